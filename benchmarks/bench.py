@@ -220,7 +220,7 @@ def measure(
             "client_bound": found.client_bound,
             "server_cpu_us": used / asked / 1000 if asked else None,
             "buffered_logs": chosen.buffered_logs,
-            "directives": "; ".join(chosen.directive) or None,
+            "directives": "; ".join(map(" ".join, chosen.directives.items())) or None,
         }
         yield [conditions.row({}, **columns)]
 
@@ -293,9 +293,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if one in chosen.work and other not in chosen.work:
             chosen.work.append(other)
     chosen.works = [WORKS[name] for name in chosen.work]
+    chosen.directives = dict(chosen.directives)
     try:
         problems.raise_any()
-        chosen.directives = command.directives(chosen.directive)
     except ValueError as error:
         parser.error(str(error))
     return chosen

@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = command.Problems()
     scale, _ = problems.scale(options.scale, dict.fromkeys(command.SCALE_NAMES, 0))
     none = options.also == "none"
-    also = () if none else problems.also(command.listed([options.also]))
+    also = () if none else problems.also(command.words(options.also))
     if problems:
         parser.error("; ".join(problems))
     parts = [PARTS[name] for name in dict.fromkeys(options.only)]

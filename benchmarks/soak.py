@@ -1,6 +1,7 @@
 """Does anything grow, get stuck or answer the wrong client? Each MPM under load, restarts, kills and any bytes.
 
-    python -m benchmarks.soak [--mpm event] [--restarts 50] [--kills 100] [--requests 20000] [--hours 2]
+    python -m benchmarks.soak [--mpm event] [--restarts 50] [--kills 100] [--requests 20000]
+                              [--hours 2] [--seed 0]
 
 Clients post bodies of any length to a script that answers with what it was given, while the server is
 restarted gracefully and random children are killed. A request may fail only if a child was killed while it
@@ -174,9 +175,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--hours", type=float, default=0, metavar="H", help="again until these are over"
     )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the bytes; the next round has the next"
+    )
     args = parser.parse_args(argv)
-    end, seed, wrong = time.monotonic() + 3600 * args.hours, 0, False
-    while not seed or time.monotonic() < end:
+    end, seed, wrong = time.monotonic() + 3600 * args.hours, args.seed, False
+    while seed == args.seed or time.monotonic() < end:
         for mpm in args.mpm or MPMS:
             for line in soaked(mpm, args.restarts, args.kills, args.requests, seed):
                 print(f"{mpm:8} {line}", flush=True)

@@ -139,8 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_options(parser, "--mpm")
     chosen = parser.parse_args(argv)
     problems = command.Problems()
-    mpms = problems.chosen("mpm", command.mpms(chosen), MPMS)
-    works = problems.chosen("work", command.listed([chosen.work or ",".join(WORKS)]), WORKS)
+    mpms = problems.chosen("mpm", chosen.mpms or MPMS, MPMS)
+    works = problems.chosen("work", command.words(chosen.work or ",".join(WORKS)), WORKS)
     problems.numbers("pairs", (chosen.pairs,), 10, 10_000)
     problems.numbers("turn", (chosen.turn,), 10, 100_000)
     problems += [

@@ -222,7 +222,6 @@ def launch(
     port: int = 0,
     access_log: bool = False,
     trace: bool = False,
-    listen_fd: int | None = None,
     tls: bool = False,
     directives: Sequence[str] | str = (),
     **named: Any,
@@ -235,7 +234,6 @@ def launch(
     port            on 127.0.0.1; 0: any free one
     access_log      write the common log format to a file; `server.access_log()` reads it
     trace           write each step of each connection to a file; `server.trace_log()` reads it
-    listen_fd       an open listening socket to use instead of a port
     tls             speak TLS, with a certificate made for this server: see `server.certificate`
     directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
@@ -249,7 +247,7 @@ def launch(
     command = [mpm] if mpm else []
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
-    command += ["--port", str(port)] if listen_fd is None else ["--listen-fd", str(listen_fd)]
+    command += ["--port", str(port)]
     home = folder.make()
     lock = folder.hold(home)
     try:
@@ -259,7 +257,7 @@ def launch(
         if certificate and key:
             files = _line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)
             lines += ["SSLEngine On", *files]
-        process, lifeline = _start(command, lines, home, listen_fd)
+        process, lifeline = _start(command, lines, home)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         os.close(lock)
@@ -301,9 +299,7 @@ def _certificate(home: str) -> tuple[str, str]:
         raise LaunchError(str(error)) from None
 
 
-def _start(
-    command: Sequence[str], lines: Iterable[str], home: str, listen_fd: int | None
-) -> tuple[subprocess.Popen, int]:
+def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[subprocess.Popen, int]:
     """The process of `mpmkit serve`, and our end of the pipe whose end is its end."""
     reading, writing = os.pipe()
     try:
@@ -317,7 +313,7 @@ def _start(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                pass_fds=[reading] if listen_fd is None else [reading, listen_fd],
+                pass_fds=[reading],
                 start_new_session=True,
             )
     except BaseException:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +12,13 @@ from support.configured import checked
 
 from mpmkit.cli.configuration import Configuration
 from mpmkit.config import access
-from mpmkit.config.httpd_conf import Source
+from mpmkit.config.directives import SPECS
+from mpmkit.config.httpd_conf import CONTAINERS, OBEYED, Source
 from mpmkit.config.settings import DirectiveError
-from mpmkit.config.unsupported import CLOSED, _table
+from mpmkit.config.unsupported import CLOSED, REFUSED, _table, foreign
 from mpmkit.handlers.access import address
 from mpmkit.handlers.sections import Sections
+from mpmkit.measure.reference_servers import module_directory
 from mpmkit.server.logs import close_logs
 from tests.fidelity.compare_conf import ADDRESSES
 
@@ -27,14 +32,13 @@ SECTIONS = {
 def answers(
     *lines: str, client: str = "203.0.113.9", method: str = "GET", scheme: str = "http"
 ) -> int:
-    """What a request for /a/x.txt is refused with, under these lines; 0: it is not."""
+    """403 if a request for /a/x.txt is refused under these lines, else 0."""
     directives, notes = checked("\n".join(lines))
     answers.notes = [note.text for note in notes]  # type: ignore[attr-defined]
     rule = Sections(directives).config_for("/a/x.txt", FILE).access
-    if rule.admits_all:
-        return 0
     conn = SimpleNamespace(peer=(client, 1), local=("192.0.2.1", 80), scheme=scheme)
-    return rule.refusal(SimpleNamespace(method=method), conn)  # type: ignore[arg-type]
+    admitted = rule.admits_all or rule.admits(SimpleNamespace(method=method), conn)  # type: ignore[arg-type]
+    return 0 if admitted else 403
 
 
 # One line, or some, for each directive of httpd that restricts access, by itself or with a Require.
@@ -42,6 +46,7 @@ RESTRICTS = {
     **{f"Require {kind} x": "" for kind in access.CLOSED_REQUIREMENTS},
     "Require all denied": "", "Require local": "", "Require ip 10": "", "Require host example.org": "",
     "Require method PUT": "", "Require env nothing": "", "Require ssl": "",
+    "Order allow,deny\nAllow from 10": "",
     "Order allow,deny": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
     "Deny from env=!x": "", "AllowMethods PUT": "", "SSLRequireSSL": "", "AuthMerging And": "Require all denied",
     "Satisfy All": "Require all denied", "RemoveHandler .x": "", "SSLVerifyClient require": "",
@@ -60,6 +65,10 @@ RESTRICTS = {
         f"{row.name} some": "" if row.name.lower() in access.CLOSED else "Require valid-user"
         for row in _table().values() if row.fate == CLOSED and row.where != "server" and row.name[0] != "<"
     },
+    **{
+        f"{row.name[:-1]} x>\n</{row.name[1:]}": ""
+        for row in _table().values() if row.fate == CLOSED and row.name[0] == "<"
+    },
 }  # fmt: skip
 
 
@@ -73,8 +82,60 @@ def test_every_directive_that_restricts_does_so_in_each_kind_of_section(lines):
             with pytest.raises(DirectiveError, match="is inside the"):
                 answers(here)
         else:
-            assert answers(here) == (405 if lines.startswith("AllowMethods") else 403), kind
+            assert answers(here) == 403, kind
             assert answers(elsewhere) == 0, kind
+
+
+# Modules that others need.
+FIRST = "mpm_event proxy dav session cache slotmem_shm socache_shmcb ldap dbd authn_core ssl xml2enc".split()
+# What by its module or name might restrict, and neither admits nor refuses a client.
+HARMLESS = set(
+    """AuthName AuthDigestShmemSize AuthLDAPCharsetConfig AuthnCacheSOCache AuthnCacheEnable AuthnCacheContext
+    AuthnCacheProvideFor AuthnCacheTimeout AuthnzFcgiDefineProvider MDRequireHttps
+    <AuthnProviderAlias <AuthzProviderAlias""".split()
+)
+
+
+@pytest.mark.rival
+def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refused(httpd, tmp_path):
+    """Of all modules that are installed: `apache2 -L` names the directives."""
+    folder = Path(module_directory(httpd))
+    static = re.findall(r"mod_(\w+)\.c", subprocess.check_output([httpd, "-l"], text=True))
+    there = {file.stem.removeprefix("mod_"): file for file in sorted(folder.glob("mod_*.so"))}
+    names = dict.fromkeys((*FIRST, *(name for name in there if not name.startswith("mpm_"))))
+    lines = [
+        f"LoadModule {name}_module {there[name]}"
+        for name in names
+        if name in there.keys() - {*static}
+    ]
+    (tmp_path / "f").write_text("\n".join([f"ServerRoot {tmp_path}", "ErrorLog log", *lines]))
+    listed = subprocess.check_output([httpd, "-f", tmp_path / "f", "-L"], text=True)
+    found = re.findall(r"(?m)^([<A-Za-z]\S*) \((\S+)\)$", listed)
+    known = SPECS.keys() | OBEYED.keys() | {f"<{name}" for name in CONTAINERS}
+    assert len(found) > 300 and not [
+        name for name, _ in found if name.lower() not in known and foreign(name) is None
+    ]
+    tried = {name for text in RESTRICTS for name in re.findall(r"(?m)^<?\w+", text.lower())}
+    restricts = re.compile(
+        r"(?i)mod_(auth|access_compat|allow)|require|verifyclient|hook(acc|auth|check)|stricthost"
+    )
+    some = [name for name, module in found if restricts.search(f"{name} {module}")]
+    assert len(some) > 30
+    for name in some:
+        row = foreign(name)
+        assert name in HARMLESS or name.lower() in tried or (row and row.fate == REFUSED), name
+
+
+@pytest.mark.parametrize(("first", "second", "status"), [
+    ("Require all denied", "Require all granted", 0), ("Require all granted", "Require all denied", 403),
+    ("Require all granted", "Options None", 0), ("Require all denied", "Options None", 403),
+    ("Order allow,deny", "Require all granted", 403), ("Order allow,deny", "Allow from all", 0),
+])  # fmt: skip
+def test_a_later_section_is_laid_over_an_earlier_one(first, second, status):
+    assert (
+        answers("<Location />", first, "</Location>", "<Location /a>", second, "</Location>")
+        == status
+    )
 
 
 @pytest.mark.parametrize("line", ["SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"])
@@ -110,7 +171,7 @@ def test_what_restricts_nothing_closes_nothing(line):
 
 
 @pytest.mark.parametrize(
-    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods GET"]
+    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods reset"]
 )
 def test_what_is_for_tls_alone(line):
     rule = f"<Location />\n{line}\n</Location>"

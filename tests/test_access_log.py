@@ -175,17 +175,17 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
     assert "without %k the error of that is not known" in alone.notes[1]
 
 
-@pytest.mark.parametrize("signs, form", [(True, "%{usec}t %h %X %k"), (False, "%{usec}t %h %k")])
-def test_a_request_that_closes_repeats_the_number_of_the_one_before(signs, form):
-    """As httpd logs it; a server that counts the last one, too, is read as well."""
-    of = ((1, "+", 0), (2, "+", 1), (3, "-", 1)), ((1, "+", 0), (2, "+", 1), (3, "-", 2))
-    for client, requests in enumerate(of):
-        lines = [
-            f"{int((BEGIN + second) * 1e6)} 10.0.0.{client} {sign + ' ' if signs else ''}{number}\n"
-            for second, sign, number in requests
-        ]
-        trace = read("".join(lines), form)
-        assert list(trace.connection) == [0, 0, 0] and "0 requests go on" in trace.notes[1]
+def test_the_last_request_of_a_connection_repeats_its_k():
+    """As with httpd; and at MaxKeepAliveRequests (3) there is a - before one more."""
+    ports = ((1.0, 80, "+", 0), (1.1, 80, "-", 0), (1.2, 81, "-", 0), (2.0, 82, "+", 0), (2.1, 82, "+", 1),
+             (2.2, 82, "-", 2), (2.3, 82, "-", 3), (2.4, 83, "+", 0), (2.5, 83, "+", 1),
+             (2.6, 83, "-", 1))  # fmt: skip
+    known = "".join(f"{int(s * 1e6 + BEGIN * 1e6)} ::1 {p} 900 {x} {k}\n" for s, p, x, k in ports)
+    ported = read(known, "%{usec}t %h %{remote}p %D %X %k")
+    assert (
+        list(ported.connection) == [0, 0, 1, 2, 2, 2, 2, 3, 3, 3]
+        and " 0 requests go on" in ported.notes[1]
+    )
 
 
 def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):

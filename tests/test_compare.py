@@ -86,7 +86,7 @@ def rounds(
     [
         (ROW, "server_cpu_us", "mpmkit event static", 1.2),
         (BENCH, "server_cpu_us", "mpmkit event new", 1.2),
-        (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5, "users": 10}', 1 / 1.2),
+        (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5}', 1 / 1.2),
     ],
 )
 def test_each_table_has_its_cost(row, column, name, dearer):

@@ -337,13 +337,6 @@ def test_blocks_are_complete_and_their_order_is_random_and_known():
     assert again.id == todo.id != other.id and planned(blocks=99).id == todo.id
 
 
-def test_bad_arguments_are_all_named_at_once():
-    with pytest.raises(ValueError) as error:
-        plan(["page", "pages"], [0], 0, "demo", margin=2.0, seed=-1, also=["nginx"])
-    for name in ("work: 'pages'", "rates: ", "blocks: ", "margin: ", "seed: ", "also: 'nginx'"):
-        assert name in str(error.value)
-
-
 def test_a_rival_that_is_missing_is_named_and_left_out(monkeypatch):
     def missing(*_: Any, **__: Any) -> None:
         raise NotInstalled("httpd", "apt install apache2")

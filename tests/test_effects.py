@@ -94,11 +94,11 @@ def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, roo
         assert b"<h1>Forbidden</h1>" in get(server, "/secret").body
 
 
-def test_a_section_has_its_own_documents_and_signature(site, root):
+def test_a_section_has_its_own_documents(site, root):
     """As a real httpd answers to the same lines."""
     lines = (
         'ErrorDocument 404 "of the site"', "<Location /a>", "ErrorDocument 404 default",
-        "ServerSignature On", "</Location>", f'<Directory "{root}/sub">',
+        "</Location>", f'<Directory "{root}/sub">',
         'ErrorDocument 404 "of the folder"', "</Directory>", "<Location /sub/b>",
         'ErrorDocument 404 "of the place"', "</Location>", "<Location /a/secret>",
         "Require all denied", "ErrorDocument 403 /gone.html", "</Location>",
@@ -109,36 +109,7 @@ def test_a_section_has_its_own_documents_and_signature(site, root):
             ("/a/secret", b"<p>gone, but not forgotten\n"),
         ):  # fmt: skip
             assert get(server, path).body == body, path
-        plain = get(server, "/a/nope").body
-        assert b"<h1>Not Found</h1>" in plain and b"<address>" in plain
-
-
-@pytest.mark.parametrize(("lines", "line"), [
-    (["ServerSignature On", "ServerTokens Prod"],
-     "<address>mpmkit Server at lab.example Port 8081</address>"),
-    (["ServerSignature EMail", "ServerTokens Min", "ServerAdmin you@lab.example",
-      "ServerName lab.example", "UseCanonicalName On"],
-     (f'<address>mpmkit/{__version__} Server at <a href="mailto:you@lab.example">lab.example</a> '
-     "Port 80</address>")),
-])  # fmt: skip
-def test_the_signature_below_error_pages(site, lines, line):
-    with site(*lines) as server:
-        request = b"GET %b HTTP/1.1\r\nHost: lab.example:8081\r\nConnection: close\r\n\r\n"
-        for path, status in ((b"/nope", 404), (b"/sub", 301)):
-            reply = read_reply(exchange(server, request % path))
-            assert reply.status == status
-            assert f"<hr>\n{line}\n</body></html>\n" in reply.body.decode()
-        refused = read_reply(exchange(server, b"nonsense\r\n\r\n"))
-        assert b"<address>mpmkit" in refused.body
-        assert b"<address>" not in get(server, "/file.txt").body
-
-
-def test_a_name_that_is_markup_stays_text(site):
-    """A client's Host cannot be markup, ServerName can."""
-    with site("ServerSignature On", "ServerName a&b", "UseCanonicalName On") as server:
-        head = b"GET /nope HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n"
-        assert b"Server at a&amp;b Port" in read_reply(exchange(server, head % b"x")).body
-        assert read_reply(exchange(server, head % b"a&b")).status == 400
+        assert b"<h1>Not Found</h1>" in get(server, "/a/nope").body
 
 
 @pytest.mark.parametrize(("tokens", "text"), [

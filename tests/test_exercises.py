@@ -34,18 +34,11 @@ def surroundings(monkeypatch):
     )
 
 
-def verdicts(book) -> list[str]:
-    return [
-        output["data"]["text/plain"]
-        for cell in book.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if output.output_type == "execute_result"
-    ]
-
-
-def executed(path: Path):
-    return verdicts(render.execute(path, timeout=40))
+def executed(path: Path) -> list[str]:
+    """The verdicts."""
+    code = (cell for cell in render.execute(path, timeout=40).cells if cell.cell_type == "code")
+    outputs = (output for cell in code for output in cell.outputs)
+    return [one["data"]["text/plain"] for one in outputs if one.output_type == "execute_result"]
 
 
 BOOKS = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -111,21 +104,16 @@ WRONG = [
     ("full_house", 503, "no worker is free to say 503"),
     ("full_house", "refused", "the listen queue has room"),
     ("full_house", "reset", "has just completed it"),
-    ("full_house", "404", "is not one of 503"),
     ("full_house", [], "a word, one of 503"),
     ("real_limit", 1000, "that is what was asked for"),
     ("real_limit", 16, "so many processes"),
     ("real_limit", 25, "so many threads has one process"),
-    ("real_limit", 401, "too many"),
     ("real_limit", "400", "a number of connections is asked for"),
     ("admits", 24, "with all threads idle"),
     ("admits", 6, "ThreadsPerChild comes in addition"),
     ("admits", 8, "that is worker"),
-    ("admits", 13, "too few"),
-    ("admits", True, "a number of connections"),
     ("in_use", "RSS", "once for every process"),
     ("in_use", "uss", "what they share is missing"),
-    ("in_use", "vsz", "is not one of rss"),
     ("in_use", [], "a word, one of rss, uss, pss, is asked for"),
     ("sizing", lambda ram, rest, each: int((ram - rest) / each), "no fifth"),
     ("sizing", lambda ram, rest, each: int(0.8 * ram / each), "at rest is not subtracted"),
@@ -133,7 +121,6 @@ WRONG = [
     ("sizing", lambda ram, rest, each: right(ram, rest, each) + 1, "round down"),
     ("sizing", lambda ram, rest, each: int((0.8 * ram - rest) // each), "has room for 0"),
     ("sizing", lambda ram, rest, each: float(right(ram, rest, each)), "use int()"),
-    ("sizing", lambda ram, rest, each: "many", "a number of workers is asked for"),
     ("sizing", lambda ram, rest, each: 1 // 0, "ZeroDivisionError"),
     ("sizing", lambda ram: 1, "could not be tried: TypeError"),
     ("sizing", 12, "a function of ram, rest and each"),
@@ -141,20 +128,16 @@ WRONG = [
     ("little", 4, "the two multiply"),
     ("little", 200, "stays for 50 ms only"),
     ("little", 20, "can one worker serve"),
-    ("little", 11, "too many"),
     ("little", float("nan"), "is not a number"),
     ("little", -1, "below 0"),
     ("closed_loop", 50, "wait for the answer"),
     ("closed_loop", 200, "also think"),
     ("closed_loop", 62.5, "divide"),
     ("closed_loop", 0.8, "there are 50"),
-    ("closed_loop", 39, "too few"),
     ("clinic", {"RRRRRRRR": "Timeout"}, "Timeout does not fix it"),
     ("clinic", {"RRRRRRRR": "MaxRequestWorkers"}, "more workers would be in R"),
     ("clinic", {"RRRRRRRR": "RequestReadTimeout"}, "no answer for KKKKKKKK"),
-    ("clinic", "KeepAliveTimeout", "is asked for"),
     ("twenty_at_once", "prefork", "is asked for, not 'prefork'"),
-    ("eighty_in_eight", 8, "is asked for, not 8"),
 ]
 
 
@@ -221,8 +204,7 @@ def test_solutions_and_outputs_are_taken_out():
 @pytest.mark.parametrize(
     "kinds, says",
     [
-        (["exercise"], "a, cell c0 is an exercise without a solution"),
-        (["exercise", "exercise", "solution"], "c0 is an exercise without"),
+        (["exercise", "exercise", "solution"], "a, cell c0 is an exercise without a solution"),
         (["solution"], "c0 is a solution without an exercise"),
         (["exercise solution"], "one of both"),
     ],
@@ -230,8 +212,3 @@ def test_solutions_and_outputs_are_taken_out():
 def test_a_source_out_of_order_is_named(kinds, says):
     with pytest.raises(exercises.ExerciseError, match=says):
         exercises.student_copy(source(*kinds), "a")
-
-
-def test_no_sources_says_so(tmp_path, capsys):
-    assert exercises.main([str(tmp_path), str(tmp_path / "out")]) == 1
-    assert "no notebook" in capsys.readouterr().err

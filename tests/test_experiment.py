@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from dataclasses import dataclass, field
 
 import pytest
-from support.experiments import recorded_row
+from support.experiments import printed_by, recorded_row
 
+from benchmarks import article, bench, cost, generators, run_all
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError
-from mpmkit.measure import command, records
+from mpmkit.measure import capacity, command, demand, experiment, memory, qps, records, sweep
 from mpmkit.measure.experiment import (
     Bar,
     Cell,
@@ -191,6 +194,60 @@ def test_exit_statuses_before_anything_starts(capsys, event, status):
     assert not said.out and all(line.startswith("mpmkit: ") for line in said.err.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("program", "argv", "said"),
+    [
+        (qps, "--mpm x --script y --rounds 0 --scale z", "mpm: .*; script: .*; scale: .*; rounds: "),
+        (qps, "--kind php", "argument --kind: invalid choice"),
+        (qps, "--mpm winnt,event", "mpm: 'winnt' is not one of prefork, worker, event"),
+        (qps, "--users 0", "users: must be a whole number"),
+        (qps, "--also iis", "also: 'iis' is not one of httpd"),
+        (qps, "--target-precision 5%", "unrecognized arguments: --target-precision"),
+        (memory, "--against asleep", "against: 'asleep' is not one of busy, idle"),
+        (memory, "--busy 0,x", "must be whole numbers like 0,50,100"),
+        (memory, "--busy 0,500", "busy: 500 requests can't be busy under prefork with Max"),
+        (memory, "--idle -1", "idle: must be whole numbers from 0 to 20,000"),
+        (memory, "--idle ,", "idle: give at least one level"),
+        (memory, "--rounds 0", "rounds: must be a whole number from 1 to 100"),
+        (memory, "--document-root /no/such", "document_root: there is no folder /no/such"),
+        (memory, "--path index", "path: must begin with /"),
+        (memory, "-c ThreadsPerChild", "write a directive and its value"),
+        (memory, "--mpm prefork -c 'ThreadsPerChild 5'", "directives: "),
+        (memory, "--ram lots", "ram: must be a size like 4GiB"),
+        (memory, "--reserve 1GiB", "reserve: it is a part of --ram; give both"),
+        (sweep, "event", "the following arguments are required: NAME=VALUE"),
+        (sweep, "event users", "must be NAME=VALUE,VALUE, not 'users'"),
+        (sweep, "event users=0", "users: must be a whole number"),
+        (sweep, "event users=1 users=2", "a name is in the grid twice"),
+        (sweep, "event users=1 --path x", "path: must begin"),
+        (demand, "--work pages --rates 0 --blocks 0 --margin 50.1%", "work: .*; blocks: .*; rates: .*; margin: "),
+        (capacity, "--limit 0 --cost -1", "limit_ms: must be 1 to 10,000, not 0.*; cost_us: must be"),
+        (bench, "--rounds 0", "rounds: must be a whole number from 1"),
+        (bench, "--requests 1", "--requests from 5"),
+        (bench, "--seconds 0", "--seconds over 0"),
+        (bench, "--mpm threads", "invalid choice: 'threads'"),
+        (bench, "--work lunch", "invalid choice: 'lunch'"),
+        (bench, "--scale huge", "scale: 'huge' is not one of smoke, demo, full"),
+        (cost, "--requests 5", "--requests 5: give 100 to 1,000,000"),
+        (cost, "--clients 4 0", "--clients 0: give numbers from 1 to 100"),
+        (cost, "--rounds 0", "--rounds 0: give 1 at least"),
+        (article, "--requests 5", "requests: must be 200 to 5,000,000"),
+        (generators, "--seconds 0.5", "seconds"),
+        (generators, "--url http://192.0.2.1/", "loopback"),
+        (run_all, "--only tea", "argument --only: invalid choice: 'tea'"),
+        (run_all, "--also iis", "also: 'iis' is not one of httpd"),
+    ],
+)  # fmt: skip
+def test_bad_command_lines_are_refused_before_anything_starts(
+    capsys, monkeypatch, program, argv, said
+):
+    monkeypatch.setattr(experiment, "run", None)
+    monkeypatch.setenv("MPMKIT_SCALE", "smoke")
+    status, out, err = printed_by(program.main, shlex.split(argv), capsys)
+    assert status == 2 and out == "" and re.search(said, err), err
+    assert all(line.startswith("mpmkit: ") for line in err.splitlines())
+
+
 def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "runs").mkdir(parents=True)
@@ -203,15 +260,16 @@ def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "__file__", str(tmp_path / "lib" / "mpmkit" / "measure" / "x.py"))
     assert command.out_of(parser.parse_args([]), "a") is None
     assert "keeps no rows" in " ".join(parser.format_help().split())
-    found = parser.parse_args(["-c", "Timeout 5", "--directive", "KeepAlive  On", "--mpm", "a,b"])
-    assert command.directives(found.directive) == {"Timeout": "5", "KeepAlive": "On"}
-    assert command.mpms(found) == ("a", "b")
+    argv = ["-c", "Timeout 5", "--directive", "KeepAlive  On", "--mpm", "a,b", "--mpm", "c"]
+    asked = command.asked(parser.parse_args([*argv, "--out", "b.csv"]))
+    given = {"Timeout": "5", "KeepAlive": "On"}
+    assert asked == {"directives": given, "mpms": ["a", "b", "c"]}
 
 
 def test_progress_is_a_bar_on_a_terminal_and_else_a_line_a_figure(monkeypatch, capsys):
     bar = Bar()
-    bar(Progress(0, 2, "a", 0.1, 1.0, 9.0))
-    bar(Progress(1, 2, "a", 0.5, 100.0, 100.0, recorded_row("qps"), "5 requests/s"))
+    bar(Progress(0, 2, "a", 0.1, 9.0))
+    bar(Progress(1, 2, "a", 0.5, 100.0, recorded_row("qps"), "5 requests/s"))
     bar.close()
     assert capsys.readouterr().err == "[1/2] a: 5 requests/s (about 2 min left)\n"
     assert (duration(89), duration(91)) == ("89 s", "2 min")
@@ -220,7 +278,7 @@ def test_progress_is_a_bar_on_a_terminal_and_else_a_line_a_figure(monkeypatch, c
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
     bar = Bar()
-    bar(Progress(0, 2, "round 1, event", 0.25, 1.0, 3.0))
-    bar(Progress(2, 2, "round 1, event", 1.0, 4.0, 0.0, recorded_row("qps"), "5 requests/s"))
+    bar(Progress(0, 2, "round 1, event", 0.25, 3.0))
+    bar(Progress(2, 2, "round 1, event", 1.0, 0.0, recorded_row("qps"), "5 requests/s"))
     said = terminal.getvalue()
     assert " 25%|" in said and "[2/2] round 1, event: 5 requests/s" in said

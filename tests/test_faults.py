@@ -101,14 +101,13 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
 
 @pytest.mark.parametrize("mpm", ["prefork", "worker"])
 def test_a_client_that_never_closes_holds_a_worker_for_two_seconds(mpm):
-    with launched(mpm, pool=one_child(mpm), KeepAlive=False) as server:
-        with Client(server) as client:
-            assert client.get().closes
-            assert client.ended(2.0) < 1.5, "the server's side closes at once"
-            began = time.monotonic()
-            shows(server, C=1)
-            shows(server, idle=1)
-            assert 1.0 < time.monotonic() - began < 8.0
+    with launched(mpm, pool=one_child(mpm), KeepAlive=False) as server, Client(server) as client:
+        assert client.get().closes
+        assert client.ended(2.0) < 1.5, "the server's side closes at once"
+        began = time.monotonic()
+        shows(server, C=1)
+        shows(server, idle=1)
+        assert 1.0 < time.monotonic() - began < 8.0
 
 
 def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():

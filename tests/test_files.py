@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +22,7 @@ from mpmkit.config.directives import ROWS, SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.report import report_of
 from mpmkit.config.unsupported import FATES, IGNORED, QUIET, REFUSED, Foreign, _table, foreign
+from mpmkit.measure.reference_servers import module_directory
 
 FOREIGN = sorted(_table().values())
 
@@ -60,7 +63,7 @@ def test_one_warning_a_module():
     texts = [note.text for note in checked("\n".join(lines))[1]]
     assert len(texts) == 2
     assert texts[0] == (
-        "mod_autoindex is not here: no effect have AddIcon, IndexOptions (51 lines, the first f:1)"
+        "no effect in mpmkit (mod_autoindex): AddIcon, IndexOptions (51 lines, the first f:1)"
     )
 
 
@@ -112,6 +115,62 @@ def test_public_files_start_and_protect(name, tree):
     assert found == ANSWERS[name]
 
 
+# -- main files, a small one a kind --------------------------------------------------------------------
+
+WORDS_OF = re.split(r"(?m)^\[(.+)\]\n", (PUBLIC.parent / "main.txt").read_text())[1:]
+MAIN = dict(zip(WORDS_OF[::2], WORDS_OF[1::2], strict=True))
+REFUSED_OF = {"hosts by a macro": "Use is a directive of mod_macro that mpmkit does not have"}
+
+
+def main_file(kind: str, root: Path, modules: str = "modules") -> tuple[Path, list[str]]:
+    """A file of that kind, and the words of its first line."""
+    for name in ("htdocs", "logs", "conf"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "conf" / "mime.types").write_text("text/plain txt\n")
+    (root / "conf" / "magic").touch()
+    first, rest = re.match(r"((?:.+\n )*.+)\n((?s:.*))", MAIN[kind]).groups()
+    loaded = ["mpm_event", *(word for word in first.split() if word != "closed")]
+    loads = "\n".join(f"LoadModule {one}_module {modules}/mod_{one}.so" for one in loaded)
+    own = (
+        f'Define SITE {root}\nServerRoot "{root}"\nServerName main.example\nListen 8080\n{loads}\n'
+    )
+    (root / "main.conf").write_text(own + 'DocumentRoot "htdocs"\n' + rest)
+    return root / "main.conf", first.split()
+
+
+@pytest.mark.parametrize("kind", MAIN)
+def test_main_files_of_each_kind_start(kind, tmp_path, capsys):
+    file, words = main_file(kind, tmp_path)
+    status = httpd.main(["-f", str(file), "-t"])
+    said = capsys.readouterr().err
+    if kind in REFUSED_OF:
+        assert status == 1 and REFUSED_OF[kind] in said
+    else:
+        assert (status, said.splitlines()[-1]) == (0, "Syntax OK"), said
+        assert ("answers 403" in said or "admits no client" in said) is ("closed" in words), said
+
+
+def test_of_the_kinds_of_main_files_nearly_all_start():
+    assert len(MAIN) - len(REFUSED_OF) >= 38 and len(MAIN) == 42
+
+
+@pytest.mark.rival
+def test_httpd_starts_with_these_files(tmp_path, request):
+    """But for those with modules that are not installed."""
+    program = request.getfixturevalue("httpd")
+    where, wrong, count = Path(module_directory(program)), {}, 0
+    static = re.findall(r"mod_(\w+)\.c", subprocess.check_output([program, "-l"], text=True))
+    for kind in MAIN:
+        file = main_file(kind, tmp_path, str(where))[0]
+        text = re.sub(rf"LoadModule ({'|'.join(static)})_module .*\n", "", file.read_text())
+        file.write_text(text)
+        if all(Path(one).exists() for one in re.findall(r"LoadModule \S+ (/.*)", text)):
+            done = subprocess.run([program, "-t", "-f", file], capture_output=True, text=True)
+            count += 1
+            wrong |= {kind: done.stderr} if done.returncode else {}
+    assert not wrong and count > 35
+
+
 DEBIAN = Path("/etc/apache2")
 
 
@@ -134,6 +193,25 @@ def test_debians_own_file_starts(tmp_path, monkeypatch):
         log = tmp_path / "access.log"
         poll_until(lambda: '"GET /server-status' in log.read_text(), "it is in the site's own log")
         take_errors(server)
+
+
+@pytest.mark.rival
+@pytest.mark.skipif(not DEBIAN.exists(), reason="no configuration of Debian (package apache2)")
+def test_whatever_debian_can_enable_is_read(tmp_path, monkeypatch, capsys):
+    """All of its modules, sites and the rest at once; httpd itself would not take two MPMs."""
+    for name in ("RUN_DIR", "LOG_DIR", "LOCK_DIR"):
+        monkeypatch.setenv(f"APACHE_{name}", str(tmp_path))
+    kinds = (
+        "mods-available/*.load mods-available/*.conf conf-available/*.conf sites-available/*.conf"
+    )
+    files = [file for kind in kinds.split() for file in sorted(DEBIAN.glob(kind))]
+    files = [file for file in files if not file.name.startswith("mpm_")]
+    start = f"Listen 8080\nServerRoot {DEBIAN}\n"
+    start += f"DocumentRoot {tmp_path}\nErrorLog {tmp_path}/log\nPidFile {tmp_path}/pid"
+    (tmp_path / "all.conf").write_text("\n".join([start, *(f"Include {file}" for file in files)]))
+    load = "LoadModule mpm_event_module x"
+    status = httpd.main(["-t", "-f", str(tmp_path / "all.conf"), "-C", load])
+    assert (status, len(files) > 100) == (0, True), capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from support.client import Client, TlsClient, request
 from support.configured import directives as configured
 from support.files import recorded_root, write
-from support.servers import SMALL, assert_quiet, serving, shows, total
+from support.servers import assert_quiet, serving, shows, total
 from support.waiting import poll_until
 
 from mpmkit.config.directives import DirectiveError
@@ -71,31 +71,17 @@ def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, ra
             assert one.get().status == 200
 
 
-def test_more_clients_than_workers(document_root):
-    """Event's advantage is gone: as many kept-alive clients as workers, and the next one waits."""
-    workers = SMALL["event"]["MaxRequestWorkers"]
-    with serving("event", document_root=document_root, KeepAliveTimeout=60, **FILTER) as server:
-        with ExitStack() as stack:
-            for _ in range(workers):
-                stack.enter_context(Client(server)).get()
-            shows(server, K=workers)
-            with Client(server) as last:
-                last.send(request(b"/file.txt"))
-                with pytest.raises(AssertionError, match="nothing came"):
-                    last.receive(0.3)
-                stack.close()
-                assert last.reply().status == 200
-
-
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_over_tls(mpm, document_root):
     options = {"tls": True, "KeepAliveTimeout": 60, **FILTER}
-    with serving(mpm, document_root=document_root, **options) as server:
-        with TlsClient(server) as client:
-            assert client.get("/page.bin").body == PAGE
-            shows(server, K=1)
-            assert client.get("/file.txt", "Connection: close").status == 200
-            assert client.sock.recv(1) == b""
+    with (
+        serving(mpm, document_root=document_root, **options) as server,
+        TlsClient(server) as client,
+    ):
+        assert client.get("/page.bin").body == PAGE
+        shows(server, K=1)
+        assert client.get("/file.txt", "Connection: close").status == 200
+        assert client.sock.recv(1) == b""
 
 
 def test_the_filter_itself():

@@ -11,14 +11,12 @@ from support.configured import directives
 
 from mpmkit.config.values import signed
 from mpmkit.handlers.fastcgi import _HANDLER
-from mpmkit.handlers.gateway import REDIRECTS, Redirected, Variables, redirected
-from mpmkit.handlers.gateway import Script as Place
-from mpmkit.handlers.programs import Output, Programs, ScriptFailed, read_head, split_head
+from mpmkit.handlers.gateway import REDIRECTS, Redirected, Script, Variables, redirected
+from mpmkit.handlers.programs import ScriptFailed, read_head, split_head
 from mpmkit.handlers.router import UrlMapping, _ends
 from mpmkit.handlers.sections import ALL_OPTIONS, allowed
-from mpmkit.http.messages import Request, Response
+from mpmkit.http.messages import Request
 
-NEVER = pytest.fail
 CONTROLS = {*range(32), 127} - {9}  # what no header may contain
 
 
@@ -95,81 +93,6 @@ def test_bad_heads(lines, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("status, reason", [
-    (b"404 Not Found", None), (b"404", None), (b"404 Gone Fishing", b"Gone Fishing"),
-])  # fmt: skip
-def test_reasons(status, reason):
-    assert read_head(b"Status: " + status, "x").reason == reason
-
-
-class Script(Output):
-    """A script that notes what becomes of it. `at_hand`: all of its body has come already."""
-
-    def __init__(self, lines: bytes, *pieces: bytes, at_hand: bool = False) -> None:
-        self.lines, self.left, self.closed, self._at_hand = lines, list(pieces), False, at_hand
-
-    def head(self):
-        return read_head(self.lines, "x")
-
-    def read(self) -> bytes:
-        return self.left.pop(0) if self.left else b""
-
-    def whole(self) -> bytes | None:
-        return b"".join(self) if self._at_hand else None
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Answers(Programs):
-    """Makes answers of scripts that have begun."""
-
-    def __init__(self) -> None:
-        self._failed = NEVER
-
-    def _redirect(self, asked, conn, path, fields, environ):
-        return Response(299, fields, b"", path.encode(), len(path))
-
-
-def responded(asked: Request, script: Script) -> Response:
-    return Answers().answer(script, asked, None, {})
-
-
-@pytest.mark.parametrize("lines, method, length, body", [
-    (b"A: b", "GET", None, b"ab"), (b"Content-Length: 2", "HEAD", 0, b""), (b"Status: 204", "GET", 0, b""),
-    (b"Status: 201\nLocation: /new", "GET", None, b"ab"),
-])  # fmt: skip
-def test_an_answer_with_a_body_or_none(lines, method, length, body):
-    script = Script(lines, b"a", b"b")
-    response = responded(request(method), script)
-    assert (response.length, b"".join(response.body)) == (length, body)
-    assert not script.left, "the script came to its own end"
-    response.body.close()
-    assert script.closed
-
-
-@pytest.mark.parametrize("lines, length, reason", [
-    (b"", 4, None),
-    (b"Status: 200 Own", 4, b"Own"),
-    (b"Content-Length: 9", 9, None),  # what it promised, and cannot keep
-])  # fmt: skip
-def test_an_answer_that_has_come_whole(lines, length, reason):
-    response = responded(request(), Script(lines, b"bo", b"dy", at_hand=True))
-    assert (response.length, response.reason) == (length, reason)
-    assert response.fields == b"Content-Length: %d\r\n" % length
-    if length == 4:
-        assert b"".join([response.body] if reason is None else response.body) == b"body"
-
-
-def test_locations():
-    script = Script(b"Location: /there\nX: y", b"a")
-    response = responded(request(), script)
-    assert (response.status, response.body, response.fields) == (299, b"/there", b"X: y\r\n")
-    assert script.closed and not script.left
-    response = responded(request(), Script(b"Location: http://x/"))
-    assert response.status == 302 and b"Location: http://x/\r\n" in response.fields
-
-
 def test_redirects_end():
     asked = request("POST", (b"content-length", b"3"), (b"a", b"b"))
     asked.length = 3
@@ -234,10 +157,10 @@ def test_what_a_head_decides_is_made_once_and_never_changes():
     """A Request that comes again, from another client, to another script, in another redirect."""
     variables = Variables(directives("prefork"), "/pages")
     request_ = request("GET", (b"host", b"lab.example:81"), (b"x-a", b"1"))
-    one = Place("/pages/one.py", "/one.py", "", "/pages", "", "")
-    other = Place("/pages/other.py", "/other.py", "/more", "/pages", "/pages/more", "")
+    one = Script("/pages/one.py", "/one.py", "", "/pages", "", "")
+    other = Script("/pages/other.py", "/other.py", "/more", "/pages", "/pages/more", "")
 
-    def told(asked: Request, script: Place, port: int) -> dict:
+    def told(asked: Request, script: Script, port: int) -> dict:
         environ: dict = {}
         conn = SimpleNamespace(local=("127.0.0.1", 80), peer=("192.0.2.1", port), scheme="http")
         variables.add(environ, asked, conn, script)

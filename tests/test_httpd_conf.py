@@ -149,6 +149,9 @@ def test_ifmodule(loaded, condition, counts):
     ("IfVersion ~ ^2.4", True), (r"IfVersion = /^2\.4/", True), ("IfVersion /^2.4/", True),
     ("IfVersion > 2", True), ("IfVersion !> 2", False), ("IfVersion !~ ^2.2", True), ("IfVersion >= 3", False),
     ("IfFile /", True), ("IfFile !/", False), ("IfFile /no/such", False), ("IfFile !no/such", True),
+    ("IfDirective timeout", True), ("IfDirective !Include", False), ("IfDirective AddIcon", True),
+    ("IfDirective Nonsense", False), ("IfSection directory", True), ("IfSection Proxy", True),
+    ("IfSection Nonsense", False), ("IfSection !Timeout", True),
     ("IfDefine GIVEN", True), ("IfDefine GIVEN=v", True), ("IfDefine !GIVEN=w", True),
 ])  # fmt: skip
 def test_conditions(condition, counts):
@@ -270,38 +273,6 @@ def test_any_text_is_read_or_refused_with_its_line(text):
         assert str(refused).startswith("f:") and refused.line >= 1
 
 
-# A line for every kind of nesting, to be cut and shuffled.
-pieces = st.lists(
-    st.sampled_from(
-        ["<IfDefine A>", "<IfDefine !A>", "</IfDefine>", "<IfModule dir_module>", "</IfModule>",
-         "<Directory /x>", "</Directory>", "Timeout 1", "Options None", "# x"]
-    ),
-    max_size=10,
-)  # fmt: skip
-
-
-@calmly
-@given(pieces)
-def test_containers_are_balanced_or_refused(lines):
-    """Compared with a stack that knows nothing of conditions."""
-    stack: list[str] = []
-    balanced, nested = True, False
-    for line in lines:
-        if line.startswith("</"):
-            balanced = balanced and bool(stack) and stack.pop() == line[2:-1]
-        elif line.startswith("<"):
-            nested = nested or ("Directory" in stack and "Directory" in line)
-            stack.append(line[1:].split()[0])
-    balanced = balanced and not stack
-    try:
-        conf = parse("\n".join(lines))
-    except DirectiveError as refused:
-        assert not balanced or (nested and "move it out" in str(refused))
-    else:
-        assert balanced
-        assert all(section.kind == "Directory" for section in conf.sections)
-
-
 # ---------------------------------------------------------------- sections
 
 
@@ -356,14 +327,10 @@ def test_what_httpd_takes_and_warns_of():
     assert said == [("AH01574", "2)"), ("", "9)"), ("AH00671", "4)"), ("AH00671", "6)"), ("", "8)")]
 
 
-def test_lines_of_options_are_counted_without_the_program_s_own():
-    with pytest.raises(DirectiveError, match=r"^-C:2: "):
-        parse("", before=(Setting("Timeout", ("1",)), "KeepAlive On", "</A>"))
-
-
 @pytest.mark.parametrize(("text", "words"), [
     ("<IfModule dir_module>\nTimeout 1", "httpd.conf:1: <IfModule> is never closed"),
     ("\n</Files>", "httpd.conf:2: </Files> closes nothing"),
+    ("<IfDefine !A>\n<Files x>\n</IfDefine>", "httpd.conf:3: </IfDefine> meets the <Files> of line 2"),
     ("<IfDefine A>\n</IfModule>", "httpd.conf:2: </IfModule> meets the <IfDefine> of line 1"),
     ("<Directory /a>\n<Location b>\n</Location>\n</Directory>",
      "httpd.conf:2: <Location> is inside the <Directory> of line 1"),
@@ -478,9 +445,9 @@ def test_lines_before_and_behind_the_file():
         Setting("Timeout", ("3",), "-c", 1),
         Setting("Timeout", ("6",)),
     ]
-    for line in ("<IfModule x>", "</Files>"):
+    for line in ("<IfModule x>", "</Files>"):  # the program's own lines are not counted
         with pytest.raises(DirectiveError, match=r"^-C:2: "):
-            parse("", before=("Timeout 1", line))
+            parse("", before=(Setting("KeepAlive", ("On",)), "Timeout 1", line))
 
 
 # ---------------------------------------------------------------- the machine

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.client import Client
-from support.servers import Serve, environment, launched
+from support.servers import environment, launched
 from support.waiting import poll_until
 
 from mpmkit.measure.procfs import children, read_smaps, status_numbers
@@ -109,11 +109,3 @@ def test_a_parent_does_not_grow_with_its_restarts():
 
         first = restart(5)
         assert restart(12) - first < 60, "KiB of its own"
-
-
-def test_the_server_ends_as_it_should():
-    """The interpreter frees what it holds at its end, which must not stumble over immortal objects."""
-    with Serve("event", "--port", "0").ready() as server:
-        server.process.terminate()
-        assert server.finish(60) == 0
-        assert "Traceback" not in server.err and "Fatal" not in server.err

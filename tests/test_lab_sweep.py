@@ -63,25 +63,28 @@ def test_a_value_that_httpd_would_correct_is_left_out_and_says_why():
     assert "100 is left out: worker: AH00310" in said and "ThreadLimit of 64" in said
     assert "prefork has no ThreadsPerChild" in said
     assert [point.values["ThreadsPerChild"] for point in form.plan().points] == [50]
-    form.low = 100
+    form.put("low", 100)
     with pytest.raises(ValueError, match="ThreadLimit"):
         form.plan()
-    form.mpms = ("prefork",)
+    form.mpms = ["prefork"]
     with pytest.raises(ValueError, match="choose an MPM that has ThreadsPerChild"):
         form.plan()
 
 
 def test_the_form_takes_what_is_typed_and_refuses_the_rest():
     form = SweepForm()
-    form.set("steps", "4")
-    form.set("seconds", "0.5")
-    form.set("path", "/slow.py")
+    form.put("steps", "4")
+    form.put("seconds", "0.5")
+    form.put("path", "/slow.py")
     profile = form.profile()
-    assert (form.steps, profile.duration, profile.path) == (4, 0.5, "/slow.py")
-    for name, text in (("steps", "99"), ("steps", "many"), ("users", "0")):
-        with pytest.raises(ValueError, match="must be"):
-            form.set(name, text)
-    assert form.steps == 4
+    assert (len(form.values()), profile.duration, profile.path) == (4, 0.5, "/slow.py")
+    for name, text in (("steps", "99"), ("steps", "many"), ("users", "0"), ("path", "/none")):
+        form.put(name, text)
+        (wrong,) = (row for row in form.fields() if row.refused)
+        assert wrong.name == name and "must be" in wrong.hints[0]
+        with pytest.raises(ValueError, match=f"{name}: must be"):
+            form.plan()
+        form.put(name, None)
     assert "idle_holders" not in [row.name for row in form.fields()], "the axis has its own row"
     with pytest.raises(ValueError, match="axis: must be one of"):
         SweepForm(axis="KeepAlive")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import threading
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -73,14 +74,19 @@ def test_the_common_format():
     ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
     ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
     ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
+    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R", "- - - - - -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
 
 
-def test_process_and_thread():
-    pid, tid = line("%P %{pid}P %{tid}P").split()[1:]
-    assert int(pid) == os.getpid() and int(tid) > 0
+@pytest.mark.parametrize("kept, keep_alive, shown", [
+    (0, False, "- 0"), (0, True, "+ 0"), (1, True, "+ 1"), (2, False, "- 1"), (2, True, "- 2"), (3, False, "- 3"),
+])  # fmt: skip
+def test_kept_connections_are_counted_as_httpd_does(kept, keep_alive, shown):
+    """With MaxKeepAliveRequests 3: four requests, and the last one repeats a number if the client closes."""
+    log = compile_format("%X %k", Site(most_kept=3))
+    assert log(connection(kept=kept, keep_alive=keep_alive), NOW) == shown
 
 
 @pytest.mark.parametrize("text, changes, expected", [
@@ -90,6 +96,10 @@ def test_process_and_thread():
     ("%r %m %U %{Referer}i", {"request": None}, "- - - -"),
     ("%r", {"request": None, "protocol": SimpleNamespace(line=b'BAD "line"\x01')},
      r"BAD \"line\"\x01"),
+    ("%{a}C %{b}C %{c}C", {"head": b'GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b="2"; c\r\n\r\n'},
+     r'1 \"2\" -'),
+    ("%{pid}P %P %{PATH}e %{tid}P", {},
+     f"{os.getpid()} {os.getpid()} {os.environ['PATH']} {threading.get_native_id()}"),
 ])  # fmt: skip
 def test_formats_of_other_connections(text, changes, expected):
     assert line(text, connection(**changes)) == expected
@@ -143,12 +153,6 @@ def test_what_the_server_is(tmp_path):
         assert compile_format(text, site)(connection(head), NOW) == expected
     canonical = dataclasses.replace(site, canonical=True)
     assert compile_format("%V %p", canonical)(connection(), NOW) == "lab.example 81"
-
-
-def test_cookies_and_the_environment(monkeypatch):
-    monkeypatch.setenv("MPMKIT_TEST_WORD", "here")
-    conn = connection(b'GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b="2"; c\r\n\r\n')
-    assert line("%{a}C %{b}C %{c}C %{MPMKIT_TEST_WORD}e", conn) == '1 \\"2\\" - here'
 
 
 def test_a_log_that_can_t_be_opened_names_its_directive(tmp_path):
@@ -306,36 +310,6 @@ def test_of_internal_redirects_the_last_is_logged_as_by_httpd(tmp_path):
     ]  # fmt: skip
 
 
-# What a client sends, and what a real httpd logs of it. (But for 408: it looks whether the next line
-# continues the last field, so the last one that came is not in its log.)
-START, ME = b"GET /a?b HTTP/1.1\r\nHost: x\r\n", b"User-Agent: me\r\n"
-REFUSED = {
-    START + ME + b"A : b\r\nB: c\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me - -",
-    b"GET /a?b HTTP/1.1\r\n" + ME + b"\r\n": "GET /a ?b HTTP/1.1 400 - me - -",
-    START + b"Host: y\r\n" + ME + b"\r\n": "GET /a ?b HTTP/1.1 400 x, y me - -",
-    START + ME + b"B: " + b"x" * 300 + b"\r\nA: b\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me - -",
-    START + ME + b"A: 1\r\nB: 2\r\nC: 3\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me 1 2",
-    b"GET /%zz HTTP/1.1\r\nHost: x\r\n" + ME + b"\r\n": "GET /%zz  HTTP/1.1 400 x me - -",
-    b"POST" + START[3:] + ME + b"Content-Length: 100\r\n\r\n": "POST /a ?b HTTP/1.1 413 x me - -",
-    START + ME + b"A: 1": "GET /a ?b HTTP/1.1 408 x me - -",
-    b"GET /" + b"x" * 300 + b" HTTP/1.1\r\n" + ME + b"\r\n": "- -  - 414 - - - -",
-}  # fmt: skip
-
-
-def test_of_a_refused_request_the_log_has_what_was_right(tmp_path):
-    path = tmp_path / "lab.log"
-    layout = "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"
-    options = {
-        "CustomLog": (str(path), layout), "RequestReadTimeout": "header=1", "LimitRequestBody": 9,
-        "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 200,
-    }  # fmt: skip
-    with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
-        for number, (sent, line) in enumerate(REFUSED.items()):
-            exchange(server, sent)
-            poll_until(lambda: path.exists() and path.read_text().count("\n") == number + 1)  # noqa: B023
-            assert path.read_text().splitlines()[-1] == line, sent[:80]
-
-
 def test_lines_of_many_processes_never_mix(mpm, tmp_path):
     with serving(mpm, document_root=recorded_root(tmp_path), access_log=True) as server:
         with ExitStack() as stack:
@@ -354,56 +328,70 @@ def test_lines_of_many_processes_never_mix(mpm, tmp_path):
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+FULL = b"GET /a?b HTTP/1.1\r\nHost: x\r\nUser-Agent: me\r\n"
 
-# What a client sends, and how a real httpd 2.4 logs it: module, level, id.
-REFUSALS = {
-    b"GET / HTTP/1.1\r\n\r\n": "core:debug AH00569",
-    b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n": "core:debug AH00550",
-    b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n": "core:info AH00565",
-    HEAD + b"A: " + b"x" * 9000 + b"\r\n\r\n": "core:info AH00561",
-    HEAD + b"A: b\r\n" * 120 + b"\r\n": "core:info AH00563",
-    HEAD + b"no colon\r\n\r\n": "core:debug AH02426",
-    HEAD + b"Expect: what\r\n\r\n": "core:info AH00570",
-    b"GET / HTTP/1.1\nHost: x\n\n": "core:debug AH00566",
-    b"GET /#x HTTP/1.0\r\n\r\n": "core:debug AH02421",
-    b"GET x HTTP/1.0\r\n\r\n": "core:debug AH03450",
-    b"FOOBAR / HTTP/1.0\r\n\r\n": "core:error AH00135",
-    b"GET /../x HTTP/1.0\r\n\r\n": "core:error AH10244",
-    b"\r\n\rGET / HTTP/1.0\r\n\r\n": "core:debug AH03447",
-    b"G@T / HTTP/1.0\r\n\r\n": "core:debug AH03445",
-    b"GET  / HTTP/1.0\r\n\r\n": "core:debug AH03448",
-    b"GET / http/1.0\r\n\r\n": "core:debug AH02418",
-    b"GET / HTTP/1.1\r\n Host: x\r\n\r\n": "core:debug AH03442",
-    HEAD + b"A: b\x01c\r\n\r\n": "core:debug AH02427",
-    HEAD + b"A: b\r\n  \r\n\r\n": "core:debug AH03443",
-    HEAD + b"A : b\r\n\r\n": "core:debug AH02426",
-    HEAD + b"Host: y\r\n\r\n": "core:debug AH00550",
-    b"GET http://a!b$c/ HTTP/1.1\r\nHost: x\r\n\r\n": "core:debug AH00550",
-    POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na": "core:debug AH10242",
-    POST + b"Content-Length: x\r\n\r\na": "core:debug AH10242",
-    POST + b"Transfer-Encoding: gzip\r\n\r\n": "core:debug AH02539",
-    b"TRACE / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na": "http:info AH01595",
-    b"GET /%zz HTTP/1.0\r\n\r\n": "core:error AH10244",
-    b"GET /a%2fb HTTP/1.0\r\n\r\n": "core:info AH00026",
-    b"GET /" + b"x" * 300 + b" HTTP/1.0\r\n\r\n": "core:error AH00036",
-    b"GET /nope HTTP/1.0\r\n\r\n": "core:info AH00128",
-    POST + b"Content-Length: 1000\r\n\r\n": "http:info AH01588",
-    CHUNKED + b"zz\r\n": "http:info AH01590",
-    CHUNKED + b"1ff\r\n%b\r\n0\r\n\r\n" % (b"x" * 511): "http:info AH01591",
-    HEAD: "reqtimeout:info AH01382",
-    POST + b"Content-Length: 9\r\n\r\nab": "reqtimeout:info AH01382",
-}
+# What a client sends; how a real httpd 2.4 logs it: module, level, id, and of some the line in the access log.
+# (But for 408: it looks whether the next line continues the last field, so the last one is not in its log.)
+REFUSED = [
+    (FULL + b"A : b\r\nB: c\r\n\r\n", "core:debug AH02426", "GET /a ?b HTTP/1.1 400 x me - -"),
+    (FULL.replace(b"Host: x\r\n", b"") + b"\r\n", "core:debug AH00569",
+     "GET /a ?b HTTP/1.1 400 - me - -"),
+    (FULL.replace(b"x\r\n", b"x\r\nHost: y\r\n") + b"\r\n", "core:debug AH00550",
+     "GET /a ?b HTTP/1.1 400 x, y me - -"),
+    (FULL + b"B: " + b"x" * 300 + b"\r\nA: b\r\n\r\n", "core:info AH00561",
+     "GET /a ?b HTTP/1.1 400 x me - -"),
+    (FULL + b"A: 1\r\nB: 2\r\nC: 3\r\n\r\n", "core:info AH00563", "GET /a ?b HTTP/1.1 400 x me 1 2"),
+    (FULL.replace(b"/a?b", b"/%zz") + b"\r\n", "core:error AH10244",
+     "GET /%zz  HTTP/1.1 400 x me - -"),
+    (b"POST" + FULL[3:] + b"Content-Length: 100\r\n\r\n", "http:info AH01588",
+     "POST /a ?b HTTP/1.1 413 x me - -"),
+    (FULL + b"A: 1", "reqtimeout:info AH01382", "GET /a ?b HTTP/1.1 408 x me - -"),
+    (b"GET /" + b"x" * 500 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "core:info AH00565", "- -  - 414 - - - -"),
+    *((sent, said, "") for sent, said in (
+        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "core:debug AH00550"),
+        (HEAD + b"no colon\r\n\r\n", "core:debug AH02426"),
+        (HEAD + b"Expect: what\r\n\r\n", "core:info AH00570"),
+        (b"GET / HTTP/1.1\nHost: x\n\n", "core:debug AH00566"),
+        (b"GET /#x HTTP/1.0\r\n\r\n", "core:debug AH02421"),
+        (b"GET x HTTP/1.0\r\n\r\n", "core:debug AH03450"),
+        (b"FOOBAR / HTTP/1.0\r\n\r\n", "core:error AH00135"),
+        (b"GET /../x HTTP/1.0\r\n\r\n", "core:error AH10244"),
+        (b"\r\n\rGET / HTTP/1.0\r\n\r\n", "core:debug AH03447"),
+        (b"G@T / HTTP/1.0\r\n\r\n", "core:debug AH03445"),
+        (b"GET  / HTTP/1.0\r\n\r\n", "core:debug AH03448"),
+        (b"GET / http/1.0\r\n\r\n", "core:debug AH02418"),
+        (b"GET / HTTP/1.1\r\n Host: x\r\n\r\n", "core:debug AH03442"),
+        (HEAD + b"A: b\x01c\r\n\r\n", "core:debug AH02427"),
+        (HEAD + b"A: b\r\n  \r\n\r\n", "core:debug AH03443"),
+        (b"GET http://a!b$c/ HTTP/1.1\r\nHost: x\r\n\r\n", "core:debug AH00550"),
+        (POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na", "core:debug AH10242"),
+        (POST + b"Content-Length: x\r\n\r\na", "core:debug AH10242"),
+        (POST + b"Transfer-Encoding: gzip\r\n\r\n", "core:debug AH02539"),
+        (b"TRACE / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na", "http:info AH01595"),
+        (b"GET /a%2fb HTTP/1.0\r\n\r\n", "core:info AH00026"),
+        (b"GET /" + b"x" * 300 + b" HTTP/1.0\r\n\r\n", "core:error AH00036"),
+        (b"GET /nope HTTP/1.0\r\n\r\n", "core:info AH00128"),
+        (CHUNKED + b"zz\r\n", "http:info AH01590"),
+        (CHUNKED + b"1ff\r\n%b\r\n0\r\n\r\n" % (b"x" * 511), "http:info AH01591"),
+        (POST + b"Content-Length: 9\r\n\r\nab", "reqtimeout:info AH01382"),
+    )),
+]  # fmt: skip
 
 
 def test_what_is_logged_of_a_refused_request(tmp_path):
-    """As httpd logs it, by the same ids at the same levels."""
+    """As httpd logs it: by the same ids at the same levels, and with what was right of it."""
+    path = tmp_path / "lab.log"
     options = {
-        "LogLevel": "debug", "LimitRequestBody": 100, "RequestReadTimeout": "header=1 body=1",
+        "CustomLog": (str(path), "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"),
+        "LogLevel": "debug", "RequestReadTimeout": "header=1 body=1", "LimitRequestBody": 9,
+        "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 400,
     }  # fmt: skip
-    with serving("event", document_root=recorded_root(tmp_path), **options) as server:
-        for sent, expected in REFUSALS.items():
+    with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
+        for number, (sent, said, line) in enumerate(REFUSED, 1):
             before = len(server.error_log())
             exchange(server, sent)
-            where, number = expected.split()
-            line = rf"\[{where}\] \[pid \d+:tid \d+\] \[client 127\.0\.0\.1:\d+\] {number}: "
-            poll_until(lambda: re.search(line, server.error_log()[before:]), what=expected)  # noqa: B023
+            where, ah = said.split()
+            logged = rf"\[{where}\] \[pid \d+:tid \d+\] \[client 127\.0\.0\.1:\d+\] {ah}: "
+            poll_until(lambda: re.search(logged, server.error_log()[before:]), what=said)  # noqa: B023
+            poll_until(lambda: path.exists() and path.read_text().count("\n") == number)  # noqa: B023
+            assert line in ("", path.read_text().splitlines()[-1]), sent[:80]

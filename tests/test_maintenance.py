@@ -34,7 +34,6 @@ from mpmkit.policy.snapshot import ProcessRow, Snapshot
 
 RATES = (1, 2, 4, 8, 16, 32)
 
-
 memories = st.builds(
     Memory,
     idle_spawn_rate=st.sampled_from(RATES),

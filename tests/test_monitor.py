@@ -282,14 +282,8 @@ def test_log_lines_are_those_an_operator_should_see():
 
 
 def test_forks_within_one_second_are_one_burst():
-    times = {
-        0.0: "5 children",
-        1.1: "a child",
-        2.1: "2 children",
-        2.4: "2 children",
-        3.2: "8 children",
-    }
-    events = [Event(t, "forked", f"forked {who}") for t, who in times.items()]
+    times = ((0.0, "5 children"), (1.1, "a child"), (2.1, "2 children"), (2.4, "2 children"))
+    events = [Event(t, "forked", f"forked {who}") for t, who in (*times, (3.2, "8 children"))]
     recording = Recording("prefork", [], events)
     assert recording.forks() == [5, 1, 4, 8]
     assert unknown(recording.most("qps"))

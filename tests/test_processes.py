@@ -15,8 +15,8 @@ import pytest
 from support.client import Client, Lost, get, half_sent, parked, request
 from support.files import Gate, site
 from support.load import Load
-from support.servers import THREADED, Serve, environment, launched, one_child, pool
-from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
+from support.servers import THREADED, environment, launched, one_child, pool
+from support.waiting import alive, all_gone, children_of, nothing_left, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -260,15 +260,6 @@ def test_two_servers_of_one_process_end_apart_and_a_port_is_free_at_once():
         assert get(second).status == 200
         with launched("prefork", port=first.port) as third:
             assert get(third).status == 200
-
-
-def test_a_foreground_server_has_all_its_processes_in_one_group(mpm):
-    """Ctrl-C of a terminal, and a supervisor that kills the group, must reach all of them."""
-    with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
-        pids = [server.pid, *children_of(server.pid)]
-        assert len(pids) >= 3
-        assert {os.getpgid(pid) for pid in pids} == {server.pid}
-        assert set(pids) <= set(marked(os.environ["MPMKIT_TEST_MARK"]))
 
 
 def test_children_with_threads_stay_on_one_cpu_each(mpm):

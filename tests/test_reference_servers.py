@@ -3,7 +3,6 @@ for, end, and say what is wrong."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.client import Client, Reply
 from support.waiting import poll_until
 
 import mpmkit
@@ -58,23 +58,9 @@ def make(request):
     return lambda **how: made(lambda: PYTHON_SERVERS[request.param](**{**SMALL, **how}))
 
 
-def connect(server) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-
-
-def ask(connection, path: str = "/index.html", headers=()) -> http.client.HTTPResponse:
-    connection.request("GET", path, headers=dict(headers))
-    response = connection.getresponse()
-    response.content = response.read()
-    return response
-
-
-def get(server, path: str = "/index.html", headers=()) -> http.client.HTTPResponse:
-    connection = connect(server)
-    try:
-        return ask(connection, path, headers)
-    finally:
-        connection.close()
+def page(server, path: str = "/index.html", *lines: str) -> Reply:
+    with Client(server) as client:
+        return client.get(path, *lines)
 
 
 def logged(server, line: str) -> bool:
@@ -89,13 +75,10 @@ def logged(server, line: str) -> bool:
 @pytest.mark.parametrize("mpm", MPMS)
 def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
     directives = {"StartServers": 2, "MaxKeepAliveRequests": 7, "KeepAliveTimeout": 3}
-    httpd = made(lambda: Httpd(mpm, document_root=pages, KeepAlive=True, **directives))
-    with httpd:
-        response = get(httpd)
-        assert (response.status, response.content) == (200, PAGE)
-        assert response.headers["Server"].startswith("Apache")
-        kept = get(httpd, headers={"Connection": "keep-alive"})
-        assert kept.headers["Keep-Alive"] == "timeout=3, max=7"
+    with made(lambda: Httpd(mpm, document_root=pages, KeepAlive=True, **directives)) as httpd:
+        reply = page(httpd, "/index.html", "Connection: keep-alive")
+        assert (reply.status, reply.body) == (200, PAGE) and reply["Server"].startswith("Apache")
+        assert reply["Keep-Alive"] == "timeout=3, max=7"
         group = httpd.processes()
         assert group[0] == httpd.pid and len(group) >= 3
         assert logged(httpd, f'"GET /index.html HTTP/1.1" 200 {len(PAGE)}')
@@ -105,8 +88,7 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
         assert httpd.version.startswith("Apache/2")
         with pytest.raises(ServerFailed, match="already running"):
             httpd.start()
-    assert not directory.exists()
-    assert not procfs.members(httpd.pid)
+    assert not directory.exists() and not procfs.members(httpd.pid)
     assert not any(Path(f"/proc/{pid}").exists() for pid in group)
     httpd.stop()  # once more does no harm
 
@@ -116,41 +98,25 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
 def test_a_document_root_closed_to_the_servers_user_is_served_all_the_same(pages):
     pages.chmod(0o700)
     (pages / "index.html").chmod(0o600)
-    with made(lambda: Httpd("event", document_root=pages)) as httpd:
-        assert get(httpd).content == PAGE
-
-
-@pytest.mark.rival
-def test_mod_php_says_hello(pages):
-    with made(lambda: Httpd("prefork", document_root=pages, php=True)) as httpd:
-        response = get(httpd, "/hello.php")
-    assert (response.status, response.content) == (200, b"hello world")
+    with made(lambda: Httpd("prefork", document_root=pages, php=True, access_log=False)) as httpd:
+        assert page(httpd).body == PAGE and not (httpd.root / "access_log").exists()
+        reply = page(httpd, "/hello.php")
+        assert (reply.status, reply.body) == (200, b"hello world")
 
 
 @pytest.mark.rival
 def test_nginx_serves_the_page_with_the_directives_counterparts(pages):
     directives = {"KeepAliveTimeout": 3, "MaxKeepAliveRequests": 2, "MaxRequestWorkers": 400}
     nginx = made(lambda: Nginx(document_root=pages, KeepAlive=True, workers=1, **directives))
-    with nginx:
-        connection = connect(nginx)
-        answers = [ask(connection, "/") for _ in range(3)]
-        connection.close()
-        assert [(one.status, one.content) for one in answers] == [(200, PAGE)] * 3
-        closes = [one.headers["Connection"] for one in answers]
-        assert closes == ["keep-alive", "keep-alive", "close"]
+    with nginx, Nginx(document_root=pages, KeepAlive=False, workers=1) as closing:
+        with Client(nginx) as client:
+            answers = [client.get("/") for _ in range(3)]
+        assert [(one.status, one.body) for one in answers] == [(200, PAGE)] * 3
+        assert [one["Connection"] for one in answers] == ["keep-alive", "keep-alive", "close"]
         assert logged(nginx, 'GET / HTTP/1.1" 200') and nginx.version.startswith("nginx/")
+        assert closing.port != nginx.port and page(closing)["Connection"] == "close"
         group = nginx.processes()
     assert not any(Path(f"/proc/{pid}").exists() for pid in group)
-
-
-@pytest.mark.rival
-def test_two_servers_run_at_the_same_time_without_log_and_keep_alive(pages):
-    first = made(lambda: Httpd("event", document_root=pages, access_log=False))
-    second = made(lambda: Nginx(document_root=pages, KeepAlive=False, workers=1))
-    with first, second:
-        assert first.port != second.port and get(first).content == PAGE
-        assert get(second).headers["Connection"] == "close"
-        assert not (first.root / "access_log").exists()
 
 
 @pytest.mark.rival
@@ -206,21 +172,18 @@ def test_a_killed_interpreter_leaves_no_server(pages):
 @pytest.mark.rival
 def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
     with make(KeepAlive=True, KeepAliveTimeout=3) as server:
-        page, script, none = (
-            get(server, path) for path in ("/index.html", "/hello.py", "/../secret")
+        static, script, none = (
+            page(server, at) for at in ("/index.html", "/hello.py", "/../secret")
         )
-        assert (page.status, page.content) == (200, PAGE)
+        assert (static.status, static.body) == (200, PAGE)
         st = (ROOT / "index.html").stat()
-        assert page.headers["ETag"].endswith(f'"{st.st_size:x}-{st.st_mtime_ns // 1000:x}"')
+        assert static["ETag"].endswith(f'"{st.st_size:x}-{st.st_mtime_ns // 1000:x}"')
         for name in ("Date", "Server", "Last-Modified", "Accept-Ranges", "Content-Length"):
-            assert page.headers[name], name
-        assert page.headers["Content-Type"] == script.headers["Content-Type"] == "text/html"
-        assert (script.status, script.content) == (200, b"hello world")
-        assert none.status == 404
-        kept = connect(server)
-        closes = [ask(kept).headers["Connection"] == "close" for _ in range(2)]
-        kept.close()
-        assert closes[-1] == (server.name == "gunicorn sync")
+            assert static[name], name
+        assert static["Content-Type"] == script["Content-Type"] == "text/html"
+        assert (script.status, script.body) == (200, b"hello world") and none.status == 404
+        with Client(server) as client:
+            assert client.get("/index.html").closes == (server.name == "gunicorn sync")
         assert logged(server, '"GET /index.html HTTP/1.1" 200')
         group, directory = server.processes(), server.root
         assert server.version.startswith(server.package)
@@ -236,9 +199,9 @@ def test_processes_and_threads_are_those_asked_for():
         settings = (gthread.root / "gunicorn.conf.py").read_text()
         assert "workers = 2\n" in settings and "threads = 4\n" in settings
         poll_until(lambda: len(gthread.processes()) == 3)
-        connection = connect(gthread)
-        assert ask(connection, headers={"Connection": "close"}).content == PAGE
-        assert connection.sock is None  # the server closed
+        with Client(gthread) as client:
+            assert client.get("/index.html", close=True).body == PAGE
+            assert client.until_closed() == b""
         assert not (gthread.root / "access_log").exists()
     cores = len(os.sched_getaffinity(0))
     sync = made(lambda: PYTHON_SERVERS["gunicorn sync"](MaxRequestWorkers=250, ListenBacklog=77))

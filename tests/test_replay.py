@@ -24,7 +24,7 @@ def test_a_plan_has_each_request_at_its_time_with_its_size_and_duration(tmp_path
     assert sizes[0] == 0 and sizes[1:3] == pytest.approx([1000] * 2, rel=0.05)
     assert made["mix"][3]["path"].startswith("/x.php?bytes=") and "&ms=0" in made["mix"][3]["path"]
     assert LoadProfile(**made).open_loop and made["duration"] == pytest.approx(2.1, abs=0.01)
-    with pytest.raises(ProfileError, match="plan: only the open loop has one"):
+    with pytest.raises(ProfileError, match="plan: only the open loop has it"):
         LoadProfile(plan="/x", requests=1)
 
 

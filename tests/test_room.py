@@ -84,10 +84,13 @@ def test_a_load_starts_shows_and_stops():
         with pytest.raises(LaunchError, match="start one before the load"):
             room.start_load()
         room.start()
+        room.load_set("users", 1000)
         with pytest.raises(ValueError, match="1 to 500"):
-            room.start_load(users=1000)
-        assert not room.loading and room.load_fields()[0].value == "", "a bad value changes nothing"
-        room.start_load(users=4, keep_alive=True)
+            room.start_load()
+        assert not room.loading
+        room.load_set("users", 4)
+        room.load_set("keep_alive", True)
+        room.start_load()
         # Percentiles while it runs, of the last second
         poll_until(lambda: figure(room, "load_p99_ms") and figure(room, "qps") > 10, cap=20)
         seen = room.snapshot()["figures"]
@@ -98,7 +101,8 @@ def test_a_load_starts_shows_and_stops():
         (said,) = [text for text in notes(room) if text.startswith("load ended")]
         assert "p99" in said and "failed" not in said
         # It goes on with the next server.
-        room.start_load(users=2)
+        room.load_set("users", 2)
+        room.start_load()
         room.choose("worker")
         room.start()
         assert room.server.mpm == "worker" and room.loading
@@ -120,10 +124,11 @@ def test_all_of_the_form_reaches_the_server():
         # closed loop of thirty users would ask for.
         assert figure(room, "load_qps") < 200
         assert "open loop: Poisson" in room.status()["load_summary"]
+        room.load_set("rate", "lots")
+        assert not room.renew_load() and room.loading, "the load goes on as it was"
         room.stop_load()
         with pytest.raises(ValueError, match="rate: must be 1 to 50,000"):
-            room.start_load(arrival="constant", rate="lots")
-        assert not room.loading and room._load_form.row("rate").text == "40"
+            room.start_load()
 
 
 def test_a_server_that_dies_is_reported_and_cleared_away():
@@ -205,7 +210,7 @@ def start(panel: Panel) -> None:
     poll_until(lambda: runs(panel))
 
 
-def test_a_click_starts_and_a_room_that_is_not_looked_at_any_more_stops(panel, monkeypatch):
+def test_a_click_starts_and_another_stops(panel):
     assert panel.buttons["stop"].disabled and panel.load_button.disabled
     start(panel)
     poll_until(lambda: panel.board.frame.get("figures"))
@@ -214,11 +219,6 @@ def test_a_click_starts_and_a_room_that_is_not_looked_at_any_more_stops(panel, m
     panel.buttons["stop"].click()
     poll_until(lambda: not runs(panel))
     poll_until(lambda: panel.message.value == "" and "</b>stop" in panel.events.value)
-    monkeypatch.setattr("mpmkit.lab.panel.GONE", 0.5)
-    start(panel)
-    panel._reported(panel, {"do": "hello", "view": "a"}, [])
-    poll_until(lambda: not runs(panel), what="the room stops")
-    assert any("no browser shows this room" in text for text in notes(panel.room))
 
 
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
@@ -323,8 +323,7 @@ def test_rooms_side_by_side_take_what_fits_them():
 
 def test_lab_is_there_after_import_mpmkit():
     code = "import mpmkit; mpmkit.lab.control_room; print('lab' in dir(mpmkit))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert ran.stdout == "True\n", ran.stderr
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"True\n"
 
 
 def test_sweep_opens_below_the_room_with_its_choices_and_closes(panel):
@@ -332,7 +331,7 @@ def test_sweep_opens_below_the_room_with_its_choices_and_closes(panel):
     panel._load_set("path", "/hello.py")
     panel.sweep_button.click()
     _, sweep = panel.children
-    assert (sweep.form.mpms, sweep.form.path) == ((panel.room.mpm,), "/hello.py")
+    assert (sweep.form.mpms, sweep.form.profile().path) == ([panel.room.mpm], "/hello.py")
     assert sweep.form.directives["KeepAliveTimeout"] == "7"
     panel.sweep_button.click()
     assert len(panel.children) == 1 and sweep.comm is None, "closed"

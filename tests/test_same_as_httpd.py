@@ -39,6 +39,37 @@ def test_httpd_escapes_the_same(tmp_path):
     assert found[0] == found[1]
 
 
+WHERE = r"""
+SetEnvIf Request_URI "file" v=7
+ErrorDocument 404 /file.txt?e=1
+Alias /slash "{root}/d/"
+Alias /plain "{root}/d"
+DirectoryIndex none.html second.html
+LogFormat "%U|%>U|%<U|%q|%f|%{{v}}e|%m|%>s|%{{SSL_PROTOCOL}}x|%{{a}}n|%{{b}}^ti" where
+CustomLog where where
+"""
+PLACES = "/ /d/ /d /d/?k /file.txt?q=1 /none?n=1 /slash/ /slash /slash/second.html /plain/ /plain /plain/no /no/"
+
+
+def test_what_is_logged_of_where_a_path_leads(shared):
+    """Of directories their index, of internal redirects the last; what is not known is a hyphen."""
+    root = recorded_root(shared / "root")
+    (root / "d").mkdir()
+    (root / "d" / "second.html").write_text("second")
+    modules = ("setenvif", "socache_shmcb", "ssl")
+    with Pair("event", root, WHERE.format(root=root), modules=modules) as pair:
+
+        def what(side) -> list[str]:
+            for path in PLACES.split():
+                exchange(side, f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            lines = side.root / "where"
+            poll_until(lambda: lines.read_text().count("\n") == len(PLACES.split()))
+            return sorted(lines.read_text().replace(str(side.root), "").splitlines())
+
+        theirs, ours = pair.both(what)
+        assert ours == theirs and any("/d/second.html" in line for line in ours)
+
+
 PROGRAM = """#!/bin/sh
 echo $$ > {folder}/$PPID.$1.pid
 exec cat >> {folder}/$PPID.$1.log

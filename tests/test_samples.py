@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 from support.client import Client, get
 from support.files import write
-from support.servers import serving, take_errors
+from support.servers import pool, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.cli.serve import SAMPLES
@@ -21,13 +21,9 @@ CLIENTS = 6
 
 def one_pool(mpm):
     """CLIENTS + 2 workers: as many processes, or the threads of one."""
-    count = CLIENTS + 2
-    if mpm == "prefork":
-        names = "StartServers MinSpareServers MaxRequestWorkers ServerLimit"
-        return dict.fromkeys(names.split(), count) | {"MaxSpareServers": count + 1}
-    names = "ThreadsPerChild ThreadLimit MaxRequestWorkers"
-    few = {"StartServers": 1, "ServerLimit": 2, "MinSpareThreads": 1}
-    return dict.fromkeys(names.split(), count) | few
+    most = CLIENTS + 2
+    found = pool(mpm, most if mpm == "prefork" else 1, most, threads=most, spare=(1, most + 1))
+    return found | ({"ServerLimit": most} if mpm == "prefork" else {"ThreadLimit": most})
 
 
 @pytest.fixture(scope="module")

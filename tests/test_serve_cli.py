@@ -160,7 +160,6 @@ REFUSED = [
     (["event", "-c", "CustomLog /does/not/exist/log common", *PORT], "", "CustomLog"),
     (["event", "-c", "ErrorLog /does/not/exist/log", *PORT], "", "ErrorLog"),
     (["event", "-c", "ScoreBoardFile /does/not/exist/b", *PORT], "", "ScoreBoardFile"),
-    (["event", "--listen-fd", "77"], "", "--listen-fd 77"),
     (["-f", "FILE", *PORT], TWO, "MPM"),
     (["worker", "-f", "FILE", *PORT], "LoadModule mpm_event_module x", "worker was asked for"),
     (["event", "-f", "FILE", *PORT], "# a comment\nKeepAlive On\nNonsense 1", "FILE:3: Nonsense"),
@@ -188,12 +187,6 @@ def test_a_used_port_is_one_clear_line():
         for (line,) in refused(*(["worker", *args] for args in ways)):
             assert f"127.0.0.1:{port}" in line and "AH00072" in line
             assert "another server" in line, "and what to do about it"
-
-
-def test_every_error_of_a_file_is_reported_a_line_each(tmp_path):
-    file = conf(tmp_path, "Nonsense 1", "KeepAliveTimeout never", "ThreadsPerChild 3")
-    (found,) = refused(["prefork", "-f", file, *PORT])
-    assert [line.split(":")[1:3] for line in found] == [[f" {file}", n] for n in "123"]
 
 
 def test_a_mistyped_command_line_is_one_line_and_status_2():

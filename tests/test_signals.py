@@ -80,11 +80,10 @@ def test_term_cuts_everybody_and_exits_0_when_the_children_are_gone(mpm):
 @pytest.mark.parametrize("mpm", ["prefork", "event"])
 def test_term_ends_a_child_that_is_deep_in_c_code(mpm):
     """A script in one long call of C code runs no Python signal handler; it must go, too."""
-    with launched(mpm) as server:
-        with ask(server, "/busy.py"):
-            poll_until(lambda: server.scoreboard().count("W"), "the script")
-            server.signal("TERM")
-            assert exit_status(server, 6.0) == 0
+    with launched(mpm) as server, ask(server, "/busy.py"):
+        poll_until(lambda: server.scoreboard().count("W"), "the script")
+        server.signal("TERM")
+        assert exit_status(server, 6.0) == 0
 
 
 def test_ctrl_c_in_a_terminal_ends_everything_within_two_seconds(mpm):

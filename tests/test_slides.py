@@ -24,8 +24,6 @@ def cell(kind: str, source: str, **metadata) -> dict:
         (cell("markdown", "A sentence. # no heading"), "subslide"),
         (cell("code", "import time\nfrom mpmkit import lab"), "skip"),
         (cell("code", "import time\ntime.sleep(1)"), "-"),
-        (cell("code", "%matplotlib inline"), "-"),
-        (cell("code", ""), "-"),
         (cell("markdown", "# A heading", slideshow={"slide_type": "notes"}), "notes"),
     ],
 )

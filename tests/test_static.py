@@ -15,14 +15,14 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.client import Client, exchange, get
+from support.client import Client, get
 from support.configured import directives as configured
 from support.files import RECORDED, recorded_root, write
 from support.servers import serving
 from support.waiting import poll_until
 
 import mpmkit
-from mpmkit.handlers.conditional import DEFAULTS, parse_ranges
+from mpmkit.handlers.conditional import parse_ranges
 from mpmkit.handlers.redirects import quote_path
 from mpmkit.handlers.static import (
     FILES_KEPT,
@@ -181,16 +181,18 @@ def test_a_file_that_stays_mapped(server):
         assert client.get("/above.bin", f"If-None-Match: {tag}").status == 304
         assert client.get("/above.bin", "If-None-Match: x").body == BIG[: SMALL + 1]
         assert client.get("/above.bin", method="POST", body=b"x" * 10).body == BIG[: SMALL + 1]
-        assert exchange(server, b"GET /above.bin\r\n") == BIG[: SMALL + 1]
         assert client.get("/file.txt").status == 200
 
 
-def test_a_mapped_file_that_is_cut_short_while_it_is_sent(mpm, document_root):
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_file_that_is_cut_short_while_it_is_sent(mpm, document_root, mapped):
     """The connection ends, and nothing else does: to touch such a mapping would kill the process."""
     path = write(document_root / "cut.bin", BIG)
-    with serving(mpm, document_root=document_root, SendBufferSize=65536) as server:
+    options = {"document_root": document_root, "SendBufferSize": 65536, "EnableMMAP": mapped}
+    with serving(mpm, **options) as server:
         with Client(server) as client:
-            get_until_mapped(server, client, "/cut.bin")
+            if mapped:
+                get_until_mapped(server, client, "/cut.bin")
         processes = set(server.processes())
         with Client(server, receive_buffer=4096) as client:
             client.send(b"GET /cut.bin HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -291,35 +293,25 @@ def peak(pid: int) -> int:
 # -- what must not be seen ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("link, target, status", [
-    ("link-out.txt", "/etc/passwd", 403), ("link-up", "..", 403), ("link-to-dir", "/etc", 403),
-    ("link-in.txt", "file.txt", 200), ("link-dangling.txt", "nothing", 403),
-    ("link-loop", "link-loop", 403),
-])  # fmt: skip
-def test_symbolic_links(server, document_root, link, target, status):
-    path = document_root / link
-    path.unlink(missing_ok=True)
-    path.symlink_to(target)
-    below = ("/", "/passwd") if path.is_dir() and status == 403 else ("",)
-    for rest in below:
-        assert get(server, f"/{link}{rest}").status in ((403, 404) if rest else (status,))
-    path.unlink()
-
-
 def test_links_below_the_root_lead_nowhere_else(tmp_path):
     """Nothing below a directory that is a link out of the root; /srv/www-private is next to /srv/www, not
     below it; a root that is a link is followed."""
-    write(tmp_path / "www" / "file.txt", "text")
+    www, private = tmp_path / "www", tmp_path / "www-private"
+    write(www / "file.txt", "text")
     for name in ("secret.txt", "index.html"):
-        write(tmp_path / "www-private" / name, "secret")
-    (tmp_path / "www" / "link.txt").symlink_to(tmp_path / "www-private" / "secret.txt")
-    (tmp_path / "www" / "way-out").symlink_to(tmp_path / "www-private")
-    (tmp_path / "root").symlink_to(tmp_path / "www")
-    out = ("/link.txt", "/way-out/", "/way-out/secret.txt", "/sub/../way-out/index.html")
+        write(private / name, "secret")
+    links = {"link.txt": private / "secret.txt", "way-out": private, "loop": "loop", "dangling": "nothing",
+             "up": "..", "in.txt": "file.txt"}  # fmt: skip
+    for name, target in links.items():
+        (www / name).symlink_to(target)
+    (tmp_path / "root").symlink_to(www)
+    out = "/link.txt /way-out/ /way-out/secret.txt /sub/../way-out/index.html /loop /dangling /up/www-private/"
     for root in ("www", "root"):
         files = StaticFiles(str(tmp_path / root))
-        assert {answer(files, path).status for path in out} == {403}
-        assert answer(files, "/file.txt").body == b"text"
+        assert {path: answer(files, path).status for path in out.split()} == dict.fromkeys(
+            out.split(), 403
+        )
+        assert answer(files, "/file.txt").body == answer(files, "/in.txt").body == b"text"
 
 
 @pytest.mark.parametrize("path", [
@@ -395,17 +387,6 @@ def test_files_that_go_and_come(server, document_root):
         write(path, "a file now")
         assert client.get("/coming/").status == 404
         assert client.get("/coming").body == b"a file now"
-    path.unlink()
-
-
-def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(server, document_root):
-    """The client was promised more: it must see that this is not all."""
-    path = write(document_root / "shrinking.bin", b"x" * 30_000_000)
-    with Client(server, receive_buffer=4096) as client:
-        client.send(b"GET /shrinking.bin HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert client.receive()
-        os.truncate(path, 1000)
-        assert len(client.until_closed()) < 30_000_000
     path.unlink()
 
 
@@ -562,17 +543,6 @@ def test_ranges_are_those_asked_for(asked, size):
     assert all(0 <= start <= end < size for start, end in ranges)
 
 
-def test_too_many_ranges_are_ignored():
-    """A small request must not make a large answer (CVE-2011-3192)."""
-    many = [b"%d-%d" % (i, i) for i in range(0, 2 * DEFAULTS.ranges + 2, 2)]
-    for ranges, size in (
-        (many, 10_000),
-        ([b"0-"] * 100, 10_000),
-        ([b"%d-%d" % (i, i) for i in range(45, 0, -1)], 99),
-    ):
-        assert parse_ranges(b"bytes=" + b",".join(ranges), size) is None
-
-
 @pytest.mark.parametrize("name, path", [
     ("a b\u00e9", "/a%20b%c3%a9"), ("a\r\nX-Injected: 1", "/a%0d%0aX-Injected:%201"),
 ])  # fmt: skip
@@ -603,20 +573,6 @@ def test_file_etag(words, shape, tmp_path):
             assert again.status == status
 
 
-@pytest.mark.parametrize("words", ["Digest", "All Digest", "+Digest"])
-def test_a_digest_tells_the_content_only(words, tmp_path):
-    """httpd's tags of the same two files, from 2.4.71."""
-    files = files_with(tmp_path, FileETag=words)
-    for name in ("a.txt", "b.txt"):  # just written, and yet strong: the content is the content
-        write(tmp_path / name, "hello\n")
-        assert b'ETag: "9XLTlvrpIGYocU+yzgD3LpTyJY8="\r\n' in answer(files, f"/{name}").fields
-    write(tmp_path / "a.txt", "")
-    assert b'ETag: "2jmj7l5rSw0yVb/vlWAYkK/YBwk="\r\n' in answer(files, "/a.txt").fields
-    tag = 'If-None-Match: "9XLTlvrpIGYocU+yzgD3LpTyJY8="'
-    assert answer(files, "/a.txt", tag).status == 200
-    assert answer(files, "/b.txt", tag).status == 304
-
-
 @pytest.mark.parametrize("line, status", [
     ('If-None-Match: ""', 200), ("If-None-Match:", 200), ('If-Match: "x"', 412), ("If-Match: *", 200),
 ])  # fmt: skip
@@ -629,19 +585,18 @@ def test_no_etag(tmp_path, line, status):
 MANY = ",".join(f"{i}-{i}" for i in range(0, 600, 2))
 
 
-@pytest.mark.parametrize("directive, ranges, status", [
-    ({"MaxRanges": "none"}, "0-1", 200), ({"MaxRanges": "2"}, "0-0,2-2", 206),
-    ({"MaxRanges": "2"}, "0-0,2-2,4-4", 200), ({"MaxRanges": "unlimited"}, MANY, 206), ({}, MANY, 200),
-    ({"MaxRangeOverlaps": "1"}, "0-1,1-2,2-3", 200), ({"MaxRangeOverlaps": "2"}, "0-1,1-2,2-3", 206),
-    ({"MaxRangeReversals": "1"}, "8-8,7-7,6-6", 200), ({"MaxRangeReversals": "default"}, "8-8,7-7,6-6", 206),
-    ({"MaxRangeReversals": "1"}, "8-8,4-4,0-0", 206),
+@pytest.mark.parametrize("most, ranges, status", [
+    ("none", "0-1", 200), ("2", "0-0,2-2", 206), ("2", "0-0,2-2,4-4", 200), ("unlimited", MANY, 206),
+    ("default", MANY, 200), ("default", ",".join(["0-9"] * 21), 206), ("default", ",".join(["0-9"] * 22), 200),
+    *(("default", ",".join(f"{n}-{n}" for n in range(count, 0, -1)), status)
+      for count, status in ((21, 206), (22, 200))),
 ])  # fmt: skip
-def test_range_limits(directive, ranges, status, tmp_path):
+def test_range_limits(most, ranges, status, tmp_path):
+    """A small request must not make a large answer (CVE-2011-3192)."""
     write(tmp_path / "file.txt", "x" * 1000)
-    response = answer(files_with(tmp_path, **directive), "/file.txt", f"Range: bytes={ranges}")
+    response = answer(files_with(tmp_path, MaxRanges=most), "/file.txt", f"Range: bytes={ranges}")
     assert response.status == status
-    none = directive.get("MaxRanges") == "none"
-    assert (b"Accept-Ranges: none" if none else b"Accept-Ranges: bytes") in response.fields
+    assert (b"Accept-Ranges: none" in response.fields) is (most == "none")
 
 
 def test_a_date_tells_no_version_of_a_file_that_has_just_changed(tmp_path):

@@ -35,6 +35,13 @@ def test_differences_that_are_not_there_are_found_in_5_percent_at_most(rounds):
     assert false / tries <= 0.06  # 2,000 tries know 5% to +-1%
 
 
+def test_the_points_of_students_t():
+    points = [stats.t_quantile(freedom) for freedom in range(200)]
+    assert points == sorted(points, reverse=True) and points[0] == math.inf
+    assert (points[1], points[10], points[30]) == (12.706, 2.228, 2.042)
+    assert (points[60], points[120]) == pytest.approx((2.000, 1.980), abs=0.002)
+
+
 def test_one_round_shows_no_noise():
     once = stats.ratio([3.0], [2.0])
     assert (once.value, once.level, once.excludes(1.0)) == (1.5, 0.0, False)

@@ -1,7 +1,6 @@
 """The status page: key for key what a real httpd answered, and the truth.
 
-`data/status` holds the pages of httpd 2.4.71 with small pools: `?auto` and HTML, ExtendedStatus on
-and off. What must be the same is what a program reads: keys, their order, number formats, columns.
+`data/status` holds what httpd 2.4.71 answered to `?auto` with small pools, ExtendedStatus on and off.
 """
 
 from __future__ import annotations
@@ -72,41 +71,17 @@ def page(server, query: str = "") -> str:
 
 # --- ?auto ---------------------------------------------------------------------------------------
 
-INTEGER, DECIMAL = r" \d+", r" (\d+(\.\d{1,5})?|\.\d{1,6}|\d(\.\d+)?e[+-]\d+)"
-MOMENT = r" [A-Z][a-z]+, \d\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d \S+"
-FORMATS = {
-    "ServerVersion": r" \S+/\d+\.\d+\.\d+ \(.+\)",
-    "ServerMPM": r" (prefork|worker|event)",
-    "Server Built": r" \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d",
-    "CurrentTime": MOMENT, "RestartTime": MOMENT,
-    "ServerUptime": r"( \d+ (day|hour|minute|second)s?)*",
-    "Load1": r" \d+\.\d\d", "Load5": r" \d+\.\d\d", "Load15": r" \d+\.\d\d",
-    "CPUUser": DECIMAL, "CPUSystem": DECIMAL, "CPUChildrenUser": DECIMAL,
-    "CPUChildrenSystem": DECIMAL, "CPULoad": DECIMAL,
-    "ReqPerSec": DECIMAL, "BytesPerSec": DECIMAL, "BytesPerReq": DECIMAL,
-    "DurationPerReq": DECIMAL,
-    "Scoreboard": r" [._SRWKDCLGI]+",
-}  # fmt: skip
 
-
-def test_the_formats_are_those_of_the_recordings():
-    for path in RECORDED.glob("*.txt"):
-        for key, value in values(path.read_text()).items():
-            assert re.fullmatch(FORMATS.get(key, INTEGER), value), (path.name, key, value)
-
-
-def test_auto_has_httpds_keys_in_its_order_and_its_formats(server, mpm):
+def test_auto_has_httpds_keys_in_its_order(server, mpm):
+    """(Formats, and the page: tests/fidelity, area status.)"""
     settled(server)
     text = auto(server)
     recorded = (RECORDED / f"{mpm}-auto-quiet.txt").read_text()
     # The one key that depends on the moment: no CPU had been used in the recording.
-    ours = [key for key in values(text) if key != "CPULoad"]
-    assert ours == list(values(recorded))
     keys = list(values(text))
+    assert [key for key in keys if key != "CPULoad"] == list(values(recorded))
     if "CPULoad" in keys:
         assert keys[keys.index("CPULoad") - 1 :][:3] == ["CPUChildrenSystem", "CPULoad", "Uptime"]
-    for key, value in values(text).items():
-        assert re.fullmatch(FORMATS.get(key, INTEGER), value), (key, value)
     assert text.splitlines()[0] == "lab.example"
     assert text.endswith("\n") and "\r" not in text
 
@@ -115,74 +90,39 @@ def test_without_extended_status_the_keys_are_fewer(mpm, document_root):
     with serving(mpm, document_root=document_root, ExtendedStatus=False) as server:
         recorded = (RECORDED / f"{mpm}-auto-extended-off.txt").read_text()
         assert list(values(auto(server))) == list(values(recorded))
-        ours, theirs = page(server), (RECORDED / f"{mpm}-extended-off.html").read_text()
-        assert labels(ours) == labels(theirs) and tables(ours) == tables(theirs)
-        # The same pid for each letter, three in a line; slots beyond the limits have a blank.
-        form = r"   (\d+) in state: (.) "
-        ours, theirs = re.findall(form, ours), re.findall(form, theirs)
-        if mpm != "prefork":  # recorded with a child more
-            assert len(ours) == len(theirs)
-        blank = [letter == " " for _, letter in theirs]
-        assert [letter == " " for _, letter in ours] == blank[: len(ours)]
-        children = server.processes()
-        assert {int(pid) for pid, letter in ours if letter not in " ."} == set(children)
+        assert "ExtendedStatus On</code> adds requests" in page(server)
 
 
-class Exporter:
-    """The status as a scraper for Prometheus reads it: every line split at the first colon, numbers
-    as Go's ParseFloat takes them, the version's digits as a number, the scoreboard letter by letter."""
-
-    STATES = dict(zip("_SRWKDCLGI.", (
-        "idle startup read reply keepalive dns closing logging graceful_stop idle_cleanup open_slot"
-    ).split(), strict=True))  # fmt: skip
-
-    def __init__(self, text: str) -> None:
-        self.numbers: dict[str, float] = {}
-        self.scoreboard = dict.fromkeys(self.STATES.values(), 0)
-        self.mpm = ""
-        for line in text.split("\n"):
-            key, colon, value = (part.strip() for part in line.partition(":"))
-            if not colon:
-                continue
-            if key == "ServerVersion":
-                digits = value.split("/")[1].split(" ")[0].split(".")
-                self.version = float(digits[0] + "." + "".join(digits[1:]))
-            elif key == "ServerMPM":
-                self.mpm = value
-            elif key == "Scoreboard":
-                for letter in value:
-                    self.scoreboard[self.STATES[letter]] += 1
-            elif re.fullmatch(r"[-\d.e]+", value):
-                self.numbers[key] = float(value)
+def number(server, key: str) -> float:
+    return float(values(auto(server))[key])
 
 
-def test_an_exporter_finds_its_numbers(server, mpm):
-    before = Exporter(auto(server)).numbers["Total Accesses"]
+def test_what_a_scraper_reads(server, mpm):
+    """Numbers count what was done, and agree with the scoreboard's letters."""
+    before = number(server, "Total Accesses")
     for _ in range(5):
         get(server, "/big.txt")
     with Client(server) as half, Client(server) as parked:
         half.send(b"GET / HTTP/1.1\r\nHost: lab.example\r\n")
         assert parked.get().status == 200
-        held = ("read",) if mpm == "event" else ("read", "keepalive")
+        held = "R" if mpm == "event" else "RK"
 
-        def shown() -> Exporter | None:
-            page = Exporter(auto(server))
-            return page if all(page.scoreboard[state] == 1 for state in held) else None
+        def shown() -> dict[str, str] | None:
+            found = values(auto(server))
+            return found if all(found["Scoreboard"].count(letter) == 1 for letter in held) else None
 
         seen = poll_until(shown, what="one R, and one K where a thread holds the connection")
-    assert seen.mpm == mpm and seen.version > 0
-    n = seen.numbers
-    assert n["Total Accesses"] - before >= 6
-    assert 2900 < n["Total kBytes"] < 3700
-    assert n["Uptime"] == n["ServerUptimeSeconds"]
-    assert seen.scoreboard["reply"] >= 1  # this very request
-    busy = ("read", "reply", "keepalive", "closing", "logging")
-    assert n["BusyWorkers"] == sum(seen.scoreboard[name] for name in busy)
-    assert n["IdleWorkers"] == seen.scoreboard["idle"]
+    assert float(seen["Total Accesses"]) - before >= 6
+    assert 2900 < float(seen["Total kBytes"]) < 3700
+    assert seen["Uptime"] == seen["ServerUptimeSeconds"]
+    board = seen["Scoreboard"]
+    assert board.count("W") >= 1  # this very request
+    assert int(seen["BusyWorkers"]) == sum(map(board.count, "RWKCL"))
+    assert int(seen["IdleWorkers"]) == board.count("_")
     if mpm == "event":
-        assert n["Processes"] == 2 and n["Stopping"] == 0
+        assert (seen["Processes"], seen["Stopping"]) == (" 2", " 0")
     else:
-        assert "ConnsTotal" not in n
+        assert "ConnsTotal" not in seen
 
 
 def test_event_counts_connections_that_no_thread_holds(mpm, server):
@@ -190,16 +130,13 @@ def test_event_counts_connections_that_no_thread_holds(mpm, server):
         pytest.skip("no other MPM has such connections")
     with Client(server) as one, Client(server) as two:
         assert one.get().status == two.get().status == 200
-        poll_until(lambda: Exporter(auto(server)).numbers["ConnsAsyncKeepAlive"] == 2, cap=5.0)
-        assert Exporter(auto(server)).numbers["ConnsTotal"] >= 2
+        poll_until(lambda: number(server, "ConnsAsyncKeepAlive") == 2, cap=5.0)
+        assert number(server, "ConnsTotal") >= 2
 
 
 def test_a_status_request_does_not_count_itself(server):
-    def accesses() -> int:
-        return int(values(auto(server))["Total Accesses"])
-
-    first = accesses()
-    assert accesses() == first + 1
+    first = number(server, "Total Accesses")
+    assert number(server, "Total Accesses") == first + 1
 
 
 def test_the_cpu_figures_are_the_kernels(server, mpm):
@@ -249,45 +186,12 @@ def test_the_scoreboard_of_the_launcher_agrees_with_the_page(server, mpm):
 # --- HTML ----------------------------------------------------------------------------------------
 
 
-KINDS = "h1|dt|pre|table|th|tr|td|p"
-PART = re.compile(rf"<({KINDS})\b[^>]*>(.*?)(?=<(?:{KINDS})\b|\Z)", re.DOTALL)
-
-
-def parts(text: str) -> list[tuple[str, str]]:
-    """What a person sees, as a list of (tag, text)."""
-    return [
-        (tag, unescape(re.sub("<[^>]*>", "", word)).strip()) for tag, word in PART.findall(text)
-    ]
-
-
-def labels(text: str) -> list[str]:
-    """What the lines of the lists begin with: their words without the numbers."""
-    lists = (word.partition(":")[0] for tag, word in parts(text) if tag == "dt")
-    return [re.sub(r"[\d.]+.*", "", word).strip() for word in lists]
-
-
-def tables(text: str) -> list[str]:
-    """Kinds of parts in order, and the columns of the tables: not the rows."""
-    shown = ((tag, word) for tag, word in parts(text) if tag in ("h1", "pre", "th"))
-    return [word if tag == "th" else tag for tag, word in shown]
-
-
 def rows(text: str) -> list[list[str]]:
     """The cells of the worker table."""
-    found: list[list[str]] = []
-    for tag, word in parts(text):
-        if tag == "tr":
-            found.append([])
-        elif tag == "td" and found:
-            found[-1].append(word)
-    return [row for row in found if len(row) == 15]
-
-
-def test_the_page_has_httpds_parts_and_columns_in_its_order(server, mpm):
-    settled(server)
-    ours, theirs = page(server), (RECORDED / f"{mpm}.html").read_text()
-    assert labels(ours) == labels(theirs)
-    assert tables(ours) == tables(theirs)
+    lines = (re.findall(r"<td>(.*?)</td>", line) for line in re.findall(r"<tr>.*?</tr>", text))
+    return [
+        [unescape(re.sub("<[^>]*>", "", cell)) for cell in row] for row in lines if len(row) == 15
+    ]
 
 
 def test_the_worker_table_says_who_asked_for_what(server, mpm):
@@ -318,39 +222,23 @@ def test_no_client_writes_markup_into_the_page(server):
     assert b"<script>" not in reply.body and b"&lt;script&gt;" in reply.body
 
 
-@pytest.mark.parametrize("query, header", [
-    ("?refresh=5", "5"), ("?refresh", "10"), ("?refresh=0", "10"), ("?auto&refresh=3", "3"), ("?auto", None),
-])  # fmt: skip
-def test_refresh(server, query, header):
-    reply = get(server, f"/server-status{query}")
-    assert reply.status == 200 and reply["Refresh"] == header
-    if header:
-        assert reply.names[:3] == ["Date", "Server", "Refresh"]
-
-
-def test_only_get_and_head(server):
-    assert get(server, "/server-status?auto", method="HEAD").body == b""
+def test_refresh_and_other_methods(server):
+    assert get(server, "/server-status?refresh=5")["Refresh"] == "5"
     assert get(server, "/server-status", method="POST", body=b"x").status == 405
 
 
-def test_old_generations_and_leaving_processes_are_told(mpm, document_root):
-    if mpm != "event":
-        return
-    with serving(mpm, document_root=document_root, **{**SMALL[mpm], "ServerLimit": 8}) as server:
+def test_old_generations_and_leaving_processes_are_shown(document_root):
+    with serving(
+        "event", document_root=document_root, pool={**SMALL["event"], "ServerLimit": 8}
+    ) as server:
         with Client(server) as half:
             half.send(b"GET /file.txt HTTP/1.1\r\nHost: lab.example\r\n")
             poll_until(lambda: server.scoreboard().count("R") == 1)
             server.graceful()
-            poll_until(
-                lambda: "yes (old gen)" in page(server), what="a leaving process of the old gen"
-            )
+            poll_until(lambda: "yes (old gen)" in page(server), "a leaving process of the old gen")
             # The one that was seen may have been another, which had nothing to finish and is gone.
-            poll_until(
-                lambda: (
-                    int((v := values(auto(server)))["Stopping"]) >= 1 and int(v["Processes"]) >= 3
-                ),
-                what="it is counted, and so are the new ones",
-            )
+            keys = {"Stopping": 1, "Processes": 3}
+            poll_until(lambda: all(number(server, key) >= n for key, n in keys.items()), str(keys))
             # Its R is on the scoreboard and in no count: busy is the one that answers us.
             poll_until(lambda: values(auto(server))["BusyWorkers"] == " 1", what="one is busy")
             assert "R" in values(auto(server))["Scoreboard"]

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.experiments import Launches, printed_by, recorded_row
+from support.experiments import Launches, recorded_row
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records
 from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.records import RecordError
-from mpmkit.measure.sweep import SweepTable, main, sweep, value_of
+from mpmkit.measure.sweep import SweepTable, sweep, value_of
 from mpmkit.measure.sweep_grid import plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,23 +184,6 @@ def test_an_empty_table():
 
 
 # -- the command ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        ("event", "the following arguments are required: NAME=VALUE"),
-        ("event users", "must be NAME=VALUE,VALUE, not 'users'"),
-        ("event users=0", "users: must be a whole number"),
-        ("event users=1 users=2", "a name is in the grid twice"),
-        ("event users=1 --path x", "path: must begin"),
-        ("event users=1 -c Timeout", "write a directive and its value"),
-    ],
-)
-def test_bad_command_lines(capsys, argv, said):
-    status, out, err = printed_by(main, argv.split(), capsys)
-    assert status == 2 and out == "" and said in err
-    assert all(line.startswith("mpmkit: ") for line in err.splitlines())
 
 
 def test_ctrl_c_and_on_with_real_servers(tmp_path):

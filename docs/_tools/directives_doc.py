@@ -65,8 +65,7 @@ def _table_row(row: Spec) -> str:
     only = "" if row.mpms == MPMS else f" *{' and '.join(row.mpms)} only.*"
     repeated = " *May be repeated.*" if row.repeated else ""
     inside = {"any": " *Also in sections.*", "section": " *Only in sections.*"}
-    unused = " *Read, without effect.*" if row.attribute and not row.effect else ""
-    doc = f"{row.doc}.{only}{repeated}{inside.get(row.where, '')}{unused}"
+    doc = f"{row.doc}.{only}{repeated}{inside.get(row.where, '')}"
     cells = (f"`{row.name}`", doc, f"{row.takes}{unit}", _default_cell(row), bounds, row.source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 

@@ -29,7 +29,7 @@ from mpmkit.server.child import Setup
 from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
-from mpmkit.server.log_format import Site, compile_format, format_error
+from mpmkit.server.log_format import Site, format_error
 from mpmkit.server.logs import AccessLog, ErrorLog, close_logs, open_log
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
@@ -168,11 +168,7 @@ class Configuration:
         scripts = WsgiScripts(d, errors)
         self._scripts.append(scripts)
         router = Router(d, files, scripts, {"server-status": status}, errors)
-        if not ErrorPages.wanted(d, errors):
-            return router
-        known = site(d)
-        name, port = compile_format("%V", known), compile_format("%p", known)
-        return ErrorPages(router, known, lambda conn: (name(conn, 0), port(conn, 0)))
+        return ErrorPages(router) if ErrorPages.wanted(d, errors) else router
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
@@ -224,7 +220,8 @@ def site(d: Directives) -> Site:
     """What the access log's formats may say of the server."""
     canonical, server = d.UseCanonicalName == "On", server_header(d.ServerTokens)
     root = d.DocumentRoot or ""
-    return Site(d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables)
+    names = d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables
+    return Site(*names, d.MaxKeepAliveRequests)
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:

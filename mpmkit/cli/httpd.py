@@ -1,20 +1,9 @@
 """`mpmkit httpd`: httpd's own command line, for a server that an administrator drives as httpd.
 
-    mpmkit httpd -f FILE -k start             in the background, with a PidFile
-    mpmkit httpd -f FILE -k graceful          a signal to the server that the PidFile names
-    mpmkit httpd -f FILE -t                   is the file right?
-    mpmkit httpd -f FILE -D FOREGROUND        for a container or a terminal
-    mpmkit httpd -f FILE -X                   one process, for a debugger
-
-Nothing is served but what the file says, with httpd's defaults: logs/error_log, logs/httpd.pid and
-htdocs below ServerRoot, and no Listen. (`mpmkit serve` is the lab's command: samples, a status page,
-a port of its own.) httpd has a ServerRoot compiled in. Here it is what -d or the file says, else the
-directory that the file is in, or its parent if that directory is called conf.
-
-The way of a start, as httpd's: read the file, open the logs, bind the sockets, leave the terminal,
-make the scoreboard, write the PidFile, fork. Whatever goes wrong is said on the terminal: the
-command waits until the server in the background serves, or has failed. Exit statuses are httpd's: 0,
-and 1 for whatever could not be done. docs/CONTROL.md has the table.
+Nothing is served but what the file says, with httpd's defaults. The way of a start is httpd's: read the file,
+open the logs, bind the sockets, leave the terminal, make the scoreboard, write the PidFile, fork. Whatever
+goes wrong is said on the terminal: the command waits until the server in the background serves, or has
+failed. Exit statuses are 0, and 1 for whatever could not be done. docs/CONTROL.md has the options.
 """
 
 from __future__ import annotations
@@ -79,6 +68,9 @@ def main(argv: Sequence[str]) -> int:
             from mpmkit.cli import httpd_info
 
             print(httpd_info.version() if chosen.print == "v" else httpd_info.compiled_in())
+            return 0
+        if chosen.print == "help":
+            print(USAGE)
             return 0
         if chosen.print == "h":  # httpd's one way to ask for help, and it ends with 1
             raise UsageError("")
@@ -213,6 +205,11 @@ def start(chosen: Options, configuration: Configuration) -> int:
     """Make a server of what was read; returns its exit status, or that of its start.
 
     Raises what FAILURES lists, while there is a terminal to report it on."""
+    if chosen.has("DEBUG", "ONE_PROCESS"):
+        raise Refusal(
+            "-D DEBUG and -D ONE_PROCESS: a server has a parent and children here; for a debugger write "
+            "-D FOREGROUND -c 'StartServers 1' -c 'MaxRequestWorkers 1' with prefork"
+        )
     try:
         setup = configuration.setup()
         listeners = open_listeners(setup.directives)
@@ -224,10 +221,8 @@ def start(chosen: Options, configuration: Configuration) -> int:
     if os.geteuid() == 0 and setup.directives.User is None:
         why = "no User is named, so children are root: name an ordinary one, such as www-data"
         setup.service.errors.write("warn", why, module="unixd")
-    alone, foreground = chosen.has("DEBUG", "ONE_PROCESS"), chosen.has("FOREGROUND")
-    pipe = None
-    if not alone and not foreground:
-        pipe = in_background(fork=not chosen.has("NO_DETACH"))
+    foreground = chosen.has("FOREGROUND")
+    pipe = None if foreground else in_background(fork=not chosen.has("NO_DETACH"))
     parent = configuration.parent(
         setup,
         listeners,
@@ -235,8 +230,6 @@ def start(chosen: Options, configuration: Configuration) -> int:
         own=[] if pipe is None else [pipe],
         command_line=chosen.command_line,
     )
-    if alone:
-        return parent.run_alone()
     parent.write_pid_file()
     if not foreground:
         # Nothing more can go wrong that anyone at a terminal could correct.

@@ -33,35 +33,35 @@ class Row(NamedTuple):
 
 # fmt: off
 ROWS = (
-    Row("-D", "name", "defines", "define a name, for <IfDefine name>, FOREGROUND, NO_DETACH, DEBUG, DUMP_..."),
+    Row("-D", "name", "defines", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH"),
     Row("-d", "directory", "server_root", "ServerRoot until the file says otherwise"),
     Row("-f", "file", "file", "the configuration, instead of conf/httpd.conf"),
     Row("-C", '"directive"', "before", "a directive ahead of the file"),
     Row("-c", '"directive"', "after", "a directive behind the file"),
-    Row("-k", "|".join(WORDS), "word", "start a server, or send a signal to the one that runs"),
+    Row("-k", "word", "word", "start a server, or send a signal to the one that runs"),
     Row("-v", "", "print", "show the version", "v"),
     Row("-V", "", "print", "show the version and what is built in", "V"),
     Row("-h", "", "print", "show this page", "h"),
+    Row("--help", "", "print", "the same, with exit status 0", "help"),
     Row("-l", "", "print", "list the modules that are built in", "l"),
-    Row("-S", "", "defines", "-t -D DUMP_VHOSTS -D DUMP_RUN_CFG: show virtual hosts, and the settings that "
-        "matter for running", ["DUMP_VHOSTS", "DUMP_RUN_CFG"]),
-    Row("-M", "", "defines", "-t -D DUMP_MODULES: show the loaded modules", ["DUMP_MODULES"]),
-    Row("-t", "", "test", "check the configuration, and end; with -D DUMP_INCLUDES, show the files that were "
-        "read", True),
+    Row("-S", "", "defines", "show hosts and settings: -D DUMP_VHOSTS -D DUMP_RUN_CFG",
+        ["DUMP_VHOSTS", "DUMP_RUN_CFG"]),
+    Row("-M", "", "defines", "show the loaded modules: -D DUMP_MODULES", ["DUMP_MODULES"]),
+    Row("-t", "", "test", "check the file, and end; -D DUMP_INCLUDES shows all files", True),
     Row("-T", "", "check_root", "start although DocumentRoot is missing", False),
-    Row("-X", "", "defines", "one process, in the foreground, for a debugger", ["DEBUG"]),
     Row("--strict", "", "strict", "refuse what mpmkit would ignore or close", True),
     Row("--report", "file", "report", "show what of a file is served, ignored, closed, refused"),
 )
 # fmt: on
 TABLE = {row.option: row for row in ROWS}
-USAGE = "\n".join(
-    [
-        f"Usage: mpmkit httpd {' '.join(f'[{row.option} {row.argument}'.rstrip() + ']' for row in ROWS)}",
-        "Options:",
-        *(f"  {f'{row.option} {row.argument}':<18} : {row.does}" for row in ROWS),
-    ]
-)
+USAGE = """\
+Usage: mpmkit httpd [-D name] [-d directory] [-f file]
+                    [-C "directive"] [-c "directive"]
+                    [-k start|restart|graceful|graceful-stop|stop]
+                    [-v] [-V] [-h] [-l] [-S] [-M] [-t] [-T]
+                    [--strict] [--report file]
+Options:
+""" + "\n".join(f"  {f'{row.option} {row.argument}':<18} : {row.does}" for row in ROWS)
 
 
 class UsageError(Exception):
@@ -78,7 +78,7 @@ class Options:
     defines: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
-    print: str = ""  # v, l or h: at once; V: when the file is read
+    print: str = ""  # v, l, h or help: at once; V: when the file is read
     test: bool = False
     check_root: bool = True
     strict: bool = False
@@ -117,7 +117,7 @@ def options(argv: Sequence[str]) -> Options:
             before += row.value or [argument]
         else:
             setattr(result, row.attribute, argument if row.value is None else row.value)
-        if result.print in ("v", "l", "h"):  # whatever follows is not looked at
+        if result.print in ("v", "l", "h", "help"):  # whatever follows is not looked at
             return result
     if rest:
         raise UsageError("")

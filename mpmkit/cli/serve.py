@@ -22,7 +22,7 @@ from mpmkit.config.directives import MPMS, DirectiveError, Section, Setting
 from mpmkit.config.httpd_conf import Conf, Source
 from mpmkit.config.keywords import from_keywords
 from mpmkit.server import home
-from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_listeners
+from mpmkit.server.listen import Listener, ListenError, bind, open_listeners
 from mpmkit.server.logs import LogError
 from mpmkit.server.pidfile import PidFileError
 
@@ -53,7 +53,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; 0: any free port")
     add("--document-root", metavar="DIR", help="serve DIR instead of the samples")
     add("--tls", action="store_true", help="speak TLS, with a certificate made for this run")
-    add("--listen-fd", type=int, metavar="FD", help="an open listening socket to use")
     add("--lifeline", type=int, metavar="FD", help="stop when this pipe's writer is gone")
     add("--home", metavar="DIR", help="remove this folder if --lifeline ended the server")
     return parser.parse_args(argv)
@@ -77,7 +76,7 @@ class LabConfiguration(Configuration):
         self.free: list[Listener] = []
         if args.port is not None and not 0 <= args.port <= 65535:
             raise DirectiveError(f"--port {args.port}: a port is 0..65535 (0: any free one)")
-        if args.port == 0 and args.listen_fd is None:
+        if args.port == 0:
             self.free = [bind("127.0.0.1", 0)]
             self.port = self.free[0].getsockname()[1]
 
@@ -136,17 +135,11 @@ def serve(args: argparse.Namespace, folder: str | None = None) -> int:
             home.hold(args.home)
         configuration = LabConfiguration(args, folder)
         setup = configuration.setup()
-        inherited = args.listen_fd is not None
-        if inherited:
-            listeners: list[Listener] = [inherit(args.listen_fd, setup.directives)]
-        else:
-            listeners = open_listeners(setup.directives, configuration.free)
+        listeners = open_listeners(setup.directives, configuration.free)
         for note in setup.notes:
             if setup.service.errors.enabled(note.level):
                 print(f"mpmkit: {note}", file=sys.stderr)
-        parent = configuration.parent(
-            setup, listeners, ready=ready, lifeline=args.lifeline, inherited=inherited
-        )
+        parent = configuration.parent(setup, listeners, ready=ready, lifeline=args.lifeline)
         parent.write_pid_file()
     except (DirectiveError, ListenError, LogError, PidFileError, StartError, OSError) as error:
         for line in str(error).splitlines():

@@ -17,20 +17,26 @@ from typing import Any, NamedTuple
 from mpmkit.config.settings import Setting, Spec
 from mpmkit.config.values import Words, all_words, append, choice
 
-ENFORCED = frozenset("require order allow deny satisfy allowmethods sslrequiressl".split())
+ENFORCED = frozenset("require order allow deny satisfy sslrequiressl".split())
 _EXPRESSION = "it is an expression, which mpmkit does not evaluate"
 _USER = "mpmkit has no authentication"
 _CERTIFICATE = "mpmkit asks no client for a certificate"
 # Closed whatever else the section says.
 CLOSED = {
     "removehandler": "mpmkit takes no handler away, and the file might be sent as it is",
+    "allowmethods": "mpmkit has no mod_allowmethods; write Require method",
     "authmerging": "mpmkit does not join the Require lines of several sections",
     "sslverifyclient": _CERTIFICATE, "sslrequire": _EXPRESSION,
+    "wsgiaccessscript": "mpmkit asks no script who may enter",
     **dict.fromkeys(("luahookaccesschecker", "luahookauthchecker", "luahookcheckuserid",
                      "<luahookaccesschecker", "<luahookauthchecker", "<luahookcheckuserid"), "there is no Lua"),
 }  # fmt: skip
 # But for these words, which restrict nothing.
-_OPEN = {"authmerging": ("off",), "sslverifyclient": ("none", "optional", "optional_no_ca")}
+_OPEN = {
+    "allowmethods": ("reset",),
+    "authmerging": ("off",),
+    "sslverifyclient": ("none", "optional", "optional_no_ca"),
+}
 # What a Require may ask for that is not known here.
 CLOSED_REQUIREMENTS = {
     "expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE,
@@ -107,9 +113,7 @@ ALL = Methods(frozenset(), True)
 
 
 def methods(words: Words) -> Methods:
-    """Names of methods that httpd knows, `reset` for all. Raises ValueError."""
-    if [word.lower() for word in words] == ["reset"]:
-        return ALL
+    """Names of methods that httpd knows. Raises ValueError."""
     for word in words:
         if word not in METHODS:
             raise ValueError(f'knows {", ".join(sorted(METHODS))}, not "{word}"')
@@ -271,7 +275,5 @@ ROWS = (
     _row("Deny", origins, _FROM, "Who may not enter, see Order", "mod_access_compat", args=(2, 99)),
     _row("Satisfy", choice("Any", "All"), "Any|All", "Whether Order alone is enough",
          "mod_access_compat"),
-    _row("AllowMethods", methods, "method ...|reset", "Methods that are answered; others are 405",
-         "mod_allowmethods", args=(1, 99)),
     _row("SSLRequireSSL", all_words, "nothing", "Only clients that speak TLS", "mod_ssl", args=(0, 99)),
 )  # fmt: skip

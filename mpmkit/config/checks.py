@@ -258,9 +258,7 @@ class _Reader:
                     text = f"{spec.name} {setting.args[0]} will probably never match: an earlier {kind} has it"
                     self.note("warn", text, setting, "AH00671")
                     break
-        if not spec.effect:
-            self.note("debug", f"{spec.name} has no effect in mpmkit", setting)
-        elif section and spec.where == "outside":
+        if section and spec.where == "outside":
             text = f"{spec.name} has an effect outside of sections only: move it out of the "
             self.note("warn", f"{text}<{section.kind}>", setting)
         elif self.in_host and spec.where == "connection":
@@ -376,6 +374,9 @@ def _resolve(values: dict[str, Any]) -> list[Note]:
         layout = values["LogFormat"].get(name, name) or COMMON
         if "%" not in layout:
             why = f'no LogFormat has the nickname "{layout}", every line will be that word'
+            notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
+        if condition and condition[0].lower().startswith("expr="):
+            why = f"expressions are not evaluated, each request has its line: {condition.pop()}"
             notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
         logs.append((resolve(file), layout, *condition))
     values["CustomLog"] = tuple(logs)

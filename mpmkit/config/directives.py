@@ -14,13 +14,12 @@ A directive goes through three forms::
 The rules are those of Apache httpd 2.4; a comment that starts with "mpmkit:" says where we differ:
 
 * The cross checks run when a file has been read: the order of lines does not matter, the last one wins.
-* What cannot be understood (an unknown name, a missing argument, ``KeepAlive perhaps``) stops the start
-  with a `DirectiveError`.  A number that can be understood but not obeyed is *corrected*: the server
-  starts, with another number and a `Note`.
+* What cannot be understood (``KeepAlive perhaps``) stops the start with a `DirectiveError`. A number that can
+  be understood but not obeyed is *corrected*: the server starts, with another number and a `Note`.
 * Most numbers are read as C's ``atoi`` reads them: ``abc`` is 0 and ``12x`` is 12.
 * A directive of another MPM is an unknown directive: hence ``<IfModule mpm_event_module>``.
 
-config/ opens nothing but the files of a configuration. The table as a page is docs/DIRECTIVES.md.
+The table as a page is docs/DIRECTIVES.md.
 """
 
 from __future__ import annotations
@@ -120,8 +119,6 @@ class Directives:
         takes="factor", unit="connections per idle thread", source="mpm", mpms=("event",))
     ThreadStackSize: int = bounded("bytes", 0, "Stack of a worker thread; 0 is the system's; nothing to prefork",
         values.based_number, source="mpm")
-    MaxMemFree: int = bounded("KiB", 2048, "Free memory kept for each allocator; 0 is all of it",
-        values.based_number, source="mpm", effect=False)
     ImmortalObjects: bool = switch(True,
         "Before the first fork, fix the reference counts of what children use, so that its pages stay "
         "shared; takes effect at the start, on Python 3.12 to 3.14", source="mpmkit")
@@ -135,8 +132,6 @@ class Directives:
         source="mpm", low=1)
     ListenTCPDeferAccept: int = bounded("s", 30, "Value of TCP_DEFER_ACCEPT where it is used",
         source="mpm", low=1)
-    ListenCoresBucketsRatio: int = bounded("cores", 0,
-        "Cores for each bucket of listeners; mpmkit has one bucket", source="mpm", low=1, effect=False)
     AcceptFilter: dict[str, str] = directive(values.accept_filter, {"http": "data", "https": "data"},
         "What the kernel waits for before it hands over a connection: data, connect or none",
         where="main", takes="protocol filter", args=(2, 2), merge=update)
@@ -192,10 +187,8 @@ class Directives:
     ServerTokens: str = directive(values.choice(
         "Full", "OS", "Minimal", "Minor", "Major", "ProductOnly", min="Minimal", prod="ProductOnly"),
         "Full", "How much the Server header says", where="main", takes="Full|OS|Minimal|Minor|Major|Prod")
-    ServerSignature: str = directive(values.choice("Off", "On", "EMail"), "Off",
-        "A line about the server under its error pages", takes="Off|On|EMail", where="any")
     ServerAdmin: str = directive(values.text, "",
-        "Address of the administrator, for ServerSignature EMail", takes="address")
+        "Address of the administrator, for scripts", takes="address")
     # Connections
     Timeout: float = directive(values.seconds, 60.0,
         "Longest wait for one read or write on a connection", where="connection", takes="number", unit="s")
@@ -254,16 +247,10 @@ class Directives:
     TraceEnable: str = directive(values.choice("On", "Off", "Extended"), "On",
         "Whether TRACE is answered", takes="On|Off|Extended")
     FileETag: Words = directive(values.file_etag, values.ETAG, "What an ETag is made of",
-        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any", merge=values.etag_over,
+        takes="[+-]INode|MTime|Size|All|None ...", args=SOME, where="any", merge=values.etag_over,
         over=values.etag_over)
     MaxRanges: int = directive(values.ranges, 200,
-        "Ranges of one request before all is sent; 0 is no ranges, -1 no limit",
-        takes="none|default|unlimited|number", unit="ranges", where="outside")
-    MaxRangeOverlaps: int = directive(values.range_limit, 20,
-        "Overlapping ranges of one request before all is sent",
-        takes="none|default|unlimited|number", unit="ranges", where="outside")
-    MaxRangeReversals: int = directive(values.range_limit, 20,
-        "Ranges before the one ahead of them, before all is sent",
+        "Ranges of one request before all is sent; 0 is no ranges",
         takes="none|default|unlimited|number", unit="ranges", where="outside")
     # The site
     DirectoryIndex: Words = directive(values.index_names, ("index.html",), "Files tried for a directory",

@@ -39,6 +39,7 @@ def validate_environment(
         problems.append(DirectiveError.at(setting, f"{name} {text}", ah))
 
     core = written.get("coredumpdirectory", Setting("")).args
+    core = tuple(os.path.join(d.ServerRoot or "", path) for path in core)
     named = document_root and written.get("documentroot", Setting("")).file != COMPILED_IN
     roots = [("ServerRoot", d.ServerRoot), ("DocumentRoot", d.DocumentRoot if named else None)]
     for name, path in (*roots, *(("CoreDumpDirectory", path) for path in core)):

@@ -305,8 +305,9 @@ class _Reader:
                 raise DirectiveError.at(setting, text)
 
     def condition(self, here: _Container) -> None:
-        modules, defines = self.conf.modules, self.conf.defines
-        here.counts = conditions.holds(here.setting, modules, defines, self.exists)
+        read = {*OBEYED, *map("<".__add__, CONTAINERS)}
+        test = conditions.Test(self.conf.modules, self.conf.defines, self.exists, read)
+        here.counts = test.holds(here.setting)
 
     def exists(self, name: str) -> bool:
         return os.path.exists(os.path.join(self.root, name))

@@ -11,7 +11,7 @@ COMBINED = COMMON + ' "%{Referer}i" "%{User-Agent}i"'
 ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
 # A literal text; or after the percent sign: conditions and redirect marks in any order, an argument,
 # one letter.
-_PIECE = re.compile(r"[^%]+|%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(.?)", re.S)
+_PIECE = re.compile(r"[^%]+|%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(\^t[io]|.?)", re.S)
 
 
 class FormatError(ValueError):

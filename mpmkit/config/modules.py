@@ -24,7 +24,7 @@ MPM_MODULES = {f"mpm_{mpm}_module": mpm for mpm in MPMS}
 # The LoadModule of any other module of httpd, and of mod_php, is accepted; <IfModule> is then true for it.
 # unsupported.py has those with directives, and these have none that it knows.
 WITHOUT_DIRECTIVES = frozenset((
-    "access_compat allowmethods asis authz_owner authz_user bucketeer data isapi lbmethod_bybusyness "
+    "access_compat asis authz_owner authz_user bucketeer data isapi lbmethod_bybusyness "
     "lbmethod_byrequests lbmethod_bytraffic lbmethod_heartbeat php5 php7 privileges proxy_ajp proxy_balancer "
     "proxy_fdpass proxy_http proxy_http2 proxy_uwsgi ratelimit slotmem_plain slotmem_shm socache_dbm socache_dc "
     "socache_shmcb systemd unique_id"

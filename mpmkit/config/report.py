@@ -64,7 +64,7 @@ def _place(setting: Setting, fate: str) -> tuple[str, str, str]:
     """The module of a line, what becomes of it, and the name as it is usually written."""
     fate = CLOSED if access.closed_by(setting) else fate
     if spec := SPECS.get(setting.name.lower()):
-        return spec.source, fate or (SERVED if spec.effect else IGNORED), spec.name
+        return spec.source, fate or SERVED, spec.name
     if row := foreign(setting.name):
         own = row.fate_of(setting)
         return row.module, fate or (IGNORED if own == QUIET else own), row.name

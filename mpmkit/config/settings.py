@@ -98,7 +98,6 @@ class Spec:
     over: Callable[[Any, Any], Any] = replace
     httpd: str = ""  # httpd's compiled default, where mpmkit has another
     renamed: str = ""  # the modern name, if this is an old one
-    effect: bool = True
 
     @property
     def per_mpm(self) -> bool:

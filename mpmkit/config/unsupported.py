@@ -120,9 +120,7 @@ class Lacking:
     def notes(self) -> list[Note]:
         """A warning for each module, and what single lines have given rise to."""
         modules = self._ignored.items() if self._own else ()
-        texts = [
-            f"{module} is not here: no effect have {_names(lines)}" for module, lines in modules
-        ]
+        texts = [f"no effect in mpmkit ({module}): {_names(lines)}" for module, lines in modules]
         return [*(Note("", "warn", text) for text in texts), *self._notes]
 
 

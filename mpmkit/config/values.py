@@ -18,6 +18,7 @@ Words = tuple[str, ...]
 LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
 TRACES = tuple(f"trace{number}" for number in range(1, 9))
 INT_MAX = 2**31 - 1
+UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +111,13 @@ def factor(words: Words) -> float:
 
 
 def ranges(words: Words) -> int:
-    """MaxRanges: 0 is no ranges, -1 no limit."""
-    named = {"none": 0, "default": 200, "unlimited": -1}
+    """MaxRanges: 0 is no ranges."""
+    named = {"none": 0, "default": 200, "unlimited": UNLIMITED}
     word = words[0].lower()
     count = named.get(word, atoi(word))
     if word not in named and count < 1:
         raise ValueError(f'takes none, default, unlimited or a number above 0, not "{words[0]}"')
     return count
-
-
-def range_limit(words: Words) -> int:
-    """MaxRangeOverlaps, MaxRangeReversals: as MaxRanges, with another default."""
-    return 20 if words[0].lower() == "default" else ranges(words)
 
 
 # -- words
@@ -174,7 +170,7 @@ def options(words: Words) -> Words:
 
 
 ETAG = ("MTime", "Size")  # where no line says otherwise
-_ETAG_PARTS = ("INode", "MTime", "Size", "Digest")
+_ETAG_PARTS = ("INode", "MTime", "Size")
 
 
 def file_etag(words: Words) -> Words:
@@ -198,7 +194,7 @@ def etag_parts(words: Words) -> Words:
         bare = word.lstrip("+-")
         chosen = chosen - {bare} if word[0] == "-" else chosen | {bare}
     if "All" in words:
-        chosen |= {part for part in _ETAG_PARTS[:3] if f"-{part}" not in words}
+        chosen |= {part for part in _ETAG_PARTS if f"-{part}" not in words}
     parts = tuple(part for part in _ETAG_PARTS if part in chosen)
     return parts or (() if words[-1:] == ("None",) else ETAG)
 
@@ -340,9 +336,11 @@ def log_format(words: Words) -> dict[str, str]:
 
 def custom_log(words: Words) -> tuple[Words]:
     """A file, a format or its nickname, and the variable that decides, with a `!` before it or not."""
-    if len(words) > 2 and not re.fullmatch("env=!?.+", words[2], re.IGNORECASE):
-        raise ValueError(f'knows env=variable and env=!variable, not the condition "{words[2]}"')
-    return ((words[0], words[1] if len(words) > 1 else "", *(word[4:] for word in words[2:])),)
+    if len(words) > 2 and not re.fullmatch("env=!?.+|expr=.+", words[2], re.IGNORECASE):
+        why = "knows env=variable, env=!variable and expr=, which is not evaluated"
+        raise ValueError(f'{why}, not the condition "{words[2]}"')
+    condition = tuple(re.sub("(?i)^env=", "", word) for word in words[2:])
+    return ((words[0], words[1] if len(words) > 1 else "", *condition),)
 
 
 def error_document(words: Words) -> dict[int, str]:

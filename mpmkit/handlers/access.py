@@ -2,8 +2,8 @@
 
     Require, groups of them             authorization: the tree that `config.access` reads
     Order, Allow, Deny                  mod_access_compat
-    AllowMethods, SSLRequireSSL         methods, the connection
-    Satisfy                             the first alone is enough, or the three below it are
+    SSLRequireSSL                       the connection
+    Satisfy                             the first alone is enough, or the two below it are
 
 Each section is an `Access`, laid over the one before as httpd merges its modules. What cannot be known
 (`closed`) admits no client, negated or not.
@@ -57,7 +57,6 @@ class Access(NamedTuple):
 
     require: Group | None = None
     compat: Compat | None = None
-    methods: Methods | None = None
     users: bool | None = None
     tls: bool = False
     closed: bool = False
@@ -67,7 +66,6 @@ class Access(NamedTuple):
         return Access(
             self.require or base.require,
             self.compat or base.compat,
-            base.methods if self.methods is None else self.methods,
             base.users if self.users is None else self.users,
             self.tls or base.tls,
             self.closed or base.closed,
@@ -76,29 +74,27 @@ class Access(NamedTuple):
     @property
     def admits_all(self) -> bool:
         """Each client, with each request."""
-        if self.compat or self.methods not in (None, ALL) or self.tls or self.closed:
+        if self.compat or self.tls or self.closed:
             return False
         require = self.require
         if require is None:
             return not self.users
         return not require.every and Line(False, ALL, "all", True) in require.parts
 
-    def refusal(self, request: Request, conn: Connection) -> int:
-        """The status that a request is refused with; 0 if it is admitted."""
-        method, compat = request.method, self.compat
+    def admits(self, request: Request, conn: Connection) -> bool:
+        """Whether a request may have it; what it may not is a 403."""
+        compat = self.compat
         if self.closed:
-            return 403
-        status = 0
-        if self.methods is not None and method not in self.methods:
-            status = 405
-        elif (self.tls and conn.scheme != "https") or (compat and not compat.admits(request, conn)):
-            status = 403
-        either = compat is not None and _last(compat.satisfy, method, "all") == "any"
-        if bool(status) != either:  # Satisfy All and a refusal, Satisfy Any and none
-            return status
+            return False
+        host = (not self.tls or conn.scheme == "https") and (
+            compat is None or compat.admits(request, conn)
+        )
+        any_is_enough = compat and _last(compat.satisfy, request.method, "all") == "any"
+        if host == bool(any_is_enough):  # admitted by Satisfy Any, refused by Satisfy All
+            return host
         if self.require is None:
-            return 403 if self.users else 0
-        return 0 if decide(self.require, request, conn, True) == GRANTED else 403
+            return not self.users
+        return decide(self.require, request, conn, True) == GRANTED
 
 
 def access_of(settings: Sequence[Setting], unknown: frozenset[str]) -> Access:
@@ -113,8 +109,6 @@ def access_of(settings: Sequence[Setting], unknown: frozenset[str]) -> Access:
             for kind, given in config.origins(args):
                 kind = "closed" if config.unknowable(kind, given, unknown) else kind
                 lines[name].append(Line(False, config.limited(setting.within), kind, given))
-        elif name == "allowmethods":
-            found["methods"] = config.methods(args)
         elif name == "authtype":
             found["users"] = args[:1] != () and args[0].lower() != "none"
         elif name == "sslrequiressl":

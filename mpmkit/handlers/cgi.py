@@ -29,21 +29,12 @@ from typing import TYPE_CHECKING
 
 from mpmkit.handlers.gateway import OF_THE_SERVER, Script, latin
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import (
-    PIECE,
-    Head,
-    Output,
-    Programs,
-    Redirect,
-    ScriptFailed,
-    StderrLines,
-)
+from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed, StderrLines
 from mpmkit.http.messages import Request, RequestError
 
 if TYPE_CHECKING:
-    from mpmkit.config.directives import Directives
+    from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
-    from mpmkit.server.logs import ErrorLog
 
 SHORT = 8192  # bytes of an answer that may be waited for, and how long in seconds, for its length
 SHORT_WAIT = 0.02
@@ -58,11 +49,9 @@ class CgiScripts(Programs):
 
     module = "cgi"
 
-    def __init__(
-        self, d: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
-    ) -> None:
-        super().__init__(d, errors, document_root, redirect)
-        self.timeout = d.Timeout
+    def __init__(self, router: Router) -> None:
+        super().__init__(router)
+        self.timeout = router.directives.Timeout
         self._base |= {key: latin(os.environ[key]) for key in PASSED_ON if key in os.environ}
         _dev_null()
 

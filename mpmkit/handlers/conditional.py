@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpmkit.http.messages import Request, Response, page, parse_http_date, whole_number
 
@@ -21,16 +21,7 @@ SETTLED = 60  # seconds after a file's change within which its date is too coars
 BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
 PIECE = 65536  # bytes of a large file's range that are read at a time
 
-
-class RangeLimits(NamedTuple):
-    """MaxRanges (0: Range is ignored), MaxRangeOverlaps, MaxRangeReversals; defaults are httpd's."""
-
-    ranges: int = 200
-    overlaps: int = 20
-    reversals: int = 20
-
-
-DEFAULTS = RangeLimits()
+MOST = 20  # ranges that overlap, and those that begin before the one ahead of them
 
 
 def precondition(request: Request, file: CachedFile, now: float) -> Response | None:
@@ -73,14 +64,16 @@ def _date(request: Request, name: bytes) -> int | None:
 
 
 def ranged(
-    request: Request, file: CachedFile, limits: RangeLimits, now: float, conn: Connection
+    request: Request, file: CachedFile, most: int, now: float, conn: Connection
 ) -> Response | None:
-    """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
+    """The answer to Range (RFC 9110, 14.2), of at most so many ranges; None: send the whole file.
+
+    Raises OSError."""
     header = request.get(b"range")
     size = file.size
     if header is None or not size or request.method == "POST" or not _if_range(request, file, now):
         return None
-    ranges = parse_ranges(header, size, limits)
+    ranges = parse_ranges(header, size, most)
     if ranges is None:
         return None
     if not ranges:
@@ -119,9 +112,7 @@ def _parts(
     yield last
 
 
-def parse_ranges(
-    header: bytes, size: int, limits: RangeLimits = DEFAULTS
-) -> list[tuple[int, int]] | None:
+def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, int]] | None:
     """First and last bytes that a Range header asks for; neighbours that touch are joined.
 
     []: all of them are beyond the file. None: the header is to be ignored, because it is invalid or
@@ -131,7 +122,7 @@ def parse_ranges(
     if unit.lower() != b"bytes":
         return None
     asked = [one for one in text.split(b",") if one.strip()]
-    if not asked or len(asked) > limits.ranges:
+    if not asked or len(asked) > most:
         return None
     ranges: list[tuple[int, int]] = []
     overlaps = reversals = 0
@@ -161,7 +152,7 @@ def parse_ranges(
                 start, end = min(start, before), max(end, until)
                 ranges.pop()
         ranges.append((start, end))
-    if overlaps > limits.overlaps or reversals > limits.reversals:
+    if max(overlaps, reversals) > MOST:
         return None
     if sum(end + 1 - start for start, end in ranges) > size:
         return None

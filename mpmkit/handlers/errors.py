@@ -1,4 +1,4 @@
-"""Error pages as the configuration wants them: ErrorDocument, ServerSignature, a line at LogLevel info.
+"""Error pages as the configuration wants them: ErrorDocument, and a line of the log at LogLevel info.
 
     ErrorDocument 404 "Not here."           a text
     ErrorDocument 404 /errors/404.html      a path of this site; the status stays 404
@@ -11,53 +11,35 @@ The handler wraps the router only where the configuration, or a section of it, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
 from mpmkit.http.fastpath import CONDITIONAL
-from mpmkit.http.messages import (
-    REASONS,
-    Answer,
-    Page,
-    Request,
-    RequestError,
-    Response,
-    escape,
-    page,
-    text,
-)
+from mpmkit.http.messages import REASONS, Answer, Page, Request, RequestError, Response, page, text
 from mpmkit.server.output import Disconnected
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
-    from mpmkit.server.log_format import Site
     from mpmkit.server.logs import ErrorLog
 
 HTML = b"text/html; charset=iso-8859-1"
 
 
 class ErrorPages:
-    """The handler around `router`. `place` gives the server's name and port as the client knows them."""
+    """The handler around `router`."""
 
-    def __init__(
-        self, router: Router, site: Site, place: Callable[[Connection], tuple[str, str]]
-    ) -> None:
+    def __init__(self, router: Router) -> None:
         self._router = router
         self._errors, self._directives = router.errors, router.directives
-        self._site = site
-        self._place = place
 
     @staticmethod
     def wanted(d: Directives, errors: ErrorLog) -> bool:
         """Whether the configuration needs this handler."""
-        said = {name for section in d.sections for name in section_values(section)}
-        changed = d.ErrorDocument or d.ServerSignature != "Off"
-        return bool(changed or said & {"ErrorDocument", "ServerSignature"}) or errors.enabled(
-            "info"
-        )
+        said = any("ErrorDocument" in section_values(section) for section in d.sections)
+        return bool(d.ErrorDocument) or said or errors.enabled("info")
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         try:
@@ -74,38 +56,23 @@ class ErrorPages:
             # Without a path: http/target.py, split_target.
             ah, why = "AH00026", f"%2F or %00 in the path: {request.log_line}"
             if request.path:
-                ah, why = "AH00128", f"File does not exist: {self._site.filename(request.path)}"
+                ah, why = "AH00128", f"File does not exist: {self._router.file(request.path)}"
             self._errors.write("info", why, ah=ah, client=conn.peer)
         return self._changed(response, request, conn)
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
-        """The page for a request that was refused before any handler: a text or signature, no redirect."""
+        """The page for a request that was refused before any handler: it may have a text, no redirect."""
         document = _document_for(status, self._directives.ErrorDocument) or ""
         if document and not _elsewhere(document):
             return _text(page(status, method), document, method)
-        signature = self._line(self._directives.ServerSignature, conn)
-        return page(status, method, what=conn.hint, signature=signature)
-
-    def _line(self, signature: str, conn: Connection) -> bytes:
-        """ServerSignature's line below a page, b"" if it is Off."""
-        if signature == "Off":
-            return b""
-        name, port = map(escape, self._place(conn))
-        admin = self._directives.ServerAdmin
-        if signature == "EMail" and admin:
-            name = f'<a href="mailto:{escape(admin)}">{name}</a>'
-        server = escape(self._site.server)
-        line = f"<hr>\n<address>{server} Server at {name} Port {port}</address>\n"
-        return line.encode("latin-1", "xmlcharrefreplace")
+        return page(status, method, what=conn.hint)
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
         config = self._router.config_for(request.path)
         target = _document_for(response.status, config.values["ErrorDocument"])
-        signature = self._line(config.values["ServerSignature"], conn)
         status, extra, what = response.status, response.extra, response.what
         if target is None:
-            if not signature:
-                return response
+            return response
         elif not _elsewhere(target):
             return _text(response, target, request.method)
         elif not target.startswith("/"):
@@ -119,7 +86,7 @@ class ErrorPages:
                 return Answer(status, fields, document.after, document.body, *more, of)
             failed = document.status if document is not None else 500
             what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
-        return page(status, request.method, extra=extra, what=what, signature=signature)
+        return page(status, request.method, extra=extra, what=what)
 
     def _document(
         self, target: str, response: Page, request: Request, conn: Connection

@@ -25,14 +25,13 @@ from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.handlers.gateway import Redirected, Script
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import PIECE, Output, Programs, Redirect, ScriptFailed, StderrLines
+from mpmkit.handlers.programs import PIECE, Output, Programs, ScriptFailed, StderrLines
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import Request, RequestError
 
 if TYPE_CHECKING:
-    from mpmkit.config.directives import Directives
+    from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
-    from mpmkit.server.logs import ErrorLog
 
 SPOOLED = 16384  # bytes of a chunked body that are read before the backend is asked (MAX_MEM_SPOOL)
 SCRIPTS_KEPT = 1024  # of each backend: those whose links were followed
@@ -52,10 +51,9 @@ class Backend(Programs):
 
     module = "proxy_fcgi"
 
-    def __init__(
-        self, d: Directives, errors: ErrorLog, root: str, redirect: Redirect, handler: str
-    ) -> None:
-        super().__init__(d, errors, root, redirect)
+    def __init__(self, router: Router, handler: str) -> None:
+        super().__init__(router)
+        d = router.directives
         found = _HANDLER.match(handler)
         if found is None:
             raise DirectiveError(

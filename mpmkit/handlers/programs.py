@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,9 +29,8 @@ from mpmkit.http.messages import (
 from mpmkit.http.target import quote_line
 
 if TYPE_CHECKING:
-    from mpmkit.config.directives import Directives
+    from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
-    from mpmkit.server.logs import ErrorLog
 
 PIECE = 65536  # bytes read from a script at a time: what a pipe holds
 STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
@@ -39,8 +39,6 @@ RESERVED_HEADERS = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "date", "server"}
 )
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-# Serves a script's `Location: /path` (router.redirect): path, the script's fields, its variables.
-Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
 
 
 class ScriptFailed(Exception):
@@ -175,12 +173,9 @@ class Programs:
 
     module = ""  # in the error log
 
-    def __init__(
-        self, d: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
-    ) -> None:
-        self._errors = errors
-        self._redirect = redirect
-        self._variables = Variables(d, document_root)
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._variables = Variables(router.directives, router.document_root)
         self._base = {key: latin(value) for key, value in self._variables.base.items()}
 
     def start(
@@ -210,11 +205,7 @@ class Programs:
     ) -> Response:
         """The Response to a script's head, with a body that takes the output as it comes. The output is
         closed at the latest when the answer is sent. Raises ScriptFailed."""
-        head = output.head()
-
-        def failed(error: ScriptFailed) -> None:
-            self._failed(error, conn)
-
+        head, failed = output.head(), partial(self._failed, conn=conn)
         fields, length, status = head.fields, head.length, head.status or 200
         if head.location:
             location = b"Location: %b\r\n" % head.location.encode("latin-1")
@@ -225,7 +216,7 @@ class Programs:
                 finally:
                     output.close()
                 if head.location.startswith("/"):
-                    return self._redirect(request, conn, head.location, fields, environ)
+                    return self._router.redirect(request, conn, head.location, fields, environ)
                 return page(302, request.method, extra=fields + location)
             fields += location
         if not head.status and request.conditional and request.method in ("GET", "HEAD"):
@@ -264,7 +255,7 @@ class Programs:
 
     def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
         """A line of the error log."""
-        self._errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
+        self._router.errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
 
 
 class ScriptBody:

@@ -58,6 +58,7 @@ class Router:
         self._named = named
         self._trace = directives.TraceEnable.lower() != "off"
         self._sections = Sections(directives)
+        self.document_root = files.root
         self._root = UrlMapping("DocumentRoot", "", files.root)
         aliases = [UrlMapping.of(*alias) for alias in directives.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
@@ -182,18 +183,12 @@ class Router:
             return handler
 
         def guarded(request: Request, conn: Connection) -> Response:
-            status = access.refusal(request, conn)
-            return self._denied(status, request, conn) if status else handler(request, conn)
+            if access.admits(request, conn):
+                return handler(request, conn)
+            text = f"client denied by server configuration: {self.file(request.path)}"
+            return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
 
         return guarded
-
-    def _denied(self, status: int, request: Request, conn: Connection) -> Response:
-        ah, whom = "AH01630", "client denied by server configuration:"
-        if status == 405:
-            ah = "AH01623"
-            whom = f"client method denied by server configuration: '{request.method}' to"
-        text = f"{whom} {self.file(request.path)}"
-        return self.refuse(status, text, request, conn, ah=ah, module="authz_core")
 
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
@@ -281,15 +276,14 @@ class Router:
     def _scripts_of(self, handler: str) -> WsgiScripts | Programs:
         """What runs the scripts of a handler. Most servers never need CGI or FastCGI."""
         if handler not in self._scripts:
-            how = (self.directives, self.errors, self._root.root, self.redirect)
             if handler == "cgi-script":
                 from mpmkit.handlers.cgi import CgiScripts
 
-                self._scripts[handler] = CgiScripts(*how)
+                self._scripts[handler] = CgiScripts(self)
             else:
                 from mpmkit.handlers.fastcgi import Backend
 
-                self._scripts[handler] = Backend(*how, handler)
+                self._scripts[handler] = Backend(self, handler)
         return self._scripts[handler]
 
     def redirect(

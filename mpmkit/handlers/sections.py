@@ -43,10 +43,6 @@ MERGED_KEPT = 1024  # of what sets of sections say together
 OF_SECTIONS = {row.attribute for row in ROWS if row.attribute and row.where in ("any", "section")}
 # What `Options All` means: everything but MultiViews and SymLinksIfOwnerMatch, which forbids.
 ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "ExecCGI"})
-_OTHERS = ("MultiViews", "SymLinksIfOwnerMatch")
-_OPTIONS = {option: frozenset({option}) for option in (*ALL_OPTIONS, *_OTHERS)} | {
-    "All": ALL_OPTIONS
-}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -226,8 +222,9 @@ def forbidden_link(watched: Iterable[tuple[str, bool]]) -> str | None:
 
 def allowed(words: Words) -> frozenset[str]:
     """The options that the words of Options' lines leave, by all lines that are for a place."""
-    options: frozenset[str] = frozenset()
+    options: set[str] = set()
     for word in words:
-        named = _OPTIONS.get(word.lstrip("+-"), frozenset())
+        name = word.lstrip("+-")
+        named = ALL_OPTIONS if name == "All" else {name}
         options = options - named if word.startswith("-") else options | named
-    return options
+    return frozenset(options - {"None"})

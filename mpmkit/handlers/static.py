@@ -22,7 +22,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config.values import ETAG, etag_parts
-from mpmkit.handlers.conditional import RangeLimits, precondition, ranged
+from mpmkit.handlers.conditional import precondition, ranged
 from mpmkit.handlers.names import by_extension, dangling, joined, leads_out
 from mpmkit.handlers.redirects import moved, quote_path
 from mpmkit.http.messages import METHODS, FileBody, Page, Request, Response, http_date, page
@@ -40,7 +40,6 @@ MAPPINGS_KEPT = 64  # files that stay mapped: each is an open descriptor, too, b
 MAPPED_KEPT = 64 << 20  # bytes of them in all
 
 ALLOW = b"Allow: GET,POST,OPTIONS,HEAD,TRACE\r\n"
-UNLIMITED = 1 << 62
 
 # The media types that a lab's pages need; TypesConfig names a fuller list.
 TYPES = {
@@ -60,9 +59,8 @@ class FileOptions(NamedTuple):
     indexes, slash  DirectoryIndex, DirectorySlash
     types, forced, charset  AddType and TypesConfig; ForceType; AddDefaultCharset, for text/html and
                 text/plain without a charset of their own
-    etag        FileETag: what a tag is made of, of INode, MTime, Size; Digest: of the file's content, and
-                of nothing else; nothing: files have no tag
-    limits      of Range: a request that asks for more gets the whole file, which is less work
+    etag        FileETag: what a tag is made of, of INode, MTime, Size; nothing: files have no tag
+    ranges      MaxRanges: a request that asks for more gets the whole file, which is less work
     sendfile, mmap  EnableSendfile, EnableMMAP: how a large file is sent; with both, by sendfile
     listings    mod_autoindex is loaded: it answers for a directory without an index file
     own         ServerName, for redirects
@@ -74,7 +72,7 @@ class FileOptions(NamedTuple):
     forced: str | None = None
     charset: str = ""
     etag: tuple[str, ...] = ETAG
-    limits: RangeLimits = RangeLimits()
+    ranges: int = 200
     sendfile: bool = False
     mmap: bool = True
     listings: bool = False
@@ -83,10 +81,8 @@ class FileOptions(NamedTuple):
     @classmethod
     def of(cls, d: Directives, types: Mapping[str, str], listings: bool = False) -> FileOptions:
         """The options that directives give; `types` are those of files."""
-        most = (d.MaxRanges, d.MaxRangeOverlaps, d.MaxRangeReversals)
-        limits = RangeLimits(*(UNLIMITED if number < 0 else number for number in most))
         own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
-        options = cls(types={**TYPES, **types}, limits=limits, listings=listings, own=own)
+        options = cls(types={**TYPES, **types}, ranges=d.MaxRanges, listings=listings, own=own)
         return options.but({name: getattr(d, name) for name in ("types", *_FIELDS)})
 
     def but(self, values: Mapping[str, Any]) -> FileOptions:
@@ -132,13 +128,11 @@ class CachedFile:
         numbers = {"INode": st.st_ino, "Size": st.st_size, "MTime": st.st_mtime_ns // 1000}
         parts = etag_parts(options.etag)
         made_of = "-".join(f"{numbers[name]:x}" for name in numbers if name in parts)
-        if "Digest" in parts:
-            weak, made_of = "", _digest(filename)
         self.etag = f'{weak}"{made_of}"'.encode() if made_of else b""
         self.fields = b"Last-Modified: %b\r\n%bAccept-Ranges: %b\r\n" % (
             http_date(st.st_mtime).encode(),
             b"ETag: %b\r\n" % self.etag if self.etag else b"",
-            b"bytes" if options.limits.ranges else b"none",
+            b"bytes" if options.ranges else b"none",
         )
         self.after = b"Content-Type: %b\r\n\r\n" % kind.encode() if kind else b"\r\n"
         # httpd leaves the length out of a HEAD's answer when it is 0.
@@ -198,15 +192,6 @@ _NO_DUPLICATE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13
 
 class NoIndex(FileNotFoundError):
     """A directory in which there is no DirectoryIndex."""
-
-
-def _digest(filename: str) -> str:
-    """A file's content as a tag: SHA-1 in Base64, as httpd has it (FileETag Digest). Raises OSError."""
-    import base64  # neither is in a server's memory without need
-    import hashlib
-
-    with open(filename, "rb") as file:
-        return base64.b64encode(hashlib.file_digest(file, "sha1").digest()).decode()
 
 
 class StaticFiles:
@@ -294,7 +279,7 @@ class StaticFiles:
             return refusal
         if request.method == "HEAD":
             return file.head
-        return ranged(request, file, self.options.limits, now, conn) or file.response(conn)
+        return ranged(request, file, self.options.ranges, now, conn) or file.response(conn)
 
     def find(self, request: Request, conn: Connection) -> CachedFile | Response:
         """The file that the request's path names, or the response that refuses it."""

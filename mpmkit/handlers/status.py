@@ -109,7 +109,7 @@ def auto(f: StatusData, server_name: str) -> str:
 # -- the page for people ---------------------------------------------------------------------------
 
 LINE = 64  # letters of the scoreboard in one line
-PIDS_IN_LINE = 3
+MORE = "<hr />The directive <code>ExtendedStatus On</code> adds requests, clients and traffic."
 KEY = (READY, STARTING, 3, 4, 5, 7, 8, 6, GRACEFUL, IDLE_KILL, DEAD)  # httpd's order
 
 COLUMNS = {
@@ -149,7 +149,7 @@ def html(f: StatusData, server_name: str, address: str) -> str:
         _processes(f) if f.mpm == "event" else "",
         f"<pre>{folded}</pre>",
         f'<p class="key">Scoreboard key: {key}</p>',
-        _workers(f) if f.extended else _pids(f),
+        _workers(f) if f.extended else MORE,
     )
     return "\n".join(parts) + "\n</body></html>\n"
 
@@ -219,20 +219,6 @@ def _processes(f: StatusData) -> str:
         "<tr><th>total</th><th>accepting</th><th>busy</th><th>graceful</th><th>idle</th>"
         "<th>wait-io</th><th>writing</th><th>keep-alive</th><th>closing</th></tr>\n"
         f"{lines}\n</table>"
-    )
-
-
-def _pids(f: StatusData) -> str:
-    """ExtendedStatus Off: the pid of each letter, and nothing more."""
-    entries = [
-        f"   {pid} in state: {LETTERS[state] if state else ' '} "
-        for pid, state, within in f.slots()
-        if state != DEAD or not within  # a slot that may be filled is left out while it is empty
-    ]
-    lines = [",".join(entries[i : i + PIDS_IN_LINE]) for i in range(0, len(entries), PIDS_IN_LINE)]
-    return (
-        "PID Key: <br />\n<pre>\n" + "\n".join(lines) + "\n</pre>\n"
-        "<hr />The directive <code>ExtendedStatus On</code> adds requests, clients and traffic."
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -56,18 +55,16 @@ class StatusData:
             age = age_of(board.parent_pid)
             self.cpu_load = 100 * sum(self.cpu) / age if age else 0.0
 
-    def slots(self) -> Iterator[tuple[int, int, bool]]:
-        """(pid, state, whether the configured limits include it) of each thread slot."""
-        threads, processes = self.board.threads_per_child, self.board.process_limit
-        for row in self.snapshot.processes:
-            for thread, state in enumerate(row.states):
-                yield row.pid, state, row.slot < processes and thread < threads
-
     @property
     def letters(self) -> str:
         """All slots as letters; a DEAD one beyond the configured limits is left out."""
-        shown = (state for _, state, within in self.slots() if state != DEAD or within)
-        return "".join(LETTERS[state] for state in shown)
+        threads, processes = self.board.threads_per_child, self.board.process_limit
+        return "".join(
+            LETTERS[state]
+            for row in self.snapshot.processes
+            for thread, state in enumerate(row.states)
+            if state != DEAD or (row.slot < processes and thread < threads)
+        )
 
 
 # -- formats ---------------------------------------------------------------------------------------

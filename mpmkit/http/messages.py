@@ -243,19 +243,17 @@ class Page(Answer):
     what: str = ""
 
 
-def page(
-    status: int, method: str = "GET", *, extra: bytes = b"", what: str = "", signature: bytes = b""
-) -> Page:
+def page(status: int, method: str = "GET", *, extra: bytes = b"", what: str = "") -> Page:
     """An error or redirect page in httpd's form. `extra` are header lines, put before the length, `what`
-    is the path or the thing at fault, `signature` the line below."""
+    is the path or the thing at fault."""
     reason = REASONS[status]
     sentence = SENTENCES.get(status, "The request was answered with the status above.")
     shown = f"<p><code>{escape(what)}</code></p>\n" if what else ""
     body = (
         '<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 4.01//EN">\n<html><head>\n'
         f"<title>{status} {reason}</title>\n</head><body>\n<h1>{reason}</h1>\n<p>{sentence}</p>\n{shown}"
+        "</body></html>\n"
     ).encode("utf-8", "replace")
-    body += signature + b"</body></html>\n"
     after = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
     fields = extra + b"Content-Length: %d\r\n" % len(body)
     if method == "HEAD":  # like httpd, without the length of a page that is not made

@@ -83,7 +83,7 @@ class KeepAliveClients(HeldConnections):
 
     def waits(self) -> list[float]:
         """Seconds that each of those who have no answer yet has waited until now."""
-        now, clients = time.monotonic(), list(self._clients.values())
+        now, clients = time.monotonic(), list(self._clients)
         return [now - one.since for one in clients if one.state == ASKING]
 
     def take(self) -> list[float]:
@@ -101,7 +101,7 @@ class KeepAliveClients(HeldConnections):
         super()._adjust()
         if self._timed != self._think:  # the new time holds for those who are thinking already
             self._timed = self._think
-            for conn in self._clients.values():
+            for conn in self._clients:
                 when = conn.patience.when()
                 if conn.state == HELD and when is not None and not conn.patience.expired():
                     conn.patience.reschedule(min(when, self._loop.time() + self._pause()))

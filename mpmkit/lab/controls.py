@@ -153,13 +153,11 @@ class Control:
 
 
 def _tooltip(field: Field) -> str:
-    if field.kind == "choice":
+    if field.kind in ("choice", "switch"):
         return f"{field.help}."
     bounds = f"{field.low:g} or more" if field.high is None else f"{field.low:g} to {field.high:,g}"
     unit = f", {field.unit}" if field.unit else ""
     default = f"; default {field.default}" if field.default else ""
-    if field.kind == "switch":
-        return f"{field.help}.\nOn or Off{unit}{default}"
     return f"{field.help}.\n{bounds}{unit}{default}. An empty box is the default"
 
 

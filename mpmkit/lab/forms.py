@@ -63,9 +63,14 @@ class Field(NamedTuple):
         """The value that counts: the one that is set, or the default."""
         return self.value or self.default
 
-    def wrong(self, hint: str) -> Field:
-        """The field with a value that is refused, and why."""
-        return self._replace(hints=(hint.removeprefix(f"{self.name}: "),), refused=True)
+    def checked(self) -> Field:
+        """The field, with what is wrong with its value."""
+        try:
+            self.read()
+        except ValueError as error:
+            hint = str(error).removeprefix(f"{self.name}: ")
+            return self._replace(hints=(hint,), refused=True)
+        return self
 
     def read(self) -> Any:
         """The value as a number, a truth or the choice; None for a number that is not given. Raises
@@ -87,9 +92,9 @@ class Field(NamedTuple):
 class Form:
     """Values as a reader types them, name -> text. Any thread may set one."""
 
-    def __init__(self, words: dict[str, str]) -> None:
+    def __init__(self, words: dict[str, str] | None = None) -> None:
         self._setting = threading.Lock()
-        self._words = words
+        self._words = words or {}
 
     def put(self, name: str, value: Any, default: str = "") -> None:
         """A value more: text, a number or a truth; None, "" or the default takes it away."""
@@ -100,6 +105,21 @@ class Form:
             # A new dict: another thread may be reading the old one.
             others = {other: text for other, text in self._words.items() if other != name}
             self._words = others if word in ("", default) else {**others, name: word}
+
+    def rows(self) -> list[Field]:
+        """The fields that apply now, with their values."""
+        raise NotImplementedError
+
+    def fields(self) -> list[Field]:
+        """The rows, with what is wrong with them."""
+        return [row.checked() for row in self.rows()]
+
+    def read(self) -> dict[str, Any]:
+        """What is chosen, by name. Raises ValueError naming every field at fault."""
+        wrong = [f"{row.name}: {row.hints[0]}" for row in self.fields() if row.refused]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return {row.name: row.read() for row in self.rows()}
 
 
 def check_mpm(mpm: str) -> str:

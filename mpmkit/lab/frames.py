@@ -80,9 +80,9 @@ class RunningLoad:
         ticks = list(self._ticks)
         end = ticks[-1].end if ticks else 0.0
         (now,) = windows(ticks, (end - LIVE, end), lambda _: 0.0, 1)
-        if not now.covered:
+        if not now.duration:
             return {}
-        values = (now.qps, now.errors.total() / now.covered, *map(now.latency_ms, (50, 95, 99)))
+        values = (now.qps, now.failures / now.duration, *map(now.latency_ms, (50, 95, 99)))
         return dict(zip(OF_LOAD, values, strict=True))
 
     def stop(self) -> None:

@@ -4,7 +4,7 @@
     form.set("arrival", "poisson")
     form.set("rate", "300")
     form.fields()        # those that apply now, with what is wrong with each
-    form.profile(60)     # the LoadProfile, or ProfileError with everything that is wrong
+    form.profile(60)     # the LoadProfile, or ValueError with everything that is wrong
 
 Pure. Kinds, help, units and ranges are those of LoadProfile's fields; some ranges are narrower, as a lab needs
 them. A value that cannot be is kept, as it is typed. What does not apply (a rate in the closed loop) is kept
@@ -13,7 +13,6 @@ until it does.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import fields
 from typing import Any
 
@@ -85,9 +84,6 @@ class LoadForm(Form):
     """What a reader chooses of a LoadProfile, and the room's browsers. Names are LoadProfile's;
     of `mix` the form has the weights."""
 
-    def __init__(self, words: dict[str, str] | None = None) -> None:
-        super().__init__(words or {})
-
     def set(self, name: str, value: Any) -> None:
         """One value: text as typed into the form, or what LoadProfile takes; None or "" for the
         default. Raises ProfileError for a name that the form does not have."""
@@ -97,16 +93,9 @@ class LoadForm(Form):
             )
         self.put(name, value, ROWS[name].default)
 
-    def copy(self) -> LoadForm:
-        """Another form with the same values."""
-        return LoadForm(self._words)
-
     def row(self, name: str) -> Field:
         """A field with its value."""
-        row, word = ROWS[name], self._words.get(name, "")
-        if name == "path" and word.startswith("/") and word not in dict(row.choices):
-            row = row._replace(choices=(*row.choices, (word, word)))
-        return row._replace(value=word)
+        return ROWS[name]._replace(value=self._words.get(name, ""))
 
     def _applies(self, name: str) -> bool:
         if name not in _OF:
@@ -116,20 +105,12 @@ class LoadForm(Form):
         loop = "closed" if self.row("arrival").text == "closed" else "open"
         return _OF[name]["loop"] in ("", loop)
 
-    def _applying(self) -> list[Field]:
+    def rows(self) -> list[Field]:
         return [self.row(name) for name in ROWS if self._applies(name)]
 
     def profile(self, duration: float) -> LoadProfile:
-        """The load, for so many seconds. Raises ProfileError naming every field at fault."""
-        values: dict[str, Any] = {}
-        wrong = []
-        for field in self._applying():
-            try:
-                values[field.name] = field.read() if field.group != BROWSERS else None
-            except ValueError as error:
-                wrong.append(str(error))
-        if wrong:
-            raise ProfileError("; ".join(wrong))
+        """The load, for so many seconds. Raises ValueError naming every field at fault."""
+        values = self.read()
         given = {name: values[name] for name in _OF if values.get(name) is not None}
         if given["path"] == MIX:
             del given["path"]
@@ -145,25 +126,10 @@ class LoadForm(Form):
         """How many browsers, and how long they think. Raises ValueError for a value that cannot be."""
         return self.row("browsers").read(), self.row("browser_think").read()
 
-    def fields(self) -> list[Field]:
-        """The fields that apply now, with what is wrong with them."""
-        texts: list[str] = []
-        for read in (functools.partial(self.profile, 1.0), self.browsers):
-            try:
-                read()
-            except ValueError as error:
-                texts += str(error).split("; ")
-        about = {text.partition(":")[0]: text for text in texts}
-        wrong = {name if name in ROWS else "users": text for name, text in about.items()}
-        return [
-            field.wrong(wrong[field.name]) if field.name in wrong else field
-            for field in self._applying()
-        ]
-
     def summary(self) -> str:
         """What is set apart from the defaults and the form's first group, in a few words."""
         parts = []
-        for field in self._applying():
+        for field in self.rows():
             if field.value and field.group not in (FIRST, BROWSERS):
                 text = dict(field.choices).get(field.value, field.value)
                 parts.append(text if field.name == "arrival" else f"{field.label} {text}")

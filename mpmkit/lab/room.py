@@ -3,8 +3,8 @@
     room = Room("event", ThreadsPerChild=10)
     room.set("MaxRequestWorkers", "64")      # room.fields() says what httpd would correct
     room.start()
-    room.start_load(users=50, keep_alive=True)
-    room.load_set("browsers", 100)
+    room.load_set("users", 50)               # as on the page's form: all fields of a LoadProfile
+    room.start_load()
     room.snapshot()                          # one frame: values that become JSON
     room.graceful()                          # a new generation, with the directives set meanwhile
     room.close()
@@ -35,7 +35,7 @@ from mpmkit.lab.forms import DirectiveForm, Field
 from mpmkit.lab.frames import Probe, RunningLoad, frame
 from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
-from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.profile import LoadProfile
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import Sample
 
@@ -245,27 +245,19 @@ class Room(DirectiveForm):
         return self._load_form.fields()
 
     @_action
-    def start_load(self, *, duration: float = LOAD_SECONDS, **fields: Any) -> None:
-        """Locust's users against the running server, until `stop_load`.
+    def start_load(self) -> None:
+        """Locust's users against the running server, as the form says, until `stop_load`, or for 600 s.
 
-        duration    seconds, at most 600
-        fields      as for `load_set`: users=50, path="/slow.py", keep_alive=True, arrival="poisson",
-                    rate=300, idle_holders=100; they stay on the form
-        Raises LaunchError without a server, ProfileError for a bad value (nothing is changed then).
+        Raises LaunchError without a server, ValueError for a bad value (nothing is changed then).
         """
-        form = self._load_form.copy()
-        for name, value in fields.items():
-            form.set(name, value)
-        profile = form.profile(min(duration, LOAD_SECONDS))
-        self._load_form = form
-        server = self.server
+        profile, server = self._load_form.profile(LOAD_SECONDS), self.server
         if server is None:
             raise LaunchError("no server runs; start one before the load")
         self.stop_load()
         self._load = RunningLoad(server.url, profile, self.note)
         connections = "kept connections" if profile.keep_alive else "a new connection each"
         page = "a mix" if profile.mix else profile.path
-        parts = (f"{profile.users} users", page, connections, form.summary())
+        parts = (f"{profile.users} users", page, connections, self._load_form.summary())
         self.note(f"load: {', '.join(filter(None, parts))}")
 
     @_action
@@ -284,7 +276,7 @@ class Room(DirectiveForm):
 
     def _asked(self) -> LoadProfile | None:
         """The load of the form; None with a value that is refused."""
-        with contextlib.suppress(ProfileError):
+        with contextlib.suppress(ValueError):
             return self._load_form.profile(LOAD_SECONDS)
         return None
 

@@ -1,6 +1,6 @@
 """What a reader of the sweep panel chooses, and the sweep that comes of it.
 
-    form = SweepForm("prefork", "event", axis="MaxRequestWorkers", low=50, high=800, steps=5)
+    form = SweepForm(("prefork", "event"), axis="MaxRequestWorkers", low=50, high=800, steps=5)
     form.values()      # [50, 238, 425, 612, 800]
     form.left_out()    # {612: "the server would use ...", ...}: not measured, and why
     form.plan()        # a SweepPlan, or ValueError with everything that is wrong
@@ -12,21 +12,27 @@ Which values httpd would refuse or correct is found by `sweep_grid.plan`, value 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
 
 from mpmkit.config.directives import MPMS, SPECS
-from mpmkit.lab.forms import GROUPS, Field, check_mpm
+from mpmkit.lab.forms import GROUPS, Field, Form, check_mpm
 from mpmkit.lab.load_form import FILES
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure.sweep_grid import SweepPlan, plan
 
-LABELS = {"users": "users", "idle_holders": "kept connections", "think_time": "think time, s"}
 # What can be swept, and where its slider ends: fields of the load, directives with a range of numbers.
-AXES = {"users": 200.0, "idle_holders": 1000.0, "think_time": 5.0} | {
+FIELDS = (
+    Field("users", kind="whole", label="users", default="8", low=1, high=1000, reach=200),
+    Field(
+        "idle_holders", kind="whole", label="kept connections", default="0", high=5000, reach=1000
+    ),
+    Field("think_time", label="think time, s", default="0", high=60, reach=5, step=0.1),
+)
+LABELS = {row.name: row.label for row in FIELDS}
+AXES = {row.name: row.reach for row in FIELDS} | {
     name: reach
     for names in GROUPS.values()
     for name, reach in names.items()
@@ -39,79 +45,70 @@ RANGES = {
 }  # fmt: skip
 FRACTIONS = ("think_time", "AsyncRequestWorkerFactor")  # the others take whole numbers
 RANGE = (
-    Field("low", label="from", default="0", high=100_000),
+    Field("low", label="from", high=100_000),
     Field("high", label="to", high=100_000),
     Field("steps", label="points", kind="whole", default="6", low=1, high=16, reach=16),
 )
-LOAD = (
-    Field("users", kind="whole", default="8", low=1, high=1000, reach=200),
-    Field("idle_holders", kind="whole", default="0", high=5000, reach=1000),
-    Field("think_time", default="0", high=60, reach=5, step=0.1),
+MORE = (
     Field("seconds", label="seconds a point", default="2", low=0.5, high=30, reach=10, step=0.5),
     Field("warmup", label="and before it", default="2", high=30, reach=10, step=0.5),
     Field("path", kind="choice", label="page", default=FILES[0][0], choices=FILES),
+    Field("keep_alive", kind="switch", label="keep-alive", default="Off"),
 )
+NAMES = ("axis", *(row.name for row in (*RANGE, *FIELDS, *MORE)))
 
 
-@dataclass
-class SweepForm:
-    """The choices, each with a value that can run. directives: over the article's, at all points.
+class SweepForm(Form):
+    """The choices. directives: over the article's, at all points. chosen: values of the rows, by name.
 
-    low, high, steps: the values of the axis, evenly.
-    seconds: of load a point; warmup: before they count, for pools to grow.
-    Raises DirectiveError for an MPM that does not exist, ValueError for an axis that cannot be swept.
+    low, high, steps: the values of the axis, evenly. seconds: of load a point; warmup: before they count, for
+    pools to grow. Raises DirectiveError for an MPM that does not exist, ValueError for an axis that cannot be
+    swept.
     """
 
-    mpms: tuple[str, ...] = MPMS
-    axis: str = "idle_holders"
-    low: float = 0
-    high: float = 400
-    steps: int = 6
-    users: int = 8
-    idle_holders: int = 0
-    think_time: float = 0.0
-    path: str = FILES[0][0]
-    keep_alive: bool = False
-    seconds: float = 2.0
-    warmup: float = 2.0
-    directives: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for mpm in self.mpms:
-            check_mpm(mpm)
-        if self.axis not in AXES:
-            raise ValueError(f"axis: must be one of {', '.join(AXES)}, not {self.axis!r}")
+    def __init__(
+        self,
+        mpms: Sequence[str] = MPMS,
+        axis: str = "idle_holders",
+        *,
+        directives: Mapping[str, Any] | None = None,
+        **chosen: Any,
+    ) -> None:
+        super().__init__()
+        self.mpms = [check_mpm(mpm) for mpm in mpms]
+        if axis not in AXES:
+            raise ValueError(f"axis: must be one of {', '.join(AXES)}, not {axis!r}")
+        self.axis, self.directives = axis, directives or {}
+        for name, value in chosen.items():
+            self.put(name, value)
 
     def turn_to(self, axis: str) -> None:
         """Another axis, over a range that is of interest."""
-        self.axis, spec = axis, SPECS.get(axis.lower())
-        self.low, self.high = RANGES.get(axis, ((spec and spec.low) or 1, AXES[axis]))
+        self.axis = axis
+        self.put("low", None)
+        self.put("high", None)
 
-    def set(self, name: str, text: str) -> None:
-        """A field's value, as it is typed. Raises ValueError for what is not a number in its range."""
-        row = next(row for row in self.fields() if row.name == name)
-        setattr(self, name, row._replace(value=text).read())
-
-    def fields(self) -> list[Field]:
-        """The numbers of the form, as rows for `Control`; the field that is the axis is left out."""
-        reach: dict[str, Any] = {
-            "reach": AXES[self.axis],
-            "step": 0.5 if self.axis in FRACTIONS else 1.0,
-        }
+    def rows(self) -> list[Field]:
+        """The fields with their values; the one that is the axis is left out."""
+        spec = SPECS.get(self.axis.lower())
+        first, last = RANGES.get(self.axis, ((spec and spec.low) or 1, AXES[self.axis]))
+        reach, step = AXES[self.axis], 0.5 if self.axis in FRACTIONS else 1.0
         low, high, steps = RANGE
-        ends = low._replace(**reach), high._replace(**reach, default=f"{reach['reach']:g}")
-        made = []
-        for row in (*ends, steps, *LOAD):
-            if row.name != self.axis:
-                now, label = getattr(self, row.name), row.label or LABELS[row.name]
-                value = now if isinstance(now, str) else f"{now:g}"
-                made.append(row._replace(value=value, label=label, help=label))
-        return made
+        ends = (
+            low._replace(default=f"{first:g}", reach=reach, step=step),
+            high._replace(default=f"{last:g}", reach=reach, step=step),
+        )
+        return [
+            row._replace(value=self._words.get(row.name, ""), help=row.label)
+            for row in (*ends, steps, *FIELDS, *MORE)
+            if row.name != self.axis
+        ]
 
     def values(self) -> list[float]:
         """The axis's values, rising, none twice. MaxRequestWorkers is a multiple of ThreadsPerChild."""
-        count = int(self.steps) if self.high > self.low else 1
-        found = [float(value) for value in numpy.linspace(self.low, self.high, count)]
+        form = self.read()
+        count = form["steps"] if form["high"] > form["low"] else 1
+        found = [float(value) for value in numpy.linspace(form["low"], form["high"], count)]
         if self.axis in FRACTIONS:
             return sorted({round(value, 2) for value in found})
         threads = 1
@@ -162,9 +159,10 @@ class SweepForm:
 
     def profile(self) -> LoadProfile:
         """The load of all points; the axis, if it is a field of the load, changes it."""
-        same = ("path", "users", "idle_holders", "think_time", "keep_alive")
-        fields = {name: getattr(self, name) for name in same}
-        timeout = max(1.0, self.seconds)
+        form = self.read()
+        same = ("path", "keep_alive", *LABELS)
+        fields = {name: form[name] for name in same if name in form}
+        seconds, timeout = form["seconds"], max(1.0, form["seconds"])
         return LoadProfile(
-            **fields, duration=self.seconds, timeout=timeout, warmup_seconds=self.warmup
+            **fields, duration=seconds, timeout=timeout, warmup_seconds=form["warmup"]
         )

@@ -29,7 +29,7 @@ from mpmkit.lab.controls import Control, Frame, box, lines, mark, named
 from mpmkit.lab.plots import alt_text, dress, mpm_line
 from mpmkit.lab.replay import not_headline, why_recorded
 from mpmkit.lab.room import Home
-from mpmkit.lab.sweep_form import AXES, LABELS, RANGE, SweepForm
+from mpmkit.lab.sweep_form import AXES, LABELS, NAMES, RANGE, SweepForm
 from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
 from mpmkit.measure import records
 from mpmkit.measure.experiment import duration
@@ -142,24 +142,20 @@ class SweepPanel(Frame):
         self._check()
 
     def _set(self, name: str, text: str) -> None:
-        try:
-            self.form.set(name, text)
-        except ValueError as error:
-            row = next(row for row in self.form.fields() if row.name == name)
-            self.controls[name].show(row._replace(value=text).wrong(str(error)))
-            return
+        self.form.put(name, text)
         self._check()
 
     def _chosen(self) -> None:
-        self.form.mpms = tuple(mpm for mpm, on in self.mpms.items() if on.value)
+        self.form.mpms = [mpm for mpm, on in self.mpms.items() if on.value]
         self._check()
 
     def _check(self) -> None:
         """Show the form, and what httpd would refuse or correct of it."""
         for row in self.form.fields():
             self.controls[row.name].show(row)
-        said = self.form.hints()
+        said = []
         try:
+            said = self.form.hints()
             plan = self.form.plan()
             values = ", ".join(f"{value:g}" for value in self.form.values())
             fixed = ", ".join(f"{name} {value}" for name, value in self.form.fixed().items())
@@ -275,10 +271,5 @@ def sweep_panel(
     Returns the widget. Run the cell again, and a sweep of its last run is stopped. Raises DirectiveError
     for an MPM that does not exist, ValueError for an axis that cannot be swept.
     """
-    known = {
-        name: choices.pop(name) for name in list(choices) if name in SweepForm.__dataclass_fields__
-    }
-    form = SweepForm(mpms or MPMS, **known, directives=choices)
-    if "axis" in known and not known.keys() & {"low", "high"}:
-        form.turn_to(form.axis)
-    return SweepPanel(form, Path(folder))
+    known = {name: choices.pop(name) for name in list(choices) if name in NAMES}
+    return SweepPanel(SweepForm(mpms or MPMS, **known, directives=choices), Path(folder))

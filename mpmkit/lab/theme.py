@@ -1,9 +1,8 @@
 """One colour per MPM, the same in every figure, widget and table.
 
-The three differ in lightness by more than twenty steps of L*, so they stay apart on a grey print,
-and in hue so that they stay apart under protanopia, deuteranopia and tritanopia; tests/test_lab.py
-computes both. The light set is Paul Tol's high-contrast scheme. Colour is never the only sign:
-figures label bars and lines directly, and each MPM has a dash and a marker of its own.
+The three differ in lightness, so they stay apart on a grey print, and in hue so that they stay apart under
+protanopia, deuteranopia and tritanopia. The light set is Paul Tol's high-contrast scheme. Colour is never the
+only sign: figures label bars and lines directly, and each MPM has a dash and a marker of its own.
 """
 
 from __future__ import annotations

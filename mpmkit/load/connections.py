@@ -64,14 +64,12 @@ def taken(table: str, port: int) -> int:
 class Connection:
     """One client: its socket, its state, and since when it waits for an answer."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self) -> None:
         self.sock: Any = None
         self.state = AWAY
         self.ready = False  # connected
         self.since = 0.0
         self.patience = asyncio.timeout(None)  # how long it stays silent
-        self.task: Any = None
 
 
 class HeldConnections:
@@ -123,8 +121,8 @@ class HeldConnections:
         self.states: Counter[str] = Counter()
         self.losses, self.error = 0, ""
         self._statuses: list[int] = []
-        self._clients: dict[int, Connection] = {}
-        self._numbers, self._wanted = 0, count
+        self._clients: dict[Connection, asyncio.Task[None]] = {}
+        self._wanted = count
         self._finishing = self._closing = self._telling = False
         self._changed = threading.Condition()
         # A loop of our own, not the caller's.
@@ -213,16 +211,14 @@ class HeldConnections:
 
     def _adjust(self) -> None:
         while len(self._clients) > self._wanted:
-            self._clients.popitem()[1].task.cancel()
+            self._clients.popitem()[1].cancel()
         while len(self._clients) < self._wanted and not (self.error and self.again is None):
-            self._numbers += 1
-            conn = self._clients[self._numbers] = Connection(self._numbers)
-            self.states[AWAY] += 1
-            conn.task = self._loop.create_task(self._live(conn))
-            conn.task.add_done_callback(lambda _, conn=conn: self._leave(conn))
+            conn = Connection()
+            self._clients[conn] = task = self._loop.create_task(self._live(conn))
+            task.add_done_callback(lambda _, conn=conn: self._leave(conn))  # type: ignore[misc]
 
     def _complete(self) -> None:
-        for conn in self._clients.values():
+        for conn in self._clients:
             if conn.state == HELD:
                 self._enter(conn, ASKING)
                 with contextlib.suppress(OSError):  # its reader will see
@@ -239,7 +235,8 @@ class HeldConnections:
                     await self._connect(conn)
                 pause = await self._use(conn)
             except (OSError, Lost) as error:
-                self._lose(self._kind(conn, error))
+                self.losses += 1
+                self._count(self._kind(conn, error))
             self._hang_up(conn)
             if self.again is None:
                 return
@@ -331,14 +328,9 @@ class HeldConnections:
             self.error = describe(error)
         return "refused" if refused else "reset" if conn.ready else "connect"
 
-    def _lose(self, kind: str) -> None:
-        self.losses += 1
-        self._count(kind)
-
     def _leave(self, conn: Connection) -> None:
         self._hang_up(conn)
-        self._clients.pop(conn.number, None)
-        self.states[AWAY] -= 1
+        self._clients.pop(conn, None)
 
     def _hang_up(self, conn: Connection) -> None:
         if conn.sock is not None:

@@ -33,10 +33,10 @@ def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
 
 
 def text(
-    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), *, none: str = ""
+    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), **more: Any
 ) -> Any:
     """A field that is text."""
-    return _made(default, help, "text", like=like, none=none)
+    return _made(default, help, "text", like=like, **more)
 
 
 def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
@@ -87,17 +87,19 @@ def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
     return "" if good else f"must {must}, not {value!r}"
 
 
-def problems_of(made: Any, where: str = "", loop: str = "") -> Iterator[str]:
+def problems_of(
+    made: Any, where: str = "", *, loop: str = "", needed: bool = False
+) -> Iterator[str]:
     """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`.
 
-    loop: it belongs to this kind of loop, so it needs the fields of that and has none of the other.
+    loop: it belongs to this kind of loop, and has no field of the other. needed: None is refused.
     """
     for field in dataclasses.fields(made):
         value, of = getattr(made, field.name), field.metadata["loop"]
         if loop and of and of != loop:
-            wrong = "" if value is None else f"only a stage of the {of} loop has it; leave it"
+            wrong = "" if value == field.default else f"only the {of} loop has it; leave it"
         else:
-            wrong = problem(field.metadata, value, needed=bool(loop))
+            wrong = problem(field.metadata, value, needed=needed)
         if wrong:
             yield f"{where}{field.name}: {wrong}"
 

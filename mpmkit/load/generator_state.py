@@ -226,6 +226,7 @@ class State:
         latencies, which, lags = self.latencies[:], self.which[:], self.lags[:]
         # In place: the users' loops hold on to these lists.
         del self.latencies[:], self.which[:], self.lags[:]
+        failures, self.failures = self.failures, Counter()
         if latencies:
             self.last_answer, self.refused_since = clock(), 0
         paths: dict[str, list[int]] = {}
@@ -249,7 +250,7 @@ class State:
                 "origin": since / 1e9,
                 "end": max(0, clock() - since) / 1e9,
                 "last_end": max(0, self.last_end - since) / 1e9,
-                "failures": dict(self.failures),
+                "failures": failures,
                 "paths": {path: pack(found) for path, found in paths.items()},
                 "lag": pack(lags),
                 "cpu": cpu,

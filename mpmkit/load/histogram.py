@@ -45,7 +45,7 @@ def unpack(text: str) -> array.array[int]:
 
 
 class Histogram:
-    """Counts of values of 0 ns and more; adds up with `+` and `merge`."""
+    """Counts of values of 0 ns and more; `merge` adds up."""
 
     def __init__(self, values: Iterable[int] = ()) -> None:
         self.counts: Counter[int] = Counter()
@@ -71,9 +71,6 @@ class Histogram:
         self.smallest = min(self.smallest, other.smallest)
         self.largest = max(self.largest, other.largest)
         return self
-
-    def __add__(self, other: Histogram) -> Histogram:
-        return Histogram().merge(self).merge(other)
 
     def __len__(self) -> int:
         return self.counts.total()

@@ -88,6 +88,7 @@ class LoadProfile(RequestFields):
         "a file that says when each request is due: lines of seconds and a line of the mix",
         ("/.+", "be an absolute path"),
         none="as arrival and rate say",
+        loop="open",
     )
     ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
     stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
@@ -235,7 +236,8 @@ def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
 
 def _problems(p: LoadProfile) -> Iterator[str]:
     """Every reason why a profile cannot be executed, as "field: what is wrong; remedy"."""
-    found = list(problems_of(p))
+    loop = "" if p.arrival not in ARRIVALS else "open" if p.open_loop else "closed"
+    found = list(problems_of(p, loop=loop))
     yield from found
     bad = {text.partition(":")[0] for text in found}
     yield from _header_problems(p.headers)
@@ -258,32 +260,19 @@ def _problems(p: LoadProfile) -> Iterator[str]:
         yield "requests_per_connection: only kept connections carry several; set keep_alive"
     if not bad & {"users", "idle_holders"} and p.clients > MAX_USERS:
         yield f"idle_holders: {p.clients:,} clients with the users are more than {MAX_USERS:,}"
-    if "arrival" not in bad:
-        yield from _loop_problems(p)
+    if loop == "open" and not p.stages and p.rate is None:
+        yield f"rate: arrival={p.arrival!r} needs the requests per second"
+    if loop and p.stages:
+        yield from _stage_problems(p, loop)
 
 
-def _loop_problems(p: LoadProfile) -> Iterator[str]:
-    """What contradicts the kind of loop, or the stages."""
-    if p.open_loop:
-        if p.think_time:
-            yield "think_time: in the open loop requests are due by rate, no user thinks; leave it"
-        if p.ramp:
-            yield "ramp: in the open loop the rate grows; use stages with ramp=True"
-        if p.stages and p.rate is not None:
-            yield "rate: the stages say it; leave it"
-        elif not p.stages and p.rate is None:
-            yield f"rate: arrival={p.arrival!r} needs the requests per second"
-    elif p.plan is not None:
-        yield "plan: only the open loop has one; set arrival to constant, with its mean rate"
-    elif p.rate is not None:
-        yield "rate: only the open loop has one; set arrival to constant or poisson"
-    if not p.stages:
-        return
-    for name in ("requests", "duration", "ramp"):
+def _stage_problems(p: LoadProfile, loop: str) -> Iterator[str]:
+    """What is wrong with the stages, or contradicts them."""
+    for name in ("requests", "duration", "ramp", "rate"):
         if getattr(p, name):
             yield f"{name}: the stages say how long and how much; leave it"
     for place, stage in enumerate(p.stages, 1):
-        yield from problems_of(stage, f"stages: {place}: ", "open" if p.open_loop else "closed")
+        yield from problems_of(stage, f"stages: {place}: ", loop=loop, needed=True)
         if stage.line and not (p.open_loop and is_number(stage.line) and stage.line <= len(p.mix)):
             lines = f"the mix has {len(p.mix)} lines" if p.open_loop else "no line is due by time"
             yield f"stages: {place}: line: {lines}, so there is no line {stage.line}"

@@ -27,7 +27,7 @@ class Collector:
     def __init__(self, target: str, profile: LoadProfile, expected: int) -> None:
         self.target, self.profile, self.expected = target, profile, expected
         self.last: dict[str, dict[str, Any]] = {}  # by process
-        self.ticks: list[tuple[dict[str, Any], Tick]] = []
+        self.ticks: list[tuple[float, Tick]] = []  # with the time at which its process began
         self.lag = Histogram()
         self.paths: dict[str, Histogram] = {}
         self.background: Counter[str] = Counter()
@@ -42,17 +42,16 @@ class Collector:
         if "background" in report:
             self.background = Counter(report["background"])
             return None
-        before = self.last.get(report["process"], {"failures": {}, "end": 0.0})
-        failures = Counter(report["failures"]) - Counter(before["failures"])
-        found = array.array("q")
+        failures, found = Counter(report["failures"]), array.array("q")
         for path, text in report["paths"].items():
             part = unpack(text)
             found += part
             if self.profile.mix:
                 self.paths.setdefault(path, Histogram()).record(part)
         self.lag.record(unpack(report["lag"]))
-        tick = Tick(before["end"], report["end"], failures, found, report["origin"])
-        self.ticks.append((report, tick))
+        begin = self.last.get(report["process"], {"end": 0.0})["end"]
+        tick = Tick(begin, report["end"], failures, found, report["origin"])
+        self.ticks.append((report["started_at"], tick))
         self.last[report["process"]] = report
         self.requests += len(found) + failures.total()
         self.seconds = max(self.seconds, report["end"])
@@ -73,18 +72,15 @@ class Collector:
         total = {name: sum(part[name] for part in parts) for name in names}
         opened = (count for what, count in self.background.items() if what.endswith(" opened"))
         total["connections"] += sum(opened)
-        histogram, ticks = Histogram(), []
-        for report, tick in self.ticks:
-            histogram.merge(tick.latencies)
-            offset = report["started_at"] - began
-            ticks.append(tick._replace(begin=tick.begin + offset, end=tick.end + offset))
+        ticks = (
+            tick._replace(begin=tick.begin + at - began, end=tick.end + at - began)
+            for at, tick in self.ticks
+        )
         return LoadRun(
             target=self.target,
             profile=self.profile,
-            requests=self.requests,
-            errors=sum((Counter(part["failures"]) for part in parts), Counter()),
             duration=max(0.0, last - began),
-            histogram=histogram,
+            ticks=tuple(ticks),
             paths=self.paths,
             lag=self.lag,
             processes_cpu=tuple(part["cpu"] for part in started),
@@ -93,7 +89,6 @@ class Collector:
             ended=self._reason(parts, why),
             started_at=began,
             version=parts[0]["version"],
-            ticks=tuple(ticks),
             **total,
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.windows import Tick, Window, windows
+from mpmkit.load.windows import Outcome, Tick, Window, windows
 from mpmkit.measure.stats import knee
 
 # Share of a core from which on a generator process is taken to be what limited the run: it hardly ever waits
@@ -32,14 +32,12 @@ PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "m
 
 
 @dataclass(repr=False)
-class LoadRun:
+class LoadRun(Outcome):
     """What one load measured.
 
     target, profile: where, and the load that was executed.
-    requests: those that ended, well or badly (the warm-up's do not count).
-    errors: how many failed, by kind (docs/LOAD.md).
     duration: seconds from the first request's start to the last one's end.
-    histogram, paths: the latencies of the good answers; for a mix, those of each path.
+    ticks: what was reported while it ran. paths: for a mix, the latencies of each path's good answers.
     processes_cpu, processes_wait: shares of the time (0 to 1) that each generator process ran, and that it was
         ready to run and had to wait for a processor. run_queue, steal: as of `preflight.Pressure`.
     retries: requests that crossed the server's closing of a kept connection and were sent again.
@@ -52,10 +50,8 @@ class LoadRun:
 
     target: str
     profile: LoadProfile
-    requests: int
-    errors: Counter[str]
     duration: float
-    histogram: Histogram = field(default_factory=Histogram)
+    ticks: tuple[Tick, ...] = ()
     processes_cpu: tuple[float, ...] = ()
     retries: int = 0
     reconnects: int = 0
@@ -70,7 +66,12 @@ class LoadRun:
     run_queue: float = math.nan
     steal: float = math.nan
     processes_wait: tuple[float, ...] = ()
-    ticks: tuple[Tick, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.errors = sum((tick.failures for tick in self.ticks), Counter())
+        self.histogram = Histogram()
+        for tick in self.ticks:
+            self.histogram.merge(tick.latencies)
 
     @property
     def users(self) -> int:
@@ -89,24 +90,9 @@ class LoadRun:
         return f"a mix of {len(mix)}: {mix[0].path} ..." if mix else self.profile.path
 
     @property
-    def failures(self) -> int:
-        """Requests without a good answer."""
-        return self.errors.total()
-
-    @property
-    def succeeded(self) -> int:
-        """Requests with a good answer."""
-        return self.requests - self.failures
-
-    @property
     def complete(self) -> bool:
         """Whether the run came to the end that its profile has."""
         return self.ended in ("requests", "duration")
-
-    @property
-    def qps(self) -> float:
-        """Good answers per second, over the whole window; 0 if there was none."""
-        return self.succeeded / self.duration if self.duration > 0 else 0.0
 
     @property
     def generator_cpu(self) -> float:
@@ -155,11 +141,6 @@ class LoadRun:
         stages do not reach it, or are fewer than three."""
         load = knee([one.load for one in self.stages], [one.qps for one in self.stages])
         return next((one for one in self.stages if one.load == load), None)
-
-    def latency_ms(self, percentile: float = 50) -> float:
-        """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
-        exceed, to within 0.1%; nan if there was none. Raises ValueError outside 0 to 100."""
-        return self.histogram.percentile(percentile) / 1e6
 
     @property
     def mean_ms(self) -> float:

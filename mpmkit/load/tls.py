@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 RECORDS = 65_536
@@ -44,15 +45,8 @@ class TlsSocket:
 
     def handshake(self) -> None:
         """One step. Raises BlockingIOError while the server's answer is awaited, ssl.SSLError."""
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self._flush()
-                self._fill()
-            else:
-                self._flush()
-                return
+        self._do(self._tls.do_handshake)
+        self._flush()
 
     def send(self, data: bytes) -> int:
         """All of `data` is taken, or none (BlockingIOError)."""
@@ -64,21 +58,23 @@ class TlsSocket:
 
     def recv(self, size: int) -> bytes:
         """Up to a record's bytes; b"" at the end."""
-        self._flush()
-        while True:
-            try:
-                return self._tls.read(size)
-            except ssl.SSLWantReadError:
-                self._fill()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                # An end without close_notify is the HTTP reader's to judge: it knows the length.
-                return b""
+        try:
+            return self._do(self._tls.read, size)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            # An end without close_notify is the HTTP reader's to judge: it knows the length.
+            return b""
 
-    def _fill(self) -> None:
-        if data := self.raw.recv(RECORDS):
-            self._in.write(data)
-        else:
-            self._in.write_eof()
+    def _do(self, step: Callable[..., Any], *given: int) -> Any:
+        while True:
+            self._flush()
+            try:
+                return step(*given)
+            except ssl.SSLWantReadError:
+                self._flush()
+            if data := self.raw.recv(RECORDS):
+                self._in.write(data)
+            else:
+                self._in.write_eof()
 
     def _flush(self) -> None:
         while self._unsent or self._out.pending:

@@ -32,37 +32,57 @@ OnTick = Callable[[Tick], None]
 """Called with what one generator process got in the last quarter of a second."""
 
 
+class Outcome:
+    """What came of the requests of `duration` seconds: `errors` by kind (docs/LOAD.md), and a `histogram` of the
+    good answers' latencies."""
+
+    duration: float
+    errors: Counter[str]
+    histogram: Histogram
+
+    @property
+    def failures(self) -> int:
+        """Requests without a good answer."""
+        return self.errors.total()
+
+    @property
+    def succeeded(self) -> int:
+        """Requests with a good answer."""
+        return len(self.histogram)
+
+    @property
+    def requests(self) -> int:
+        """Those that ended, well or badly (the warm-up's do not count)."""
+        return self.succeeded + self.failures
+
+    @property
+    def qps(self) -> float:
+        """Good answers per second; 0 if there was none."""
+        return self.succeeded / self.duration if self.duration > 0 else 0.0
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
+        exceed, to within 0.1%; nan if there was none. Raises ValueError outside 0 to 100."""
+        return self.histogram.percentile(percentile) / 1e6
+
+
 @dataclass
-class Window:
+class Window(Outcome):
     """A stretch of a run: a second of it, or a stage.
 
     begin, end: seconds from the first request that counts. load: users (closed loop) or requests/s
-    (open loop) that were due at its end. covered: seconds of it that the processes reported on.
+    (open loop) that were due at its end. duration: seconds of it that the processes reported on.
     """
 
     begin: float
     end: float
     load: float = 0.0
-    covered: float = 0.0
+    duration: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
-    latencies: Histogram = field(default_factory=Histogram)
-
-    @property
-    def requests(self) -> int:
-        """Requests that ended in it, well or badly."""
-        return len(self.latencies) + self.errors.total()
-
-    @property
-    def qps(self) -> float:
-        """Good answers per second."""
-        return len(self.latencies) / self.covered if self.covered > 0 else 0.0
-
-    def latency_ms(self, percentile: float = 50) -> float:
-        """As of a run, to within 0.1%; nan if nothing was answered well."""
-        return self.latencies.percentile(percentile) / 1e6
+    histogram: Histogram = field(default_factory=Histogram)
 
     def __str__(self) -> str:
-        failed = f", {self.errors.total():,} failed" if self.errors else ""
+        failed = f", {self.failures:,} failed" if self.errors else ""
         p50, p99 = self.latency_ms(50), self.latency_ms(99)
         return f"{self.qps:,.0f} requests/s, p50 {p50:.3g} ms, p99 {p99:.3g} ms{failed}"
 
@@ -79,7 +99,7 @@ def windows(
         number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1
         if 0 <= number < len(made):
             window = made[number]
-            window.covered += (tick.end - tick.begin) / sources
+            window.duration += (tick.end - tick.begin) / sources
             window.errors.update(tick.failures)
-            window.latencies.merge(tick.latencies)
+            window.histogram.merge(tick.latencies)
     return made

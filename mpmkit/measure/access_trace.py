@@ -55,6 +55,7 @@ class _Columns:
 
     def __init__(self, form: LineFormat) -> None:
         self.form = form
+        self.ports = "port" in form.columns
         self.start, self.seconds, self.size = array("d"), array("d"), array("q")
         self.client, self.place, self.serial = array("I"), array("I"), array("i")
         self.kept, self.path_class = array("b"), array("B")
@@ -145,7 +146,9 @@ def joined(
 ) -> tuple[array[int], array[int], int]:
     """(number of the connection of each request, what became known of `kept`, requests whose %k has no
     predecessor). A request goes on with its client's connection that answered last before its start: the one
-    whose %k is one less (`serials`), else one that ended at most `gap` seconds ago.
+    whose %k is one less (`serials`), else one that ended at most `gap` seconds ago. A request after which the
+    connection was closed repeats the %k of the one before it: httpd counts those after which it was kept. Its 0
+    may also be the first request; only a logged port (`columns.ports`) decides that.
 
     columns: start, seconds, place, serial and kept, in the order of starts. tolerance: seconds by which times
     may be wrong. most: only so many of the first requests.
@@ -159,31 +162,39 @@ def joined(
     )
     for index, (start, seconds, place, serial, keeps) in enumerate(islice(rows, most)):
         if index % PURGE == 0:
-            there = {key: some for key, some in there.items() if max(some)[0] >= start - limit}
+            there = {
+                key: some for key, some in there.items() if some and max(some)[0] >= start - limit
+            }
         key = place << 32 | serial if serials else place
-        best = None
-        # httpd's %k does not count a request after which it closes: it repeats the one before.
-        for at in (key + 1, key) if serials and keeps < 1 and (serial or not keeps) else (key,):
-            mine = there.get(at)
-            for one in mine or ():
-                if start - limit <= one[0] <= start + tolerance and (best is None or one > best):
-                    best = one
-            if best is not None:
-                break
+        best, last = None, False
+        if serials and not keeps and (serial > 0 or columns.ports):
+            best = _latest(there.get(key + 1), start - limit, start + tolerance)
+            last = best is not None
+        best = best or _latest(there.get(key), start - limit, start + tolerance)
         if best is None:
             number, count = count, count + 1
             lost += serials and serial > 0
         else:
             number = best[1]
             kept[best[2]] = 1
-            mine.remove(best)  # type: ignore[union-attr]
-            if not mine:
-                del there[at]
+            there[key + last].remove(best)
         numbers.append(number)
-        if keeps:
+        # With a number of its own, - is MaxKeepAliveRequests, after which one more request may come.
+        if keeps or (serials and serial > 0 and not last):
             end = start + seconds if seconds == seconds else start
             there.setdefault(key + serials, []).append((end, number, index))
     return numbers, kept, lost
+
+
+def _latest(
+    some: list[tuple[float, int, int]] | None, low: float, high: float
+) -> tuple[float, int, int] | None:
+    """Of connections that wait, the one that answered last within those times."""
+    best = None
+    for one in some or ():
+        if low <= one[0] <= high and (best is None or one > best):
+            best = one
+    return best
 
 
 def read_trace(logs: Any, log_format: str, conf: Any) -> dict[str, Any]:

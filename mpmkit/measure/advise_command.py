@@ -166,7 +166,7 @@ def answer(options: argparse.Namespace, bar: Bar) -> Advice:
     trace = Trace.read(options.log, log_format=options.log_format, conf=options.conf)
     advice = advise(
         given, trace, costs, growth=options.growth, ram=options.memory, writer=writer,
-        on_progress=lambda share, text: bar(Progress(0, 1, text, share, 0.0)),
+        on_progress=lambda share, text: bar(Progress(0, 1, text, share)),
     )  # fmt: skip
     return replace(advice, notes=(*(note for *_, notes in found for note in notes), *advice.notes))
 

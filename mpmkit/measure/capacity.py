@@ -250,17 +250,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "for a script under each MPM of mpmkit on one CPU. The same command goes on where it was stopped.",
     )
     add = parser.add_argument
-    add("--limit", type=float, default=50.0, metavar="MS", help="what p99 must not exceed (50)")
-    add("--cost", type=float, default=300.0, metavar="US", help="µs of CPU that it burns (300)")
+    limit = "what p99 must not exceed (50)"
+    add("--limit", dest="limit_ms", type=float, default=50.0, metavar="MS", help=limit)
+    cost = "µs of CPU that it burns (300)"
+    add("--cost", dest="cost_us", type=float, default=300.0, metavar="US", help=cost)
     command.add_options(parser, "--mpm", "--rounds", "--scale", "--out")
     options = parser.parse_args(argv)
-    given = (command.mpms(options), options.limit, options.cost, options.rounds, options.scale)
     scale = options.scale or os.environ.get("MPMKIT_SCALE", "demo")
-    name = f"capacity-{scale}-{'-'.join(given[0])}-{options.limit:g}ms-{options.cost:g}us"
-    out = command.out_of(options, name)
-    status, _ = command.execute(
-        lambda bar: capacity_table(*given, out, bar, say=command.say),
-        CapacityTable.text,
-        "; the same command goes on from here",
-    )
-    return status
+    sizes = f"{options.limit_ms:g}ms-{options.cost_us:g}us"
+    name = f"capacity-{scale}-{'-'.join(options.mpms or MPMS)}-{sizes}"
+    how = command.asked(options) | {"out": command.out_of(options, name), "say": command.say}
+    return command.execute(
+        lambda bar: capacity_table(**how, on_progress=bar), CapacityTable.text, command.AGAIN
+    )[0]

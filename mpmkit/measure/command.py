@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
-from mpmkit.config.directives import MPMS
 from mpmkit.measure import competitors, records
 from mpmkit.measure.experiment import Bar, ExperimentError, SomeTable, one_line
 from mpmkit.measure.records import RecordError
 
 Scale = TypeVar("Scale")
 
+AGAIN = "; the same command goes on from here"
 SCALE_NAMES = ("smoke", "demo", "full")
 
 
@@ -73,8 +73,29 @@ class Problems(list[str]):
 
 # -- options -------------------------------------------------------------------------------------
 
+
+def words(text: str) -> list[str]:
+    """The words of an option that takes several as a,b."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def directive(text: str) -> tuple[str, str]:
+    """Name and value of a -c."""
+    name, _, value = text.strip().partition(" ")
+    if not value.strip():
+        problem = f"{text!r}: write a directive and its value, -c 'Timeout 5'"
+        raise argparse.ArgumentTypeError(problem)
+    return name, value.strip()
+
+
 SHARED: dict[str, dict[str, Any]] = {
-    "--mpm": {"action": "append", "metavar": "MPM", "help": "only this MPM; several as a,b"},
+    "--mpm": {
+        "action": "extend",
+        "type": words,
+        "dest": "mpms",
+        "metavar": "MPM",
+        "help": "only this MPM; several as a,b",
+    },
     "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
     "--scale": {
         "metavar": "SCALE",
@@ -82,8 +103,8 @@ SHARED: dict[str, dict[str, Any]] = {
         "the environment's MPMKIT_SCALE",
     },
     "--also": {
-        "action": "append",
-        "default": [],
+        "action": "extend",
+        "type": words,
         "metavar": "SERVER",
         "help": f"measure this server in the same rounds: {', '.join(competitors.names())}, or all; "
         "several as a,b. One that is not installed is named and left out",
@@ -91,7 +112,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "--document-root": {"metavar": "DIR", "help": "your pages"},
     "--directive": {
         "action": "append",
+        "type": directive,
         "default": [],
+        "dest": "directives",
         "metavar": "'Name value'",
         "help": "a directive over the article's; may be repeated",
     },
@@ -111,25 +134,13 @@ def add_options(parser: Parser, *names: str, **helps: str) -> None:
         parser.add_argument(*(["-c"] if name == "--directive" else []), name, **how)
 
 
-def listed(values: Iterable[str]) -> tuple[str, ...]:
-    """The words of an option that may be repeated, and takes several as a,b."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def mpms(options: argparse.Namespace) -> tuple[str, ...]:
-    """The MPMs of --mpm; all without it."""
-    return MPMS if options.mpm is None else listed(options.mpm)
-
-
-def directives(texts: Iterable[str]) -> dict[str, str]:
-    """Name -> value of each -c. Raises ValueError."""
-    found = {}
-    for text in texts:
-        name, _, value = text.strip().partition(" ")
-        if not value.strip():
-            raise ValueError(f"-c {text!r}: write a directive and its value, -c 'Timeout 5'")
-        found[name] = value.strip()
-    return found
+def asked(options: argparse.Namespace, *others: str) -> dict[str, Any]:
+    """The options as arguments of an experiment's function, whose parameters have their names: those that were
+    given, without --out and `others`."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if "directives" in given:
+        given["directives"] = dict(given["directives"])
+    return {name: value for name, value in given.items() if name not in ("out", *others)}
 
 
 def out_of(options: argparse.Namespace, name: str) -> Path | None:

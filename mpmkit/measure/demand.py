@@ -342,23 +342,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command goes on.",
     )
     add = parser.add_argument
-    add("--work", action="append", metavar="WORK", help=f"{', '.join(WORKS)}; several as a,b")
+    how: dict[str, Any] = {"action": "extend", "type": command.words, "metavar": "WORK"}
+    add("--work", dest="works", **how, help=f"{', '.join(WORKS)}; several as a,b")
     add("--rates", type=_rates, metavar="X,X", help="requests/s, two or more: 2000,4000")
     add("--blocks", type=int, metavar="N", help="how often each server is measured")
-    add("--seed", type=int, default=1, metavar="N", help="of the random order (1)")
-    add("--margin", type=read_share, default=MARGIN, metavar="P", help="the same within (3%%)")
-    add("--without-httpd", action="store_true", help="measure mpmkit alone")
+    add("--seed", type=int, metavar="N", help="of the random order (1)")
+    add("--margin", type=read_share, metavar="P", help="the same within (3%%)")
+    alone = "measure mpmkit alone"
+    add("--without-httpd", dest="also", action="store_const", const=(), help=alone)
     scales = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
     command.add_options(parser, "--scale", "--out", scale=scales)
     options = parser.parse_args(argv)
-    works = command.listed(options.work) if options.work else None
-    given = (works, options.rates, options.blocks, options.scale)
-    how: dict[str, Any] = {"seed": options.seed, "margin": options.margin}
-    how["also"] = () if options.without_httpd else ("httpd",)
+    asked = command.asked(options)
 
     def measure(bar: OnProgress) -> DemandTable:
-        out = command.out_of(options, f"demand-{plan(*given, **how).id}")
-        return demand_table(*given, out, bar, say=command.say, **how)
+        out = command.out_of(options, f"demand-{plan(**asked).id}")
+        return demand_table(**asked, out=out, on_progress=bar, say=command.say)
 
-    status, _ = command.execute(measure, DemandTable.text, "; the same command goes on from here")
-    return status
+    return command.execute(measure, DemandTable.text, command.AGAIN)[0]

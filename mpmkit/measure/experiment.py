@@ -186,16 +186,14 @@ class Interrupted(KeyboardInterrupt):
 class Progress:
     """How far an experiment is: `done` of `planned` figures, those that a file held before included.
 
-    text: what is measured. share: of the whole, 0 to 1. elapsed: seconds of this run. left: seconds
-    that remain, None until that can be said. row: the row of a figure that has just been finished,
-    else None; result: what it says.
+    text: what is measured. share: of the whole, 0 to 1. left: seconds that remain, None until that can be said.
+    row: the row of a figure that has just been finished, else None; result: what it says.
     """
 
     done: int
     planned: int
     text: str
     share: float
-    elapsed: float
     left: float | None = None
     row: Row | None = None
     result: str = ""
@@ -279,7 +277,7 @@ class _Reporter:
         elapsed, mine = time.monotonic() - self.began, whole - self.before / planned
         left = elapsed / mine * (1 - whole) if mine > 0 else None
         result = self.table.result(row) if row else ""
-        self.on_progress(Progress(done, planned, text, whole, elapsed, left, row, result))
+        self.on_progress(Progress(done, planned, text, whole, left, row, result))
 
 
 def resume(table: Table, file: RecordFile | None, **same: Any) -> None:
@@ -297,10 +295,8 @@ def resume(table: Table, file: RecordFile | None, **same: Any) -> None:
     table.planned = max(table.planned, table.resumed)
     for name in ("cpu_model", "cores", "kernel", "python", "commit"):
         before = sorted({str(row[name]) for row in rows if row[name] != table.machine[name]})
-        if before:
-            table.notes.append(
-                f"rows that the file had before are of another {name}: {', '.join(before)}"
-            )
+        said = f"rows that the file had before are of another {name}: {', '.join(before)}"
+        table.notes += [said] if before else []
 
 
 class Conditions:
@@ -369,20 +365,18 @@ class Bar:
                 from tqdm.auto import tqdm
 
                 form = "{percentage:3.0f}%|{bar:30}| {desc}"
-                leave = self._widget
-                self._bar = tqdm(total=1.0, file=self.file, leave=leave, bar_format=form)
+                how: dict[str, Any] = {"leave": self._widget, "bar_format": form}
+                self._bar = tqdm(total=1.0, file=self.file, **how)
 
     def __call__(self, now: Progress) -> None:
-        if self._bar is None:
-            if now.row is not None:
-                print(now, file=self.file, flush=True)
-            return
         if now.row is not None and not self._widget:
-            self._bar.write(str(now), file=self.file)
-        self._bar.n = now.share
-        self._bar.set_description_str(str(now))
-        if self._widget and now.share >= 1:
-            self._bar.close()
+            write = print if self._bar is None else self._bar.write
+            write(str(now), file=self.file)
+        if self._bar is not None:
+            self._bar.n = now.share
+            self._bar.set_description_str(str(now))
+            if self._widget and now.share >= 1:
+                self._bar.close()
 
     def close(self) -> None:
         """Leave the line of the bar."""

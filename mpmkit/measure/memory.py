@@ -335,10 +335,11 @@ def _parser() -> Parser:
         "how many workers a machine has room for.",
     )
     add = parser.add_argument
-    add("--against", action="append", metavar="WHAT", help="busy, idle (both)")
+    how: dict[str, Any] = {"action": "extend", "type": command.words}
+    add("--against", **how, metavar="WHAT", help="busy, idle (both)")
     add("--busy", type=_whole_numbers, metavar="N,N", help="busy levels")
     add("--idle", type=_whole_numbers, metavar="N,N", help="idle levels")
-    add("--path", default="/index.html", help="the page to serve first")
+    add("--path", help="the page to serve first (/index.html)")
     ram = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
     add("--ram", metavar="SIZE", help=ram)
     reserve = "of it, not for the server (20%%, at least 256 MiB)"
@@ -352,35 +353,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit memory``: tables on standard output, progress and errors on standard error.
     The exit status is that of `command.execute`; 1 as well if no size can be said."""
     options = _parser().parse_args(argv)
-    mpms = command.mpms(options)
-    given: dict[str, str] = {}
+    asked = command.asked(options, "ram", "reserve")
 
     def measure(bar: OnProgress) -> MemoryTable:
-        given.update(command.directives(options.directive))
-        names = ("busy", "idle", "rounds", "scale", "document_root", "path")
-        asked: dict[str, Any] = {
-            **{name: getattr(options, name) for name in names},
-            "against": AGAINST if options.against is None else command.listed(options.against),
-            "also": command.listed(options.also),
-            "directives": given,
-        }
-        todo = plan(mpms, **asked)
+        todo = plan(**asked)
         if options.ram is not None:
             room_for(options.ram, options.reserve)
         elif options.reserve is not None:
             raise ValueError("reserve: it is a part of --ram; give both")
-        command.say(
-            f"{todo.number} levels, about {experiment.duration(todo.number * SECONDS_A_LEVEL)}"
-        )
+        seconds = experiment.duration(todo.number * SECONDS_A_LEVEL)
+        command.say(f"{todo.number} levels, about {seconds}")
         out = command.out_of(options, command.new_name("memory"))
-        return memory_table(mpms, **asked, out=out, on_progress=bar, say=command.say)
+        return memory_table(**asked, out=out, on_progress=bar, say=command.say)
 
     status, table = command.execute(measure, MemoryTable.text)
-    for mpm in mpms if options.ram and table is not None and table.records else ():
+    sized = options.ram and table is not None and table.records
+    for mpm in asked.get("mpms", MPMS) if sized else ():
+        threads = int(asked["directives"].get("ThreadsPerChild", 25))
+        how: dict[str, Any] = {"threads_per_child": threads, "reserve": options.reserve}
         try:
-            how: dict[str, Any] = {"threads_per_child": int(given.get("ThreadsPerChild", 25))}
-            how |= {"memory": table, "reserve": options.reserve}
-            print(f"\n{max_request_workers_for(options.ram, mpm=mpm, **how)}")
+            print(f"\n{max_request_workers_for(options.ram, mpm=mpm, memory=table, **how)}")
         except ValueError as error:
             command.say(str(error))
             status = status or 1

@@ -107,21 +107,20 @@ class MemoryTable(Table):
             (row for row in self.records if row["scope"] == "server"),
             key=lambda row: row["rss_kb"] / max(1, row["pss_kb"]),
         )
-        who = f"{most['server']} {most['mpm'] or ''}".strip()
-        summed = f"{most['rss_kb'] / 1024:,.0f} MiB for {who}"
-        words = (
-            "held: how many the server had taken; prefork and worker keep a worker for each idle "
-            "connection, and take no more than they have\n"
-            "why RSS is not summed: a page that many processes share counts in each one's RSS; "
-            f"with {most['level']:,} {most['against']}, the sum says {summed}, and "
-            f"{most['pss_kb'] / 1024:,.0f} MiB are in use\n"
-            "PSS: each shared page divided among those who map it; adds up. USS: a process's own "
-            "pages. Page tables and sockets are the kernel's and in none of them\n"
-            "the cost is the slope of a straight line through the levels in PSS; the base, where "
-            "it begins\n"
-            f"measured on {records.Machine.of(self.records[-1])}"
+        summed = (
+            f"{most['rss_kb'] / 1024:,.0f} MiB for {most['server']} {most['mpm'] or ''}".rstrip()
         )
-        return "\n".join([words, *self.footer()])
+        words = [
+            "held: how many the server had taken; prefork and worker keep a worker for each idle "
+            "connection, and take no more than they have",
+            "summed RSS counts a page that many processes share in each of them: with "
+            f"{most['level']:,} {most['against']} it says {summed}, and {most['pss_kb'] / 1024:,.0f} "
+            "MiB (PSS) are in use",
+            "the cost is the slope of a straight line through the levels in PSS; the base, where "
+            "it begins; page tables and sockets are the kernel's and in neither",
+            f"measured on {records.Machine.of(self.records[-1])}",
+        ]
+        return "\n".join([*words, *self.footer()])
 
 
 def _middle(rows: Sequence[Row], column: str) -> float:

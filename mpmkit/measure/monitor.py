@@ -116,9 +116,8 @@ class StatusPage:
             lines = reply.read().decode("latin-1").splitlines()
         auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
         if "Scoreboard" not in auto:
-            raise OSError(
-                f"{self.page} is not a status page; is SetHandler server-status configured?"
-            )
+            why = "is not a status page; is SetHandler server-status configured?"
+            raise OSError(f"{self.page} {why}")
         return auto
 
     def look(self) -> _Look:
@@ -127,9 +126,8 @@ class StatusPage:
         try:
             auto = self.read(self.patience)
             idle, busy = int(auto["IdleWorkers"]), int(auto["BusyWorkers"])
-            held = [
-                int(auto.get(f"ConnsAsync{of}", 0)) for of in ("KeepAlive", "Writing", "Closing")
-            ]
+            kinds = ("KeepAlive", "Writing", "Closing")
+            held = [int(auto.get(f"ConnsAsync{kind}", 0)) for kind in kinds]
             names = ("ParentServerMPMGeneration", "Total Accesses", "Total Duration")
             generation, accesses, ms = (float(auto.get(name, NAN)) for name in names)
         except (OSError, KeyError, ValueError):
@@ -177,11 +175,11 @@ class Watch(Recording):
     ) -> None:
         if every < 0.01:
             raise ValueError(f"every: must be 0.01 s or more, not {every!r}: it would be a load")
-        self._reader = (
-            _Scoreboard(server)
-            if isinstance(server, Server)
-            else StatusPage(server, max(every, 0.2))
-        )
+        self._reader: _Scoreboard | StatusPage
+        if isinstance(server, Server):
+            self._reader = _Scoreboard(server)
+        else:
+            self._reader = StatusPage(server, max(every, 0.2))
         super().__init__(self._reader.mpm)
         self.every = every
         self.on_sample = on_sample

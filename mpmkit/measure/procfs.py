@@ -109,12 +109,9 @@ def clock_ns(pid: int) -> int:
 
 
 class Meter:
-    """CPU time of a server's process group for each request of one load, in µs.
-
-    It starts with the first report of requests done, so neither the start nor the warm-up is in it,
-    and reads once more at the end. A load that ends less than `LEAST` seconds after its first report has no
-    figure: the time between a report and the reading that belongs to it would be too large a part of it.
-    """
+    """CPU time of a server's process group for each request of one load, in µs: from the first report of
+    requests done, so that neither the start nor the warm-up is in it, to the end. Less than `LEAST` seconds have
+    no figure: the time between a report and its reading would be too large a part of them."""
 
     LEAST = 1.0
 
@@ -206,10 +203,9 @@ def mappings(smaps: str) -> list[Mapping]:
 def kind_of(mapping: Mapping, below: Mapping | None) -> str:
     """The kind of a mapping: code, heap, stacks, shm or anonymous. `below` is the one before it.
 
-    A thread's stack is an anonymous mapping like any other since Linux 4.5. The C library puts a
-    guard right below it, so that an overflow faults: a mapping of one or a few pages without any
-    permission (glibc before 2.42, musl), or guard pages inside it, which show as the flag `gu`. An
-    arena of malloc has its reserve *above* it, so it is not taken for a stack.
+    A thread's stack is an anonymous mapping like any other. The C library puts a guard right below it: a mapping
+    of a few pages without any permission (glibc before 2.42, musl), or guard pages inside it, which show as the
+    flag `gu`. An arena of malloc has its reserve *above* it, so it is not taken for a stack.
     """
     name, permissions = mapping.name, mapping.permissions
     if name == "[heap]" or name.startswith("[stack"):
@@ -349,11 +345,9 @@ TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 def listen_queue(port: int, tables: Iterable[str] = TABLES) -> float:
-    """Connections that wait to be accepted on a port of this machine; NaN if no socket listens there.
-
-    Takes 0.1 ms, also with 10,000 connections: listening sockets come first in the table, and reading stops
-    behind them. IPv6 counts only where nothing listens on the port by IPv4.
-    """
+    """Connections that wait to be accepted on a port of this machine; NaN if no socket listens there. Takes
+    0.1 ms, also with 10,000 connections: listening sockets come first in the table. IPv6 counts only where
+    nothing listens on the port by IPv4."""
     for table in tables:
         found = []
         with contextlib.suppress(OSError), open(table, buffering=8192) as file:

@@ -252,17 +252,17 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     both = (*published.PAGES, "both")
-    add("--kind", choices=both, default="both", help="which table (default: both)")
+    add("--kind", dest="kinds", choices=both, default="both", help="which table (default: both)")
     script = (
         f"how the script is run: {', '.join(published.WAYS)} or all; may be repeated (default: "
         "wsgi). php-fpm is started for it; with --also httpd, mod_php is measured, too"
     )
-    add("--script", action="append", metavar="WAY", help=script)
+    how: dict[str, Any] = {"action": "extend", "type": command.words, "metavar": "WAY"}
+    add("--script", dest="scripts", **how, help=script)
     add("--requests", type=int, metavar="N", help="requests per cell")
-    users = "concurrent clients (default: 200, as in the article)"
-    add("--users", type=int, default=200, metavar="N", help=users)
+    add("--users", type=int, metavar="N", help="concurrent clients (200, as in the article)")
     add("--keep-alive", action="store_true", help="reuse connections (the article did not)")
-    add("--processes", type=int, default=1, metavar="N", help="generator processes (default: 1)")
+    add("--processes", type=int, metavar="N", help="generator processes (default: 1)")
     command.add_options(parser, "--mpm", "--rounds", "--scale", "--also", "--out")
     return parser
 
@@ -271,19 +271,9 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
     """``mpmkit qps``. Prints the tables on standard output, progress and errors on standard error.
     The exit status is that of `command.execute`."""
     options = _parser().parse_args(argv)
-    names = ("requests", "users", "keep_alive", "rounds", "scale", "processes")
-    status, _ = command.execute(
-        lambda bar: qps_table(
-            tuple(published.PAGES) if options.kind == "both" else options.kind,
-            command.mpms(options),
-            out=command.out_of(options, command.new_name("qps")),
-            on_progress=bar,
-            say=command.say,
-            also=command.listed(options.also),
-            scripts=command.listed(options.script or ("wsgi",)),
-            launch=launch,
-            **{name: getattr(options, name) for name in names},
-        ),
-        QpsTable.text,
-    )
-    return status
+    how = command.asked(options, "kinds") | {"launch": launch, "say": command.say}
+    kinds = tuple(published.PAGES) if options.kinds == "both" else options.kinds
+    out = command.out_of(options, command.new_name("qps"))
+    return command.execute(
+        lambda bar: qps_table(kinds, out=out, on_progress=bar, **how), QpsTable.text
+    )[0]

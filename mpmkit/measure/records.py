@@ -1,10 +1,7 @@
 """Measurements on disk: one tidy row per finished cell, with the machine that gave it.
 
 One schema (`schema.py`, described for readers in data/README.md), checked when a row is written and
-again when it is read. A row is in the file before the next cell begins: a run that is stopped keeps
-every row that it finished.
-
-Imports no pandas; `read_frame` loads it when called.
+again when it is read. Imports no pandas; `read_frame` loads it when called.
 """
 
 from __future__ import annotations
@@ -253,7 +250,7 @@ class Machine:
         return asdict(self)
 
     def __str__(self) -> str:
-        cores = f"{self.cores} core{'s' if self.cores != 1 else ''}"
+        cores = f"{self.cores} core{'s' * (self.cores != 1)}"
         if self.cpu_limit is not None:
             cores += f" (limited to {self.cpu_limit:g})"
         memory = f", {self.memory_mb / 1024:.1f} GiB" if self.memory_mb else ""

@@ -109,34 +109,6 @@ _MEMORY = (
     c("page_tables_kb", int, "KiB", "the kernel's page tables for it; in no figure above"),
     c("slab_kb", int, "KiB", "unreclaimable kernel objects of the machine; server rows only", True),
 )
-_GENERATORS = (
-    c("work", str, "", "new (a connection per request) or keep-alive"),
-    c("generator", str, "", "what made the load"),
-    c("users", int, "", "concurrent clients"),
-    c("qps", float, "1/s", "good answers per second"),
-    c("cpu", float, "cores", "share of a core that the generator used"),
-    c("failures", int, "", "requests without a good answer"),
-)
-_BENCH = (
-    c("work", str, "", "the piece of work, see `python -m benchmarks.bench --help`"),
-    c("place", int, "from 1", "its turn within the round"),
-    c("version", str, "", "of the server", True),
-    c("requests", int, "", "requests answered well"),
-    c("failures", int, "", "not answered, cut short or refused"),
-    c("seconds", float, "s", "the client's time"),
-    c("qps", float, "1/s", "good answers per second"),
-    c("p50_ms", float, "ms", "median latency"),
-    c("p99_ms", float, "ms", "the 99th percentile"),
-    c("client_cpu", float, "cores", "share of a core that the client used"),
-    c("client_bound", bool, "", "true: the client may have been the limit"),
-    c("server_cpu_us", float, "µs", "CPU time of the server's processes for each request", True),
-    c("buffered_logs", bool, "", "the reference servers collected their log lines"),
-)
-_ARTICLE = (
-    c("work", str, "", "cold (a server just started) or warm, and whether connections are kept"),
-    *(one for one in _BENCH if one.name not in ("work", "place", "version", "buffered_logs")),
-    c("curve", str, "JSON", "requests begun in each second"),
-)
 SWEEP = (
     c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
@@ -154,19 +126,28 @@ _KIND = (
     c("kind", str, "", "static or script"),
     c("script", str, "", "how it is run: wsgi (also if empty), cgi, php-fpm, mod_php", True),
 )
-_CPU = c(
-    "server_cpu_us", float, "µs", "the server's CPU time a request; empty: not measurable", True
-)
-_PINNED = (
+_OTHERS = (
+    c("work", str, "", "new (a connection per request), keep-alive, cold or warm; of demand page or script, too"),
+    c("generator", str, "", "what made the load"),
+    c("cpu", float, "cores", "share of a core that the generator used"),
+    c("place", int, "from 1", "its turn within the round"),
+    c("version", str, "", "of the server", True),
+    c("seconds", float, "s", "the client's time, or the window in which answers and CPU time were counted"),
+    c("client_cpu", float, "cores", "share of a core that the client used"),
+    c("client_bound", bool, "", "true: the client may have been the limit"),
+    c("server_cpu_us", float, "µs", "the server's CPU time a request; empty: not measurable", True),
+    c("buffered_logs", bool, "", "the reference servers collected their log lines"),
+    c("curve", str, "JSON", "requests begun in each second"),
+    c("control", bool, "", "true: the second prefork, for the A/A comparison"),
+    c("blocks", int, "", "how many were planned"),
+    c("cost_us", float, "µs", "CPU time that the script burns"),
+    c("limit_ms", float, "ms", "what p99 must not exceed"),
+    c("holds", bool, "", "true: p99 within the limit, nothing unsent, nothing failed"),
     c("design", str, "", "tells one plan of an experiment from another; a resumed one keeps it"),
-    c("seed", int, "", "of the random order within the blocks"),
     c("margin", float, "0 to 1", "stated beforehand: a ratio within it is called the same"),
     c("cpus", str, "", "where generator and server ran"),
     c("rate", float, "1/s", "requests due"),
-    c("requests", int, "", "requests that ended within the window, well or badly"),
-    c("failures", int, "", "of them without a good answer"),
     c("unsent", int, "", "requests of the whole load that were due and never sent"),
-    c("seconds", float, "s", "the window in which answers and CPU time were counted"),
     c("x", float, "1/s", "good answers per second"),
     c("server_u", float, "cores", "how busy the server's CPU was, softirq included"),
     c("group_u", float, "cores", "CPU time of the server's own processes"),
@@ -174,29 +155,29 @@ _PINNED = (
     c("generator_u", float, "cores", "CPU time of the generator"),
     c("budget", float, "cores", "server, generator and idle, as a share of the machine's CPUs"),
     c("flaw", str, "", "why the row is not used; empty if it is", True),
-)
-_DEMAND = (
-    c("work", str, "", "page (a connection each), script (the same) or keep-alive"),
-    c("control", bool, "", "true: the second prefork, for the A/A comparison"),
-    c("blocks", int, "", "how many were planned"),
-)
-_CAPACITY = (
-    c("cost_us", float, "µs", "CPU time that the script burns"),
-    c("limit_ms", float, "ms", "what p99 must not exceed"),
-    c("p99_ms", float, "ms", "the 99th percentile, from when the request was due", True),
-    c("holds", bool, "", "true: p99 within the limit, nothing unsent, nothing failed"),
-)
+)  # fmt: skip
+_KNOWN = {one.name: one for one in (*_LOAD, *_OTHERS)}
 
+
+def _columns(names: str) -> tuple[Column, ...]:
+    return tuple(_KNOWN[name] for name in names.split())
+
+
+_TURN = "requests failures seconds qps p50_ms p99_ms client_cpu client_bound server_cpu_us"
+_PINNED = (
+    "design seed margin cpus rate requests failures unsent seconds x server_u group_u stolen generator_u "
+    "budget flaw"
+)
 TABLES: dict[str, tuple[Column, ...]] = {
-    "qps": (*WHO, *_KIND, *WHEN, *_LOAD, _CPU, *MACHINE),
+    "qps": (*WHO, *_KIND, *WHEN, *_LOAD, _KNOWN["server_cpu_us"], *MACHINE),
     "memory": (*WHO, *WHEN, *_MEMORY, *MACHINE),
     "sweep": (*WHO, *SWEEP, *WHEN, *_LOAD, *MACHINE),
     "observed": (*WHO, *SWEEP, *WHEN, *_LOAD, *OBSERVED, *MACHINE),
-    "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
-    "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
-    "article": (*WHO, *WHEN, *_ARTICLE, *MACHINE),
-    "demand": (*WHO, *WHEN, *_DEMAND, *_PINNED, *MACHINE),
-    "capacity": (*WHO, *WHEN, *_CAPACITY, *_PINNED, *MACHINE),
+    "generators": (*WHO, *WHEN, *_columns("work generator users qps cpu failures"), *MACHINE),
+    "bench": (*WHO, *WHEN, *_columns(f"work place version {_TURN} buffered_logs"), *MACHINE),
+    "article": (*WHO, *WHEN, *_columns(f"work {_TURN} curve"), *MACHINE),
+    "demand": (*WHO, *WHEN, *_columns(f"work control blocks {_PINNED}"), *MACHINE),
+    "capacity": (*WHO, *WHEN, *_columns(f"cost_us limit_ms p99_ms holds {_PINNED}"), *MACHINE),
 }
 """Table -> its columns, in the order of the file."""
 

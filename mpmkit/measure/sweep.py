@@ -237,6 +237,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     return name, [value_of(part.strip()) for part in values.split(",") if part.strip()]
 
 
+_LOAD = ("path", "users", "keep_alive", "requests", "duration", "warmup_seconds")
 # scale -> seconds a point
 SCALES = {"smoke": 1.0, "demo": 2.0, "full": 8.0}
 
@@ -249,14 +250,14 @@ def _parser() -> Parser:
         epilog="example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive",
     )
     add = parser.add_argument
-    add("mpm", help="prefork, worker or event; several as a,b")
+    add("mpm", type=command.words, help="prefork, worker or event; several as a,b")
     grid = "a directive or a field of the load (users, keep_alive ...) and its values"
     add("grid", nargs="+", type=_axis, metavar="NAME=VALUE,VALUE", help=grid)
     add("--path", default="/index.html", help="what to ask for (/index.html)")
     add("--users", type=int, default=50, help="concurrent clients (50)")
     add("--duration", type=float, help="seconds a point, instead of what the scale says")
     add("--requests", type=int, help="requests a point instead")
-    add("--warmup", type=float, default=0.5, help="seconds before it (0.5)")
+    add("--warmup", dest="warmup_seconds", type=float, default=0.5, help="seconds before it (0.5)")
     add("--keep-alive", action="store_true", help="reuse connections")
     command.add_options(
         parser,
@@ -273,34 +274,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
 
     def measure(bar: OnProgress) -> SweepTable:
-        given = command.directives(options.directive)
         problems = command.Problems()
         _, seconds = problems.scale(options.scale, SCALES)
         if len(dict(options.grid)) < len(options.grid):
             problems.append("a name is in the grid twice; give its values together")
         problems.raise_any()
-        by_time = options.requests is None and options.duration is None
-        load = {
-            name: getattr(options, name) for name in ("path", "users", "keep_alive", "requests")
-        }
-        profile = LoadProfile(
-            **load, warmup_seconds=options.warmup, duration=seconds if by_time else options.duration
-        )
-        what = (command.listed([options.mpm]), dict(options.grid), profile)
+        load: dict[str, Any] = {name: getattr(options, name) for name in _LOAD}
+        if options.requests is None and options.duration is None:
+            load["duration"] = seconds
+        what = (options.mpm, dict(options.grid), LoadProfile(**load))
         how: dict[str, Any] = {
-            "rounds": 1 if options.rounds is None else options.rounds,
-            "directives": {name: value_of(value) for name, value in given.items()},
+            "directives": {name: value_of(value) for name, value in options.directives}
         }
+        how |= {} if options.rounds is None else {"rounds": options.rounds}
         todo = plan(*what, **how)
-        how |= {"out": command.out_of(options, f"sweep-{todo.id}"), "on_progress": bar}
+        out = command.out_of(options, f"sweep-{todo.id}")
         command.say(
             f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
             f"{experiment.duration(todo.seconds)} if none is there yet"
         )
-        table = sweep(*what, **how, document_root=options.document_root)
+        root = options.document_root
+        table = sweep(*what, **how, document_root=root, out=out, on_progress=bar)
         if table.resumed:
             command.say(f"{table.resumed} rows were in {table.out} already")
         return table
 
-    status, _ = command.execute(measure, SweepTable.text, AGAIN)
-    return status
+    return command.execute(measure, SweepTable.text, AGAIN)[0]

@@ -75,19 +75,9 @@ def demand_of(blocks: Mapping[int, Load]) -> stats.Interval:
     return stats.ratio([slope(load.values()) for load in blocks.values()], [1.0] * len(blocks))
 
 
-def ratio_of(one: Mapping[int, Load], other: Mapping[int, Load], margin: float) -> Decision | None:
-    """The decision on two servers, over the blocks and the rates that both have; None without any."""
-    pairs = {n: one[n].keys() & other[n].keys() for n in sorted(one.keys() & other.keys())}
-    a, b = (
-        {n: slope(side[n][rate] for rate in rates) for n, rates in pairs.items() if rates}
-        for side in (one, other)
-    )
-    return stats.decide(a, b, margin) if a else None
-
-
 def comparisons(rows: Iterable[Row], work: str, margin: float = MARGIN) -> dict[str, Decision]:
-    """What is compared for one kind of work -> the decision: A/A first, then the MPMs of each server,
-    then the servers under the same MPM."""
+    """What is compared for one kind of work -> the decision, over the blocks and the rates that both have: A/A
+    first, then the MPMs of each server, then the servers under the same MPM."""
     found = {who: blocks for (kind, who), blocks in loads(rows).items() if kind == work}
     servers = sorted({who.server for who in found}, key=lambda name: (name != OURS, name))
     pairs = []
@@ -97,6 +87,14 @@ def comparisons(rows: Iterable[Row], work: str, margin: float = MARGIN) -> dict[
         pairs += [(worker, prefork), (event, prefork), (event, worker)]
     for one, other in itertools.combinations(servers, 2):
         pairs += [(Who(one, mpm), Who(other, mpm)) for mpm in MPMS]
-    both = [(a, b) for a, b in pairs if a in found and b in found]
-    decisions = {f"{a} / {b}": ratio_of(found[a], found[b], margin) for a, b in both}
-    return {pair: decision for pair, decision in decisions.items() if decision}
+    decisions = {}
+    for who, rival in pairs:
+        a, b = found.get(who, {}), found.get(rival, {})
+        both = {n: a[n].keys() & b[n].keys() for n in sorted(a.keys() & b.keys())}
+        mine, theirs = (
+            {n: slope(side[n][rate] for rate in rates) for n, rates in both.items() if rates}
+            for side in (a, b)
+        )
+        if mine:
+            decisions[f"{who} / {rival}"] = stats.decide(mine, theirs, margin)
+    return decisions

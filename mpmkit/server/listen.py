@@ -1,4 +1,4 @@
-"""Listening sockets: bind them, inherit them, wait on them, accept from them.
+"""Listening sockets: bind them, wait on them, accept from them.
 
 Some facts about accepting in many processes at once:
 
@@ -110,24 +110,6 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
             sock.close()
         raise
     return listeners
-
-
-def inherit(fd: int, directives: Directives) -> Listener:
-    """A socket bound by the process that started this one (`--listen-fd`), made to listen as ours do.
-
-    Raises ListenError when `fd` is not a stream socket.
-    """
-    try:
-        sock = Listener(fileno=fd)
-        if sock.type != socket.SOCK_STREAM:
-            sock.detach()  # it stays open: it is not ours
-            text = f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
-            raise ListenError(text)
-    except OSError as error:
-        text = f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
-        raise ListenError(text) from None
-    configure(sock, directives)
-    return sock
 
 
 def configure(sock: Listener, directives: Directives, protocol: str = "") -> None:

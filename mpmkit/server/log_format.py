@@ -34,7 +34,7 @@ Field = Callable[["Connection", int], str]  # (connection, ns at the end) -> tex
 
 @dataclass(frozen=True)
 class Site:
-    """What the formats show of the server: %v, %V, %p, %f and %{Server}o."""
+    """What the formats show of the server: %v, %V, %p, %f, %X and %{Server}o."""
 
     name: str = ""  # ServerName, with its port if it has one
     canonical: bool = False  # UseCanonicalName
@@ -43,6 +43,7 @@ class Site:
     aliases: tuple[tuple[str, str, str], ...] = ()
     server: str = ""
     variables: tuple[EnvRule, ...] = ()
+    most_kept: int = 0  # MaxKeepAliveRequests; 0: no limit
 
     @property
     def own(self) -> OwnName:
@@ -50,18 +51,18 @@ class Site:
         return OwnName.of(self.name or os.uname().nodename, self.canonical)
 
     def filename(self, path: str) -> str:
-        """Where a URL path leads. It asks the file system whether that is a directory."""
-        found = self.root + path
+        """Where a URL path leads."""
         for _, url, target in self.aliases:
             rest = path.removeprefix(url)
             if rest != path and (rest[:1] in ("", "/") or url.endswith("/")):
-                found = target + rest
-                break
-        if found.endswith("/"):
-            for name in self.index:
-                if os.path.isfile(found + name):
-                    return found + name
-        return found
+                return target + rest[target.endswith("/") and rest.startswith("/") :]
+        return self.root + path
+
+    def indexed(self, path: str) -> str:
+        """The path; that of the first DirectoryIndex there is, where it names a directory."""
+        names = self.index if path.endswith("/") else ()
+        urls = (name if name.startswith("/") else path + name for name in names)
+        return next((url for url in urls if os.path.isfile(self.filename(url))), path)
 
 
 @lru_cache(maxsize=1)
@@ -96,12 +97,17 @@ def _line(conn: Connection) -> str:
     return quote_line(conn.protocol.line) or "-"
 
 
+def _last(conn: Connection) -> Request | None:
+    """Of internal redirects the last, where the response is kept (`wants_response`)."""
+    answer = getattr(conn, "response", None)
+    return getattr(answer, "request", None) or conn.request
+
+
 def _of_request(text: Callable[[Request], str], *, last: bool, none: str = "-") -> Field:
     """A field of the first or of the last of internal redirects."""
 
     def value(conn: Connection, now: int) -> str:
-        answer = getattr(conn, "response", None) if last else None
-        request = getattr(answer, "request", None) or conn.request
+        request = _last(conn) if last else conn.request
         return text(request) if request is not None else none
 
     return value
@@ -141,7 +147,7 @@ def _variable(name: str, site: Site) -> Field:
     """%{NAME}e: of SetEnvIf and BrowserMatch, or of the server's environment."""
 
     def value(conn: Connection, now: int) -> str:
-        found = variables_of(site.variables, conn.request, conn).get(name)
+        found = variables_of(site.variables, _last(conn), conn).get(name)
         return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
 
     return value
@@ -182,6 +188,9 @@ def _answered(argument: str, site: Site) -> Field:
 
 def _server_fields(site: Site) -> dict[str, Field]:
     own = site.own
+    # As httpd's ap_set_keepalive counts: responses after which the connection was kept, so the last request
+    # repeats a number; but for the one after MaxKeepAliveRequests, before which %X is - already.
+    most = site.most_kept
 
     def place(conn: Connection) -> tuple[str, str]:
         return own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
@@ -190,6 +199,8 @@ def _server_fields(site: Site) -> dict[str, Field]:
         "v": lambda conn, now: own.host,
         "V": lambda conn, now: quote_line(place(conn)[0].encode("latin-1")),
         "p": lambda conn, now: place(conn)[1],
+        "X": lambda conn, now: "+" if conn.keep_alive and conn.kept + 1 != most else "-",
+        "k": lambda conn, now: str(max(0, conn.kept - (not conn.keep_alive and conn.kept != most))),
     }
 
 
@@ -225,19 +236,18 @@ FIELDS: dict[str, Field] = {
     "S": lambda conn, now: str(_received(conn) + conn.sent),
     "D": lambda conn, now: str((now - conn.started) // 1000),
     "T": lambda conn, now: str((now - conn.started) // 1_000_000_000),
-    "X": lambda conn, now: "+" if conn.keep_alive else "-",
-    # httpd counts no request after which it closes: such a one repeats the number before.
-    "k": lambda conn, now: str(conn.kept - (conn.kept > 0 and not conn.keep_alive)),
     "P": lambda conn, now: str(os.getpid()),
     "H": _protocol,
     "%": lambda conn, now: "%",
+    # What is not known here: the handler's name, the request's number in the error log.
+    **dict.fromkeys("LR", lambda conn, now: "-"),
 }
 # Of the request. Of internal redirects these show the last, but %U the first; `<` and `>` choose.
 OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
-    "f": lambda request, site: quote_line(os.fsencode(site.filename(request.path))),
+    "f": lambda request, site: quote_line(os.fsencode(site.filename(site.indexed(request.path)))),
     "m": lambda request, site: request.method,
     "q": lambda request, site: quote_line(b"?" + request.query) if request.query else "",
-    "U": lambda request, site: quote_line(os.fsencode(request.path)),
+    "U": lambda request, site: quote_line(os.fsencode(site.indexed(request.path))),
 }
 # %{word}LETTER, with one of a few words.
 CHOICES: dict[str, dict[str, Field]] = {
@@ -258,6 +268,8 @@ CHOICES: dict[str, dict[str, Field]] = {
 # %{text}LETTER, with any.
 WITH_TEXT: dict[str, Callable[[str, Site], Field]] = {
     "i": _header, "C": _cookie, "o": _answered, "e": _variable, "t": _time,
+    # Variables of mod_ssl, notes of modules, trailers: not known here.
+    **dict.fromkeys(("x", "c", "n", "L", "^ti", "^to"), lambda argument, site: lambda conn, now: "-"),
 }  # fmt: skip
 
 
@@ -317,7 +329,8 @@ def wants_received(text: str) -> bool:
 def wants_response(text: str) -> bool:
     """Whether a format needs the response: a header of it, or the last of internal redirects."""
     return any(
-        one.letter == "o" or (one.letter in OF_REQUEST and _shows_last(one)) for one in pieces(text)
+        one.letter in ("o", "e") or (one.letter in OF_REQUEST and _shows_last(one))
+        for one in pieces(text)
     )
 
 

@@ -23,12 +23,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from mpmkit._version import __version__
 from mpmkit.config.directives import DirectiveError
 from mpmkit.policy import maintenance
-from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS, STARTING
+from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import listen, pidfile
 from mpmkit.server.child import OK, Child, Setup
 from mpmkit.server.immortal import make_immortal
@@ -47,7 +46,6 @@ class Parent:
     """One server.
 
     configure     reads the configuration again, at restarts
-    inherited     the listening sockets were handed over, and Listen does not apply
     ready         is called with the URL once clients can connect
     lifeline      a descriptor whose end of file ends the server (its launcher is gone)
     own           descriptors that the first children must not keep; `ready` closes them
@@ -60,14 +58,12 @@ class Parent:
         configure: Callable[[], Setup],
         listeners: Sequence[listen.Listener],
         *,
-        inherited: bool = False,
         ready: Callable[[str], None] = lambda url: None,
         lifeline: int | None = None,
         command_line: str = "",
         own: Sequence[int] = (),
     ) -> None:
         self.configure = configure
-        self._inherited = inherited
         self._ready = ready
         self._lifeline = lifeline
         self._command_line = command_line
@@ -128,28 +124,6 @@ class Parent:
         finally:
             self._clean_up()
 
-    def run_alone(self) -> int:
-        """httpd -X, for a debugger: this process is its own only child. The first signal ends it, wherever
-        it is; there is no restart."""
-
-        def leave(number: int, frame: object) -> NoReturn:
-            # Not SystemExit: it would end the request that it meets, and not the process.
-            self._clean_up()
-            os._exit(OK)
-
-        for number in (*ENDING, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, leave)
-        self.write_pid_file()
-        self.pool.start_programs()
-        self.board.set_states(0, STARTING, self.setup.directives.ThreadsPerChild, only=(DEAD,))
-        self.board.born(0, os.getpid(), self.board.generation)
-        try:
-            self._note_running()
-            self._ready(listen.url_of(self.pool.listeners[0]))
-            return self.pool.serve(0)
-        finally:
-            self._clean_up()
-
     def write_pid_file(self) -> None:
         """For `-k`. Twice does nothing. Raises PidFileError."""
         path = self.setup.directives.PidFile
@@ -207,9 +181,8 @@ class Parent:
         pool.replacing = False
         self.board.generation += 1  # prefork's busy children see it after the request they are in
         pool.pod.close()
-        if not self._inherited:
-            # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
-            listen.refuse_all(pool.listeners)
+        # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
+        listen.refuse_all(pool.listeners)
         listen.close_all(pool.listeners)
         self._remove_pid_file()  # at once: another server may start here while we finish
         timeout = self.setup.directives.GracefulShutdownTimeout
@@ -260,12 +233,7 @@ class Parent:
         setup = None
         try:
             setup = self.configure()
-            listeners = pool.listeners
-            if not self._inherited:
-                listeners = listen.open_listeners(setup.directives, pool.listeners)
-            else:
-                for sock in listeners:
-                    listen.configure(sock, setup.directives)
+            listeners = listen.open_listeners(setup.directives, pool.listeners)
         except (DirectiveError, listen.ListenError, LogError, OSError) as error:
             ah = getattr(error, "ah", "AH00526")
             why = f"the new configuration is not used: {error}"

@@ -195,4 +195,21 @@ OF: dict[str, tuple[Item, ...]] = {
             "take the mean": "it would mix a machine that was free with one that was not",
         }),
     ),
+    "11": (
+        Item("A log has no %D. What can be said of the workers it kept busy?", {
+            "nothing without an assumption about durations": RIGHT,
+            "their number is that of the requests a second": "that is so for requests of one second each (Little's law)",
+            "their number is that of the clients": "a client keeps a worker busy only while it is served, or kept",
+        }),
+        Item("Browsers read for three seconds between two pages. What keeps prefork's workers busy?", {
+            "kept connections, until KeepAliveTimeout": RIGHT,
+            "the pages that are being sent": "that takes milliseconds of the three seconds",
+            "the listen queue": "who waits there has no worker",
+        }),
+        Item("The log was written by a server with all its workers busy. What does a prediction from it lack?", {
+            "clients that gave up, and when those who waited really came": RIGHT,
+            "nothing: each request is in the log": "a client that gives up in the listen queue leaves no line",
+            "the slowest requests": "they are logged when they end, like all others",
+        }),
+    ),
 }  # fmt: skip

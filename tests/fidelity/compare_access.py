@@ -64,11 +64,10 @@ def single() -> Iterator[str]:
         yield block("RequireAll", one, block("Limit POST", other))
         yield block("RequireAny", one, block("LimitExcept GET", other))
     yield block("LimitExcept GET", "Satisfy Any", "Deny from all")
-    yield block("Limit POST", "AllowMethods GET")
 
 
 def compat() -> Iterator[str]:
-    """Order, Allow, Deny, Satisfy, AllowMethods, SSLRequireSSL."""
+    """Order, Allow, Deny, Satisfy, SSLRequireSSL."""
     for order, allow, deny in product(
         ("", "allow,deny", "Deny,Allow", "mutual-failure"), FROM, FROM[:6]
     ):
@@ -78,7 +77,6 @@ def compat() -> Iterator[str]:
     for satisfy, one, require in product(SATISFY, entries("before"), ("", *FEW)):
         if text := "\n".join(filter(None, (one, satisfy, require))):
             yield text
-    yield from ("AllowMethods reset", "AllowMethods GET HEAD", "AllowMethods TRACE")
     yield "Order allow,deny\nOrder deny,allow"
 
 

@@ -1,4 +1,4 @@
-"""Small inputs of many kinds, asked of both servers: names, requests, scripts, error documents, redirects.
+"""Small inputs of many kinds, asked of both servers: names, requests, scripts, PHP, error documents, redirects.
 
 One configuration for all of them (kinds.conf in tests/data/fidelity), with a directory, an alias or a
 location for each kind that needs lines of its own; kinds.txt has the requests.
@@ -10,8 +10,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
+from urllib.parse import quote
 
+from mpmkit.measure.phpfpm import PhpFpm
+from mpmkit.measure.process_group import NotInstalled
 from tests.fidelity.cases import DATA, Row, tables
 from tests.fidelity.clients import shown, split, talk
 from tests.fidelity.server_pair import Pair
@@ -41,10 +46,20 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for path in paths.split():
         for method in methods.split():
             yield f"{method} {path}", get(path, method=method)
+    for title, name in (("programs", ""), ("php", "php ")):
+        for path in " ".join(kinds[title]).split():
+            for method in ("GET", "HEAD", "POST"):
+                length = ["Content-Length: 0"] * (method == "POST")
+                yield f"{name}{method} {path}", get(path, *length, method=method)
+    for size in (0, 3, 16000, 100_000):
+        start = get("/told.php", "Transfer-Encoding: chunked", method="POST")
+        chunk = b"%x\r\n%b\r\n" % (size, b"x" * size) if size else b""
+        yield f"php {size} bytes, chunked", start + chunk + b"0\r\n\r\n"
     statuses = (rf"Status: {code}\n\nbody" for code in " ".join(kinds["statuses"]).split())
-    for line in (*kinds["heads"], *statuses):
+    controls = (rf"A: b\x{n:02x}c\n\nbody" for n in (*range(1, 9), 11, 12, *range(14, 32), 127))
+    for line in (*kinds["heads"], *statuses, *controls):
         head, *fields = line.split(" | ")
-        query = unescaped(head).translate({32: "%20", 10: "%0a", 35: "%23"})
+        query = quote(unescaped(head), encoding="latin-1")
         for method in ("GET", "HEAD"):
             name = " ".join([method, "script", head.replace(r"\n", "|"), *fields])
             yield name, get(f"/cgi/raw?{query}", *fields, method=method)
@@ -74,14 +89,16 @@ def ask(port: int, data: bytes) -> str:
     if end == "silence" or not received:
         return end
     answer = split(received, [data.split(b" ", 1)[0].decode("latin-1")])
-    file = data.startswith(b"GET ") and not re.match(rb"GET /(cgi|run|fronts)/", data)
+    file = data.startswith(b"GET ") and not re.match(
+        rb"GET /(cgi|run|fronts|wide)/|.*\.php|.*nophp", data
+    )
     has_length = file and all(reply.line < "300" for reply in answer.replies)
     return shown(answer, (*SHOWN, *["Content-Length"] * has_length)).replace(f":{port}", ":PORT")
 
 
 def rows(base: Path, every: int = 1, mpm: str = "event") -> list[Row]:
-    """The rows of all requests, or of one in `every`; `base` is an empty directory that other users may
-    enter."""
+    """The rows of all requests, or of one in `every`, those of PHP where there is php-fpm; `base` is an empty
+    directory that other users may enter."""
     pages = base / "pages"
     for file in " | ".join(tables("kinds.txt")["files"]).split(" | "):
         name, _, text = file.partition(" =")
@@ -89,12 +106,23 @@ def rows(base: Path, every: int = 1, mpm: str = "event") -> list[Row]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.strip())
         os.utime(path, (OLD, OLD))
-    shutil.copytree(DATA / "cgi", base / "cgi")
-    extra = (DATA / "kinds.conf").read_text(encoding="utf-8")
-    extra = extra.replace("{pages}", str(pages)).replace("{cgi}", str(base / "cgi"))
-    named = (
-        (name, lambda side, data=data: ask(side.port, data))
-        for name, data in list(cases())[::every]
-    )
-    with Pair(mpm, pages, extra, modules=("cgi", "setenvif", "env")) as pair:
-        return pair.rows("kinds", named)
+    places = {"pages": pages, "cgi": base / "cgi", "wide": base / "\u65e5\u672c"}
+    shutil.copytree(DATA / "cgi", places["cgi"])
+    places["wide"].mkdir()
+    for copy in (places["cgi"] / "caf\u00e9", places["wide"] / "\u00e9.cgi"):
+        shutil.copy(DATA / "cgi" / "shows", copy)
+    for folder, name in product((pages, places["wide"]), ("told.php", "caf\u00e9.php")):
+        shutil.copy(DATA / "told.php", folder / name)
+    chosen = list(cases())[::every]
+    with ExitStack() as stack:
+        try:
+            handler = stack.enter_context(PhpFpm(children=8)).handler
+        except NotInstalled:
+            handler = "none"
+            chosen = [case for case in chosen if not case[0].startswith("php")]
+        extra = (DATA / "kinds.conf").read_text(encoding="utf-8").replace("{php}", handler)
+        for name, place in places.items():
+            extra = extra.replace(f"{{{name}}}", str(place))
+        named = ((name, lambda side, data=data: ask(side.port, data)) for name, data in chosen)
+        modules = ("cgi", "setenvif", "env", "proxy", "proxy_fcgi")
+        return stack.enter_context(Pair(mpm, pages, extra, modules=modules)).rows("kinds", named)

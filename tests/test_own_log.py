@@ -1,0 +1,51 @@
+"""The notebook of an access log: the shipped log, another one, and what the sliders change."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import own_log
+
+
+@pytest.fixture(scope="module")
+def chooser():
+    return own_log.Chooser()
+
+
+def test_the_shipped_log_is_read_with_its_connections(chooser):
+    trace = chooser.trace
+    assert len(trace) > 4000 and trace.timed and 170 < trace.span < 190
+    think = sorted(trace.think_times())
+    assert 1.5 < think[len(think) // 2] < 2.6, (
+        "the median of an exponential with a mean of 3 s is 2.1"
+    )
+
+
+def test_kept_connections_are_what_fills_prefork_and_worker(chooser):
+    run = own_log.runs(chooser.trace)
+    assert run["prefork"].peak_busy == 250 and run["prefork"].waited > run["worker"].waited
+    assert run["event"].peak_busy < 0.3 * run["worker"].peak_busy and run["event"].waited == 0
+    shorter = own_log.runs(chooser.trace, KeepAliveTimeout=1)
+    assert shorter["worker"].peak_busy < 0.7 * run["worker"].peak_busy
+
+
+def test_another_log_is_read_and_a_bad_one_says_why(chooser, tmp_path):
+    line = '10.0.0.1 - - [29/Nov/2026:09:57:{:02} +0000] "GET / HTTP/1.1" 200 5 2000\n'
+    other = tmp_path / "access.log"
+    other.write_text("".join(line.format(second) for second in range(30)))
+    mine = own_log.Chooser()
+    mine._path.value, mine._format.value = str(other), "common %D"
+    mine._read(None)
+    assert len(mine.trace) == 30 and "30 requests" in mine._said.value
+    mine._path.value = str(tmp_path / "none.log")
+    mine._read(None)
+    assert "role='alert'" in mine._said.value and "none.log" in mine._said.value
+    assert len(mine.trace) == 30, "what was read stays"
+
+
+def test_sliders_redraw(chooser):
+    box = own_log.explore(chooser)
+    growth, keep, workers, output = box.children
+    keep.value, workers.value = 1, 25
+    assert (growth.value, keep.continuous_update) == (1.0, False) and output is box.children[-1]
+    figure = own_log.figure(own_log.runs(chooser.trace, MaxRequestWorkers=25))
+    assert len(figure.data) == 6 and "of 25 workers busy" in figure.layout.meta["alt"]
