@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from helpers import lesson, questions, regimes
+from helpers import decision, lesson, questions, quiz, regimes
 
 from mpmkit import lab
 
@@ -33,9 +33,9 @@ def test_a_notebook_has_the_shape_of_a_lesson(path):
 
 
 def test_questions_have_one_right_option_and_a_sentence_for_each_wrong_one():
-    assert set(questions.OF) == {path.name[:2] for path in LESSONS}
+    assert set(questions.OF) == {path.name[:2] for path in LESSONS} | {"class"}
     for name, items in questions.OF.items():
-        assert len(items) == 3
+        assert len(items) == (8 if name == "class" else 3)
         shown = lesson.check_yourself(*items)
         boxes, said = shown.children[1::3], shown.children[2::3]
         for item, box, text in zip(items, boxes, said, strict=True):
@@ -49,6 +49,47 @@ def test_questions_have_one_right_option_and_a_sentence_for_each_wrong_one():
     two = lesson.Item("?", {"a": lesson.RIGHT, "b": lesson.RIGHT, "c": "no"})
     with pytest.raises(ValueError, match="one right option"):
         lesson.check_yourself(two)
+
+
+def headings(notebook: str) -> list[str]:
+    """The headings of a notebook."""
+    book = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
+    texts = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "markdown"]
+    return re.findall(r"^#+ (.+)$", "\n".join(texts), re.MULTILINE)
+
+
+def test_the_quiz_says_nothing_until_both_are_there(capsys):
+    items = questions.OF["class"]
+    before, after = quiz.Quiz(*items), quiz.Quiz(*items)
+    for item in items:
+        assert item.see[1] in headings(item.see[0]), item.question
+        assert escape(item.question) in before.still
+    assert not any(why and why in before.still for item in items for why in item.options.values())
+    for one, box in enumerate(before._boxes[:3]):
+        box.value = next(way for way, why in items[one].options.items() if why)
+    for item, box in zip(items, after._boxes, strict=True):
+        box.value = next(way for way, why in item.options.items() if not why)
+    after._boxes[0].value = before._boxes[0].value
+    made = quiz.side_by_side(before, after).data
+    said = capsys.readouterr().out
+    assert "before: 0 of 8 right (5 without an answer)\nafter: 7 of 8 right" in said
+    assert made["before"].str[0].tolist() == ["✗"] * 3 + ["–"] * 5
+    assert made["why"][1].startswith("No: ") and set(made["why"][1:]) == {"Right."}
+    assert made["shown in"][1] == '00, "Launch"'
+    with pytest.raises(ValueError, match="two different quizzes"):
+        quiz.frame(before, quiz.Quiz(*items[:3]))
+
+
+def test_the_decision_table_has_what_was_recorded_and_leaves_open_what_is_undecided():
+    made = decision.table()
+    assert {"03-cliffs.json", "demand-demo.csv", "memory-demo.csv"} <= set(made["recorded"])
+    take = made.set_index("recorded")["take"]
+    assert made["take"].iloc[0] == "event" and take["05-counter.json"] == "prefork"
+    assert take["demand-demo.csv"] == "prefork or worker", "worker / prefork: 1 is in the interval"
+    kept = made.iloc[0]
+    for mpm, limit in (("prefork", 250), ("worker", 400), ("event", 1200)):
+        well, late = (int(one.replace(",", "")) for one in kept[mpm].split(" to "))
+        assert well < limit < late
 
 
 @pytest.mark.parametrize(

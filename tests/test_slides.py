@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat import v4
 from support.jupyter import THEIR_WARNINGS, chromium
 
 from docs._tools import slides
@@ -42,6 +44,24 @@ def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_
     slides.mark({"cells": [cell("markdown", "# Heading"), above, figure]})
     assert figure["metadata"]["tags"] == ["hide-input"] and "tags" not in above["metadata"]
     assert figure["metadata"]["slideshow"]["slide_type"] == place
+
+
+def test_notes_become_speaker_notes_and_pictures_are_within(tmp_path):
+    """Notes are in the metadata, and on the slide of their cell, where reveal.js shows them to the speaker
+    alone. A deck can be copied elsewhere."""
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    book = v4.new_notebook(cells=[
+        v4.new_markdown_cell("# Heading", metadata={"notes": "Ask first.\nPlan B."}),
+        v4.new_code_cell("1 + 1"), v4.new_markdown_cell("# Next\n\n![A](a.png)"),
+    ])  # fmt: skip
+    nbformat.write(book, tmp_path / "talk.ipynb")
+    page = slides.write(tmp_path / "talk.ipynb", tmp_path, {}).read_text()
+    aside = '<aside class="notes">'
+    assert page.count(aside) == 1 and page.index("Heading") < page.index(aside) < page.index("Next")
+    noted, rest = page.split(aside)[1].split("</aside>", 1)
+    assert "<li>Ask first.</li>" in noted and "<li>Plan B.</li>" in noted
+    assert "Ask first" not in rest and "notes.js" in rest
+    assert 'src="data:image/png;base64,iVBORw==' in rest and "a.png" not in page
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):

@@ -122,11 +122,12 @@ def provenance() -> str:
 
 
 def deepen_links(book: Any) -> Any:
-    """Make relative links of the text that lead out of the folder right for a copy that lies one folder
-    deeper; in place. Links to neighbours stay: their copies are neighbours, too."""
+    """Make relative links of the text that lead out of the folder, or to the exercises, right for a copy that
+    lies one folder deeper; in place. Links to neighbours stay: their copies are neighbours, too."""
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace("](../", "](../../")
+            deeper = cell.source.replace("](../", "](../../")
+            cell.source = deeper.replace("](exercises/", "](../exercises/")
     return book
 
 

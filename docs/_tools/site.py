@@ -87,6 +87,7 @@ def notebooks(target: Path) -> None:
         heading = ""
         for cell in book.cells:
             if cell.cell_type == "markdown":
+                cell.source = cell.source.replace("](../exercises/", "](exercises/")
                 cell.source = cell.source.replace("](../../", "](../")
                 heading = words(cell.source) or heading
             elif alt := next(

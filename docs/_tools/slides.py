@@ -14,6 +14,7 @@ network can show them; without npm the pages fetch them from the network each ti
                                       slide below if there is much code above it
     code of imports only              left out
     with slideshow metadata           as that says (JupyterLab: property inspector, Slide Type)
+    metadata `notes` of any cell      speaker notes of its slide: key S opens the speaker's window
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ def only_imports(source: str) -> bool:
 
 
 def mark(book: Any) -> Any:
-    """Give each cell its place on the slides, and hide the code that draws a figure; in place."""
-    lines = 0  # of code on the slide so far
+    """Give each cell its place on the slides, add its notes, and hide the code that draws a figure; in place."""
+    lines, cells = 0, []  # lines: of code on the slide so far
     for cell in book["cells"]:
+        cells += [cell, *notes(cell)]
         place, source = slide_type(cell), "".join(cell["source"])
         kinds = {kind for output in cell.get("outputs", ()) for kind in output.get("data", {})}
         if any(kind.startswith("image/") for kind in kinds):
@@ -82,7 +84,20 @@ def mark(book: Any) -> Any:
         if place in ("slide", "subslide"):
             lines = 0
         cell["metadata"].setdefault("slideshow", {})["slide_type"] = place
+    book["cells"] = cells
     return book
+
+
+def notes(cell: Any) -> list[Any]:
+    """The cell of the speaker's notes that a cell carries in its metadata, where nothing projects them: a line
+    is an item. None of them: an empty list."""
+    from nbformat.v4 import new_markdown_cell
+
+    text = cell["metadata"].get("notes", "")
+    listed = "\n".join(f"* {line}" for line in text.splitlines())
+    return (
+        [new_markdown_cell(listed, metadata={"slideshow": {"slide_type": "notes"}})] if text else []
+    )
 
 
 def fetch(place: Path) -> dict[str, str]:
@@ -121,8 +136,10 @@ def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
     book = mark(nbformat.read(source, as_version=4))
     size = {"reveal_number": "c/t", "reveal_width": "1240", "reveal_height": "700"}
     hidden = {"enabled": True, "remove_input_tags": {"hide-input"}}
-    config = Config({"SlidesExporter": {**scripts, **size}, "TagRemovePreprocessor": hidden})
-    page, _ = SlidesExporter(config=config).from_notebook_node(book)
+    deck = {**scripts, **size, "embed_images": True}  # the folder can be copied elsewhere
+    config = Config({"SlidesExporter": deck, "TagRemovePreprocessor": hidden})
+    place = {"metadata": {"path": str(source.parent)}}  # where the text's pictures are looked for
+    page, _ = SlidesExporter(config=config).from_notebook_node(book, resources=place)
     page = MERMAID.sub("", page).replace('<script src=""> </script>', "")
     path = target / f"{source.stem}.slides.html"
     path.write_text(page.replace("</head>", f"{STYLE}\n</head>", 1), encoding="utf-8")

@@ -103,10 +103,12 @@ def predict(question: str, *options: str, unit: str = "") -> Prediction:
 
 
 class Item(NamedTuple):
-    """A question with its options: option -> what is wrong with it, or RIGHT."""
+    """A question with its options: option -> what is wrong with it, or RIGHT. see: notebook and heading of
+    the section that shows the answer, where another notebook has it."""
 
     question: str
     options: Mapping[str, str]
+    see: tuple[str, str] = ("", "")
 
 
 def feedback(item: Item, chosen: str) -> str:

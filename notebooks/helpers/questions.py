@@ -1,6 +1,8 @@
-"""The check-yourself of each notebook: three questions, and a sentence for each wrong answer.
+"""The check-yourself of each notebook: three questions, and a sentence for each wrong answer; and the eight
+questions of the class, which are asked before and after it.
 
-lesson.check_yourself(*questions.OF["01"])
+    lesson.check_yourself(*questions.OF["01"])
+    quiz.Quiz(*questions.OF["class"])
 """
 
 from __future__ import annotations
@@ -198,8 +200,8 @@ OF: dict[str, tuple[Item, ...]] = {
     "11": (
         Item("A log has no %D. What can be said of the workers it kept busy?", {
             "nothing without an assumption about durations": RIGHT,
-            "their number is that of the requests a second": "that is so for requests of one second each (Little's law)",
-            "their number is that of the clients": "a client keeps a worker busy only while it is served, or kept",
+            "their number is that of the requests a second": "that is so if each takes one second (Little's law)",
+            "their number is that of the clients": "a client keeps a worker only while it is served or kept",
         }),
         Item("Browsers read for three seconds between two pages. What keeps prefork's workers busy?", {
             "kept connections, until KeepAliveTimeout": RIGHT,
@@ -211,5 +213,48 @@ OF: dict[str, tuple[Item, ...]] = {
             "nothing: each request is in the log": "a client that gives up in the listen queue leaves no line",
             "the slowest requests": "they are logged when they end, like all others",
         }),
+    ),
+    "class": (
+        Item("Who accepts the clients' connections and answers their requests?", {
+            "the children": RIGHT,
+            "the parent": "the parent owns the listening socket, forks, and serves no client",
+            "the parent accepts, the children answer": "a child accepts for itself, not by its parent",
+        }, ("00-start-here", "Launch")),
+        Item("The scoreboard of the worker MPM shows K in each cell. What do its threads do?", {
+            "each holds a connection that is idle": RIGHT,
+            "each sends an answer": "that is W",
+            "each waits for a connection": "that is an underscore",
+        }, ("02-worker", "Keep-alive takes the threads")),
+        Item("Forty clients come at once to five processes of prefork. How does the pool grow?", {
+            "by 1, 2, 4, 8 … in a second": RIGHT,
+            "by all that are missing, at once": "the parent looks once a second, and begins with one",
+            "by one in each second": "it doubles as long as too few are idle",
+        }, ("01-prefork", "The pool breathes")),
+        Item("All workers are busy, and one more client comes. What does it see?", {
+            "it is connected and waits": RIGHT,
+            "503 Service Unavailable": "a status is an answer, and no worker is free to give one",
+            "connection refused": "the kernel completes the connection and puts it in the listen queue",
+        }, ("01-prefork", "When processes run out")),
+        Item("Every worker holds an idle connection. Which directive bounds a newcomer's wait?", {
+            "KeepAliveTimeout": RIGHT,
+            "Timeout": "that bounds a read or a write within a request; between two requests it has no effect",
+            "MaxConnectionsPerChild": "that ends a process after so many connections, not an idle connection",
+        }, ("02-worker", "Keep-alive takes the threads")),
+        Item("Sixteen threads, sixteen browsers that only keep their connection. What does a newcomer meet?", {
+            "worker lets it wait, event serves it at once": RIGHT,
+            "both let it wait: all threads are taken": "under event an idle connection has no thread",
+            "both serve it at once: no thread works": "under worker a thread stays with its idle connection",
+        }, ("03-event", "Keep-alive leaves the threads alone")),
+        Item("event, MaxRequestWorkers 400, AsyncRequestWorkerFactor 2: how many kept connections fit?", {
+            "1,200": RIGHT,
+            "400": "that is worker; event takes factor × idle threads in addition",
+            "any number": "above ThreadsPerChild + factor × idle threads a child stops accepting",
+        }, ("03-event", "Why event exists")),
+        Item("Why is event the usual choice?", {
+            "an idle connection takes no worker": RIGHT,
+            "it uses the least CPU time for a request": "prefork uses less: nothing goes from thread to thread",
+            "a crash of a child costs it least": "it loses all that the child held, parked connections included",
+            "it is safe for any code": "threads share memory: code that is not thread-safe needs prefork",
+        }, ("03-event", "Why event exists")),
     ),
 }  # fmt: skip
