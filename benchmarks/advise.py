@@ -102,7 +102,12 @@ class Sampler(threading.Thread):
 
     def __init__(self, httpd: Httpd) -> None:
         super().__init__(daemon=True)
-        self.page, self.pid, self.busy, self.processes = StatusPage(httpd.url, 60.0), httpd.pid, 0, 0
+        self.page, self.pid, self.busy, self.processes = (
+            StatusPage(httpd.url, 60.0),
+            httpd.pid,
+            0,
+            0,
+        )
         self.done = threading.Event()
 
     def run(self) -> None:
