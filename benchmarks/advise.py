@@ -175,7 +175,8 @@ def compare(name: str, root: Path) -> Iterator[tuple[str, str, Outcome, Outcome]
 
 def table(found: Sequence[tuple[str, str, Outcome, Outcome]]) -> str:
     lines = [
-        "| load | MPM | peak busy | measured | waited | measured | processes | measured | out of bounds |",
+        "| load | MPM | peak busy: predicted | measured | waited: predicted | measured "
+        "| processes: predicted | measured | out of bounds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, mpm, one, real in found:
