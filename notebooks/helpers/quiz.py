@@ -30,7 +30,10 @@ class Quiz(Still):
             rows += [_question(f"{number}. {item.question}"), box]
             listed = "".join(f"<li>{escape(option)}</li>" for option in box.options)
             still.append(f"<p><b>{number}. {escape(item.question)}</b></p><ul>{listed}</ul>")
-        super().__init__("".join(still), *rows)
+        columns = (
+            f'<div style="columns: 20em; font-size: 0.75em">{"".join(still)}</div>'  # on one slide
+        )
+        super().__init__(columns, *rows)
 
     @property
     def answers(self) -> list[str | None]:
