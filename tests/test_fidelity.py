@@ -49,7 +49,7 @@ LIVE = {
             22, "after graceful-stop"),
     "pool": ({"only": ("SIGUSR1 (event)", "saturation (worker)", "MaxKeepAliveRequests 3 (prefork)",
                        "AsyncRequestWorkerFactor 2")}, 8, "saturation (worker)"),
-    "rules": ({"every": 2}, 390, "Directory "),
+    "rules": ({"every": 2}, 370, "Directory "),
     "access": ({"every": 11}, 80, "Require all granted"),
     "hosts": ({"every": 8}, 1000, "by name: b1.test at 127.0.0.1, port p"),
     "kinds": ({"every": 3}, 170, "GET /page.html.en"),

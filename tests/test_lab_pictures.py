@@ -87,6 +87,10 @@ def test_a_timeline_draws_the_samples_and_marks_what_was_done():
     assert any(note.text == "load" for note in figure.layout.annotations)
     said = plots.alt_text(figure)
     assert said.startswith("a run. ") and "kept alive: at most 4" in said
+    with pytest.raises(ValueError, match="no strip speed; there are processes"):
+        lab.timeline(recording(), "speed")
+    with pytest.raises(ValueError, match="without samples"):
+        lab.timeline(recording(n=0))
 
 
 def test_several_runs_lie_over_one_another_in_their_colours(monkeypatch):
@@ -97,13 +101,6 @@ def test_several_runs_lie_over_one_another_in_their_colours(monkeypatch):
         (mpm, theme.DARK[mpm]) for mpm in ("worker", "event")
     ]
     assert figure.layout.paper_bgcolor == theme.PAPER[True]
-
-
-def test_what_cannot_be_drawn_is_said():
-    with pytest.raises(ValueError, match="no strip speed; there are processes"):
-        lab.timeline(recording(), "speed")
-    with pytest.raises(ValueError, match="without samples"):
-        lab.timeline(recording(n=0))
 
 
 # ---------------------------------------------------------------- recordings

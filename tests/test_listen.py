@@ -8,7 +8,6 @@ import select
 import shutil
 import socket
 import struct
-import threading
 from contextlib import ExitStack, closing
 
 import pytest
@@ -149,113 +148,25 @@ def test_a_restart_opens_what_is_new(opened):
     assert both[1] is first
 
 
-@pytest.fixture
-def listening(opened):
-    """Two listening sockets, an end of a pipe, and a function for acceptors that wait at its other end."""
-    listeners = opened(directives(*(f"127.0.0.1:{free_port()}" for _ in range(2))))
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_that_wait_come_in_turn_and_before_the_other_descriptor(opened, count):
+    """The kernel woke only this process for them: if it left, they would wait."""
+    listeners = opened(directives(*(f"127.0.0.1:{free_port()}" for _ in range(count))))
     read, write = os.pipe()
     with ExitStack() as stack:
-        yield (
-            listeners,
-            write,
-            lambda count: stack.enter_context(closing(Acceptor(listeners[:count], read))),
-        )
-    for fd in (read, write):
-        try:
-            os.close(fd)
-        except OSError:
-            pass
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_connections_are_accepted_until_the_other_descriptor_ends_the_wait(listening, count):
-    listeners, write, acceptor_for = listening
-    acceptor = acceptor_for(count)
-    for listener in listeners[:count] * 2:
-        with socket.create_connection(listener.getsockname()) as client:
-            sock, peer = acceptor.accept()
-            assert peer == client.getsockname()
-            sock.close()
-    found = []
-    thread = threading.Thread(target=lambda: found.append(acceptor.accept()))
-    thread.start()
-    os.write(write, b"!")
-    thread.join(10)
-    assert found == [None]
-    os.close(write)  # end of file ends it, too
-    assert acceptor.accept() is None
-
-
-def accepted(acceptor: Acceptor, count: int) -> list[int]:
-    """The ports of the next connections."""
-    ports = []
-    for _ in range(count):
-        sock, _ = acceptor.accept()
-        ports.append(sock.getsockname()[1])
-        sock.close()
-    return ports
-
-
-def test_waiting_connections_come_before_the_other_descriptor(listening):
-    """The kernel woke only this process for them: if it left, they would wait."""
-    listeners, write, acceptor_for = listening
-    acceptor = acceptor_for(1)
-    os.write(write, b"!")
-    with ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(socket.create_connection(listeners[0].getsockname()))
-        poll_until(lambda: select.select([listeners[0]], [], [], 0)[0])
-        assert len(accepted(acceptor, 3)) == 3 and acceptor.accept() is None
-
-
-def test_every_listening_socket_gets_its_turn(listening):
-    listeners, _, acceptor_for = listening
-    with ExitStack() as stack:
+        for fd in (read, write):
+            stack.callback(os.close, fd)
+        acceptor = stack.enter_context(closing(Acceptor(listeners, read)))
+        os.write(write, b"!")
         for listener in listeners * 3:
             stack.enter_context(socket.create_connection(listener.getsockname()))
-        poll_until(lambda: len(select.select(listeners, [], [], 0)[0]) == 2)
-        ports = accepted(acceptor_for(2), 6)
-    assert len(set(ports[:2])) == len(set(ports[2:4])) == len(set(ports[4:])) == 2
-
-
-def test_a_connection_that_was_reset_is_passed_over(listening):
-    listeners, _, acceptor_for = listening
-    acceptor = acceptor_for(1)
-    with socket.socket() as gone:
-        gone.connect(listeners[0].getsockname())
-        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    with socket.create_connection(listeners[0].getsockname()) as client:
-        peers = []
-        while not peers or peers[-1] != client.getsockname():
-            sock, peer = acceptor.accept()
-            peers.append(peer)
-            sock.close()
-        assert len(peers) <= 2
-
-
-def test_several_acceptors_take_each_connection_once(listening):
-    """As several children do: EPOLLEXCLUSIVE must lose none and wake no two for one."""
-    listeners, write, acceptor_for = listening
-    taken: list[tuple] = []
-
-    def child():
-        acceptor = acceptor_for(1)
-        while (found := acceptor.accept()) is not None:
-            taken.append(found[1])
-            found[0].close()
-
-    threads = [threading.Thread(target=child) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    names = []
-    for _ in range(200):
-        with socket.create_connection(listeners[0].getsockname()) as client:
-            names.append(client.getsockname())
-    poll_until(lambda: len(taken) >= 200)
-    os.write(write, b"!")  # it is not read: all see it
-    for thread in threads:
-        thread.join(10)
-    assert sorted(taken) == sorted(names)
+        poll_until(lambda: len(select.select(listeners, [], [], 0)[0]) == count)
+        ports = []
+        while (accepted := acceptor.accept()) is not None:
+            ports.append(accepted[0].getsockname()[1])
+            accepted[0].close()
+    assert len(ports) == 3 * count
+    assert all(len(set(ports[n : n + count])) == count for n in range(0, 3 * count, count))
 
 
 def ipv6() -> bool:

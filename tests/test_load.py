@@ -7,7 +7,6 @@ compares what the generator claims with what the server counted.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import resource
@@ -25,7 +24,6 @@ from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_load, wait_for_silence
 
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.preflight import Pressure
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.response import MAX_HEAD, ResponseReader
 from mpmkit.load.runner import LoadRun, run_load
@@ -57,7 +55,7 @@ BAD = {
     "arrival": ["open", "poisson"],
     "rate": [5],
     "stages": [[{"users": 3}]],
-    "idle_holders": [20_000],
+    "idle_holders": [20_001],
     "ca_file": [3],
     "seed": ["x"],
 }
@@ -213,7 +211,7 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
         (OK, {"expect_length": 4}, ("length", True, 5)),
         (OK, {"expect_status": 404}, ("status 200", True, 5)),
         (OK[:-1], {}, ("short", False, 4)),
-        (OK + b"!", {}, ("length", False, 5)),
+        (OK + b"!", {}, ("length", False, 6)),
         (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
         (saying(b"Connection: Close"), {}, (None, False, 5)),
         (b"", {}, ("closed", False, 0)),
@@ -230,6 +228,7 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
         (CHUNKED.partition(b"3;")[0] + b"1" * (MAX_HEAD + 1), {}, MALFORMED),
         (b"ICY 200 OK\r\n\r\n", {}, MALFORMED),
         (saying(b"no colon"), {}, MALFORMED),
+        (saying(b"A: b\n"), {}, MALFORMED),
         (saying(b"Content-Length: 6"), {}, MALFORMED),
     ],
 )
@@ -381,7 +380,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad):
         text=True,
         env=ENVIRON,
     ) as process:
-        wait_for_load(bad, requests=500)  # each generator process has sent a report by then
+        wait_for_load(bad, requests=4_000)  # a second: each generator process has sent a report
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
@@ -453,19 +452,6 @@ def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(options, said
 
 
 # -- the result ----------------------------------------------------------------------------------
-
-STAT = "cpu  100 0 50 800 0 0 0 {steal} 7 7\ncpu0 1 2 3 4 5 6 7 8\nprocs_running {running}\n"
-
-
-def test_the_run_queue_and_the_stolen_time():
-    crowd = Pressure(cores=2)
-    for steal, running in ((0, 5), (25, 3), (50, 1)):
-        crowd.sample(procfs.machine_times(STAT.format(steal=steal, running=running)))
-    # Our own reading of the file is one of those running.
-    assert crowd.run_queue == (4 + 2 + 0) / 3 / 2 and crowd.steal == 1.0
-    crowd = Pressure()
-    crowd.sample(procfs.machine_times("nothing"))
-    assert math.isnan(crowd.run_queue) and math.isnan(crowd.steal)
 
 
 def made(errors: Counter[str] | None = None, **fields) -> LoadRun:

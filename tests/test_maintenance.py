@@ -16,7 +16,6 @@ from mpmkit.policy.maintenance import (
     FULL,
     HOLD_OFF,
     MAX_SPAWN_RATE,
-    MESSAGES,
     NEAR,
     REACHED,
     SICK,
@@ -318,11 +317,3 @@ def test_ten_forking_passes_without_doubling_after_a_graceful_restart(directives
         before = decided.memory
         rates.append(before.idle_spawn_rate)
     assert rates == [1] * 10 + [2, 4, 8]
-
-
-def test_every_complaint_is_a_decision_and_has_an_id_where_it_can_occur():
-    for what, (level, ids, text) in MESSAGES.items():
-        assert what in DECISIONS or what == "busy"
-        assert level in ("alert", "error", "info") and set(ids) <= set(MPMS) and text
-    assert MESSAGES[REACHED][1].keys() == set(MPMS)
-    assert len({ah for _, ids, _ in MESSAGES.values() for ah in ids.values()}) == 12

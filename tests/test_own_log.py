@@ -13,17 +13,16 @@ def chooser():
 
 def test_the_shipped_log_is_read_with_its_connections(chooser):
     trace = chooser.trace
-    assert len(trace) > 4000 and trace.timed and 170 < trace.span < 190
+    assert len(trace) > 4000 and trace.timed and 175 < trace.span < 185
     think = sorted(trace.think_times())
-    assert 1.5 < think[len(think) // 2] < 2.6, (
-        "the median of an exponential with a mean of 3 s is 2.1"
-    )
+    assert 1.3 < think[len(think) // 2] < 1.8, "an exponential of 3 s, cut off at KeepAliveTimeout"
+    assert " 0 requests go on with one that began before" in " ".join(trace.notes)
 
 
 def test_kept_connections_are_what_fills_prefork_and_worker(chooser):
     run = own_log.runs(chooser.trace)
     assert run["prefork"].peak_busy == 250 and run["prefork"].waited > run["worker"].waited
-    assert run["event"].peak_busy < 0.3 * run["worker"].peak_busy and run["event"].waited == 0
+    assert run["event"].peak_busy < 0.3 * run["worker"].peak_busy and run["event"].waited < 0.01
     shorter = own_log.runs(chooser.trace, KeepAliveTimeout=1)
     assert shorter["worker"].peak_busy < 0.7 * run["worker"].peak_busy
 

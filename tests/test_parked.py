@@ -1,4 +1,5 @@
-"""Parked connections: who may take one out, what follows its time-out, and that no news is lost."""
+"""Parked connections: who may take one out, what follows its time-out, and that no news is lost; and how long
+a read may wait."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from mpmkit.policy.states import (
     PROCESSING,
     WRITE_COMPLETION,
 )
+from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server.parked import NEVER, ParkedConnections
 
 STATES = {KEEPALIVE: 5.0, WRITE_COMPLETION: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
@@ -224,3 +226,14 @@ def test_no_news_are_lost_between_the_last_look_and_parking(eager_switching):
 
     run_together(worker, listener)
     assert seen == rounds
+
+
+@pytest.mark.parametrize(("limits", "bytes_at_5", "wait_at_10"), [
+    ((60, 0, 0, 0), 0, 60), ((60, 20, 0, 0), 0, 10), ((60, 20, 0, 500), 1000, 12),
+    ((60, 20, 21, 500), 1000, 11), ((5, 20, 0, 0), 0, 5), ((60, 10, 0, 0), 0, 0),
+])  # fmt: skip
+def test_how_long_a_read_may_wait(limits, bytes_at_5, wait_at_10):
+    """Of (Timeout, init, max, rate), ten seconds after the beginning: each byte buys time, up to max."""
+    deadline = ReadDeadline(*limits, now=100.0)
+    deadline.received(bytes_at_5)
+    assert deadline.wait(110.0) == wait_at_10

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from support.client import Client, Lost, get, half_sent, parked, request
+from support.client import Client, Lost, asked, get, half_sent, parked
 from support.files import Gate, site
 from support.load import Load
 from support.servers import THREADED, environment, launched, one_child, pool
@@ -47,7 +47,7 @@ def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm):
         before = set(server.processes())
         with Load(server, clients=3, keep_alive=keep_alive, retry=True) as load:
             load.wait_for(20)
-            with ask(server, gate.path) as held:
+            with asked(server, gate.path) as held:
                 victim = poll_until(lambda: holder(server, gate), "the gate's child")
                 os.kill(victim, signal.SIGKILL)
                 with pytest.raises(Lost):
@@ -119,12 +119,8 @@ def test_the_last_connection_of_a_child_is_not_kept_alive(mpm):
 STATES = {
     "keep-alive": (None, 0, lambda server, gate: [parked(server) for _ in range(4)]),
     "half-sent": (None, 0, lambda server, gate: [half_sent(server) for _ in range(4)]),
-    "C code": ("W", 1, lambda server, gate: [ask(server, "/busy.py")]),
+    "C code": ("W", 1, lambda server, gate: [asked(server, "/busy.py")]),
 }
-
-
-def ask(server, path: str) -> Client:
-    return Client(server).send(request(path))
 
 
 @pytest.mark.parametrize("what", STATES)
@@ -147,7 +143,7 @@ def test_no_child_outlives_a_killed_parent(mpm, what):
 
 def test_a_parent_killed_during_a_graceful_restart_leaves_no_child_of_either_generation(mpm):
     gate = Gate()
-    with launched(mpm) as server, ask(server, gate.path):
+    with launched(mpm) as server, asked(server, gate.path):
         old = poll_until(lambda: holder(server, gate), "the gate's child")
         server.graceful()
         poll_until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")

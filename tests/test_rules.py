@@ -31,6 +31,7 @@ def rules(*sections: Section) -> Sections:
     ("LocationMatch", "[a", "bracket"),
     ("FilesMatch", "(?i)a(?-i)b", "twice"), ("FilesMatch", r"\cA", r"\c"), ("DirectoryMatch", "*", "repeat"),
     ("DirectoryMatch", "a\\", "\\"), ("FilesMatch", "[b-a]", "range"),
+    ("Directory", "/srv/[]a]", "begins no class"), ("Files", "[[]*", "begins no class"),
     ("Directory", "srv/private", "absolute"), ("Directory", "*", "absolute"),
 ])  # fmt: skip
 def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, arg, says):

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from support.client import FINISH, Client, get, half_sent, parked, refused, request
+from support.client import FINISH, Client, asked, get, half_sent, parked, refused, request
 from support.files import Gate, site
 from support.load import Load
 from support.servers import FULL, MPMS, Serve, bound, generation, launched, pool, shows
@@ -48,10 +48,6 @@ def graceful(server) -> set[int]:
     return old
 
 
-def ask(server, path: str) -> Client:
-    return Client(server).send(request(path))
-
-
 def exit_status(server, within: float = 10.0) -> int:
     return server._process.wait(within)
 
@@ -60,7 +56,7 @@ def test_term_cuts_everybody_and_exits_0_when_the_children_are_gone(mpm):
     gate = Gate()
     with launched(mpm) as server:
         children = children_of(server.pid)
-        clients = [parked(server), half_sent(server), ask(server, gate.path)]
+        clients = [parked(server), half_sent(server), asked(server, gate.path)]
         poll_until(lambda: server.scoreboard().count("W"), "the script")
         began = time.monotonic()
         server.signal("TERM")
@@ -80,7 +76,7 @@ def test_term_cuts_everybody_and_exits_0_when_the_children_are_gone(mpm):
 @pytest.mark.parametrize("mpm", ["prefork", "event"])
 def test_term_ends_a_child_that_is_deep_in_c_code(mpm):
     """A script in one long call of C code runs no Python signal handler; it must go, too."""
-    with launched(mpm) as server, ask(server, "/busy.py"):
+    with launched(mpm) as server, asked(server, "/busy.py"):
         poll_until(lambda: server.scoreboard().count("W"), "the script")
         server.signal("TERM")
         assert exit_status(server, 6.0) == 0
@@ -88,7 +84,7 @@ def test_term_ends_a_child_that_is_deep_in_c_code(mpm):
 
 def test_ctrl_c_in_a_terminal_ends_everything_within_two_seconds(mpm):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
-        clients = [ask(server, Gate().path), parked(server), half_sent(server)]
+        clients = [asked(server, Gate().path), parked(server), half_sent(server)]
         # The script is under way when a second client is served after it.
         assert get(server).status == 200
         pids = [server.pid, *children_of(server.pid)]
@@ -208,7 +204,7 @@ def test_a_restart_moves_to_another_port(tmp_path):
 
 # What a child of the old generation finishes: (letter, the clients before, what they send after).
 FINISHED = {
-    "a slow script": ("W", lambda server, gate: ask(server, gate.path), b""),
+    "a slow script": ("W", lambda server, gate: asked(server, gate.path), b""),
     "half a head": ("R", lambda server, gate: Client(server).send(HALF), b"\r\n"),
     "the next request": ("K", lambda server, gate: parked(server), request("/pid.py")),
 }
@@ -273,7 +269,7 @@ def test_a_graceful_stop_refuses_new_clients_and_finishes_running_requests(mpm):
     gate = Gate()
     start = 2 if mpm == "prefork" else 1
     with launched(mpm, pool=pool(mpm, start, 2, threads=2)) as server:
-        with ask(server, gate.path) as slow, half_sent(server) as half:
+        with asked(server, gate.path) as slow, half_sent(server) as half:
             shows(server, W=1, R=1)
             server.signal("WINCH")
             poll_until(lambda: logged(server, mpm, "WINCH") == 1, "the log line")

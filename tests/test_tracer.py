@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -22,14 +23,7 @@ from mpmkit.lab import replay, tracing
 from mpmkit.launcher import LaunchError
 from mpmkit.policy.connection_trace import CAUSES, ConnectionTrace
 
-EITHER = {
-    ("-", "WAITING"),
-    ("WAITING", "ACCEPTED"),
-    ("ACCEPTED", "R"),
-    ("R", "W"),
-    ("W", "L"),
-    ("L", "C"),
-}
+EITHER = set(itertools.pairwise(("-", "WAITING", "ACCEPTED", "R", "W", "L", "C")))
 HELD = {("L", "K"), ("K", "W"), ("K", "C"), ("C", "LINGER"), ("C", "CLOSED"), ("LINGER", "CLOSED")}
 PARKED = {
     ("L", "KEEPALIVE"), ("W", "WRITE_COMPLETION"), ("KEEPALIVE", "PROCESSING"), ("PROCESSING", "R"),
@@ -69,13 +63,9 @@ def test_each_connection_has_a_legal_way(run):
     assert sorted(trace.clients) == list(range(1, 11))
     for number in range(1, 11):
         steps = trace.of(number)
-        assert [steps[0].cause, steps[1].cause, steps[-1].cause] == [
-            "connected",
-            "accepted",
-            "closed",
-        ]
-        for one, after in zip(steps, steps[1:], strict=False):
-            assert one.after == after.before
+        causes = [step.cause for step in steps]
+        assert (*causes[:2], causes[-1]) == ("connected", "accepted", "closed")
+        assert all(one.after == then.before for one, then in itertools.pairwise(steps))
         moves = {(step.before, step.after) for step in steps if step.before != step.after}
         assert moves <= LEGAL[trace.mpm]
     known = {step.cause for step in trace.steps}
@@ -105,13 +95,8 @@ def test_its_counts_are_the_scoreboards(run):
         if trace.mpm == "event" and not any(before - 2e8 <= ns <= before for ns in times):
             settled += 1
             for row in board.snapshot.processes:
-                counters = (
-                    row.connections,
-                    row.write_completion,
-                    row.keep_alive,
-                    row.lingering_close,
-                )
-                assert moment.parked(row.slot) == counters
+                parked = row.write_completion, row.keep_alive, row.lingering_close
+                assert moment.parked(row.slot) == (row.connections, *parked)
     assert quiet > 20 and (settled > 5 or trace.mpm != "event")
     assert any(set("".join(board.letters.values())) & set("KW") for _, _, board in seen)
 

@@ -56,15 +56,18 @@ def has_wild_cards(text: str) -> bool:
 
 
 def translate_wild_cards(text: str) -> str:
-    """apr_fnmatch with APR_FNM_PATHNAME: nothing but a slash matches a slash."""
+    """apr_fnmatch with APR_FNM_PATHNAME: nothing but a slash matches a slash. Raises ValueError for a bracket
+    that begins no class of letters, digits and dots."""
     text = _as_bytes(text)
     out, at = [], 0
     while at < len(text):
         char = text[at]
         if found := _WILD_CLASS.match(text, at):
-            out.append(_wild_class(*found.groups()))
+            out.append(f"(?!/)[{'^' * bool(found[1])}{found[2]}]")
             at = found.end()
             continue
+        if char == "[":
+            raise ValueError('has a "[" that begins no class such as [a-z] or [!0-9]: write \\[')
         if char in "*?":
             out.append("[^/]*" if char == "*" else "[^/]")
         else:
@@ -74,22 +77,7 @@ def translate_wild_cards(text: str) -> str:
     return "".join(out)
 
 
-# A bracket that does not open such a class is an ordinary character.
-_WILD_CHAR = r"(?:\\[^/]|[^/\\])"
-_WILD_CLASS = re.compile(
-    rf"\[([!^]?+)({_WILD_CHAR}(?:-(?!\]){_WILD_CHAR})?"
-    rf"(?:(?!\]){_WILD_CHAR}(?:-(?!\]){_WILD_CHAR})?)*+)\]",
-    re.DOTALL,
-)
-_WILD_RANGE = re.compile(rf"({_WILD_CHAR})(?:-({_WILD_CHAR}))?", re.DOTALL)
-
-
-def _wild_class(sign: str, members: str) -> str:
-    ranges = [(low[-1], (high or low)[-1]) for low, high in _WILD_RANGE.findall(members)]
-    inside = "".join(f"{_literal(a)}-{_literal(b)}" for a, b in ranges if a <= b)
-    if not inside:  # only ranges whose end is before their start
-        return "[^/]" if sign else "(?!)"
-    return f"(?!/)[{'^' * bool(sign)}{inside}]"
+_WILD_CLASS = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]", re.ASCII)
 
 
 def _as_bytes(text: str) -> str:

@@ -68,25 +68,23 @@ class ErrorPages:
         return page(status, method, what=conn.hint)
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
-        config = self._router.config_for(request.path)
-        target = _document_for(response.status, config.values["ErrorDocument"])
-        status, extra, what = response.status, response.extra, response.what
+        documents = self._router.config_for(request.path).values["ErrorDocument"]
+        target = _document_for(response.status, documents)
         if target is None:
             return response
-        elif not _elsewhere(target):
+        if not _elsewhere(target):
             return _text(response, target, request.method)
-        elif not target.startswith("/"):
-            status, what = 302, ""
-            extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
-        else:
-            document, of = self._document(target, response, request, conn)
-            if type(document) is not Page and document is not None:
-                more = (document.length, response.close or document.close, None)
-                fields = extra + document.fields
-                return Answer(status, fields, document.after, document.body, *more, of)
-            failed = document.status if document is not None else 500
-            what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
-        return page(status, request.method, extra=extra, what=what)
+        if not target.startswith("/"):
+            location = b"Location: %b\r\n" % target.encode("latin-1", "replace")
+            return page(302, request.method, extra=location)
+        document, of = self._document(target, response, request, conn)
+        if type(document) is not Page and document is not None:
+            more = (document.length, response.close or document.close, None)
+            fields = response.extra + document.fields
+            return Answer(response.status, fields, document.after, document.body, *more, of)
+        failed = document.status if document is not None else 500
+        what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
+        return page(response.status, request.method, extra=response.extra, what=what)
 
     def _document(
         self, target: str, response: Page, request: Request, conn: Connection

@@ -48,7 +48,7 @@ class KeepAliveClients(HeldConnections):
         path: str = "/index.html",
     ) -> None:
         self.path, self.keep = path, keep
-        self._think = self._timed = _in_range("think", think, 0.05, 3600)
+        self._think = _in_range("think", think, 0.05, 3600)
         self._answers: deque[float] = deque(maxlen=10_000)
         close = "" if keep else "Connection: close\r\n"
         request = (
@@ -65,8 +65,9 @@ class KeepAliveClients(HeldConnections):
 
     @think.setter
     def think(self, seconds: float) -> None:
-        self._think = _in_range("think", seconds, 0.05, 3600)
-        self.resize(self._wanted)
+        if seconds != self._think:
+            self._think = _in_range("think", seconds, 0.05, 3600)
+            self._call(self._think_anew)
 
     @property
     def answered(self) -> int:
@@ -97,14 +98,12 @@ class KeepAliveClients(HeldConnections):
         # Spread, or all would ask in the same moment forever.
         return self._think * random.uniform(0.5, 1.5)
 
-    def _adjust(self) -> None:
-        super()._adjust()
-        if self._timed != self._think:  # the new time holds for those who are thinking already
-            self._timed = self._think
-            for conn in self._clients:
-                when = conn.patience.when()
-                if conn.state == HELD and when is not None and not conn.patience.expired():
-                    conn.patience.reschedule(min(when, self._loop.time() + self._pause()))
+    def _think_anew(self) -> None:
+        """The new time holds for those who are thinking already."""
+        for conn in self._clients:
+            when = conn.patience.when()
+            if conn.state == HELD and when is not None and not conn.patience.expired():
+                conn.patience.reschedule(min(when, self._loop.time() + self._pause()))
 
     async def _use(self, conn: Connection) -> float:
         kept = True

@@ -96,15 +96,20 @@ class Form:
         self._setting = threading.Lock()
         self._words = words or {}
 
-    def put(self, name: str, value: Any, default: str = "") -> None:
-        """A value more: text, a number or a truth; None, "" or the default takes it away."""
+    def put(self, name: str, value: Any) -> None:
+        """A value more: text, a number or a truth; None or "" takes it away."""
         if isinstance(value, bool):
             value = "On" if value else "Off"
         word = "" if value is None else str(value).strip()
         with self._setting:
             # A new dict: another thread may be reading the old one.
             others = {other: text for other, text in self._words.items() if other != name}
-            self._words = others if word in ("", default) else {**others, name: word}
+            self._words = {**others, name: word} if word else others
+
+    def filled(self, row: Field) -> Field:
+        """A field with its value, which is "" where it is the default."""
+        word = self._words.get(row.name, "")
+        return row._replace(value="" if word == row.default else word)
 
     def rows(self) -> list[Field]:
         """The fields that apply now, with their values."""

@@ -93,8 +93,6 @@ class RunningLoad:
     def _tick(self, tick: Tick) -> None:
         self._ticks.append(tick)
         del self._ticks[:-10]
-
-    def _progress(self, done: int, seconds: float) -> None:
         if self._stop.is_set():
             # What Ctrl-C does in the foreground: the generator is ended with care, and what it
             # measured comes along.
@@ -103,9 +101,7 @@ class RunningLoad:
     def _run(self, url: str) -> None:
         run: LoadRun | None
         try:
-            run = run_load(
-                url, profile=self.profile, on_progress=self._progress, on_tick=self._tick
-            )
+            run = run_load(url, profile=self.profile, on_tick=self._tick)
         except LoadInterrupted as stopped:
             run = stopped.run
         except (LoadError, ValueError, OSError) as error:

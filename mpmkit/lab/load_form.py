@@ -91,11 +91,11 @@ class LoadForm(Form):
             raise ProfileError(
                 f"{name}: the load's form has no such field, it has {', '.join(ROWS)}"
             )
-        self.put(name, value, ROWS[name].default)
+        self.put(name, value)
 
     def row(self, name: str) -> Field:
         """A field with its value."""
-        return ROWS[name]._replace(value=self._words.get(name, ""))
+        return self.filled(ROWS[name])
 
     def _applies(self, name: str) -> bool:
         if name not in _OF:

@@ -35,7 +35,6 @@ from mpmkit.lab.forms import DirectiveForm, Field
 from mpmkit.lab.frames import Probe, RunningLoad, frame
 from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
-from mpmkit.load.profile import LoadProfile
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import Sample
 
@@ -163,8 +162,9 @@ class Room(DirectiveForm):
         self._probe, self._crowd = Probe(server.url), KeepAliveClients(server.url)
         self._resize_crowd()
         self._watch.start()
-        if loaded and self._asked() is not None:
-            self.start_load()
+        if loaded:
+            with contextlib.suppress(ValueError):  # what the form says now is refused
+                self.start_load()
 
     def graceful(self) -> None:
         """USR1: the file is read again, a new generation starts, the old one finishes."""
@@ -269,16 +269,13 @@ class Room(DirectiveForm):
         is still ending must not be lost.
         """
         load = self._load
-        if load is None or not load.running or self._asked() in (None, load.profile):
+        if load is None or not load.running:
             return False
-        self.start_load()
-        return True
-
-    def _asked(self) -> LoadProfile | None:
-        """The load of the form; None with a value that is refused."""
         with contextlib.suppress(ValueError):
-            return self._load_form.profile(LOAD_SECONDS)
-        return None
+            if self._load_form.profile(LOAD_SECONDS) != load.profile:
+                self.start_load()
+                return True
+        return False
 
     @_action
     def stop_load(self) -> None:

@@ -99,7 +99,7 @@ class SweepForm(Form):
             high._replace(default=f"{last:g}", reach=reach, step=step),
         )
         return [
-            row._replace(value=self._words.get(row.name, ""), help=row.label)
+            self.filled(row)._replace(help=row.label)
             for row in (*ends, steps, *FIELDS, *MORE)
             if row.name != self.axis
         ]

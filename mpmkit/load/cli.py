@@ -40,10 +40,10 @@ def parser() -> Parser:
         f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it.",
     )
     add = parser.add_argument
-    target = "like http://127.0.0.1:8080/index.html (loopback only), or https; its path is --path"
+    target = "like http://127.0.0.1:8080/index.html (loopback only), or https"
     add("target", metavar="URL", help=target)
     for field in fields(LoadProfile):
-        if how := option(field):
+        if field.name != "path" and (how := option(field)):
             add(f"--{field.name.replace('_', '-')}", **how)
     add("--profile", metavar="FILE", help="a load profile as JSON; the other options change it")
     steps = "users (or, in the open loop, requests/s) one step after the other"
@@ -62,8 +62,6 @@ def load_of(options: dict[str, Any]) -> tuple[str, dict[str, Any], LoadProfile |
     parts = urlsplit(target)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     if path not in ("", "/") and parts.scheme and parts.netloc and not parts.fragment:
-        if options["path"] is not None:
-            raise ProfileError(f"path: {options['path']!r} is given, and {path!r} in the URL")
         options["path"] = path
         target = f"{parts.scheme}://{parts.netloc}"
     profile = None

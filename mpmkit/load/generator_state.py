@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import bisect
-import contextlib
 import itertools
 import logging
 import os
@@ -42,6 +41,7 @@ from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
 from mpmkit.load.response import Verdict
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
+from mpmkit.measure.procfs import text_of
 
 log = logging.getLogger("mpmkit.load")
 clock = time.perf_counter_ns
@@ -277,7 +277,5 @@ class State:
 
 def self_used() -> tuple[float, float]:
     """Seconds that this process has run, and that it was ready to run and had to wait."""
-    waited = 0.0
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/schedstat") as file:
-        waited = int(file.read().split()[1]) / 1e9
-    return time.process_time(), waited
+    ns = text_of("/proc/self/schedstat").split() or ["0", "0"]
+    return time.process_time(), int(ns[1]) / 1e9

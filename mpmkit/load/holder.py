@@ -35,11 +35,9 @@ class HoldingProcess:
     """
 
     def __init__(self, url: str, mode: str = "idle", **how: Any) -> None:
+        given = json.dumps({"url": url, "mode": mode} | how)
         self._process: Any = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mpmkit.load.holder"),
-                json.dumps({"url": url, "mode": mode} | how),
-            ],
+            [sys.executable, "-m", "mpmkit.load.holder", given],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,5 +1,4 @@
-"""What a load needs of the machine: file descriptors; what an error of a connection means; and how busy the
-machine was while it ran.
+"""What a load needs of the machine: file descriptors; and what an error of a connection means.
 
 Towards one server a client has only its own address and port to vary, some 28,000, and the side that closes
 first keeps the name of a connection for a minute (TIME_WAIT). How the generator avoids that is in docs/LOAD.md.
@@ -13,8 +12,6 @@ import math
 import os
 import resource
 from collections.abc import Iterator
-
-from mpmkit.measure.procfs import MachineTimes, machine_times
 
 OWN_FILES = 128  # that a generator process has open besides connections: Locust's thirty, and room
 LOOPBACK_SOURCES = 200  # addresses that it goes through, from 127.0.0.1 on, when ports run out
@@ -64,32 +61,3 @@ def descriptors(need: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-class Pressure:
-    """How busy the machine was while a load ran, from readings of /proc/stat, one by each `sample`."""
-
-    def __init__(self, cores: int | None = None) -> None:
-        self.cores = cores or len(os.sched_getaffinity(0))
-        self.readings: list[MachineTimes] = []
-
-    def sample(self, reading: MachineTimes | None = None) -> None:
-        """Take a reading (or the one given). A system without /proc/stat gives none."""
-        reading = reading or machine_times()
-        if reading.total:
-            self.readings.append(reading)
-
-    @property
-    def run_queue(self) -> float:
-        """Tasks ready to run for each processor, our own reading left out; nan if not known. 1: every processor
-        had just one to run."""
-        if not self.readings:
-            return math.nan
-        running = sum(max(0, reading.running - 1) for reading in self.readings)
-        return running / len(self.readings) / self.cores
-
-    @property
-    def steal(self) -> float:
-        """The share of the time that the host gave to other guests, 0 to 1; nan if not known."""
-        stolen = self.readings[-1].steal_since(self.readings[0]) if self.readings else None
-        return math.nan if stolen is None else stolen

@@ -126,11 +126,6 @@ class LoadProfile(RequestFields):
         return self.mix or (RequestSpec(**one),)
 
     @property
-    def clients(self) -> int:
-        """All connections at once: users and idle holders."""
-        return self.users + self.idle_holders
-
-    @property
     def planned_seconds(self) -> float | None:
         """How long new requests are sent: the duration, or that of all stages, or None."""
         return sum(stage.seconds for stage in self.stages) if self.stages else self.duration
@@ -251,8 +246,6 @@ def _problems(p: LoadProfile) -> Iterator[str]:
         yield f"processes: {few}, give at most {p.users}"
     if p.requests_per_connection is not None and not p.keep_alive:
         yield "requests_per_connection: only kept connections carry several; set keep_alive"
-    if not bad & {"users", "idle_holders"} and p.clients > MAX_USERS:
-        yield f"idle_holders: {p.clients:,} clients with the users are more than {MAX_USERS:,}"
     if loop == "open" and not p.stages and p.rate is None:
         yield f"rate: arrival={p.arrival!r} needs the requests per second"
     if loop and p.stages:

@@ -37,7 +37,8 @@ class LoadRun(Outcome):
     duration: seconds from the first request's start to the last one's end.
     ticks: what was reported while it ran. paths: for a mix, the latencies of each path's good answers.
     processes_cpu, processes_wait: shares of the time (0 to 1) that each generator process ran, and that it was
-        ready to run and had to wait for a processor. run_queue, steal: as of `preflight.Pressure`.
+        ready to run and had to wait for a processor. run_queue: tasks that were ready to run for each processor,
+        on average, from readings of /proc/stat; 1: every processor had just one.
     retries: requests that crossed the server's closing of a kept connection and were sent again.
     reconnects: kept connections that the server closed after an answer, having said so.
     ended: why: "requests", "duration", "interrupted", "time limit of ...", "gave up: ...", "1 of 2 generator
@@ -62,7 +63,6 @@ class LoadRun(Outcome):
     late: int = 0
     paths: dict[str, Histogram] = field(default_factory=dict)
     run_queue: float = math.nan
-    steal: float = math.nan
     processes_wait: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -219,8 +219,7 @@ class LoadRun(Outcome):
         if self.processes_cpu:
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
         if not math.isnan(self.run_queue):
-            stolen = f", {self.steal:.0%} of the time stolen" if self.steal >= 0.005 else ""
-            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor{stolen}")
+            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor")
         return lines
 
     def to_json(self) -> str:

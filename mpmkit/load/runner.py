@@ -10,6 +10,7 @@ process imports it.
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import sys
 import time
@@ -18,12 +19,13 @@ from typing import Any
 
 from mpmkit.load import tls
 from mpmkit.load.generator_process import STARTUP, Generator, LoadError, LoadInterrupted, Progress
-from mpmkit.load.preflight import OWN_FILES, Pressure, too_few_descriptors
+from mpmkit.load.preflight import OWN_FILES, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.reports import Collector
 from mpmkit.load.result import LoadRun
 from mpmkit.load.target import target_of
 from mpmkit.load.windows import OnTick
+from mpmkit.measure.procfs import machine_times
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
@@ -101,7 +103,8 @@ def _prepared(
 def _run_locust(
     base: str, profile: LoadProfile, on_progress: Progress | None, on_tick: OnTick | None
 ) -> LoadRun:
-    collector, pressure = Collector(base, profile, profile.processes), Pressure()
+    collector = Collector(base, profile, profile.processes)
+    ready: list[int] = []  # tasks that were ready to run, without us
 
     def take(reports: list[dict[str, Any]]) -> None:
         for report in reports:
@@ -125,7 +128,7 @@ def _run_locust(
             take(generator.read(0.1))
             if collector.last and now - sampled > 0.2:
                 sampled = now
-                pressure.sample()
+                ready.append(max(0, machine_times().running - 1))
         return ""
 
     def measured(why: str) -> LoadRun | None:
@@ -134,7 +137,7 @@ def _run_locust(
             collector.add(report)
         run = collector.run(why)
         if run is not None:
-            run.run_queue, run.steal = pressure.run_queue, pressure.steal
+            run.run_queue = sum(ready) / max(1, len(ready)) / len(os.sched_getaffinity(0))
             run.ended = why or run.ended
         return run
 

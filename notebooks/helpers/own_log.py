@@ -20,6 +20,7 @@ import ipywidgets
 import pandas
 import plotly.graph_objects as go
 from helpers.lesson import Still
+from IPython.display import display
 from plotly.subplots import make_subplots
 
 import mpmkit
@@ -189,7 +190,7 @@ def explore(chooser: Chooser) -> Any:
         output.clear_output(wait=True)
         with output:
             try:
-                figure(runs(chooser.trace, growth.value, **changed)).show()
+                display(figure(runs(chooser.trace, growth.value, **changed)))
             except DirectiveError as error:
                 print(error)
 

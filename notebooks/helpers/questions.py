@@ -200,8 +200,8 @@ OF: dict[str, tuple[Item, ...]] = {
     "11": (
         Item("A log has no %D. What can be said of the workers it kept busy?", {
             "nothing without an assumption about durations": RIGHT,
-            "their number is that of the requests a second": "that is so for requests of one second each",
-            "their number is that of the clients": "a client keeps a worker busy while it is served, or kept",
+            "their number is that of the requests a second": "that is so if each takes one second (Little's law)",
+            "their number is that of the clients": "a client keeps a worker only while it is served or kept",
         }),
         Item("Browsers read for three seconds between two pages. What keeps prefork's workers busy?", {
             "kept connections, until KeepAliveTimeout": RIGHT,

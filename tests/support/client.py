@@ -324,6 +324,11 @@ def at_once(job: Callable[[int], Any], count: int) -> list[Any]:
         return list(threads.map(job, range(count)))
 
 
+def asked(server: Any, path: str) -> Client:
+    """A client that has sent one request."""
+    return Client(server).send(request(path))
+
+
 FINISH = b"xample\r\n\r\n"  # the other half of what `half_sent` sends
 
 
