@@ -33,7 +33,7 @@ $(shell rm -f $(STAMP))
 endif
 endif
 
-.PHONY: venv tables test lint lab bench fidelity soak claims notebooks slides exercises site lock tyres clean distclean
+.PHONY: venv tables test lint lab bench fidelity advise-check soak claims notebooks slides exercises site lock tyres clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -90,6 +90,10 @@ bench: $(STAMP)
 # FIDELITY_ARGS="http --all": one area, every case, and the page is left alone.
 fidelity: $(STAMP)
 	@$(BIN)/mpmkit fidelity $(FIDELITY_ARGS)
+
+# What `mpmkit advise` predicts, against the real httpd; writes the table in docs/ADVISE.md. Eight minutes.
+advise-check: $(STAMP)
+	@$(BIN)/python -m benchmarks.advise --write
 
 # Some minutes; SOAK_ARGS="--hours 2", or another number of --restarts, --kills, --requests.
 soak: $(STAMP)

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("mpmkit.measure.compare", "two files of rows: cheaper, dearer, the same, undecided"),
     "watch": ("mpmkit.measure.watch_command", "the status page of a running Apache, with its headroom"),
     "advise": ("mpmkit.measure.advise_command", "which MPM and which numbers for the requests of an access log"),
+    "replay": ("mpmkit.measure.replay", "the requests of an access log against a server, at their times"),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
 }  # fmt: skip
 # What compares mpmkit with other servers is not part of the package: it is in a checkout, and runs as a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import statistics
@@ -42,11 +43,8 @@ def table() -> SweepTable:
     ):
         answered = {"requests": round(rate * 2), "failures": 0, "errors": "{}", "qps": rate}
         load = {"duration_s": 2.0, "generator_bound": users == 80, "generator_starved": False}
-        where = {
-            "mpm": mpm,
-            "users": users,
-            "point": f'{{"ThreadsPerChild": {threads}, "users": {users}}}',
-        }
+        point = json.dumps({"ThreadsPerChild": threads, "users": users})
+        where = {"mpm": mpm, "users": users, "point": point}
         made.append(recorded_row("sweep", **where, **answered, **load))
     return SweepTable(made, ("ThreadsPerChild", "users"))
 
@@ -63,9 +61,8 @@ def test_a_curve_goes_through_the_levels(frame):
     assert " prefork, 1,000 KiB each" in labels and " httpd event, 50.0 KiB each" in labels
     assert figure.data[0].line.color == theme.LIGHT["prefork"]
     assert figure.data[2].line.color == theme.OTHERS["httpd"]
-    assert (
-        figure.layout.yaxis.title.text == "MiB, logarithmic" and figure.layout.yaxis.type == "log"
-    )
+    axis = figure.layout.yaxis
+    assert (axis.title.text, axis.type) == ("MiB, logarithmic", "log")
     assert "prefork: 20 MiB at 0, 215 at 200, 1,000 KiB each" in plots.alt_text(figure)
     idle = memory_plots.memory_curve(frame, "idle")
     assert [trace.name for trace in idle.data] == ["event", "uvicorn"]
@@ -139,9 +136,7 @@ def test_rows_of_another_table_are_refused(frame):
 
 def test_ours_next_to_the_real_httpd():
     def table(name):
-        rows = (
-            mpmkit.recorded(name).astype(object).where(lambda f: f.notna(), None).to_dict("records")
-        )
+        rows = records.read(records.recorded_folder() / f"{name}.csv")
         return QpsTable(rows, published.figures())
 
     rivals = table("qps-demo")
@@ -167,9 +162,7 @@ def test_yours_next_to_the_recorded(frame):
     made = tables.compared_recorded(mine, recorded, ["server", "mpm", "kind"])
     cells = recorded.groupby(["server", "mpm", "kind"], dropna=False).ngroups
     assert list(made["yours / recorded"]) == [pytest.approx(2)] * cells
-    with pytest.raises(
-        ValueError, match="the rows lack qps; give those of the same table for yours"
-    ):
+    with pytest.raises(ValueError, match="the rows lack qps; give those of the same table"):
         tables.compared_recorded(frame, recorded, ["server"])
     with pytest.raises(ValueError, match="no server in common"):
         tables.compared_recorded(mine.assign(server="x"), recorded, ["server"])

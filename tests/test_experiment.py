@@ -14,19 +14,7 @@ from benchmarks import article, bench, cost, generators, run_all
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import capacity, command, demand, experiment, memory, qps, records, sweep
-from mpmkit.measure.experiment import (
-    Bar,
-    Cell,
-    Conditions,
-    ExperimentError,
-    Interrupted,
-    Progress,
-    Table,
-    duration,
-    in_rounds,
-    resume,
-    run,
-)
+from mpmkit.measure.experiment import Bar, Cell, ExperimentError, Interrupted, Progress, Table, run
 from mpmkit.measure.records import RecordError, RecordFile
 
 SERVERS = [Cell(1, "mpmkit", "prefork"), Cell(1, "httpd", "prefork"), Cell(1, "nginx", "")]
@@ -52,7 +40,7 @@ class Measuring:
 
 
 def cells(rounds=2, servers=SERVERS):
-    return in_rounds(servers, range(1, rounds + 1))
+    return experiment.in_rounds(servers, range(1, rounds + 1))
 
 
 def test_rows_are_on_disk_and_progress_says_how_far_it_is(tmp_path):
@@ -136,20 +124,20 @@ def test_a_run_goes_on_with_the_rows_of_its_file(tmp_path):
     rows = run(cells(1), Measuring(), Table([], planned=3), file=file).records
     file.append({**rows[0], "python": "3.9.1", "round": 9})
     table = Table([], planned=6)
-    resume(table, file, scale=rows[0]["scale"])
+    experiment.resume(table, file, scale=rows[0]["scale"])
     assert table.resumed == table.measured == 4 and table.records[:3] == rows
     assert any("of another python: " in note and "3.9.1" in note for note in table.footer())
     seen = []
     run(cells(1)[:2], Measuring(), table, on_progress=seen.append)
     assert table.measured == 6 and seen[0].share > 4 / 6 and seen[-1].share == 1
     with pytest.raises(RecordError, match="holds another qps"):
-        resume(Table([]), file, round=1)
+        experiment.resume(Table([]), file, round=1)
 
 
 def test_a_row_has_the_machine_and_what_happened_meanwhile():
     frame = {"run_id": "r", "scale": "smoke", "round": 3, "server": "nginx", "mpm": None}
     own = {*frame, "steal", "load1", "directives", *records.machine().row()}
-    conditions = Conditions(Table([], run_id="r", scale="smoke"), Cell(3, "nginx", ""))
+    conditions = experiment.Conditions(Table([], run_id="r", scale="smoke"), Cell(3, "nginx", ""))
     columns = {name: value for name, value in recorded_row("qps").items() if name not in own}
     row = conditions.row({"A": 1, "B": "x"}, **columns)
     assert {name: row[name] for name in frame} == frame and row["cores"] >= 1
@@ -272,7 +260,7 @@ def test_progress_is_a_bar_on_a_terminal_and_else_a_line_a_figure(monkeypatch, c
     bar(Progress(1, 2, "a", 0.5, 100.0, recorded_row("qps"), "5 requests/s"))
     bar.close()
     assert capsys.readouterr().err == "[1/2] a: 5 requests/s (about 2 min left)\n"
-    assert (duration(89), duration(91)) == ("89 s", "2 min")
+    assert (experiment.duration(89), experiment.duration(91)) == ("89 s", "2 min")
     pytest.importorskip("tqdm")
     terminal = io.StringIO()
     terminal.isatty = lambda: True

@@ -42,9 +42,10 @@ def test_another_log_is_read_and_a_bad_one_says_why(chooser, tmp_path):
 
 
 def test_sliders_redraw(chooser):
-    box = own_log.explore(chooser)
-    growth, keep, workers, output = box.children
-    keep.value, workers.value = 1, 25
-    assert (growth.value, keep.continuous_update) == (1.0, False) and output is box.children[-1]
-    figure = own_log.figure(own_log.runs(chooser.trace, MaxRequestWorkers=25))
-    assert len(figure.data) == 6 and "of 25 workers busy" in figure.layout.meta["alt"]
+    growth, keep, workers, said, drawn = own_log.explore(chooser).children
+    before = list(drawn.data[0].y), drawn.layout.annotations[0].text
+    keep.value = 1
+    assert list(drawn.data[0].y) != before[0] and drawn.layout.annotations[0].text != before[1]
+    workers.value = 25
+    assert {shape.y0 for shape in drawn.layout.shapes} == {25} and not said.value
+    assert growth.value == 1.0 and not keep.continuous_update

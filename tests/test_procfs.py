@@ -19,14 +19,7 @@ from support.waiting import poll_until
 
 from benchmarks.usage import usage
 from mpmkit.measure import procfs
-from mpmkit.measure.procfs import (
-    Footprint,
-    kind_of,
-    mappings,
-    parse_smaps,
-    read_smaps,
-    status_numbers,
-)
+from mpmkit.measure.procfs import Footprint, kind_of, mappings, parse_smaps
 
 SAMPLES = Path(__file__).resolve().parent / "data" / "smaps"
 NO_PROCESS = 2**22 + 1  # above the kernel's largest pid
@@ -97,7 +90,7 @@ def test_kinds_of_mappings():
 
 def test_a_process_that_has_ended_has_no_memory():
     assert parse_smaps("") == Footprint()
-    assert read_smaps(NO_PROCESS) is None and status_numbers(NO_PROCESS) == {}
+    assert procfs.read_smaps(NO_PROCESS) is None and procfs.status_numbers(NO_PROCESS) == {}
     assert math.isnan(procfs.pss_mb([NO_PROCESS])) and procfs.pss_mb([os.getpid()]) > 1
     assert usage([NO_PROCESS]) == (0, 0, 0) and procfs.cpu_ns([NO_PROCESS]) == 0
     assert not procfs.alive(NO_PROCESS) and procfs.children(NO_PROCESS) == []
@@ -110,16 +103,15 @@ def test_no_text_makes_the_parser_fail(junk):
 
 
 def test_this_very_process_is_read():
-    memory, numbers = read_smaps(os.getpid()), status_numbers(os.getpid())
+    memory, numbers = procfs.read_smaps(os.getpid()), procfs.status_numbers(os.getpid())
     assert memory is not None and memory.rss >= memory.pss >= memory.uss > 1000
     assert (memory + memory).pss == 2 * memory.pss
     assert numbers["Threads"] >= 1 and numbers["VmPTE"] > 0
 
 
 def test_a_zombie_is_no_living_child():
-    child = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, process_group=0
-    )
+    program = [sys.executable, "-c", "input()"]
+    child = subprocess.Popen(program, stdin=subprocess.PIPE, process_group=0)
     assert child.pid in procfs.children(os.getpid()) and procfs.members(child.pid) == [child.pid]
     child.stdin.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

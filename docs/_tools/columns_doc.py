@@ -39,6 +39,7 @@ def _markdown(head: str, columns: Iterable[Column]) -> str:
     lines = [head, "", "| column | type | unit or range | empty? | meaning |"]
     lines.append("|---|---|---|---|---|")
     for name, kind, unit, doc, empty in columns:
+        unit = unit if isinstance(unit, str) else ", ".join(unit)
         lines.append(f"| `{name}` | {kinds[kind]} | {unit} | {'may be' * empty} | {doc} |")
     return "\n".join(lines)
 

@@ -11,7 +11,8 @@ import ctypes
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from gevent import get_hub
@@ -95,7 +96,10 @@ class Schedule:
 
     def __init__(self, profile: LoadProfile, index: int, of: int) -> None:
         self.origin = clock() + int(profile.warmup_seconds * 1e9)
-        self._seconds = arrivals(profile, index, of)
+        self.lines: dict[int, int] = {}  # of a plan: due time -> line of the mix
+        self._seconds = (
+            self._plan(profile, index, of) if profile.plan else arrivals(profile, index, of)
+        )
         self._next = self._draw()
         self._timer = Timer()
         self._watcher = get_hub().loop.io(self._timer.fd, READ)
@@ -104,6 +108,17 @@ class Schedule:
 
     def _draw(self) -> int:
         return self.origin + int(next(self._seconds) * 1e9)
+
+    def _plan(self, profile: LoadProfile, index: int, of: int) -> Iterator[float]:
+        """The due times of a file, every of-th; then none for as long as a run may be."""
+        assert profile.plan is not None
+        with open(profile.plan, encoding="ascii") as file:
+            for text in islice(file, index, None, of):
+                seconds, line = text.split(",")
+                self.lines[self.origin + int(float(seconds) * 1e9)] = int(line)
+                yield float(seconds)
+        while True:
+            yield 1e9
 
     def take(self) -> int:
         """The next due time; the caller owns it."""

@@ -33,10 +33,10 @@ def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
 
 
 def text(
-    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), *, none: str = ""
+    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), **more: Any
 ) -> Any:
     """A field that is text."""
-    return _made(default, help, "text", like=like, none=none)
+    return _made(default, help, "text", like=like, **more)
 
 
 def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:

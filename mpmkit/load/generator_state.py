@@ -145,6 +145,8 @@ class State:
 
     def line_at(self, due: int) -> int:
         """The line of the mix, from 0, that a request of this time is of: of its stage, or drawn."""
+        if self.schedule is not None and self.schedule.lines:
+            return self.schedule.lines.pop(due) - 1
         if self.stage_ends and self.schedule is not None:
             stage = bisect.bisect(self.stage_ends, (due - self.schedule.origin) / 1e9)
             if line := self.profile.stages[min(stage, len(self.stage_ends) - 1)].line:

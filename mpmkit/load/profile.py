@@ -83,6 +83,13 @@ class LoadProfile(RequestFields):
     rate: float | None = number(
         None, 0.01, MAX_RATE, "requests/s", "due in all in the open loop", none="-", loop="open"
     )
+    plan: str | None = text(
+        None,
+        "a file that says when each request is due: lines of seconds and a line of the mix",
+        ("/.+", "be an absolute path"),
+        none="as arrival and rate say",
+        loop="open",
+    )
     ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
     stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
     idle_holders: int = whole(

@@ -20,6 +20,8 @@ from mpmkit.measure.stats import knee
 # for an answer, so a faster server would not have shown as one.
 GENERATOR_LIMIT = 0.9
 
+SHOWN_PATHS = 12  # in the summary; a replayed log has hundreds
+
 # Of a row: what a run has by the same name, and percentiles.
 COLUMNS = (
     *("started_at", "path", "users", "keep_alive", "requests", "failures", "qps", "mean_ms"),
@@ -171,7 +173,7 @@ class LoadRun(Outcome):
             far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
             tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
             lines.append(f"latency ms: {tail}max {self.latency_ms(100):.3g}")
-        for path, found in self.paths.items():
+        for path, found in list(self.paths.items())[:SHOWN_PATHS]:
             p50, p99 = (found.percentile(percent) / 1e6 for percent in (50, 99))
             lines.append(f"  {path}: {len(found):,} good answers, p50 {p50:.3g}, p99 {p99:.3g}")
         what = "requests/s due" if profile.open_loop else "users"

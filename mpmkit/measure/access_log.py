@@ -45,7 +45,9 @@ _NUMBER, _WORD, _QUOTED = r"-?[\d.]*+", r"[^\s]*?", r'[^"\\\n]*+(?:\\.[^"\\\n]*+
 # What each directive of a LogFormat writes: letter -> pattern. The same letters as server/log_format.py
 # writes (a test compares), and those that only other modules write. Any other text is `.*?`.
 PATTERNS = dict.fromkeys("bBIOSDTkP", _NUMBER) | dict.fromkeys("haAlvVpmH", _WORD)
-PATTERNS |= {"s": r"(?:-|\d{3})", "X": r"[-+X]", "%": "%"} | dict.fromkeys("urUqfieoCnRLt", ".*?")
+PATTERNS |= {"s": r"(?:-|\d{3})", "X": r"[-+X]", "%": "%"} | dict.fromkeys(
+    [*"urUqfieoCnRLtxc", "^ti", "^to"], ".*?"
+)
 
 # strftime in a %{...}t: letter -> pattern. What stands for several is written out first.
 _CLOCK = (

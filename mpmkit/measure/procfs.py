@@ -238,13 +238,8 @@ def parse_smaps(smaps: str) -> Footprint:
 
 def pss_mb(pids: Iterable[int]) -> float:
     """PSS of processes together, in MB (10^6 bytes); NaN if none of them can be read."""
-    import psutil
-
-    found = []
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            found.append(psutil.Process(pid).memory_full_info().pss)
-    return round(sum(found) / 1e6, 2) if found else float("nan")
+    found = [numbers(f"/proc/{pid}/smaps_rollup").get("Pss", 0) for pid in pids]
+    return round(sum(found) * 1024 / 1e6, 2) if any(found) else float("nan")
 
 
 def read_smaps(pid: int) -> Footprint | None:

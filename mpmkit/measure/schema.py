@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mpmkit.config.directives import MPMS
+
 Row = dict[str, Any]
 
 
@@ -19,14 +21,14 @@ class RecordError(ValueError):
 
 
 class Column(NamedTuple):
-    """One column: its name, the Python type of a value, its unit or range, and what it means.
+    """One column: its name, the Python type of a value, its unit, range or words, and what it means.
 
     `empty` says that a cell may hold nothing (None), for what is not known or does not apply.
     """
 
     name: str
     type: Any
-    unit: str
+    unit: str | tuple[str, ...]
     doc: str
     empty: bool = False
 
@@ -36,9 +38,9 @@ c = Column
 WHO = (
     c("run_id", str, "", "one per command; all its rows share it"),
     c("table", str, "", "what was measured: the name of the table"),
-    c("scale", str, "", "smoke, demo, full, or custom if sizes were given by hand"),
+    c("scale", str, ("smoke", "demo", "full", "custom"), "custom: sizes were given by hand"),
     c("server", str, "", "mpmkit, or the server compared with it (gunicorn with its workers)"),
-    c("mpm", str, "", "prefork, worker or event; empty for a server without one", True),
+    c("mpm", str, MPMS, "empty for a server without one", True),
 )
 WHEN = (
     c("round", int, "from 1", "each round measures every server once, in random order (seed: run_id, or sweep)"),
@@ -46,10 +48,10 @@ WHEN = (
     c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
 )  # fmt: skip
 _LOAD = (
-    c("driver", str, "", "locust, ab or wrk"),
+    c("driver", str, ("locust", "ab", "wrk"), "what made the load"),
     c("driver_version", str, "", "version of the driver", True),
     c("path", str, "", "what was asked for"),
-    c("method", str, "", "GET, HEAD or POST"),
+    c("method", str, ("GET", "HEAD", "POST"), "of the requests"),
     c("users", int, "", "concurrent clients"),
     c("keep_alive", bool, "", "true: connections reused; false: one per request"),
     c("processes", int, "", "generator processes"),
@@ -91,10 +93,15 @@ MACHINE = (
     c("steal", float, "0 to 1", "processor time the host took away during the cell", True),
 )
 _MEMORY = (
-    c("against", str, "", "busy (requests being served) or idle (kept-alive connections)"),
+    c("against", str, ("busy", "idle"), "requests being served, or idle kept-alive connections"),
     c("level", int, "", "how many of them were asked for"),
     c("held", int, "", "how many the server had answered and held when the sample was taken"),
-    c("scope", str, "", "server (all its processes), parent, or child (the median child)"),
+    c(
+        "scope",
+        str,
+        ("server", "parent", "child"),
+        "all its processes, its parent, or its median child",
+    ),
     c("processes", int, "", "how many processes the figures are of"),
     c("threads", int, "", "their threads"),
     c("pss_kb", int, "KiB", "proportional set size: shared pages divided among who shares them"),
@@ -123,8 +130,8 @@ OBSERVED = (
     c("scoreboard", str, "JSON", "of the middle of the run: slot, letters, connections without a thread", True),
 )  # fmt: skip
 _KIND = (
-    c("kind", str, "", "static or script"),
-    c("script", str, "", "how it is run: wsgi (also if empty), cgi, php-fpm, mod_php", True),
+    c("kind", str, ("static", "script"), "of page"),
+    c("script", str, ("wsgi", "cgi", "php-fpm", "mod_php"), "how it is run; empty: wsgi", True),
 )
 _OTHERS = (
     c("work", str, "", "new (a connection per request), keep-alive, cold or warm; of demand page or script, too"),
@@ -227,18 +234,6 @@ def _value(column: Column, value: Any) -> Any:
         raise ValueError(f"must be 0 to 1, not {value:g}")
     if column.unit == "from 1" and value < 1:
         raise ValueError("counts from 1")
-    if value not in _WORDS.get(column.name, (value,)):
-        raise ValueError(f"must be one of {', '.join(_WORDS[column.name])}, not {value}")
+    if isinstance(column.unit, tuple) and value not in column.unit:
+        raise ValueError(f"must be one of {', '.join(column.unit)}, not {value}")
     return value
-
-
-_WORDS = {  # columns of a few words
-    "scale": ("smoke", "demo", "full", "custom"),
-    "mpm": ("prefork", "worker", "event"),
-    "driver": ("locust", "ab", "wrk"),
-    "method": ("GET", "HEAD", "POST"),
-    "kind": ("static", "script"),
-    "script": ("wsgi", "cgi", "php-fpm", "mod_php"),
-    "against": ("busy", "idle"),
-    "scope": ("server", "parent", "child"),
-}

@@ -20,7 +20,6 @@ import ipywidgets
 import pandas
 import plotly.graph_objects as go
 from helpers.lesson import Still
-from IPython.display import display
 from plotly.subplots import make_subplots
 
 import mpmkit
@@ -183,23 +182,29 @@ def explore(chooser: Chooser) -> Any:
     workers = ipywidgets.IntSlider(
         250, min=25, max=400, step=25, description="MaxRequestWorkers", **WIDE
     )
-    output = ipywidgets.Output()
+    drawn, said = go.FigureWidget(figure(runs(chooser.trace))), ipywidgets.HTML()
 
-    def show(_: Any = None) -> None:
+    def show(_: Any) -> None:
         changed = {"KeepAliveTimeout": keep.value, "MaxRequestWorkers": workers.value}
-        output.clear_output(wait=True)
-        with output:
-            try:
-                display(figure(runs(chooser.trace, growth.value, **changed)))
-            except DirectiveError as error:
-                print(error)
+        try:
+            new = figure(runs(chooser.trace, growth.value, **changed))
+        except DirectiveError as error:
+            said.value = f"<p role='alert'>{escape(str(error))}</p>"
+            return
+        said.value = ""
+        with drawn.batch_update():
+            for old, line in zip(drawn.data, new.data, strict=True):
+                old.update(x=line.x, y=line.y)
+            drawn.layout.annotations, drawn.layout.shapes = (
+                new.layout.annotations,
+                new.layout.shapes,
+            )
 
     for slider in (growth, keep, workers):
         slider.continuous_update = False
         slider.observe(show, "value")
-    show()
     still = "<p>In JupyterLab, three sliders (growth, KeepAliveTimeout, MaxRequestWorkers) redraw the figure.</p>"
-    return Still(still, growth, keep, workers, output)
+    return Still(still, growth, keep, workers, said, drawn)
 
 
 if __name__ == "__main__":
