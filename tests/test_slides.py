@@ -33,11 +33,14 @@ def test_a_cell_has_its_place(given, place):
     assert slides.slide_type(given) == place
 
 
+@pytest.mark.parametrize("begins", [{}, {"slideshow": {"slide_type": "subslide"}}])
 @pytest.mark.parametrize(("more", "place"), [(0, "-"), (1, "subslide")])
-def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_own(more, place):
+def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_own(
+    more, place, begins
+):
     figure, above = (
         cell("code", "plot()"),
-        cell("code", "\n".join(["x = 1"] * (slides.ROOM + more))),
+        cell("code", "\n".join(["x = 1"] * (slides.ROOM + more)), **begins),
     )
     figure["outputs"] = [{"data": {"image/png": "iVBORw0K"}}]
     above["outputs"] = [{"output_type": "stream", "text": "1"}]

@@ -75,14 +75,15 @@ def mark(book: Any) -> Any:
         cells += [cell, *notes(cell)]
         place, source = slide_type(cell), "".join(cell["source"])
         kinds = {kind for output in cell.get("outputs", ()) for kind in output.get("data", {})}
-        if any(kind.startswith("image/") for kind in kinds):
+        figure = any(kind.startswith("image/") for kind in kinds)
+        if figure:
             cell["metadata"].setdefault("tags", []).append("hide-input")
             if place == "-" and lines > ROOM:
                 place = "subslide"  # both together would be cut off
-        elif cell["cell_type"] == "code" and place == "-":
-            lines += source.count("\n") + 1
         if place in ("slide", "subslide"):
             lines = 0
+        if cell["cell_type"] == "code" and not figure and place != "skip":
+            lines += source.count("\n") + 1
         cell["metadata"].setdefault("slideshow", {})["slide_type"] = place
     book["cells"] = cells
     return book

@@ -209,7 +209,10 @@ class Connection(Output):
                 self._continued = True
                 self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
             try:
-                data = self._read_by(self._body_deadline, BODY_SIZE)
+                # No more room than is needed: what a read leaves of it is cut off, and small pieces among
+                # large holes are memory that malloc does not use again.
+                size = min(BODY_SIZE, protocol.expected)
+                data = self._read_by(self._body_deadline, size)
             except TimeoutError:
                 why = "the request's body did not come in time"
                 raise RequestError(408, why, ah="AH01382") from None

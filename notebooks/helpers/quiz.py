@@ -29,8 +29,12 @@ class Quiz(Still):
         for number, (item, box) in enumerate(zip(items, self._boxes, strict=True), 1):
             rows += [_question(f"{number}. {item.question}"), box]
             listed = "".join(f"<li>{escape(option)}</li>" for option in box.options)
-            still.append(f"<p><b>{number}. {escape(item.question)}</b></p><ul>{listed}</ul>")
-        super().__init__("".join(still), *rows)
+            asked = f"<p><b>{number}. {escape(item.question)}</b></p><ul>{listed}</ul>"
+            still.append(f'<div style="break-inside: avoid">{asked}</div>')
+        columns = (
+            f'<div style="columns: 20em; font-size: 0.75em">{"".join(still)}</div>'  # on one slide
+        )
+        super().__init__(columns, *rows)
 
     @property
     def answers(self) -> list[str | None]:
@@ -42,10 +46,13 @@ class Quiz(Still):
         return sum(chosen is not None and item.options[chosen] == RIGHT for item, chosen in pairs)
 
 
-def where(item: Item) -> str:
-    """The section that shows the answer, in words: 01, "The pool breathes"."""
+def where(item: Item, link: bool = False) -> str:
+    """The section that shows the answer, in words: 01, "The pool breathes"; as a link that JupyterLab opens,
+    if wished: an executed copy has its notebooks elsewhere."""
     notebook, heading = item.see
-    return f'{notebook[:2]}, "{heading}"'
+    said = f'{notebook[:2]}, "{heading}"'
+    place = f"{notebook}.ipynb#{heading.replace(' ', '-')}"
+    return f'<a href="{place}" target="_blank">{said}</a>' if link else said
 
 
 def frame(before: Quiz, after: Quiz) -> pandas.DataFrame:
@@ -60,7 +67,7 @@ def frame(before: Quiz, after: Quiz) -> pandas.DataFrame:
             "before": _marked(item, first),
             "after": _marked(item, last),
             "why": feedback(item, last) if last else "",
-            "shown in": where(item),
+            "shown in": where(item, link=bool(last)),
         }
         for item, first, last in asked
     ]
