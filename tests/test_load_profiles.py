@@ -114,12 +114,13 @@ def test_stages_send_to_several_ports_in_turn_and_keep_the_connections(bad):
     with mpmkit.launch("event", KeepAlive=True, MaxKeepAliveRequests=0) as other:
         port = urlsplit(other.url).port
         mix = [{"path": "/ok"}, {"path": "/index.html", "port": port}]
-        stages = [{"seconds": 0.25, "rate": 200, "line": 1 + n % 2} for n in range(6)]
-        how = {"users": 3, "arrival": "constant", "keep_alive": True}
+        stages = [{"seconds": 0.25, "rate": 60, "line": 1 + n % 2} for n in range(6)]
+        # So many users that a busy machine has one free for each request that is due.
+        how = {"users": 20, "arrival": "constant", "keep_alive": True}
         run = run_load(bad.url, mix=mix, stages=stages, **how)
     assert run.failures == 0 and set(run.paths) == {"/ok", f":{port}/index.html"}
-    assert [len(found) for found in run.paths.values()] == pytest.approx([150, 150], abs=3)
-    assert run.connections <= 2 * 3 and bad.counts()["connections"] <= 3
+    assert [len(found) for found in run.paths.values()] == pytest.approx([45, 45], abs=3)
+    assert run.connections <= 2 * 20 and bad.counts()["connections"] <= 20
 
 
 # -- background clients --------------------------------------------------------------------------------
