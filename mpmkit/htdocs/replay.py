@@ -1,9 +1,11 @@
 """As many bytes as ?bytes= says, after as many milliseconds as ?ms= says: what `mpmkit replay` asks for."""
 
 import time
+from itertools import chain, repeat
 from urllib.parse import parse_qsl
 
 MOST = {"bytes": 1 << 28, "ms": 600_000}
+PIECE = b"x" * (1 << 16)
 
 
 def application(environ, start_response):
@@ -15,4 +17,4 @@ def application(environ, start_response):
     time.sleep(int(asked["ms"]) / 1000)
     size = int(asked["bytes"])
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(size))])
-    return [b"x" * size]
+    return chain(repeat(PIECE, size >> 16), [PIECE[: size & 0xFFFF]])
