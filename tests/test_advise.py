@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from support.waiting import poll_until
 
 from benchmarks import advise as bench
 from mpmkit.config.checks import check
@@ -242,7 +244,15 @@ def test_memory_of_a_running_httpd(mpm, tmp_path):
     (tmp_path / "index.html").write_text("x")
     more = {} if mpm == "prefork" else {"ThreadsPerChild": 5, "MaxRequestWorkers": 20}
     with Httpd(mpm, document_root=tmp_path, StartServers=3, **more) as httpd:
-        cost = running_cost(httpd.pid, 1 if mpm == "prefork" else 5, None)
+
+        def whole() -> Cost | None:
+            """Once all three children are there, each with its threads."""
+            with contextlib.suppress(ValueError):
+                cost = running_cost(httpd.pid, 1 if mpm == "prefork" else 5, None)
+                return cost if cost.workers.points == 3 else None
+            return None
+
+        cost = poll_until(whole, what="three children")
         low, middle, high = cost.at(cost.workers.most, 0)
         assert cost.measured and 500 < low <= middle <= high < 60_000
         child = advise_command.procfs.children(httpd.pid)[0]

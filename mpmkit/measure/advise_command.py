@@ -93,7 +93,8 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     ]
     own = procfs.read_smaps(pid)
     if own is None or not seen:
-        raise ValueError(f"pid: the memory of httpd {pid} may not be read; run this as root")
+        why = "and of its children may not be read; run this as root, while it serves"
+        raise ValueError(f"pid: the memory of httpd {pid} {why}")
     shared = own.pss + sum(memory.pss - memory.uss for memory, _ in seen)
     each = [(memory.uss + tables) / threads for memory, tables in seen]
     middle, reach = statistics.fmean(each), math.inf
