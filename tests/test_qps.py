@@ -17,7 +17,7 @@ from mpmkit.measure import competitors, published, records
 from mpmkit.measure.experiment import ExperimentError, in_rounds
 from mpmkit.measure.published import DIRECTIVES, PAGES, Page
 from mpmkit.measure.qps import SCALES, QpsScale, main, plan, qps_table
-from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.qps_table import QpsTable, what_decides
 from mpmkit.measure.reference_servers import NotInstalled
 from mpmkit.measure.stats import Limits, verdict
 
@@ -382,3 +382,16 @@ def test_every_way_answers_every_request(tmp_path):
     assert ("mpmkit", "php-fpm") in rows or "php-fpm" in left
     assert ("httpd", "cgi") in rows or "httpd" in left
     assert all(r["failures"] == 0 and r["requests"] == 60 for r in rows.values())
+
+
+def test_the_recorded_demand_says_what_decides(monkeypatch, tmp_path):
+    head, ours, httpd = what_decides()
+    assert (
+        head.startswith("what decides between the MPMs, recorded on 20") and "mpmkit demand" in head
+    )
+    for line, server in ((ours, "mpmkit"), (httpd, "httpd")):
+        assert re.fullmatch(
+            rf"{server}: (\w+ / \w+ [\d.]+ \([\d.]+ to [\d.]+\) \w[^,]*(, )?){{3}}", line
+        ), line
+    monkeypatch.setattr(records, "recorded_folder", lambda: tmp_path)
+    assert what_decides() == []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import MPMS
 from mpmkit.config.extras import require
-from mpmkit.measure import published, records, stats
+from mpmkit.measure import published, records, stats, utilisation
 from mpmkit.measure.experiment import OURS, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
@@ -213,9 +213,31 @@ class QpsTable(Table):
             lines.append(f"the host took away up to {steal:.0%} of the processor time")
         return [
             *lines,
+            *what_decides(),
             "published: Apache 2.4.10 on hardware the article does not name; the order and the "
             "ratios can be compared, not the figures",
         ]
+
+
+def what_decides() -> list[str]:
+    """The ratios of service demand that the project ships, a sentence a server; none without that run."""
+    path = records.recorded_folder() / "demand-demo.csv"
+    if not path.is_file():
+        return []
+    rows = records.read(path)
+    found = utilisation.comparisons(rows, "page")
+    said = [
+        f"what decides between the MPMs, recorded on {rows[0]['started_at']:.10} on {rows[0]['cpu_model']} by "
+        "mpmkit demand: CPU time of a static page on a new connection, within blocks, at fixed rates"
+    ]
+    for server in (OURS, "httpd"):
+        pairs = (
+            (one, other, found.get(f"{server} {one} / {server} {other}"))
+            for one, other in CPU_PAIRS
+        )
+        ratios = [f"{a} / {b} {ratio_text(d.ratio)} {d.word}" for a, b, d in pairs if d]
+        said += [f"{server}: {', '.join(ratios)}"] * bool(ratios)
+    return said
 
 
 def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interval:
