@@ -221,10 +221,10 @@ class QpsTable(Table):
 
 def what_decides() -> list[str]:
     """The ratios of service demand that the project ships, a sentence a server; none without that run."""
-    path = records.recorded_folder() / "demand-demo.csv"
-    if not path.is_file():
+    try:
+        rows = records.read(records.recorded_folder() / "demand-demo.csv")
+    except (records.RecordError, OSError):
         return []
-    rows = records.read(path)
     found = utilisation.comparisons(rows, "page")
     said = [
         f"what decides between the MPMs, recorded on {rows[0]['started_at']:.10} on {rows[0]['cpu_model']} by "
