@@ -79,6 +79,7 @@ LONG = {"seconds": 3000, "users": 1}
     [
         ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
         ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
+        ({"users": 15_000, "idle_holders": 6_000}, "idle_holders"),
         ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
         ({**OPEN, "duration": 3, "stages": [STAGE]}, "requests duration rate stages"),
         ({"stages": [{"seconds": 1}]}, "requests stages"),

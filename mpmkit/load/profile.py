@@ -253,6 +253,8 @@ def _problems(p: LoadProfile) -> Iterator[str]:
         yield f"processes: {few}, give at most {p.users}"
     if p.requests_per_connection is not None and not p.keep_alive:
         yield "requests_per_connection: only kept connections carry several; set keep_alive"
+    if not bad & {"users", "idle_holders"} and (both := p.users + p.idle_holders) > MAX_USERS:
+        yield f"idle_holders: {both:,} clients with the users are more than {MAX_USERS:,}"
     if loop == "open" and not p.stages and p.rate is None:
         yield f"rate: arrival={p.arrival!r} needs the requests per second"
     if loop and p.stages:

@@ -69,9 +69,8 @@ class ResponseReader:
         self.status, self._method = 0, method
         self._expected = expect_status, expect_length
         self._head = b""
-        self._count = self._length = (
-            0  # bytes of the body so far, and in all (or CHUNKED, UNTIL_CLOSE)
-        )
+        # Bytes of the body so far, and in all (or CHUNKED, UNTIL_CLOSE).
+        self._count = self._length = 0
         self._keep = self._started = False
         self._chunks: h11.Connection | None = None
 

@@ -24,7 +24,7 @@ from plotly.subplots import make_subplots
 
 import mpmkit
 from mpmkit.config.checks import check
-from mpmkit.config.directives import MPMS, DirectiveError, Directives
+from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.keywords import from_keywords
 from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
@@ -107,14 +107,10 @@ class Chooser(Still):
 # -- what it met -----------------------------------------------------------------------------------------
 
 
-def directives(**more: Any) -> dict[str, Directives]:
-    """The article's directives for each MPM, with some changed. Raises DirectiveError."""
-    return {mpm: check(mpm, from_keywords(mpm, **DIRECTIVES[mpm] | more))[0] for mpm in MPMS}
-
-
 def advice(trace: mpmkit.Trace, growth: float = 1.0, ram: str = "4GiB") -> Advice:
     """What `mpmkit advise` says of it, for the article's directives; event wrote the shipped log."""
-    return advise(directives(), trace, recorded_costs(), growth=growth, ram=ram, writer="event")
+    given = {mpm: check(mpm, from_keywords(mpm, **DIRECTIVES[mpm]))[0] for mpm in MPMS}
+    return advise(given, trace, recorded_costs(), growth=growth, ram=ram, writer="event")
 
 
 def table(found: Advice) -> pandas.DataFrame:
@@ -141,7 +137,7 @@ def first_bound(found: Advice, kind: str = "given") -> Iterable[str]:
 def runs(trace: mpmkit.Trace, growth: float = 1.0, **more: Any) -> dict[str, TraceRun]:
     """MPM -> what the trace met under the article's directives with some changed. Raises DirectiveError."""
     load = grown(trace, growth)
-    return {mpm: mpmkit.simulate(mpm, d, trace=load) for mpm, d in directives(**more).items()}
+    return {mpm: mpmkit.simulate(mpm, trace=load, **DIRECTIVES[mpm] | more) for mpm in MPMS}
 
 
 def figure(found: Mapping[str, TraceRun]) -> go.Figure:
