@@ -52,6 +52,7 @@ MOST_STUDENTS = 60
 MOST_SECONDS = 1200  # of the whole rehearsal
 TALK = 0.5  # share of a slot's minutes that its cells may take
 FREE = 0.1  # share of the memory that stays free
+ENDED = "ended before its time"
 
 
 class Slot(NamedTuple):
@@ -159,14 +160,21 @@ def rehearse(students: int, book: Path = BOOK) -> tuple[list[Walk], Use]:
             stack.enter_context(subprocess.Popen(command, text=True, **how))
             for _ in range(students)
         ]
-        while any(one.poll() is None for one in running):
+        ended: list[Any] = []
+        while not ended and any(one.poll() is None for one in running):
             use.look()
             if use.short or time.monotonic() - began > MOST_SECONDS:
-                for one in running:
+                ended = [one for one in running if one.poll() is None]
+                for one in ended:
                     one.terminate()  # its kernels end with it, and their servers with them
-                break
-            time.sleep(1)
-        walks = [_walk_of(one.communicate()[0]) for one in running]
+            else:
+                time.sleep(1)
+        texts = [one.communicate()[0] for one in running]
+        # What one that was ended still says, such as that its kernel died, is not the reason.
+        walks = [
+            Walk(error=ENDED) if one in ended else _walk_of(text)
+            for one, text in zip(running, texts, strict=True)
+        ]
     # user, nice, system, idle, iowait, irq, softirq; steal is not ours.
     spent = [b - a for a, b in zip(before, psutil.cpu_times(), strict=True)]
     idle = spent[before._fields.index("idle")] + spent[before._fields.index("iowait")]
@@ -178,7 +186,7 @@ def _walk_of(text: str) -> Walk:
     try:
         made = json.loads(text.splitlines()[-1])
     except (IndexError, ValueError):
-        return Walk(error="ended before its time")
+        return Walk(error=ENDED)
     seconds = {int(slot): took for slot, took in made.pop("seconds").items()}
     return Walk(seconds=seconds, **made)
 
