@@ -114,6 +114,7 @@ def test_what_does_not_speak_http(capsys):
     assert re.search("does not answer in HTTP|reset", capsys.readouterr().err)
 
 
+@pytest.mark.rival
 def test_alarms_of_the_real_httpd(httpd, tmp_path, capsys):
     """Two of three workers read half a request, are kept, finish after a graceful restart."""
     (tmp_path / "slow.cgi").write_text("#!/bin/sh\nsleep 30\n")
