@@ -106,8 +106,12 @@ def test_a_page_behind_a_login(tmp_path, capsys):
 
 def test_what_does_not_speak_http(capsys):
     with socket.create_server(("127.0.0.1", 0)) as port:
-        answer = threading.Thread(target=lambda: port.accept()[0].sendall(b"SSH-2.0-x\r\n"))
-        answer.start()
+
+        def greet() -> None:
+            with port.accept()[0] as client:
+                client.sendall(b"SSH-2.0-x\r\n")
+
+        (answer := threading.Thread(target=greet)).start()
         url = f"http://127.0.0.1:{port.getsockname()[1]}"
         assert watch_command.main([url, "--seconds", "0"]) == 1
         answer.join()

@@ -61,8 +61,8 @@ class TraceRun:
             return "AsyncRequestWorkerFactor"
         if serving >= d.MaxRequestWorkers // d.ThreadsPerChild:
             return "MaxRequestWorkers"
-        if serving >= d.process_limit or not slot_free:
-            return "ServerLimit"
+        if serving >= d.process_limit or not slot_free:  # event alone has slots beyond its workers
+            return "ServerLimit" if d.mpm == "event" else "MaxRequestWorkers"
         return "MinSpareThreads" if d.threaded else "MinSpareServers"
 
     def bind(self, name: str, now: float) -> None:

@@ -445,4 +445,4 @@ class _Run:
     def cause(self) -> str:
         serving = [child for child in self.children if not child.quiescing]
         idle = any(child.idle > 0 for child in serving)
-        return self.out.cause(idle, len(serving), None in self.slots[: self.d.ServerLimit])
+        return self.out.cause(idle, len(serving), bool(self.free()))
