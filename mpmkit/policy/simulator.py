@@ -154,7 +154,7 @@ def simulate(
     continuous time, with each request and connection; busy, parked, seconds and leaving are not used.
     `on_progress` is called now and then with the share that is done. `restarts`: seconds of graceful restarts.
 
-    Raises ValueError for negative numbers or directives given twice, DirectiveError (a ValueError)
+    Raises ValueError for negative numbers, restarts after the trace, directives given twice, DirectiveError (a ValueError)
     for directives that can't be.
     """
     if seconds < 0 or leaving < 0:
@@ -167,7 +167,10 @@ def simulate(
         names = ", ".join(keywords)
         raise ValueError(f"directives are given twice, ready-made and by name ({names})")
     if trace is not None:
-        return simulate_trace(directives, trace, on_progress, restarts)
+        moments = sorted(restarts)
+        if moments and not 0 <= moments[0] <= moments[-1] <= (last := max(trace.start, default=0)):
+            raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
+        return simulate_trace(directives, trace, on_progress, moments)
     return _second_by_second(directives, _demand(busy), _demand(parked), seconds, leaving)
 
 
