@@ -79,18 +79,15 @@ def simulate_trace(
 ) -> TraceRun:
     """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
 
-    on_progress is called now and then with the share that is done. restarts: seconds of graceful restarts (USR1),
-    sorted, with the same directives; an access log does not show those of its server. Raises ValueError for a trace
-    without requests, or without the duration of each.
+    on_progress is called now and then with the share that is done. restarts: seconds, sorted, of graceful restarts
+    (USR1). Raises ValueError for a trace without requests, or without the duration of each.
     """
     count = len(trace.start)
     if not count:
         raise ValueError("trace: has no requests")
     missing = sum(seconds != seconds for seconds in trace.seconds)
     if missing:
-        raise ValueError(
-            f"trace: {missing:,} of {count:,} have no duration; add %D to the LogFormat"
-        )
+        raise ValueError(f"trace: {missing:,} of {count:,} lack a duration: add %D to LogFormat")
     run = _Run(directives, trace)
     run.heap = [(second, RESTART, 0, None) for second in restarts]
     return run.run(on_progress)
