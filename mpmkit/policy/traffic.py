@@ -79,7 +79,7 @@ def simulate_trace(
 ) -> TraceRun:
     """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
 
-    on_progress is called now and then with the share that is done. restarts: seconds, sorted, of graceful restarts
+    on_progress is called now and then with the share that is done. restarts: sorted seconds of graceful restarts
     (USR1). Raises ValueError for a trace without requests, or without the duration of each.
     """
     count = len(trace.start)
