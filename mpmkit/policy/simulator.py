@@ -168,8 +168,8 @@ def simulate(
         names = ", ".join(keywords)
         raise ValueError(f"directives are given twice, ready-made and by name ({names})")
     if trace is not None:
-        moments = sorted(restarts)
-        if moments and not 0 <= moments[0] <= moments[-1] <= (last := max(trace.start, default=0)):
+        moments, last = sorted(restarts), max(trace.start, default=0.0)
+        if moments and not 0 <= moments[0] <= moments[-1] <= last:
             raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
         return simulate_trace(directives, trace, on_progress, moments)
     return _second_by_second(directives, _demand(busy), _demand(parked), seconds, leaving)
