@@ -17,9 +17,9 @@ is kept or not. Once a second `maintenance.look` and `plan` decide about childre
 
 Idle children take connections in turn. A retired child finishes what it has; under prefork an idle one is
 retired, else the oldest. At a graceful restart all are. Those without work end at once and are replaced, up to
-StartServers; a second later the parent starts what is missing of them in slots that were free; another second later
-it looks again, and ten forking passes do not double. What is left out: how long a fork takes, and that requests slow
-one another down.
+StartServers; a second later the parent starts what is missing of them in slots that were free; after another one
+it looks again, and ten forking passes do not double. What is left out: how long a fork takes, and that requests
+slow one another down.
 """
 
 from __future__ import annotations
