@@ -224,6 +224,7 @@ def launch(
     trace: bool = False,
     tls: bool = False,
     directives: Sequence[str] | str = (),
+    python: str | os.PathLike[str] = sys.executable,
     **named: Any,
 ) -> Server:
     """Start a server and return once clients can connect.
@@ -236,6 +237,7 @@ def launch(
     trace           write each step of each connection to a file; `server.trace_log()` reads it
     tls             speak TLS, with a certificate made for this server: see `server.certificate`
     directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
+    python          the interpreter that the server runs in: another version or build that has mpmkit
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
 
     Raises DirectiveError for what httpd would refuse, LaunchError when the server does not start.
@@ -244,7 +246,7 @@ def launch(
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
         raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
     lines = [_line(setting.name, *setting.args) for setting in from_keywords(mpm, **named)]
-    command = [mpm] if mpm else []
+    command = [os.fspath(python), "-m", "mpmkit", "serve", *([mpm] if mpm else [])]
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
     command += ["--port", str(port)]
@@ -270,7 +272,10 @@ def launch(
         server.stop()
         if not isinstance(error, LaunchError):
             raise
-        raise LaunchError(_reasons(server.error_log()) or str(error)) from None
+        why = _reasons(server.error_log()) or str(error)
+        if "No module named" in why:
+            why += f"; install mpmkit there: {python} -m pip install mpmkit"
+        raise LaunchError(why) from None
     return server
 
 
@@ -306,7 +311,7 @@ def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[sub
         with open(os.path.join(home, "error.log"), "ab") as log:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "mpmkit", "serve", *command),
+                    *command,
                     *(word for line in lines for word in ("-c", line)),
                     *("--lifeline", str(reading), "--home", home),
                 ],
@@ -316,8 +321,10 @@ def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[sub
                 pass_fds=[reading],
                 start_new_session=True,
             )
-    except BaseException:
+    except BaseException as error:
         os.close(writing)
+        if isinstance(error, OSError):
+            raise LaunchError(f"{error.filename or command[0]}: {error.strerror}") from None
         raise
     finally:
         os.close(reading)

@@ -13,6 +13,7 @@ from mpmkit.config.directives import Directives, Note
 from mpmkit.server.core import Service
 from mpmkit.server.listen import Listener
 from mpmkit.server.pod import PipeOfDeath
+from mpmkit.server.process import takes_turns
 from mpmkit.server.scoreboard import Scoreboard
 
 # Exit statuses of a child (mpm_common.h, but for CHILD_FAILED).
@@ -62,13 +63,12 @@ class Child:
         raise NotImplementedError
 
     def stay_on_one_cpu(self) -> None:
-        """For children with threads: one of the CPUs that the server may use, by the slot.
-
-        Python's threads hold the interpreter's lock in turns. On two CPUs, a thread that comes back
-        from a system call finds another one running and waits for a signal from the other CPU.
+        """For children with threads that take turns: one of the CPUs that the server may use, by the slot. On
+        two CPUs, a thread that comes back from a system call finds another one running and waits for a
+        signal from the other CPU.
         """
         cpus = sorted(os.sched_getaffinity(0))
-        if len(cpus) > 1:
+        if len(cpus) > 1 and takes_turns():
             os.sched_setaffinity(0, {cpus[self.slot % len(cpus)]})
 
     def outdated(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import signal
+import sys
 
 from mpmkit.config.directives import Directives
 
@@ -40,6 +41,12 @@ def fork_with_signals_blocked() -> int:
     return pid
 
 
+def takes_turns() -> bool:
+    """Whether the threads of a process take turns: they do, but for a free-threaded Python's (3.13 and later)
+    whose lock is off. A module that needs the lock switches it on when it is imported."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 def use_batch_scheduling() -> None:
     """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
 
@@ -48,7 +55,7 @@ def use_batch_scheduling() -> None:
     four requests. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays.
     """
     try:
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         pass  # forbidden here: it only costs speed
