@@ -197,37 +197,6 @@ def test_of_all_that_reach_for_a_connection_one_gets_it(eager_switching):
     assert Counter(conn.fd for mine in got for conn in mine) == Counter(range(500))
 
 
-def test_no_news_are_lost_between_the_last_look_and_parking(eager_switching):
-    house, conn = House(), Conn(1)
-    rounds, seen = 2000, 0
-    step = threading.Barrier(2)
-
-    def worker() -> None:
-        nonlocal seen
-        for _ in range(rounds):
-            conn.edge = False
-            step.wait()
-            parked = house.parked.park(conn, KEEPALIVE)
-            step.wait()
-            # Either the worker kept the connection, or the listener was shown that it waits.
-            seen += (not parked) or shown[-1] == KEEPALIVE
-            if parked:
-                assert house.parked.claim(conn)
-            step.wait()
-
-    shown: list[int | None] = []
-
-    def listener() -> None:
-        for _ in range(rounds):
-            step.wait()
-            shown.append(house.parked.news(conn))
-            step.wait()
-            step.wait()
-
-    run_together(worker, listener)
-    assert seen == rounds
-
-
 @pytest.mark.parametrize(("limits", "bytes_at_5", "wait_at_10"), [
     ((60, 0, 0, 0), 0, 60), ((60, 20, 0, 0), 0, 10), ((60, 20, 0, 500), 1000, 12),
     ((60, 20, 21, 500), 1000, 11), ((5, 20, 0, 0), 0, 5), ((60, 10, 0, 0), 0, 0),
