@@ -249,21 +249,18 @@ def launch(
     command = [os.fspath(python), "-m", "mpmkit", "serve", *([mpm] if mpm else [])]
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
-    command += ["--port", str(port)]
+    command += ["--port", str(port), *(["--tls"] if tls else [])]
     home = folder.make()
     lock = folder.hold(home)
     try:
         lines += _files(home, access_log, trace)
         lines += [directives] if isinstance(directives, str) else directives
-        certificate, key = _certificate(home) if tls else (None, None)
-        if certificate and key:
-            files = _line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)
-            lines += ["SSLEngine On", *files]
         process, lifeline = _start(command, lines, home)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         os.close(lock)
         raise
+    certificate = os.path.join(home, "server.crt") if tls else None
     server = Server(mpm or "", dict(named), certificate, process, lifeline, home, lock)
     try:
         server.url = _ready_line(process)
@@ -292,16 +289,6 @@ def _reasons(log: str) -> str:
     """What an error log says of a start that failed, without its warnings."""
     lines = (line for line in log.splitlines() if "WARN" not in line)
     return "\n".join(line.removeprefix("mpmkit: ") for line in lines)
-
-
-def _certificate(home: str) -> tuple[str, str]:
-    """The files of a new certificate and its key. Raises LaunchError."""
-    from mpmkit.server.certificate import CertificateError, self_signed
-
-    try:
-        return self_signed(home)
-    except CertificateError as error:
-        raise LaunchError(str(error)) from None
 
 
 def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[subprocess.Popen, int]:

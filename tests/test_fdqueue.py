@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections import Counter
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -41,19 +38,6 @@ def test_who_becomes_idle_says_so_when_it_counts():
     Worker(queue, [])
     poll_until(lambda: seen == [1])
     queue.end()
-
-
-def test_the_end_frees_a_waiting_listener():
-    queue: FdQueue = FdQueue()
-    found: list[bool] = []
-    listener = threading.Thread(target=lambda: found.append(queue.wait_for_idler()), daemon=True)
-    listener.start()
-    poll_until(lambda: queue._waiting)
-    queue.offer(1)
-    queue.end()
-    listener.join(10)
-    assert found == [False] and not queue.wait_for_idler()
-    assert [queue.pop(), queue.pop()] == [1, None], "what was offered before is still served"
 
 
 class QueueAgainstCounting(RuleBasedStateMachine):
@@ -135,28 +119,3 @@ class QueueAgainstCounting(RuleBasedStateMachine):
 
 TestQueueAgainstCounting = QueueAgainstCounting.TestCase
 TestQueueAgainstCounting.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-
-
-@pytest.mark.parametrize("workers", [1, 4])
-def test_each_item_is_taken_once(workers):
-    """A listener that reserves and pushes, threads switching as often as they can."""
-    queue: FdQueue = FdQueue()
-    taken: list[int] = []
-    threads = [Worker(queue, taken) for _ in range(workers)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for number in range(5000):
-            if number % 3:
-                assert queue.wait_for_idler()
-                queue.push(number)
-            else:
-                queue.offer(number)
-        poll_until(lambda: len(taken) == 5000, what=lambda: f"5000 taken, not {len(taken)}")
-        idle(queue, workers)
-    finally:
-        sys.setswitchinterval(interval)
-        queue.end()
-    for thread in threads:
-        thread.thread.join(10)
-    assert set(Counter(taken).values()) == {1} and len(taken) == 5000

@@ -148,25 +148,24 @@ def turns(monkeypatch):
 
 
 def test_each_connection_has_one_worker_and_all_end(turns):
-    def worker(queue: FdQueue) -> list[int]:
-        return list(iter(queue.pop, None))
+    """The listener reserves, hands over and gives back; another thread ends the queue at any moment."""
 
-    def listener(queue: FdQueue) -> list[int]:
-        for number in range(3):
-            assert queue.wait_for_idler()
-            queue.push(number)
-        queue.offer(3)
+    def listener(queue: FdQueue, given: list[int]) -> None:
+        queue.offer(given[0])
+        while len(given) < 4 and queue.wait_for_idler():
+            given.append(len(given))
+            queue.push(given[-1])
         if queue.try_get_idler():  # and there was nothing to accept
             queue.release()
-        queue.end()
-        return []
 
     for seed in range(SCHEDULES):
         queue: FdQueue = FdQueue()
-        jobs = [partial(job, queue) for job in (worker, worker, listener)]
-        taken = interleaved(jobs, random.Random(seed))
-        assert sorted(chain.from_iterable(taken)) == [0, 1, 2, 3], f"schedule {seed}: {taken}"
-        assert queue.idle == 0
+        given = [0]
+        workers = [partial(list, iter(queue.pop, None)) for _ in range(2)]
+        jobs = [*workers, partial(listener, queue, given), queue.end]
+        *taken, listened, ended = interleaved(jobs, random.Random(seed))
+        assert sorted(chain(*taken)) == given, f"schedule {seed}: {taken}"
+        assert (listened, ended, queue.idle) == (None, None, 0)
 
 
 @pytest.mark.parametrize("seed", range(SCHEDULES))

@@ -4,10 +4,7 @@ a read may wait."""
 from __future__ import annotations
 
 import select
-import sys
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -160,41 +157,6 @@ class AgainstAList(RuleBasedStateMachine):
 
 TestAgainstAList = AgainstAList.TestCase
 TestAgainstAList.settings = settings(max_examples=50)
-
-
-@pytest.fixture
-def eager_switching():
-    """Let threads take turns as often as the interpreter can, so that races have a chance."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def run_together(*jobs) -> None:
-    start = threading.Barrier(len(jobs))
-
-    def run(job) -> None:
-        start.wait()
-        job()
-
-    with ThreadPoolExecutor(len(jobs)) as threads:
-        for done in [threads.submit(run, job) for job in jobs]:
-            done.result()
-
-
-def test_of_all_that_reach_for_a_connection_one_gets_it(eager_switching):
-    house = House()
-    conns = [Conn(fd) for fd in range(500)]
-    for conn in conns:
-        assert house.parked.park(conn, KEEPALIVE)
-    house.now += 5.0
-    got: list[list[Conn]] = [[] for _ in range(4)]
-    run_together(
-        *(lambda mine=mine: mine.extend(filter(house.parked.claim, conns)) for mine in got[:3]),
-        lambda: got[3].extend(conn for conn, _ in house.parked.expired()),
-    )
-    assert Counter(conn.fd for mine in got for conn in mine) == Counter(range(500))
 
 
 @pytest.mark.parametrize(("limits", "bytes_at_5", "wait_at_10"), [
