@@ -151,7 +151,6 @@ def test_each_connection_has_one_worker_and_all_end(turns):
     """The listener reserves, hands over and gives back; another thread ends the queue at any moment."""
 
     def listener(queue: FdQueue, given: list[int]) -> None:
-        queue.offer(given[0])
         while len(given) < 4 and queue.wait_for_idler():
             given.append(len(given))
             queue.push(given[-1])
@@ -161,6 +160,7 @@ def test_each_connection_has_one_worker_and_all_end(turns):
     for seed in range(SCHEDULES):
         queue: FdQueue = FdQueue()
         given = [0]
+        queue.offer(0)
         workers = [partial(list, iter(queue.pop, None)) for _ in range(2)]
         jobs = [*workers, partial(listener, queue, given), queue.end]
         *taken, listened, ended = interleaved(jobs, random.Random(seed))
