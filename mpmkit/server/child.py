@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from dataclasses import dataclass
 
 from mpmkit.config.directives import Directives, Note
@@ -44,6 +45,11 @@ class Context:
     board: Scoreboard
     pod: PipeOfDeath
 
+    def failed(self, error: BaseException) -> int:
+        """Say what ends a child of this origin; returns its exit status."""
+        sys.excepthook(type(error), error, error.__traceback__)
+        return CHILD_FAILED
+
 
 class Child:
     """What a child process is given. `slot` is its row in the scoreboard."""
@@ -57,6 +63,7 @@ class Child:
         self.pod = context.pod
         self.board = context.board
         self.process = context.board.process(slot)
+        self.failed = context.failed
 
     def child_main(self) -> int:
         """Serve until it is time to leave; returns the exit status."""
