@@ -45,7 +45,8 @@ from mpmkit.measure.sizing import slope
 PAUSE = 0.1  # seconds between two restarts or kills, on average
 LONGEST = 17.0  # log2 of a body's length at most: short ones are as many as long ones
 STEPS = 24  # looks at a server whose children stay
-GROWTH = 256  # KiB a process that malloc may take within a half, of pages that it happens to need
+# KiB that malloc may take within a half, of pages that it happens to need: the parent's, a worker's.
+PARENTS, WORKERS = 256, 128
 REFUSED_EACH = 4  # restarts, of which the last finds a configuration that is refused
 
 CGI = """#!/bin/sh
@@ -231,7 +232,7 @@ def disturbed(
             until(server.processes, "there are children")
             seen.append(sizes([server.pid]))
     yield from load.report(f"{count} {what}", kills)
-    yield from growth("the parent's", seen, "each", GROWTH)
+    yield from growth("the parent's", seen, "each", PARENTS)
 
 
 # --- Children that stay ------------------------------------------------------------------------------
@@ -266,12 +267,11 @@ def steady(server: Server, what: str, load: Load | Kept, count: int) -> Iterator
     first = load.done
     for step in range(1, STEPS + 1):
         load.until_done(first + count * step // STEPS)
-        pids = server.processes()
         parent.append(sizes([server.pid]))
-        children.append(sizes(pids))
+        children.append(sizes(server.processes()))
     each = f"each {count // STEPS:,} {what}"
-    yield from growth("the parent's", parent, each, GROWTH)
-    yield from growth("the children's", children, each, GROWTH * len(pids))
+    yield from growth("the parent's", parent, each, PARENTS)
+    yield from growth("the children's", children, each, WORKERS * CLIENTS)
 
 
 # --- All of it ---------------------------------------------------------------------------------------

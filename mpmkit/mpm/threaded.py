@@ -14,6 +14,7 @@ import os
 import sys
 from _thread import LockType, allocate_lock, get_native_id, start_new_thread
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mpmkit.policy.states import DEAD, GRACEFUL, READY, STARTING
@@ -69,7 +70,7 @@ class ThreadedChild(Child):
         goes on in the thread (server/prewarm.py)."""
         running = allocate_lock()
         running.acquire()
-        start_new_thread(self.run, (running, sys.getprofile(), main, *args))
+        start_new_thread(partial(self.run, running, sys.getprofile(), main, *args), ())
         self.threads.append(running)
 
     def run(self, running: LockType, profile: Any, main: Callable[..., None], *args: int) -> None:
