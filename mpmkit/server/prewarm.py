@@ -48,9 +48,9 @@ UNREHEARSED = {f"mpmkit.server.{name}" for name in ("pod", "pool", "process", "s
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
     + b"GET /hello.py HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+    + b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
     + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
-    b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 )
 # What is taken over from the server's own directives: what decides which code of this package runs, and
 # runs nothing else.
@@ -99,7 +99,8 @@ def rehearse(
         ServerLimit=1,
         ThreadLimit=1,
         ThreadsPerChild=1,
-        MaxConnectionsPerChild=0 if mpm == "prefork" else len(CLIENTS) - (mpm == "worker"),
+        # The child ends with the last client. worker counts a connection at its end, and takes one more.
+        MaxConnectionsPerChild={"prefork": 0, "worker": len(CLIENTS) - 1}.get(mpm, len(CLIENTS)),
         CustomLog=tuple((os.devnull, *rest) for _, *rest in directives.CustomLog),
     )
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
