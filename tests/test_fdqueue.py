@@ -1,4 +1,4 @@
-"""The queue between a listener and its workers: each connection to one worker, nobody forgotten."""
+"""The queue between a listener and its workers: each connection to one worker, none forgotten."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mpmkit.server.fdqueue import FdQueue
 
 
 class Worker:
-    """A thread that takes from the queue until it ends; `busy` makes it stop at each item."""
+    """A thread that takes from the queue until it ends; it stops at each item until `busy` is set."""
 
-    def __init__(self, queue: FdQueue, taken: list, busy: threading.Event | None = None) -> None:
+    def __init__(self, queue: FdQueue, taken: list, busy: threading.Event) -> None:
         self.queue, self.taken, self.busy = queue, taken, busy
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -23,19 +23,14 @@ class Worker:
     def run(self) -> None:
         while (item := self.queue.pop()) is not None:
             self.taken.append(item)
-            if self.busy is not None:
-                self.busy.wait()
-
-
-def idle(queue: FdQueue, count: int) -> None:
-    poll_until(lambda: queue.idle == count, what=lambda: f"{count} idle, there are {queue.idle}")
+            self.busy.wait()
 
 
 def test_who_becomes_idle_says_so_when_it_counts():
-    """A listener that is told and then looks must find the worker: or it would wait for ever."""
+    """A listener that is woken and looks must find the worker: or it would wait forever."""
     seen: list[int] = []
     queue: FdQueue = FdQueue(lambda: seen.append(queue.idle))
-    Worker(queue, [])
+    Worker(queue, [], threading.Event())
     poll_until(lambda: seen == [1])
     queue.end()
 
@@ -62,7 +57,7 @@ class QueueAgainstCounting(RuleBasedStateMachine):
             poll_until(lambda: len(self.taken) == len(self.given))
         else:
             self.idle += 1
-            idle(self.queue, self.idle)
+            poll_until(lambda: self.queue.idle == self.idle)
 
     @rule()
     def reserve(self) -> None:

@@ -1,8 +1,8 @@
 """What threads share, in other threads' turns: one step of the interpreter at a time.
 
-Threads run the same code; after each instruction of it, and where it waits for a lock or a queue, the test
-decides who goes on. So a race that a busy server meets once a week comes in a few hundred schedules, and comes
-again with their seed. The interpreter's own lock helps no one here: it is given away at each step.
+After each instruction, and where a thread waits for a lock or a queue, the test decides who goes on. So a race
+that a busy server meets once a week comes in a few hundred schedules, and again with their seed. The
+interpreter's lock protects nothing here: it is given away at each step.
 """
 
 from __future__ import annotations

@@ -281,12 +281,9 @@ def test_children_with_threads_stay_on_one_cpu_each(mpm):
 @pytest.mark.parametrize("turns", [True, False])
 def test_only_threads_that_take_turns_share_a_cpu(turns, monkeypatch):
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: turns, raising=False)
-
-    def settled() -> tuple[int, bool]:
-        use_batch_scheduling()
-        Child.stay_on_one_cpu(SimpleNamespace(slot=0))
-        return len(os.sched_getaffinity(0)), os.sched_getscheduler(0) == os.SCHED_BATCH
-
     with ThreadPoolExecutor(1) as thread:
-        found = thread.submit(settled).result()
-    assert found == (1 if turns else len(os.sched_getaffinity(0)), turns)
+        thread.submit(use_batch_scheduling).result()
+        thread.submit(Child.stay_on_one_cpu, SimpleNamespace(slot=0)).result()
+        cpus = thread.submit(os.sched_getaffinity, 0).result()
+        batch = thread.submit(os.sched_getscheduler, 0).result() == os.SCHED_BATCH
+    assert (len(cpus), batch) == (1 if turns else len(os.sched_getaffinity(0)), turns)

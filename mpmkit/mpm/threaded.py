@@ -66,8 +66,7 @@ class ThreadedChild(Child):
                 break
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        """By `_thread`: an object of `threading` is 3 KB, and its code would be each child's own. A profile
-        goes on in the thread (server/prewarm.py)."""
+        """By `_thread`: an object of `threading` is 3 KB. A profile (server/prewarm.py) goes on in it."""
         running = allocate_lock()
         running.acquire()
         start_new_thread(partial(self.run, running, sys.getprofile(), main, *args), ())

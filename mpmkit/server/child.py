@@ -70,10 +70,8 @@ class Child:
         raise NotImplementedError
 
     def stay_on_one_cpu(self) -> None:
-        """For children with threads that take turns: one of the CPUs that the server may use, by the slot. On
-        two CPUs, a thread that comes back from a system call finds another one running and waits for a
-        signal from the other CPU.
-        """
+        """For children with threads that take turns: one of the server's CPUs, by the slot. On two, a thread
+        that comes back from a system call finds another one running, and waits for the other CPU."""
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) > 1 and takes_turns():
             os.sched_setaffinity(0, {cpus[self.slot % len(cpus)]})

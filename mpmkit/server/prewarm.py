@@ -25,7 +25,7 @@ from _thread import allocate_lock
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from mpmkit.config.checks import check
@@ -170,11 +170,7 @@ def _code_of(run: Callable[[], None]) -> set[int]:
     """The addresses of the code objects that it executes."""
     ran: dict[int, CodeType] = {}  # by address: equal code objects are not the same
     before = sys.getprofile()
-
-    def note(frame: FrameType, *_: object) -> None:
-        ran.setdefault(id(frame.f_code), frame.f_code)
-
-    sys.setprofile(note)
+    sys.setprofile(lambda frame, *_: ran.setdefault(id(frame.f_code), frame.f_code))
     try:
         run()
     finally:

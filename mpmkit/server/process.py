@@ -42,17 +42,15 @@ def fork_with_signals_blocked() -> int:
 
 
 def takes_turns() -> bool:
-    """Whether the threads of a process take turns: they do, but for a free-threaded Python's (3.13 and later)
-    whose lock is off. A module that needs the lock switches it on when it is imported."""
+    """Whether threads take turns, by the interpreter's lock. In a free-threaded Python it may be off."""
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def use_batch_scheduling() -> None:
     """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
 
-    By default a woken thread interrupts the one that woke it, and under Python it can't go on: the other
-    has the interpreter's lock. With 25 threads that made 7 switches of each request, now there is one in
-    four requests. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays.
+    By default a woken thread interrupts the one that woke it, and can't go on: the other has the
+    interpreter's lock. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays.
     """
     try:
         if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
