@@ -9,8 +9,8 @@ is kept or not. Once a second `maintenance.look` and `plan` decide about childre
 * A connection's first request comes when the log says. Each further one comes as long after the end of the
   answer before it as in the log. So what waits here delays what follows it.
 * A kept connection holds its worker under prefork and worker. Under event it is parked, as far as
-  AsyncRequestWorkerFactor lets it; a parked connection with news while no thread of its child is idle is
-  closed with all others of that child, and its client connects again (httpd 2.4, workers_were_busy).
+  AsyncRequestWorkerFactor lets it. A child closes all its parked connections when one of them has news, or a
+  new one comes, and none of its threads is idle; their clients connect again (httpd 2.4, workers_were_busy).
 * After the last request that the log has of a connection, its client is taken to stay: the connection ends by
   KeepAliveTimeout. A log doesn't show when the client left. This is the dear end.
 * Where ListenBacklog is full a client tries again after 1, 2, 4 ... s as TCP does, six times.
@@ -31,7 +31,7 @@ from typing import Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.policy.admission import connections_above_limit
-from mpmkit.policy.maintenance import MAX_SPAWN_RATE, Memory, Plan, look, plan
+from mpmkit.policy.maintenance import ENOUGH, Memory, Plan, Seen, look, plan
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
 from mpmkit.policy.trace_run import SERIES, TraceRun
@@ -183,15 +183,12 @@ class _Run:
                     break
         return out
 
-    def clock(self, now: float) -> None:
-        """Before `busy` or `kept` changes: add up how long they were so many."""
+    def count(self, now: float, busy: int, kept: int = 0) -> None:
+        """So many more are busy or kept from now on; add up how long they were as many as before."""
         spent = now - self.last
         self.busy_time[self.busy] += spent
         self.kept_time += spent * self.kept
         self.last = now
-
-    def count(self, now: float, busy: int, kept: int = 0) -> None:
-        self.clock(now)
         self.kept += kept
         self.busy += busy
         if self.busy > self.most:
@@ -203,7 +200,7 @@ class _Run:
 
     def arrive(self, now: float, i: int, _: _Child | None) -> None:
         """A client connects, and sends request i."""
-        child = self.listener()
+        child = self.listener(now)
         if child is not None and not self.queue:
             self.open(now, i, child)
             return
@@ -315,11 +312,26 @@ class _Run:
 
     def take(self, now: float, child: _Child) -> None:
         """A child has room, perhaps: it takes from the listen queue, and listens."""
-        while self.queue and self.accepts(child):
+        while (fits := self.accepts(child)) and self.queue:
+            if self.parks:
+                self.listen(child)
             self.open(now, self.queue.popleft(), child)
-        if not child.listening and self.accepts(child):
+        if fits:
+            self.listen(child)
+        elif self.parks and self.queue and child.listening:
+            self.listeners.remove(child)
+            self.stop_listening(now, child)
+
+    def listen(self, child: _Child) -> None:
+        if not child.listening:
             child.listening = True
             self.listeners.append(child)
+
+    def stop_listening(self, now: float, child: _Child) -> None:
+        """A new connection found that it can't be taken. If no thread is idle, event closes the parked ones."""
+        child.listening = self.settled = False
+        if child.parked and child.idle <= 0:
+            self.close_parked(now, child)
 
     def accepts(self, child: _Child) -> bool:
         if child.idle <= 0 or child.quiescing:
@@ -331,7 +343,7 @@ class _Run:
             child.idle, child.connections, 0, self.threads, factor, off
         )
 
-    def listener(self) -> _Child | None:
+    def listener(self, now: float) -> _Child | None:
         """The child that takes the next connection. One that can't stops listening."""
         listeners = self.listeners
         while listeners:
@@ -339,8 +351,7 @@ class _Run:
             if self.accepts(child):
                 listeners.append(child)
                 return child
-            child.listening = False
-            self.settled = False
+            self.stop_listening(now, child)
         return None
 
     def fork(self, now: float, slot: int) -> None:
@@ -381,11 +392,13 @@ class _Run:
     def maintain(self, now: float) -> None:
         """The parent's pass. If nothing has changed since one that changed nothing, nor would this."""
         if not self.settled:
-            d = self.d
-            decided = plan(look(self.snapshot(), d, self.memory), d, self.memory)
-            self.settled = (
-                not decided.spawn and not decided.retire and decided.memory == self.memory
-            )
+            d, memory, threads = self.d, self.memory, self.threads
+            idle = sum(threads - c.busy for c in self.children if c.listening and not c.quiescing)
+            # Within bounds nothing but the idle workers counts, and `look` at all slots takes long.
+            decided = plan(Seen(idle, 0, 0, 0), d, memory)
+            if decided.decision != ENOUGH:
+                decided = plan(look(self.snapshot(), d, memory), d, memory)
+            self.settled = not decided.spawn and not decided.retire and decided.memory == memory
             self.memory = decided.memory
             self.carry_out(now, decided)
         self.sample(now)
@@ -408,7 +421,7 @@ class _Run:
             _row(slot, threads, one.busy, one.idle, one.quiescing, not one.listening)
             if one is not None
             else _empty(slot, threads)
-            for slot, one in enumerate(self.slots[: used + MAX_SPAWN_RATE])
+            for slot, one in enumerate(self.slots[: used + self.memory.idle_spawn_rate])
         )
         return Snapshot(d.ServerLimit, threads, 0, 0.0, rows)
 
