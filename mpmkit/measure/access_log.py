@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, pieces
 
-BLOCK = 1 << 16  # bytes read at once
+BLOCK = 1 << 18  # bytes read at once
 LONGEST_LINE = 4 << 20  # bytes; a longer line is broken
 BROKEN_SHARE = 0.01  # of the lines may be broken
 MOST_CACHED = 50_000  # entries of a cache of texts that occur again and again
@@ -89,6 +89,18 @@ WANTED = {
 }  # fmt: skip
 
 
+class Known(dict[Any, Any]):
+    """Texts that occur again and again, each with what `value` makes of it, or numbered as they first occur."""
+
+    def __init__(self, value: Callable[[Any], Any] | None = None) -> None:
+        super().__init__()
+        self.value = value
+
+    def __missing__(self, key: Any) -> Any:
+        made = self[key] = self.value(key) if self.value else len(self)
+        return made
+
+
 class Clock:
     """The times of one moment of a request: `layouts` of %{...}t with the columns that hold them."""
 
@@ -111,7 +123,7 @@ class Clock:
         self.resolution = 1 / max(
             (unit for unit, _ in filter(None, (self.whole, self.part))), default=1
         )
-        self._read: dict[Any, float] = {}
+        self._read = Known(self._parsed)
 
     def seconds(self, columns: Sequence[Sequence[bytes]]) -> list[float]:
         """Unix times of all lines of a block; nan where a text is not a time."""
@@ -122,9 +134,7 @@ class Clock:
         if len(self._read) > MOST_CACHED:
             self._read.clear()
         texts = [columns[at] for at in self.columns]
-        keys: Any = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-        for key in set(keys).difference(self._read):
-            self._read[key] = self._parsed(key)
+        keys: Any = texts[0] if len(texts) == 1 else zip(*texts, strict=True)
         return self._with_part(list(map(self._read.__getitem__, keys)), columns)
 
     def _with_part(self, found: list[float], columns: Sequence[Sequence[bytes]]) -> list[float]:
@@ -190,7 +200,7 @@ class LineFormat:
         if "seconds" in self.columns:
             scale, texts = self.scale, columns[self.columns["seconds"]]
             try:
-                lasted = [float(text) * scale for text in texts]
+                lasted = [number * scale for number in map(float, texts)]
             except ValueError:
                 lasted = [_number(text) * scale for text in texts]
         if not self.begin.usable:
@@ -214,8 +224,8 @@ def _compiled(parts: Sequence[Piece], captured: Sequence[int], fast: bool) -> re
         )
         body = _pattern(part, before[-1:] + after[:1], fast)
         made += f"({body})" if number in captured else body
-    # A group more: with a single one, findall gives no tuples.
-    return re.compile(rf"^{made}()\r?$".encode("latin-1", "replace"), re.MULTILINE)
+    made += "()" * (len(captured) == 1)  # with a single group, findall gives no tuples
+    return re.compile(rf"^{made}\r?$".encode("latin-1", "replace"), re.MULTILINE)
 
 
 def _pattern(part: Piece, around: str, fast: bool) -> str:

@@ -324,7 +324,7 @@ class _Run:
 
     def listen(self, child: _Child) -> None:
         if not child.listening:
-            child.listening = True
+            child.listening, self.settled = True, False
             self.listeners.append(child)
 
     def stop_listening(self, now: float, child: _Child) -> None:
