@@ -9,19 +9,23 @@ import os
 import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
-from support.waiting import poll_until
+from support.waiting import all_gone, patience, poll_until
 
 from benchmarks import advise as bench
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
-from mpmkit.measure import advise_command, advise_report
+from mpmkit.measure import advise_command, advise_report, procfs
 from mpmkit.measure.advise import Cost, advise, grown
 from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
+from mpmkit.measure.parallel import in_processes
 from mpmkit.measure.proposal import demand
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.sizing import Line
@@ -124,6 +128,45 @@ def test_recorded_lines(mpm):
     assert (cost.kept is not None) == (mpm == "event")
     assert 200 < cost.workers.slope < 300 if mpm == "prefork" else 50 < cost.workers.slope < 100
     assert math.isnan(replace(cost, workers=Line(1, 2, -math.inf, math.inf, 2, 9)).at(5, 0)[0])
+
+
+def test_processes_of_their_own_say_the_same():
+    given_mpms, shares = {mpm: given(mpm) for mpm in MPMS}, []
+    costs = dict.fromkeys(MPMS, FLAT)
+    alone = advise(given_mpms, day(400), costs)
+    both = advise(
+        given_mpms, day(400), costs, calls=in_processes, on_progress=lambda *now: shares.append(now)
+    )
+    for one, other in zip(alone.cases, both.cases, strict=True):
+        assert advise_report.block(one) == advise_report.block(other) and one.memory == other.memory
+        assert one.run.waits == other.run.waits and one.run.series == other.run.series
+    assert shares[-1][0] == 1 and " as proposed" in shares[-1][1]
+    with pytest.raises(ValueError, match="have no duration: add %D"):
+        advise(given_mpms, Trace([0, 1], [1, math.nan]), costs, calls=in_processes)
+    with pytest.raises(ChildProcessError, match="ended with status 3"):
+        in_processes(end_at_once, None, [3], lambda share, text: None)
+
+
+def end_at_once(_: None, status: int, report: object) -> None:
+    os._exit(status)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_command(site, end):
+    """Its processes simulate, when the command gets Ctrl-C, or is killed and can't end them."""
+    code = (
+        "import sys; from mpmkit.measure import advise_command as one; one.PARALLEL = 0; "
+        "sys.exit(one.main(['--log', sys.argv[1], '--log-format', '%h %t %D %X %k', '--growth', '100']))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code, str(site / "log")])
+    try:
+        found = poll_until(lambda: procfs.children(command.pid), what="processes that simulate")
+        command.send_signal(end)
+        assert command.wait(patience()) == (130 if end == signal.SIGINT else -end)
+        all_gone(found, "its processes")
+    finally:
+        command.kill()
+        command.wait()
 
 
 # -- the command ---------------------------------------------------------------------------------
