@@ -108,9 +108,9 @@ def test_a_pass_decides_by_the_idle_workers_as_by_the_whole_scoreboard(mpm, monk
     decide = traffic.plan
 
     def undecided(seen, directives, memory):
-        """By the idle workers alone (no child is counted) nothing is decided."""
+        """Without a look at the slots (no thread is counted) nothing is decided."""
         decided = decide(seen, directives, memory)
-        return decided if seen.total else replace(decided, decision="")
+        return decided if seen.active else replace(decided, decision="")
 
     monkeypatch.setattr(traffic, "plan", undecided)
     slow = simulate(mpm, trace=trace(*requests, kept=1), **tight)

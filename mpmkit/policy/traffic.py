@@ -31,7 +31,7 @@ from typing import Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.policy.admission import connections_above_limit
-from mpmkit.policy.maintenance import ENOUGH, Memory, Plan, Seen, look, plan
+from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Plan, Seen, look, plan
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
 from mpmkit.policy.trace_run import SERIES, TraceRun
@@ -393,10 +393,11 @@ class _Run:
         """The parent's pass. If nothing has changed since one that changed nothing, nor would this."""
         if not self.settled:
             d, memory, threads = self.d, self.memory, self.threads
-            idle = sum(threads - c.busy for c in self.children if c.listening and not c.quiescing)
-            # Within bounds nothing but the idle workers counts, and `look` at all slots takes long.
-            decided = plan(Seen(idle, 0, 0, 0), d, memory)
-            if decided.decision != ENOUGH:
+            serving = [child for child in self.children if not child.quiescing]
+            idle = sum(threads - child.busy for child in serving if child.listening)
+            # Slots count only where workers are too few, and a `look` at them all takes long.
+            decided = plan(Seen(idle, 0, len(self.children), len(serving)), d, memory)
+            if decided.decision not in (ENOUGH, TOO_MANY, WAIT):
                 decided = plan(look(self.snapshot(), d, memory), d, memory)
             self.settled = not decided.spawn and not decided.retire and decided.memory == memory
             self.memory = decided.memory
