@@ -33,7 +33,7 @@ $(shell rm -f $(STAMP))
 endif
 endif
 
-.PHONY: venv tables test lint lab bench fidelity advise-check soak claims notebooks slides exercises site lock tyres clean distclean
+.PHONY: venv tables test lint lab bench fidelity advise-check soak claims notebooks slides exercises otter site lock tyres clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -116,6 +116,10 @@ site: $(STAMP)
 
 exercises: $(STAMP)
 	@$(BIN)/python -m docs._tools.exercises
+
+# The same for otter-grader, in build/otter.
+otter: $(STAMP)
+	@$(BIN)/python -m docs._tools.otter
 
 clean:
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -163,7 +163,58 @@ def test_the_busy_time_is_that_of_the_requests():
         assert run.mean_busy < run.busy_p99 <= run.peak_busy
 
 
+LEAN = {"MinSpareServers": 1, "MaxSpareServers": 2, "MinSpareThreads": 1, "MaxSpareThreads": 4}
+
+
+@pytest.mark.parametrize(("mpm", "more", "waits", "binds"), [
+    # The idle child is replaced at once; the other holds its slot until 11.
+    ("prefork", {"StartServers": 2, "MaxRequestWorkers": 2}, [0, 0, 0.9], "MaxRequestWorkers"),
+    # The pass at 3 finds no free slot; the one at 4 forks into the old child's row, a thread.
+    ("worker", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2}, [0, 1.3, 2.2], "MaxRequestWorkers"),
+    # The old one has its row until 11, the next pass forks at 12; with a second slot it does so at 3.
+    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 1}, [0, 9.3, 9.2], "ServerLimit"),
+    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 2}, [0, 0.3, 0.2], "MinSpareThreads"),
+])  # fmt: skip
+def test_a_graceful_restart_counted_by_hand(mpm, more, waits, binds):
+    """At 2.5 s, one request in progress until 11 s; StartServers 1 (prefork: 2), where nothing else is given."""
+    requests = trace((1, 10, 1), (2.7, 1, 2), (2.8, 1, 3))
+    spare = {name: n for name, n in LEAN.items() if name.endswith("Servers") == (mpm == "prefork")}
+    how = {"StartServers": 1, **spare, **more}
+    run = simulate(mpm, trace=requests, restarts=[2.5], **how)
+    assert list(run.waits) == pytest.approx(waits) and list(run.binds) == [binds]
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize("seed", range(4))
+def test_restarts_lose_no_request(mpm, seed):
+    """Each request is worked on once and whole; slots are not exceeded (worker's old children share theirs)."""
+    chance = random.Random(seed)
+    requests = [
+        (chance.uniform(0, 60) + 2 * k, chance.expovariate(3), n)
+        for n in range(150)
+        for k in range(4)
+    ]
+    slots = chance.choice([4, 6, 9])
+    more = {"ServerLimit": slots, "MaxRequestWorkers": slots, "StartServers": 2}
+    threads = 1 if mpm == "prefork" else 4
+    if mpm != "prefork":
+        more |= {"ThreadsPerChild": 4, "MaxRequestWorkers": 4 * slots - 4 * chance.randrange(3)}
+    load = trace(*requests, kept=1)
+    restarts = sorted(chance.uniform(0, 60) for _ in range(5))
+    run = simulate(mpm, trace=load, restarts=restarts, KeepAliveTimeout=3, **more)
+    assert run.lost == 0 and all(map(math.isfinite, run.waits)) and run.ends >= 5
+    held = run.mean_kept if mpm != "event" else 0
+    assert (run.mean_busy - held) * run.seconds == pytest.approx(sum(load.seconds))
+    assert run.peak_busy <= slots * threads
+    assert run.peak_processes <= slots or mpm == "worker"
+    # What was parked or idle at a restart had to be made again.
+    assert run.forks > simulate(mpm, trace=load, KeepAliveTimeout=3, **more).forks
+
+
 def test_what_cannot_be_simulated_is_said():
+    for restarts in ([-1], [0.5, 2]):
+        with pytest.raises(ValueError, match="restarts: must be seconds from 0 to 1"):
+            simulate("event", trace=trace((0, 1, 1), (1, 1, 2)), restarts=restarts)
     for bad, says in (
         (Trace([]), "has no requests"),
         (Trace([0, 1], [1, math.nan]), "1 of 2 .*add %D"),

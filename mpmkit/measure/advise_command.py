@@ -27,7 +27,6 @@ from mpmkit.measure.parallel import in_processes, in_turn
 from mpmkit.measure.sizing import Line, lines
 from mpmkit.measure.stats import t_quantile
 from mpmkit.measure.trace import Trace
-from mpmkit.measure.watch_command import no_page
 
 RECORDED = "memory-demo"
 OLD_NAMES = ("maxclients", "maxrequestsperchild")
@@ -149,11 +148,11 @@ def _writer(options: argparse.Namespace) -> str:
         return own
     try:
         running = StatusPage(options.status, 5.0).mpm.lower()
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(no_page(options.status, error)) from None
-    if own and running != own:
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{options.status}: {error}") from None
+    if own and running and running != own:
         raise ValueError(f"{options.status}: runs {running}, but {options.conf} loads {own}")
-    return running
+    return running or own
 
 
 def answer(options: argparse.Namespace, bar: Bar) -> Advice:

@@ -16,7 +16,9 @@ is kept or not. Once a second `maintenance.look` and `plan` decide about childre
 * Where ListenBacklog is full a client tries again after 1, 2, 4 ... s as TCP does, six times.
 
 Idle children take connections in turn. A retired child finishes what it has; under prefork an idle one is
-retired, else the oldest. What is left out: how long a fork takes, and that requests slow one another down.
+retired, else the oldest. At a graceful restart all are: one that is gone is replaced in its slot until there are
+StartServers; the next pass starts what is missing of them in free slots, and ten forking passes do not double.
+What is left out: how long a fork takes, how long until its end is seen, and that requests slow one another down.
 """
 
 from __future__ import annotations
@@ -24,19 +26,20 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.policy import maintenance
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Plan, Seen, look, plan
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
 from mpmkit.policy.trace_run import SERIES, TraceRun
 
-END, NEXT, TIMEOUT, ARRIVAL = range(4)  # the kinds of events
+END, NEXT, TIMEOUT, ARRIVAL, RESTART = range(5)  # the kinds of events
 RETRIES = 6  # tcp_syn_retries
 PATIENCE = 3600  # passes without an event, after which a queue that does not move ends the run
 
@@ -69,12 +72,16 @@ def _empty(slot: int, threads: int) -> ProcessRow:
 
 
 def simulate_trace(
-    directives: Directives, trace: Any, on_progress: Callable[[float], object] | None = None
+    directives: Directives,
+    trace: Any,
+    on_progress: Callable[[float], object] | None = None,
+    restarts: Iterable[float] = (),
 ) -> TraceRun:
     """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
 
-    on_progress is called now and then with the share that is done. Raises ValueError for a trace without
-    requests, or without the duration of each.
+    on_progress is called now and then with the share that is done. restarts: seconds of graceful restarts (USR1)
+    with the same directives; an access log does not show those of its server. Raises ValueError for a trace
+    without requests or without the duration of each, and for restarts that are not within it.
     """
     count = len(trace.start)
     if not count:
@@ -85,7 +92,11 @@ def simulate_trace(
             f"trace: {missing:,} of {count:,} requests have no duration: add %D to the LogFormat of "
             "the server that writes the log"
         )
-    return _Run(directives, trace).run(on_progress)
+    run, whole = _Run(directives, trace), trace.start[-1]
+    run.heap = [(second, RESTART, 0, None) for second in sorted(restarts)]
+    if run.heap and not 0 <= run.heap[0][0] <= run.heap[-1][0] <= whole:
+        raise ValueError(f"restarts: must be seconds from 0 to {whole:g}, the trace's last request")
+    return run.run(on_progress)
 
 
 class _Run:
@@ -110,6 +121,7 @@ class _Run:
         self.children: dict[_Child, None] = {}  # the oldest first
         self.listeners: deque[_Child] = deque()
         self.memory, self.settled = Memory(), False
+        self.to_start = 0  # children that are missing after a graceful restart
         self.busy = self.kept = self.most = self.longest = 0
         self.last = self.kept_time = 0.0
         self.busy_time: list[float] = [0.0]
@@ -137,7 +149,7 @@ class _Run:
 
     def run(self, on_progress: Callable[[float], object] | None) -> TraceRun:
         heap, first, came = self.heap, self.first, self.came
-        handle = (self.end, self.next, self.over, self.arrive)
+        handle = (self.end, self.next, self.over, self.arrive, self.restart)
         for slot in range(min(self.d.StartServers, self.d.process_limit)):
             self.fork(0.0, slot)
         self.out.forks = 0
@@ -166,21 +178,13 @@ class _Run:
         return self.finish()
 
     def finish(self) -> TraceRun:
-        out, total = self.out, sum(self.busy_time)
+        out = self.out
         self.sample(self.last)
         for i in self.queue:
             self.waits[i] = math.inf
         out.lost += len(self.queue)
         out.seconds = self.last
-        out.peak_busy = len(self.busy_time) - 1
-        if total:
-            out.mean_busy = sum(n * spent for n, spent in enumerate(self.busy_time)) / total
-            out.mean_kept = self.kept_time / total
-            reached = 0.0
-            for out.busy_p99, spent in enumerate(self.busy_time):
-                reached += spent
-                if reached >= 0.99 * total:
-                    break
+        out.add_up(self.busy_time, self.kept_time)
         return out
 
     def count(self, now: float, busy: int, kept: int = 0) -> None:
@@ -207,10 +211,10 @@ class _Run:
         if i not in self.tries:
             self.came[i] = now
             self.tries[i] = 0
-            self.bind(self.cause(), now)
+            self.out.bind(self.cause(), now)
         if len(self.queue) > self.d.ListenBacklog:  # the kernel holds one more than that
             self.out.overflow += 1
-            self.bind("ListenBacklog", now)
+            self.out.bind("ListenBacklog", now)
             again = self.tries[i]
             if again < RETRIES:
                 self.tries[i] = again + 1
@@ -308,7 +312,7 @@ class _Run:
             child.heir.idle += 1
             self.take(now, child.heir)
         if not child.busy:
-            self.gone(child)
+            self.gone(now, child)
 
     def take(self, now: float, child: _Child) -> None:
         """A child has room, perhaps: it takes from the listen queue, and listens."""
@@ -372,7 +376,7 @@ class _Run:
         self.settled = False
         self.close_parked(now, child)
         if not child.busy:
-            self.gone(child)
+            self.gone(now, child)
 
     def close_parked(self, now: float, child: _Child) -> None:
         closed = len(child.parked)
@@ -380,17 +384,37 @@ class _Run:
         child.connections -= closed
         self.count(now, 0, -closed)
 
-    def gone(self, child: _Child) -> None:
+    def gone(self, now: float, child: _Child) -> None:
         if self.slots[child.slot] is child:
             self.slots[child.slot] = None
         del self.children[child]
-        child.slot = -1
+        slot, child.slot = child.slot, -1
         self.out.ends += 1
+        if self.to_start and slot in self.free():
+            self.to_start -= 1
+            self.fork(now, slot)
+
+    def free(self) -> list[int]:
+        """Slots for the children of a new generation."""
+        most = self.d.ServerLimit if self.parks else self.d.process_limit
+        return [slot for slot, one in enumerate(self.slots[:most]) if one is None]
+
+    def restart(self, now: float, i: int, _: _Child | None) -> None:
+        """USR1: the old generation finishes, another takes its slots."""
+        self.to_start = min(self.d.StartServers, self.d.process_limit)
+        self.memory, self.settled = maintenance.after_graceful_restart(self.memory), False
+        for child in [one for one in self.children if not one.quiescing]:
+            self.leave(now, child)
 
     # -- once a second --------------------------------------------------------------------------------
 
     def maintain(self, now: float) -> None:
         """The parent's pass. If nothing has changed since one that changed nothing, nor would this."""
+        if self.to_start:
+            for slot in self.free()[: self.to_start]:
+                self.fork(now, slot)
+            self.to_start = 0
+            return self.sample(now)
         if not self.settled:
             d, memory, threads = self.d, self.memory, self.threads
             serving = [child for child in self.children if not child.quiescing]
@@ -432,19 +456,7 @@ class _Run:
             column.append(value)
         self.most, self.longest = self.busy, len(self.queue)
 
-    # -- which directive lets a client wait -------------------------------------------------------------
-
     def cause(self) -> str:
-        d = self.d
         serving = [child for child in self.children if not child.quiescing]
-        if any(child.idle > 0 for child in serving):
-            return "AsyncRequestWorkerFactor"
-        if len(serving) >= d.MaxRequestWorkers // d.ThreadsPerChild:
-            return "MaxRequestWorkers"
-        if len(serving) >= d.process_limit or None not in self.slots[: d.ServerLimit]:
-            return "ServerLimit"
-        return "MinSpareThreads" if d.threaded else "MinSpareServers"
-
-    def bind(self, name: str, now: float) -> None:
-        first, count = self.out.binds.get(name, (now, 0))
-        self.out.binds[name] = (first, count + 1)
+        idle = any(child.idle > 0 for child in serving)
+        return self.out.cause(idle, len(serving), bool(self.free()))
