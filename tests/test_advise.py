@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -303,6 +304,38 @@ def test_memory_of_a_running_httpd(mpm, tmp_path):
         child = advise_command.procfs.children(httpd.pid)[0]
         with pytest.raises(ValueError, match=f"child of httpd; give its parent, {httpd.pid}"):
             running_cost(child, 1, None)
+
+
+@pytest.mark.skipif(not shutil.which("apache2"), reason="the real httpd is not installed")
+@pytest.mark.parametrize("new", [True, False])
+def test_httpd_closes_parked_connections_when_a_new_one_finds_no_idle_thread(tmp_path, new):
+    """As test_traffic has it for the simulation. The close is sent when a thread is idle again."""
+    (tmp_path / "slow.cgi").write_text(
+        "#!/bin/sh\nsleep 1\nprintf 'Content-Type: text/plain\\r\\n\\r\\nx'\n"
+    )
+    (tmp_path / "slow.cgi").chmod(0o755)
+    (tmp_path / "index.html").write_text("x")
+    one = {"StartServers": 1, "ThreadsPerChild": 4, "MaxRequestWorkers": 4, "KeepAliveTimeout": 60}
+    with (
+        Httpd("event", document_root=tmp_path, cgi=True, MinSpareThreads=1, **one) as httpd,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def ask(path: str) -> socket.socket:
+            made = stack.enter_context(socket.create_connection(httpd.address, timeout=patience()))
+            made.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            return made
+
+        parked = ask("/")
+        assert parked.recv(4096)
+        busy = [ask("/slow.cgi") for _ in range(4)]  # accepted in this order
+        last = ask("/") if new else busy[0]
+        assert all(one.recv(4096) for one in (*busy[1:], last))
+        if new:
+            assert parked.recv(1) == b""
+        else:
+            parked.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert parked.recv(1) == b"H"
 
 
 def test_the_table_of_the_comparison_keeps_rows_of_other_loads(tmp_path):
