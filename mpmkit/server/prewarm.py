@@ -21,6 +21,7 @@ import gc
 import os
 import socket
 import sys
+import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,6 +69,7 @@ LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, 1024, 768, 640, 528
 LOCKS = (
     2000  # each has 32 bytes by the C library, whose small gaps nothing else of Python's own fills
 )
+TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
 _filling: list[Any] = []
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
@@ -206,9 +208,14 @@ def gather(ran: set[int]) -> None:
 def _serve(stage: Context, child_class: type[Child]) -> None:
     """What CLIENTS have sent, one after the other; then what the parent does once a second."""
     directives = stage.setup.directives
-    cpus = os.sched_getaffinity(0)
+    cpus, threads = os.sched_getaffinity(0), len(os.listdir(TASKS))
     child_class(stage, 0).child_main()
     os.sched_setaffinity(0, cpus)  # a child with threads chooses one
+    until = time.monotonic() + 1.0
+    while len(os.listdir(TASKS)) > threads and time.monotonic() < until:
+        time.sleep(
+            0.0001
+        )  # its threads have run, and the system has yet to end them: a fork comes next
     memory = maintenance.Memory()
     seen = maintenance.look(stage.board.rows(maintenance.MAX_SPAWN_RATE), directives, memory)
     maintenance.plan(seen, directives, memory)
