@@ -27,7 +27,7 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from benchmarks.socket_fuzz import CLIENTS, ECHO, WITHIN, fuzzed
+from benchmarks.socket_fuzz import CLIENTS, WITHIN, fuzzed, make_site
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.launcher import Server, launch
@@ -150,16 +150,22 @@ def disturbed(server: Server, what: str, count: int) -> Iterator[str]:
 def soaked(mpm: str, restarts: int, kills: int, requests: int, seed: int = 0) -> Iterator[str]:
     """Everything for one MPM, line by line as it is known."""
     with tempfile.TemporaryDirectory(prefix="mpmkit-soak-") as where:
-        Path(where, "echo.py").write_text(ECHO)
-        with launch(mpm, document_root=where) as server:
+        conf = make_site(Path(where))
+        with launch(mpm, conf=conf, document_root=where) as server:
             yield from disturbed(server, "restarts", restarts)
             yield from disturbed(server, "kills", kills)
             yield from fuzzed(server.port, requests, seed)
-            until(
-                lambda: set("".join(server.scoreboard().letters.values())) <= {*"_."}, "idle slots"
-            )
-            if "Traceback" in (log := server.error_log()):
-                yield f"WRONG: {log[log.index('Traceback') :][:2000]}"
+            yield from left_in(server)
+        with launch(mpm, conf=conf, document_root=where, tls=True) as server:
+            yield from fuzzed(server.port, requests // 20, seed, server.certificate)
+            yield from left_in(server)
+
+
+def left_in(server: Server) -> Iterator[str]:
+    """Every slot is idle in the end, and no traceback is in the log."""
+    until(lambda: set("".join(server.scoreboard().letters.values())) <= {*"_."}, "idle slots")
+    if "Traceback" in (log := server.error_log()):
+        yield f"WRONG: {log[log.index('Traceback') :][:2000]}"
 
 
 def main(argv: Sequence[str]) -> int:

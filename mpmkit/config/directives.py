@@ -232,9 +232,10 @@ class Directives:
     SSLProtocol: Words = directive(values.tls_versions, values.SPOKEN,
         "Versions of TLS that are accepted: 1.2 and 1.3",
         takes="[+-]all|TLSv1.2|TLSv1.3 ...", source="mod_ssl", args=SOME, httpd="all -SSLv3")
-    SSLCipherSuite: str | None = directive(values.text, None,
+    SSLCipherSuite: str | None = directive(values.ciphers, None,
         "Ciphers for TLS 1.2, as OpenSSL names them; without it, those that Python's ssl module "
-        "considers safe", takes="ciphers", source="mod_ssl", httpd="DEFAULT")
+        "considers safe. Those for TLSv1.3 are OpenSSL's", takes="[SSL|TLSv1.3] ciphers",
+        source="mod_ssl", args=(1, 2), merge=values.keep_if_none, httpd="DEFAULT")
     # Responses
     EnableSendfile: bool = switch(False,
         "Send files larger than 64 KiB by sendfile, which frees event's threads", where="any")
