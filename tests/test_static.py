@@ -25,6 +25,7 @@ import mpmkit
 from mpmkit.handlers.conditional import parse_ranges
 from mpmkit.handlers.redirects import quote_path
 from mpmkit.handlers.static import (
+    TYPES,
     FILES_KEPT,
     MAPPED_KEPT,
     MAPPINGS_KEPT,
@@ -68,7 +69,7 @@ def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
 def files_with(root: Path, age: float = 0, **named) -> StaticFiles:
     """With a clock by which all files of `root` are so many seconds older."""
     return StaticFiles(
-        str(root), FileOptions.of(configured(**named), {}), lambda: time.time() + age
+        str(root), FileOptions.of(configured(**named), TYPES), lambda: time.time() + age
     )
 
 

@@ -258,7 +258,7 @@ class Directives:
         takes="file ...", source="mod_dir", args=SOME, where="any", merge=append)
     TypesConfig: str | None = directive(values.text, None, "Table of media types",
         takes="file", source="mod_mime", httpd="conf/mime.types")
-    types: dict[str, str] = directive(values.by_extension, {},
+    types: dict[str, str] = directive(values.types, {},
         "A media type for file name extensions", name="AddType",
         takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
     AddDefaultCharset: str = directive(values.charset, "",
@@ -278,7 +278,7 @@ class Directives:
         "Redirect a directory's path without its last slash", source="mod_dir", where="any")
     FallbackResource: str = directive(values.unless_disabled, "",
         "What answers for paths that lead to no file", takes="path|disabled", source="mod_dir", where="any")
-    ForceType: str | None = directive(values.handler, None, "The media type of all files here",
+    ForceType: str | None = directive(values.media_type, None, "The media type of all files here",
         takes="type|None", where="section")
     aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",

@@ -324,8 +324,13 @@ def read_timeout(words: Words) -> dict[str, float]:
 
 
 def by_extension(words: Words) -> dict[str, str]:
-    """``AddHandler cgi-script .cgi pl``, AddType: extension with its dot -> first word."""
+    """``AddHandler cgi-script .cgi pl``: extension with its dot -> first word."""
     return {"." + ext.removeprefix(".").lower(): words[0] for ext in words[1:]}
+
+
+def types(words: Words) -> dict[str, str]:
+    """AddType's, in lower case as httpd has them."""
+    return by_extension((words[0].lower(), *words[1:]))
 
 
 def charset(words: Words) -> str:
@@ -374,6 +379,10 @@ def index_names(words: Words) -> Words:
 
 def handler(words: Words) -> str | None:
     return None if words[0].lower() == "none" else words[0]
+
+
+def media_type(words: Words) -> str | None:
+    return None if words[0].lower() == "none" else words[0].lower()
 
 
 def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:

@@ -236,8 +236,8 @@ class Router:
             return False
         if not S_ISDIR(st.st_mode) or not path.endswith("/"):
             return False
-        urls = (name if name.startswith("/") else path + name for name in index)
-        return not any(os.path.exists(self.file(url)) for url in urls)
+        urls = [name if name.startswith("/") else path + name for name in index]
+        return bool(urls) and not any(os.path.exists(self.file(url)) for url in urls)
 
     # -- scripts ------------------------------------------------------------------------------
 

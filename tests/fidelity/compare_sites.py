@@ -69,10 +69,9 @@ def ask(side: Side, ports: dict[Side, list[int]], word: str) -> str:
         )
         reply = client.getresponse()
         text = reply.read().decode("latin-1").strip()
-    if "Server Status" in text:
-        text = "; ".join(
-            re.findall(rf"<td nowrap>([^<]*)</td><td nowrap>GET {re.escape(path)} ", text)
-        )
+    if "server status" in text[:300].lower():
+        row = rf"<td(?: nowrap)?>([^<]*)</td><td(?: nowrap)?>GET {re.escape(path)} "
+        text = "; ".join(re.findall(row, text))
     elif text.startswith("<!DOCTYPE"):
         text = "page"
     parts = (
