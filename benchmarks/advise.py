@@ -1,16 +1,16 @@
-"""Is the simulation behind `mpmkit advise` right? The same load on the real httpd, predicted and measured.
+"""Is the simulation behind `mpmkit advise` right? The same replay on the real httpd, predicted and measured.
 
     python -m benchmarks.advise [--load steady] [--write]
 
-For each load: the real httpd under prefork, with ample limits, writes a log. The log is read, and simulated under
-each MPM with tight limits. Then the same load meets the real httpd with these limits, under each MPM. The page is
-a CGI program that sleeps, so a request that took longer than that waited. Twelve servers, some seven minutes. The
-table goes to docs/ADVISE.md with --write; the exit status is 1 if a figure is out of its bounds.
+For each load a plan is made once, as `mpmkit replay` makes it. The real httpd under each MPM, with ample limits,
+writes a log of it. The log is read, and simulated under that MPM with tight limits; that of prefork under event,
+too. Then the same plan meets the real httpd with these limits. The page is a CGI program that sleeps as long as
+the plan says, so a request that took longer than that waited. Eighteen servers, some ten minutes. The table
+goes to docs/ADVISE.md with --write; the exit status is 1 if a figure is out of its bounds.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 import threading
@@ -19,47 +19,54 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import mpmkit
 from mpmkit.config.arguments import Parser
+from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load.profile import LoadProfile
-from mpmkit.measure import procfs
+from mpmkit.measure import procfs, replay
 from mpmkit.measure.monitor import StatusPage
-from mpmkit.measure.proposal import demand
+from mpmkit.measure.proposal import demand, holds
 from mpmkit.measure.reference_servers import Httpd
 
-SERVICE = 0.2  # seconds that the page sleeps
+SERVICE = 0.208  # seconds that the page sleeps: of the grid of `mpmkit replay`
 SLACK = 0.1  # a request that takes longer than SERVICE by more than that has waited
-PAGE = f"#!/bin/sh\nsleep {SERVICE}\nprintf 'Content-Type: text/plain\\r\\n\\r\\nslept'\n"
-LOG = "%h %t %{remote}p %D %X %k %{usec}t %b"
-AMPLE: dict[str, Any] = {
-    "StartServers": 60, "MinSpareServers": 60, "MaxSpareServers": 250, "ServerLimit": 250,
-    "MaxRequestWorkers": 250, "KeepAliveTimeout": 5,
-}  # fmt: skip
-
+SIZE = 5  # bytes of the answer
+SECONDS = 25.0  # in which connections begin
 PATH = "/sleep.cgi"
-SAME: dict[str, Any] = {"path": PATH, "expect_length": 5, "seed": 18, "timeout": 60}
-LOADS: dict[str, tuple[LoadProfile, int]] = {  # with the MaxRequestWorkers of the tight servers
-    "steady": (LoadProfile(users=300, arrival="poisson", rate=60, duration=30, **SAME), 15),
-    "burst": (
-        LoadProfile(
-            users=400, arrival="poisson", **SAME,
-            stages=(
-                {"seconds": 10, "rate": 20}, {"seconds": 4, "rate": 120}, {"seconds": 16, "rate": 20},
-            ),  # type: ignore[arg-type]
-        ),
-        20,
-    ),
-    "browsers": (
-        LoadProfile(
-            users=40, keep_alive=True, requests_per_connection=6, think_time=0.6,
-            think="exponential", duration=30, **SAME,
-        ),
-        30,
-    ),
-}  # fmt: skip
+PAGE = r"""#!/bin/sh
+ms=${QUERY_STRING##*ms=} bytes=${QUERY_STRING%%&*}
+part=$((1000 + ms % 1000))
+sleep $((ms / 1000)).${part#1}
+printf "Content-Type: text/plain\r\n\r\n%${bytes#*=}s"
+"""
+LOG = "%h %t %{remote}p %D %X %k %{usec}t %b"
+WORKERS = {"steady": 15, "burst": 20, "browsers": 30}  # MaxRequestWorkers of the tight servers
+
+
+def load(name: str) -> mpmkit.Trace:
+    """The requests of a load: connections come at random, with the same seed in each run."""
+    chance, at, rows = Random(18), 0.0, []
+    rate, number = {"steady": (60, 1), "burst": (20, 1), "browsers": (4, 6)}[name]
+    for connection in range(10_000):
+        at += chance.expovariate(120 if name == "burst" and 8 <= at < 12 else rate)
+        if at > SECONDS:
+            break
+        start, stays = at, number > 1 and chance.random() < 0.5
+        for left in reversed(range(number)):
+            rows.append((start, connection, int(left > 0 or stays)))
+            start += SERVICE + chance.expovariate(1 / 0.6)
+    starts, connections, kept = zip(*sorted(rows), strict=True)
+    count = len(rows)
+    return mpmkit.Trace(
+        starts, [SERVICE] * count, [SIZE] * count, connection=connections, kept=kept
+    )
+
+
 BEGIN, END = (
     "<!-- from here on written by `python -m benchmarks.advise --write` -->",
     "<!-- end -->",
@@ -68,18 +75,28 @@ BEGIN, END = (
 
 def tight(mpm: str, load: str) -> dict[str, Any]:
     """Directives under which the load has to wait. The steady load finds all children there."""
-    workers = LOADS[load][1]
+    workers = WORKERS[load]
     first = workers if load == "steady" else 5
     if mpm == "prefork":
         spare = {"StartServers": first, "MinSpareServers": 3, "MaxSpareServers": 10}
     else:
         spare = {
-            "StartServers": first // 5,
-            "MinSpareThreads": 5,
-            "MaxSpareThreads": 15,
-            "ThreadsPerChild": 5,
-        }
+            "StartServers": first // 5, "MinSpareThreads": 5, "MaxSpareThreads": 15, "ThreadsPerChild": 5,
+        }  # fmt: skip
     return {**spare, "MaxRequestWorkers": workers, "KeepAliveTimeout": 5}
+
+
+def ample(mpm: str) -> dict[str, Any]:
+    """Directives under which no request waits."""
+    spare = {"StartServers": 60, "MinSpareServers": 60, "MaxSpareServers": 250}
+    if mpm != "prefork":
+        spare = {
+            "StartServers": 4,
+            "MinSpareThreads": 100,
+            "MaxSpareThreads": 250,
+            "ServerLimit": 20,
+        }
+    return {"ServerLimit": 250, **spare, "MaxRequestWorkers": 250, "KeepAliveTimeout": 5}
 
 
 @dataclass
@@ -139,21 +156,41 @@ def served(mpm: str, root: Path, **directives: Any) -> Iterator[Httpd]:
         yield httpd
 
 
-def measured(mpm: str, root: Path, load: str) -> Outcome:
+def recorded(mpm: str, root: Path, profile: LoadProfile) -> mpmkit.Trace:
+    """What httpd with ample limits writes of the load."""
+    with served(mpm, root, **ample(mpm)) as httpd:
+        run = mpmkit.run_load(httpd.url, profile=profile)
+        time.sleep(2 * SERVICE)
+        trace = mpmkit.Trace.read(httpd.root / "trace_log", log_format=LOG)
+    print(
+        f"{mpm}, ample: {len(trace):,} requests on {len(set(trace.connection)):,} connections, {run.late:,} "
+        f"sent late, {late(run):.1%} took as long as if they had waited",
+        file=sys.stderr,
+    )
+    return trace
+
+
+def late(run: mpmkit.LoadRun) -> float:
+    """The share of the requests that took longer than SERVICE and SLACK, or failed."""
+    limit = (SERVICE + SLACK) * 1e9
+    slow = sum(count for ns, count in run.histogram.to_json() if ns > limit)
+    return (slow + run.failures) / run.requests
+
+
+def measured(mpm: str, root: Path, load: str, profile: LoadProfile) -> Outcome:
+    """The peak is what the log shows: its starts and durations, and under prefork and worker the time for which a
+    kept connection holds a worker. The status page, read ten times a second, may have seen more."""
     with served(mpm, root, **tight(mpm, load)) as httpd:
         sampler = Sampler(httpd)
         sampler.start()
-        run = mpmkit.run_load(httpd.url, profile=LOADS[load][0])
+        run = mpmkit.run_load(httpd.url, profile=profile)
         sampler.done.set()
         sampler.join(60)
         trace = mpmkit.Trace.read(httpd.root / "trace_log", log_format=LOG)
-    slow = sum(seconds > SERVICE + SLACK for seconds in trace.seconds) / len(trace)
-    print(f"{load}, {mpm}: {slow:.1%} took that long without a wait", file=sys.stderr)
-    # Between two looks at the page, requests in progress may have been more, by httpd's own log.
-    busy = max(sampler.busy, *demand(trace, 0.0))
-    limit = (SERVICE + SLACK) * 1e9
-    late = sum(count for ns, count in run.histogram.to_json() if ns > limit) + run.failures
-    return Outcome(busy, late / run.requests, sampler.processes)
+    directives = check(mpm, from_keywords(mpm, **tight(mpm, load)))[0]
+    in_log = min(WORKERS[load], max(demand(trace, holds(directives))))
+    print(f"{load}, {mpm}: peak {sampler.busy} by the page, {in_log} by the log", file=sys.stderr)
+    return Outcome(max(sampler.busy, in_log), late(run), sampler.processes)
 
 
 def predicted(mpm: str, trace: mpmkit.Trace, load: str) -> Outcome:
@@ -163,14 +200,13 @@ def predicted(mpm: str, trace: mpmkit.Trace, load: str) -> Outcome:
 
 def compare(name: str, root: Path) -> Iterator[tuple[str, str, Outcome, Outcome]]:
     """(load, MPM, predicted, measured), one MPM after the other."""
-    with served("prefork", root, **AMPLE) as httpd:
-        mpmkit.run_load(httpd.url, profile=LOADS[name][0])
-        time.sleep(SERVICE * 2)
-        trace = mpmkit.Trace.read(httpd.root / "trace_log", log_format=LOG)
-    usual = statistics.median(trace.seconds)
-    print(f"{name}: {len(trace):,} requests, {usual:.3f} s in the middle", file=sys.stderr)
+    made = replay.plan(load(name), 1.0, PATH, root / f"{name}.plan")
+    profile = LoadProfile(**made)
+    logs = {mpm: recorded(mpm, root, profile) for mpm in MPMS}
     for mpm in MPMS:
-        yield name, mpm, predicted(mpm, trace, name), measured(mpm, root, name)
+        real = measured(mpm, root, name, profile)
+        yield name, mpm, predicted(mpm, logs[mpm], name), real
+    yield name, "event, by prefork's log", predicted("event", logs["prefork"], name), real
 
 
 def table(found: Sequence[tuple[str, str, Outcome, Outcome]]) -> str:
@@ -193,14 +229,14 @@ def write(page: Path, made: str) -> None:
     head, rows = made.splitlines()[:2], made.splitlines()[2:]
     measured_now = {row.split("|")[1] for row in rows}
     old = [row for row in there.split("\n")[4:] if row and row.split("|")[1] not in measured_now]
-    order = list(LOADS)
+    order = list(WORKERS)
     both = sorted([*old, *rows], key=lambda row: order.index(row.split("|")[1].strip()))
     page.write_text("\n".join([f"{before}{BEGIN}", "", *head, *both, "", f"{END}{after}"]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.advise", description="Predicted against measured.")
-    parser.add_argument("--load", action="append", choices=list(LOADS), help="only this load")
+    parser.add_argument("--load", action="append", choices=list(WORKERS), help="only this load")
     parser.add_argument("--write", action="store_true", help="the table, into docs/ADVISE.md")
     options = parser.parse_args(argv)
     found = []
@@ -210,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (root / "sleep.cgi").write_text(PAGE)
         (root / "sleep.cgi").chmod(0o755)
         (root / "index.html").write_text("x")
-        for name in options.load or LOADS:
+        for name in options.load or WORKERS:
             for row in compare(name, root):
                 print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
                 found.append(row)

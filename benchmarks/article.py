@@ -1,6 +1,7 @@
 """The article's case on the article's server: ab and 200 clients, on the real httpd and on ours.
 
     python -m benchmarks.article [--rounds 5] [--requests 200000]
+    python -m benchmarks.article --show data/recorded/article-full.csv
 
 The article says ab, 200 clients and 200,000 requests, and not that the servers were warm. So each MPM of each
 server is started and measured twice by ab, at once (cold) and again (warm); then the same with kept
@@ -18,9 +19,10 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from benchmarks.clients import run_ab
 from mpmkit.config.arguments import Parser
@@ -65,6 +67,7 @@ class ArticleTable(Table):
             for work in TURNS:
                 lines += ["", *turn_lines(server, work, [r for r in mine if r["work"] == work])]
             lines += ["", f"{server}: requests begun in each second of a cold start", *curves(mine)]
+            lines += ["", *conclusion(server, mine)]
         lines.append(
             f"\nmeasured on {records.Machine.of(self.records[-1])}" if self.records else ""
         )
@@ -78,6 +81,44 @@ def rounds_of(rows: Sequence[Row], column: str) -> dict[str, dict[int, float]]:
         if row[column]:
             found.setdefault(row["mpm"], {})[row["round"]] = row[column]
     return found
+
+
+class Finding(NamedTuple):
+    """What was measured of one step of the order: by which measure, the word for it, and the line that has the
+    interval, too."""
+
+    step: str
+    measure: str
+    word: str
+    line: str
+
+
+def findings(rows: Sequence[Row]) -> list[Finding]:
+    """What the rows of one kind of turn on one server say of each step of the order."""
+    qps, cost = rounds_of(rows, "qps"), rounds_of(rows, "server_cpu_us")
+    limited = {row["mpm"] for row in rows if row["client_bound"]}
+    found = []
+    for faster, slower in zip(ORDER, ORDER[1:], strict=False):
+        step = f"{faster} > {slower}"
+        if faster in qps and slower in qps:
+            ratio = stats.paired(qps[faster], qps[slower])
+            word = came_out(ratio, sorted(limited & {faster, slower}))
+            line = f"  {step} by requests/s: {stats.ratio_text(ratio)}, {word}"
+            found.append(Finding(step, "requests/s", word.partition(",")[0], line))
+        if faster in cost and slower in cost:
+            decision = stats.decide(cost[faster], cost[slower])
+            line = f"  {faster} / {slower} by CPU time of a request: {decision}"
+            found.append(Finding(f"{faster} / {slower}", "CPU time", decision.word, line))
+    return found
+
+
+def came_out(ratio: stats.Interval, limited: Sequence[str]) -> str:
+    """Whether one MPM answered more than another. limited: those with which ab was the limit."""
+    if limited:
+        return f"not decidable, ab was the limit with {' and '.join(limited)}"
+    if not ratio.excludes(1.0):
+        return "not decidable, the interval holds 1" if ratio.level else "one round"
+    return "came out" if ratio.value > 1 else "did not come out"
 
 
 def turn_lines(server: str, work: str, rows: Sequence[Row]) -> list[str]:
@@ -94,34 +135,20 @@ def turn_lines(server: str, work: str, rows: Sequence[Row]) -> list[str]:
             failed = sum(row["failures"] for row in mine)
             cells = [f"{middle:,.0f}", f"{used:.1f}", f"{p99:.0f}", f"{failed:,}"]
             table.append([mpm, *cells, bound])
-    said = []
-    for faster, slower in zip(ORDER, ORDER[1:], strict=False):
-        if faster in qps and slower in qps:
-            said += step(faster, slower, qps, cost, [r for r in rows if r["client_bound"]])
-    return [*aligned(table, (0, 5)), *said]
+    return [*aligned(table, (0, 5)), *(one.line for one in findings(rows))]
 
 
-def step(
-    faster: str,
-    slower: str,
-    qps: Mapping[str, stats.Rounds],
-    cost: Mapping[str, stats.Rounds],
-    bound: Sequence[Row],
-) -> list[str]:
-    """What was measured of "faster > slower", by each of the two measures."""
-    ratio = stats.paired(qps[faster], qps[slower])
-    limited = sorted({row["mpm"] for row in bound} & {faster, slower})
-    if limited:
-        word = f"not decidable, ab was the limit with {' and '.join(limited)}"
-    elif not ratio.excludes(1.0):
-        word = "not decidable, the interval holds 1" if ratio.level else "one round"
-    else:
-        word = "came out" if ratio.value > 1 else "did not come out"
-    said = [f"  {faster} > {slower} by requests/s: {stats.ratio_text(ratio)}, {word}"]
-    if faster in cost and slower in cost:
-        decision = stats.decide(cost[faster], cost[slower])
-        said.append(f"  {faster} / {slower} by CPU time of a request: {decision}")
-    return said
+def conclusion(server: str, rows: Sequence[Row]) -> list[str]:
+    """For each step of the published order and each measure: in which kinds of turn it came out."""
+    words: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for work in TURNS:
+        for one in findings([r for r in rows if (r["server"], r["work"]) == (server, work)]):
+            words.setdefault((one.step, one.measure), {}).setdefault(one.word, []).append(work)
+    lines = [f"{server}: the published order, {' > '.join(ORDER)}, step by step"]
+    for (step, measure), found in words.items():
+        said = (f"{word} ({'; '.join(works)})" for word, works in found.items())
+        lines.append(f"  {step} by {measure}: {', '.join(said)}")
+    return lines
 
 
 def curves(rows: Sequence[Row]) -> list[str]:
@@ -187,8 +214,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--requests", type=int, metavar="N", help="of each run of ab (200,000)")
     scale = "smoke, demo (20,000 requests a run; minutes) or full (200,000, as in the article)"
+    parser.add_argument("--show", metavar="FILE.csv", help="measure nothing: print these rows")
     command.add_options(parser, "--rounds", "--scale", "--out", scale=scale)
     chosen = parser.parse_args(argv)
+    if chosen.show:
+        print(ArticleTable(records.read(Path(chosen.show))).text())
+        return 0
     problems = command.Problems()
     scale, (rounds, requests) = problems.scale(chosen.scale, SCALES)
     problems.rounds(chosen.rounds)

@@ -13,8 +13,8 @@
 
 Each part says first about how long it takes, is bounded in time, and keeps its rows as it goes. A
 part that fails is reported, and the next one runs. With ``--record`` a part that came to its end becomes
-data/recorded/PART-SCALE.csv, which `mpmkit.recorded` reads; a part that did not leaves the file that
-was there alone.
+data/recorded/PART-SCALE.csv, which `mpmkit.recorded` reads; a part that did not, or shared the machine with
+other work (more than 5% of it), leaves the file that was there alone.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from benchmarks.ratios import judged, middle
 from mpmkit.config.arguments import Parser
 from mpmkit.measure import command, competitors, memory, published, qps, records, stats
 from mpmkit.measure.command import say
+from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.experiment import duration
 from mpmkit.measure.records import RecordError
 
@@ -206,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = folder / (
             f".{part.name}-{scale}-{run_id}.part" if options.record else f"{part.name}-{run_id}.csv"
         )
+        others = OtherWork()
         try:
             status = part.run(scale, also, path)
         except KeyboardInterrupt:
@@ -215,18 +217,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(str(error))
             status = 1
         if options.record:
-            _keep(path, folder / f"{part.name}-{scale}.csv", status)
+            _keep(path, folder / f"{part.name}-{scale}.csv", status, others.share())
         worst = max(worst, status)
         if status == 130:
             break
     return worst
 
 
-def _keep(path: Path, name: Path, status: int) -> None:
-    """The record becomes the one that is shipped, if it is whole."""
+def _keep(path: Path, name: Path, status: int, other_work: float) -> None:
+    """The record becomes the one that is shipped, if it is whole and little else ran."""
     if not path.exists():
         return
-    if status == 0 and records.read(path):
+    alone = other_work <= OtherWork.MOST
+    if status == 0 and alone and records.read(path):
         os.replace(path, name)
         say(f"recorded as {name}")
         return
@@ -234,7 +237,8 @@ def _keep(path: Path, name: Path, status: int) -> None:
     runs = name.parent.parent / "runs"
     runs.mkdir(exist_ok=True)
     os.replace(path, runs / kept.name)
-    say(f"not whole, so not recorded; its rows are in {runs / kept.name}")
+    why = "not whole" if alone else f"other work took {other_work:.0%} of this machine meanwhile"
+    say(f"{why}, so not recorded; its rows are in {runs / kept.name}")
 
 
 if __name__ == "__main__":

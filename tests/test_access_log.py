@@ -5,14 +5,18 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import random
 import re
+import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 
 import mpmkit
 from mpmkit.config.log_format import COMBINED, COMMON
-from mpmkit.measure import access_log
+from mpmkit.measure import access_log, access_trace
 from mpmkit.measure.access_log import NICKNAMES, LineFormat, TraceError
+from mpmkit.measure.access_trace import joined
 from mpmkit.server import log_format
 
 AT = "[17/May/2015:10:05:%02d +0000]"
@@ -141,6 +145,84 @@ def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
         conf.write_text(text)
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace.read(log, conf=conf)
+
+
+class Growing:
+    """A log of so many lines, made while it is read: 50 a second, of 300 clients."""
+
+    name = "growing"
+
+    def __init__(self, lines: int) -> None:
+        self.lines = iter(range(lines))
+
+    def read(self, size: int) -> bytes:
+        made = (
+            f'10.0.1.{n % 300} - - [17/May/2015:10:{n // 3000 % 60:02}:{n // 50 % 60:02} +0000] "GET /{n % 999} '
+            f'HTTP/1.1" 200 {n % 5000} "-" "Agent/{n % 7}" {n % 90_000}\n'
+            for n in self.lines
+        )
+        return "".join(line for _, line in zip(range(size // 120), made, strict=False)).encode()
+
+
+def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monkeypatch):
+    """A log of millions of lines is one of thousands as far as that goes."""
+    monkeypatch.setattr(access_log, "BLOCK", 1 << 14)
+    form, used = "combined %D", {}
+    for lines in (2000, 8000):
+        for how in ("lines", "trace"):
+            tracemalloc.start()
+            if how == "lines":
+                reader = access_log.Reader(LineFormat(form))
+                for _ in reader.columns("x", access_log.blocks("x", Growing(lines))):
+                    pass
+                assert (reader.lines, reader.broken) == (lines, 0)
+            else:
+                trace = mpmkit.Trace.read(Growing(lines), log_format=form)
+                assert len(trace) == lines
+            used[how, lines] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert used["lines", 8000] < used["lines", 2000] + 50_000
+    assert used["trace", 8000] < used["trace", 2000] + 6000 * 160
+
+
+@pytest.mark.parametrize("serials", [False, True])
+def test_connections_are_those_of_a_search_through_all_that_wait(serials, monkeypatch):
+    """Concurrent, overlapping and late requests of few clients, against the rule as docs/LOGS.md has it."""
+    monkeypatch.setattr(access_trace, "PURGE", 100)
+    chance, count, gap, tolerance = random.Random(serials), 1500, 2.0, 0.01
+    columns = SimpleNamespace(
+        start=sorted(chance.choice((chance.uniform(0, 900), chance.randrange(900))) for _ in range(count)),
+        seconds=[chance.choice((math.nan, 0.0, chance.expovariate(1))) for _ in range(count)],
+        place=[chance.randrange(4) for _ in range(count)],
+        serial=[chance.randrange(4) for _ in range(count)],
+        kept=[chance.choice((-1, 0, 1)) for _ in range(count)], ports=False,
+    )  # fmt: skip
+    waiting, numbers, kept = [], [], list(columns.kept)
+    limit = (600.0 if serials else gap) + tolerance
+
+    def search(place: int, serial: int, start: float):
+        there = (one for one in waiting if one[3:] == (place, serial))
+        return max(
+            (one for one in there if start - limit <= one[0] <= start + tolerance), default=None
+        )
+
+    rows = zip(
+        columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
+    )
+    for index, (start, seconds, place, serial, keeps) in enumerate(rows):
+        found = last = (
+            search(place, serial + 1, start) if serials and serial and not keeps else None
+        )
+        found = found or search(place, serial if serials else 0, start)
+        numbers.append(found[1] if found else max(numbers, default=-1) + 1)
+        if found:
+            kept[found[2]] = 1
+            waiting.remove(found)
+        if keeps or (serials and serial and not last):
+            end = start if math.isnan(seconds) else start + seconds
+            waiting.append((end, numbers[-1], index, place, serial + 1 if serials else 0))
+    got, signs, _ = joined(columns, gap, tolerance, serials=serials)
+    assert (list(got), list(signs)) == (numbers, kept) and len(set(numbers)) < count * 0.9
 
 
 CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection

@@ -261,6 +261,8 @@ def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
     assert "ab was the limit with worker" in ours and "came out" not in ours
     assert "event / prefork by CPU time of a request: 1.000" in theirs
     assert "  prefork 1 1,500\n" in text
+    assert "  worker > event by requests/s: came out (cold)\n" in theirs
+    assert "  event > prefork by requests/s: not decidable (cold)\n" in theirs
 
 
 def test_the_requests_of_each_second_are_counted_from_abs_record():

@@ -427,3 +427,25 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
     status, printed, said = printed_by(demand.main, argv, capsys)
     assert status == 0 and "4 of 4 loads are of an earlier run" in printed
     assert not said and records.read(out) == found
+
+
+def test_other_work_is_what_neither_this_process_nor_its_children_did(monkeypatch):
+    looks = iter([(100.0, 5.0, 40.0, 9.0, 2.0), (101.0, 5.2, 40.7, 9.3, 2.1)])
+
+    def look():
+        user, steal, mine, childs, now = next(looks)
+        monkeypatch.setattr("psutil.cpu_times", lambda: SimpleNamespace(
+            user=user, nice=0.0, system=7.0, steal=steal))  # fmt: skip
+        child = SimpleNamespace(cpu_times=lambda: (childs, 0.0, 0.0, 0.0, 0.0))
+        me = SimpleNamespace(
+            cpu_times=lambda: (mine, 0.0, 0.0, 0.0, 0.0), children=lambda recursive: [child]
+        )
+        monkeypatch.setattr("psutil.Process", lambda: me)
+        monkeypatch.setattr("time.monotonic", lambda: now * 10)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    look()
+    others = cpus.OtherWork()
+    look()
+    # 1.2 s busy, of which 0.7 and 0.3 were ours, in 1 s on two processors
+    assert others.share() == pytest.approx(0.1)

@@ -3,16 +3,17 @@ students' copies are the sources without the solutions."""
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import re
 from pathlib import Path
 
 import pytest
-from helpers import checks
+from helpers import checks, hints
 
 import mpmkit
-from docs._tools import exercises, render
+from docs._tools import exercises, otter, render
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "notebooks" / "exercises"
@@ -48,7 +49,7 @@ BOOKS = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 @BOOKS
 def test_a_solution_passes_its_checks_and_the_students_copy_none_yet(source, surroundings):
     found = executed(source)
-    assert len(found) == sum("exercise" in exercises.tags(cell) for cell in cells(source)) > 2
+    assert len(found) == sum("exercise" in exercises.tags(cell) for cell in cells(source)) > 0
     assert all(verdict.startswith("RIGHT") for verdict in found), "\n".join(found)
     theirs = executed(TARGET / source.name)
     assert len(theirs) == len(found)
@@ -90,6 +91,26 @@ def test_every_check_has_its_exercise():
         assert f"checks.{name}(" in asked
 
 
+def test_points_stars_and_needs_are_shown():
+    """A task has the line of its worth, and names sections that its notebooks have."""
+    shown: list[str] = []
+    for source in SOURCES:
+        whole = [text(cell) for cell in cells(source)]
+        for place, task in enumerate(whole):
+            if not re.match(r"## \d\. ", task):
+                continue
+            code = "\n".join(whole[place:])
+            name = re.search(r"checks\.(\w+)\(|(\w+) = \w*tasks\.(\w+)\(", code)
+            shown.append(name[1] or name[3])
+            assert f"\n*{hints.WORTH[shown[-1]]}.*\n" in task, f"{source.stem}: {shown[-1]}"
+            (needs,) = re.findall(r"^\*Needs (.+)\.\*$", task, re.MULTILINE)
+            for target, sections in re.findall(r'\]\(([^)]+)\)((?:, "[^"]+")+)', needs):
+                lines = "\n".join(text(cell) for cell in cells(source.parent / target))
+                for section in re.findall('"([^"]+)"', sections):
+                    assert re.search(f"^#+ {re.escape(section)}$", lines, re.MULTILINE), section
+    assert sorted(shown) == sorted(hints.WORTH)
+
+
 def right(ram, rest, each):
     return max(0, int((0.8 * ram - rest) // each))
 
@@ -97,9 +118,9 @@ def right(ram, rest, each):
 WRONG = [
     ("forks", [5, 1, 2, 4], "StartServers were forked before"),
     ("forks", [1, 1, 1, 1], "the same number each second"),
-    ("forks", [1, 2, 3, 4], "in second 3 the parent forks 4, you say 3"),
+    ("forks", [1, 2, 3, 4], "second 3: it is not 3; compare with the second before"),
     ("forks", [1, 2, 4, 8, 16], "after 5 seconds there are 36 children for 40 clients"),
-    ("forks", [1, 2, 4, 8, 16, 32, 32], "stops after 6 seconds"),
+    ("forks", [1, 2, 4, 8, 16, 32, 32], "stops before second 7"),
     ("forks", 63, "a list of whole numbers, one a second, is asked for, not 63"),
     ("full_house", 503, "no worker is free to say 503"),
     ("full_house", "refused", "the listen queue has room"),
@@ -212,3 +233,54 @@ def test_solutions_and_outputs_are_taken_out():
 def test_a_source_out_of_order_is_named(kinds, says):
     with pytest.raises(exercises.ExerciseError, match=says):
         exercises.student_copy(source(*kinds), "a")
+
+
+# ---------------------------------------------------------------- otter-grader
+
+
+def test_the_export_has_a_test_a_task_that_fails_until_the_answer_is_right(tmp_path, capsys):
+    assert otter.main([str(TARGET / "solutions"), str(tmp_path)]) == 0
+    found = {}
+    for path in tmp_path.glob("*/tests/*.py"):
+        known: dict = {}
+        exec(path.read_text(), known)
+        assert known["OK_FORMAT"] and known["test"]["name"] == path.stem
+        found[path.stem] = known["test"]["suites"][0]["cases"][0]
+    assert found.keys() == hints.WORTH.keys()
+    assert all(one["points"] == hints.WORTH[name].points for name, one in found.items())
+    book = (tmp_path / "e1-pools" / "e1-pools.ipynb").read_text()
+    assert all(f'grader.check(\\"{name}\\")' in book for name in ("forks", "twenty_at_once"))
+    assert "otter.Notebook('e1-pools.ipynb')" in book and "](" not in book
+    runner = doctest.DocTestRunner(verbose=False)
+    for answer, failed in (([1, 2], 1), ([1, 2, 4, 8, 16, 32], 0)):
+        parsed = doctest.DocTestParser().get_doctest(
+            found["forks"]["code"], {"checks": checks, "forked": answer}, "forks", None, 0
+        )
+        assert runner.run(parsed, out=lambda _: None).failed == failed
+    assert "... " in found["twenty_at_once"]["code"]
+    with pytest.raises(ValueError, match="the last line of a check is its verdict"):
+        otter.doctest("x = 1")
+
+
+# ---------------------------------------------------------------- model answers to "Try it"
+
+
+def test_every_try_it_of_the_notebooks_has_a_model_answer():
+    page = TARGET / "solutions" / "try-it.md"
+    parts = dict(
+        re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
+    wanted = set()
+    for book in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        found = [re.search(r"^## (?:Try it|To try)\n+(.*)", text(cell), re.DOTALL | re.MULTILINE)
+                 for cell in cells(book)]  # fmt: skip
+        asked = [
+            line for one in found if one for line in re.findall(r"^\* (.+)", one[1], re.MULTILINE)
+        ]
+        if asked:
+            wanted.add(book.stem)
+            quoted = re.findall(r"^> (.+)\n\n(?!>)(\S.+)", parts[book.stem], re.MULTILINE)
+            plain = [re.sub(r"\]\([^)]*\)", "]", line) for line in asked]
+            assert [re.sub(r"\]\([^)]*\)", "]", one) for one, _ in quoted] == plain, book.stem
+    assert wanted == parts.keys() and len(wanted) > 8
+    linked(page, page.read_text())

@@ -111,6 +111,7 @@ def shelf(tmp_path, monkeypatch):
     for name in ("MPMKIT_REPLAY", "MPMKIT_RECORD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(replay, "recorded_folder", lambda: tmp_path)
+    monkeypatch.setattr(replay.OtherWork, "share", lambda self: 0.04)
     return tmp_path
 
 
@@ -131,11 +132,22 @@ def test_what_was_recorded_comes_back_and_says_so(shelf, monkeypatch, capsys):
     assert again["run"].snapshot("now") == first["run"].snapshot("now")
     assert math.isnan(again["run"].samples[0].qps)
     said = capsys.readouterr().out
-    assert said.startswith("RECORDED on 20") and "MPMKIT_REPLAY=1" in said and "cores" in said
+    assert said.startswith("RECORDED on 20") and "MPMKIT_REPLAY=1" in said
+    assert "cores, 4.0% of them busy with other work" in said
     # A file of another kind, by a reader of its own
     (shelf / "rows.csv").write_text("1\n")
     read = lab.measured_or_recorded("rows.csv", lambda: "", read=lambda path: path.read_text())
     assert read == "1\n" and "rows.csv" in capsys.readouterr().out
+
+
+def test_a_machine_with_other_work_records_nothing(shelf, monkeypatch, capsys):
+    replay.record("demo", lambda: "quiet")
+    monkeypatch.setattr(replay.OtherWork, "share", lambda self: 0.06)
+    assert replay.record("demo", lambda: "disturbed") == "disturbed"
+    assert (
+        lab.recorded("demo") == "quiet"
+        and "NOT recorded: other work took 6%" in capsys.readouterr().out
+    )
 
 
 def test_without_a_recording_the_remedy_is_named(shelf, monkeypatch):
@@ -167,7 +179,7 @@ def test_a_machine_that_is_too_small_replays(shelf, monkeypatch, limits, why):
 def test_what_cannot_be_recorded_is_refused(shelf):
     for value in ({1: "a number as key"}, {"it": object()}):
         with pytest.raises(TypeError, match="recorded"):
-            replay.keep("demo", value)
+            replay.record("demo", lambda value=value: value)
     assert not list(shelf.iterdir())
 
 

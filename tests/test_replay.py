@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from support.client import get
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.runner import LoadError
 from mpmkit.measure import replay
 from mpmkit.measure.trace import Trace
 
 
-def test_a_plan_has_each_request_at_its_time_with_its_size_and_duration(tmp_path):
-    trace = Trace([0, 2, 2, 4], [0.1, 0.1, 2, float("nan")], [0, 1000, 1000, 1 << 40])
+def test_a_plan_has_a_line_for_each_connection(tmp_path):
+    """With its requests at their times, each so long after the answer before it, and how it ends."""
+    size, nan = [0, 1000, 1000, 1 << 40], float("nan")
+    trace = Trace(
+        [0, 2, 2, 4], [0.1, 0.1, 2, nan], size, connection=[7, 3, 7, 3], kept=[1, 1, -1, 0]
+    )
     made = replay.plan(trace, 2.0, "/x.php", tmp_path / "plan")
-    lines = [line.split(",") for line in (tmp_path / "plan").read_text().splitlines()]
-    due = [float(seconds) for seconds, _ in lines]
-    assert due == pytest.approx([0, 1, 1, 2], abs=1e-4) and len(set(due)) == 4
-    assert [int(line) for _, line in lines] == [1, 2, 3, 4]
+    lines = (tmp_path / "plan").read_text().splitlines()
+    assert lines == [
+        "0.000000,1,0.000000 1.000000,3,0.903000",
+        "1.000000,2,0.000000 2.000000,4,0.903000 close",
+    ]
     sizes = [line["expect_length"] for line in made["mix"]]
     assert sizes[0] == 0 and sizes[1:3] == pytest.approx([1000] * 2, rel=0.05)
     assert made["mix"][3]["path"].startswith("/x.php?bytes=") and "&ms=0" in made["mix"][3]["path"]
     assert LoadProfile(**made).open_loop and made["duration"] == pytest.approx(2.1, abs=0.01)
     with pytest.raises(ProfileError, match="plan: only the open loop has it"):
         LoadProfile(plan="/x", requests=1)
+    with pytest.raises(ValueError, match="speed: the log takes 4,000 s at 1; a run at most 3,000"):
+        replay.plan(Trace([0, 4000]), 1.0, "/", tmp_path / "plan")
 
 
 @pytest.mark.parametrize("value, most", [(0.4, 10), (1, 10), (777, 1e9), (1e12, 1e5)])
@@ -33,9 +45,13 @@ def test_rounding(value, most):
     assert replay.rounded(value, most) == pytest.approx(min(value, most), rel=0.05, abs=0.5)
 
 
+FORMAT = "%{usec}t %D %B %X %k %{remote}p"
+
+
 @pytest.fixture(scope="module")
-def samples():
-    with mpmkit.launch("event") as server:
+def samples(tmp_path_factory):
+    log = tmp_path_factory.mktemp("logs") / "log"
+    with mpmkit.launch("event", CustomLog=[(str(log), FORMAT)], KeepAliveTimeout=20) as server:
         yield server
 
 
@@ -61,3 +77,77 @@ def test_a_log_is_replayed(samples, tmp_path, capsys):
     assert replay.main([*argv, "--speed", "0"]) == 2
     assert "speed, scale: must be more than 0" in capsys.readouterr().err
     assert replay.main([*argv[:-2], "http://192.0.2.1"]) == 2
+
+
+def written(file, connections) -> Trace:
+    """A log of connections, each a list of (start, pauses after its requests of 20 ms, whether it is closed)."""
+    rows = []
+    for port, (at, pauses, closed) in enumerate(connections):
+        for k, pause in enumerate(pauses):
+            closes = closed and k == len(pauses) - 1
+            serial = max(
+                0, k - closes
+            )  # a request that closes repeats the number of the one before it
+            rows.append((at, f"{1e15 + 1e6 * at:.0f} 20000 100 {'+-'[closes]} {serial} {port}\n"))
+            at += 0.02 + pause
+    file.write_text("".join(line for _, line in sorted(rows)))
+    return Trace.read(file, log_format=FORMAT)
+
+
+def ends(trace: Trace) -> Counter[tuple[int, bool]]:
+    """How many connections had so many requests, and were closed after the last one or not."""
+    kept: dict[int, list[int]] = {}
+    for number, sign in zip(trace.connection, trace.kept, strict=True):
+        kept.setdefault(number, []).append(sign)
+    return Counter((len(signs), not signs[-1]) for signs in kept.values())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_servers_log_has_the_connections_of_the_log(samples, tmp_path, capsys, processes):
+    chance = random.Random(18)
+    trace = written(tmp_path / "log", [
+        (chance.uniform(0, 2), [chance.uniform(0.05, 0.4) for _ in range(1 + n % 5)], n % 3 == 0)
+        for n in range(40)
+    ])  # fmt: skip
+    log = Path(samples.directives["CustomLog"][0][0])
+    before = log.stat().st_size
+    argv = [str(tmp_path / "log"), "--log-format", FORMAT, "--against", samples.url, "--json"]
+    assert replay.main([*argv, "--processes", str(processes)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["requests"], found["failures"]) == (len(trace), 0) == (120, 0)
+    assert (found["retries"], found["reconnects"]) == (0, 0)
+    poll_until(lambda: log.read_bytes()[before:].count(b"\n") == 120)
+    (tmp_path / "server").write_bytes(log.read_bytes()[before:])
+    assert ends(Trace.read(tmp_path / "server", log_format=FORMAT)) == ends(trace)
+
+
+def test_what_the_server_closed_earlier_is_counted_and_opened_anew(tmp_path, capsys):
+    written(tmp_path / "log", [(0.1 * n, [1.7, 0.1, 0], True) for n in range(5)])
+    with mpmkit.launch("worker", KeepAliveTimeout=1) as server:
+        argv = [str(tmp_path / "log"), "--log-format", FORMAT, "--against", server.url]
+        assert replay.main(argv) == 0
+    said = capsys.readouterr()
+    assert "15 requests on 5 connections" in said.err
+    assert "5 times the server closed a connection that the plan kept" in said.out
+
+
+def planned(server, file: Path, text: str, **more) -> mpmkit.LoadRun:
+    file.write_text(text)
+    mix = [{"path": f"/replay.py?bytes=1&ms={ms}", "expect_length": 1} for ms in (0, 600)]
+    how = {"arrival": "constant", "rate": 1, "duration": 1, "keep_alive": True, "mix": mix}
+    return mpmkit.run_load(server, profile=LoadProfile(plan=str(file), **how, **more))
+
+
+def test_a_late_answer_moves_what_follows_it(samples, tmp_path):
+    """The second request is due at 0.1 s, but 0.5 s after an answer that takes 0.6 s; none is late."""
+    run = planned(samples, tmp_path / "plan", "0.0,2 0.1,1,0.5 close\n", users=2)
+    assert (run.requests, run.failures, run.connections) == (2, 0, 1)
+    assert 1.1 <= run.duration and run.latency_ms(1) < 500
+
+
+def test_what_a_run_does_not_come_to_is_unsent(samples, tmp_path):
+    lines = "0.0,2 0.1,1 0.2,1\n0.3,1 0.4,1\n"
+    run = planned(samples, tmp_path / "plan", lines, users=1, time_limit=0.3)
+    assert run.errors["unsent"] >= 2 and run.ended.startswith("time limit")
+    with pytest.raises(LoadError, match="could not convert string to float: 'x'"):
+        planned(samples, tmp_path / "plan", "x,1\n")

@@ -16,6 +16,7 @@ from benchmarks import generators, run_all
 from benchmarks.clients import ClientReport
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import command, competitors, records
+from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.records import RecordFile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ def place(tmp_path, monkeypatch):
     folder = tmp_path / "data" / "recorded"
     folder.mkdir(parents=True)
     monkeypatch.setattr(records, "recorded_folder", lambda: folder)
+    monkeypatch.setattr(OtherWork, "share", lambda self: 0.0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MPMKIT_SCALE", raising=False)
     return folder
@@ -81,6 +83,11 @@ def test_what_is_not_whole_replaces_no_record_and_keeps_its_rows(place, monkeypa
     assert sorted(file.name.split("-")[0] for file in kept) == ["generators", "memory"]
     assert all(len(records.read(file)) == 1 for file in kept)
     assert err.count("not whole, so not recorded") == 2
+    # Whole, but not alone
+    monkeypatch.setattr(OtherWork, "share", lambda self: 0.06)
+    assert run_all.main(["--record", "--only", "bench"]) == 0
+    assert "other work took 6% of this machine meanwhile" in capsys.readouterr().err
+    assert names(place) == ["memory-demo.csv"]
 
 
 def test_competitors_are_handed_on(place, monkeypatch):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.client import parked
+from support.client import Client, TlsClient, parked
 from support.jupyter import THEIR_WARNINGS, chromium
 from support.servers import MPMS, launched, one_child, serving
 from support.waiting import poll_until
@@ -196,3 +196,64 @@ def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
         assert all(text.startswith("Client 3") for text in said) and "closes the socket" in said[-1]
         assert page.locator(".tr-code b").inner_text().startswith("mpm/")
         assert not wrong
+
+
+HOSTS = """<VirtualHost *>
+    ServerName a.example
+</VirtualHost>
+<VirtualHost *>
+    ServerName b.example
+    ErrorDocument 404 "b has it not"
+</VirtualHost>
+"""
+
+
+# Moves that the ten clients have not: the first step of a client that is not listened to; a handshake that fails
+# ends without a request, and lingers; the next request, or the end, is there before the connection is kept.
+EARLY = {
+    ("-", "ACCEPTED"), ("R", "C"), ("C", "LINGER"), ("LINGER", "LINGER_NORMAL"), ("LINGER_NORMAL", "PROCESSING"),
+    ("LINGER", "CLOSED"), ("L", "CLOSED"), ("L", "R"),
+}  # fmt: skip
+
+
+def asks(host: str, *lines: str) -> bytes:
+    return "\r\n".join(["GET /none HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize("what", ["tls", "hosts", "tls and hosts"])
+def test_over_tls_and_with_virtual_hosts_it_traces_the_same_way(mpm, what, tmp_path):
+    """A kept connection with requests for two hosts, one that ends, and over TLS one that says nothing."""
+    secure = "tls" in what
+    Kind = TlsClient if secure else Client
+    given = {"tls": secure}
+    if "hosts" in what:
+        given["conf"] = tmp_path / "hosts.conf"
+        given["conf"].write_text(HOSTS)
+    with serving(mpm, trace=True, KeepAliveTimeout=20, **given) as server:
+        with Kind(server) as kept, Kind(server) as short:
+            addresses = [one.sock.getsockname() for one in (kept, short)]
+            bodies = [kept.ask(asks(f"{host}.example")).body for host in "aba"]
+            assert (b"b has it not" in bodies[1]) == ("hosts" in what) and bodies[0] == bodies[2]
+            short.ask(asks("b.example", "Connection: close"))
+        if secure:  # it hangs up within the handshake
+            with Client(server) as broken:
+                broken.send(b"\x16\x03\x01")
+        poll_until(lambda: server.trace_log().count(" closed ") == 2 + secure, "all are closed")
+        trace = ConnectionTrace.read(server.trace_log())
+    assert len(trace.clients) == 2 + secure
+    ways = {}
+    for number in range(1, 3 + secure):
+        steps = trace.of(number)
+        assert (steps[0].cause, steps[-1].cause) == ("accepted", "closed")
+        assert all(one.after == then.before for one, then in itertools.pairwise(steps))
+        assert {(s.before, s.after) for s in steps if s.before != s.after} <= LEGAL[mpm] | EARLY
+        ways[number] = [step.cause for step in steps]
+    assert sorted(way.count("handling") for way in ways.values())[-2:] == [1, 3]
+    assert all(f" {host}:{port} " in server.trace_log() for host, port in addresses)
+
+
+def test_the_module_is_small():
+    """Script, style and page without a recording: what a page has to load."""
+    assert len(tracing.embedded([])) < 300_000
+    assert len(tracer_page.page([])) < 300_000

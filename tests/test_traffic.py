@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from mpmkit import simulate
 from mpmkit.config.directives import MPMS
 from mpmkit.measure.trace import Trace
+from mpmkit.policy import traffic
 
 ONE = {  # MPM -> a pool of four workers in one go, that idle maintenance leaves as it is
     "prefork": {"StartServers": 4, "MaxRequestWorkers": 4},
@@ -76,6 +78,46 @@ def test_event_closes_parked_connections_when_no_thread_is_idle():
     assert max(run.waits) == pytest.approx(8.0)  # it connected again, and waits in the listen queue
 
 
+def test_event_closes_parked_connections_when_a_new_one_finds_no_thread_idle():
+    """At 1.5 s all four threads have work, and connection 5 comes: connection 1, parked since 0.1 s, is closed
+    at once. Without connection 5 it is parked until its next request comes."""
+    parked, busy = [(0.0, 0.1, 1), (3.0, 0.1, 1)], [(1.0, 9.0, n) for n in range(10, 14)]
+    for new, until in (([], 3.0), ([(1.5, 0.1, 5)], 1.5)):
+        run = simulate("event", trace=trace(*parked, *busy, *new, kept=1), **ONE["event"])
+        held = (
+            5 * 4 + 5 * len(new) + 5
+        )  # those of the others, and the last of connection 1, to their timeout
+        assert run.mean_kept * run.seconds == pytest.approx(until - 0.1 + held)
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_pass_decides_by_the_idle_workers_as_by_the_whole_scoreboard(mpm, monkeypatch):
+    """With children that come and go, waiting clients, and connections that are closed."""
+    chance, requests = random.Random(2), []
+    for connection in range(1500):
+        at = chance.uniform(0, 100) if connection % 3 else 50 + chance.expovariate(1)
+        for _ in range(chance.randrange(1, 4)):
+            requests.append((at, chance.expovariate(4), connection))
+            at += chance.expovariate(1)
+    tight = {"StartServers": 3, "MaxRequestWorkers": 60, "MaxConnectionsPerChild": 15}
+    if mpm == "prefork":
+        tight |= {"MinSpareServers": 2, "MaxSpareServers": 5}
+    else:
+        tight |= {"ThreadsPerChild": 4, "MinSpareThreads": 4, "MaxSpareThreads": 12}
+    fast = simulate(mpm, trace=trace(*requests, kept=1), **tight)
+    decide = traffic.plan
+
+    def undecided(seen, directives, memory):
+        """Without a look at the slots (no thread is counted) nothing is decided."""
+        decided = decide(seen, directives, memory)
+        return decided if seen.active else replace(decided, decision="")
+
+    monkeypatch.setattr(traffic, "plan", undecided)
+    slow = simulate(mpm, trace=trace(*requests, kept=1), **tight)
+    assert fast.waited > 0.01 and fast.forks > 10 < fast.ends
+    assert fast.waits == slow.waits and fast.series == slow.series and fast.binds == slow.binds
+
+
 @pytest.mark.parametrize("mpm", MPMS)
 def test_backlog_overflows_and_clients_try_again(mpm):
     requests = [(1, 2.0, n) for n in range(4)] + [(1.5, 0.1, n) for n in range(4, 9)]
@@ -121,7 +163,58 @@ def test_the_busy_time_is_that_of_the_requests():
         assert run.mean_busy < run.busy_p99 <= run.peak_busy
 
 
+LEAN = {"MinSpareServers": 1, "MaxSpareServers": 2, "MinSpareThreads": 1, "MaxSpareThreads": 4}
+
+
+@pytest.mark.parametrize(("mpm", "more", "waits", "binds"), [
+    # The idle child is replaced at once; the other holds its slot until 11.
+    ("prefork", {"StartServers": 2, "MaxRequestWorkers": 2}, [0, 0, 0.9], "MaxRequestWorkers"),
+    # The pass at 3 finds no free slot; the one at 4 forks into the old child's row, a thread.
+    ("worker", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2}, [0, 1.3, 2.2], "MaxRequestWorkers"),
+    # The old one has its row until 11, the next pass forks at 12; with a second slot it does so at 3.
+    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 1}, [0, 9.3, 9.2], "ServerLimit"),
+    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 2}, [0, 0.3, 0.2], "MinSpareThreads"),
+])  # fmt: skip
+def test_a_graceful_restart_counted_by_hand(mpm, more, waits, binds):
+    """At 2.5 s, one request in progress until 11 s; StartServers 1 (prefork: 2), where nothing else is given."""
+    requests = trace((1, 10, 1), (2.7, 1, 2), (2.8, 1, 3))
+    spare = {name: n for name, n in LEAN.items() if name.endswith("Servers") == (mpm == "prefork")}
+    how = {"StartServers": 1, **spare, **more}
+    run = simulate(mpm, trace=requests, restarts=[2.5], **how)
+    assert list(run.waits) == pytest.approx(waits) and list(run.binds) == [binds]
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize("seed", range(4))
+def test_restarts_lose_no_request(mpm, seed):
+    """Each request is worked on once and whole; slots are not exceeded (worker's old children share theirs)."""
+    chance = random.Random(seed)
+    requests = [
+        (chance.uniform(0, 60) + 2 * k, chance.expovariate(3), n)
+        for n in range(150)
+        for k in range(4)
+    ]
+    slots = chance.choice([4, 6, 9])
+    more = {"ServerLimit": slots, "MaxRequestWorkers": slots, "StartServers": 2}
+    threads = 1 if mpm == "prefork" else 4
+    if mpm != "prefork":
+        more |= {"ThreadsPerChild": 4, "MaxRequestWorkers": 4 * slots - 4 * chance.randrange(3)}
+    load = trace(*requests, kept=1)
+    restarts = sorted(chance.uniform(0, 60) for _ in range(5))
+    run = simulate(mpm, trace=load, restarts=restarts, KeepAliveTimeout=3, **more)
+    assert run.lost == 0 and all(map(math.isfinite, run.waits)) and run.ends >= 5
+    held = run.mean_kept if mpm != "event" else 0
+    assert (run.mean_busy - held) * run.seconds == pytest.approx(sum(load.seconds))
+    assert run.peak_busy <= slots * threads
+    assert run.peak_processes <= slots or mpm == "worker"
+    # What was parked or idle at a restart had to be made again.
+    assert run.forks > simulate(mpm, trace=load, KeepAliveTimeout=3, **more).forks
+
+
 def test_what_cannot_be_simulated_is_said():
+    for restarts in ([-1], [0.5, 2]):
+        with pytest.raises(ValueError, match="restarts: must be seconds from 0 to 1"):
+            simulate("event", trace=trace((0, 1, 1), (1, 1, 2)), restarts=restarts)
     for bad, says in (
         (Trace([]), "has no requests"),
         (Trace([0, 1], [1, math.nan]), "1 of 2 .*add %D"),

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import os
+import re
+import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from support.client import Client
+from support.client import Client, request
 from support.waiting import poll_until
 
 from mpmkit.measure import watch_command
-from mpmkit.measure.watch_command import headroom, shown
+from mpmkit.measure.monitor import StatusPage
+from mpmkit.measure.reference_servers import Httpd
+from mpmkit.measure.watch_command import Headroom, headroom, shown
 
 
 @pytest.mark.parametrize("letters, limit, busy, idle, free, alarm", [
@@ -25,11 +34,24 @@ def test_headroom_and_alarm(letters, limit, busy, idle, free, alarm):
     assert f'mpmkit_workers{{state="free"}} {free}' in shown(found, "prometheus")
 
 
+def looks(*of: tuple[float, int, int]) -> list[Headroom]:
+    """Of (t, busy, idle)."""
+    return [Headroom(t, busy, idle, 9, math.nan, "") for t, busy, idle in of]
+
+
+@pytest.mark.parametrize("letters, idle, alarm", [
+    ("WGGG........", 1, "G"), ("WGGG........", 2, ""), ("W_GGG.......", 1, ""), ("WCCG....", 1, ""),
+])  # fmt: skip
+def test_slots_that_no_child_can_take(letters, idle, alarm):
+    """Two looks in which none but the worker that answers was idle: nothing could be forked."""
+    assert headroom(5.0, letters, 0, looks((0, 3, idle))).alarm == alarm
+
+
 def test_growth_gives_the_minutes_until_it_is_full():
-    before = [(60.0 * minute, 2 * minute) for minute in range(6)]
+    before = looks(*((60.0 * minute, 2 * minute, 20) for minute in range(6)))
     found = headroom(300.0, "W" + "K" * 10 + "_" * 20, 0, before)
     assert found.full_in == pytest.approx(21 / 2) and "full in 10 min" in shown(found, "text")
-    assert math.isnan(headroom(300.0, "W___", 0, [(t, 1) for t, _ in before]).full_in)
+    assert math.isnan(headroom(300.0, "W___", 0, looks(*((t, 1, 2) for t in range(5)))).full_in)
 
 
 def test_a_running_server_and_what_is_no_status_page(server, mpm, capsys):
@@ -48,3 +70,79 @@ def test_a_running_server_and_what_is_no_status_page(server, mpm, capsys):
     for bad in (f"{url}/file.txt", f"{url}/nothing", "ftp://x", "http://127.0.0.1:1"):
         assert watch_command.main([bad, "--seconds", "0"]) == 1
         assert capsys.readouterr().err.startswith(f"mpmkit: {bad}: ")
+
+
+class Login(BaseHTTPRequestHandler):
+    """The status page of an httpd 2.2 behind a login."""
+
+    def do_GET(self) -> None:
+        good = self.headers["Authorization"] == "Basic " + base64.b64encode(b"me:p w").decode()
+        self.send_response(200 if good else 401)
+        self.end_headers()
+        self.wfile.write(b"BusyWorkers: 1\nScoreboard: WKKK_\n" * good)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_page_behind_a_login(tmp_path, capsys):
+    with HTTPServer(("127.0.0.1", 0), Login) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        there = f"127.0.0.1:{page.server_port}"
+        conf = tmp_path / "httpd.conf"
+        conf.write_text("LoadModule mpm_prefork_module x.so\nServerLimit 4\nMaxRequestWorkers 4\n")
+        for who, status, says in (
+            ("", 1, r"answers 401, not a status page; put USER:PASSWORD@ before the host"),
+            ("me:wrong@", 1, rf"^mpmkit: http://{there}: .*answers 401"),
+            ("me:p%20w@", 0, r"3 busy, 2 idle, 2 free"),
+        ):
+            assert watch_command.main([f"http://{who}{there}", "--seconds", "0"]) == status
+            said = capsys.readouterr()
+            assert re.search(says, said.out + said.err)
+        full = [f"http://me:p%20w@{there}", "--seconds", "0", "-f", str(conf)]
+        assert watch_command.main(full) == watch_command.ALARM_STATUS
+        assert "1 free; ALARM: full of K (keep-alive)" in capsys.readouterr().out
+        page.shutdown()
+
+
+def test_what_does_not_speak_http(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as port:
+
+        def greet() -> None:
+            with port.accept()[0] as client:
+                client.sendall(b"SSH-2.0-x\r\n")
+
+        (answer := threading.Thread(target=greet)).start()
+        url = f"http://127.0.0.1:{port.getsockname()[1]}"
+        assert watch_command.main([url, "--seconds", "0"]) == 1
+        answer.join()
+    assert re.search("does not answer in HTTP|reset", capsys.readouterr().err)
+
+
+@pytest.mark.rival
+def test_alarms_of_the_real_httpd(httpd, tmp_path, capsys):
+    """Two of three workers read half a request, are kept, finish after a graceful restart."""
+    (tmp_path / "slow.cgi").write_text("#!/bin/sh\nsleep 30\n")
+    (tmp_path / "slow.cgi").chmod(0o755)
+    (tmp_path / "index.html").write_text("x")
+    three = {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 3}
+    page = '<Location "/server-status">\nSetHandler server-status\n</Location>\nServerLimit 3\n'
+    with Httpd(
+        "prefork", document_root=tmp_path, cgi=True, modules=["status"], extra=page,
+        KeepAliveTimeout=60, GracefulShutdownTimeout=1, **three,
+    ) as server:  # fmt: skip
+        watched = [server.url, "--seconds", "0"]
+        for sent, letter in (
+            (b"GET / HTTP/1.1\r\n", "R"),
+            (request("/"), "K"),
+            (request("/slow.cgi"), "G"),
+        ):
+            with Client(server) as one, Client(server) as two:
+                one.send(sent), two.send(sent)
+                if letter == "G":
+                    poll_until(lambda: StatusPage(server, 5).read(5)["Scoreboard"].count("W") == 3)
+                    os.kill(server.pid, signal.SIGUSR1)
+                poll_until(lambda: watch_command.main(watched) == watch_command.ALARM_STATUS)
+                assert f"full of {letter} (" in capsys.readouterr().out
+            if letter != "G":
+                poll_until(lambda: watch_command.main(watched) == 0)
+                capsys.readouterr()

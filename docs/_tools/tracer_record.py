@@ -123,14 +123,15 @@ def traced(
         return ConnectionTrace.read(server.trace_log(), connects), began
 
 
-def main() -> None:
+def all_traced() -> list[Any]:
+    """What each MPM did with the ten clients."""
     runs = []
     for mpm in MPMS:
         trace, began = traced(mpm)
         runs.append(tracing.recordable(trace, began))
         print(f"{mpm}: {len(trace.steps)} steps of {len(trace.clients)} connections")
-    print(replay.keep("tracer", runs))
+    return runs
 
 
 if __name__ == "__main__":
-    main()
+    replay.record("tracer", all_traced)

@@ -5,7 +5,7 @@
 calls `breathe()` and gives what it returned. With MPMKIT_REPLAY=1, or on a machine that is too small for it, it
 gives what the same function returned when it was recorded, and prints when and where that was. MPMKIT_REPLAY=0
 measures whatever the machine. MPMKIT_RECORD=1 keeps what was measured as the new recording
-(data/recorded/NAME.json).
+(data/recorded/NAME.json), unless other work took more than 5% of the machine meanwhile.
 
 What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
 `mpmkit.measure.recording.Recording`, anywhere among them.
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.recording import Recording
 from mpmkit.measure.records import Machine, RecordError, machine, recorded_folder
 
@@ -91,10 +92,9 @@ def measured_or_recorded(
     if not why:
         if caveat := not_headline():
             print(caveat)
-        value = measure()
-        if os.environ.get("MPMKIT_RECORD", "") not in ("", "0") and read is None:
-            keep(name, value)
-        return value
+        if os.environ.get("MPMKIT_RECORD", "") in ("", "0") or read is not None:
+            return measure()
+        return record(name, measure)
     path = place_of(name)
     if not path.is_file():
         raise RecordError(
@@ -105,7 +105,7 @@ def measured_or_recorded(
         print(f"RECORDED, not measured here ({why}): {path.name}")
         return read(path)
     value, when, where = load(path)
-    print(f"RECORDED on {when} on {where}, not measured here ({why})")
+    print(f"RECORDED on {when} on {where} and not measured here ({why})")
     return value
 
 
@@ -120,18 +120,31 @@ def place_of(name: str) -> Path:
     return recorded_folder() / (name if Path(name).suffix else f"{name}.json")
 
 
-def keep(name: str, value: Any) -> Path:
-    """Write a recording; returns its path. Raises TypeError for a value that can't be recorded."""
-    record = {
+def record(name: str, measure: Callable[[], T]) -> T:
+    """What `measure()` returns; it becomes the recording of that name. If other programs and the host took more
+    than OtherWork.MOST of the machine meanwhile, the recording that there is stays, which is said.
+
+    Raises TypeError for a value that can't be recorded."""
+    path, others = place_of(name), OtherWork()
+    value = measure()
+    share = others.share()
+    if share > others.MOST:
+        print(
+            f"NOT recorded: other work took {share:.0%} of this machine meanwhile. {path.name} stays as it "
+            "was; record on a machine that does nothing else"
+        )
+        return value
+    kept = {
         "name": name,
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {key: value for key, value in machine().row().items() if value is not None},
+        "other_work": round(share, 3),
         "value": _plain(value),
     }
-    path = place_of(name)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
-    return part.replace(path)
+    part.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n")
+    part.replace(path)
+    return value
 
 
 def load(path: Path) -> tuple[Any, str, str]:
@@ -140,7 +153,10 @@ def load(path: Path) -> tuple[Any, str, str]:
         record = json.loads(path.read_text())
         where = record["machine"]
         cpu = where.get("cpu_model", "an unknown CPU")
-        return _value(record["value"]), record["made_at"], f"{cpu}, {where.get('cores')} cores"
+        said = f"{cpu}, {where.get('cores')} cores"
+        if "other_work" in record:
+            said += f", {record['other_work']:.1%} of them busy with other work"
+        return _value(record["value"]), record["made_at"], said
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} is not a recording: {error!r}") from None
 

@@ -11,7 +11,8 @@ import ctypes
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,7 @@ READ, WRITE = 1, 2  # what gevent's loop.io watches for
 TFD_TIMER_ABSTIME = 1
 
 Waiter = Any  # a user's Client, whose file imports this one
+Planned = tuple[int, int, int, bool]
 
 
 class Budget:
@@ -66,6 +68,11 @@ def share(total: int, index: int, of: int) -> int:
     return total // of + (index < total % of)
 
 
+def due_until(planned: Iterable[Planned], ns: int) -> int:
+    """How many of a connection's requests are due before `ns`."""
+    return sum(due < ns for due, *_ in planned)
+
+
 class Timer:
     """A timer of the kernel's as a file descriptor, readable from the time set on. Raises OSError without one.
 
@@ -96,7 +103,9 @@ class Schedule:
 
     def __init__(self, profile: LoadProfile, index: int, of: int) -> None:
         self.origin = clock() + int(profile.warmup_seconds * 1e9)
-        self.lines: dict[int, int] = {}  # of a plan: due time -> line of the mix
+        # Of a plan, for each request: (due, ns from the answer before it, line of the mix, whether it closes).
+        self.taken: deque[Planned] = deque()  # the connection that was taken last
+        self._coming = self.taken
         self._seconds = (
             self._plan(profile, index, of) if profile.plan else arrivals(profile, index, of)
         )
@@ -104,39 +113,48 @@ class Schedule:
         self._timer = Timer()
         self._watcher = get_hub().loop.io(self._timer.fd, READ)
         self._watcher.start(self._fire)
-        self._waiting: deque[tuple[int, Waiter]] = deque()
+        self._waiting: list[tuple[int, int, Waiter]] = []  # a heap
 
     def _draw(self) -> int:
         return self.origin + int(next(self._seconds) * 1e9)
 
     def _plan(self, profile: LoadProfile, index: int, of: int) -> Iterator[float]:
-        """The due times of a file, every of-th; then none for as long as a run may be."""
+        """The first due times of a file's connections, every of-th; then none for as long as a run may be."""
         assert profile.plan is not None
+        until = profile.planned_seconds or float("inf")
         with open(profile.plan, encoding="ascii") as file:
             for text in islice(file, index, None, of):
-                seconds, line = text.split(",")
-                self.lines[self.origin + int(float(seconds) * 1e9)] = int(line)
-                yield float(seconds)
+                words = text.removesuffix(" close\n").split()
+                rows = [[*map(float, word.split(",")), 0.0][:3] for word in words]
+                last = len(words) if text.endswith(" close\n") else 0
+                self._coming = deque(
+                    (self.origin + int(due * 1e9), int(pause * 1e9), int(line) - 1, place == last)
+                    for place, (due, line, pause) in enumerate(rows, 1)
+                    if due < until
+                )
+                yield rows[0][0]
+        self._coming = deque()
         while True:
             yield 1e9
 
     def take(self) -> int:
-        """The next due time; the caller owns it."""
-        due, self._next = self._next, self._draw()
+        """The next due time; the caller owns it, and `taken`: what a plan has on that connection."""
+        due, self.taken = self._next, self._coming
+        self._next = self._draw()
         return due
 
     def left_until(self, ns: int) -> int:
         """How many are due before `ns` and not taken yet; this takes them."""
         count = 0
         while self._next < ns:
-            self._next = self._draw()
-            count += 1
+            self.take()
+            count += due_until(self.taken, ns) or 1
         return count
 
     def wait(self, due: int, client: Waiter) -> None:
-        """Come back at the due time. Times are taken in their order: the last to come waits longest."""
-        self._waiting.append((due, client))
-        if len(self._waiting) == 1:
+        """Come back at the due time."""
+        heappush(self._waiting, (due, id(client), client))
+        if self._waiting[0][2] is client:
             self._timer.set(due)
         client.due = NEVER
         client.quiet()
@@ -149,7 +167,7 @@ class Schedule:
             os.read(self._timer.fd, 8)
         waiting, soon = self._waiting, clock() + 20_000
         while waiting and waiting[0][0] <= soon:
-            client = waiting.popleft()[1]
+            client = heappop(waiting)[2]
             client.called = True
             client.wake()
         if waiting:

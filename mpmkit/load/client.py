@@ -25,6 +25,7 @@ import errno
 import os
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
 from mpmkit.load import tls
-from mpmkit.load.budget import NEVER, READ, WRITE
+from mpmkit.load.budget import NEVER, READ, WRITE, Planned
 from mpmkit.load.generator_state import State
 from mpmkit.load.response import ResponseReader, Verdict
 
@@ -82,6 +83,7 @@ class Client:
         self.served = 0  # requests on the kept connection
         self.address = state.addresses[0]
         self.elsewhere: dict[Any, tuple[Any, int]] = {}  # address -> socket, requests served on it
+        self.rest: deque[Planned] = deque()  # of a plan: what is still to come on this connection
         self.kept = state.profile.keep_alive
         self.most = (state.profile.requests_per_connection or NEVER) if self.kept else 1
         self.take_line(0)
@@ -111,7 +113,7 @@ class Client:
         state, user, profile = self.state, self.user, self.state.profile
         several, think = len(state.specs) > 1, profile.think_time
         budget, record, timeout_ns = state.budget, state.latencies.append, state.timeout_ns
-        closed = state.schedule is None
+        closed, planned = state.schedule is None, profile.plan is not None
         answered = False  # a pause is due: not before the first request
         while user._state is not LOCUST_STATE_STOPPING and not state.ended:
             if think and answered and not self.pause():
@@ -130,7 +132,9 @@ class Client:
                 t0, measured = self.claim_due()
                 if not t0:
                     return
-            if several:
+            if planned:
+                self.take_planned()
+            elif several:
                 self.take_line(state.line_at(t0))
             answered = True
             try:
@@ -148,6 +152,8 @@ class Client:
                     state.which.append(self.which)
             else:
                 state.fail(kind, t0, self.which)
+            if planned and not self.rest and self.sock is not None:
+                self.stay()
 
     def take_line(self, which: int) -> None:
         """The line of the mix that the next request is of."""
@@ -162,17 +168,37 @@ class Client:
             self.address = address
             self.sock, self.served = self.elsewhere.pop(address, (None, 0))
 
+    def take_planned(self) -> None:
+        """The next request of a plan's connection; the server is to close after it where the plan says so."""
+        _, _, line, closes = self.rest.popleft()
+        self.take_line(line)
+        self.most = 0 if closes or not self.kept else NEVER
+
+    def stay(self) -> None:
+        """Keep the connection after its last request until the server closes it, or the run ends."""
+        self.due = self.state.deadline
+        try:
+            self.receive()
+        except (Overdue, OSError):
+            self.waiting = False
+            self.close(reset=True)
+        else:
+            self.close()
+
     def claim_due(self) -> tuple[int, bool]:
         """(due time of one more request in the open loop, now past; whether it is measured), or (0, False)."""
         state, schedule = self.state, self.state.schedule
         assert schedule is not None
         now = clock()
-        if now >= state.deadline:
+        if self.rest:  # at its time, or as late as the answer before it was
+            t0 = max(self.rest[0][0], self.answered_ns + self.rest[0][1])
+        elif now >= state.deadline:
             return 0, False
-        t0 = schedule.take()
-        if t0 >= state.deadline:
-            state.over = True
-            return 0, False
+        else:
+            t0, self.rest = schedule.take(), schedule.taken
+            if t0 >= state.deadline:
+                state.over = True
+                return 0, False
         measured = t0 >= schedule.origin
         if measured:
             if not state.budget.claim():

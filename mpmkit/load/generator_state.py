@@ -29,7 +29,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from mpmkit.load import tls
-from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, share
+from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, due_until, share
 from mpmkit.load.histogram import pack
 from mpmkit.load.preflight import (
     LOOPBACK_SOURCES,
@@ -129,7 +129,10 @@ class State:
         requests = share(profile.requests or MAX_REQUESTS, index, of)
         self.budget = Budget(requests, profile.warmup_seconds, self.measure)
         if profile.open_loop and not isinstance(runner, MasterRunner):
-            self.schedule = Schedule(profile, index, of)
+            try:
+                self.schedule = Schedule(profile, index, of)
+            except ValueError as error:
+                raise StopTest(f"plan: {profile.plan}: {error}") from None
             if profile.planned_seconds is not None:
                 self.deadline = self.schedule.origin + int(profile.planned_seconds * 1e9)
 
@@ -145,8 +148,6 @@ class State:
 
     def line_at(self, due: int) -> int:
         """The line of the mix, from 0, that a request of this time is of: of its stage, or drawn."""
-        if self.schedule is not None and self.schedule.lines:
-            return self.schedule.lines.pop(due) - 1
         if self.stage_ends and self.schedule is not None:
             stage = bisect.bisect(self.stage_ends, (due - self.schedule.origin) / 1e9)
             if line := self.profile.stages[min(stage, len(self.stage_ends) - 1)].line:
@@ -189,7 +190,8 @@ class State:
         self.shares = self._shares()
         if self.schedule is not None and self.started_ns:
             until = min(self.deadline, clock())
-            for _ in range(self.schedule.left_until(until)):
+            left = sum(due_until(client.rest, until) for client in self.users)
+            for _ in range(left + self.schedule.left_until(until)):
                 if not self.budget.claim():
                     break
                 self.failures["unsent"] += 1

@@ -11,7 +11,8 @@ False       every request on a connection of its own, sent as HTTP/1.0 as ab doe
             HTTP/1.0 the server ends the connection, so the TIME_WAIT state stays with the server's
             port and the client never runs out of ephemeral ports, however many it opens.
 True        one HTTP/1.1 connection per user, reused until the server closes it, or until
-            `requests_per_connection`, then opened anew without that counting as a failure.
+            `requests_per_connection`, then opened anew without that counting as a failure. With a `plan`
+            a connection is opened for each of its lines, which docs/LOAD.md describes.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class LoadProfile(RequestFields):
     )
     plan: str | None = text(
         None,
-        "a file that says when each request is due: lines of seconds and a line of the mix",
+        "a file with a line for each connection: SECONDS,LINE of each request, and `close`",
         ("/.+", "be an absolute path"),
         none="as arrival and rate say",
         loop="open",

@@ -195,7 +195,12 @@ class LoadRun(Outcome):
         if self.failures:
             kinds = _listed(self.errors.most_common())
             lines.append(f"{self.failures:,} of {self.requests:,} requests failed: {kinds}")
-        if self.retries:
+        if profile.plan and (early := self.retries + self.reconnects):
+            lines.append(
+                f"{early:,} times the server closed a connection that the plan kept; what was still to be "
+                "sent went on a new one"
+            )
+        elif self.retries:
             lines.append(f"{self.retries:,} requests met the server's close and were sent again")
         if not self.complete:
             lines.append(f"the run did not come to its end: {self.ended}")
@@ -207,7 +212,7 @@ class LoadRun(Outcome):
         way = "keep-alive" if self.keep_alive else "new connection each"
         if profile.open_loop:
             rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
-            way += f", {profile.arrival} arrivals, {rate}"
+            way += ", at planned times" if profile.plan else f", {profile.arrival} arrivals, {rate}"
             way += f" (seed {profile.seed})" * (profile.arrival == "poisson")
         return f"{profile.specs[0].method} {self.path}, {self.users} users, {way}"
 

@@ -184,3 +184,31 @@ class Spent(NamedTuple):
         values = (good, *self[1:-1], self.known / (os.cpu_count() or 1))
         each = (value / (self.seconds or 1.0) for value in values)
         return {"seconds": self.seconds, **dict(zip(names, each, strict=True))}
+
+
+class OtherWork:
+    """What the machine's CPUs do besides this process and all that it starts, from now on. The kernel's work for
+    the network is left out: it has no owner. What the host takes (steal) counts."""
+
+    MOST = 0.05  # of the machine's CPU time: beyond it a run is not to be recorded
+
+    def __init__(self) -> None:
+        self._began = self._seconds()
+
+    @staticmethod
+    def _seconds() -> tuple[float, float]:
+        """(clock, CPU time of others, in seconds), each since some moment."""
+        import psutil
+
+        me, mine = psutil.Process(), 0.0
+        for one in (me, *me.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                mine += sum(one.cpu_times()[:4])  # user, system, and of the children that ended
+        all_of_it = psutil.cpu_times()
+        busy = all_of_it.user + all_of_it.nice + all_of_it.system + all_of_it.steal
+        return time.monotonic(), busy - mine
+
+    def share(self) -> float:
+        """Of the CPU time of all processors, 0 to 1."""
+        passed, others = (b - a for a, b in zip(self._began, self._seconds(), strict=True))
+        return min(1.0, max(0.0, others / (passed * (os.cpu_count() or 1)))) if passed else 0.0

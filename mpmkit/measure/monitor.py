@@ -12,14 +12,17 @@ off again.
 
 from __future__ import annotations
 
+import base64
+import http.client
 import math
 import re
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from mpmkit.launcher import LaunchError, ScoreboardView, Server
 from mpmkit.measure import procfs
@@ -94,7 +97,10 @@ class _Scoreboard:
 
 
 class StatusPage:
-    """A server of another make, by its status page. Raises OSError if that doesn't come."""
+    """A server of another make, by its status page. Raises OSError if that doesn't come.
+
+    Its URL may have a user and a password, which are sent as Basic authentication.
+    """
 
     def __init__(self, server: Running | str, patience: float) -> None:
         url = server if isinstance(server, str) else server.url
@@ -102,18 +108,33 @@ class StatusPage:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not the URL of a server; write http://host:port")
         path = parts.path if parts.path.strip("/") else "/server-status"
-        self.page = f"{parts.scheme}://{parts.netloc}{path}?auto"
+        who, _, place = parts.netloc.rpartition("@")
+        self.page = f"{parts.scheme}://{place}{path}?auto"
+        sent = base64.b64encode(unquote_to_bytes(who)).decode()
+        self.headers = {"Authorization": f"Basic {sent}"} if who else {}
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.pid = 0 if isinstance(server, str) else server.pid
-        self.mpm = self.read(FIRST_ANSWER)["ServerMPM"]
+        self.mpm = self.read(FIRST_ANSWER).get("ServerMPM", "")  # httpd 2.2 does not say
         self.patience = patience
 
     def running(self) -> bool:
         return not self.pid or procfs.alive(self.pid)
 
     def read(self, patience: float) -> dict[str, str]:
-        with urllib.request.urlopen(self.page, timeout=patience) as reply:
-            lines = reply.read().decode("latin-1").splitlines()
+        try:
+            request = urllib.request.Request(self.page, headers=self.headers)
+            with urllib.request.urlopen(request, timeout=patience) as reply:
+                lines = reply.read().decode("latin-1").splitlines()
+        except urllib.error.HTTPError as error:
+            login = error.code in (401, 403)
+            remedy = "; put USER:PASSWORD@ before the host, or allow it from here (Require local)"
+            what = f"answers {error.code}, not a status page{remedy * login}"
+            raise OSError(f"{self.page} {what}") from None
+        except TimeoutError:
+            why = f"gives no answer within {patience:g} s; every worker may be busy"
+            raise OSError(f"{self.page} {why}") from None
+        except http.client.HTTPException as error:
+            raise OSError(f"{self.page} does not answer in HTTP: {error!r}") from None
         auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
         if "Scoreboard" not in auto:
             why = "is not a status page; is SetHandler server-status configured?"

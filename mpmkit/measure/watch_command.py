@@ -1,21 +1,23 @@
 """``mpmkit watch URL``: the status page (`?auto`) of any Apache as lines over time, with its headroom.
 
-mpmkit watch http://127.0.0.1:8080                            until Ctrl-C or an alarm
+mpmkit watch http://127.0.0.1:8080 -f httpd.conf              until Ctrl-C or an alarm
+mpmkit watch http://user:password@www.example.org/status      behind a login
 mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import time
-import urllib.error
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpmkit.config.arguments import Parser
+from mpmkit.measure.advise_command import configured
 from mpmkit.measure.monitor import StatusPage
 
 ALARMS = {"G": "finishing gracefully", "K": "keep-alive", "R": "reading a request"}
@@ -35,18 +37,24 @@ class Headroom(NamedTuple):
     alarm: str  # a letter of ALARMS; "": not full, or full of different letters
 
 
-def headroom(t: float, letters: str, limit: int, before: Sequence[tuple[float, int]]) -> Headroom:
-    """limit: MaxRequestWorkers, or 0: all slots of the scoreboard. before: (t, busy) of earlier looks."""
+def headroom(t: float, letters: str, limit: int, before: Sequence[Headroom]) -> Headroom:
+    """limit: MaxRequestWorkers, or 0: all slots of the scoreboard. before: earlier looks.
+
+    Full is a server with one free worker at most, or where no other than the one that answers us was idle in two
+    looks: idle maintenance, which looks once a second, could not fork. So it is where children that finish
+    gracefully hold all slots.
+    """
     letters = letters.replace("W", "_", 1)  # one answers us
     idle = letters.count("_") + letters.count("S")
     busy = len(letters) - idle - letters.count(".")
     free = max(0, (limit or len(letters)) - busy)
     full_in, alarm = float("nan"), ""
     if len(before) >= FEWEST:
-        slope = statistics.linear_regression(*zip(*before, strict=True)).slope
+        slope = statistics.linear_regression([b.t for b in before], [b.busy for b in before]).slope
         full_in = free / slope / 60 if slope > 0 else full_in
     most = max(ALARMS, key=letters.count)
-    if free <= 1 and 2 * letters.count(most) > busy:
+    full = free <= 1 or (idle <= 1 and bool(before) and before[-1].idle <= 1)
+    if full and 2 * letters.count(most) > busy:
         alarm = most
     return Headroom(t, busy, idle, free, full_in, alarm)
 
@@ -83,13 +91,10 @@ def parser() -> Parser:
         metavar="S",
         help="to go on for (default: until Ctrl-C or an alarm)",
     )
-    add(
-        "--limit",
-        type=int,
-        default=0,
-        metavar="N",
-        help="MaxRequestWorkers (default: the scoreboard's slots)",
-    )
+    limit = made.add_mutually_exclusive_group()
+    words = "its MaxRequestWorkers (default: as many as the scoreboard has slots)"
+    limit.add_argument("--limit", type=int, default=0, metavar="N", help=words)
+    limit.add_argument("-f", dest="conf", metavar="FILE", help="its httpd.conf, which says that")
     add("--format", choices=("text", "csv", "prometheus"), default="text")
     return made
 
@@ -106,17 +111,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.format == "csv":
         print(",".join(Headroom._fields))
-    before: deque[tuple[float, int]] = deque()
+    before: deque[Headroom] = deque()
     began = time.monotonic()
     try:
-        page = StatusPage(options.url, max(options.every, 5.0))
+        page, limit = StatusPage(options.url, max(options.every, 5.0)), options.limit
+        if options.conf and (d := configured(options.conf, page.mpm.lower() or None)[1]):
+            limit = d.process_limit * d.ThreadsPerChild
         while True:
             t = time.monotonic() - began
             letters = page.read(page.patience)["Scoreboard"]
-            while before and before[0][0] < t - GROWTH_SECONDS:
+            while before and before[0].t < t - GROWTH_SECONDS:
                 before.popleft()
-            found = headroom(t, letters, options.limit, before)
-            before.append((t, found.busy))
+            found = headroom(t, letters, limit, before)
+            before.append(found)
             print(shown(found, options.format), flush=True)
             if found.alarm:
                 return ALARM_STATUS
@@ -125,14 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             time.sleep(max(0.2, options.every))
     except KeyboardInterrupt:
         return 130
-    except (OSError, KeyError, ValueError) as error:
-        print(f"mpmkit: {no_page(options.url, error)}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        place = re.sub(r"//[^/@]*@", "//", options.url)  # without a password
+        print(f"mpmkit: {place}: {error}", file=sys.stderr)
     return 1
-
-
-def no_page(url: str, error: Exception) -> str:
-    """Why no status page came, as a message."""
-    if not isinstance(error, urllib.error.HTTPError):
-        return f"{url}: {error}"
-    remedy = "; allow it from this machine (Require local)" if error.code in (401, 403) else ""
-    return f"{url}: status {error.code} instead of a status page{remedy}"

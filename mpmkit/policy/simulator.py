@@ -139,6 +139,7 @@ def simulate(
     leaving: int = 0,
     trace: Any = None,
     on_progress: Callable[[float], object] | None = None,
+    restarts: Iterable[float] = (),
     **keywords: Any,
 ) -> Simulation | TraceRun:
     """Run idle maintenance for `seconds` passes and report second 0 and each pass; or run a trace.
@@ -151,7 +152,7 @@ def simulate(
 
     With `trace` (`mpmkit.Trace`: the requests of a log) the result is a TraceRun, see policy/traffic.py: in
     continuous time, with each request and connection; busy, parked, seconds and leaving are not used.
-    `on_progress` is called now and then with the share that is done.
+    `on_progress` is called now and then with the share that is done. `restarts`: seconds of graceful restarts.
 
     Raises ValueError for negative numbers or directives given twice, DirectiveError (a ValueError)
     for directives that can't be.
@@ -166,7 +167,7 @@ def simulate(
         names = ", ".join(keywords)
         raise ValueError(f"directives are given twice, ready-made and by name ({names})")
     if trace is not None:
-        return simulate_trace(directives, trace, on_progress)
+        return simulate_trace(directives, trace, on_progress, restarts)
     return _second_by_second(directives, _demand(busy), _demand(parked), seconds, leaving)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mpmkit.config.directives import Directives
@@ -39,6 +40,35 @@ class TraceRun:
     binds: dict[str, tuple[float, int]] = field(default_factory=dict)
     series: dict[str, array[float]] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def add_up(self, busy_time: Sequence[float], kept_time: float) -> None:
+        """From the seconds for which 0, 1, 2, ... workers were busy, and seconds of kept connections."""
+        self.peak_busy = len(busy_time) - 1
+        if total := sum(busy_time):
+            self.mean_busy = sum(n * spent for n, spent in enumerate(busy_time)) / total
+            self.mean_kept = kept_time / total
+            reached = 0.0
+            for self.busy_p99, spent in enumerate(busy_time):
+                reached += spent
+                if reached >= 0.99 * total:
+                    break
+
+    def cause(self, idle: bool, serving: int, slot_free: bool) -> str:
+        """The directive that lets a client wait. idle: whether a child that takes connections has an idle worker;
+        serving: how many such children there are."""
+        d = self.directives
+        if idle:
+            return "AsyncRequestWorkerFactor"
+        if serving >= d.MaxRequestWorkers // d.ThreadsPerChild:
+            return "MaxRequestWorkers"
+        if serving >= d.process_limit or not slot_free:  # event alone has slots beyond its workers
+            return "ServerLimit" if d.mpm == "event" else "MaxRequestWorkers"
+        return "MinSpareThreads" if d.threaded else "MinSpareServers"
+
+    def bind(self, name: str, now: float) -> None:
+        """A directive lets one more client wait."""
+        first, count = self.binds.get(name, (now, 0))
+        self.binds[name] = (first, count + 1)
 
     @property
     def waited(self) -> float:

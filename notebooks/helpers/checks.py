@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 import numbers
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple
+
+from helpers.hints import hint as hint
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
@@ -71,39 +73,40 @@ def every() -> dict[str, Check]:
     return dict(_every)
 
 
-def _check(hint: str) -> Callable[[Callable[[Any], str]], Check]:
-    """Make a check of a function that returns why an answer is right, or raises NotYet. An error of the
+def judged(look: Callable[[Any], str], answer: Any, hint: str = "") -> Verdict:
+    """What `look` says of an answer: it returns why the answer is right, or raises NotYet. An error of the
     answer's own becomes a sentence, too. hint: where to look."""
+    if answer is ... or answer is None:
+        return Verdict(False, "there is no answer yet: put yours in the place of the ...")
+    try:
+        return Verdict(True, look(answer))
+    except NotYet as why:
+        return Verdict(False, str(why), hint)
+    except Exception as error:
+        says = f"your answer could not be tried: {type(error).__name__}: {error}"
+        return Verdict(False, says, "the cell of the answer; run it again from the top")
+
+
+def _check(hint: str) -> Callable[[Callable[[Any], str]], Check]:
+    """Make a check of a function that `judged` calls. hint: where to look."""
 
     def made(look: Callable[[Any], str]) -> Check:
-        @wraps(look)
-        def safe(answer: Any) -> Verdict:
-            if answer is ... or answer is None:
-                return Verdict(False, "there is no answer yet: put yours in the place of the ...")
-            try:
-                return Verdict(True, look(answer))
-            except NotYet as why:
-                return Verdict(False, str(why), hint)
-            except Exception as error:
-                says = f"your answer could not be tried: {type(error).__name__}: {error}"
-                return Verdict(False, says, "the cell of the answer; run it again from the top")
-
-        _every[look.__name__] = safe
-        return safe
+        _every[look.__name__] = wraps(look)(lambda answer: judged(look, answer, hint))
+        return _every[look.__name__]
 
     return made
 
 
-def _asked(what: str, answer: Any) -> NotYet:
+def asked_for(what: str, answer: Any) -> NotYet:
     text = repr(answer)
     shown = f"{text[:40]}{'…' * (len(text) > 40)} ({type(answer).__name__})"
     return NotYet(f"{what} is asked for, not {shown}")
 
 
-def _number(answer: Any, unit: str) -> float:
+def number(answer: Any, unit: str) -> float:
     """The answer as a finite number from 0."""
     if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
-        raise _asked(f"a number of {unit}", answer)
+        raise asked_for(f"a number of {unit}", answer)
     if not math.isfinite(answer):
         raise NotYet(f"{answer} is not a number of {unit}")
     if answer < 0:
@@ -111,11 +114,11 @@ def _number(answer: Any, unit: str) -> float:
     return float(answer)
 
 
-def _quantity(
+def quantity(
     answer: Any, true: float, unit: str, slips: Mapping[Any, str], near: float = 0.0
 ) -> None:
     """Whether it is that number, or as near; the usual slips have a sentence each."""
-    given = _number(answer, unit)
+    given = number(answer, unit)
     if math.isclose(given, true, rel_tol=near):
         return
     for value, slip in slips.items():
@@ -124,14 +127,22 @@ def _quantity(
     raise NotYet(f"{answer:g} {unit} is too {'many' if given > true else 'few'}")
 
 
-def _word(answer: Any, true: str, slips: Mapping[str, str]) -> None:
+def one_word(answer: Any, true: str, slips: Mapping[str, str]) -> None:
     """Whether it is that word; each of the others has a sentence."""
-    words = ", ".join((*slips, true))
-    if isinstance(answer, bool) or not isinstance(answer, (str, int)):
-        raise _asked(f"a word, one of {words},", answer)
-    word = str(answer).strip().lower()
+    word = one_word_of(answer, (*slips, true))
     if word != true:
-        raise NotYet(slips.get(word, f"{word[:40]!r} is not one of {words}"))
+        raise NotYet(slips[word])
+
+
+def one_word_of(answer: Any, words: Iterable[str], what: str = "") -> str:
+    """The answer, if it is one of the words (capital or small letters); as the list has it."""
+    known = {word.lower(): word for word in words}
+    if isinstance(answer, bool) or not isinstance(answer, (str, int)):
+        raise asked_for(f"{what}: a word, one of {', '.join(known.values())},".lstrip(": "), answer)
+    word = str(answer).strip().lower()
+    if word not in known:
+        raise NotYet(f"{what} {word[:40]!r} is not one of {', '.join(known.values())}".lstrip())
+    return known[word]
 
 
 # ---------------------------------------------------------------- prefork and worker
@@ -141,7 +152,7 @@ def _word(answer: Any, true: str, slips: Mapping[str, str]) -> None:
 def forks(answer: Any) -> str:
     """How many children prefork's parent forks, second by second (a list), until there are enough."""
     if not isinstance(answer, (list, tuple)) or not all(type(n) is int for n in answer):
-        raise _asked("a list of whole numbers, one a second,", answer)
+        raise asked_for("a list of whole numbers, one a second,", answer)
     run = simulate("prefork", busy=CLIENTS, seconds=12, **FORKS)
     true = [second.spawned for second in run if second.t and second.spawned]
     first, idle = FORKS["StartServers"], FORKS["MinSpareServers"]
@@ -158,8 +169,8 @@ def forks(answer: Any) -> str:
     for second, (yours, its) in enumerate(zip(answer, true, strict=False), 1):
         if yours != its:
             raise NotYet(
-                f"in second {second} the parent forks {its}, you say {yours}: the rate is twice "
-                "that of the second before"
+                f"second {second}: it is not {yours}; compare with the second before, and with how many "
+                "are missing"
             )
     if len(answer) < len(true):
         raise NotYet(
@@ -168,8 +179,7 @@ def forks(answer: Any) -> str:
         )
     if len(answer) > len(true):
         raise NotYet(
-            f"the parent stops after {len(true)} seconds: it has {first + sum(true)} children, "
-            "which is enough"
+            f"the parent stops before second {len(answer)}: count the children that there are by then"
         )
     return (
         "the rate doubles each second in which too few children are idle, up to 32 a second, and the "
@@ -185,7 +195,7 @@ def full_house(answer: Any) -> str:
         "refused": "no: the kernel completes the connection as long as the listen queue has room",
         "reset": "no: a reset would end the connection, and the kernel has just completed it",
     }
-    _word(answer, "waits", slips)
+    one_word(answer, "waits", slips)
     return (
         "it is connected, sits in the listen queue, and is served when a worker is free; the error log "
         "says AH00161 (prefork) once"
@@ -206,7 +216,7 @@ def real_limit(answer: Any) -> str:
         read.ThreadsPerChild: "so many threads has one process; there are several",
     }
     true = min(read.MaxRequestWorkers, read.ServerLimit * read.ThreadsPerChild)
-    _quantity(answer, true, "connections", slips)
+    quantity(answer, true, "connections", slips)
     return (
         f"{read.ServerLimit} processes of {read.ThreadsPerChild} threads; the server warns, "
         f"{warned.ah}: {warned.text}"
@@ -217,7 +227,7 @@ def _serves(server: Any, mpm: str, count: int, most_workers: float = math.inf) -
     """Whether the reader's server serves `count` clients at the same time, each of which keeps its
     connection. How many it served, if not all, and its directives."""
     if not isinstance(server, Server):
-        raise _asked(f'a server, what mpmkit.launch("{mpm}", ...) returns,', server)
+        raise asked_for(f'a server, what mpmkit.launch("{mpm}", ...) returns,', server)
     if not server.running:
         raise NotYet(
             "this server has ended; launch it again, and check while it runs (not after its with block)"
@@ -244,7 +254,7 @@ def _serves(server: Any, mpm: str, count: int, most_workers: float = math.inf) -
     return served, read
 
 
-@_check("MaxRequestWorkers (and ServerLimit, its ceiling under prefork), and the queue in 01")
+@_check('"When processes run out" in 01, and the ceiling of a pool in 02')
 def twenty_at_once(server: Any) -> str:
     """A prefork server that serves twenty clients at once though each keeps its connection."""
     served, read = _serves(server, "prefork", 20)
@@ -268,18 +278,18 @@ def admits(answer: Any) -> str:
         * FACTOR: "those are the connections beyond the threads; ThreadsPerChild comes in addition",
         THREADS: "that is worker, where a connection is a thread; event takes more for each idle thread",
     }
-    _quantity(answer, admission.connection_limit(IDLE, THREADS, FACTOR), "connections", slips)
+    quantity(answer, admission.connection_limit(IDLE, THREADS, FACTOR), "connections", slips)
     return f"{THREADS} threads + {FACTOR} for each of {IDLE} idle ones"
 
 
-@_check('AsyncRequestWorkerFactor, and "Many connections, few threads" in 03')
+@_check('"Many connections, few threads" in 03')
 def eighty_in_eight(server: Any) -> str:
     """An event server of eight threads at most that holds eighty kept-alive connections."""
-    served, read = _serves(server, "event", 80, 8)
+    served, _ = _serves(server, "event", 80, 8)
     if served < 80:
         raise NotYet(
-            f"{served} of 80 were served within {PATIENCE:g} s: with AsyncRequestWorkerFactor "
-            f"{read.AsyncRequestWorkerFactor:g} a child takes no more"
+            f"{served} of 80 were served within {PATIENCE:g} s: a child takes no more connections than its "
+            "rule allows"
         )
     return "eighty connections are held by the listener, and the threads are free"
 
@@ -294,7 +304,7 @@ def in_use(answer: Any) -> str:
         "rss": "the sum of RSS counts a shared page once for every process that has it mapped",
         "uss": "the sum of USS counts pages of one process alone; what they share is missing",
     }
-    _word(answer, "pss", slips)
+    one_word(answer, "pss", slips)
     return "a page that n processes share counts 1/n in each of them: the sum is what is in use"
 
 
@@ -302,10 +312,10 @@ def in_use(answer: Any) -> str:
 def sizing(answer: Any) -> str:
     """A function (ram, rest, each) in MiB -> MaxRequestWorkers; a fifth of ram stays free."""
     if not callable(answer):
-        raise _asked("a function of ram, rest and each", answer)
+        raise asked_for("a function of ram, rest and each", answer)
     for ram, rest, each in ((4096, 40, 3.3), (1024, 20, 7.0), (512, 100, 0.25)):
         given = answer(ram, rest, each)
-        got, true = _number(given, "workers"), math.floor((0.8 * ram - rest) / each)
+        got, true = number(given, "workers"), math.floor((0.8 * ram - rest) / each)
         case = f"with {ram} MiB, {rest} at rest and {each:g} each you give {got:g}"
         if got == true and not isinstance(given, numbers.Integral):
             raise NotYet(f"{given!r} is right, but MaxRequestWorkers is a whole number: use int()")
@@ -346,7 +356,7 @@ def little(answer: Any) -> str:
         200: "so many come in a second; but each stays for 50 ms only",
         1 / 0.05: "so many requests can one worker serve in a second",
     }
-    _quantity(answer, 200 * 0.050, "workers", slips, 0.005)
+    quantity(answer, 200 * 0.050, "workers", slips, 0.005)
     return "a worker is busy for 50 ms, 200 times a second"
 
 
@@ -359,7 +369,7 @@ def closed_loop(answer: Any) -> str:
         50 * 1.25: "the longer a round takes, the fewer there are: divide",
         1 / 1.25: "that is one user; there are 50",
     }
-    _quantity(answer, 50 / 1.25, "requests a second", slips, 0.005)
+    quantity(answer, 50 / 1.25, "requests a second", slips, 0.005)
     return "each user goes round once in 1.25 s"
 
 
@@ -370,7 +380,7 @@ def closed_loop(answer: Any) -> str:
 def clinic(answer: Any) -> str:
     """Which directive fixes which scoreboard: a dict, letters -> the directive's name."""
     if not isinstance(answer, dict):
-        raise _asked('a dict, scoreboard: "Directive",', answer)
+        raise asked_for('a dict, scoreboard: "Directive",', answer)
     means = {
         "R": "every worker reads a request that does not come to its end: who bounds that?",
         "K": "every worker waits for the next request of its client: who bounds that?",
@@ -381,7 +391,7 @@ def clinic(answer: Any) -> str:
         if yours is None or yours is ...:
             raise NotYet(f"there is no answer for {letters} yet")
         if not isinstance(yours, str):
-            raise _asked(f"{letters}: the name of a directive", yours)
+            raise asked_for(f"{letters}: the name of a directive", yours)
         if yours.strip().lower() == "maxrequestworkers":
             more = f"more workers would be in {letters[0]} as soon, and cost memory"
             raise NotYet(f"{letters}: {more}; {why}")

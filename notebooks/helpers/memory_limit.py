@@ -163,4 +163,4 @@ def figure(rows: Sequence[dict[str, Any]], predicted: dict[str, float]) -> go.Fi
 
 
 if __name__ == "__main__":
-    print(replay.keep("06-limit", held()))
+    replay.record("06-limit", held)

@@ -214,6 +214,23 @@ OF: dict[str, tuple[Item, ...]] = {
             "the slowest requests": "they are logged when they end, like all others",
         }),
     ),
+    "12": (
+        Item("Crawlers ask for a slow page, a connection for each. Under which MPM is a person served at once?", {
+            "under none": RIGHT,
+            "event": "a request that is worked on holds a thread of event, too",
+            "prefork": "each crawler's request holds a process",
+        }),
+        Item("What does twice the workers do about twenty-four crawlers that wait for eight?", {
+            "it shortens the wait, as long as the pages only wait": RIGHT,
+            "it ends the wait": "24 are still more than 16, and crawlers come back at once",
+            "nothing": "twice as many pages are made at the same time",
+        }),
+        Item("A stream of events is silent for a minute. What does event do with its thread?", {
+            "the thread stays with it": RIGHT,
+            "it serves others": "that is so between two requests, not within one",
+            "it closes the connection": "Timeout is about reads and writes, not about a script that waits",
+        }),
+    ),
     "class": (
         Item("Who accepts the clients' connections and answers their requests?", {
             "the children": RIGHT,

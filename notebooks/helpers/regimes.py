@@ -302,7 +302,8 @@ def main(names: Sequence[str]) -> int:
         print(f"{', '.join(unknown)}: choose from {', '.join(RECORDINGS)}", file=sys.stderr)
         return 2
     for name in names or RECORDINGS:
-        print(replay.keep(name, RECORDINGS[name]()), flush=True)
+        replay.record(name, RECORDINGS[name])
+        print(replay.place_of(name), flush=True)
     return 0
 
 
