@@ -226,6 +226,11 @@ class EventChild(ThreadedChild):
 
     # -- leaving --------------------------------------------------------------------------------
 
+    def drain(self) -> None:
+        super().drain()
+        os.close(self.wakeup)
+        self.epoll.close()
+
     def leave(self) -> None:
         """Also in the scoreboard. The listener goes on until the last connection ends."""
         if not self.leaving:

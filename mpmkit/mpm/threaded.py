@@ -11,8 +11,11 @@ To leave is a matter of order. First `leave`: no new connections, and every resp
 from __future__ import annotations
 
 import os
+import sys
+from _thread import LockType, allocate_lock, get_native_id, start_new_thread
 from collections.abc import Callable
-from threading import Thread, get_native_id
+from functools import partial
+from typing import Any
 
 from mpmkit.policy.states import DEAD, GRACEFUL, READY, STARTING
 from mpmkit.server.child import OK, Child
@@ -38,7 +41,7 @@ class ThreadedChild(Child):
         self.service.leaving = lambda: self.leaving
         self.connections_left = self.directives.MaxConnectionsPerChild or NEVER
         self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.threads: list[Thread] = []
+        self.threads: list[LockType] = []  # each is locked until its thread has ended
         self.prepare()
         self.start(self.listener_thread)
         self.start_workers()
@@ -63,9 +66,21 @@ class ThreadedChild(Child):
                 break
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        thread = Thread(target=main, args=args, daemon=True)
-        thread.start()
-        self.threads.append(thread)
+        """By `_thread`: an object of `threading` is 3 KB. A profile (server/prewarm.py) goes on in it."""
+        running = allocate_lock()
+        running.acquire()
+        start_new_thread(partial(self.run, running, sys.getprofile(), main, *args), ())
+        self.threads.append(running)
+
+    def run(self, running: LockType, profile: Any, main: Callable[..., None], *args: int) -> None:
+        """A thread. An error in the server's own code ends the process, as a crash of httpd's would: to go
+        on without one of its threads would be worse."""
+        sys.setprofile(profile)
+        try:
+            main(*args)
+        except BaseException as error:
+            os._exit(self.failed(error))
+        running.release()
 
     def listener_thread(self) -> None:
         """Accept connections and give them to workers until this process leaves."""
@@ -101,8 +116,10 @@ class ThreadedChild(Child):
     def drain(self) -> None:
         """Let the workers finish what they hold. The listener ends first."""
         self.leave()
-        self.threads[0].join()
+        listener, *workers = self.threads
+        listener.acquire()
         close_all(self.listeners)
         self.queue.end()
-        for thread in self.threads:
-            thread.join()
+        for running in workers:
+            running.acquire()
+        os.close(self.ended)
