@@ -3,7 +3,7 @@
 #   make test      the tests            make lint       ruff and mypy
 #   make lab       JupyterLab           make bench      all tables, with other servers
 #   make fidelity  the table in docs/FIDELITY.md
-#   make soak      restarts, kills and any bytes under load; does anything grow?
+#   make soak      restarts, kills, any bytes, posts: does anything grow?
 #   make notebooks executed copies      make slides     slides of them, in build/slides
 #   make exercises the students' copies make claims     README's figures against the recorded rows
 #   make tyres     does it work here? five minutes, installation included
@@ -91,11 +91,11 @@ bench: $(STAMP)
 fidelity: $(STAMP)
 	@$(BIN)/mpmkit fidelity $(FIDELITY_ARGS)
 
-# What `mpmkit advise` predicts, against the real httpd; writes the table in docs/ADVISE.md. Eight minutes.
+# What `mpmkit advise` predicts, against the real httpd; writes the table in docs/ADVISE.md. Ten minutes.
 advise-check: $(STAMP)
 	@$(BIN)/python -m benchmarks.advise --write
 
-# Some minutes; SOAK_ARGS="--hours 2", or another number of --restarts, --kills, --requests.
+# Some minutes; SOAK_ARGS="--hours 2", or other numbers: "--restarts 1000 --posts 200000 --kept 10000000".
 soak: $(STAMP)
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 

@@ -1,14 +1,18 @@
 """Does anything grow, get stuck or answer the wrong client? Each MPM under load, restarts, kills and any bytes.
 
-    python -m benchmarks.soak [--mpm event] [--restarts 50] [--kills 100] [--requests 20000]
-                              [--hours 2] [--seed 0]
+    python -m benchmarks.soak [--mpm event] [--restarts 50] [--kills 100] [--requests 20000] [--posts 20000]
+                              [--kept 200000] [--hours 2] [--seed 0]
 
-Clients post bodies of any length to a script that answers with what it was given, while the server is
-restarted gracefully and random children are killed. A request may fail only if a child was killed while it
-was on its way. Then come connections of any bytes: well-formed requests cut anywhere, some with a wrong
-byte, some with a request in their body. Each has an id of its own, which no other client may get to see.
-After each restart and kill the parent's memory, descriptors and threads are read; the slopes, with their
-95% intervals, are those of the second half. Loopback only. It takes some minutes.
+Clients post bodies of any length to scripts that answer with what they were given: at first over TLS, to WSGI
+and to CGI, while the server is restarted gracefully and finds a configuration that it refuses each fourth time.
+Then random children are killed. A request may fail only if a child was killed while it was on its way. Then come
+connections of any bytes: well-formed requests cut anywhere, some with a wrong byte, some with a request in their
+body. Each has an id of its own, which no other client may get to see. At last a server whose children stay gets
+--posts bodies of any length, and --kept requests for a page on kept-alive connections.
+
+Memory (RssAnon), descriptors and threads are read: of the parent after each restart and kill; of parent and
+children at STEPS moments of the last two loads. The slopes, with their 95% intervals, are those of the second
+half. Loopback only. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -16,18 +20,22 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
+import ssl
 import sys
 import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.client import HTTPConnection, HTTPException
+from contextlib import ExitStack, suppress
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
+from typing import Any
 
-from benchmarks.socket_fuzz import CLIENTS, ECHO, WITHIN, fuzzed
+from benchmarks.socket_fuzz import CLIENTS, WITHIN, fuzzed, make_site
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.launcher import Server, launch
@@ -35,6 +43,34 @@ from mpmkit.measure import procfs
 from mpmkit.measure.sizing import slope
 
 PAUSE = 0.1  # seconds between two restarts or kills, on average
+LONGEST = 17.0  # log2 of a body's length at most: short ones are as many as long ones
+STEPS = 24  # looks at a server whose children stay
+# KiB that malloc may take within a half, of pages that it happens to need: the parent's, a worker's.
+PARENTS, WORKERS = 256, 128
+REFUSED_EACH = 4  # restarts, of which the last finds a configuration that is refused
+
+CGI = """#!/bin/sh
+printf 'Content-Type: text/plain\\r\\n\\r\\nid=%s %d' "$QUERY_STRING" "$(wc -c)"
+"""
+CONF = """
+<Directory "{0}">
+    AddHandler cgi-script .cgi
+    Options +ExecCGI
+</Directory>
+"""
+REFUSED = "KeepAliveTimeout never\n"
+# As many workers as clients, in children that stay.
+_THREADS = {
+    "StartServers": 1,
+    "ThreadsPerChild": CLIENTS,
+    "MinSpareThreads": 1,
+    "MaxSpareThreads": CLIENTS,
+}
+_PROCESSES = {"StartServers": CLIENTS, "MinSpareServers": 1, "MaxSpareServers": CLIENTS}
+STAYING: dict[str, dict[str, Any]] = {
+    mpm: {"MaxRequestWorkers": CLIENTS, "MaxKeepAliveRequests": 0, "KeepAliveTimeout": 60, **pool}
+    for mpm, pool in zip(MPMS, (_PROCESSES, _THREADS, _THREADS), strict=True)
+}
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -45,14 +81,51 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.01)
 
 
+# --- What grows --------------------------------------------------------------------------------------
+
+
+def sizes(pids: Iterable[int]) -> dict[str, int]:
+    """Of processes together."""
+    found = dict.fromkeys(("KiB", "descriptors", "threads"), 0)
+    for pid in pids:
+        numbers = procfs.status_numbers(pid)
+        found["KiB"] += numbers["RssAnon"]
+        found["descriptors"] += len(os.listdir(f"/proc/{pid}/fd"))
+        found["threads"] += numbers["Threads"]
+    return found
+
+
+def growth(whose: str, seen: Sequence[dict[str, int]], each: str, most: int) -> Iterator[str]:
+    """A line for what was seen of processes at equal distances: the slopes of the second half by step, and
+    what is WRONG. most: KiB by which they may differ."""
+    half = seen[len(seen) // 2 :]
+    if len(half) < 3:
+        return
+    texts, third = [], len(half) // 3
+    for unit in half[0]:
+        values = [one[unit] for one in half]
+        line = slope(range(len(half)), values)
+        texts.append(
+            f"{values[-1]:,} {unit}, {line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})"
+        )
+        # Certainly up, and never as low again as it was.
+        risen = min(values[-third:]) - max(values[:third])
+        if line.low > 0 and risen > (most if unit == "KiB" else 0):
+            yield f"WRONG: {whose} {unit} grow: {values}"
+    yield f"{whose} {'; '.join(texts)} {each}"
+
+
 # --- Restarts and kills ------------------------------------------------------------------------------
 
 
 class Load:
-    """Clients in threads for the length of a `with` block; when what failed was on its way."""
+    """Clients in threads for the length of a `with` block; when what failed was on its way. Over TLS one
+    request in ten is for a CGI script."""
 
     def __init__(self, server: Server) -> None:
         self.port = server.port
+        file = server.certificate
+        self.tls = ssl.create_default_context(cafile=file) if file else None
         self.ended = threading.Event()
         self.done = 0
         self.wrong: list[str] = []
@@ -69,14 +142,23 @@ class Load:
         for client in self.clients:
             client.result()  # raises what a client of ours did not expect
 
+    def _connection(self) -> HTTPConnection:
+        if self.tls is None:
+            return HTTPConnection("127.0.0.1", self.port, timeout=WITHIN)
+        return HTTPSConnection("127.0.0.1", self.port, timeout=WITHIN, context=self.tls)
+
     def _client(self, number: int) -> None:
         source = random.Random(number)
-        connection, kept = HTTPConnection("127.0.0.1", self.port, timeout=WITHIN), False
+        connection, kept = self._connection(), False
         while not self.ended.is_set():
-            unique, body = source.randbytes(8).hex(), source.randbytes(source.randrange(20_000))
+            unique = source.randbytes(8).hex()
+            body = source.randbytes(int(2 ** source.uniform(0, LONGEST)))
+            script, wanted = "echo.py", f"id={unique} {len(body)} {zlib.crc32(body)}"
+            if self.tls is not None and source.random() < 0.1:
+                script, wanted = "echo.cgi", f"id={unique} {len(body)}"
             began = time.monotonic()
             try:
-                connection.request("POST", f"/echo.py?{unique}", body)
+                connection.request("POST", f"/{script}?{unique}", body)
                 answer = connection.getresponse()
                 text = answer.read().decode()
             except (OSError, HTTPException):
@@ -84,12 +166,17 @@ class Load:
                 kept = False
             else:
                 self.done += 1
-                if text != f"id={unique} {len(body)} {zlib.crc32(body)}":
+                if text != wanted:
                     self.wrong.append(f"{answer.status} {text[:80]!r}")
                 kept = not answer.will_close and source.random() < 0.9
             if not kept:
                 connection.close()
         connection.close()
+
+    def until_done(self, count: int) -> None:
+        """Wait for so many answers; each within WITHIN seconds."""
+        while (before := self.done) < count:
+            until(lambda: self.done > before, "an answer")
 
     def result(self, kills: Sequence[float]) -> tuple[str, int]:
         """A line, and how many requests failed although no child was killed meanwhile. A kept connection may
@@ -101,65 +188,134 @@ class Load:
         )
         return f"{self.done:,} requests, {killed}, {len(self.wrong)} wrong", failed
 
+    def report(self, what: str, kills: Sequence[float] = ()) -> Iterator[str]:
+        text, failed = self.result(kills)
+        yield f"{what}: {text}"
+        yield from (f"WRONG: {one}" for one in self.wrong[:3])
+        if failed:
+            yield f"WRONG: {failed} requests failed"
 
-def parent_of(server: Server) -> dict[str, int]:
-    numbers = procfs.status_numbers(server.pid)
-    descriptors = len(os.listdir(f"/proc/{server.pid}/fd"))
-    return {"KiB": numbers["RssAnon"], "descriptors": descriptors, "threads": numbers["Threads"]}
+
+def refusals(server: Server) -> int:
+    return server.error_log().count("new configuration is not used")
 
 
-def restart(server: Server) -> None:
-    last = server.scoreboard().snapshot.generation
+def restart(server: Server, conf: Path, good: str, number: int) -> None:
+    """The `number`-th graceful restart: each REFUSED_EACH-th finds a configuration that is refused."""
+    last, refused = server.scoreboard().snapshot.generation, refusals(server)
+    bad = number % REFUSED_EACH == REFUSED_EACH - 1
+    conf.write_text(good + REFUSED * bad)
     server.graceful()
-    until(lambda: server.scoreboard().snapshot.generation > last, "restarted")
+    if bad:
+        until(lambda: refusals(server) > refused, "the configuration was refused")
+        conf.write_text(good)
+    else:
+        until(lambda: server.scoreboard().snapshot.generation > last, "restarted")
 
 
-def disturbed(server: Server, what: str, count: int) -> Iterator[str]:
-    """Restarts or kills under load: a line, and what was wrong."""
+def kill(server: Server, number: int) -> None:
+    with suppress(ProcessLookupError):  # a spare one that has just retired
+        os.kill(random.Random(number).choice(server.processes()), signal.SIGKILL)
+
+
+def disturbed(
+    server: Server, what: str, count: int, disturb: Callable[[int], None], killing: bool
+) -> Iterator[str]:
+    """`disturb(number)` so often under load: a line, what was wrong, and how the parent grows."""
     kills: list[float] = []
     seen: list[dict[str, int]] = []
     with Load(server) as load:
         for number in range(count):
-            if what == "restarts":
-                restart(server)
-            else:
-                kills.append(time.monotonic())
-                with suppress(ProcessLookupError):  # a spare one that has just retired
-                    os.kill(random.Random(number).choice(server.processes()), signal.SIGKILL)
+            kills += [time.monotonic()] * killing
+            disturb(number)
             time.sleep(random.expovariate(1 / PAUSE))
             until(server.processes, "there are children")
-            seen.append(parent_of(server))
-    text, failed = load.result(kills)
-    yield f"{count} {what}: {text}"
-    yield from (f"WRONG: {one}" for one in load.wrong[:3])
-    if failed:
-        yield f"WRONG: {failed} requests failed"
-    half = seen[len(seen) // 2 :]
-    for unit in half[0] if len(half) > 2 else ():
-        values = [one[unit] for one in half]
-        line = slope(range(len(half)), values)
-        interval = f"{line.slope:+.2f} each ({line.low:+.2f} to {line.high:+.2f})"
-        # Certainly up, and by more than the pages that malloc happens to take.
-        grows = line.low > 0 and values[-1] - values[0] > (256 if unit == "KiB" else 0)
-        yield f"{'WRONG: ' * grows}the parent's {unit}: {values[-1]:,}, {interval}"
+            seen.append(sizes([server.pid]))
+    yield from load.report(f"{count} {what}", kills)
+    yield from growth("the parent's", seen, "each", PARENTS)
+
+
+# --- Children that stay ------------------------------------------------------------------------------
+
+
+class Kept:
+    """CLIENTS kept-alive connections that ask for a page in turn."""
+
+    REQUEST = b"GET /page.html HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def __init__(self, port: int, stack: ExitStack) -> None:
+        place = "127.0.0.1", port
+        self.socks = [
+            stack.enter_context(socket.create_connection(place, WITHIN)) for _ in range(CLIENTS)
+        ]
+        self.done = 0
+
+    def until_done(self, count: int) -> None:
+        """Raises OSError, and TimeoutError for an answer that is not 200."""
+        while self.done < count:
+            for sock in self.socks:
+                sock.sendall(self.REQUEST)
+            for sock in self.socks:
+                if not (answer := sock.recv(65536)).startswith(b"HTTP/1.1 200 "):
+                    raise TimeoutError(f"not 200: {answer[:80]!r}")
+            self.done += CLIENTS
+
+
+def steady(server: Server, what: str, load: Load | Kept, count: int) -> Iterator[str]:
+    """`count` requests of a load; how the parent and the children grow."""
+    parent, children = [], []
+    first = load.done
+    for step in range(1, STEPS + 1):
+        load.until_done(first + count * step // STEPS)
+        parent.append(sizes([server.pid]))
+        children.append(sizes(server.processes()))
+    each = f"each {count // STEPS:,} {what}"
+    yield from growth("the parent's", parent, each, PARENTS)
+    yield from growth("the children's", children, each, WORKERS * CLIENTS)
 
 
 # --- All of it ---------------------------------------------------------------------------------------
 
 
-def soaked(mpm: str, restarts: int, kills: int, requests: int, seed: int = 0) -> Iterator[str]:
+def soaked(
+    mpm: str, restarts: int, kills: int, requests: int, posts: int, kept: int, seed: int = 0
+) -> Iterator[str]:
     """Everything for one MPM, line by line as it is known."""
     with tempfile.TemporaryDirectory(prefix="mpmkit-soak-") as where:
-        Path(where, "echo.py").write_text(ECHO)
-        with launch(mpm, document_root=where) as server:
-            yield from disturbed(server, "restarts", restarts)
-            yield from disturbed(server, "kills", kills)
+        site, conf = Path(where, "site"), Path(where, "httpd.conf")
+        site.mkdir()
+        hosts = make_site(site)
+        (site / "page.html").write_text("a page\n")
+        (site / "echo.cgi").write_text(CGI)
+        (site / "echo.cgi").chmod(0o755)
+        conf.write_text(good := CONF.format(site))
+        with launch(mpm, conf=conf, document_root=site, tls=True) as server:
+            again = partial(restart, server, conf, good)
+            yield from disturbed(server, "restarts", restarts, again, killing=False)
+            yield from clean(server)
+        with launch(mpm, conf=hosts, document_root=site) as server:
+            yield from disturbed(server, "kills", kills, partial(kill, server), killing=True)
             yield from fuzzed(server.port, requests, seed)
-            until(
-                lambda: set("".join(server.scoreboard().letters.values())) <= {*"_."}, "idle slots"
-            )
-            if "Traceback" in (log := server.error_log()):
-                yield f"WRONG: {log[log.index('Traceback') :][:2000]}"
+            yield from clean(server)
+        with launch(mpm, conf=hosts, document_root=site, tls=True) as server:
+            yield from fuzzed(server.port, requests // 20, seed, server.certificate)
+            yield from clean(server)
+        with launch(mpm, document_root=site, **STAYING[mpm]) as server:
+            with Load(server) as load:
+                lines = list(steady(server, "posts", load, posts))
+            yield from (*load.report("posts"), *lines)
+            with ExitStack() as stack:
+                asking = Kept(server.port, stack)
+                lines = list(steady(server, "kept-alive requests", asking, kept))
+            yield from (f"kept alive: {asking.done:,} requests", *lines)
+            yield from clean(server)
+
+
+def clean(server: Server) -> Iterator[str]:
+    """Wait until all workers are idle; what is WRONG in the error log."""
+    until(lambda: set("".join(server.scoreboard().letters.values())) <= {*"_."}, "idle slots")
+    if "Traceback" in (log := server.error_log()):
+        yield f"WRONG: {log[log.index('Traceback') :][:2000]}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -168,7 +324,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--mpm", action="append", choices=MPMS, help="several times; else all of them"
     )
-    for name, count in (("restarts", 50), ("kills", 100), ("requests", 20_000)):
+    counts = {"restarts": 50, "kills": 100, "requests": 20_000, "posts": 20_000, "kept": 200_000}
+    for name, count in counts.items():
         parser.add_argument(
             f"--{name}", type=int, default=count, metavar="N", help=f"else {count:,}"
         )
@@ -180,9 +337,10 @@ def main(argv: Sequence[str]) -> int:
     )
     args = parser.parse_args(argv)
     end, seed, wrong = time.monotonic() + 3600 * args.hours, args.seed, False
+    chosen = {name: getattr(args, name) for name in counts}
     while seed == args.seed or time.monotonic() < end:
         for mpm in args.mpm or MPMS:
-            for line in soaked(mpm, args.restarts, args.kills, args.requests, seed):
+            for line in soaked(mpm, **chosen, seed=seed):
                 print(f"{mpm:8} {line}", flush=True)
                 wrong |= line.startswith("WRONG")
         seed += 1

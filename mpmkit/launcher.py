@@ -224,6 +224,7 @@ def launch(
     trace: bool = False,
     tls: bool = False,
     directives: Sequence[str] | str = (),
+    python: str | os.PathLike[str] = sys.executable,
     **named: Any,
 ) -> Server:
     """Start a server and return once clients can connect.
@@ -236,6 +237,7 @@ def launch(
     trace           write each step of each connection to a file; `server.trace_log()` reads it
     tls             speak TLS, with a certificate made for this server: see `server.certificate`
     directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
+    python          the interpreter that the server runs in: another version or build that has mpmkit
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
 
     Raises DirectiveError for what httpd would refuse, LaunchError when the server does not start.
@@ -244,24 +246,21 @@ def launch(
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
         raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
     lines = [_line(setting.name, *setting.args) for setting in from_keywords(mpm, **named)]
-    command = [mpm] if mpm else []
+    command = [os.fspath(python), "-m", "mpmkit", "serve", *([mpm] if mpm else [])]
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
-    command += ["--port", str(port)]
+    command += ["--port", str(port), *(["--tls"] if tls else [])]
     home = folder.make()
     lock = folder.hold(home)
     try:
         lines += _files(home, access_log, trace)
         lines += [directives] if isinstance(directives, str) else directives
-        certificate, key = _certificate(home) if tls else (None, None)
-        if certificate and key:
-            files = _line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)
-            lines += ["SSLEngine On", *files]
         process, lifeline = _start(command, lines, home)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         os.close(lock)
         raise
+    certificate = os.path.join(home, "server.crt") if tls else None
     server = Server(mpm or "", dict(named), certificate, process, lifeline, home, lock)
     try:
         server.url = _ready_line(process)
@@ -270,7 +269,10 @@ def launch(
         server.stop()
         if not isinstance(error, LaunchError):
             raise
-        raise LaunchError(_reasons(server.error_log()) or str(error)) from None
+        why = _reasons(server.error_log()) or str(error)
+        if "No module named" in why:
+            why += f"; install mpmkit there: {python} -m pip install mpmkit"
+        raise LaunchError(why) from None
     return server
 
 
@@ -289,16 +291,6 @@ def _reasons(log: str) -> str:
     return "\n".join(line.removeprefix("mpmkit: ") for line in lines)
 
 
-def _certificate(home: str) -> tuple[str, str]:
-    """The files of a new certificate and its key. Raises LaunchError."""
-    from mpmkit.server.certificate import CertificateError, self_signed
-
-    try:
-        return self_signed(home)
-    except CertificateError as error:
-        raise LaunchError(str(error)) from None
-
-
 def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[subprocess.Popen, int]:
     """The process of `mpmkit serve`, and our end of the pipe whose end is its end."""
     reading, writing = os.pipe()
@@ -306,7 +298,7 @@ def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[sub
         with open(os.path.join(home, "error.log"), "ab") as log:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "mpmkit", "serve", *command),
+                    *command,
                     *(word for line in lines for word in ("-c", line)),
                     *("--lifeline", str(reading), "--home", home),
                 ],
@@ -316,8 +308,10 @@ def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[sub
                 pass_fds=[reading],
                 start_new_session=True,
             )
-    except BaseException:
+    except BaseException as error:
         os.close(writing)
+        if isinstance(error, OSError):
+            raise LaunchError(f"{error.filename or command[0]}: {error.strerror}") from None
         raise
     finally:
         os.close(reading)

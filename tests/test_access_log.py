@@ -5,14 +5,18 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import random
 import re
+import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 
 import mpmkit
 from mpmkit.config.log_format import COMBINED, COMMON
-from mpmkit.measure import access_log
+from mpmkit.measure import access_log, access_trace
 from mpmkit.measure.access_log import NICKNAMES, LineFormat, TraceError
+from mpmkit.measure.access_trace import joined
 from mpmkit.server import log_format
 
 AT = "[17/May/2015:10:05:%02d +0000]"
@@ -80,7 +84,7 @@ NOT_UTC = "%{%Y-%m-%d %H:%M:%S}t %D"
     (common(1), "%{%H:%M}t", "no time of the request"), (common(1), "%é %t", "unknown"),
     (common(1), "%t %", "cut short"), (common(1), "%{%Q}t", "cannot be read"),
     (common(1).replace("17/May", "32/May"), "common", "1 of 1 lines"),
-    (common(1)[:-1], "common", "no whole line"),
+    (common(1)[:-1], "common", "no whole line"), ("9" * 400 + " 5\n", "%{usec}t %D", "1 of 1 lines"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_said(text, form, says):
     with pytest.raises(TraceError, match=says):
@@ -102,6 +106,7 @@ LONG = "x" * 1_000_000
     (common(1, " 90000000") + common(2, " 1"), "common %D", 2, "took 90 s, longer than the .* s in which"),
     (common(1), "common", 1, "no durations: add %D"),
     (common(1, " 5"), "common %D", 1, "spread evenly"),
+    (f"1431857103000000 5 {'9' * 30} {'9' * 30}\n", "%{usec}t %D %k %b", 1, "1 lines"),
 ])  # fmt: skip
 def test_odd_logs_are_read_and_said(text, form, count, note):
     trace = read(text, form)
@@ -141,6 +146,84 @@ def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
         conf.write_text(text)
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace.read(log, conf=conf)
+
+
+class Growing:
+    """A log of so many lines, made while it is read: 50 a second, of 300 clients."""
+
+    name = "growing"
+
+    def __init__(self, lines: int) -> None:
+        self.lines = iter(range(lines))
+
+    def read(self, size: int) -> bytes:
+        made = (
+            f'10.0.1.{n % 300} - - [17/May/2015:10:{n // 3000 % 60:02}:{n // 50 % 60:02} +0000] "GET /{n % 999} '
+            f'HTTP/1.1" 200 {n % 5000} "-" "Agent/{n % 7}" {n % 90_000}\n'
+            for n in self.lines
+        )
+        return "".join(line for _, line in zip(range(size // 120), made, strict=False)).encode()
+
+
+def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monkeypatch):
+    """A log of millions of lines is one of thousands as far as that goes."""
+    monkeypatch.setattr(access_log, "BLOCK", 1 << 14)
+    form, used = "combined %D", {}
+    for lines in (2000, 8000):
+        for how in ("lines", "trace"):
+            tracemalloc.start()
+            if how == "lines":
+                reader = access_log.Reader(LineFormat(form))
+                for _ in reader.columns("x", access_log.blocks("x", Growing(lines))):
+                    pass
+                assert (reader.lines, reader.broken) == (lines, 0)
+            else:
+                trace = mpmkit.Trace.read(Growing(lines), log_format=form)
+                assert len(trace) == lines
+            used[how, lines] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert used["lines", 8000] < used["lines", 2000] + 50_000
+    assert used["trace", 8000] < used["trace", 2000] + 6000 * 160
+
+
+@pytest.mark.parametrize("serials", [False, True])
+def test_connections_are_those_of_a_search_through_all_that_wait(serials, monkeypatch):
+    """Concurrent, overlapping and late requests of few clients, against the rule as docs/LOGS.md has it."""
+    monkeypatch.setattr(access_trace, "PURGE", 100)
+    chance, count, gap, tolerance = random.Random(serials), 1500, 2.0, 0.01
+    columns = SimpleNamespace(
+        start=sorted(chance.choice((chance.uniform(0, 900), chance.randrange(900))) for _ in range(count)),
+        seconds=[chance.choice((math.nan, 0.0, chance.expovariate(1))) for _ in range(count)],
+        place=[chance.randrange(4) for _ in range(count)],
+        serial=[chance.randrange(4) for _ in range(count)],
+        kept=[chance.choice((-1, 0, 1)) for _ in range(count)], ports=False,
+    )  # fmt: skip
+    waiting, numbers, kept = [], [], list(columns.kept)
+    limit = (600.0 if serials else gap) + tolerance
+
+    def search(place: int, serial: int, start: float):
+        there = (one for one in waiting if one[3:] == (place, serial))
+        return max(
+            (one for one in there if start - limit <= one[0] <= start + tolerance), default=None
+        )
+
+    rows = zip(
+        columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
+    )
+    for index, (start, seconds, place, serial, keeps) in enumerate(rows):
+        found = last = (
+            search(place, serial + 1, start) if serials and serial and not keeps else None
+        )
+        found = found or search(place, serial if serials else 0, start)
+        numbers.append(found[1] if found else max(numbers, default=-1) + 1)
+        if found:
+            kept[found[2]] = 1
+            waiting.remove(found)
+        if keeps or (serials and serial and not last):
+            end = start if math.isnan(seconds) else start + seconds
+            waiting.append((end, numbers[-1], index, place, serial + 1 if serials else 0))
+    got, signs, _ = joined(columns, gap, tolerance, serials=serials)
+    assert (list(got), list(signs)) == (numbers, kept) and len(set(numbers)) < count * 0.9
 
 
 CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection

@@ -9,19 +9,24 @@ import os
 import random
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
-from support.waiting import poll_until
+from support.waiting import all_gone, patience, poll_until
 
 from benchmarks import advise as bench
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
-from mpmkit.measure import advise_command, advise_report
+from mpmkit.measure import advise_command, advise_report, procfs
 from mpmkit.measure.advise import Cost, advise, grown
 from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
+from mpmkit.measure.parallel import in_processes
 from mpmkit.measure.proposal import demand
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.sizing import Line
@@ -126,6 +131,47 @@ def test_recorded_lines(mpm):
     assert math.isnan(replace(cost, workers=Line(1, 2, -math.inf, math.inf, 2, 9)).at(5, 0)[0])
 
 
+def test_processes_of_their_own_say_the_same():
+    given_mpms, shares = {mpm: given(mpm) for mpm in MPMS}, []
+    costs = dict.fromkeys(MPMS, FLAT)
+    alone = advise(given_mpms, day(400), costs)
+    both = advise(
+        given_mpms, day(400), costs, calls=in_processes, on_progress=lambda *now: shares.append(now)
+    )
+    for one, other in zip(alone.cases, both.cases, strict=True):
+        assert advise_report.block(one) == advise_report.block(other) and one.memory == other.memory
+        assert one.run.waits == other.run.waits and one.run.series == other.run.series
+    assert shares[-1][0] == 1 and " as " in shares[-1][1]
+    with pytest.raises(ValueError, match="have no duration: add %D"):
+        advise(given_mpms, Trace([0, 1], [1, math.nan]), costs, calls=in_processes)
+
+    def kill(*_: object) -> None:
+        for pid in procfs.children(os.getpid()):
+            if "measure.parallel" in procfs.text_of(f"/proc/{pid}/cmdline"):
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(ChildProcessError, match="ended with status -9"):
+        advise(given_mpms, day(4000), costs, calls=in_processes, on_progress=kill)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_command(site, end):
+    """Its processes simulate, when the command gets Ctrl-C, or is killed and can't end them."""
+    code = (
+        "import sys; from mpmkit.measure import advise_command as one; one.PARALLEL = 0; "
+        "sys.exit(one.main(['--log', sys.argv[1], '--log-format', '%h %t %D %X %k', '--growth', '100']))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code, str(site / "log")])
+    try:
+        found = poll_until(lambda: procfs.children(command.pid), what="processes that simulate")
+        command.send_signal(end)
+        assert command.wait(patience()) == (130 if end == signal.SIGINT else -end)
+        all_gone(found, "its processes")
+    finally:
+        command.kill()
+        command.wait()
+
+
 # -- the command ---------------------------------------------------------------------------------
 
 CONF = """
@@ -208,6 +254,7 @@ def test_short_and_unknown(site, capsys):
     (["--log", "{}/nothing"], "nothing: cannot be read"),
     (["--log", "{}/log", "-f", "{}/nothing.conf"], "nothing.conf"),
     (["--log", "{}/log", "-f", "{}/bad.conf"], "bad.conf:1: .*httpd -t -f"),
+    (["--log", "{}/log", "-f", "{}/odd.conf"], "odd.conf:1: KeepAliveTimeout takes a time"),
     (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", str(os.getpid())], "not httpd; the PidFile"),
     (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", "99999999"], "does not run"),
     (["--log", "{}/log", "--log-format", "%h %t %D %X %k", "--pid", "1"], "pid: give -f, too"),
@@ -217,6 +264,7 @@ def test_short_and_unknown(site, capsys):
 ])  # fmt: skip
 def test_errors_name_the_thing(site, capsys, argv, says):
     (site / "bad.conf").write_text("<IfModule mpm_worker_module>\n")
+    (site / "odd.conf").write_text("KeepAliveTimeout -5\n")
     assert advise_command.main([word.format(site) for word in argv]) == 2
     assert re.search(f"mpmkit: .*{says}", capsys.readouterr().err)
 
@@ -258,6 +306,38 @@ def test_memory_of_a_running_httpd(mpm, tmp_path):
         child = advise_command.procfs.children(httpd.pid)[0]
         with pytest.raises(ValueError, match=f"child of httpd; give its parent, {httpd.pid}"):
             running_cost(child, 1, None)
+
+
+@pytest.mark.skipif(not shutil.which("apache2"), reason="the real httpd is not installed")
+@pytest.mark.parametrize("new", [True, False])
+def test_httpd_closes_parked_connections_when_a_new_one_finds_no_idle_thread(tmp_path, new):
+    """As test_traffic has it for the simulation. The close is sent when a thread is idle again."""
+    (tmp_path / "slow.cgi").write_text(
+        "#!/bin/sh\nsleep 1\nprintf 'Content-Type: text/plain\\r\\n\\r\\nx'\n"
+    )
+    (tmp_path / "slow.cgi").chmod(0o755)
+    (tmp_path / "index.html").write_text("x")
+    one = {"StartServers": 1, "ThreadsPerChild": 4, "MaxRequestWorkers": 4, "KeepAliveTimeout": 60}
+    with (
+        Httpd("event", document_root=tmp_path, cgi=True, MinSpareThreads=1, **one) as httpd,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def ask(path: str) -> socket.socket:
+            made = stack.enter_context(socket.create_connection(httpd.address, timeout=patience()))
+            made.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            return made
+
+        parked = ask("/")
+        assert parked.recv(4096)
+        busy = [ask("/slow.cgi") for _ in range(4)]  # accepted in this order
+        last = ask("/") if new else busy[0]
+        assert all(one.recv(4096) for one in (*busy[1:], last))
+        if new:
+            assert parked.recv(1) == b""
+        else:
+            parked.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert parked.recv(1) == b"H"
 
 
 def test_the_table_of_the_comparison_keeps_rows_of_other_loads(tmp_path):

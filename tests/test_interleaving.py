@@ -1,7 +1,8 @@
-"""What threads share without a lock, in other threads' turns: one step of the interpreter at a time.
+"""What threads share, in other threads' turns: one step of the interpreter at a time.
 
-Two threads run the same code; after each instruction of it the test decides who goes on. So a race
-that a busy server meets once a week comes in a few hundred schedules, and comes again with their seed.
+After each instruction, and where a thread waits for a lock or a queue, the test decides who goes on. So a race
+that a busy server meets once a week comes in a few hundred schedules, and again with their seed. The
+interpreter's lock protects nothing here: it is given away at each step.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import random
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +23,38 @@ from support.configured import directives
 from mpmkit.http import fastpath, messages
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import HeadStart, http_date
+from mpmkit.policy import timeouts
+from mpmkit.policy.states import KEEPALIVE, PROCESSING
+from mpmkit.server import fdqueue, parked
+from mpmkit.server.fdqueue import FdQueue
+from mpmkit.server.parked import ParkedConnections
 
-FILES = {fastpath.__file__, messages.__file__}
+FILES = {module.__file__ for module in (fastpath, messages, timeouts, fdqueue, parked)}
 SCHEDULES = 100
+_mine = threading.local()  # a job's way to let another go on: `_mine.step()`
+
+
+class Lock:
+    """A lock whose waiters take their turns in vain."""
+
+    taken = False
+
+    def __enter__(self) -> None:
+        while self.taken:
+            _mine.step()
+        self.taken = True
+
+    def __exit__(self, *_: object) -> None:
+        self.taken = False
+
+
+class Queue(deque):
+    put = deque.append
+
+    def get(self) -> Any:
+        while not self:
+            _mine.step()
+        return self.popleft()
 
 
 def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[Any]:
@@ -32,15 +65,19 @@ def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[
     running = set(range(len(jobs)))
 
     def run(number: int) -> None:
+        def step() -> None:
+            stopped.release()
+            turns[number].acquire()
+
         def trace(frame: Any, event: str, _: object) -> Any:
             if frame.f_code.co_filename not in FILES:
                 return None
             frame.f_trace_opcodes = True
             if event == "opcode":
-                stopped.release()
-                turns[number].acquire()
+                step()
             return trace
 
+        _mine.step = step
         turns[number].acquire()
         sys.settrace(trace)
         try:
@@ -100,3 +137,47 @@ def test_a_head_is_read_the_same_whoever_remembers(full, monkeypatch):
         jobs = [partial(twice, cache, head) for head in heads]
         assert interleaved(jobs, random.Random(seed)) == right, f"schedule {seed}"
         assert len(cache.known) <= 2 and all(cache.known[h].head == h for h in cache.known)
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """Locks and queues that wait by taking turns."""
+    for module in (fdqueue, parked):
+        monkeypatch.setattr(module, "Lock", Lock)
+    monkeypatch.setattr(fdqueue, "SimpleQueue", Queue)
+
+
+def test_each_connection_has_one_worker_and_all_end(turns):
+    """The listener reserves, hands over and gives back; another thread ends the queue at any moment."""
+
+    def listener(queue: FdQueue, given: list[int]) -> None:
+        while len(given) < 4 and queue.wait_for_idler():
+            given.append(len(given))
+            queue.push(given[-1])
+        if queue.try_get_idler():  # and there was nothing to accept
+            queue.release()
+
+    for seed in range(SCHEDULES):
+        queue: FdQueue = FdQueue()
+        given = [0]
+        queue.offer(0)
+        workers = [partial(list, iter(queue.pop, None)) for _ in range(2)]
+        jobs = [*workers, partial(listener, queue, given), queue.end]
+        *taken, listened, ended = interleaved(jobs, random.Random(seed))
+        assert sorted(chain(*taken)) == given, f"schedule {seed}: {taken}"
+        assert (listened, ended, queue.idle) == (None, None, 0)
+
+
+@pytest.mark.parametrize("seed", range(SCHEDULES))
+def test_a_parked_connection_goes_to_one_of_those_who_want_it(seed, turns):
+    """A worker parks it, as news come and as its time is over: one of the three has it then."""
+    waits = SimpleNamespace(KeepAliveTimeout=0.0, Timeout=60.0)
+    place = ParkedConnections(SimpleNamespace(register=lambda *_: None), waits, clock=lambda: 100.0)
+    conn = type("Conn", (), {"fd": 7, "state": PROCESSING, "edge": False, "watching": 0})()
+    jobs = [
+        lambda: not place.park(conn, KEEPALIVE),
+        lambda: place.news(conn) == KEEPALIVE and place.claim(conn),
+        lambda: len(place.expired()) == 1,
+    ]
+    assert sorted(interleaved(jobs, random.Random(seed))) == [False, False, True]
+    assert conn.state == PROCESSING and not any(place.counts())

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.client import Client, get, request
@@ -70,13 +71,18 @@ def test_directives_arrive_as_they_were_given(tmp_path):
 
 
 def test_a_conf_file_may_choose_the_mpm_and_directives_come_after_it(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nWHICH=own exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     conf = tmp_path / "httpd.conf"
     conf.write_text(
         "LoadModule mpm_worker_module modules/mod_mpm_worker.so\n"
         f'DocumentRoot "{site()}"\nMaxKeepAliveRequests 50\nKeepAliveTimeout 9\n'
     )
-    with mpmkit.launch(conf=conf, directives="MaxKeepAliveRequests 60") as server:
+    more = {"directives": "MaxKeepAliveRequests 60", "python": python}
+    with mpmkit.launch(conf=conf, **more) as server:
         assert server.mpm == "worker"
+        assert b"\0WHICH=own\0" in Path(f"/proc/{server.pid}/environ").read_bytes()
         with Client(server) as client:
             answer = client.get("/", "Connection: keep-alive")
         assert answer["Keep-Alive"] == "timeout=9, max=60"
@@ -235,6 +241,7 @@ def test_a_wrong_mpm_or_keyword_is_refused_before_anything_starts(mpm, named, sa
     ({"directives": ["Nonsense 1"]}, "Nonsense"),
     ({"document_root": "/does/not/exist"}, "/does/not/exist"),
     ({"conf": "/does/not/exist.conf"}, "/does/not/exist.conf"),
+    ({"python": "/does/not/exist"}, "/does/not/exist: No such file"),
 ])  # fmt: skip
 def test_what_the_server_refuses_is_the_text_of_the_error(options, says):
     with pytest.raises((DirectiveError, LaunchError), match=says) as caught:

@@ -4,10 +4,7 @@ a read may wait."""
 from __future__ import annotations
 
 import select
-import sys
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -160,72 +157,6 @@ class AgainstAList(RuleBasedStateMachine):
 
 TestAgainstAList = AgainstAList.TestCase
 TestAgainstAList.settings = settings(max_examples=50)
-
-
-@pytest.fixture
-def eager_switching():
-    """Let threads take turns as often as the interpreter can, so that races have a chance."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def run_together(*jobs) -> None:
-    start = threading.Barrier(len(jobs))
-
-    def run(job) -> None:
-        start.wait()
-        job()
-
-    with ThreadPoolExecutor(len(jobs)) as threads:
-        for done in [threads.submit(run, job) for job in jobs]:
-            done.result()
-
-
-def test_of_all_that_reach_for_a_connection_one_gets_it(eager_switching):
-    house = House()
-    conns = [Conn(fd) for fd in range(500)]
-    for conn in conns:
-        assert house.parked.park(conn, KEEPALIVE)
-    house.now += 5.0
-    got: list[list[Conn]] = [[] for _ in range(4)]
-    run_together(
-        *(lambda mine=mine: mine.extend(filter(house.parked.claim, conns)) for mine in got[:3]),
-        lambda: got[3].extend(conn for conn, _ in house.parked.expired()),
-    )
-    assert Counter(conn.fd for mine in got for conn in mine) == Counter(range(500))
-
-
-def test_no_news_are_lost_between_the_last_look_and_parking(eager_switching):
-    house, conn = House(), Conn(1)
-    rounds, seen = 2000, 0
-    step = threading.Barrier(2)
-
-    def worker() -> None:
-        nonlocal seen
-        for _ in range(rounds):
-            conn.edge = False
-            step.wait()
-            parked = house.parked.park(conn, KEEPALIVE)
-            step.wait()
-            # Either the worker kept the connection, or the listener was shown that it waits.
-            seen += (not parked) or shown[-1] == KEEPALIVE
-            if parked:
-                assert house.parked.claim(conn)
-            step.wait()
-
-    shown: list[int | None] = []
-
-    def listener() -> None:
-        for _ in range(rounds):
-            step.wait()
-            shown.append(house.parked.news(conn))
-            step.wait()
-            step.wait()
-
-    run_together(worker, listener)
-    assert seen == rounds
 
 
 @pytest.mark.parametrize(("limits", "bytes_at_5", "wait_at_10"), [

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from support.client import Client, Lost, asked, get, half_sent, parked
@@ -17,6 +19,9 @@ from support.files import Gate, site
 from support.load import Load
 from support.servers import THREADED, environment, launched, one_child, pool
 from support.waiting import alive, all_gone, children_of, nothing_left, poll_until
+
+from mpmkit.server.child import Child
+from mpmkit.server.process import use_batch_scheduling
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -271,3 +276,14 @@ def test_children_with_threads_stay_on_one_cpu_each(mpm):
             used = set.union(*(os.sched_getaffinity(pid) for pid in server.processes()))
             assert used <= ours and len(used) == min(2, len(ours))
         assert os.sched_getaffinity(server.pid) == ours, "the parent, and what it forks, is free"
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_only_threads_that_take_turns_share_a_cpu(turns, monkeypatch):
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: turns, raising=False)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(use_batch_scheduling).result()
+        thread.submit(Child.stay_on_one_cpu, SimpleNamespace(slot=0)).result()
+        cpus = thread.submit(os.sched_getaffinity, 0).result()
+        batch = thread.submit(os.sched_getscheduler, 0).result() == os.SCHED_BATCH
+    assert (len(cpus), batch) == (1 if turns else len(os.sched_getaffinity(0)), turns)

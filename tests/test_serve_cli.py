@@ -198,7 +198,7 @@ def test_a_mistyped_command_line_is_one_line_and_status_2():
 @pytest.mark.parametrize("mpm", THREADED)
 def test_too_few_descriptors_for_all_clients_do_not_bring_it_down(mpm):
     """A child that can open no more leaves, others come; when it is over, it is over."""
-    server = Serve(mpm, "--port", "0", "-c", "StartServers 1", descriptors=20)
+    server = Serve(mpm, "--port", "0", "-c", "StartServers 1", descriptors=24)
     with server.ready():
         # As httpd, it gives up if no child was ever seen healthy, and looks once a second.
         with Client(server) as client:

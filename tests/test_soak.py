@@ -16,11 +16,22 @@ pytestmark = pytest.mark.usefixtures("everything_ends")
 
 @pytest.mark.parametrize("mpm", soak.MPMS)
 def test_restarts_kills_and_any_bytes_do_no_harm(mpm):
-    lines = list(soak.soaked(mpm, restarts=3, kills=4, requests=200))
+    lines = list(soak.soaked(mpm, restarts=4, kills=4, requests=200, posts=240, kept=2400))
     assert not [line for line in lines if "WRONG" in line], "\n".join(lines)
-    assert [line.partition(":")[0] for line in lines if "requests" in line] == [
-        "3 restarts", "4 kills", "any bytes"
+    assert [line.partition(":")[0] for line in lines if " requests" in line and ":" in line] == [
+        "4 restarts", "4 kills", "any bytes", "any bytes over TLS", "posts", "kept alive"
     ]  # fmt: skip
+    assert len([line for line in lines if line.startswith("the children's")]) == 2
+
+
+@pytest.mark.parametrize(("kib", "descriptors", "grow"), [
+    (range(0, 6000, 500), [9] * 12, ["KiB"]), (range(12), [9] * 12, []), ([5000, 0] * 6, [9, 8] * 6, []),
+    ([0] * 12, range(12), ["descriptors"]), (range(6000, 0, -500), range(12, 0, -1), []),
+])  # fmt: skip
+def test_what_grows_is_named(kib, descriptors, grow):
+    seen = [{"KiB": a, "descriptors": b} for a, b in zip(kib, descriptors, strict=True)]
+    *wrong, line = soak.growth("the parent's", seen, "each", most=256)
+    assert [one.split()[3] for one in wrong] == grow and line.endswith(" each")
 
 
 class Confused(BaseHTTPRequestHandler):
@@ -40,14 +51,14 @@ def confused():
     with ThreadingHTTPServer(("127.0.0.1", 0), Confused) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield SimpleNamespace(port=server.server_port)
+        yield SimpleNamespace(port=server.server_port, certificate=None)
         server.shutdown()
         thread.join()
 
 
 def test_an_answer_to_another_request_is_noticed(confused):
     count, *wrong = fuzzed(confused.port, 8, seed=0)
-    assert "0 wrong" not in count and "b'5eed'" in wrong[0]
+    assert "0 wrong" not in count and "b'id=5eed 0 0'" in wrong[0]
     with soak.Load(confused) as load:
         soak.until(lambda: load.wrong, "a wrong answer")
     assert "id=5eed" in load.wrong[0]
@@ -57,6 +68,6 @@ def test_an_answer_to_another_request_is_noticed(confused):
     (False, (), 1), (False, (1.5,), 0), (False, (3.0,), 1), (True, (), 0),
 ])  # fmt: skip
 def test_a_request_may_fail_only_while_a_child_is_killed(kept, kills, failed):
-    load = soak.Load(SimpleNamespace(port=0))
+    load = soak.Load(SimpleNamespace(port=0, certificate=None))
     load.lost = [(1.0, 2.0, kept)]
     assert load.result(kills)[1] == failed

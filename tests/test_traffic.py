@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from mpmkit import simulate
 from mpmkit.config.directives import MPMS
 from mpmkit.measure.trace import Trace
+from mpmkit.policy import traffic
 
 ONE = {  # MPM -> a pool of four workers in one go, that idle maintenance leaves as it is
     "prefork": {"StartServers": 4, "MaxRequestWorkers": 4},
@@ -74,6 +76,46 @@ def test_event_closes_parked_connections_when_no_thread_is_idle():
     busy = [(1.0, 9.0, n) for n in range(10, 14)]
     run = simulate("event", trace=trace((0, 0.1, 1), (2, 0.1, 1), *busy, kept=1), **ONE["event"])
     assert max(run.waits) == pytest.approx(8.0)  # it connected again, and waits in the listen queue
+
+
+def test_event_closes_parked_connections_when_a_new_one_finds_no_thread_idle():
+    """At 1.5 s all four threads have work, and connection 5 comes: connection 1, parked since 0.1 s, is closed
+    at once. Without connection 5 it is parked until its next request comes."""
+    parked, busy = [(0.0, 0.1, 1), (3.0, 0.1, 1)], [(1.0, 9.0, n) for n in range(10, 14)]
+    for new, until in (([], 3.0), ([(1.5, 0.1, 5)], 1.5)):
+        run = simulate("event", trace=trace(*parked, *busy, *new, kept=1), **ONE["event"])
+        held = (
+            5 * 4 + 5 * len(new) + 5
+        )  # those of the others, and the last of connection 1, to their timeout
+        assert run.mean_kept * run.seconds == pytest.approx(until - 0.1 + held)
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_pass_decides_by_the_idle_workers_as_by_the_whole_scoreboard(mpm, monkeypatch):
+    """With children that come and go, waiting clients, and connections that are closed."""
+    chance, requests = random.Random(2), []
+    for connection in range(1500):
+        at = chance.uniform(0, 100) if connection % 3 else 50 + chance.expovariate(1)
+        for _ in range(chance.randrange(1, 4)):
+            requests.append((at, chance.expovariate(4), connection))
+            at += chance.expovariate(1)
+    tight = {"StartServers": 3, "MaxRequestWorkers": 60, "MaxConnectionsPerChild": 15}
+    if mpm == "prefork":
+        tight |= {"MinSpareServers": 2, "MaxSpareServers": 5}
+    else:
+        tight |= {"ThreadsPerChild": 4, "MinSpareThreads": 4, "MaxSpareThreads": 12}
+    fast = simulate(mpm, trace=trace(*requests, kept=1), **tight)
+    decide = traffic.plan
+
+    def undecided(seen, directives, memory):
+        """Without a look at the slots (no thread is counted) nothing is decided."""
+        decided = decide(seen, directives, memory)
+        return decided if seen.active else replace(decided, decision="")
+
+    monkeypatch.setattr(traffic, "plan", undecided)
+    slow = simulate(mpm, trace=trace(*requests, kept=1), **tight)
+    assert fast.waited > 0.01 and fast.forks > 10 < fast.ends
+    assert fast.waits == slow.waits and fast.series == slow.series and fast.binds == slow.binds
 
 
 @pytest.mark.parametrize("mpm", MPMS)

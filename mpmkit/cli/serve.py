@@ -63,7 +63,7 @@ class LabConfiguration(Configuration):
 
     def __init__(self, args: argparse.Namespace, folder: str | None = None) -> None:
         after: list[str | Setting] = [
-            *(_certificate(folder) if folder else ()),
+            *(_certificate(folder, args.home is None) if folder else ()),
             *(args.after or ()),
         ]
         if args.document_root is not None:
@@ -89,12 +89,13 @@ class LabConfiguration(Configuration):
         return [*others, Setting("Listen", (f"127.0.0.1:{port}",))]
 
 
-def _certificate(folder: str) -> tuple[Setting, ...]:
-    """What --tls stands for. Raises CertificateError."""
+def _certificate(folder: str, named: bool) -> tuple[Setting, ...]:
+    """What --tls stands for; named: on standard error, too. Raises DirectiveError."""
     from mpmkit.server.certificate import self_signed
 
     certificate, key = self_signed(folder)
-    print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
+    if named:
+        print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
     return from_keywords(
         None, SSLEngine=True, SSLCertificateFile=certificate, SSLCertificateKeyFile=key
     )
@@ -111,19 +112,14 @@ def ready(url: str) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run a server until a signal ends it; returns the exit status."""
     args = arguments(argv)
-    if not args.tls:
-        return serve(args)
+    if args.home is not None or not args.tls:
+        return serve(args, args.home if args.tls else None)
     from shutil import rmtree
-
-    from mpmkit.server.certificate import CertificateError
 
     folder = home.make()
     try:
         home.hold(folder)
         return serve(args, folder)
-    except CertificateError as error:
-        print(f"mpmkit: {error}", file=sys.stderr)
-        return 1
     finally:
         rmtree(folder, ignore_errors=True)
 

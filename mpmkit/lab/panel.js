@@ -4,9 +4,9 @@
 // slots is 400 rectangles, not 400 elements. The room is reported to Python as long as it is shown.
 
 const WINDOW = 60;        // seconds of history shown
-const GUTTER = 172;       // pixels for the names on the left of scoreboard and strips
+const GUTTER = 192;       // pixels for the names on the left of scoreboard and strips
 const NARROW = 62;        // the same where only a slot's number has room
-const STRIP = 43;         // height of one strip
+const STRIP = 58;         // height of one strip: readable at the back of a room
 const HERE = 5000;        // ms between two reports
 const FORM = ".mk-head, .mk-load, .mk-side";
 const SILENT = 10000;     // ms without a frame of a running server, after which that is shown
@@ -317,7 +317,7 @@ function render({ model, el }) {
       g.stroke();
       g.textAlign = "right";
       g.fillStyle = c.grey;
-      g.font = FONT.replace("12px", "10px");
+      g.font = FONT.replace("12px", "11px");
       g.fillText(high.toLocaleString("en"), left - 4, top + 3);
       g.fillText(strip.log ? "0.1" : "0", left - 4, bottom - 3);
       g.textAlign = "left";
@@ -356,18 +356,18 @@ function render({ model, el }) {
       // names and newest values: the labels of the lines
       g.fillStyle = c.ink;
       g.font = `600 ${FONT}`;
-      g.fillText(strip.name, 8, top + 4);
-      g.font = FONT.replace("12px", "11px");
-      let x = 8, row = top + 18;
+      g.fillText(strip.name + (strip.log ? " (log)" : ""), 8, top + 4);
+      g.font = FONT;
+      let x = 8, row = top + 20;
       for (const line of strip.lines) {
         const v = value(last, line);
         if ((v === null || line.hush) && !lines.includes(line)) continue;
         const number = v === null ? "–" : v.toLocaleString("en", {
           maximumFractionDigits: v >= 100 ? 0 : v < 1 && strip.digits ? 2 : strip.digits });
         const text = strip.stack ? `${line.label} ${number}` : `${number} ${line.label}`;
-        if (x > 8 && x + 17 + g.measureText(text).width > left - (row > top + 20 ? 20 : 4)) {
+        if (x > 8 && x + 17 + g.measureText(text).width > left - (row > top + 22 ? 20 : 4)) {
           x = 8;
-          row += 13;
+          row += 15;
         }
         swatch(g, of(line.role, c, frame.mpm), x, row, strip.stack ? null : line.dash || []);
         g.fillStyle = c.ink;

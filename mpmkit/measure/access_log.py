@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, pieces
 
-BLOCK = 1 << 16  # bytes read at once
+BLOCK = 1 << 18  # bytes read at once
 LONGEST_LINE = 4 << 20  # bytes; a longer line is broken
 BROKEN_SHARE = 0.01  # of the lines may be broken
 MOST_CACHED = 50_000  # entries of a cache of texts that occur again and again
@@ -41,7 +41,7 @@ class TraceError(ValueError):
 
 # -- the format ----------------------------------------------------------------------------------
 
-_NUMBER, _WORD, _QUOTED = r"-?[\d.]*+", r"[^\s]*?", r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
+_NUMBER, _WORD, _QUOTED = r"-?[0-9.]*+", r"[^\s]*?", r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
 # What each directive of a LogFormat writes: letter -> pattern. The same letters as server/log_format.py
 # writes (a test compares), and those that only other modules write. Any other text is `.*?`.
 PATTERNS = dict.fromkeys("bBIOSDTkP", _NUMBER) | dict.fromkeys("haAlvVpmH", _WORD)
@@ -89,6 +89,18 @@ WANTED = {
 }  # fmt: skip
 
 
+class Known(dict[Any, Any]):
+    """Texts that occur again and again, each with what `value` makes of it, or numbered as they first occur."""
+
+    def __init__(self, value: Callable[[Any], Any] | None = None) -> None:
+        super().__init__()
+        self.value = value
+
+    def __missing__(self, key: Any) -> Any:
+        made = self[key] = self.value(key) if self.value else len(self)
+        return made
+
+
 class Clock:
     """The times of one moment of a request: `layouts` of %{...}t with the columns that hold them."""
 
@@ -111,20 +123,29 @@ class Clock:
         self.resolution = 1 / max(
             (unit for unit, _ in filter(None, (self.whole, self.part))), default=1
         )
-        self._read: dict[Any, float] = {}
+        usual = self.layout[1:] == DEFAULT_CLOCK
+        self._read, self._minutes = (
+            Known(self._by_minute if usual else self._parsed),
+            Known(self._parsed),
+        )
 
     def seconds(self, columns: Sequence[Sequence[bytes]]) -> list[float]:
         """Unix times of all lines of a block; nan where a text is not a time."""
         if self.whole:
             unit, at = self.whole
-            found = [int(text) / unit if text.isdigit() else math.nan for text in columns[at]]
+            try:
+                found = [int(text) / unit for text in columns[at]]
+            except (ValueError, OverflowError):
+                found = [
+                    int(text) / unit if text.isdigit() and len(text) < 20 else math.nan
+                    for text in columns[at]
+                ]
             return self._with_part(found, columns) if unit == 1 else found
         if len(self._read) > MOST_CACHED:
             self._read.clear()
+            self._minutes.clear()
         texts = [columns[at] for at in self.columns]
-        keys: Any = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-        for key in set(keys).difference(self._read):
-            self._read[key] = self._parsed(key)
+        keys: Any = texts[0] if len(texts) == 1 else zip(*texts, strict=True)
         return self._with_part(list(map(self._read.__getitem__, keys)), columns)
 
     def _with_part(self, found: list[float], columns: Sequence[Sequence[bytes]]) -> list[float]:
@@ -132,6 +153,12 @@ class Clock:
             return found
         unit, at = self.part
         return [time + int(text) / unit for time, text in zip(found, columns[at], strict=True)]
+
+    def _by_minute(self, key: bytes) -> float:
+        """Of DEFAULT_CLOCK. A day has 86,400 seconds, and strptime takes as long as ten lines."""
+        second = key[19:21]
+        minute = self._minutes[key[:19] + b"00" + key[21:]]
+        return minute + int(second) if second.isdigit() and second < b"60" else math.nan
 
     def _parsed(self, key: Any) -> float:
         texts = [key] if isinstance(key, bytes) else key
@@ -190,7 +217,7 @@ class LineFormat:
         if "seconds" in self.columns:
             scale, texts = self.scale, columns[self.columns["seconds"]]
             try:
-                lasted = [float(text) * scale for text in texts]
+                lasted = [number * scale for number in map(float, texts)]
             except ValueError:
                 lasted = [_number(text) * scale for text in texts]
         if not self.begin.usable:
@@ -214,8 +241,8 @@ def _compiled(parts: Sequence[Piece], captured: Sequence[int], fast: bool) -> re
         )
         body = _pattern(part, before[-1:] + after[:1], fast)
         made += f"({body})" if number in captured else body
-    # A group more: with a single one, findall gives no tuples.
-    return re.compile(rf"^{made}()\r?$".encode("latin-1", "replace"), re.MULTILINE)
+    made += "()" * (len(captured) == 1)  # with a single group, findall gives no tuples
+    return re.compile(rf"^{made}\r?$".encode("latin-1", "replace"), re.MULTILINE)
 
 
 def _pattern(part: Piece, around: str, fast: bool) -> str:
@@ -413,27 +440,3 @@ def read_conf(conf: Any, mpm: str | None = None) -> Conf:
     if problems:
         raise TraceError(f"conf: {problems[0]}; httpd -t -f {conf} shows what httpd says of it")
     return found
-
-
-def from_conf(conf: Any, log: str) -> tuple[dict[str, str], str, float | None]:
-    """(nicknames, format of the CustomLog that writes a file of that name, KeepAliveTimeout in s or None) of an
-    httpd.conf. Raises TraceError for one that cannot be read."""
-    found = read_conf(conf)
-    nicknames, logs, keep_alive, last = dict(NICKNAMES), [], None, COMMON
-    for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
-        name, args = one.name.lower(), one.args
-        if name == "logformat" and len(args) > 1:
-            nicknames[args[1]] = args[0]
-        elif name == "logformat" and args:
-            last = args[0]
-        elif name in ("customlog", "transferlog") and args:
-            logs.append((os.path.basename(args[0]), args[1] if len(args) > 1 else last))
-        elif name == "keepalivetimeout" and args:
-            unit = 0.001 if args[0].endswith("ms") else 1
-            keep_alive = float(re.match(r"\d*", args[0])[0] or 0) * unit  # type: ignore[index]
-    chosen = [text for name, text in logs if os.path.basename(log).startswith(name)] or [
-        text for _, text in logs
-    ]
-    if not chosen:
-        raise TraceError(f"conf: {conf}: has no CustomLog; give log_format")
-    return nicknames, chosen[0], keep_alive

@@ -6,16 +6,20 @@ httpd writes a line when the request has ended, and %t is when it was received: 
 
 from __future__ import annotations
 
+import math
 import operator
 import os
+import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import groupby, islice, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 from mpmkit.measure import access_log
-from mpmkit.measure.access_log import LineFormat, Reader
+from mpmkit.measure.access_log import Known, LineFormat, Reader
 
 KEEP_ALIVE_TIMEOUT = 5.0  # seconds: httpd's default
 STEP_BACK = (
@@ -27,18 +31,13 @@ LONGEST_KEPT = 600.0  # seconds for which a connection with %k is remembered
 PURGE = 100_000  # requests after which connections that wait longer are forgotten
 SCRIPTS = (b".php", b".cgi", b".py", b".pl", b".jsp", b".asp", b".aspx", b".do", b".fcgi", b".rb")
 KEPT = {b"+": 1, b"-": 0, b"X": 0}
-
-
-class _Known(dict[Any, int]):
-    """Texts that occur again and again, each with its number: of `number`, or in the order of first sight."""
-
-    def __init__(self, number: Callable[[Any], int] | None = None) -> None:
-        super().__init__()
-        self.number = number
-
-    def __missing__(self, key: Any) -> int:
-        value = self[key] = self.number(key) if self.number else len(self)
-        return value
+# Of the bits of `_kind`: whether it is a script; what is known of `kept` (HTTP/1.0 closes).
+SCRIPT, CLOSED = bytes.maketrans(b"\2\3", b"\0\1"), bytes.maketrans(b"\0\1\2\3", b"\xff\xff\0\0")
+# The columns, each with its value where the log has none.
+MISSING: dict[str, Any] = {
+    "start": math.nan, "seconds": math.nan, "size": 0, "client": 0, "place": 0, "serial": -1, "kept": -1,
+    "path_class": 0,
+}  # fmt: skip
 
 
 def _kind(line: bytes) -> int:
@@ -57,59 +56,56 @@ class _Columns:
         self.form = form
         self.ports = "port" in form.columns
         self.start, self.seconds, self.size = array("d"), array("d"), array("q")
-        self.client, self.place, self.serial = array("I"), array("I"), array("i")
+        self.client, self.place, self.serial = array("I"), array("I"), array("q")
         self.kept, self.path_class = array("b"), array("B")
         self.back = 0.0  # seconds by which the clock went back, at most
         self.dropped = 0  # lines whose time is no time
         self._last = -1e18
-        self._clients, self._places, self._kinds = _Known(), _Known(), _Known(_kind)
+        self._clients, self._places = Known(), Known()
+        self._kinds, self._sizes = Known(_kind), Known(_whole)
         self._salt = os.urandom(16)
 
     def add(self, found: tuple[Sequence[bytes], ...]) -> None:
         """A block of lines."""
         at, count = self.form.columns, len(found[0])
         starts, lasted = self.form.seconds(found)
-        bad = [index for index, start in enumerate(starts) if start != start]
-        if bad:
+        if math.isnan(sum(starts)):
+            bad = [index for index, start in enumerate(starts) if start != start]
             self.dropped += len(bad)
             good = sorted(set(range(count)).difference(bad))
             if good:
                 self.add(tuple([column[index] for index in good] for column in found))
             return
         self._watch_clock(starts, lasted)
-        self.start.extend(starts)
-        self.seconds.extend(lasted or repeat(access_log.math.nan, count))
-        self.size.extend(_whole(found[at["size"]]) if "size" in at else repeat(0, count))
-        self.serial.extend(_whole(found[at["serial"]]) if "serial" in at else repeat(-1, count))
-        clients = self._numbers(self._clients, found, ("address", "agent"))
-        self.client.extend(clients)
+        self.start.fromlist(starts)
+        if lasted:
+            self.seconds.fromlist(lasted)
+        if "size" in at:
+            self.size.fromlist(list(map(self._sizes.__getitem__, found[at["size"]])))
+        if "serial" in at:
+            self.serial.extend(map(self._sizes.__getitem__, found[at["serial"]]))
+        self._number(self.client, self._clients, found, ("address", "agent"))
         if "port" in at or "process" in at:
-            self.place.extend(
-                self._numbers(self._places, found, ("address", "agent", "process", "port"))
-            )
-        else:
-            self.place.extend(clients)
-        kinds = (
-            list(map(self._kinds.__getitem__, found[at["line"]])) if "line" in at else [0] * count
-        )
-        if len(self._kinds) > access_log.MOST_CACHED:
-            self._kinds.clear()
-        self.path_class.extend([kind & 1 for kind in kinds])
+            self._number(self.place, self._places, found, ("address", "agent", "process", "port"))
+        if "line" in at:
+            kinds = bytes(map(self._kinds.__getitem__, found[at["line"]]))
+            self.path_class.frombytes(kinds.translate(SCRIPT))
+            if "kept" not in at:
+                self.kept.frombytes(kinds.translate(CLOSED))
         if "kept" in at:
-            self.kept.extend([KEPT.get(sign, -1) for sign in found[at["kept"]]])
-        else:  # HTTP/1.0 closes
-            self.kept.extend([-(kind < 2) for kind in kinds])
+            self.kept.fromlist([KEPT.get(sign, -1) for sign in found[at["kept"]]])
+        for known in (self._kinds, self._sizes):
+            if len(known) > access_log.MOST_CACHED:
+                known.clear()
 
-    def _numbers(
-        self, known: _Known, found: Sequence[Sequence[bytes]], names: Sequence[str]
-    ) -> list[int]:
+    def _number(
+        self, column: array[int], known: Known, found: Sequence[Sequence[bytes]], names: Sequence[str]
+    ) -> None:  # fmt: skip
         """Numbers of clients by a salted hash of those columns: no address is kept, even meanwhile."""
-        columns = [found[self.form.columns[name]] for name in names if name in self.form.columns]
-        if not columns:
-            return [known[number] for number in range(len(known), len(known) + len(found[0]))]
-        return list(
-            map(known.__getitem__, map(hash, zip(repeat(self._salt), *columns, strict=False)))
-        )
+        texts = [found[self.form.columns[name]] for name in names if name in self.form.columns]
+        if texts:
+            salted = zip(repeat(self._salt), *texts, strict=False)
+            column.fromlist(list(map(known.__getitem__, map(hash, salted))))
 
     def _watch_clock(self, starts: list[float], lasted: list[float] | None) -> None:
         times = list(map(operator.add, starts, lasted)) if lasted else starts
@@ -117,28 +113,34 @@ class _Columns:
         self.back, self._last = max(self.back, max(back)), times[-1]
 
     def sort(self) -> None:
-        """Put the requests in the order of their starts."""
-        names = ("start", "seconds", "size", "client", "place", "serial", "kept", "path_class")
-        if len(order := sorted(range(len(self.start)), key=self.start.__getitem__)) > 1:
-            at = operator.itemgetter(*order)
-            for name in names:
-                column = getattr(self, name)
+        """Put the requests in the order of their starts, and fill the columns that the log does not have."""
+        count, start = len(self.start), self.start
+        if not self.client:
+            self.client = array("I", range(count))
+        at = None
+        if not all(map(operator.le, start, islice(start, 1, None))):
+            at = operator.itemgetter(*sorted(range(count), key=start.__getitem__))
+        for name, missing in MISSING.items():
+            column = getattr(self, name)
+            if not column:
+                setattr(self, name, array(column.typecode, [missing]) * count)
+            elif at:
                 setattr(self, name, array(column.typecode, at(column)))
+        if not ("port" in self.form.columns or "process" in self.form.columns):
+            self.place = self.client
 
 
-def _whole(texts: Sequence[bytes]) -> list[int]:
-    try:
-        return list(map(int, texts))
-    except ValueError:
-        return [int(text) if text.isdigit() else 0 for text in texts]
+def _whole(text: bytes) -> int:
+    """A number of bytes, or of requests; 0 for "-" and for what no server can have counted."""
+    return int(text) if text.isdigit() and len(text) < 19 else 0
 
 
-def _spread(starts: array[float], resolution: float) -> Iterator[float]:
-    """Starts that are known to `resolution`, spread over it: as many as there are, evenly, in their order."""
-    for start, group in groupby(starts):
-        count = sum(1 for _ in group)
-        step = resolution / count
-        yield from (start + step * index for index in range(count))
+def _spread(starts: array[float], begin: float) -> array[float]:
+    """Seconds from `begin` of starts that are whole seconds: those of one are spread over it evenly, in their
+    order."""
+    offsets = Known(lambda count: [1.0 / count * index for index in range(count)])
+    later = chain.from_iterable(map(offsets.__getitem__, Counter(starts).values()))
+    return array("d", map(operator.sub, map(operator.add, starts, later), repeat(begin)))
 
 
 def joined(
@@ -154,47 +156,87 @@ def joined(
     may be wrong. most: only so many of the first requests.
     """
     kept, numbers, count, lost = array("b", columns.kept), array("I"), 0, 0
-    # Connections that wait, by client and the %k that the next request would have: (end, number, request).
+    # Connections that wait, by client and the %k of a next request: (end, number, request), in order.
     there: dict[int, list[tuple[float, int, int]]] = {}
-    limit = (LONGEST_KEPT if serials else gap) + tolerance
+    limit, ports = (LONGEST_KEPT if serials else gap) + tolerance, columns.ports
     rows = zip(
-        columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
-    )
-    for index, (start, seconds, place, serial, keeps) in enumerate(islice(rows, most)):
-        if index % PURGE == 0:
-            there = {
-                key: some for key, some in there.items() if some and max(some)[0] >= start - limit
-            }
-        key = place << 32 | serial if serials else place
-        best, last = None, False
-        if serials and not keeps and (serial > 0 or columns.ports):
-            best = _latest(there.get(key + 1), start - limit, start + tolerance)
-            last = best is not None
-        best = best or _latest(there.get(key), start - limit, start + tolerance)
+        range(len(kept)), columns.start, columns.seconds, columns.place, columns.serial, columns.kept,
+        strict=True,
+    )  # fmt: skip
+    get, add, purge = there.get, numbers.append, PURGE
+    for index, start, seconds, place, serial, keeps in islice(rows, most):
+        if index == purge:
+            purge, low = purge + PURGE, start - limit
+            for key in [key for key, some in there.items() if not some or some[-1][0] < low]:
+                del there[key]
+        best, last, key, then = None, False, place, place
+        if serials:
+            key = place << 32 | serial
+            then = key + 1
+            if not keeps and (serial > 0 or ports):
+                best = _taken(get(then), start - limit, start + tolerance)
+                last = best is not None
+        if best is None and (some := get(key)):
+            if start - limit <= some[-1][0] <= start + tolerance:
+                best = some.pop()
+            else:
+                best = _taken(some, start - limit, start + tolerance)
         if best is None:
             number, count = count, count + 1
             lost += serials and serial > 0
         else:
             number = best[1]
             kept[best[2]] = 1
-            there[key + last].remove(best)
-        numbers.append(number)
+        add(number)
         # With a number of its own, - is MaxKeepAliveRequests, after which one more request may come.
         if keeps or (serials and serial > 0 and not last):
-            end = start + seconds if seconds == seconds else start
-            there.setdefault(key + serials, []).append((end, number, index))
+            one = start + seconds if seconds == seconds else start, number, index
+            some = get(then)
+            if some is None:
+                there[then] = [one]
+            elif not some or some[-1] < one:
+                some.append(one)
+            else:
+                insort(some, one)
     return numbers, kept, lost
 
 
-def _latest(
+def _taken(
     some: list[tuple[float, int, int]] | None, low: float, high: float
 ) -> tuple[float, int, int] | None:
-    """Of connections that wait, the one that answered last within those times."""
-    best = None
-    for one in some or ():
-        if low <= one[0] <= high and (best is None or one > best):
-            best = one
-    return best
+    """Take the connection that answered last within those times out of those that wait, which are in order."""
+    if some:
+        at = len(some) - 1
+        while at >= 0 and some[at][0] > high:
+            at -= 1
+        if at >= 0 and some[at][0] >= low:
+            return some.pop(at)
+        del some[: at + 1]  # too old, from now on
+    return None
+
+
+def from_conf(conf: Any, log: str) -> tuple[dict[str, str], str, float | None]:
+    """(nicknames, format of the CustomLog that writes a file of that name, KeepAliveTimeout in s or None) of an
+    httpd.conf. Raises TraceError for one that cannot be read."""
+    found = access_log.read_conf(conf)
+    nicknames, logs, keep_alive, last = dict(access_log.NICKNAMES), [], None, access_log.COMMON
+    for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
+        name, args = one.name.lower(), one.args
+        if name == "logformat" and len(args) > 1:
+            nicknames[args[1]] = args[0]
+        elif name == "logformat" and args:
+            last = args[0]
+        elif name in ("customlog", "transferlog") and args:
+            logs.append((os.path.basename(args[0]), args[1] if len(args) > 1 else last))
+        elif name == "keepalivetimeout" and args:
+            unit = 0.001 if args[0].endswith("ms") else 1
+            keep_alive = float(re.match(r"\d*", args[0])[0] or 0) * unit  # type: ignore[index]
+    chosen = [text for name, text in logs if os.path.basename(log).startswith(name)] or [
+        text for _, text in logs
+    ]
+    if not chosen:
+        raise access_log.TraceError(f"conf: {conf}: has no CustomLog; give log_format")
+    return nicknames, chosen[0], keep_alive
 
 
 def read_trace(logs: Any, log_format: str, conf: Any) -> dict[str, Any]:
@@ -202,7 +244,7 @@ def read_trace(logs: Any, log_format: str, conf: Any) -> dict[str, Any]:
     several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
     nicknames, gap, text = access_log.NICKNAMES, KEEP_ALIVE_TIMEOUT, log_format
     if conf is not None:
-        nicknames, of_conf, keep_alive = access_log.from_conf(conf, str(several[0]))
+        nicknames, of_conf, keep_alive = from_conf(conf, str(several[0]))
         text, gap = text or of_conf, gap if keep_alive is None else keep_alive
     with ExitStack() as stack:
         reader, streams = access_log.in_order(
@@ -221,10 +263,11 @@ def _finished(reader: Reader, columns: _Columns, gap: float) -> dict[str, Any]:
     columns.sort()
     form = reader.form
     clock = form.begin if form.begin.usable else form.end
-    if clock.resolution == 1 and form.begin.usable:
-        columns.start = array("d", _spread(columns.start, 1.0))
     begin = columns.start[0]
-    columns.start = array("d", [start - begin for start in columns.start])
+    if clock.resolution == 1 and form.begin.usable:
+        columns.start = _spread(columns.start, begin)
+    else:
+        columns.start = array("d", [start - begin for start in columns.start])
     serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
     numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
     how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"

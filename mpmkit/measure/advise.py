@@ -3,7 +3,7 @@
     advice = advise({"event": directives, ...}, trace, costs, growth=1.5, ram="4GiB")
     for case in advice.cases: case.mpm, case.kind, case.run.peak_busy, case.memory, case.reasons
 
-Pure: directives, a trace and lines of memory in, figures out. The numbers of a proposal follow from the demand:
+Directives, a trace and lines of memory in, figures out. The numbers of a proposal follow from the demand:
 how many workers would be busy if no request had to wait. They are raised as long as the simulation shows that
 they let clients wait (docs/ADVISE.md).
 """
@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 import statistics
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.measure.parallel import Report, in_turn
 from mpmkit.measure.proposal import Proposal, demand, holds
 from mpmkit.measure.sizing import Line, room_for
 from mpmkit.measure.trace import COLUMNS, Trace
@@ -26,6 +28,7 @@ from mpmkit.policy.simulator import simulate
 from mpmkit.policy.trace_run import TraceRun
 
 ATTEMPTS = 4  # simulations of a proposal
+WARM_SECONDS = 60  # of the trace, by whose demand the first children are counted
 COPY_SECONDS = 1.0  # copies of a connection come so much later, at most
 LEAST_SPAN = 3600.0  # seconds of log, below which a note says what is missing
 FULL = 0.95  # of the workers: a log with more busy ones ran into the limit
@@ -152,13 +155,15 @@ def advise(
     growth: float = 1.0,
     ram: str | int = 0,
     writer: str = "",
-    on_progress: Callable[[float, str], object] = lambda share, text: None,
+    on_progress: Report = lambda share, text: None,
+    calls: Callable[..., list[Any]] = in_turn,
 ) -> Advice:
     """The trace under each MPM of `given`, with those directives and with proposed ones.
 
     costs: memory, for each MPM. growth: of the number of connections, up to 1000. ram: of the machine, bytes or
     "4GiB"; a fifth of it and at least 256 MiB are kept back. writer: the MPM that wrote the log ("": not known).
-    on_progress: called with the share that is done, and what is simulated.
+    on_progress: called with the share that is done, and what is simulated. calls: `parallel.in_turn`, or
+    `parallel.in_processes` for one process a processor.
 
     Without durations the advice has no cases, and its notes say what to log and what can be said meanwhile.
     Raises ValueError for an empty trace, one that lacks some durations, a growth or a size that can't be.
@@ -173,29 +178,41 @@ def advise(
     if not trace.timed:
         return Advice(load, growth, (*trace.notes, *_untimed(load)), (), total, room)
     notes = (*trace.notes, *_reach(trace, given.get(writer)), *_growth_notes(load, growth))
-    cases: list[Case] = []
+    kinds = ("given", "proposed")
+    jobs = [(kind, d, costs[mpm], room) for mpm, d in given.items() for kind in kinds]
+    cases = calls(_case, load, jobs, on_progress)
+    return Advice(load, growth, notes, tuple(cases), total, room)
 
-    def simulated(d: Directives, what: str) -> TraceRun:
-        begun = warm(d, statistics.fmean(demand(load, holds(d))[:60]))
-        done = len(cases) / (2 * len(given))
-        on_progress(done, what)
-        return simulate(d.mpm, begun, trace=load, on_progress=lambda _: on_progress(done, what))
 
-    def add(kind: str, d: Directives, run: TraceRun, reasons: Mapping[str, str]) -> None:
-        kept = max(run.series["kept"]) if d.mpm == "event" else 0
-        memory = costs[d.mpm].at(run.peak_processes * d.ThreadsPerChild, kept)
-        cases.append(Case(d.mpm, kind, d, run, memory, costs[d.mpm], reasons))
+def _case(load: Trace, job: tuple[str, Directives, Cost, int], report: Report) -> Case:
+    """What the trace meets. A proposal is raised as long as its simulation shows that it lets clients wait."""
+    kind, d, cost, room = job
+    first = bisect_left(load.start, WARM_SECONDS) + 1
+    begin = replace(load, **{name: getattr(load, name)[:first] for name in COLUMNS})
 
-    for mpm, d in given.items():
-        add("given", d, simulated(d, f"{mpm} as given"), {})
-        proposal = Proposal(d, load, *costs[mpm].fitting(room))
+    def simulated(d: Directives, before: float, part: float, attempt: str = "") -> TraceRun:
+        """`before` of the work is done, and it is such a part of it."""
+        begun = warm(d, statistics.fmean(demand(begin, holds(d))[:WARM_SECONDS]))
+        what = f"{d.mpm} as {kind}{attempt}"
+        report(before, what)
+        return simulate(
+            d.mpm, begun, trace=load, on_progress=lambda share: report(before + part * share, what)
+        )
+
+    reasons: Mapping[str, str] = {}
+    if kind == "given":
+        run = simulated(d, 0.0, 1.0)
+    else:
+        proposal = Proposal(d, load, *cost.fitting(room))
         for attempt in range(1, ATTEMPTS + 1):
             d = proposal.directives()
-            run = simulated(d, f"{mpm} as proposed, attempt {attempt}")
+            run = simulated(d, (attempt - 1) / ATTEMPTS, 1 / ATTEMPTS, f", attempt {attempt}")
             if attempt == ATTEMPTS or not proposal.raised(run):
                 break
-        add("proposed", d, run, proposal.reasons)
-    return Advice(load, growth, notes, tuple(cases), total, room)
+        reasons = proposal.reasons
+    kept = max(run.series["kept"]) if d.mpm == "event" else 0
+    memory = cost.at(run.peak_processes * d.ThreadsPerChild, kept)
+    return Case(d.mpm, kind, d, run, memory, cost, reasons)
 
 
 def warm(d: Directives, busy: float) -> Directives:

@@ -23,6 +23,7 @@ from mpmkit.measure.advise import Advice, Cost, advise
 from mpmkit.measure.command import say
 from mpmkit.measure.experiment import Bar, Progress
 from mpmkit.measure.monitor import StatusPage
+from mpmkit.measure.parallel import in_processes, in_turn
 from mpmkit.measure.sizing import Line, lines
 from mpmkit.measure.stats import t_quantile
 from mpmkit.measure.trace import Trace
@@ -30,6 +31,7 @@ from mpmkit.measure.trace import Trace
 RECORDED = "memory-demo"
 OLD_NAMES = ("maxclients", "maxrequestsperchild")
 HTTPD = ("apache2", "httpd")
+PARALLEL = 20_000  # requests, from which on processes of their own are worth their start
 
 
 # -- directives ----------------------------------------------------------------------------------
@@ -167,6 +169,7 @@ def answer(options: argparse.Namespace, bar: Bar) -> Advice:
     advice = advise(
         given, trace, costs, growth=options.growth, ram=options.memory, writer=writer,
         on_progress=lambda share, text: bar(Progress(0, 1, text, share)),
+        calls=in_processes if len(trace) * options.growth >= PARALLEL else in_turn,
     )  # fmt: skip
     return replace(advice, notes=(*(note for *_, notes in found for note in notes), *advice.notes))
 

@@ -11,8 +11,11 @@ To leave is a matter of order. First `leave`: no new connections, and every resp
 from __future__ import annotations
 
 import os
+import sys
+from _thread import LockType, allocate_lock, get_native_id, start_new_thread
 from collections.abc import Callable
-from threading import Thread, get_native_id
+from functools import partial
+from typing import Any
 
 from mpmkit.policy.states import DEAD, GRACEFUL, READY, STARTING
 from mpmkit.server.child import OK, Child
@@ -37,8 +40,9 @@ class ThreadedChild(Child):
         self.leaving = False
         self.service.leaving = lambda: self.leaving
         self.connections_left = self.directives.MaxConnectionsPerChild or NEVER
-        self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.threads: list[Thread] = []
+        self.eventfds: list[int] = []
+        self.ended = self.eventfd()
+        self.threads: list[LockType] = []  # each is locked until its thread has ended
         self.prepare()
         self.start(self.listener_thread)
         self.start_workers()
@@ -49,6 +53,11 @@ class ThreadedChild(Child):
     def prepare(self) -> None:
         """Make what the threads share, before there are any."""
         raise NotImplementedError
+
+    def eventfd(self) -> int:
+        """A descriptor that wakes a thread; it is closed when no thread is left."""
+        self.eventfds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        return self.eventfds[-1]
 
     def start_workers(self) -> None:
         """ThreadsPerChild workers. The row of the scoreboard may have been a finishing child's: the slot of
@@ -63,9 +72,21 @@ class ThreadedChild(Child):
                 break
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        thread = Thread(target=main, args=args, daemon=True)
-        thread.start()
-        self.threads.append(thread)
+        """By `_thread`: an object of `threading` is 3 KB. A profile (server/prewarm.py) goes on in it."""
+        running = allocate_lock()
+        running.acquire()
+        start_new_thread(partial(self.run, running, sys.getprofile(), main, *args), ())
+        self.threads.append(running)
+
+    def run(self, running: LockType, profile: Any, main: Callable[..., None], *args: int) -> None:
+        """A thread. An error in the server's own code ends the process, as a crash of httpd's would: to go
+        on without one of its threads would be worse."""
+        sys.setprofile(profile)
+        try:
+            main(*args)
+        except BaseException as error:
+            os._exit(self.failed(error))
+        running.release()
 
     def listener_thread(self) -> None:
         """Accept connections and give them to workers until this process leaves."""
@@ -101,8 +122,11 @@ class ThreadedChild(Child):
     def drain(self) -> None:
         """Let the workers finish what they hold. The listener ends first."""
         self.leave()
-        self.threads[0].join()
+        listener, *workers = self.threads
+        listener.acquire()
         close_all(self.listeners)
         self.queue.end()
-        for thread in self.threads:
-            thread.join()
+        for running in workers:
+            running.acquire()
+        for fd in self.eventfds:
+            os.close(fd)

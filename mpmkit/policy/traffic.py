@@ -9,8 +9,8 @@ is kept or not. Once a second `maintenance.look` and `plan` decide about childre
 * A connection's first request comes when the log says. Each further one comes as long after the end of the
   answer before it as in the log. So what waits here delays what follows it.
 * A kept connection holds its worker under prefork and worker. Under event it is parked, as far as
-  AsyncRequestWorkerFactor lets it; a parked connection with news while no thread of its child is idle is
-  closed with all others of that child, and its client connects again (httpd 2.4, workers_were_busy).
+  AsyncRequestWorkerFactor lets it. A child closes all its parked connections when one of them has news, or a
+  new one comes, and none of its threads is idle; their clients connect again (httpd 2.4, workers_were_busy).
 * After the last request that the log has of a connection, its client is taken to stay: the connection ends by
   KeepAliveTimeout. A log doesn't show when the client left. This is the dear end.
 * Where ListenBacklog is full a client tries again after 1, 2, 4 ... s as TCP does, six times.
@@ -27,48 +27,20 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.policy import maintenance
 from mpmkit.policy.admission import connections_above_limit
-from mpmkit.policy.maintenance import MAX_SPAWN_RATE, Memory, Plan, look, plan
-from mpmkit.policy.snapshot import ProcessRow, Snapshot
-from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
+from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Plan, Seen, look, plan
+from mpmkit.policy.snapshot import Snapshot
+from mpmkit.policy.trace_child import Child, rows
 from mpmkit.policy.trace_run import SERIES, TraceRun
 
 END, NEXT, TIMEOUT, ARRIVAL, RESTART = range(5)  # the kinds of events
 RETRIES = 6  # tcp_syn_retries
 PATIENCE = 3600  # passes without an event, after which a queue that does not move ends the run
-
-
-class _Child:
-    """A process: `idle` and `busy` threads, its connections, `parked` ones (by their next request)."""
-
-    __slots__ = ("busy", "connections", "heir", "idle", "left", "listening", "parked", "quiescing",
-                 "slot")  # fmt: skip
-
-    def __init__(self, slot: int, threads: int, left: int) -> None:
-        self.slot, self.idle, self.left = slot, threads, left
-        self.busy = self.connections = 0
-        self.quiescing = self.listening = False
-        self.parked: set[int] = set()
-        self.heir: _Child | None = None  # takes over the slots of its threads (worker)
-
-
-@lru_cache(maxsize=1 << 16)
-def _row(slot: int, threads: int, busy: int, idle: int, quiescing: bool, deaf: bool) -> ProcessRow:
-    working, resting = (GRACEFUL, DEAD) if quiescing else (BUSY_WRITE, READY)
-    rest = threads - busy - idle
-    states = bytes([working]) * busy + bytes([resting]) * idle + bytes([DEAD]) * rest
-    return ProcessRow(slot, 1, quiescing=int(quiescing), not_accepting=int(deaf), states=states)
-
-
-@lru_cache(maxsize=1 << 16)
-def _empty(slot: int, threads: int) -> ProcessRow:
-    return ProcessRow(slot, states=bytes([DEAD]) * threads)
 
 
 def simulate_trace(
@@ -79,23 +51,17 @@ def simulate_trace(
 ) -> TraceRun:
     """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
 
-    on_progress is called now and then with the share that is done. restarts: seconds of graceful restarts (USR1)
-    with the same directives; an access log does not show those of its server. Raises ValueError for a trace
-    without requests or without the duration of each, and for restarts that are not within it.
+    on_progress is called now and then with the share that is done. restarts: sorted seconds of graceful restarts
+    (USR1). Raises ValueError for a trace without requests, or without the duration of each.
     """
     count = len(trace.start)
     if not count:
         raise ValueError("trace: has no requests")
     missing = sum(seconds != seconds for seconds in trace.seconds)
     if missing:
-        raise ValueError(
-            f"trace: {missing:,} of {count:,} requests have no duration: add %D to the LogFormat of "
-            "the server that writes the log"
-        )
-    run, whole = _Run(directives, trace), trace.start[-1]
-    run.heap = [(second, RESTART, 0, None) for second in sorted(restarts)]
-    if run.heap and not 0 <= run.heap[0][0] <= run.heap[-1][0] <= whole:
-        raise ValueError(f"restarts: must be seconds from 0 to {whole:g}, the trace's last request")
+        raise ValueError(f"trace: {missing:,} of {count:,} lack a duration: add %D to LogFormat")
+    run = _Run(directives, trace)
+    run.heap = [(second, RESTART, 0, None) for second in restarts]
     return run.run(on_progress)
 
 
@@ -115,11 +81,11 @@ class _Run:
         self.waits = array("d", bytes(8 * count))
         self.number = array("I", bytes(4 * count))  # how many came before it on its connection
         self.tries: dict[int, int] = {}
-        self.heap: list[tuple[float, int, int, _Child | None]] = []
+        self.heap: list[tuple[float, int, int, Child | None]] = []
         self.queue: deque[int] = deque()
-        self.slots: list[_Child | None] = [None] * d.ServerLimit
-        self.children: dict[_Child, None] = {}  # the oldest first
-        self.listeners: deque[_Child] = deque()
+        self.slots: list[Child | None] = [None] * d.ServerLimit
+        self.children: dict[Child, None] = {}  # the oldest first
+        self.listeners: deque[Child] = deque()
         self.memory, self.settled = Memory(), False
         self.to_start = 0  # children that are missing after a graceful restart
         self.busy = self.kept = self.most = self.longest = 0
@@ -187,15 +153,12 @@ class _Run:
         out.add_up(self.busy_time, self.kept_time)
         return out
 
-    def clock(self, now: float) -> None:
-        """Before `busy` or `kept` changes: add up how long they were so many."""
+    def count(self, now: float, busy: int, kept: int = 0) -> None:
+        """So many more are busy or kept from now on; add up how long they were as many as before."""
         spent = now - self.last
         self.busy_time[self.busy] += spent
         self.kept_time += spent * self.kept
         self.last = now
-
-    def count(self, now: float, busy: int, kept: int = 0) -> None:
-        self.clock(now)
         self.kept += kept
         self.busy += busy
         if self.busy > self.most:
@@ -205,16 +168,16 @@ class _Run:
 
     # -- events ---------------------------------------------------------------------------------------
 
-    def arrive(self, now: float, i: int, _: _Child | None) -> None:
+    def arrive(self, now: float, i: int, _: Child | None) -> None:
         """A client connects, and sends request i."""
-        child = self.listener()
+        child = self.listener(now)
         if child is not None and not self.queue:
             self.open(now, i, child)
             return
         if i not in self.tries:
             self.came[i] = now
             self.tries[i] = 0
-            self.out.bind(self.cause(), now)
+            self.out.bind(self.out.cause(self.children, bool(self.free())), now)
         if len(self.queue) > self.d.ListenBacklog:  # the kernel holds one more than that
             self.out.overflow += 1
             self.out.bind("ListenBacklog", now)
@@ -229,7 +192,7 @@ class _Run:
             self.queue.append(i)
             self.longest = max(self.longest, len(self.queue))
 
-    def open(self, now: float, i: int, child: _Child) -> None:
+    def open(self, now: float, i: int, child: Child) -> None:
         """A child takes a new connection with its first request."""
         if self.tries.pop(i, None) is not None:
             self.waits[i] = now - self.came[i]
@@ -239,7 +202,7 @@ class _Run:
         if not child.left:
             self.leave(now, child)
 
-    def work(self, now: float, i: int, child: _Child) -> None:
+    def work(self, now: float, i: int, child: Child) -> None:
         """An idle thread of the child begins with request i."""
         self.settled = False
         child.idle -= 1
@@ -302,7 +265,7 @@ class _Run:
 
     # -- children ---------------------------------------------------------------------------------------
 
-    def release(self, now: float, child: _Child) -> None:
+    def release(self, now: float, child: Child) -> None:
         """A thread has ended its work."""
         self.settled = False
         child.busy -= 1
@@ -317,15 +280,30 @@ class _Run:
         if not child.busy:
             self.gone(now, child)
 
-    def take(self, now: float, child: _Child) -> None:
+    def take(self, now: float, child: Child) -> None:
         """A child has room, perhaps: it takes from the listen queue, and listens."""
-        while self.queue and self.accepts(child):
+        while (fits := self.accepts(child)) and self.queue:
+            if self.parks:
+                self.listen(child)
             self.open(now, self.queue.popleft(), child)
-        if not child.listening and self.accepts(child):
-            child.listening = True
+        if fits:
+            self.listen(child)
+        elif self.parks and self.queue and child.listening:
+            self.listeners.remove(child)
+            self.stop_listening(now, child)
+
+    def listen(self, child: Child) -> None:
+        if not child.listening:
+            child.listening, self.settled = True, False
             self.listeners.append(child)
 
-    def accepts(self, child: _Child) -> bool:
+    def stop_listening(self, now: float, child: Child) -> None:
+        """A new connection found that it can't be taken. If no thread is idle, event closes the parked ones."""
+        child.listening = self.settled = False
+        if child.parked and child.idle <= 0:
+            self.close_parked(now, child)
+
+    def accepts(self, child: Child) -> bool:
         if child.idle <= 0 or child.quiescing:
             return False
         if not self.parks:
@@ -335,7 +313,7 @@ class _Run:
             child.idle, child.connections, 0, self.threads, factor, off
         )
 
-    def listener(self) -> _Child | None:
+    def listener(self, now: float) -> Child | None:
         """The child that takes the next connection. One that can't stops listening."""
         listeners = self.listeners
         while listeners:
@@ -343,15 +321,12 @@ class _Run:
             if self.accepts(child):
                 listeners.append(child)
                 return child
-            child.listening = False
-            self.settled = False
+            self.stop_listening(now, child)
         return None
 
     def fork(self, now: float, slot: int) -> None:
         old, threads = self.slots[slot], self.threads
-        child = _Child(
-            slot, threads - (old.busy if old else 0), self.d.MaxConnectionsPerChild or -1
-        )
+        child = Child(slot, threads - (old.busy if old else 0), self.d.MaxConnectionsPerChild or -1)
         if old is not None:
             old.heir = child
         self.slots[slot] = child
@@ -359,7 +334,7 @@ class _Run:
         self.out.forks += 1
         self.take(now, child)
 
-    def leave(self, now: float, child: _Child) -> None:
+    def leave(self, now: float, child: Child) -> None:
         """The child takes no more connections; it ends with its last request."""
         child.quiescing, child.idle = True, 0
         self.settled = False
@@ -367,13 +342,13 @@ class _Run:
         if not child.busy:
             self.gone(now, child)
 
-    def close_parked(self, now: float, child: _Child) -> None:
+    def close_parked(self, now: float, child: Child) -> None:
         closed = len(child.parked)
         child.parked.clear()
         child.connections -= closed
         self.count(now, 0, -closed)
 
-    def gone(self, now: float, child: _Child) -> None:
+    def gone(self, now: float, child: Child) -> None:
         if self.slots[child.slot] is child:
             self.slots[child.slot] = None
         del self.children[child]
@@ -388,7 +363,7 @@ class _Run:
         most = self.d.ServerLimit if self.parks else self.d.process_limit
         return [slot for slot, one in enumerate(self.slots[:most]) if one is None]
 
-    def restart(self, now: float, i: int, _: _Child | None) -> None:
+    def restart(self, now: float, i: int, _: Child | None) -> None:
         """USR1: the old generation finishes, another takes its slots."""
         self.to_start = min(self.d.StartServers, self.d.process_limit)
         self.memory, self.settled = maintenance.after_graceful_restart(self.memory), False
@@ -405,11 +380,14 @@ class _Run:
             self.to_start = 0
             return self.sample(now)
         if not self.settled:
-            d = self.d
-            decided = plan(look(self.snapshot(), d, self.memory), d, self.memory)
-            self.settled = (
-                not decided.spawn and not decided.retire and decided.memory == self.memory
-            )
+            d, memory, threads = self.d, self.memory, self.threads
+            serving = [child for child in self.children if not child.quiescing]
+            idle = sum(threads - child.busy for child in serving if child.listening)
+            # Slots count only where workers are too few, and a `look` at them all takes long.
+            decided = plan(Seen(idle, 0, len(self.children), len(serving)), d, memory)
+            if decided.decision not in (ENOUGH, TOO_MANY, WAIT):
+                decided = plan(look(self.snapshot(), d, memory), d, memory)
+            self.settled = not decided.spawn and not decided.retire and decided.memory == memory
             self.memory = decided.memory
             self.carry_out(now, decided)
         self.sample(now)
@@ -428,21 +406,11 @@ class _Run:
         """Of the slots in use, and as many free ones behind them as one pass can fill."""
         d, threads = self.d, self.threads
         used = max((child.slot for child in self.children), default=-1) + 1
-        rows = tuple(
-            _row(slot, threads, one.busy, one.idle, one.quiescing, not one.listening)
-            if one is not None
-            else _empty(slot, threads)
-            for slot, one in enumerate(self.slots[: used + MAX_SPAWN_RATE])
-        )
-        return Snapshot(d.ServerLimit, threads, 0, 0.0, rows)
+        shown = rows(self.slots[: used + self.memory.idle_spawn_rate], threads)
+        return Snapshot(d.ServerLimit, threads, 0, 0.0, shown)
 
     def sample(self, now: float) -> None:
         found = (now, len(self.children), self.most, self.kept, self.longest)
         for column, value in zip(self.out.series.values(), found, strict=True):
             column.append(value)
         self.most, self.longest = self.busy, len(self.queue)
-
-    def cause(self) -> str:
-        serving = [child for child in self.children if not child.quiescing]
-        idle = any(child.idle > 0 for child in serving)
-        return self.out.cause(idle, len(serving), bool(self.free()))

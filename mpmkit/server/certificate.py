@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 
+from mpmkit.config.settings import DirectiveError
+
 # For 30 days, with a key on a curve that every client knows.
 MAKE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 "
@@ -16,14 +18,10 @@ MAKE = (
 )
 
 
-class CertificateError(Exception):
-    """No certificate could be made; the text says why and what to do."""
-
-
 def self_signed(directory: str) -> tuple[str, str]:
     """(certificate, private key): files in `directory`, in PEM, the key for its owner's eyes only.
 
-    For the names localhost, 127.0.0.1 and ::1. Raises CertificateError.
+    For the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made.
     """
     certificate = os.path.join(directory, "server.crt")
     key = os.path.join(directory, "server.key")
@@ -31,11 +29,11 @@ def self_signed(directory: str) -> tuple[str, str]:
     try:
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        raise CertificateError(
+        raise DirectiveError(
             "there is no openssl program to make a certificate with: install the openssl package, "
             "or name your own with SSLCertificateFile and SSLCertificateKeyFile"
         ) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise CertificateError(f"openssl made no certificate: {said[-1:] or error}") from None
+        raise DirectiveError(f"openssl made no certificate: {said[-1:] or error}") from None
     return certificate, key

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from dataclasses import dataclass
 
 from mpmkit.config.directives import Directives, Note
 from mpmkit.server.core import Service
 from mpmkit.server.listen import Listener
 from mpmkit.server.pod import PipeOfDeath
+from mpmkit.server.process import takes_turns
 from mpmkit.server.scoreboard import Scoreboard
 
 # Exit statuses of a child (mpm_common.h, but for CHILD_FAILED).
@@ -43,6 +45,11 @@ class Context:
     board: Scoreboard
     pod: PipeOfDeath
 
+    def failed(self, error: BaseException) -> int:
+        """Say what ends a child of this origin; returns its exit status."""
+        sys.excepthook(type(error), error, error.__traceback__)
+        return CHILD_FAILED
+
 
 class Child:
     """What a child process is given. `slot` is its row in the scoreboard."""
@@ -56,19 +63,17 @@ class Child:
         self.pod = context.pod
         self.board = context.board
         self.process = context.board.process(slot)
+        self.failed = context.failed
 
     def child_main(self) -> int:
         """Serve until it is time to leave; returns the exit status."""
         raise NotImplementedError
 
     def stay_on_one_cpu(self) -> None:
-        """For children with threads: one of the CPUs that the server may use, by the slot.
-
-        Python's threads hold the interpreter's lock in turns. On two CPUs, a thread that comes back
-        from a system call finds another one running and waits for a signal from the other CPU.
-        """
+        """For children with threads that take turns: one of the server's CPUs, by the slot. On two, a thread
+        that comes back from a system call finds another one running, and waits for the other CPU."""
         cpus = sorted(os.sched_getaffinity(0))
-        if len(cpus) > 1:
+        if len(cpus) > 1 and takes_turns():
             os.sched_setaffinity(0, {cpus[self.slot % len(cpus)]})
 
     def outdated(self) -> bool:

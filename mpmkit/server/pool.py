@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 import time
+from _thread import stack_size
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
@@ -150,7 +150,7 @@ class Pool(Context):
             self._lifeline.hold()
             status = self.serve(slot)
         except BaseException as error:
-            status = self._failed(error)
+            status = self.failed(error)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -160,23 +160,15 @@ class Pool(Context):
         """Be the child of that slot; returns its exit status."""
         process.drop_privileges(self.setup.directives)
         if self.setup.directives.threaded:
-            import threading
-
-            threading.excepthook = self._thread_failed
             size = self.setup.directives.ThreadStackSize
             try:
-                threading.stack_size(size)
+                stack_size(size)
             except ValueError:
                 text = f"ThreadStackSize {size} cannot be: the system's own is used"
                 self.note("stack", text, "warn")
         return self.child_class(self, slot).child_main()
 
-    def _thread_failed(self, failure: Any) -> None:
-        """In a child: an error in the server's own code ends the process, as a crash of httpd's would. To
-        go on without one of its threads would be worse."""
-        os._exit(self._failed(failure.exc_value))
-
-    def _failed(self, error: BaseException) -> int:
+    def failed(self, error: BaseException) -> int:
         """Write to the error log what ends this child; returns its exit status."""
         if not isinstance(error, SystemExit):
             self.errors.failure(f"child process {os.getpid()} failed", error)

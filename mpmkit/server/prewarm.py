@@ -11,8 +11,8 @@ start, the first look at a head, a path and a file) has to run as often as what 
 It takes some 20 ms. The first round finds out which code runs, and that code is copied to lie side by
 side (`gather`): using a code object writes to it.
 
-prefork rehearses a whole child, from its birth to its end. No thread may run before a fork, so worker
-and event rehearse what a thread of theirs does with a connection.
+A whole child is rehearsed, from its birth to its end; those of worker and event with their threads, which
+have ended before the first fork.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import gc
 import os
 import socket
 import sys
+import time
+from _thread import allocate_lock
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -32,10 +34,9 @@ from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
-from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
 from mpmkit.server.child import Child, Context, Setup
-from mpmkit.server.core import Handler, Service, client_text, process_request
-from mpmkit.server.listen import Acceptor, Listener, ListenError, bind, configure
+from mpmkit.server.core import Handler, Service
+from mpmkit.server.listen import Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.scoreboard import Scoreboard
@@ -48,9 +49,9 @@ UNREHEARSED = {f"mpmkit.server.{name}" for name in ("pod", "pool", "process", "s
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
     + b"GET /hello.py HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+    + b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
     + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
-    b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 )
 # What is taken over from the server's own directives: what decides which code of this package runs, and
 # runs nothing else.
@@ -65,6 +66,10 @@ SITE = (
 # one size, a multiple of 16 up to 512. Larger blocks are the C library's.
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
 LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, 1024, 768, 640, 528)
+LOCKS = (
+    2000  # each has 32 bytes by the C library, whose small gaps nothing else of Python's own fills
+)
+TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
 _filling: list[Any] = []
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
@@ -95,32 +100,34 @@ def rehearse(
         ScoreBoardFile=None,
         ServerLimit=1,
         ThreadLimit=1,
+        ThreadsPerChild=1,
+        # The child ends with the last client. worker counts a connection at its end, and takes one more.
+        MaxConnectionsPerChild={"prefork": 0, "worker": len(CLIENTS) - 1}.get(mpm, len(CLIENTS)),
         CustomLog=tuple((os.devnull, *rest) for _, *rest in directives.CustomLog),
     )
-    try:
-        listener = bind("127.0.0.1", 0)
-    except ListenError:
-        return
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     access = AccessLog(plain.CustomLog) if plain.CustomLog else None
     errors = ErrorLog(null, directives.LogLevel)
     board = Scoreboard(plain)
     try:
-        configure(listener, plain)
         for number in range(ROUNDS):
+            listener = bind("127.0.0.1", 0)
+            configure(listener, plain)
             service = Service(plain, handler(plain, errors), access, errors)
             stage = Context(Setup(plain, service), [listener], board, PipeOfDeath())
             clients = [_client(listener, sent, number) for sent in CLIENTS]
-            stage.pod.retire_one()  # prefork's child leaves when no client waits any more
+            if not plain.threaded:
+                stage.pod.retire_one()  # prefork's child leaves when no client waits any more
             if number:
                 _serve(stage, child_class)
             else:
                 gather(_code_of(partial(_serve, stage, child_class)))
             stage.pod.close()
-            for client in clients:
-                client.close()
+            for sock in (*clients, listener):
+                sock.close()
+    except ListenError:
+        pass
     finally:
-        listener.close()
         board.close()
         if access is not None:
             access.close()
@@ -141,6 +148,7 @@ def fill_gaps() -> None:
             address = id(_filling[-1])
             rising = rising + 1 if address > highest else 0
             highest = max(highest, address)
+    _filling.extend(allocate_lock() for _ in range(LOCKS))
     makers = [object, lambda: 1 << 40 | len(_filling)]  # of 16 and 32 bytes
     makers += [partial(bytes, size - sys.getsizeof(b"")) for size in SIZES]
     for make in makers:
@@ -200,29 +208,14 @@ def gather(ran: set[int]) -> None:
 def _serve(stage: Context, child_class: type[Child]) -> None:
     """What CLIENTS have sent, one after the other; then what the parent does once a second."""
     directives = stage.setup.directives
-    if directives.threaded:
-        _serve_threaded(stage, len(CLIENTS))
-    else:
-        child_class(stage, 0).child_main()
+    cpus, threads = os.sched_getaffinity(0), len(os.listdir(TASKS))
+    child_class(stage, 0).child_main()
+    os.sched_setaffinity(0, cpus)  # a child with threads chooses one
+    until = time.monotonic() + 1.0
+    while len(os.listdir(TASKS)) > threads and time.monotonic() < until:
+        time.sleep(
+            0.0001
+        )  # its threads have run, and the system has yet to end them: a fork comes next
     memory = maintenance.Memory()
     seen = maintenance.look(stage.board.rows(maintenance.MAX_SPAWN_RATE), directives, memory)
     maintenance.plan(seen, directives, memory)
-
-
-def _serve_threaded(stage: Context, count: int) -> None:
-    """`count` connections, as a thread of worker or event serves them."""
-    service = stage.setup.service
-    acceptor = Acceptor(stage.listeners, stage.pod.fileno())
-    slot = stage.board.worker(0)
-    for _ in range(count):
-        slot.set(READY)
-        accepted = acceptor.accept()
-        assert accepted is not None
-        slot.set(BUSY_READ)
-        conn = service.connection(*accepted)
-        slot.connected(client_text(conn.peer))
-        while process_request(conn, slot, service):
-            slot.set(BUSY_KEEPALIVE)
-        slot.set(CLOSING)
-        conn.lingering_close()
-    acceptor.close()

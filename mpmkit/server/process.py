@@ -8,6 +8,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import signal
+import sys
 
 from mpmkit.config.directives import Directives
 
@@ -40,15 +41,19 @@ def fork_with_signals_blocked() -> int:
     return pid
 
 
+def takes_turns() -> bool:
+    """Whether threads take turns, by the interpreter's lock. In a free-threaded Python it may be off."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 def use_batch_scheduling() -> None:
     """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
 
-    By default a woken thread interrupts the one that woke it, and under Python it can't go on: the other
-    has the interpreter's lock. With 25 threads that made 7 switches of each request, now there is one in
-    four requests. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays.
+    By default a woken thread interrupts the one that woke it, and can't go on: the other has the
+    interpreter's lock. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays.
     """
     try:
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         pass  # forbidden here: it only costs speed

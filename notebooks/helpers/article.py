@@ -22,7 +22,7 @@ from mpmkit.measure import records
 from mpmkit.measure.records import Row
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # of the checkout, where benchmarks/ is
-from benchmarks.article import ArticleTable
+from benchmarks.article import ArticleTable, conclusion
 
 KINDS = {"cold": "a new connection each", "cold, kept": "kept connections"}
 SECONDS = 12  # shown of each run
@@ -31,6 +31,16 @@ SECONDS = 12  # shown of each run
 def recorded() -> ArticleTable:
     """The run that data/recorded ships. Raises RecordError without it."""
     return ArticleTable(records.read(records.recorded_folder() / "article-full.csv"))
+
+
+def of_server(case: ArticleTable, server: str) -> str:
+    """Figures of one server, and its steps of the published order."""
+    mine = ArticleTable([row for row in case.records if row["server"] == server])
+    return (
+        mine.text().split(f"\n\n{server}: requests begun")[0]
+        + "\n\n"
+        + "\n".join(conclusion(server, mine.records))
+    )
 
 
 def curve(rows: Sequence[Row], server: str, mpm: str, work: str) -> list[float]:
@@ -54,7 +64,7 @@ def cold_starts(rows: Sequence[Row]) -> go.Figure:
             found = {mpm: curve(rows, server, mpm, work) for mpm in MPMS}
             found = {mpm: ys for mpm, ys in found.items() if ys}
             for mpm, ys in found.items():
-                figure.add_trace(mpm_line(mpm, range(1, len(ys) + 1), ys), row=row, col=col)
+                figure.add_trace(mpm_line(mpm, list(range(1, len(ys) + 1)), ys), row=row, col=col)
                 said.append(f"{server} {mpm}, {KINDS[work]}: {', '.join(f'{y:,.0f}' for y in ys)}")
             ends = [(ys[-1], len(ys), mpm, text_colour(mpm)) for mpm, ys in found.items()]
             room = 0.09 * max((max(ys) for ys in found.values()), default=1)
