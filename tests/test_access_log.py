@@ -84,7 +84,7 @@ NOT_UTC = "%{%Y-%m-%d %H:%M:%S}t %D"
     (common(1), "%{%H:%M}t", "no time of the request"), (common(1), "%é %t", "unknown"),
     (common(1), "%t %", "cut short"), (common(1), "%{%Q}t", "cannot be read"),
     (common(1).replace("17/May", "32/May"), "common", "1 of 1 lines"),
-    (common(1)[:-1], "common", "no whole line"),
+    (common(1)[:-1], "common", "no whole line"), ("9" * 400 + " 5\n", "%{usec}t %D", "1 of 1 lines"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_said(text, form, says):
     with pytest.raises(TraceError, match=says):
@@ -106,6 +106,7 @@ LONG = "x" * 1_000_000
     (common(1, " 90000000") + common(2, " 1"), "common %D", 2, "took 90 s, longer than the .* s in which"),
     (common(1), "common", 1, "no durations: add %D"),
     (common(1, " 5"), "common %D", 1, "spread evenly"),
+    (f"1431857103000000 5 {'9' * 30} {'9' * 30}\n", "%{usec}t %D %k %b", 1, "1 lines"),
 ])  # fmt: skip
 def test_odd_logs_are_read_and_said(text, form, count, note):
     trace = read(text, form)

@@ -133,7 +133,13 @@ class Clock:
         """Unix times of all lines of a block; nan where a text is not a time."""
         if self.whole:
             unit, at = self.whole
-            found = [int(text) / unit if text.isdigit() else math.nan for text in columns[at]]
+            try:
+                found = [int(text) / unit for text in columns[at]]
+            except (ValueError, OverflowError):
+                found = [
+                    int(text) / unit if text.isdigit() and len(text) < 20 else math.nan
+                    for text in columns[at]
+                ]
             return self._with_part(found, columns) if unit == 1 else found
         if len(self._read) > MOST_CACHED:
             self._read.clear()

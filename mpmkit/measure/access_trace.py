@@ -56,13 +56,13 @@ class _Columns:
         self.form = form
         self.ports = "port" in form.columns
         self.start, self.seconds, self.size = array("d"), array("d"), array("q")
-        self.client, self.place, self.serial = array("I"), array("I"), array("i")
+        self.client, self.place, self.serial = array("I"), array("I"), array("q")
         self.kept, self.path_class = array("b"), array("B")
         self.back = 0.0  # seconds by which the clock went back, at most
         self.dropped = 0  # lines whose time is no time
         self._last = -1e18
         self._clients, self._places = Known(), Known()
-        self._kinds, self._sizes = Known(_kind), Known(_size)
+        self._kinds, self._sizes = Known(_kind), Known(_whole)
         self._salt = os.urandom(16)
 
     def add(self, found: tuple[Sequence[bytes], ...]) -> None:
@@ -83,7 +83,7 @@ class _Columns:
         if "size" in at:
             self.size.fromlist(list(map(self._sizes.__getitem__, found[at["size"]])))
         if "serial" in at:
-            self.serial.fromlist(_whole(found[at["serial"]]))
+            self.serial.extend(map(self._sizes.__getitem__, found[at["serial"]]))
         self._number(self.client, self._clients, found, ("address", "agent"))
         if "port" in at or "process" in at:
             self._number(self.place, self._places, found, ("address", "agent", "process", "port"))
@@ -130,15 +130,9 @@ class _Columns:
             self.place = self.client
 
 
-def _size(text: bytes) -> int:
-    return int(text) if text.isdigit() else 0
-
-
-def _whole(texts: Sequence[bytes]) -> list[int]:
-    try:
-        return list(map(int, texts))
-    except ValueError:
-        return list(map(_size, texts))
+def _whole(text: bytes) -> int:
+    """A number of bytes, or of requests; 0 for "-" and for what no server can have counted."""
+    return int(text) if text.isdigit() and len(text) < 19 else 0
 
 
 def _spread(starts: array[float], begin: float) -> array[float]:
@@ -164,39 +158,42 @@ def joined(
     kept, numbers, count, lost = array("b", columns.kept), array("I"), 0, 0
     # Connections that wait, by client and the %k of a next request: (end, number, request), in order.
     there: dict[int, list[tuple[float, int, int]]] = {}
-    limit = (LONGEST_KEPT if serials else gap) + tolerance
+    limit, ports = (LONGEST_KEPT if serials else gap) + tolerance, columns.ports
     rows = zip(
-        columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
-    )
-    for index, (start, seconds, place, serial, keeps) in enumerate(islice(rows, most)):
-        if index % PURGE == 0:
-            there = {
-                key: some for key, some in there.items() if some and some[-1][0] >= start - limit
-            }
-        key = place << 32 | serial if serials else place
-        best, last = None, False
-        if serials and not keeps and (serial > 0 or columns.ports):
-            best = _taken(there.get(key + 1), start - limit, start + tolerance)
-            last = best is not None
-        some = there.get(key)
-        if best is None and some:
-            # Most often it is the last of them; this loop is a fifth of the time that a log takes.
-            usual = start - limit <= some[-1][0] <= start + tolerance
-            best = some.pop() if usual else _taken(some, start - limit, start + tolerance)
+        range(len(kept)), columns.start, columns.seconds, columns.place, columns.serial, columns.kept,
+        strict=True,
+    )  # fmt: skip
+    get, add, purge = there.get, numbers.append, PURGE
+    for index, start, seconds, place, serial, keeps in islice(rows, most):
+        if index == purge:
+            purge, low = purge + PURGE, start - limit
+            for key in [key for key, some in there.items() if not some or some[-1][0] < low]:
+                del there[key]
+        best, last, key, then = None, False, place, place
+        if serials:
+            key = place << 32 | serial
+            then = key + 1
+            if not keeps and (serial > 0 or ports):
+                best = _taken(get(then), start - limit, start + tolerance)
+                last = best is not None
+        if best is None and (some := get(key)):
+            if start - limit <= some[-1][0] <= start + tolerance:
+                best = some.pop()
+            else:
+                best = _taken(some, start - limit, start + tolerance)
         if best is None:
             number, count = count, count + 1
             lost += serials and serial > 0
         else:
             number = best[1]
             kept[best[2]] = 1
-        numbers.append(number)
+        add(number)
         # With a number of its own, - is MaxKeepAliveRequests, after which one more request may come.
         if keeps or (serials and serial > 0 and not last):
             one = start + seconds if seconds == seconds else start, number, index
-            if serials:
-                some = there.get(key + 1)
+            some = get(then)
             if some is None:
-                there[key + serials] = [one]
+                there[then] = [one]
             elif not some or some[-1] < one:
                 some.append(one)
             else:
