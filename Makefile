@@ -91,7 +91,7 @@ bench: $(STAMP)
 fidelity: $(STAMP)
 	@$(BIN)/mpmkit fidelity $(FIDELITY_ARGS)
 
-# What `mpmkit advise` predicts, against the real httpd; writes the table in docs/ADVISE.md. Eight minutes.
+# What `mpmkit advise` predicts, against the real httpd; writes the table in docs/ADVISE.md. Ten minutes.
 advise-check: $(STAMP)
 	@$(BIN)/python -m benchmarks.advise --write
 

@@ -35,7 +35,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.socket_fuzz import CLIENTS, ECHO, WITHIN, fuzzed
+from benchmarks.socket_fuzz import CLIENTS, WITHIN, fuzzed, make_site
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.launcher import Server, launch
@@ -284,7 +284,7 @@ def soaked(
     with tempfile.TemporaryDirectory(prefix="mpmkit-soak-") as where:
         site, conf = Path(where, "site"), Path(where, "httpd.conf")
         site.mkdir()
-        (site / "echo.py").write_text(ECHO)
+        hosts = make_site(site)
         (site / "page.html").write_text("a page\n")
         (site / "echo.cgi").write_text(CGI)
         (site / "echo.cgi").chmod(0o755)
@@ -293,9 +293,12 @@ def soaked(
             again = partial(restart, server, conf, good)
             yield from disturbed(server, "restarts", restarts, again, killing=False)
             yield from clean(server)
-        with launch(mpm, document_root=site) as server:
+        with launch(mpm, conf=hosts, document_root=site) as server:
             yield from disturbed(server, "kills", kills, partial(kill, server), killing=True)
             yield from fuzzed(server.port, requests, seed)
+            yield from clean(server)
+        with launch(mpm, conf=hosts, document_root=site, tls=True) as server:
+            yield from fuzzed(server.port, requests // 20, seed, server.certificate)
             yield from clean(server)
         with launch(mpm, document_root=site, **STAYING[mpm]) as server:
             with Load(server) as load:

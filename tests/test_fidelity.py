@@ -53,6 +53,7 @@ LIVE = {
     "access": ({"every": 11}, 80, "Require all granted"),
     "hosts": ({"every": 8}, 1000, "by name: b1.test at 127.0.0.1, port p"),
     "kinds": ({"every": 3}, 170, "GET /page.html.en"),
+    "sites": ({"every": 5}, 60, "hosts of addresses and ports: -S"),
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def test_each_host_has_its_site_its_logs_and_its_name(site):
         )
         assert ["AH01630" in line for line in lines(site / "a_errors")] == [True]
         assert "AH01630" not in server.error_log()
-        columns = {"a.example": f"a.example:{server.port}", "none": "first.example:99"}
+        columns = {"a.example": f"a.example:{server.port}", "none": f"first.example:{server.port}"}
         with Client(server) as client:
             for name, column in columns.items():  # of the status page
                 client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())

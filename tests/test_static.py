@@ -30,6 +30,7 @@ from mpmkit.handlers.static import (
     MAPPINGS_KEPT,
     MMAP_LIMIT,
     SMALL,
+    TYPES,
     FileOptions,
     StaticFiles,
 )
@@ -68,7 +69,7 @@ def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
 def files_with(root: Path, age: float = 0, **named) -> StaticFiles:
     """With a clock by which all files of `root` are so many seconds older."""
     return StaticFiles(
-        str(root), FileOptions.of(configured(**named), {}), lambda: time.time() + age
+        str(root), FileOptions.of(configured(**named), TYPES), lambda: time.time() + age
     )
 
 
@@ -611,7 +612,7 @@ def test_types_config(tmp_path):
     table = "# a table\ntext/x-lab  lab LAB2 # these\n\nimage/none\ntext/x-other html\n"
     types = str(write(tmp_path / "mime.types", table))
     expected = {
-        "a.lab": "text/x-lab", "b.lab2": "text/x-lab", "c.html": "text/x-other", "d.css": "text/css",
+        "a.lab": "text/x-lab", "b.lab2": "text/x-lab", "c.html": "text/x-other", "d.css": None,
         "e.lab3": "text/x-mine",
     }  # fmt: skip
     for name in expected:

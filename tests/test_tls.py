@@ -424,7 +424,8 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
 @pytest.mark.parametrize("words, versions", [
     ("all -SSLv3", ("TLSv1.2", "TLSv1.3")), ("TLSv1.2", ("TLSv1.2",)),
     ("-all +TLSv1.3", ("TLSv1.3",)), ("All -TLSv1 -TLSv1.1 -tlsv1.2", ("TLSv1.3",)),
-    ("TLSv1", None), ("all +SSLv3", None), ("-all", None), ("TLSv9", None),
+    ("-all +TLSv1 +TLSv1.1 +TLSv1.2", ("TLSv1.2",)),
+    ("all -SSLv2 +SSLv3", ("TLSv1.2", "TLSv1.3")), ("TLSv1", None), ("-all", None), ("TLSv9", None),
 ])  # fmt: skip
 def test_ssl_protocol(words, versions):
     refused = pytest.raises(DirectiveError, match="SSLProtocol") if not versions else nullcontext()

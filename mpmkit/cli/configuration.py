@@ -20,7 +20,7 @@ from mpmkit.config.settings import Host
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
 from mpmkit.handlers.sections import unread
-from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
+from mpmkit.handlers.static import TYPES, FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
@@ -250,7 +250,7 @@ def _media_types(directives: Directives) -> dict[str, str]:
     """TypesConfig's and AddType's. Raises DirectiveError."""
     path = directives.TypesConfig
     try:
-        return (read_types(path) if path else {}) | directives.types
+        return (read_types(path) if path else TYPES) | directives.types
     except OSError as error:
         why = f"{error.strerror}: name a table of media types, such as /etc/mime.types"
         text = f"TypesConfig {path}: {why}"

@@ -32,7 +32,7 @@ from mpmkit.config.settings import (
     sort_problems,
 )
 from mpmkit.config.unsupported import Foreign, Lacking, foreign
-from mpmkit.config.values import append, module_levels
+from mpmkit.config.values import BROKEN, append, module_levels
 
 # Directives that name a file or a directory: relative ones start from ServerRoot.
 FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TraceLog", "TypesConfig",
@@ -131,7 +131,7 @@ class _Reader:
     ) -> None:
         """server: the reader of the server's lines, for those of a <VirtualHost>."""
         self.mpm = mpm
-        self.host = host
+        self.host = host = lacking.without_programs(host)
         self.lacking = lacking
         self.in_host = server is not None
         self.written: dict[str, Any] = {}  # the attributes that a line has set
@@ -208,8 +208,7 @@ class _Reader:
                 value = spec.read(setting.args)
                 access.limited(setting.within)
                 self.refuse(spec, setting, value)
-                if spec.name in ("SetHandler", "AddHandler"):
-                    self.lacking.handler(setting)
+                self.lacking.handler(setting)
             if why := access.closed_by(setting, self.unknown):  # it cannot be enforced
                 line = " ".join((setting.name, *setting.args))
                 if self.lacking.strict:
@@ -248,6 +247,13 @@ class _Reader:
         if spec.renamed:
             ah = RENAMED_AH[spec.name][MPMS.index(self.mpm)]
             self.note("info", f"{spec.name} is an old name: write {spec.renamed}", setting, ah)
+        old = [
+            one
+            for one in setting.args
+            if one.lstrip("+").lower() in " ".join(BROKEN).lower().split()
+        ]
+        if spec.name == "SSLProtocol" and old:
+            self.note("warn", f"SSLProtocol: {' '.join(old)} is broken and not spoken", setting)
         if spec.name == "ErrorDocument" and "%{" in setting.args[1]:
             text = f"{spec.name}: expressions are not evaluated, {setting.args[1]} is sent as it is"
             self.note("warn", text, setting)

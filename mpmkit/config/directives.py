@@ -232,9 +232,10 @@ class Directives:
     SSLProtocol: Words = directive(values.tls_versions, values.SPOKEN,
         "Versions of TLS that are accepted: 1.2 and 1.3",
         takes="[+-]all|TLSv1.2|TLSv1.3 ...", source="mod_ssl", args=SOME, httpd="all -SSLv3")
-    SSLCipherSuite: str | None = directive(values.text, None,
+    SSLCipherSuite: str | None = directive(values.ciphers, None,
         "Ciphers for TLS 1.2, as OpenSSL names them; without it, those that Python's ssl module "
-        "considers safe", takes="ciphers", source="mod_ssl", httpd="DEFAULT")
+        "considers safe. Those for TLSv1.3 are OpenSSL's", takes="[SSL|TLSv1.3] ciphers",
+        source="mod_ssl", args=(1, 2), merge=values.keep_if_none, httpd="DEFAULT")
     # Responses
     EnableSendfile: bool = switch(False,
         "Send files larger than 64 KiB by sendfile, which frees event's threads", where="any")
@@ -257,7 +258,7 @@ class Directives:
         takes="file ...", source="mod_dir", args=SOME, where="any", merge=append)
     TypesConfig: str | None = directive(values.text, None, "Table of media types",
         takes="file", source="mod_mime", httpd="conf/mime.types")
-    types: dict[str, str] = directive(values.by_extension, {},
+    types: dict[str, str] = directive(values.types, {},
         "A media type for file name extensions", name="AddType",
         takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
     AddDefaultCharset: str = directive(values.charset, "",
@@ -277,7 +278,7 @@ class Directives:
         "Redirect a directory's path without its last slash", source="mod_dir", where="any")
     FallbackResource: str = directive(values.unless_disabled, "",
         "What answers for paths that lead to no file", takes="path|disabled", source="mod_dir", where="any")
-    ForceType: str | None = directive(values.handler, None, "The media type of all files here",
+    ForceType: str | None = directive(values.media_type, None, "The media type of all files here",
         takes="type|None", where="section")
     aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",

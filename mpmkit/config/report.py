@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from mpmkit.config import access
+from mpmkit.config import access, unsupported
 from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Conf
@@ -62,7 +62,8 @@ def _lines(conf: Conf) -> Iterator[tuple[Setting, str]]:
 
 def _place(setting: Setting, fate: str) -> tuple[str, str, str]:
     """The module of a line, what becomes of it, and the name as it is usually written."""
-    fate = CLOSED if access.closed_by(setting) else fate
+    if access.closed_by(setting) or unsupported.closes(setting):
+        fate = CLOSED
     if spec := SPECS.get(setting.name.lower()):
         return spec.source, fate or SERVED, spec.name
     if row := foreign(setting.name):

@@ -19,11 +19,13 @@ from functools import cache
 from typing import NamedTuple
 
 from mpmkit.config import access
-from mpmkit.config.settings import Note, Setting
+from mpmkit.config.settings import Host, Note, Setting
 
 TABLE = f"{__file__.rpartition('/')[0]}/httpd_directives.txt"
 QUIET, IGNORED, CLOSED, REFUSED = FATES = ("quiet", "ignored", "closed", "refused")
 HANDLERS = ("wsgi-script", "cgi-script", "default-handler", "none", "server-status")
+PROGRAM_TYPES = "application/x-httpd-"  # so begin media types that are handlers: mod_php's
+DEFAULTS = {"mergeslashes": "on", "stricthostcheck": "off"}  # of refused directives
 SHOWN = 8  # names in one warning
 
 
@@ -36,14 +38,35 @@ class Foreign(NamedTuple):
     where: str  # "section", "server" or "any", as `Spec.where`
 
     def fate_of(self, setting: Setting) -> str:
-        """What becomes of a line: `AuthType None` and `SSLVerifyClient none` restrict nothing."""
-        harmless = [word.lower() for word in setting.args] == ["none"]
-        return IGNORED if harmless and self.fate == CLOSED else self.fate
+        """What becomes of a line: `AuthType None` and `SSLVerifyClient none` restrict nothing, and a default
+        has not to be obeyed."""
+        default = "none" if self.fate == CLOSED else DEFAULTS.get(self.name.lower())
+        return IGNORED if " ".join(setting.args).lower() == default else self.fate
 
     @property
     def refusal(self) -> str:
         what = "container" if self.name.startswith("<") else "directive"
         return f"{self.name} is a {what} of {self.module} that mpmkit does not have: take it out"
+
+
+def lacks_handler(setting: Setting) -> bool:
+    """Does a line name a handler that is not here?"""
+    name, word = setting.name.lower(), "".join(setting.args[:1]).lower()
+    if name in ("addtype", "forcetype"):
+        return word.startswith(PROGRAM_TYPES)
+    known = word in HANDLERS or word.startswith("proxy:")
+    return name in ("sethandler", "addhandler") and not known
+
+
+def runs_programs(setting: Setting) -> bool:
+    """Is it a ProxyPass to a FastCGI backend? Without it, its programs would be sent as they are."""
+    name = setting.name.lower()
+    return name in ("proxypass", "proxypassmatch") and "fcgi://" in " ".join(setting.args)
+
+
+def closes(setting: Setting) -> bool:
+    """Does what a line is for answer 403, since what would answer is not here?"""
+    return lacks_handler(setting) or runs_programs(setting)
 
 
 def foreign(name: str) -> Foreign | None:
@@ -98,21 +121,40 @@ class Lacking:
             self._notes.append(Note("", "debug", text))
         elif setting.name.lower() not in access.CLOSED:
             self._ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
-            if row.name == "RewriteRule" and _forbids(setting):
+            if row.name == "RewriteRule" and (_forbids(setting) or "fcgi://" in words):
                 why = "protects nothing: mpmkit does not rewrite, write Require all denied"
                 self._warn(f"RewriteRule {words} {why}{setting.place}")
 
     def handler(self, setting: Setting) -> None:
-        """A SetHandler or AddHandler. Raises ValueError for one that is not here, if that is refused."""
-        name = setting.args[0]
-        if name.lower() in HANDLERS or name.lower().startswith("proxy:") or name in self._handlers:
+        """A line that may name a handler. Raises ValueError for one that is not here, if that is refused."""
+        if not lacks_handler(setting) or (name := setting.args[0]) in self._handlers:
             return
         why = f"there is no handler {name!r} here"
         if self.strict:
             raise ValueError(f"{why}; use one of {', '.join(HANDLERS)}")
         self._handlers.add(name)
+        self._closes(setting, why)
+
+    def without_programs(self, host: Host) -> Host:
+        """The lines of a host with a Redirect to the status 403 in place of each that `runs_programs`."""
+        if self.strict:
+            return host
+
+        def closed(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
+            return tuple(self._redirect(one) if runs_programs(one) else one for one in settings)
+
+        sections = [replace(one, settings=closed(one.settings)) for one in host.sections]
+        return replace(host, settings=closed(host.settings), sections=tuple(sections))
+
+    def _redirect(self, setting: Setting) -> Setting:
+        self._closes(setting, "write SetHandler proxy:fcgi://HOST:PORT in a <FilesMatch>")
+        path = () if "fcgi://" in setting.args[0] else setting.args[:1]
+        name = "RedirectMatch" if path and setting.name[-1] in "hH" else "Redirect"
+        return replace(setting, name=name, args=("403", *path))
+
+    def _closes(self, setting: Setting, why: str) -> None:
         line = " ".join((setting.name, *setting.args))
-        self._warn(f"what {line} is for answers 403: {why}{setting.place}")
+        self._warn(f"closed: what {line} is for answers 403: {why}{setting.place}")
 
     def _warn(self, text: str) -> None:
         self._notes.append(Note("", "warn", text))

@@ -215,29 +215,35 @@ def protocol_options(words: Words) -> Words:
     return known
 
 
-TLS_VERSIONS = ("SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
-SPOKEN = ("TLSv1.2", "TLSv1.3")  # the others are broken, and OpenSSL itself no longer has them
+SPOKEN = ("TLSv1.2", "TLSv1.3")
+BROKEN = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1")  # OpenSSL itself no longer has them
 
 
 def tls_versions(words: Words) -> Words:
     """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
 
     A word without a sign starts anew; ``all`` is all of SPOKEN.
-    mpmkit: versions before 1.2 may be taken away and cannot be had.
+    mpmkit: versions before 1.2 are never spoken, whatever else a line says.
     """
     chosen: list[str] = []
-    for word in _spelled(words, ("all", *TLS_VERSIONS), signs=True):
+    for word in _spelled(words, ("all", *BROKEN, *SPOKEN), signs=True):
         bare = word.lstrip("+-")
         named = SPOKEN if bare == "all" else (bare,)
         if word[0] == "-":
             chosen = [one for one in chosen if one not in named]
-        elif bare in ("all", *SPOKEN):
-            chosen = [*(chosen if word[0] == "+" else ()), *named]
         else:
-            raise ValueError(f"speaks {' and '.join(SPOKEN)}, {bare} is broken: take it out")
-    if not chosen:
-        raise ValueError(f'leaves no version: write "all", not "{" ".join(words)}"')
+            chosen = [*(chosen if word[0] == "+" or bare in BROKEN else ()), *named]
+    if not set(SPOKEN) & set(chosen):
+        known = " and ".join(SPOKEN)
+        raise ValueError(f'leaves no version of {known}: write "all", not "{" ".join(words)}"')
     return tuple(one for one in SPOKEN if one in chosen)
+
+
+def ciphers(words: Words) -> str | None:
+    """``[SSL] ciphers``. None for ``TLSv1.3 ciphers``: for those Python has no call."""
+    if len(words) == 1:
+        return words[0]
+    return words[1] if _spelled(words[:1], ("SSL", "TLSv1.3")) == ("SSL",) else None
 
 
 def log_level(words: Words) -> str | None:
@@ -318,8 +324,13 @@ def read_timeout(words: Words) -> dict[str, float]:
 
 
 def by_extension(words: Words) -> dict[str, str]:
-    """``AddHandler cgi-script .cgi pl``, AddType: extension with its dot -> first word."""
+    """``AddHandler cgi-script .cgi pl``: extension with its dot -> first word."""
     return {"." + ext.removeprefix(".").lower(): words[0] for ext in words[1:]}
+
+
+def types(words: Words) -> dict[str, str]:
+    """AddType's, in lower case as httpd has them."""
+    return by_extension((words[0].lower(), *words[1:]))
 
 
 def charset(words: Words) -> str:
@@ -368,6 +379,10 @@ def index_names(words: Words) -> Words:
 
 def handler(words: Words) -> str | None:
     return None if words[0].lower() == "none" else words[0]
+
+
+def media_type(words: Words) -> str | None:
+    return None if words[0].lower() == "none" else words[0].lower()
 
 
 def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:

@@ -14,7 +14,7 @@ from mpmkit.http.target import OwnName
 if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
 
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
 _QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]
 
@@ -24,25 +24,28 @@ def quote_path(path: str) -> bytes:
     return b"".join(_QUOTED[byte] for byte in os.fsencode(path))
 
 
-def redirection(lines: Iterable[Redirection], path: str) -> tuple[int, str] | None:
-    """Status and target of the first line that is for a path."""
+def redirection(lines: Iterable[Redirection], path: str) -> tuple[int, bytes] | None:
+    """Status and target of the first line that is for a path. Escaped is, as by httpd, what a Redirect
+    appends to its target; of a RedirectMatch's all but the query and the fragment."""
     for line in lines:
         if (target := line.of(path)) is not None:
-            return line.status, target
+            if line.pattern is None:
+                size = len(line.target)
+                return line.status, os.fsencode(target[:size]) + quote_path(target[size:])
+            size = len(re.split("[?#]", target, maxsplit=1)[0])
+            return line.status, quote_path(target[:size]) + os.fsencode(target[size:])
     return None
 
 
 def redirected_away(
-    status: int, target: str, request: Request, conn: Connection, own: OwnName
+    status: int, target: bytes, request: Request, conn: Connection, own: OwnName
 ) -> Response:
     """The answer for a line's target: a URL, a path of this site, or nothing but the status."""
     if status >= 400 or status not in REASONS:
         return page(status if status in REASONS else 500, request.method)
-    if not target.startswith("/") and not _ABSOLUTE.match(target):
+    if not target.startswith(b"/") and not _ABSOLUTE.match(target):
         return page(500, request.method)
-    url, mark, query = target.partition("?")
-    raw = quote_path(url) + (mark + query).encode("utf-8", "surrogateescape")
-    return moved(status, raw, request, conn, own)
+    return moved(status, target, request, conn, own)
 
 
 def moved(status: int, url: bytes, request: Request, conn: Connection, own: OwnName) -> Response:

@@ -20,6 +20,7 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Directives
+from mpmkit.config.unsupported import PROGRAM_TYPES
 from mpmkit.handlers.gateway import Script, redirected
 from mpmkit.handlers.names import UrlMapping, by_extension
 from mpmkit.handlers.redirects import redirected_away, redirection
@@ -137,6 +138,11 @@ class Router:
             if end < len(path) and os.path.isdir(filename):
                 continue  # a directory with a script's name
             return self._running(handler, mapping, path, end, by_name=True)
+        if self._typed:
+            options = self._files.options.but(config.values)
+            kind = options.forced or by_extension(options.types, mapping.file(path)) or ""
+            if kind.lower().startswith(PROGRAM_TYPES):
+                return self._guarded(config, self._lacks)
         return self._served(config, mapping)
 
     def _served(self, config: MergedConfig, mapping: UrlMapping) -> Handler:
@@ -230,8 +236,8 @@ class Router:
             return False
         if not S_ISDIR(st.st_mode) or not path.endswith("/"):
             return False
-        urls = (name if name.startswith("/") else path + name for name in index)
-        return not any(os.path.exists(self.file(url)) for url in urls)
+        urls = [name if name.startswith("/") else path + name for name in index]
+        return bool(urls) and not any(os.path.exists(self.file(url)) for url in urls)
 
     # -- scripts ------------------------------------------------------------------------------
 
@@ -325,6 +331,10 @@ class Router:
         """
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
         server, rules = self._sections.server, self._sections.rules
+        kinds = [*self._files.options.types.values()]
+        for rule in rules:
+            kinds += [*rule.values.get("types", {}).values(), rule.values.get("ForceType") or ""]
+        self._typed = any(kind.lower().startswith(PROGRAM_TYPES) for kind in kinds)
         names = [*server.values["handlers"].values(), *([server.handler] if server.handler else [])]
         used = names + [name for rule in rules if rule.of_a_file for name in rule.handlers]
         for name in names + [name for rule in rules for name in rule.handlers]:

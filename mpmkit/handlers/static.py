@@ -80,9 +80,9 @@ class FileOptions(NamedTuple):
 
     @classmethod
     def of(cls, d: Directives, types: Mapping[str, str], listings: bool = False) -> FileOptions:
-        """The options that directives give; `types` are those of files."""
+        """The options that directives give; `types` are those of TypesConfig, or else TYPES."""
         own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
-        options = cls(types={**TYPES, **types}, ranges=d.MaxRanges, listings=listings, own=own)
+        options = cls(types=types, ranges=d.MaxRanges, listings=listings, own=own)
         return options.but({name: getattr(d, name) for name in ("types", *_FIELDS)})
 
     def but(self, values: Mapping[str, Any]) -> FileOptions:

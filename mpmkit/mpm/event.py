@@ -56,7 +56,7 @@ class EventChild(ThreadedChild):
         self.parked = ParkedConnections(self.epoll, self.directives, self.wake_listener)
         self.connections: dict[int, Connection] = {}
         self.counters = Counters(self.process, self.connections, self.parked)
-        self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.wakeup = self.eventfd()
         self.socks = ListenSocks(self.epoll, self.listeners, self.process.not_accepting)
 
     # -- the listener thread --------------------------------------------------------------------
@@ -96,6 +96,7 @@ class EventChild(ThreadedChild):
             self.counters.turn(now, late or bool(events))
         socks.disable()
         self.leave()
+        self.epoll.close()
 
     def accept(self, listener: int) -> None:
         """One new connection for an idle worker, unless this process holds enough already."""
@@ -225,11 +226,6 @@ class EventChild(ThreadedChild):
         os.eventfd_write(self.wakeup, 1)
 
     # -- leaving --------------------------------------------------------------------------------
-
-    def drain(self) -> None:
-        super().drain()
-        os.close(self.wakeup)
-        self.epoll.close()
 
     def leave(self) -> None:
         """Also in the scoreboard. The listener goes on until the last connection ends."""

@@ -40,7 +40,8 @@ class ThreadedChild(Child):
         self.leaving = False
         self.service.leaving = lambda: self.leaving
         self.connections_left = self.directives.MaxConnectionsPerChild or NEVER
-        self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.eventfds: list[int] = []
+        self.ended = self.eventfd()
         self.threads: list[LockType] = []  # each is locked until its thread has ended
         self.prepare()
         self.start(self.listener_thread)
@@ -52,6 +53,11 @@ class ThreadedChild(Child):
     def prepare(self) -> None:
         """Make what the threads share, before there are any."""
         raise NotImplementedError
+
+    def eventfd(self) -> int:
+        """A descriptor that wakes a thread; it is closed when no thread is left."""
+        self.eventfds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        return self.eventfds[-1]
 
     def start_workers(self) -> None:
         """ThreadsPerChild workers. The row of the scoreboard may have been a finishing child's: the slot of
@@ -122,4 +128,5 @@ class ThreadedChild(Child):
         self.queue.end()
         for running in workers:
             running.acquire()
-        os.close(self.ended)
+        for fd in self.eventfds:
+            os.close(fd)

@@ -152,10 +152,11 @@ def simulate(
 
     With `trace` (`mpmkit.Trace`: the requests of a log) the result is a TraceRun, see policy/traffic.py: in
     continuous time, with each request and connection; busy, parked, seconds and leaving are not used.
-    `on_progress` is called now and then with the share that is done. `restarts`: seconds of graceful restarts.
+    `on_progress` is called now and then with the share that is done. `restarts`: seconds of graceful restarts
+    with the same directives; an access log does not show those of its server.
 
-    Raises ValueError for negative numbers or directives given twice, DirectiveError (a ValueError)
-    for directives that can't be.
+    Raises ValueError for negative numbers, restarts after the trace, or directives given twice, DirectiveError
+    (a ValueError) for directives that can't be.
     """
     if seconds < 0 or leaving < 0:
         raise ValueError("seconds and leaving are 0 or more")
@@ -167,7 +168,10 @@ def simulate(
         names = ", ".join(keywords)
         raise ValueError(f"directives are given twice, ready-made and by name ({names})")
     if trace is not None:
-        return simulate_trace(directives, trace, on_progress, restarts)
+        moments, last = sorted(restarts), max(trace.start, default=0.0)
+        if moments and not 0 <= moments[0] <= moments[-1] <= last:
+            raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
+        return simulate_trace(directives, trace, on_progress, moments)
     return _second_by_second(directives, _demand(busy), _demand(parked), seconds, leaving)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mpmkit.config.directives import Directives
 
@@ -53,15 +54,16 @@ class TraceRun:
                 if reached >= 0.99 * total:
                     break
 
-    def cause(self, idle: bool, serving: int, slot_free: bool) -> str:
-        """The directive that lets a client wait. idle: whether a child that takes connections has an idle worker;
-        serving: how many such children there are."""
-        d = self.directives
-        if idle:
+    def cause(self, children: Iterable[Any], slot_free: bool) -> str:
+        """The directive that lets a client wait, while there are these children (`idle`, `quiescing`)."""
+        d, serving = self.directives, [child for child in children if not child.quiescing]
+        if any(child.idle > 0 for child in serving):
             return "AsyncRequestWorkerFactor"
-        if serving >= d.MaxRequestWorkers // d.ThreadsPerChild:
+        if len(serving) >= d.MaxRequestWorkers // d.ThreadsPerChild:
             return "MaxRequestWorkers"
-        if serving >= d.process_limit or not slot_free:  # event alone has slots beyond its workers
+        if (
+            len(serving) >= d.process_limit or not slot_free
+        ):  # event alone has slots beyond its workers
             return "ServerLimit" if d.mpm == "event" else "MaxRequestWorkers"
         return "MinSpareThreads" if d.threaded else "MinSpareServers"
 

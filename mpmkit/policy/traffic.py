@@ -51,23 +51,17 @@ def simulate_trace(
 ) -> TraceRun:
     """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
 
-    on_progress is called now and then with the share that is done. restarts: seconds of graceful restarts (USR1)
-    with the same directives; an access log does not show those of its server. Raises ValueError for a trace
-    without requests or without the duration of each, and for restarts that are not within it.
+    on_progress is called now and then with the share that is done. restarts: sorted seconds of graceful restarts
+    (USR1). Raises ValueError for a trace without requests, or without the duration of each.
     """
     count = len(trace.start)
     if not count:
         raise ValueError("trace: has no requests")
     missing = sum(seconds != seconds for seconds in trace.seconds)
     if missing:
-        raise ValueError(
-            f"trace: {missing:,} of {count:,} requests have no duration: add %D to the LogFormat of "
-            "the server that writes the log"
-        )
-    run, whole = _Run(directives, trace), trace.start[-1]
-    run.heap = [(second, RESTART, 0, None) for second in sorted(restarts)]
-    if run.heap and not 0 <= run.heap[0][0] <= run.heap[-1][0] <= whole:
-        raise ValueError(f"restarts: must be seconds from 0 to {whole:g}, the trace's last request")
+        raise ValueError(f"trace: {missing:,} of {count:,} lack a duration: add %D to LogFormat")
+    run = _Run(directives, trace)
+    run.heap = [(second, RESTART, 0, None) for second in restarts]
     return run.run(on_progress)
 
 
@@ -183,7 +177,7 @@ class _Run:
         if i not in self.tries:
             self.came[i] = now
             self.tries[i] = 0
-            self.out.bind(self.cause(), now)
+            self.out.bind(self.out.cause(self.children, bool(self.free())), now)
         if len(self.queue) > self.d.ListenBacklog:  # the kernel holds one more than that
             self.out.overflow += 1
             self.out.bind("ListenBacklog", now)
@@ -420,8 +414,3 @@ class _Run:
         for column, value in zip(self.out.series.values(), found, strict=True):
             column.append(value)
         self.most, self.longest = self.busy, len(self.queue)
-
-    def cause(self) -> str:
-        serving = [child for child in self.children if not child.quiescing]
-        idle = any(child.idle > 0 for child in serving)
-        return self.out.cause(idle, len(serving), bool(self.free()))

@@ -52,7 +52,7 @@ class HostService:
         self.refusal = getattr(handler, "refusal", None)
         self.access = access
         self.errors = errors
-        self.name, self.port = split_host(d.ServerName.rpartition("://")[2].lower())
+        self.name = split_host(d.ServerName.rpartition("://")[2].lower())[0]
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 
 
@@ -158,7 +158,7 @@ class Hosts:
 
 
 class HostSlot(WorkerSlot):
-    """Each request names the host that the status page shows for it: `name:port`."""
+    """Each request names the host that the status page shows for it: its name, and the connection's port."""
 
     __slots__ = ("_hosts",)
 
@@ -170,7 +170,7 @@ class HostSlot(WorkerSlot):
         self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
     ) -> None:
         site = self._hosts.of(request, conn)
-        self.vhost(f"{site.name}:{site.port or conn.local[1]}")
+        self.vhost(f"{site.name}:{conn.local[1]}")
         super().requested(protocol, line)
 
 

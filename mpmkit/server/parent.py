@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 
 from mpmkit._version import __version__
 from mpmkit.config.directives import DirectiveError
+from mpmkit.http.target import split_host
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import listen, pidfile
@@ -264,11 +265,10 @@ class Parent:
         self._name_vhosts()
 
     def _name_vhosts(self) -> None:
-        """The server as the status page names it, `name:port`: ServerName, or else its address."""
-        url = listen.url_of(self.pool.listeners[0])
-        address, _, port = url.removeprefix("http://").rpartition(":")
-        name = self.setup.directives.ServerName or address
-        self.board.vhost = name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
+        """The server as the status page names it: ServerName's name, or else its address, and its port."""
+        address, port = split_host(listen.url_of(self.pool.listeners[0]).partition("://")[2])
+        name = self.setup.directives.ServerName.rpartition("://")[2]
+        self.board.vhost = f"{split_host(name)[0] or address}:{port}"
         hosts = self.setup.service.hosts
         self.board.make_slot = hosts.slot if hosts is not None else None
 

@@ -32,6 +32,7 @@ from tests.fidelity import (
     compare_kinds,
     compare_pool,
     compare_rules,
+    compare_sites,
     compare_status,
 )
 from tests.fidelity.cases import (
@@ -66,8 +67,15 @@ AREAS: dict[str, tuple[str, Callable[..., Iterable[Row]]]] = {
         compare_hosts.rows,
     ),
     "kinds": ("Small inputs: names, scripts, hosts, redirects, variables", compare_kinds.rows),
+    "sites": ("Whole configurations, in the manner of public files", compare_sites.rows),
 }
-OWN_SITE = {"rules", "access", "hosts", "kinds"}  # they make their files in an empty directory
+OWN_SITE = {
+    "rules",
+    "access",
+    "hosts",
+    "kinds",
+    "sites",
+}  # they make their files in an empty directory
 LONGEST = 160  # characters of a cell
 SHOWN = 60  # cases of an area that are the same, at the most
 
