@@ -66,9 +66,7 @@ SITE = (
 # one size, a multiple of 16 up to 512. Larger blocks are the C library's.
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
 LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, 1024, 768, 640, 528)
-LOCKS = (
-    2000  # each has 32 bytes by the C library, whose small gaps nothing else of Python's own fills
-)
+LOCKS = 2000  # of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill
 TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
 _filling: list[Any] = []
