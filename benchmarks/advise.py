@@ -51,7 +51,7 @@ WORKERS = {"steady": 15, "burst": 20, "browsers": 30}  # MaxRequestWorkers of th
 def load(name: str) -> mpmkit.Trace:
     """The requests of a load: connections come at random, with the same seed in each run."""
     chance, at, rows = Random(18), 0.0, []
-    rate, number = {"steady": (60, 1), "burst": (20, 1), "browsers": (4, 6)}[name]
+    rate, number = {"steady": (50, 1), "burst": (20, 1), "browsers": (4, 6)}[name]
     for connection in range(10_000):
         at += chance.expovariate(120 if name == "burst" and 8 <= at < 12 else rate)
         if at > SECONDS:

@@ -169,11 +169,11 @@ LEAN = {"MinSpareServers": 1, "MaxSpareServers": 2, "MinSpareThreads": 1, "MaxSp
 @pytest.mark.parametrize(("mpm", "more", "waits", "binds"), [
     # The idle child is replaced at once; the other holds its slot until 11.
     ("prefork", {"StartServers": 2, "MaxRequestWorkers": 2}, [0, 0, 0.9], "MaxRequestWorkers"),
-    # The pass at 3 finds no free slot; the one at 4 forks into the old child's row, a thread.
-    ("worker", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2}, [0, 1.3, 2.2], "MaxRequestWorkers"),
-    # The old one has its row until 11, the next pass forks at 12; with a second slot it does so at 3.
-    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 1}, [0, 9.3, 9.2], "ServerLimit"),
-    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 2}, [0, 0.3, 0.2], "MinSpareThreads"),
+    # At 3.5 no slot is free; the pass at 4.5 forks into the old child's row, a thread.
+    ("worker", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2}, [0, 1.8, 2.7], "MaxRequestWorkers"),
+    # The old one has its row until 11, the next pass forks at 11.5; a second slot is used at 3.5.
+    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 1}, [0, 8.8, 8.7], "ServerLimit"),
+    ("event", {"ThreadsPerChild": 2, "MaxRequestWorkers": 2, "ServerLimit": 2}, [0, 0.8, 0.7], "MinSpareThreads"),
 ])  # fmt: skip
 def test_a_graceful_restart_counted_by_hand(mpm, more, waits, binds):
     """At 2.5 s, one request in progress until 11 s; StartServers 1 (prefork: 2), where nothing else is given."""

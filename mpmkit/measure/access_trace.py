@@ -119,7 +119,7 @@ class _Columns:
             self.client = array("I", range(count))
         at = None
         if not all(map(operator.le, start, islice(start, 1, None))):
-            at = operator.itemgetter(*sorted(range(count), key=start.__getitem__))
+            at = operator.itemgetter(*sorted(range(count), key=list(start).__getitem__))
         for name, missing in MISSING.items():
             column = getattr(self, name)
             if not column:

@@ -16,9 +16,10 @@ is kept or not. Once a second `maintenance.look` and `plan` decide about childre
 * Where ListenBacklog is full a client tries again after 1, 2, 4 ... s as TCP does, six times.
 
 Idle children take connections in turn. A retired child finishes what it has; under prefork an idle one is
-retired, else the oldest. At a graceful restart all are: one that is gone is replaced in its slot until there are
-StartServers; the next pass starts what is missing of them in free slots, and ten forking passes do not double.
-What is left out: how long a fork takes, how long until its end is seen, and that requests slow one another down.
+retired, else the oldest. At a graceful restart all are. Those without work end at once and are replaced, up to
+StartServers; a second later the parent starts what is missing of them in slots that were free; after another one
+it looks again, and ten forking passes do not double. What is left out: how long a fork takes, and that requests
+slow one another down.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class _Run:
         self.children: dict[Child, None] = {}  # the oldest first
         self.listeners: deque[Child] = deque()
         self.memory, self.settled = Memory(), False
-        self.to_start = 0  # children that are missing after a graceful restart
+        self.to_start, self.restarted = 0, -1.0  # children that a graceful restart is to start
+        self.held: set[int] = set()  # slots that its parent does not see as free yet
         self.busy = self.kept = self.most = self.longest = 0
         self.last = self.kept_time = 0.0
         self.busy_time: list[float] = [0.0]
@@ -125,6 +127,9 @@ class _Run:
         while True:
             now = heap[0][0] if heap else math.inf
             if tick <= now and tick <= due:
+                if tick < self.restarted + 1.0:  # the parent's second begins anew
+                    tick = self.restarted + 1.0
+                    continue
                 if now == due == math.inf and (not self.queue or still > PATIENCE):
                     break
                 still += 1
@@ -354,7 +359,7 @@ class _Run:
         del self.children[child]
         slot, child.slot = child.slot, -1
         self.out.ends += 1
-        if self.to_start and slot in self.free():
+        if self.to_start and now == self.restarted and slot in self.free():
             self.to_start -= 1
             self.fork(now, slot)
 
@@ -367,15 +372,15 @@ class _Run:
         """USR1: the old generation finishes, another takes its slots."""
         self.to_start = min(self.d.StartServers, self.d.process_limit)
         self.memory, self.settled = maintenance.after_graceful_restart(self.memory), False
-        for child in [one for one in self.children if not one.quiescing]:
+        self.restarted, old = now, [one for one in self.children if not one.quiescing]
+        for child in old:
             self.leave(now, child)
-
-    # -- once a second --------------------------------------------------------------------------------
+        self.held = {child.slot for child in old}
 
     def maintain(self, now: float) -> None:
         """The parent's pass. If nothing has changed since one that changed nothing, nor would this."""
         if self.to_start:
-            for slot in self.free()[: self.to_start]:
+            for slot in [one for one in self.free() if one not in self.held][: self.to_start]:
                 self.fork(now, slot)
             self.to_start = 0
             return self.sample(now)
