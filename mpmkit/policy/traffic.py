@@ -60,7 +60,7 @@ def simulate_trace(
         raise ValueError("trace: has no requests")
     missing = sum(seconds != seconds for seconds in trace.seconds)
     if missing:
-        raise ValueError(f"trace: {missing:,} of {count:,} lack a duration: add %D to LogFormat")
+        raise ValueError(f"trace: {missing:,} of {count:,} have no duration: add %D to LogFormat")
     run = _Run(directives, trace)
     run.heap = [(second, RESTART, 0, None) for second in restarts]
     return run.run(on_progress)
