@@ -3,10 +3,12 @@ students' copies are the sources without the solutions."""
 
 from __future__ import annotations
 
+import ast
 import doctest
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,18 +30,22 @@ def cells(path: Path) -> list[dict]:
     return json.loads(path.read_text())["cells"]
 
 
-@pytest.fixture
-def surroundings(monkeypatch):
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    )
-
-
-def executed(path: Path) -> list[str]:
-    """The verdicts."""
-    code = (cell for cell in render.execute(path, timeout=40).cells if cell.cell_type == "code")
-    outputs = (output for cell in code for output in cell.outputs)
-    return [one["data"]["text/plain"] for one in outputs if one.output_type == "execute_result"]
+def executed(path: Path, monkeypatch) -> list[str]:
+    """The verdicts: what its cells show, run in this process one after the other, in the notebook's folder."""
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr("sys.path", sys.path[:])
+    names: dict = {}
+    shown = []
+    for cell in cells(path):
+        *first, last = ast.parse(text(cell)).body if cell["cell_type"] == "code" else [None]
+        if last is not None:
+            exec(compile(ast.Module(first, []), path.name, "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), path.name, "eval"), names)
+            shown += [repr(value)] if value is not None else []
+        elif last is not None:
+            exec(compile(ast.Module([last], []), path.name, "exec"), names)
+    return shown
 
 
 BOOKS = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -47,11 +53,11 @@ BOOKS = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 @pytest.mark.timeout(100)
 @BOOKS
-def test_a_solution_passes_its_checks_and_the_students_copy_none_yet(source, surroundings):
-    found = executed(source)
+def test_a_solution_passes_its_checks_and_the_students_copy_none_yet(source, monkeypatch):
+    found = executed(source, monkeypatch)
     assert len(found) == sum("exercise" in exercises.tags(cell) for cell in cells(source)) > 0
     assert all(verdict.startswith("RIGHT") for verdict in found), "\n".join(found)
-    theirs = executed(TARGET / source.name)
+    theirs = executed(TARGET / source.name, monkeypatch)
     assert len(theirs) == len(found)
     assert all(verdict.startswith("NOT YET") for verdict in theirs), "\n".join(theirs)
 
@@ -109,6 +115,14 @@ def test_points_stars_and_needs_are_shown():
                 for section in re.findall('"([^"]+)"', sections):
                     assert re.search(f"^#+ {re.escape(section)}$", lines, re.MULTILINE), section
     assert sorted(shown) == sorted(hints.WORTH)
+
+
+@pytest.mark.timeout(60)
+def test_an_exercise_runs_in_a_kernel(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    book = render.execute(TARGET / "e4-noise.ipynb", timeout=40)
+    outputs = [str(one) for cell in book.cells if cell.cell_type == "code" for one in cell.outputs]
+    assert sum("NOT YET" in one for one in outputs) == 3
 
 
 def right(ram, rest, each):
