@@ -214,10 +214,9 @@ def restart(server: Server, conf: Path, good: str, number: int) -> None:
 
 
 def kill(server: Server, number: int) -> None:
-    pids: list[int] = []  # none yet, where the server has only just started
-    until(lambda: pids.extend(server.processes()) or pids, "there are children")
-    with suppress(ProcessLookupError):  # a spare one that has just retired
-        os.kill(random.Random(number).choice(pids), signal.SIGKILL)
+    until(server.processes, "there are children")  # none yet, where it has only just started
+    with suppress(ProcessLookupError, IndexError):  # a spare one that has just retired
+        os.kill(random.Random(number).choice(list(server.processes())), signal.SIGKILL)
 
 
 def disturbed(
