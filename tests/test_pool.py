@@ -206,6 +206,6 @@ def test_children_that_crash_in_series_are_reported_and_not_replaced_at_once(mpm
         os.kill(server.pid, signal.SIGCONT)
         ah = {"worker": "AH10393", "event": "AH10392"}[mpm]
         poll_until(lambda: f"{ah}: " in server.error_log(), "a warning", 3.0)
+        poll_until(lambda: server.error_log().count("AH00052") == 4, "four are reported")
         poll_until(lambda: len(server.processes()) == 3, "two of four are replaced")
-        assert server.error_log().count("AH00052") == 4
         assert get(server).status == 200
