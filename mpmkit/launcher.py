@@ -236,7 +236,7 @@ def launch(
     access_log      write the common log format to a file; `server.access_log()` reads it
     trace           write each step of each connection to a file; `server.trace_log()` reads it
     tls             speak TLS, with a certificate made for this server: see `server.certificate`
-    directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
+    directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"; containers need `conf`
     python          the interpreter that the server runs in: another version or build that has mpmkit
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
 

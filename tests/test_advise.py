@@ -255,6 +255,7 @@ def test_short_and_unknown(site, capsys):
     (["--log", "{}/log", "-f", "{}/nothing.conf"], "nothing.conf"),
     (["--log", "{}/log", "-f", "{}/bad.conf"], "bad.conf:1: .*httpd -t -f"),
     (["--log", "{}/log", "-f", "{}/odd.conf"], "odd.conf:1: KeepAliveTimeout takes a time"),
+    (["--log", "{}/log", "-f", "{}/typo.conf"], "typo.conf:1: .*did you mean MaxRequestWorkers"),
     (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", str(os.getpid())], "not httpd; the PidFile"),
     (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", "99999999"], "does not run"),
     (["--log", "{}/log", "--log-format", "%h %t %D %X %k", "--pid", "1"], "pid: give -f, too"),
@@ -265,6 +266,7 @@ def test_short_and_unknown(site, capsys):
 def test_errors_name_the_thing(site, capsys, argv, says):
     (site / "bad.conf").write_text("<IfModule mpm_worker_module>\n")
     (site / "odd.conf").write_text("KeepAliveTimeout -5\n")
+    (site / "typo.conf").write_text("MaxRequestWorkerz 5\nSecRuleEngine On\n")
     assert advise_command.main([word.format(site) for word in argv]) == 2
     assert re.search(f"mpmkit: .*{says}", capsys.readouterr().err)
 

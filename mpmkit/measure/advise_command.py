@@ -12,11 +12,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, SPECS, Directives
+from mpmkit.config.settings import DirectiveError
+from mpmkit.config.unsupported import foreign
 from mpmkit.measure import advise_report, procfs, records
 from mpmkit.measure.access_log import read_conf
 from mpmkit.measure.advise import Advice, Cost, advise
@@ -47,6 +50,11 @@ def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | Non
     if mpm is None:
         return "", None, []
     wanted = {name.lower() for name in advise_report.SHOWN} | set(OLD_NAMES)
+    for one in conf.settings:  # a module that is not known here may have other names
+        known = one.name.lower() in SPECS or foreign(one.name)
+        for close in () if known else get_close_matches(one.name.lower(), wanted, 1, 0.85):
+            text = f"{one.name} is not a directive: did you mean {SPECS[close].name}?"
+            raise DirectiveError.at(one, text)
     settings = [
         one for one in conf.settings
         if one.name.lower() in wanted and mpm in SPECS[one.name.lower()].mpms
