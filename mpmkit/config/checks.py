@@ -247,13 +247,11 @@ class _Reader:
         if spec.renamed:
             ah = RENAMED_AH[spec.name][MPMS.index(self.mpm)]
             self.note("info", f"{spec.name} is an old name: write {spec.renamed}", setting, ah)
-        old = [
-            one
-            for one in setting.args
-            if one.lstrip("+").lower() in " ".join(BROKEN).lower().split()
-        ]
-        if spec.name == "SSLProtocol" and old:
-            self.note("warn", f"SSLProtocol: {' '.join(old)} is broken and not spoken", setting)
+        if spec.name == "SSLProtocol":
+            broken = {version.lower() for version in BROKEN}
+            old = [one for one in setting.args if one.lstrip("+").lower() in broken]
+            if old:
+                self.note("warn", f"SSLProtocol: {' '.join(old)} is broken and not spoken", setting)
         if spec.name == "ErrorDocument" and "%{" in setting.args[1]:
             text = f"{spec.name}: expressions are not evaluated, {setting.args[1]} is sent as it is"
             self.note("warn", text, setting)

@@ -61,9 +61,8 @@ class TraceRun:
             return "AsyncRequestWorkerFactor"
         if len(serving) >= d.MaxRequestWorkers // d.ThreadsPerChild:
             return "MaxRequestWorkers"
-        if (
-            len(serving) >= d.process_limit or not slot_free
-        ):  # event alone has slots beyond its workers
+        if len(serving) >= d.process_limit or not slot_free:
+            # event alone has slots beyond its workers
             return "ServerLimit" if d.mpm == "event" else "MaxRequestWorkers"
         return "MinSpareThreads" if d.threaded else "MinSpareServers"
 
