@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Collection, Iterable
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPMessage
 from typing import NamedTuple
 
 from tests.fidelity.server_pair import Side
@@ -125,10 +125,27 @@ def _shown(reply: Reply, only: Collection[str]) -> str:
     return f"{reply.line} [{'; '.join(names)}] {body}".strip()
 
 
-def http(server: Side, address: str = "127.0.0.1", source: str = "") -> HTTPConnection:
-    """A connection of Python's own client."""
-    come_from = (source, 0) if source else None
-    return HTTPConnection(address, server.port, timeout=60, source_address=come_from)
+class Client(HTTPConnection):
+    """Python's own client; `source` is the address it comes from."""
+
+    def __init__(self, server: Side, address: str = "127.0.0.1", source: str = "") -> None:
+        super().__init__(
+            address, server.port, timeout=60, source_address=(source, 0) if source else None
+        )
+
+    def ask(self, method: str, path: str, **headers: str) -> tuple[int, HTTPMessage, bytes]:
+        """Status, header and body. A server may close a kept connection at any time (KeepAliveTimeout, event
+        without an idle worker): then the request is sent again on a new one (RFC 9112 section 9.3.1)."""
+        while True:
+            kept = self.sock is not None
+            try:
+                self.request(method, path, headers=headers)
+                reply = self.getresponse()
+                return reply.status, reply.headers, reply.read()
+            except ConnectionError:
+                self.close()
+                if not kept:
+                    raise
 
 
 # --- Connections that stay ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from tests.fidelity.cases import Row, block, grouped, placed, tables
-from tests.fidelity.clients import http
+from tests.fidelity.clients import Client
 from tests.fidelity.server_pair import Case, Pair, Side
 
 TABLES = tables("access.txt")
@@ -130,14 +130,12 @@ def ask(server: Side, tag: str, closes: bool) -> str:
     for client in CLIENTS:
         said = []
         address = "::1" if client == "::1" else "127.0.0.1"
-        with closing(http(server, address, client)) as connection:
+        with closing(Client(server, address, client)) as connection:
             for path, method in asked:
-                connection.request(method, f"/{tag}/{path}")
-                reply = connection.getresponse()
-                reply.read()
-                refused = closes and reply.status in (401, 403, 500)
+                status = connection.ask(method, f"/{tag}/{path}")[0]
+                refused = closes and status in (401, 403, 500)
                 name = method if path == PATHS[0] else path
-                said.append((name, "refused" if refused else str(reply.status)))
+                said.append((name, "refused" if refused else str(status)))
         found.append((client, grouped(said, ", ")))
     return grouped(found)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.fidelity.cases import Row, block, grouped, placed, tables
-from tests.fidelity.clients import http
+from tests.fidelity.clients import Client
 from tests.fidelity.server_pair import Case, Pair, Side
 
 FILES = ("open.txt", "{k}.ini", "{k}.b.STA", "{k}.sta.bak", ".{k}ht", "a/private/x.txt", "b/private/x.txt",
@@ -94,12 +94,12 @@ def furnish(where: Path) -> None:
 def ask(server: Side, tag: str, paths: Sequence[str]) -> str:
     """What paths of a case are answered with."""
     said = []
-    with closing(http(server)) as client:
+    with closing(Client(server)) as client:
         for path in paths:
-            client.request("GET", quote(f"/{tag}/{path.replace('{k}', tag)}", safe="/*[]"))
-            reply = client.getresponse()
-            page = reply.read() != b"text\n" and reply.status == 200
-            said.append((path or "/", f"{reply.status}{' page' * page}"))
+            target = quote(f"/{tag}/{path.replace('{k}', tag)}", safe="/*[]")
+            status, _, body = client.ask("GET", target)
+            page = body != b"text\n" and status == 200
+            said.append((path or "/", f"{status}{' page' * page}"))
     return grouped(said)
 
 

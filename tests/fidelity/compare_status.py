@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mpmkit.config.directives import MPMS
 from tests.fidelity.cases import Row, joined
-from tests.fidelity.clients import http
+from tests.fidelity.clients import Client
 from tests.fidelity.server_pair import Case, Pair, Side
 
 WARM_UP = 600  # requests before the look, so that no figure is 0 and httpd has used a tick of CPU
@@ -34,17 +34,15 @@ def form(value: str) -> str:
 
 
 def ask(server: Side, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
-    with closing(http(server)) as client:
-        client.request(method, path, headers={"Connection": "close"})
-        reply = client.getresponse()
-        return reply.status, dict(reply.getheaders()), reply.read().decode("latin-1")
+    with closing(Client(server)) as client:
+        status, header, body = client.ask(method, path, Connection="close")
+        return status, dict(header), body.decode("latin-1")
 
 
 def warm_up(server: Side) -> None:
-    with closing(http(server)) as client:
+    with closing(Client(server)) as client:
         for _ in range(WARM_UP):
-            client.request("GET", "/file.txt")
-            client.getresponse().read()
+            client.ask("GET", "/file.txt")
     # The first full second of uptime: then there are rates.
     while server.auto()["ServerUptimeSeconds"].strip() in ("0", ""):
         pass
