@@ -212,7 +212,7 @@ class LineFormat:
 
     def seconds(self, columns: Sequence[Sequence[bytes]]) -> tuple[list[float], list[float] | None]:
         """(unix time of each request's start, its duration in seconds or None) of the columns of a block; nan
-        where there is none."""
+        for an entry without one."""
         lasted = None
         if "seconds" in self.columns:
             scale, texts = self.scale, columns[self.columns["seconds"]]
