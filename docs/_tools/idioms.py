@@ -28,6 +28,7 @@ INSTEAD = {
     "mended": "fixed",
     "for ever": "forever, without limit",
     "stands under": "is below",
+    "stands below": "is below",
     "what it is that": "what",
 }
 # A capital only at the front: "is None" is Python.
