@@ -127,4 +127,6 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
             return  # and quick enough to answer
         # The parent learns of the death within a second, and looks.
         assert time.monotonic() - began < 5
-        poll_until(lambda: len(server.processes()) == 2, "no worker is missing, so no child is forked")
+        poll_until(
+            lambda: len(server.processes()) == 2, "no worker is missing, so no child is forked"
+        )

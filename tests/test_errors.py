@@ -14,6 +14,7 @@ import pytest
 
 from mpmkit.measure import phpfpm
 from mpmkit.measure.process_group import NotInstalled
+
 PAGE = (Path(__file__).parent.parent / "docs" / "ERRORS.md").read_text()
 BOTH = PAGE + (Path(__file__).parent.parent / "docs" / "QUESTIONS.md").read_text()
 BLOCKS = re.findall(r"```(\w+) (\w+)\n(.*?)```", BOTH, re.DOTALL)
