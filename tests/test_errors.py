@@ -40,7 +40,7 @@ def limits_tasks() -> bool:
 
 
 @pytest.mark.parametrize(("language", "number", "code"), EXAMPLES, ids=[e[1] for e in EXAMPLES])
-def test_an_example_prints_its_message(language, number, code, tmp_path):
+def test_an_example_prints_its_message(language, number, code, tmp_path, shared):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
     for program in ("apache2", "curl", "h2load", "openssl"):
         if f"{program} " in code and not shutil.which(program, path=path):
@@ -54,7 +54,9 @@ def test_an_example_prints_its_message(language, number, code, tmp_path):
             phpfpm.find_php_fpm()
         except NotInstalled as missing:
             pytest.skip(f"{missing}")
-    env = {**os.environ, "PATH": path, "TMPDIR": str(tmp_path)}
+    # php-fpm's children, another user's, read the site.
+    place = shared if "PhpFpm" in code else tmp_path
+    env = {**os.environ, "PATH": path, "TMPDIR": str(place)}
     run = ["sh", "-c", code] if language == "sh" else [sys.executable, "-c", SETUP + code]
     # A session of its own: httpd ends its process group.
     out = subprocess.run(
