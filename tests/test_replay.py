@@ -154,7 +154,7 @@ GOOD = "0.0,2 0.5,1,0.25 close\n"
 @pytest.mark.parametrize("text, says", [
     ("x,1\n", "line 1: must be SECONDS,LINE"), (GOOD * 3 + "0.5,1 0.6\n", r"line 4: must be .*'0.5,1 0.6"),
     (GOOD + "1,1,nan\n", "line 2: must be"), (GOOD + "\n" + GOOD, "line 2: must be"),
-    ("0.5,1\n" + GOOD, "line 2: begins at 0 s, the one above it at 0.5"),
+    (GOOD + "0.5,1 close", "line 2: must be"), ("0.5,1\n" + GOOD, "line 2: begins at 0 s, the one above it at 0.5"),
     (GOOD + "1,1 2,3,0.5\n", "line 2: there is no line 3 of the mix, which has 2"), ("é" + GOOD, "line 1: must be"),
 ])  # fmt: skip
 def test_a_bad_line_of_a_plan_is_named_before_anything_is_sent(samples, tmp_path, text, says):
@@ -162,8 +162,8 @@ def test_a_bad_line_of_a_plan_is_named_before_anything_is_sent(samples, tmp_path
         planned(samples, tmp_path / "plan", text)
     with pytest.raises(ProfileError, match="plan: .*gone: No such file"):
         mix = [{"path": "/"}]
-        profile = LoadProfile(plan=str(tmp_path / "gone"), arrival="constant", rate=1, duration=1, mix=mix)
-        mpmkit.run_load(samples, profile=profile)
+        due = {"arrival": "constant", "rate": 1, "duration": 1}
+        mpmkit.run_load(samples, profile=LoadProfile(plan=str(tmp_path / "gone"), **due))
 
 
 def test_logged_paths_are_asked_again(tmp_path, capsys):

@@ -27,7 +27,7 @@ from mpmkit.load.profile import LoadProfile
 # A line of a plan: SECONDS,LINE or SECONDS,LINE,SECONDS of each request, then "close" perhaps.
 _NUMBER = r"\d+(?:\.\d*)?"
 _REQUEST = rf"{_NUMBER},\d+(?:,{_NUMBER})?"
-_CONNECTION = re.compile(rf"{_REQUEST}(?: {_REQUEST})*(?: close)?\n?", re.ASCII)
+_CONNECTION = re.compile(rf"{_REQUEST}(?: {_REQUEST})*(?: close)?\n", re.ASCII)
 
 
 def plan_problem(path: str, lines: int) -> str:

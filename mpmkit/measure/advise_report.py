@@ -165,7 +165,7 @@ STYLE = (
     "background:var(--paper)}.wide{overflow-x:auto}.wide:focus-visible{outline:2px solid var(--proposed)}"
     "table{border-collapse:collapse;font-size:13px}"
     "th,td{padding:.3em .6em;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}"
-    "th{font-weight:600}td:last-child,th:last-child{text-align:left;white-space:normal;min-width:16em}"
+    "li{white-space:pre-line}th{font-weight:600}td:last-child,th:last-child{text-align:left;white-space:normal;min-width:16em}"
     "pre{background:var(--soft);padding:1em;margin:1em 0}figure{margin:0}svg{width:100%}rect{fill:var(--soft)}"
     ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(17em,1fr));gap:1em}"
     "figcaption{font-size:13px}.given{color:var(--given)}.proposed{color:var(--proposed)}"
