@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import json
 import math
 import os
@@ -270,6 +272,13 @@ def test_the_command(site, capsys):
         3,
     )
     assert case["peak_busy"] == 20 and case["waited"] > 0 and case["binds"]
+
+
+def test_standard_input_compressed(site, capsys, monkeypatch):
+    packed = gzip.compress((site / "log").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(packed))))
+    assert advise_command.main(["--log", "-", "--log-format", "%h %t %D %X %k"]) == 0
+    assert capsys.readouterr().out.count("<IfModule mpm_") == 3
 
 
 def test_without_durations_nothing_is_guessed(site, capsys):
