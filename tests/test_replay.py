@@ -148,20 +148,21 @@ def test_what_a_run_does_not_come_to_is_unsent(samples, tmp_path):
     lines = "0.0,2 0.1,1 0.2,1\n0.3,1 0.4,1\n"
     run = planned(samples, tmp_path / "plan", lines, users=1, time_limit=0.3)
     assert run.errors["unsent"] >= 2 and run.ended.startswith("time limit")
+
+
 GOOD = "0.0,2 0.5,1,0.25 close\n"
 
 
 @pytest.mark.parametrize("text, says", [
     ("x,1\n", "line 1: must be SECONDS,LINE"), (GOOD * 3 + "0.5,1 0.6\n", r"line 4: must be .*'0.5,1 0.6"),
     (GOOD + "1,1,nan\n", "line 2: must be"), (GOOD + "\n" + GOOD, "line 2: must be"),
-    (GOOD + "0.5,1 close", "line 2: must be"), ("0.5,1\n" + GOOD, "line 2: begins at 0 s, the one above it at 0.5"),
-    (GOOD + "1,1 2,3,0.5\n", "line 2: there is no line 3 of the mix, which has 2"), ("é" + GOOD, "line 1: must be"),
+    (GOOD + "0.5,1 close", "line 2: must be"), ("0.5,1\n" + GOOD, "line 2: begins at 0 s, the one above it"),
+    (GOOD + "1,1 2,3,0.5\n", "line 2: there is no line 3 of the mix"), ("é" + GOOD, "line 1: must be"),
 ])  # fmt: skip
 def test_a_bad_line_of_a_plan_is_named_before_anything_is_sent(samples, tmp_path, text, says):
     with pytest.raises(ProfileError, match=f"plan: .*plan, {says}"):
         planned(samples, tmp_path / "plan", text)
-    with pytest.raises(ProfileError, match="plan: .*gone: No such file"):
-        mix = [{"path": "/"}]
+    with pytest.raises(ProfileError, match=r"plan: .*gone: No such file"):
         due = {"arrival": "constant", "rate": 1, "duration": 1}
         mpmkit.run_load(samples, profile=LoadProfile(plan=str(tmp_path / "gone"), **due))
 
@@ -171,7 +172,7 @@ def test_logged_paths_are_asked_again(tmp_path, capsys):
     lines = [
         f'10.0.0.{n % 5} - - [17/May/2015:10:05:{n // 8:02} +0000] "{line}" 200 5 20000\n'
         for n, line in enumerate([
-            "GET /a.txt HTTP/1.1", "HEAD /b.txt?q=1%20 HTTP/1.1", "GET /none HTTP/1.0", "POST /a.txt HTTP/1.1", "-",
+            "GET /a.txt HTTP/1.1", "HEAD /b.txt?q=1%20 HTTP/1.1", "GET /none HTTP/1.0", "POST /a HTTP/1.1", "-",
             r"GET /\xff HTTP/1.1", "OPTIONS * HTTP/1.0", "GET http://other/ HTTP/1.1",
         ] * 2)
     ]  # fmt: skip

@@ -133,7 +133,7 @@ def test_options_that_cannot_be(server, option, value, says, capsys):
 PAGE = '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
 THREE = {"StartServers": 1, "ThreadsPerChild": 3, "MinSpareThreads": 1, "MaxRequestWorkers": 3}
 POOLS = {  # of three workers
-    "prefork": {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 3, "ServerLimit": 3},
+    "prefork": {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 3},
     "worker": THREE, "event": THREE,
 }  # fmt: skip
 HALF = b"GET / HTTP/1.1\r\n"
@@ -174,7 +174,9 @@ def test_alarms_of_the_real_httpd(mpm, httpd, tmp_path, capsys):
     # A thread of worker's that finishes shows what it does, and a new child takes the place of each that ended.
     ("worker", THREE | {"ServerLimit": 1}, 2, 0, ""),
 ])  # fmt: skip
-def test_children_that_finish_on_the_real_httpd(mpm, pool, held, more, alarm, httpd, tmp_path, capsys):
+def test_children_that_finish_on_the_real_httpd(
+    mpm, pool, held, more, alarm, httpd, tmp_path, capsys
+):
     (tmp_path / "slow.cgi").write_text("#!/bin/sh\nsleep 30\n")
     (tmp_path / "slow.cgi").chmod(0o755)
     sent = request("/slow.cgi") if mpm == "prefork" else HALF  # prefork would end half a request
@@ -194,7 +196,9 @@ def test_children_that_finish_on_the_real_httpd(mpm, pool, held, more, alarm, ht
             return StatusPage(server, 5).read(5)["Scoreboard"]
 
         hold(held)
-        poll_until(lambda: letters().count("W" if mpm == "prefork" else "R") >= held + (mpm == "prefork"))
+        poll_until(
+            lambda: letters().count("W" if mpm == "prefork" else "R") >= held + (mpm == "prefork")
+        )
         before = set(procfs.children(server.pid))
         os.kill(server.pid, signal.SIGUSR1)
         poll_until(lambda: set(procfs.children(server.pid)) - before)

@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 from mpmkit.load.profile import LoadProfile
 
-
 # A line of a plan: SECONDS,LINE or SECONDS,LINE,SECONDS of each request, then "close" perhaps.
 _NUMBER = r"\d+(?:\.\d*)?"
 _REQUEST = rf"{_NUMBER},\d+(?:,{_NUMBER})?"
@@ -42,7 +41,9 @@ def plan_problem(path: str, lines: int) -> str:
                     return f"{where}{form}: {text[:60]!r}"
                 before, first = first, float(text.partition(",")[0])
                 if first < before:
-                    return f"{where}begins at {first:g} s, the one above it at {before:g}; sort them"
+                    return (
+                        f"{where}begins at {first:g} s, the one above it at {before:g}; sort them"
+                    )
                 for line in re.findall(r"(?:^| )[^,]+,(\d+)", text):
                     if not 1 <= int(line) <= lines:
                         return f"{where}there is no line {line[:20]} of the mix, which has {lines}"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.load import tls
-from mpmkit.load.generator_process import STARTUP, Generator, LoadError, LoadInterrupted, Progress
 from mpmkit.load.arrivals import plan_problem
+from mpmkit.load.generator_process import STARTUP, Generator, LoadError, LoadInterrupted, Progress
 from mpmkit.load.preflight import OWN_FILES, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.reports import Collector

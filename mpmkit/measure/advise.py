@@ -78,7 +78,7 @@ class Cost:
 class Case:
     """What the trace meets under one MPM. kind: "given" or "proposed".
 
-    memory: KiB in the second in which it is most (`Cost.at`). reasons: directive -> why a proposal has that number.
+    memory: KiB in the second in which it is most (`Cost.at`). reasons: directive -> why it has that number.
     """
 
     mpm: str

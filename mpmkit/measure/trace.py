@@ -78,7 +78,9 @@ class Trace:
         first, last = (self.start[0], self.start[-1]) if count else (0.0, 0.0)
         in_order = all(map(operator.le, self.start, islice(self.start, 1, None)))
         if not (0 <= first and last < math.inf and in_order):
-            raise TraceError("start: must be seconds from 0 on, sorted, the columns in the same order")
+            raise TraceError(
+                "start: must be seconds from 0 on, sorted, the columns in the same order"
+            )
         self._check_durations()
 
     def _check_durations(self) -> None:
