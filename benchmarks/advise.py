@@ -5,9 +5,9 @@
 For each load a plan is made once, as `mpmkit replay` makes it. The real httpd under each MPM, with ample limits,
 writes a log of it. The log is read, and simulated under that MPM with tight limits; that of prefork under event,
 too. Then the same plan meets the real httpd with these limits; the load `restart` is the steady one, with a
-graceful restart. The page is a CGI program that sleeps as long as the plan says, so a request that took longer than
-that waited. 25 servers, some 15 minutes. The table goes to docs/ADVISE.md with --write; the exit status is 1 if a
-figure is out of its bounds.
+graceful restart. The page is a CGI program that sleeps as long as the plan says, so a request that took longer
+than that waited. 25 servers, some 15 minutes. The table goes to docs/ADVISE.md with --write; the exit status is 1
+if a figure is out of its bounds.
 """
 
 from __future__ import annotations

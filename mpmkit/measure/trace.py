@@ -123,7 +123,7 @@ class Trace:
         if not 0 < lost <= BROKEN_SHARE * len(self):
             return self
         good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
-        columns = {name: [getattr(self, name)[i] for i in good] for name in COLUMNS}
+        columns: dict[str, Any] = {n: [getattr(self, n)[i] for i in good] for n in COLUMNS}
         text = f"{lost:,} requests have no duration and are left out."
         return replace(self, notes=(*self.notes, text), **columns)
 
