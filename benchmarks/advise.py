@@ -4,16 +4,13 @@
 
 For each load a plan is made once, as `mpmkit replay` makes it. The real httpd under each MPM, with ample limits,
 writes a log of it. The log is read, and simulated under that MPM with tight limits; that of prefork under event,
-too. Then the same plan meets the real httpd with these limits; the load `restart` is the steady one, with a
-graceful restart. The page is a CGI program that sleeps as long as the plan says, so a request that took longer
-than that waited. 25 servers, some 15 minutes. The table goes to docs/ADVISE.md with --write; the exit status is 1
-if a figure is out of its bounds.
+too. Then the same plan meets the real httpd with these limits. The page is a CGI program that sleeps as long as
+the plan says, so a request that took longer than that waited. Eighteen servers, some ten minutes. The table
+goes to docs/ADVISE.md with --write; the exit status is 1 if a figure is out of its bounds.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import tempfile
 import threading
@@ -48,19 +45,13 @@ sleep $((ms / 1000)).${part#1}
 printf "Content-Type: text/plain\r\n\r\n%${bytes#*=}s"
 """
 LOG = "%h %t %{remote}p %D %X %k %{usec}t %b"
-WORKERS = {
-    "steady": 15,
-    "burst": 20,
-    "browsers": 30,
-    "restart": 15,
-}  # MaxRequestWorkers of the tight servers
-RESTARTS = {"restart": 8.0}  # seconds after the first request
+WORKERS = {"steady": 15, "burst": 20, "browsers": 30}  # MaxRequestWorkers of the tight servers
 
 
 def load(name: str) -> mpmkit.Trace:
     """The requests of a load: connections come at random, with the same seed in each run."""
     chance, at, rows = Random(18), 0.0, []
-    rate, number = {"burst": (20, 1), "browsers": (4, 6)}.get(name, (50, 1))
+    rate, number = {"steady": (50, 1), "burst": (20, 1), "browsers": (4, 6)}[name]
     for connection in range(10_000):
         at += chance.expovariate(120 if name == "burst" and 8 <= at < 12 else rate)
         if at > SECONDS:
@@ -82,17 +73,17 @@ BEGIN, END = (
 )
 
 
-def tight(mpm: str, load: str, **more: int) -> dict[str, Any]:
+def tight(mpm: str, load: str) -> dict[str, Any]:
     """Directives under which the load has to wait. The steady load finds all children there."""
     workers = WORKERS[load]
-    first = workers if load in ("steady", "restart") else 5
+    first = workers if load == "steady" else 5
     if mpm == "prefork":
         spare = {"StartServers": first, "MinSpareServers": 3, "MaxSpareServers": 10}
     else:
         spare = {
             "StartServers": first // 5, "MinSpareThreads": 5, "MaxSpareThreads": 15, "ThreadsPerChild": 5,
         }  # fmt: skip
-    return {**spare, "MaxRequestWorkers": workers, "KeepAliveTimeout": 5, **more}
+    return {**spare, "MaxRequestWorkers": workers, "KeepAliveTimeout": 5}
 
 
 def ample(mpm: str) -> dict[str, Any]:
@@ -186,38 +177,24 @@ def late(run: mpmkit.LoadRun) -> float:
     return (slow + run.failures) / run.requests
 
 
-def restart(httpd: Httpd, seconds: float) -> None:
-    """A graceful restart so long after the first request, whose line comes when it has ended."""
-    log = httpd.root / "trace_log"
-    while not log.exists() or not log.stat().st_size:
-        time.sleep(0.005)
-    time.sleep(seconds - SERVICE)
-    os.kill(httpd.pid, signal.SIGUSR1)
-
-
-def measured(mpm: str, root: Path, load: str, profile: LoadProfile, **more: int) -> Outcome:
+def measured(mpm: str, root: Path, load: str, profile: LoadProfile) -> Outcome:
     """The peak is what the log shows: its starts and durations, and under prefork and worker the time for which a
     kept connection holds a worker. The status page, read ten times a second, may have seen more."""
-    with served(mpm, root, **tight(mpm, load, **more)) as httpd:
+    with served(mpm, root, **tight(mpm, load)) as httpd:
         sampler = Sampler(httpd)
         sampler.start()
-        if load in RESTARTS:
-            threading.Thread(target=restart, args=(httpd, RESTARTS[load]), daemon=True).start()
         run = mpmkit.run_load(httpd.url, profile=profile)
         sampler.done.set()
         sampler.join(60)
         trace = mpmkit.Trace.read(httpd.root / "trace_log", log_format=LOG)
-    directives = check(mpm, from_keywords(mpm, **tight(mpm, load, **more)))[0]
-    in_log = max(demand(trace, holds(directives)))
-    if load not in RESTARTS:  # after one, children that finish are busy besides the others
-        in_log = min(WORKERS[load], in_log)
+    directives = check(mpm, from_keywords(mpm, **tight(mpm, load)))[0]
+    in_log = min(WORKERS[load], max(demand(trace, holds(directives))))
     print(f"{load}, {mpm}: peak {sampler.busy} by the page, {in_log} by the log", file=sys.stderr)
     return Outcome(max(sampler.busy, in_log), late(run), sampler.processes)
 
 
-def predicted(mpm: str, trace: mpmkit.Trace, load: str, **more: int) -> Outcome:
-    moments = [RESTARTS[load]] if load in RESTARTS else []
-    run = mpmkit.simulate(mpm, trace=trace, restarts=moments, **tight(mpm, load, **more))
+def predicted(mpm: str, trace: mpmkit.Trace, load: str) -> Outcome:
+    run = mpmkit.simulate(mpm, trace=trace, **tight(mpm, load))
     return Outcome(run.peak_busy, run.waited_longer(SLACK), run.peak_processes)
 
 
@@ -230,11 +207,6 @@ def compare(name: str, root: Path) -> Iterator[tuple[str, str, Outcome, Outcome]
         real = measured(mpm, root, name, profile)
         yield name, mpm, predicted(mpm, logs[mpm], name), real
     yield name, "event, by prefork's log", predicted("event", logs["prefork"], name), real
-    if name in RESTARTS:  # with no slot for children that finish
-        slots = WORKERS[name] // 5
-        real = measured("event", root, name, profile, ServerLimit=slots)
-        guess = predicted("event", logs["event"], name, ServerLimit=slots)
-        yield name, f"event, {slots} slots", guess, real
 
 
 def table(found: Sequence[tuple[str, str, Outcome, Outcome]]) -> str:
