@@ -126,6 +126,9 @@ def test_a_browser_opens_and_searches_it(site, tmp_path):
                     grave = [one for one in found if one["impact"] in ("serious", "critical")]
                     assert not grave, (theme, name, grave[0]["id"], grave[0]["nodes"][0]["html"])
             assert not failed
+        page.goto((site / "docs" / "HANDOUT.html").as_uri())
+        paper = page.pdf(format="A4", scale=0.8)
+        assert len(re.findall(rb"/Type\s*/Page[^s]", paper)) == 1, "the hand-out is one page"
         page.goto((site / "tracer.html").as_uri())  # no kernel, no server
         page.locator(".tr").first.focus()
         for key, shown in (("Home", "step 0 of"), ("ArrowRight", "step 1 of")):
