@@ -111,17 +111,13 @@ def test_the_median_of_ratios_is_not_the_ratio_of_medians():
     assert found.middle("qps") == (138, 100)
 
 
-@pytest.mark.parametrize(
-    ("mine", "how", "verdict"),
-    [
-        ([90] * 5, {}, "missed by 25%, p99 no worse"),
-        ([90, 160, 70, 110, 100], {}, "undecided, p99 no worse"),  # the interval holds the target
-        ([90] * 5, {"bound": True}, "open, p99 no worse"),
-        ([90] * 2, {}, "2 rounds"),
-        ([90] * 5, {"work": "unheard-of"}, ""),
-        ([95] * 5, {"work": "idle-5000", "names": (HOLDING, FREE)}, "reached"),
-    ],
-)
+@pytest.mark.parametrize(("mine", "how", "verdict"), [
+    ([90] * 5, {}, "missed by 25%, p99 no worse"),
+    ([90, 160, 70, 110, 100], {}, "undecided, p99 no worse"),  # the interval holds the target
+    ([90] * 5, {"bound": True}, "open, p99 no worse"), ([90] * 2, {}, "2 rounds"),
+    ([90] * 5, {"work": "unheard-of"}, ""),
+    ([95] * 5, {"work": "idle-5000", "names": (HOLDING, FREE)}, "reached"),
+])  # fmt: skip
 def test_verdicts(mine, how, verdict):
     (found,) = comparisons(rows(mine, [100] * len(mine), **how))
     assert found.verdict == verdict

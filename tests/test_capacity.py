@@ -69,14 +69,11 @@ def test_the_table_gives_capacities_what_may_be_said_of_them_and_what_was_reject
     assert f"cells were rejected; last: {other}" in table.text()
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({}, ""),
-        ({"budget": 0.96}, "other work on the machine: 4% of its CPU time was not generator"),
-        ({"generator_u": 0.9}, "generator: it used 90% of its CPU at 1,000 requests/s; make the"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, ""),
+    ({"budget": 0.96}, "other work on the machine: 4% of its CPU time was not generator"),
+    ({"generator_u": 0.9}, "generator: it used 90% of its CPU at 1,000 requests/s; make the"),
+])  # fmt: skip
 def test_a_cell_counts_only_if_the_server_was_what_was_measured(changes, said):
     found = flaw_of({**CAPACITY, **changes})
     assert found.startswith(said) and bool(found) == bool(said)

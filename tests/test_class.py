@@ -129,16 +129,13 @@ WELL = rehearse.Walk({1: 2.0, 2: 59.0})
 ROOM = rehearse.Use(1000, 400, 500)
 
 
-@pytest.mark.parametrize(
-    ("walks", "use", "says"),
-    [
-        ([WELL, WELL], ROOM, ""),
-        ([WELL, rehearse.Walk({1: 31.0, 2: 61.0})], ROOM, "slot 1, slot 2 took more than 50%"),
-        ([WELL, rehearse.Walk({1: 2.0, 2: 3.0}, [2])], ROOM, "1 did not see"),
-        ([WELL, rehearse.Walk(error="class.ipynb: it failed")], ROOM, "1 did not get to the end"),
-        ([WELL], rehearse.Use(1000, 950, 50), "memory is short"),
-    ],
-)
+@pytest.mark.parametrize(("walks", "use", "says"), [
+    ([WELL, WELL], ROOM, ""),
+    ([WELL, rehearse.Walk({1: 31.0, 2: 61.0})], ROOM, "slot 1, slot 2 took more than 50%"),
+    ([WELL, rehearse.Walk({1: 2.0, 2: 3.0}, [2])], ROOM, "1 did not see"),
+    ([WELL, rehearse.Walk(error="class.ipynb: it failed")], ROOM, "1 did not get to the end"),
+    ([WELL], rehearse.Use(1000, 950, 50), "memory is short"),
+])  # fmt: skip
 def test_whether_students_fit(walks, use, says):
     fits, text = rehearse.report(PLAN, walks, use)
     last = text.splitlines()[-1]

@@ -81,14 +81,11 @@ def rounds(
     return [{**row, "round": n, column: value, **changes} for n, value in enumerate(values, 1)]
 
 
-@pytest.mark.parametrize(
-    ("row", "column", "name", "dearer"),
-    [
-        (ROW, "server_cpu_us", "mpmkit event static", 1.2),
-        (BENCH, "server_cpu_us", "mpmkit event new", 1.2),
-        (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5}', 1 / 1.2),
-    ],
-)
+@pytest.mark.parametrize(("row", "column", "name", "dearer"), [
+    (ROW, "server_cpu_us", "mpmkit event static", 1.2),
+    (BENCH, "server_cpu_us", "mpmkit event new", 1.2),
+    (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5}', 1 / 1.2),
+])  # fmt: skip
 def test_each_table_has_its_cost(row, column, name, dearer):
     values = (40.0, 41.0, 40.5, 40.2)
     a = compare.costs(rounds(row, column, *values))
@@ -114,17 +111,13 @@ def test_what_only_one_file_has_is_named(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (None, "b.csv: cannot be read"),
-        ([], "b.csv: is empty; it has no row to compare"),
-        ([ROW], "a.csv holds demand, {b} holds qps; both must be of one table"),
-        ([CAPACITY], "a.csv holds demand, {b} holds capacity"),
-        ([{**DEMAND, "work": "script"}], "have nothing in common to compare; only in"),
-        ([{**DEMAND, "flaw": "failed: all"}], "have nothing in common to compare"),
-    ],
-)
+@pytest.mark.parametrize(("rows", "said"), [
+    (None, "b.csv: cannot be read"), ([], "b.csv: is empty; it has no row to compare"),
+    ([ROW], "a.csv holds demand, {b} holds qps; both must be of one table"),
+    ([CAPACITY], "a.csv holds demand, {b} holds capacity"),
+    ([{**DEMAND, "work": "script"}], "have nothing in common to compare; only in"),
+    ([{**DEMAND, "flaw": "failed: all"}], "have nothing in common to compare"),
+])  # fmt: skip
 def test_bad_input_is_named_and_ends_with_2(tmp_path, capsys, rows, said):
     a, b = write(tmp_path / "a.csv", a_run(1)), tmp_path / "b.csv"
     if rows:

@@ -204,16 +204,13 @@ EVENT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name, mpm, directives, says",
-    [
-        ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
-        ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
-        ("twenty_at_once", "event", {"KeepAliveTimeout": 30}, "this is event"),
-        ("eighty_in_eight", "event", {"KeepAliveTimeout": 30}, "eight threads have to do"),
-        ("eighty_in_eight", "event", {**EVENT, "KeepAliveTimeout": 5}, "KeepAliveTimeout is 5 s"),
-    ],
-)
+@pytest.mark.parametrize("name, mpm, directives, says", [
+    ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
+    ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
+    ("twenty_at_once", "event", {"KeepAliveTimeout": 30}, "this is event"),
+    ("eighty_in_eight", "event", {"KeepAliveTimeout": 30}, "eight threads have to do"),
+    ("eighty_in_eight", "event", {**EVENT, "KeepAliveTimeout": 5}, "KeepAliveTimeout is 5 s"),
+])  # fmt: skip
 def test_a_server_that_misses_the_point_gets_a_sentence(name, mpm, directives, says):
     with mpmkit.launch(mpm, **directives) as server:
         assert says in checks.every()[name](server).says
@@ -236,14 +233,10 @@ def test_solutions_and_outputs_are_taken_out():
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in made["cells"])
 
 
-@pytest.mark.parametrize(
-    "kinds, says",
-    [
-        (["exercise", "exercise", "solution"], "a, cell c0 is an exercise without a solution"),
-        (["solution"], "c0 is a solution without an exercise"),
-        (["exercise solution"], "one of both"),
-    ],
-)
+@pytest.mark.parametrize("kinds, says", [
+    (["exercise", "exercise", "solution"], "a, cell c0 is an exercise without a solution"),
+    (["solution"], "c0 is a solution without an exercise"), (["exercise solution"], "one of both"),
+])  # fmt: skip
 def test_a_source_out_of_order_is_named(kinds, says):
     with pytest.raises(exercises.ExerciseError, match=says):
         exercises.student_copy(source(*kinds), "a")

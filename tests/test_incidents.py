@@ -85,15 +85,12 @@ def test_slow_readers_hold_threads_without_sendfile(sendfile):
 NOWHERE = "http://127.0.0.1:1"
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: misbehaving_clients.HalfSent(NOWHERE, 501), "count: must be 0 to 500"),
-        (lambda: misbehaving_clients.Drip(NOWHERE, 1, every=0), r"every: must be 0\.05"),
-        (lambda: misbehaving_clients.SlowReaders(NOWHERE, 1, rate=1), "rate: must be 10"),
-        (lambda: misbehaving_clients.ask("http://192.0.2.1:80/"), "loopback"),
-    ],
-)
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: misbehaving_clients.HalfSent(NOWHERE, 501), "count: must be 0 to 500"),
+    (lambda: misbehaving_clients.Drip(NOWHERE, 1, every=0), r"every: must be 0\.05"),
+    (lambda: misbehaving_clients.SlowReaders(NOWHERE, 1, rate=1), "rate: must be 10"),
+    (lambda: misbehaving_clients.ask("http://192.0.2.1:80/"), "loopback"),
+])  # fmt: skip
 def test_what_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -159,14 +159,10 @@ def test_without_a_recording_the_remedy_is_named(shelf, monkeypatch):
         lab.measured_or_recorded("demo", measured)
 
 
-@pytest.mark.parametrize(
-    ("limits", "why"),
-    [
-        ({}, ""),
-        ({"cpu_limit": 1.0}, "gives 1 cores, and 2 are needed"),
-        ({"memory_limit_mb": 256}, "gives 256 MB of memory, and 400 are needed"),
-    ],
-)
+@pytest.mark.parametrize(("limits", "why"), [
+    ({}, ""), ({"cpu_limit": 1.0}, "gives 1 cores, and 2 are needed"),
+    ({"memory_limit_mb": 256}, "gives 256 MB of memory, and 400 are needed"),
+])  # fmt: skip
 def test_a_machine_that_is_too_small_replays(shelf, monkeypatch, limits, why):
     here = {"cores": 4, "cpu_limit": None, "memory_mb": 8000, "memory_limit_mb": None, **limits}
     monkeypatch.setattr(replay, "machine", lambda: SimpleNamespace(**here))

@@ -96,15 +96,12 @@ def test_the_decision_table_has_what_was_recorded_and_leaves_open_what_is_undeci
         assert well < limit < late
 
 
-@pytest.mark.parametrize(
-    ("typed", "result", "said"),
-    [
-        ("", 8, "no prediction was made; the run says: 8 clients"),
-        ("8", 8.2, "you predicted: 8 clients; the run says: 8.2 clients - as predicted"),
-        ("1,200", 8, "1,200 clients; the run says: 8 clients - not as predicted"),
-        ("many", 8, "no prediction was made"),
-    ],
-)
+@pytest.mark.parametrize(("typed", "result", "said"), [
+    ("", 8, "no prediction was made; the run says: 8 clients"),
+    ("8", 8.2, "you predicted: 8 clients; the run says: 8.2 clients - as predicted"),
+    ("1,200", 8, "1,200 clients; the run says: 8 clients - not as predicted"),
+    ("many", 8, "no prediction was made"),
+])  # fmt: skip
 def test_a_prediction_is_shown_next_to_the_result(typed, result, said, capsys):
     guess = lesson.predict("How many?", unit="clients")
     guess._box.value = typed

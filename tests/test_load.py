@@ -74,20 +74,17 @@ STAGE = {"seconds": 1, "rate": 5, "users": 3}
 LONG = {"seconds": 3000, "users": 1}
 
 
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
-        ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
-        ({"users": 15_000, "idle_holders": 6_000}, "idle_holders"),
-        ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
-        ({**OPEN, "duration": 3, "stages": [STAGE]}, "requests duration rate stages"),
-        ({"stages": [{"seconds": 1}]}, "requests stages"),
-        ({"stages": [LONG, LONG]}, "requests stages"),
-        ({"stages": [{"seconds": 1, "users": 2, "line": 1}]}, "requests stages"),
-        ({**OPEN, "stages": [{"seconds": 1, "rate": 2, "line": 2}]}, "requests rate stages"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "named"), [
+    ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
+    ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
+    ({"users": 15_000, "idle_holders": 6_000}, "idle_holders"),
+    ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
+    ({**OPEN, "duration": 3, "stages": [STAGE]}, "requests duration rate stages"),
+    ({"stages": [{"seconds": 1}]}, "requests stages"),
+    ({"stages": [LONG, LONG]}, "requests stages"),
+    ({"stages": [{"seconds": 1, "users": 2, "line": 1}]}, "requests stages"),
+    ({**OPEN, "stages": [{"seconds": 1, "rate": 2, "line": 2}]}, "requests rate stages"),
+])  # fmt: skip
 def test_problems_are_all_named(fields, named):
     with pytest.raises(ProfileError) as error:
         LoadProfile(**{"requests": 10} | fields)
@@ -141,29 +138,22 @@ def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
 # -- loopback only -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        *(("http", host, 8080, True) for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1")),
-        ("https", "127.0.0.1", 443, True),
-        ("https", "lab.example", 8443, False),
-    ],
-)
+@pytest.mark.parametrize("target", [
+    *(("http", host, 8080, True) for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1")),
+    ("https", "127.0.0.1", 443, True), ("https", "lab.example", 8443, False),
+])  # fmt: skip
 def test_loopback_and_hosts_that_are_named_are_accepted(target, monkeypatch):
     monkeypatch.setenv("MPMKIT_TARGETS", "10.0.0.2, lab.example")
     assert target_of(Target(*target).base) == target
     assert target_of("http://127.0.0.1/").port == 80 and target_of("https://127.0.0.1").port == 443
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://[::2]"),
-        *("http://localhost.example.org", "http://127.0.0.1@example.org", "ftp://127.0.0.1"),
-        *("127.0.0.1:80", "", None, 8080, "http://[", "http://x.lab.example", "http://example"),
-        *("http://127.0.0.1:99999", "http://127.0.0.1/index.html"),
-    ],
-)
+@pytest.mark.parametrize("url", [
+    *("http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://[::2]"),
+    *("http://localhost.example.org", "http://127.0.0.1@example.org", "ftp://127.0.0.1"),
+    *("127.0.0.1:80", "", None, 8080, "http://[", "http://x.lab.example", "http://example"),
+    *("http://127.0.0.1:99999", "http://127.0.0.1/index.html"),
+])  # fmt: skip
 def test_anything_else_is_refused(url, monkeypatch):
     monkeypatch.setenv("MPMKIT_TARGETS", "10.0.0.2, lab.example")
     with pytest.raises(ValueError, match=r"^target: "):
@@ -205,34 +195,22 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
     return reader.eof()
 
 
-@pytest.mark.parametrize(
-    ("data", "how", "verdict"),
-    [
-        (OK, {"expect_length": 5}, (None, True, 5)),
-        (OK, {"expect_length": 4}, ("length", True, 5)),
-        (OK, {"expect_status": 404}, ("status 200", True, 5)),
-        (OK[:-1], {}, ("short", False, 4)),
-        (OK + b"!", {}, ("length", False, 6)),
-        (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
-        (saying(b"Connection: Close"), {}, (None, False, 5)),
-        (b"", {}, ("closed", False, 0)),
-        (CHUNKED, {"expect_length": 5}, (None, True, 5)),
-        (CHUNKED[:-2], {}, ("short", False, 5)),
-        (TINY, {}, (None, True, 20_000)),
-        (UNTIL_CLOSE, {}, (None, False, 5)),
-        (UNTIL_CLOSE, {"expect_length": 6}, ("length", False, 5)),
-        (OK[:-5], {"method": "HEAD"}, (None, True, 0)),
-        (INTERIM + OK, {}, (None, True, 5)),
-        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", {}, ("status 500", True, 0)),
-        # What never ends is bounded.
-        (b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD, {}, MALFORMED),
-        (CHUNKED.partition(b"3;")[0] + b"1" * (MAX_HEAD + 1), {}, MALFORMED),
-        (b"ICY 200 OK\r\n\r\n", {}, MALFORMED),
-        (saying(b"no colon"), {}, MALFORMED),
-        (saying(b"A: b\n"), {}, MALFORMED),
-        (saying(b"Content-Length: 6"), {}, MALFORMED),
-    ],
-)
+@pytest.mark.parametrize(("data", "how", "verdict"), [
+    (OK, {"expect_length": 5}, (None, True, 5)), (OK, {"expect_length": 4}, ("length", True, 5)),
+    (OK, {"expect_status": 404}, ("status 200", True, 5)), (OK[:-1], {}, ("short", False, 4)),
+    (OK + b"!", {}, ("length", False, 6)), (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
+    (saying(b"Connection: Close"), {}, (None, False, 5)), (b"", {}, ("closed", False, 0)),
+    (CHUNKED, {"expect_length": 5}, (None, True, 5)), (CHUNKED[:-2], {}, ("short", False, 5)),
+    (TINY, {}, (None, True, 20_000)), (UNTIL_CLOSE, {}, (None, False, 5)),
+    (UNTIL_CLOSE, {"expect_length": 6}, ("length", False, 5)),
+    (OK[:-5], {"method": "HEAD"}, (None, True, 0)), (INTERIM + OK, {}, (None, True, 5)),
+    (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", {}, ("status 500", True, 0)),
+    # What never ends is bounded.
+    (b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD, {}, MALFORMED),
+    (CHUNKED.partition(b"3;")[0] + b"1" * (MAX_HEAD + 1), {}, MALFORMED),
+    (b"ICY 200 OK\r\n\r\n", {}, MALFORMED), (saying(b"no colon"), {}, MALFORMED),
+    (saying(b"A: b\n"), {}, MALFORMED), (saying(b"Content-Length: 6"), {}, MALFORMED),
+])  # fmt: skip
 def test_verdicts(data, how, verdict):
     assert read(data, **how) == verdict
 
@@ -440,13 +418,10 @@ def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
     assert done.returncode == 1  # as Locust does when there were failures
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--host http://192.0.2.1:80", "loopback"),
-        ('--load-profile {"requests":0}', "requests: must be"),
-    ],
-)
+@pytest.mark.parametrize(("options", "said"), [
+    ("--host http://192.0.2.1:80", "loopback"),
+    ('--load-profile {"requests":0}', "requests: must be"),
+])  # fmt: skip
 def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(options, said):
     done = run(f"{ALONE} --host http://127.0.0.1:1 {options}")
     assert done.returncode == 2 and said in done.stderr

@@ -215,16 +215,12 @@ USERS, LARGE = (
 RATES = [{"seconds": 1, "rate": n} for n in (100, 200, 400)]
 
 
-@pytest.mark.parametrize(
-    ("rates", "stages", "fields", "knee"),
-    [
-        ([100, 195, 380, 420], USERS, {}, "40 users"),
-        ([100, 195, 380, 700], USERS, {}, None),
-        # The same server met with larger steps: what paid does not depend on them.
-        ([100, 420, 770], LARGE, {}, "8 users"),
-        ([100, 199, 250], RATES, {"arrival": "poisson", "users": 9}, "200 requests/s due"),
-    ],
-)
+@pytest.mark.parametrize(("rates", "stages", "fields", "knee"), [
+    ([100, 195, 380, 420], USERS, {}, "40 users"), ([100, 195, 380, 700], USERS, {}, None),
+    # The same server met with larger steps: what paid does not depend on them.
+    ([100, 420, 770], LARGE, {}, "8 users"),
+    ([100, 199, 250], RATES, {"arrival": "poisson", "users": 9}, "200 requests/s due"),
+])  # fmt: skip
 def test_the_knee_is_where_more_load_stops_to_pay(rates, stages, fields, knee):
     run = stepped(rates, stages=stages, **fields)
     assert (run.knee is None) is (knee is None)
@@ -248,15 +244,12 @@ def test_the_command(bad, tmp_path):
     assert done.returncode == 0 and "0.2 to 0.4 s, 200 requests/s due" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
-        ("http://127.0.0.1:1 --steps a,b", "must be numbers like 50,100,200"),
-        ("http://192.0.2.1/ --users 0", "users: must be a whole number"),
-        ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
-    ],
-)
+@pytest.mark.parametrize(("options", "said"), [
+    ("http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
+    ("http://127.0.0.1:1 --steps a,b", "must be numbers like 50,100,200"),
+    ("http://192.0.2.1/ --users 0", "users: must be a whole number"),
+    ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
+])  # fmt: skip
 def test_bad_commands_are_one_line(options, said, capsys):
     status, _, err = printed_by(cli.main, options.split(), capsys)
     assert status == 2 and said in err

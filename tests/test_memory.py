@@ -200,24 +200,21 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
     assert few.reserve + few.base + few.workers * few.per_request <= (mib << 20) + (1 << 20)
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
-        ({"ram": "0"}, "ram: must be more than nothing"),
-        ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
-        ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
-        ({"reserve": "some"}, "reserve: must be a size like 4GiB, 512M or 4GB, not 'some'"),
-        ({"mpm": "winnt"}, "mpm: 'winnt' is not one of"),
-        ({"mpm": "worker"}, "no two levels of busy requests under mpmkit worker; there are"),
-        ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
-        ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
-        ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
-        ({"memory": []}, "memory: give what memory_table returns"),
-        ({"memory": rows(cost=0, noise=500, tables=0)}, "memory: growth with the number"),
-        ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
-    ],
-)
+@pytest.mark.parametrize(("how", "said"), [
+    ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
+    ({"ram": "0"}, "ram: must be more than nothing"),
+    ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
+    ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
+    ({"reserve": "some"}, "reserve: must be a size like 4GiB, 512M or 4GB, not 'some'"),
+    ({"mpm": "winnt"}, "mpm: 'winnt' is not one of"),
+    ({"mpm": "worker"}, "no two levels of busy requests under mpmkit worker; there are"),
+    ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
+    ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
+    ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
+    ({"memory": []}, "memory: give what memory_table returns"),
+    ({"memory": rows(cost=0, noise=500, tables=0)}, "memory: growth with the number"),
+    ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
+])  # fmt: skip
 def test_impossible_input_is_named(how, said):
     with pytest.raises(ValueError, match=said):
         max_request_workers_for(**{"ram": "4GiB", "mpm": "prefork", "memory": rows(), **how})

@@ -96,16 +96,12 @@ def test_a_block_is_recorded_and_requests_are_counted(server):
     assert list(measured.columns) == [*Sample._fields, "who"]
 
 
-@pytest.mark.parametrize(
-    ("target", "how", "error", "said"),
-    [
-        ("http://127.0.0.1:1", {"every": -1}, ValueError, "every: must be"),
-        ("http://127.0.0.1:1", {"seconds": -1}, ValueError, "seconds: must be"),
-        ("http://127.0.0.1:1", {"seconds": 1}, OSError, "refused"),
-        ("nowhere", {}, ValueError, "not the URL"),
-        ("http://", {}, ValueError, "not the URL"),
-    ],
-)
+@pytest.mark.parametrize(("target", "how", "error", "said"), [
+    ("http://127.0.0.1:1", {"every": -1}, ValueError, "every: must be"),
+    ("http://127.0.0.1:1", {"seconds": -1}, ValueError, "seconds: must be"),
+    ("http://127.0.0.1:1", {"seconds": 1}, OSError, "refused"),
+    ("nowhere", {}, ValueError, "not the URL"), ("http://", {}, ValueError, "not the URL"),
+])  # fmt: skip
 def test_what_cannot_be_watched_is_an_error(target, how, error, said):
     with pytest.raises(error, match=said):
         watch(target, **how)
@@ -257,14 +253,10 @@ def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
         assert set(crowd.totals) == {"refused"}
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"url": "http://192.0.2.1:80"}, "loopback"),
-        ({"count": 5000}, "0 to 2000"),
-        ({"think": 0}, "0.05 to 3600"),
-    ],
-)
+@pytest.mark.parametrize(("how", "said"), [
+    ({"url": "http://192.0.2.1:80"}, "loopback"), ({"count": 5000}, "0 to 2000"),
+    ({"think": 0}, "0.05 to 3600"),
+])  # fmt: skip
 def test_a_crowd_refuses_what_it_cannot_do(how, said):
     with pytest.raises(ValueError, match=said):
         KeepAliveClients(**{"url": "http://127.0.0.1:9", **how})

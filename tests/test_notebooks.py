@@ -148,13 +148,10 @@ def test_links_and_pictures_are_below_the_root_that_lab_serves(path):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    ("last", "says"),
-    [
-        ("1/0", r"broken.ipynb: (.|\n)*ZeroDivisionError"),
-        ("import os; os.kill(os.getpid(), 9)", r"broken.ipynb: .*[Kk]ernel died"),
-    ],
-)
+@pytest.mark.parametrize(("last", "says"), [
+    ("1/0", r"broken.ipynb: (.|\n)*ZeroDivisionError"),
+    ("import os; os.kill(os.getpid(), 9)", r"broken.ipynb: .*[Kk]ernel died"),
+])  # fmt: skip
 def test_a_notebook_that_fails_is_named_and_leaves_no_server(last, says, tmp_path, surroundings):
     source = tmp_path / "broken.ipynb"
     launch = "import mpmkit\nserver = mpmkit.launch('event')\n"

@@ -57,20 +57,17 @@ CLEAR = {"worker": [9, 10, 9], "event": [7, 8, 7], "prefork": [5, 6, 5]}
 ORDER = "the published order (worker > event > prefork)"
 
 
-@pytest.mark.parametrize(
-    ("rounds", "limits", "said"),
-    [
-        (CLEAR, SERVERS, " came out"),
-        ({**CLEAR, "prefork": [8, 9, 8.1]}, SERVERS, " did not come out"),
-        ({**CLEAR, "prefork": [7, 8, 7.1]}, SERVERS,
-         ": not decidable, the 95% interval of event / prefork holds 1"),
-        ({mpm: values[:1] for mpm, values in CLEAR.items()}, SERVERS,
-         ": not decidable, one round does not show the noise"),
-        (CLEAR, GENERATOR, ": not decidable, the generator was the limit in 3 of 9 cells"),
-        (CLEAR, MACHINE, ": not decidable, the generator was the limit in 4 of 9 cells, "
-         "the machine was the limit in 5 of 9 cells"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("rounds", "limits", "said"), [
+    (CLEAR, SERVERS, " came out"),
+    ({**CLEAR, "prefork": [8, 9, 8.1]}, SERVERS, " did not come out"),
+    ({**CLEAR, "prefork": [7, 8, 7.1]}, SERVERS,
+     ": not decidable, the 95% interval of event / prefork holds 1"),
+    ({mpm: values[:1] for mpm, values in CLEAR.items()}, SERVERS,
+     ": not decidable, one round does not show the noise"),
+    (CLEAR, GENERATOR, ": not decidable, the generator was the limit in 3 of 9 cells"),
+    (CLEAR, MACHINE, ": not decidable, the generator was the limit in 4 of 9 cells, "
+     "the machine was the limit in 5 of 9 cells"),
+])  # fmt: skip
 def test_what_a_verdict_says(rounds, limits, said):
     rounds = {mpm: dict(enumerate(values)) for mpm, values in rounds.items()}
     judged = verdict(rounds, PUBLISHED, limits)

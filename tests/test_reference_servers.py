@@ -241,19 +241,16 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
     assert missing[1].startswith("without waitress: waitress is not installed; pip install")
 
 
-@pytest.mark.parametrize(
-    ("build", "error", "said"),
-    [
-        (lambda at: Httpd("event", document_root=at, modules=["no_such"]), NotInstalled,
-         "httpd's module no_such"),
-        (lambda at: Httpd("threads", document_root=at), ValueError, "choose prefork, worker or"),
-        (lambda at: Httpd("event", document_root=at, php=True), ValueError, "prefork only"),
-        (lambda at: Httpd("event", document_root=at / "nowhere").start(), FileNotFoundError,
-         "nowhere"),
-        (lambda at: Gunicorn("eventlet", document_root=at), ValueError,
-         "no workers 'eventlet'; choose sync or gthread"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("build", "error", "said"), [
+    (lambda at: Httpd("event", document_root=at, modules=["no_such"]), NotInstalled,
+     "httpd's module no_such"),
+    (lambda at: Httpd("threads", document_root=at), ValueError, "choose prefork, worker or"),
+    (lambda at: Httpd("event", document_root=at, php=True), ValueError, "prefork only"),
+    (lambda at: Httpd("event", document_root=at / "nowhere").start(), FileNotFoundError,
+     "nowhere"),
+    (lambda at: Gunicorn("eventlet", document_root=at), ValueError,
+     "no workers 'eventlet'; choose sync or gthread"),
+])  # fmt: skip
 def test_wrong_use_is_refused_before_anything_starts(pages, build, error, said):
     made(lambda: (Httpd("event", document_root=pages), Gunicorn("sync", document_root=pages)))
     with pytest.raises(error, match=said):
@@ -270,20 +267,17 @@ def test_durations_for_nginx(given):
 # -- which server is compared with which -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("mpms", "names", "expected"),
-    [
-        (MPMS, ("httpd", "gunicorn", "uvicorn", "waitress", "granian", "fastpysgi", "nginx"), [
-            ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
-            ("httpd", "event", "event"), ("gunicorn-sync", "", "prefork"),
-            ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
-            ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
-            ("nginx", "", "event"),
-        ]),
-        (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
-        (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("mpms", "names", "expected"), [
+    (MPMS, ("httpd", "gunicorn", "uvicorn", "waitress", "granian", "fastpysgi", "nginx"), [
+        ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
+        ("httpd", "event", "event"), ("gunicorn-sync", "", "prefork"),
+        ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
+        ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
+        ("nginx", "", "event"),
+    ]),
+    (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
+    (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),
+])  # fmt: skip
 def test_competitors_of_each_mpm(mpms, names, expected):
     found = [(one.server, one.mpm, one.stands_for) for one in competitors.of(names, mpms)]
     assert found == expected

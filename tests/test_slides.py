@@ -19,16 +19,13 @@ def cell(kind: str, source: str, **metadata) -> dict:
     return {"cell_type": kind, "source": source, "metadata": metadata, "outputs": []}
 
 
-@pytest.mark.parametrize(
-    "given, place",
-    [
-        (cell("markdown", "## A heading\n\ntext"), "slide"),
-        (cell("markdown", "A sentence. # no heading"), "subslide"),
-        (cell("code", "import time\nfrom mpmkit import lab"), "skip"),
-        (cell("code", "import time\ntime.sleep(1)"), "-"),
-        (cell("markdown", "# A heading", slideshow={"slide_type": "notes"}), "notes"),
-    ],
-)
+@pytest.mark.parametrize("given, place", [
+    (cell("markdown", "## A heading\n\ntext"), "slide"),
+    (cell("markdown", "A sentence. # no heading"), "subslide"),
+    (cell("code", "import time\nfrom mpmkit import lab"), "skip"),
+    (cell("code", "import time\ntime.sleep(1)"), "-"),
+    (cell("markdown", "# A heading", slideshow={"slide_type": "notes"}), "notes"),
+])  # fmt: skip
 def test_a_cell_has_its_place(given, place):
     assert slides.slide_type(given) == place
 

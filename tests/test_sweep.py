@@ -58,24 +58,18 @@ def test_one_sweep_is_told_from_another_but_not_by_its_rounds():
         assert other.id != first
 
 
-@pytest.mark.parametrize(
-    ("grid", "said"),
-    [
-        ({}, "grid: give names"),
-        ({"users": 5}, "users: give a list of values, not 5"),
-        ({"users": "567"}, "users: give a list of values"),
-        ({"users": []}, "users: has no value"),
-        ({"users": [5, 5]}, "users: has a value twice"),
-        ({"users": [[5]]}, r"users: \[5\] is not a text, number or truth value"),
-        ({"ThreadsPerChild": [5], "threadsperchild": [6]}, "threadsperchild: is in the grid twice"),
-        ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
-        ({"MinSpareServers": [5]}, "MinSpareServers"),
-        ({"KeepAlive": ["perhaps"]}, "KeepAlive"),
-        ({"ThreadsPerChild": ["many"]}, "ThreadsPerChild takes a number, not 'many'"),
-        ({"ThreadsPerChild": ["100"]}, "the server would use ThreadsPerChild 64"),
-        ({"users": list(range(-20, 0))}, "and 10 more problems"),
-    ],
-)
+@pytest.mark.parametrize(("grid", "said"), [
+    ({}, "grid: give names"), ({"users": 5}, "users: give a list of values, not 5"),
+    ({"users": "567"}, "users: give a list of values"), ({"users": []}, "users: has no value"),
+    ({"users": [5, 5]}, "users: has a value twice"),
+    ({"users": [[5]]}, r"users: \[5\] is not a text, number or truth value"),
+    ({"ThreadsPerChild": [5], "threadsperchild": [6]}, "threadsperchild: is in the grid twice"),
+    ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
+    ({"MinSpareServers": [5]}, "MinSpareServers"), ({"KeepAlive": ["perhaps"]}, "KeepAlive"),
+    ({"ThreadsPerChild": ["many"]}, "ThreadsPerChild takes a number, not 'many'"),
+    ({"ThreadsPerChild": ["100"]}, "the server would use ThreadsPerChild 64"),
+    ({"users": list(range(-20, 0))}, "and 10 more problems"),
+])  # fmt: skip
 def test_impossible_grids(grid, said):
     with pytest.raises(ValueError, match=said):
         plan("event", grid, LOAD)

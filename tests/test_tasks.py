@@ -86,17 +86,14 @@ def test_no_hint_holds_the_answer():
             hints.hint(name, step)
 
 
-@pytest.mark.parametrize(
-    ("name", "answer", "says"),
-    [
-        ("paired", lambda rows: 1 / tasks.stats.ratio(*tasks._sides(rows)).value, "other way round"),
-        ("paired", lambda rows: sum(r[1] for r in rows) / sum(r[0] for r in rows), "the two sums"),
-        ("decided", lambda _: {"A": "more"}, "table"),
-        ("decided", lambda _: {"A": "less"}, "'less' is not one of more, fewer, undecided"),
-        ("rounds", lambda given: given["percent"] / 1000, "too few"),
-        ("ceiling", lambda given: 1000 / given["page"], "that is one thread"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "answer", "says"), [
+    ("paired", lambda rows: 1 / tasks.stats.ratio(*tasks._sides(rows)).value, "other way round"),
+    ("paired", lambda rows: sum(r[1] for r in rows) / sum(r[0] for r in rows), "the two sums"),
+    ("decided", lambda _: {"A": "more"}, "table"),
+    ("decided", lambda _: {"A": "less"}, "'less' is not one of more, fewer, undecided"),
+    ("rounds", lambda given: given["percent"] / 1000, "too few"),
+    ("ceiling", lambda given: 1000 / given["page"], "that is one thread"),
+])  # fmt: skip
 def test_a_slip_has_its_own_sentence(name, answer, says):
     task = PURE[name]("ada")
     assert says in task.check(answer(task.data)).says
@@ -186,22 +183,16 @@ def prefork(workers: int, **more: object) -> dict:
 NEED = machine_tasks.Need(40, 4, 12)
 
 
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        ({}, "is asked for, not {}"),
-        ({"mpm": "event"}, "mpm: 'event' is not one of prefork"),
-        ({"mpm": "prefork", "MaxRequestWorkers": ...}, "still a ..."),
-        ({"mpm": "prefork", "MaxRequestWorkers": 999}, "the server would correct this"),
-        (prefork(3), "MaxRequestWorkers 3: 4 requests at once"),
-        (prefork(26), "26 processes would keep 1,040 MiB of caches alone"),
-        ({"mpm": "prefork", "Nonsense": 1}, "could not be tried: "),
-        (prefork(21), "the server may take 819"),
-        (prefork(5), "a newcomer waits"),
-        ({**prefork(6), "StartServers": 2}, ""),
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize(("answer", "says"), [
+    ({}, "is asked for, not {}"), ({"mpm": "event"}, "mpm: 'event' is not one of prefork"),
+    ({"mpm": "prefork", "MaxRequestWorkers": ...}, "still a ..."),
+    ({"mpm": "prefork", "MaxRequestWorkers": 999}, "the server would correct this"),
+    (prefork(3), "MaxRequestWorkers 3: 4 requests at once"),
+    (prefork(26), "26 processes would keep 1,040 MiB of caches alone"),
+    ({"mpm": "prefork", "Nonsense": 1}, "could not be tried: "),
+    (prefork(21), "the server may take 819"), (prefork(5), "a newcomer waits"),
+    ({**prefork(6), "StartServers": 2}, ""),
+], ids=str)  # fmt: skip
 def test_directives_are_looked_at_then_tried(answer, says):
     task = machine_tasks._machine("processes", "ada", ("prefork",), NEED, "")
     if not says:  # the pool grows while the check waits
