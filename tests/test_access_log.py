@@ -124,10 +124,8 @@ def test_several_files_in_any_order_compressed_or_not_and_empty_ones(tmp_path):
     assert list(trace.start) == [0, 1, 39, 49] and trace.begin == BEGIN + 1
     (tmp_path / "cut.gz").write_bytes(gzip.compress(common(1).encode() * 999)[:60])
     for name, says in (
-        ("cut.gz", "damaged or cut short"),
-        ("none", "No such file"),
-        (".", "directory"),
-    ):
+        ("cut.gz", "damaged or cut short"), ("none", "No such file"), (".", "directory"),
+    ):  # fmt: skip
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace.read(tmp_path / name, log_format="common")
 
@@ -240,15 +238,8 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
     whole = read("".join(lines), "%{usec}t %h %D %X %k")
     assert list(whole.connection) == [row[-1] for row in CONNECTIONS]
     assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1] and list(whole.client) == [
-        0,
-        0,
-        1,
-        0,
-        1,
-        0,
-        0,
-        0,
-    ]
+        0, 0, 1, 0, 1, 0, 0, 0,
+    ]  # fmt: skip
     assert "1 requests go on with one that began before the log" in whole.notes[1]
     assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491]
     signs = read("".join(line.rpartition(" ")[0] + "\n" for line in lines), "%{usec}t %h %D %X")

@@ -77,14 +77,12 @@ def lab(books, browser):
         file.write_text(json.dumps(values))
     word = uuid.uuid4().hex
     environment = {
-        MARK: word,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}",
-        "MPMKIT_SCALE": "smoke",
+        MARK: word, "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}", "MPMKIT_SCALE": "smoke",
         "JUPYTER_CONFIG_DIR": str(place / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
         "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
-    }
+    }  # fmt: skip
     with jupyter("jupyterlab", books, *OPTIONS, **environment) as address:
         yield address, word
 

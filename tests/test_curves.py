@@ -185,11 +185,9 @@ def test_pools_have_a_line_for_each_server(monkeypatch):
     }
     figure = comparison_plots.pools(runs, title="growth")
     assert [(trace.name, list(trace.y)) for trace in figure.data] == [
-        ("simulated", simulated["processes"].tolist()),
-        ("mpmkit", [1, 2, 4, 8, 8]),
-        ("httpd", [1, 2, 8, 8]),
-        ("mpmkit", [2, 3]),
-    ]
+        ("simulated", simulated["processes"].tolist()), ("mpmkit", [1, 2, 4, 8, 8]),
+        ("httpd", [1, 2, 8, 8]), ("mpmkit", [2, 3]),
+    ]  # fmt: skip
     assert figure.data[3].line.color == theme.stroke("event", "dark")
     assert [trace.showlegend for trace in figure.data] == [True, True, True, False]
     said = plots.alt_text(figure)

@@ -134,14 +134,11 @@ def test_the_table_says_what_was_put_in():
     theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
     found = comparisons(rows(COSTS_OF) + theirs, "page")
     assert {pair: decision.word for pair, decision in found.items()} == {
-        "mpmkit prefork (A/A) / mpmkit prefork": SAME,
-        "mpmkit worker / mpmkit prefork": DEARER,
-        "mpmkit event / mpmkit prefork": DEARER,
-        "mpmkit event / mpmkit worker": SAME,
-        "httpd event / httpd prefork": DEARER,
-        "mpmkit prefork / httpd prefork": CHEAPER,
+        "mpmkit prefork (A/A) / mpmkit prefork": SAME, "mpmkit worker / mpmkit prefork": DEARER,
+        "mpmkit event / mpmkit prefork": DEARER, "mpmkit event / mpmkit worker": SAME,
+        "httpd event / httpd prefork": DEARER, "mpmkit prefork / httpd prefork": CHEAPER,
         "mpmkit event / httpd event": CHEAPER,
-    }
+    }  # fmt: skip
     assert found["mpmkit worker / mpmkit prefork"].ratio.value == pytest.approx(1.2, rel=0.01)
     table = DemandTable(rows(COSTS_OF), planned=32)
     table.works, table.head = ("page",), "the head"

@@ -22,11 +22,9 @@ def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int
 
 def test_each_cell_is_a_marker_and_an_interval():
     found = [
-        cell("new", "prefork", 1.5),
-        cell("file-10m", "event", 1.1),
-        cell("new", "event", 0.4, rival="nginx"),
-        cell("idle-5000", "event", 0.95, rival=FREE),
-    ]
+        cell("new", "prefork", 1.5), cell("file-10m", "event", 1.1),
+        cell("new", "event", 0.4, rival="nginx"), cell("idle-5000", "event", 0.95, rival=FREE),
+    ]  # fmt: skip
     figure = readme_figures.ratios(found)
     lines, markers = figure.data[::2], figure.data[1::2]
     assert [marker.x[0] for marker in markers] == [1.5, 1.1]
@@ -89,12 +87,10 @@ def level(server: str, mpm: str, against: str, held: int, pss_kb: int, directive
 def test_memory_has_a_line_a_server_and_a_column_an_mpm():
     rows = [
         level("mpmkit", "prefork", "busy", 0, 10_240),
-        level("mpmkit", "prefork", "busy", 10, 30_720),
-        level("mpmkit", "event", "idle", 0, 20_000),
-        level("mpmkit", "event", "idle", 100, 20_200),
-        level("httpd", "prefork", "busy", 0, 2_048),
+        level("mpmkit", "prefork", "busy", 10, 30_720), level("mpmkit", "event", "idle", 0, 20_000),
+        level("mpmkit", "event", "idle", 100, 20_200), level("httpd", "prefork", "busy", 0, 2_048),
         level("httpd", "prefork", "busy", 10, 6_144),
-    ]
+    ]  # fmt: skip
     rows.append({**rows[1], "scope": "child", "pss_kb": 1})
     said = [line.split() for line in readme_figures.memory_text(rows).splitlines()]
     assert said[0] == ["memory", "(PSS)", "prefork", "worker", "event"]

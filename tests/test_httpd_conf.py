@@ -230,11 +230,9 @@ def test_variables():
     environ = {"HOST": "lab", "PORT": "8080", "Root": "unused"}
     conf = parse(text, environ)
     assert plain(conf) == [
-        ("DocumentRoot", "/srv/site/htdocs"),
-        ("ErrorLog", "/srv/site/two logs/error"),
-        ("ServerName", "lab:8080"),
-        ("LogFormat", "%{Referer}i $HOST", "x"),
-    ]
+        ("DocumentRoot", "/srv/site/htdocs"), ("ErrorLog", "/srv/site/two logs/error"),
+        ("ServerName", "lab:8080"), ("LogFormat", "%{Referer}i $HOST", "x"),
+    ]  # fmt: skip
     assert conf.sections[0].arg == "/srv/site"
     assert conf.defines["Logs"] == "/srv/site/two logs"
     assert plain(parse("Listen ${PORT}", environ, defines=("PORT=81",))) == [("Listen", "81")]
@@ -297,11 +295,9 @@ def test_sections():
     """
     conf = parse(text, mpm="event")
     assert [(s.kind, s.arg, s.line) for s in conf.sections] == [
-        ("Directory", "/srv/my site", 2),
-        ("Location", "/server-status", 8),
-        ("FilesMatch", r"\.ph(p|tml)$", 11),
-        ("FilesMatch", r"^\.ht", 14),
-    ]
+        ("Directory", "/srv/my site", 2), ("Location", "/server-status", 8),
+        ("FilesMatch", r"\.ph(p|tml)$", 11), ("FilesMatch", r"^\.ht", 14),
+    ]  # fmt: skip
     assert conf.sections[0].settings == (
         Setting("Require", ("all", "granted"), "httpd.conf", 3),
         Setting("Options", ("None",), "httpd.conf", 5),
@@ -378,11 +374,8 @@ def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path)
     conf = read(tree(files))
     assert [s.args[0] for s in conf.settings] == [str(tmp_path), "2", "1", "2", "9"]
     assert [(os.path.basename(i.path), i.line, i.depth) for i in conf.includes] == [
-        ("main.conf", 0, 0),
-        ("b.conf", 1, 1),
-        ("a.conf", 2, 1),
-        ("b.conf", 2, 1),
-    ]
+        ("main.conf", 0, 0), ("b.conf", 1, 1), ("a.conf", 2, 1), ("b.conf", 2, 1),
+    ]  # fmt: skip
 
 
 def test_server_root_of_the_caller_and_of_the_file(tree, tmp_path):
@@ -440,11 +433,9 @@ def test_lines_before_and_behind_the_file():
     after = ("Timeout 3", *from_keywords("event", Timeout=6))
     conf = read("f", text="Timeout ${T}", before=("Define T 2", "Timeout 1"), after=after)
     assert conf.settings == [
-        Setting("Timeout", ("1",), "-C", 2),
-        Setting("Timeout", ("2",), "f", 1),
-        Setting("Timeout", ("3",), "-c", 1),
-        Setting("Timeout", ("6",)),
-    ]
+        Setting("Timeout", ("1",), "-C", 2), Setting("Timeout", ("2",), "f", 1),
+        Setting("Timeout", ("3",), "-c", 1), Setting("Timeout", ("6",)),
+    ]  # fmt: skip
     for line in ("<IfModule x>", "</Files>"):  # the program's own lines are not counted
         with pytest.raises(DirectiveError, match=r"^-C:2: "):
             parse("", before=(Setting("KeepAlive", ("On",)), "Timeout 1", line))

@@ -110,11 +110,9 @@ def test_steps_and_ramps_say_what_is_due_when():
 
 
 NO_PROFILES = {
-    "{": "must be JSON",
-    "[]": "JSON object",
-    '{"users": 3}': "requests: give",
+    "{": "must be JSON", "[]": "JSON object", '{"users": 3}': "requests: give",
     '{"usres": 3, "requests": 1}': "usres: no such field",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NO_PROFILES)
@@ -231,13 +229,9 @@ def test_neither_cuts_nor_bytes_break_the_reader(data, cuts, junk):
 # -- runs ----------------------------------------------------------------------------------------
 
 EITHER = {
-    **dict.fromkeys(("/ok", "/chunked", "/dribble"), ""),
-    "/big": "length",
-    "/status/404": "status 404",
-    "/long": "length",
-    "/short": "short",
-    "/garbage": "malformed",
-}
+    **dict.fromkeys(("/ok", "/chunked", "/dribble"), ""), "/big": "length",
+    "/status/404": "status 404", "/long": "length", "/short": "short", "/garbage": "malformed",
+}  # fmt: skip
 NEW = {"/late-long": "length", "/closes": "closed", "/resets": "reset", "/stall": "timeout"}
 
 

@@ -34,14 +34,10 @@ from mpmkit.policy.snapshot import ProcessRow, Snapshot
 RATES = (1, 2, 4, 8, 16, 32)
 
 memories = st.builds(
-    Memory,
-    idle_spawn_rate=st.sampled_from(RATES),
-    hold_off=st.integers(0, HOLD_OFF),
-    reached_reported=st.booleans(),
-    near_reported=st.booleans(),
-    had_healthy_child=st.booleans(),
+    Memory, idle_spawn_rate=st.sampled_from(RATES), hold_off=st.integers(0, HOLD_OFF),
+    reached_reported=st.booleans(), near_reported=st.booleans(), had_healthy_child=st.booleans(),
     sick_child_detected=st.booleans(),
-)
+)  # fmt: skip
 
 
 @st.composite

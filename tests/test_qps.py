@@ -120,11 +120,8 @@ def test_the_table_as_text():
     assert "µs CPU within the rounds: worker / prefork 1.00 (1.00 to 1.00), event / " in static
     assert script.splitlines()[3].split()[1] == "6,094"
     for said in (
-        "200 clients, a new connection per request",
-        "3 rounds",
-        "measured on",
-        "2.0 s or",
-    ):
+        "200 clients, a new connection per request", "3 rounds", "measured on", "2.0 s or",
+    ):  # fmt: skip
         assert said in small
     assert "NOT COMPLETE" not in small
 

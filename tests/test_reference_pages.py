@@ -13,12 +13,9 @@ def test_which_mpm_has_the_recorded_figures():
     page = (ROOT / "docs" / "WHICH-MPM.md").read_text()
     cliffs = {(row["case"], row["kept"]): row for row in lab.recorded("03-cliffs")}
     cases = [
-        ("prefork", 500),
-        ("worker", 500),
-        ("event", 500),
-        ("event", 2000),
+        ("prefork", 500), ("worker", 500), ("event", 500), ("event", 2000),
         ("event, factor 20", 2000),
-    ]
+    ]  # fmt: skip
     for case, clients in cases:
         row = cliffs[case, clients]
         name = case.replace("factor", "AsyncRequestWorkerFactor")

@@ -19,10 +19,8 @@ from mpmkit.server.listen import ListenError
 from mpmkit.server.prewarm import ROUNDS, rehearse
 
 CHILDREN = {
-    "prefork": prefork.PreforkChild,
-    "worker": worker.WorkerChild,
-    "event": event.EventChild,
-}
+    "prefork": prefork.PreforkChild, "worker": worker.WorkerChild, "event": event.EventChild,
+}  # fmt: skip
 # What each round's clients get, in the order in which they come.
 ANSWERS = [200] * 4 + [404] + [200] * 2
 

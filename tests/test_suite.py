@@ -165,11 +165,9 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
     status, out, err = printed_by(generators.main, line.split(), capsys)
     rows = records.read(path)
     assert [(row["work"], row["generator"], row["qps"], row["failures"]) for row in rows] == [
-        ("new", "mpmkit (Locust)", 2000, 0),
-        ("new", "FastHttpUser", 100, 2),
-        ("keep-alive", "mpmkit (Locust)", 640, 0),
-        ("keep-alive", "FastHttpUser", 100, 2),
-    ]
+        ("new", "mpmkit (Locust)", 2000, 0), ("new", "FastHttpUser", 100, 2),
+        ("keep-alive", "mpmkit (Locust)", 640, 0), ("keep-alive", "FastHttpUser", 100, 2),
+    ]  # fmt: skip
     assert status == 0 and "20.00" in out
     assert err.count("without wrk") == 1 and "wrk is not installed" in err
 

@@ -17,10 +17,8 @@ TABLES = st.integers(1, 4).flatmap(
 def test_words_begin_together_and_numbers_end_together():
     rows = [("MPM", "requests/s", ""), ("event", "9", "slow"), ("a", "10,000", "")]
     assert aligned(rows, left=(0, 2)) == [
-        "MPM    requests/s",
-        "event           9  slow",
-        "a          10,000",
-    ]
+        "MPM    requests/s", "event           9  slow", "a          10,000",
+    ]  # fmt: skip
     with pytest.raises(ValueError):  # a row is too short
         aligned([("a", "b"), ("c",)])
 

@@ -132,10 +132,8 @@ def test_alarms_of_the_real_httpd(httpd, tmp_path, capsys):
     ) as server:  # fmt: skip
         watched = [server.url, "--seconds", "0"]
         for sent, letter in (
-            (b"GET / HTTP/1.1\r\n", "R"),
-            (request("/"), "K"),
-            (request("/slow.cgi"), "G"),
-        ):
+            (b"GET / HTTP/1.1\r\n", "R"), (request("/"), "K"), (request("/slow.cgi"), "G"),
+        ):  # fmt: skip
             with Client(server) as one, Client(server) as two:
                 one.send(sent), two.send(sent)
                 if letter == "G":

@@ -333,19 +333,9 @@ def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
 
 CONTROLS = [chr(n) for n in (*range(9), *range(10, 32), 127)]
 NAMES = [
-    "",
-    " ",
-    "A B",
-    "A:",
-    ":",
-    "A\t",
-    "caf\xe9",
-    "\u20ac",
-    "A\r",
-    "A\n",
-    "A\0",
+    "", " ", "A B", "A:", ":", "A\t", "caf\xe9", "\u20ac", "A\r", "A\n", "A\0",
     *'"(),/;<=>?@[]{}\\',
-]
+]  # fmt: skip
 NUMBERS = ["1_0", "+10", "-1", "", " 4", "4 ", "4,4", "0x4", "4.0", "\xb2", "9" * 20, "9" * 5000]
 STATUSES = [
     "", "200", "200OK", "20 OK", "2000 OK", "000 None", "100 Continue", "101 Switch", "199 x",

@@ -25,14 +25,9 @@ THREADED = ("worker", "event")
 
 # Two processes, a few threads: enough to be wrong in, and quick to start.
 _THREADS = {
-    "StartServers": 2,
-    "MinSpareThreads": 4,
-    "MaxSpareThreads": 12,
-    "ThreadsPerChild": 4,
-    "ThreadLimit": 8,
-    "MaxRequestWorkers": 12,
-    "ServerLimit": 4,
-}
+    "StartServers": 2, "MinSpareThreads": 4, "MaxSpareThreads": 12, "ThreadsPerChild": 4,
+    "ThreadLimit": 8, "MaxRequestWorkers": 12, "ServerLimit": 4,
+}  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
     "prefork": {"StartServers": 2, "MinSpareServers": 2, "MaxSpareServers": 5,
                 "MaxRequestWorkers": 8, "ServerLimit": 8},
