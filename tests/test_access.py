@@ -132,10 +132,8 @@ def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refuse
     ("Order allow,deny", "Require all granted", 403), ("Order allow,deny", "Allow from all", 0),
 ])  # fmt: skip
 def test_a_later_section_is_laid_over_an_earlier_one(first, second, status):
-    assert (
-        answers("<Location />", first, "</Location>", "<Location /a>", second, "</Location>")
-        == status
-    )
+    lines = ("<Location />", first, "</Location>", "<Location /a>", second, "</Location>")
+    assert answers(*lines) == status
 
 
 @pytest.mark.parametrize("line", ["SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"])

@@ -237,9 +237,8 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
     ]
     whole = read("".join(lines), "%{usec}t %h %D %X %k")
     assert list(whole.connection) == [row[-1] for row in CONNECTIONS]
-    assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1] and list(whole.client) == [
-        0, 0, 1, 0, 1, 0, 0, 0,
-    ]  # fmt: skip
+    assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1]
+    assert list(whole.client) == [0, 0, 1, 0, 1, 0, 0, 0]
     assert "1 requests go on with one that began before the log" in whole.notes[1]
     assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491]
     signs = read("".join(line.rpartition(" ")[0] + "\n" for line in lines), "%{usec}t %h %D %X")
@@ -256,10 +255,8 @@ def test_the_last_request_of_a_connection_repeats_its_k():
              (2.6, 83, "-", 1))  # fmt: skip
     known = "".join(f"{int(s * 1e6 + BEGIN * 1e6)} ::1 {p} 900 {x} {k}\n" for s, p, x, k in ports)
     ported = read(known, "%{usec}t %h %{remote}p %D %X %k")
-    assert (
-        list(ported.connection) == [0, 0, 1, 2, 2, 2, 2, 3, 3, 3]
-        and " 0 requests go on" in ported.notes[1]
-    )
+    assert list(ported.connection) == [0, 0, 1, 2, 2, 2, 2, 3, 3, 3]
+    assert " 0 requests go on" in ported.notes[1]
 
 
 def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):

@@ -20,7 +20,7 @@ from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.bench import BenchTable, order
 from benchmarks.ratios import baseline_lines, comparisons, table
 from benchmarks.works import BASELINES, FREE, HOLDING, WORKS, BenchError, pages, runnable
-from mpmkit.measure import records
+from mpmkit.measure import competitors, records
 from mpmkit.measure.experiment import OURS
 from mpmkit.measure.procfs import members
 from mpmkit.measure.reference_servers import Httpd, NotInstalled
@@ -269,7 +269,10 @@ def test_the_requests_of_each_second_are_counted_from_abs_record():
 
 @pytest.mark.rival
 @pytest.mark.skipif(not shutil.which("ab"), reason="needs ab: apt install apache2-utils")
-def test_the_articles_case_runs(tmp_path, capsys):
+def test_the_articles_case_runs(tmp_path, capsys, monkeypatch):
+    """Ours under all three MPMs, and the real httpd under one, if it is here."""
+    worker = [one for one in competitors.of(["httpd"]) if one.mpm == "worker"]
+    monkeypatch.setattr(competitors, "of", lambda names: worker)
     out = tmp_path / "rows.csv"
     argv = ["--scale", "smoke", "--requests", "200", "--out", str(out)]
     status, printed, said = printed_by(article.main, argv, capsys)

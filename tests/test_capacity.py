@@ -95,7 +95,8 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
         mpmkit.capacity_table(["event"], launch=launch, **how)
 
 
-def test_a_run_measures_or_says_that_other_work_was_on_the_machine(tmp_path, capsys):
+def test_a_run_measures_or_says_that_other_work_was_on_the_machine(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(capacity.SCALES, "smoke", (1, 0.5, 0.8))
     out = tmp_path / "rows.csv"
     argv = ["--scale", "smoke", "--mpm", "event", "--cost", "2000", "--out", str(out)]
     status, printed, said = printed_by(capacity.main, argv, capsys)

@@ -16,7 +16,7 @@ import pytest
 from support.client import Client, get
 from support.files import open_to_all
 from support.servers import command, environment, free_ports
-from support.waiting import alive, all_gone, children_of, poll_until
+from support.waiting import alive, all_gone, children_of, patience, poll_until
 
 from mpmkit.cli import httpd
 from mpmkit.server import pidfile
@@ -87,7 +87,7 @@ class House:
         poll_until(self.pid_file.exists, "the PidFile")
         assert self.pid == process.pid
         yield process
-        assert process.communicate(timeout=10)[1] == b"" and process.returncode == 0
+        assert process.communicate(timeout=patience())[1] == b"" and process.returncode == 0
         assert not self.pid_file.exists()
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -30,9 +29,6 @@ from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import split_words
 from mpmkit.config.values import INT_MAX, ListenAddress, RequestReadTimeout, atoi
-
-# This suite shares its machine with servers under load: a slow example is not a failure.
-calmly = hypothesis.settings(deadline=None)
 
 HERE = Path(__file__).resolve().parent
 
@@ -157,7 +153,6 @@ def numbers(directives: Directives) -> dict[str, int]:
     return {name: getattr(directives, name) for name in NUMBERS[directives.mpm]}
 
 
-@calmly
 @given(written())
 @example(("event", {"ThreadsPerChild": 64, "MaxRequestWorkers": 63}))
 def test_whatever_is_written_the_effective_numbers_fit_together(case):
@@ -187,7 +182,6 @@ def test_whatever_is_written_the_effective_numbers_fit_together(case):
     assert twice == d and set(ids(notes)) <= {"AH00318", "AH00515"}
 
 
-@calmly
 @given(written(), written())
 def test_a_restart_cannot_change_the_limits(first, second):
     mpm, asked = first
@@ -250,7 +244,6 @@ def test_atoi():
     assert {word: atoi(word) for word in words} == words
 
 
-@calmly
 @given(st.integers(-INT_MAX, INT_MAX), st.text(st.characters(exclude_categories=["Nd"])))
 def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
     assert atoi(f"{number}{rest}") == number
@@ -414,7 +407,6 @@ def test_an_unknown_mpm():
         check("winnt")
 
 
-@calmly
 @given(st.sampled_from(sorted(SPECS)), st.lists(st.text(max_size=20), max_size=4))
 def test_any_words_are_read_or_refused_by_name(key, words):
     spec = SPECS[key]
@@ -479,7 +471,6 @@ def test_keywords_that_cannot_be_written(mpm, keywords, complaint):
     assert [problem.directive for problem in caught.value.problems] == [next(iter(keywords))]
 
 
-@calmly
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5))
 def test_any_words_survive_quoting(words):
     line = " ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)

@@ -113,4 +113,4 @@ class QueueAgainstCounting(RuleBasedStateMachine):
 
 
 TestQueueAgainstCounting = QueueAgainstCounting.TestCase
-TestQueueAgainstCounting.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestQueueAgainstCounting.settings = settings(max_examples=60, stateful_step_count=25)

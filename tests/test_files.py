@@ -235,7 +235,7 @@ opening = st.tuples(st.sampled_from(CONTAINERS), words).map(lambda pair: f"<{' '
 closing = st.sampled_from(CONTAINERS).map(lambda name: f"</{name}>")
 
 
-@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.settings(max_examples=200)
 @given(st.lists(st.one_of(plain, plain, opening, closing, st.text(max_size=9)), max_size=12))
 def test_no_lines_crash_the_reading_or_the_report(lines):
     """They are read, or refused with their places; and what was read has a report."""

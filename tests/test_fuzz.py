@@ -28,7 +28,7 @@ def test_streams_to_begin_with(number):
 
 
 @given(fuzz.streams())
-@settings(max_examples=STREAMS, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=STREAMS, suppress_health_check=list(HealthCheck))
 def test_any_bytes_however_they_are_cut(stream):
     try:
         fuzz.check(stream)

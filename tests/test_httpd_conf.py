@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from textwrap import dedent
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +19,6 @@ from mpmkit.config.httpd_conf import read as read_source
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.modules import BUILT_IN, WITHOUT_DIRECTIVES
 from mpmkit.config.unsupported import lacking_modules
-
-calmly = hypothesis.settings(deadline=None)
 
 # The three blocks of the article, as a reader pastes them: no LoadModule, no Listen.
 ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
@@ -262,7 +259,6 @@ def test_comments_continuations_and_line_numbers():
     assert "(f:1)" in conf.notes[0].text, "a comment that takes in the next line is noted"
 
 
-@calmly
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_is_read_or_refused_with_its_line(text):
     try:

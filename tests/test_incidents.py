@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from helpers import crowds, memory_limit, misbehaving_clients
+from helpers import memory_limit, misbehaving_clients
 from support.servers import SMALL
 from support.waiting import poll_until
 
@@ -109,15 +109,3 @@ def test_a_full_control_group_ends_a_server_and_is_removed():
         pytest.skip(f"no memory control group can be made here: {error}")
     assert 0 < row["held"] < memory_limit.MOST and row["killed"] and row["lost"] > 0
     assert not [*memory_limit.V1.glob("mpmkit-*"), *memory_limit.V2.glob("mpmkit-*")]
-
-
-@pytest.mark.timeout(60)
-def test_crowds_take_the_threads_of_event_too():
-    """Notebook 12: only connections that are idle leave the workers alone; denied crawlers do."""
-    rows = crowds.held(("event",))
-    assert [(row["kind"], row["W"], row["status"]) for row in rows] == [
-        ("idle connections", 0, 200), ("long polls", 8, None), ("streams", 8, None),
-    ]  # fmt: skip
-    none, twice, denied = crowds.crawled(("event",))
-    assert none["wait"] > 2 * crowds.PAGE and twice["wait"] < none["wait"]
-    assert denied["wait"] < none["wait"] / 1.5 and {*denied["statuses"]} == {200}

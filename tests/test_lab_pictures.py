@@ -144,10 +144,8 @@ def test_a_machine_with_other_work_records_nothing(shelf, monkeypatch, capsys):
     replay.record("demo", lambda: "quiet")
     monkeypatch.setattr(replay.OtherWork, "share", lambda self: 0.06)
     assert replay.record("demo", lambda: "disturbed") == "disturbed"
-    assert (
-        lab.recorded("demo") == "quiet"
-        and "NOT recorded: other work took 6%" in capsys.readouterr().out
-    )
+    assert lab.recorded("demo") == "quiet"
+    assert "NOT recorded: other work took 6%" in capsys.readouterr().out
 
 
 def test_without_a_recording_the_remedy_is_named(shelf, monkeypatch):

@@ -18,10 +18,11 @@ from collections import Counter
 from functools import reduce
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_load, wait_for_silence
+from support.waiting import patience
 
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
@@ -213,7 +214,6 @@ def test_verdicts(data, how, verdict):
     assert read(data, **how) == verdict
 
 
-@settings(deadline=None)  # the machine may be busy with servers
 @given(
     st.sampled_from([OK, CHUNKED, OK[:-1], INTERIM + OK, UNTIL_CLOSE, b"junk\r\n\r\n"]),
     st.lists(st.integers(0, len(CHUNKED)), max_size=6),
@@ -356,12 +356,12 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad):
         wait_for_load(bad, requests=4_000)  # a second: each generator process has sent a report
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=30)
         took = time.monotonic() - asked
     assert process.returncode == 130 and err == "mpmkit: interrupted\n"
     row = json.loads(out)
     assert row["ended"] == "interrupted" and row["requests"] > 10 and row["failures"] == 0
-    assert took < 5  # a fraction of a second, unless the machine stands still
+    assert took < patience(5)  # a fraction of a second, unless the machine stands still
     wait_for_silence(bad)
 
 

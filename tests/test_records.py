@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import GENERATORS, MEMORY, ROW
 from support.rows import row as some_row
@@ -39,7 +39,6 @@ def test_rows_come_back_as_they_were_written(path):
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
 
 
-@settings(deadline=None)  # the machine may be busy with servers
 @given(TEXT, st.floats(0.001, 1e6), st.integers(0, 10**9), st.booleans())
 def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth):
     path = tmp_path_factory.mktemp("records") / "rows.csv"

@@ -27,9 +27,5 @@ def test_which_mpm_has_the_recorded_figures():
     for case, row in lab.recorded("09-crash").items():
         assert f"| {case}{' a child' * ('thread' in case)} | {row['lost']}" in page, case
     counted = lab.recorded("05-counter")
-    assert (
-        "prefork counted {}, worker {}, event {}".format(
-            *(one["counted"] for one in counted.values())
-        )
-        in page
-    )
+    numbers = (one["counted"] for one in counted.values())
+    assert "prefork counted {}, worker {}, event {}".format(*numbers) in page

@@ -174,7 +174,7 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
 
 def test_generators_measure_a_server(capsys, tmp_path):
     with Misbehaving() as server:
-        line = f"--url {server.url}/ok --users 2 --seconds 2 --rounds 1 --work new"
+        line = f"--url {server.url}/ok --users 2 --seconds 1 --rounds 1 --work new"
         status, out, err = printed_by(
             generators.main, [*line.split(), "--out", f"{tmp_path}/x.csv"], capsys
         )

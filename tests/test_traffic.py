@@ -122,9 +122,8 @@ def test_a_pass_decides_by_the_idle_workers_as_by_the_whole_scoreboard(mpm, monk
 def test_backlog_overflows_and_clients_try_again(mpm):
     requests = [(1, 2.0, n) for n in range(4)] + [(1.5, 0.1, n) for n in range(4, 9)]
     run = simulate(mpm, trace=trace(*requests), ListenBacklog=2, **ONE[mpm])
-    assert (
-        run.overflow == 4 and run.lost == 0
-    )  # at 1.5 two, at 2.5 both again; at 4.5 there is room
+    # At 1.5 two, at 2.5 both again; at 4.5 there is room.
+    assert run.overflow == 4 and run.lost == 0
     assert sorted(run.waits)[-2:] == pytest.approx([3.0, 3.0])
     full = simulate(mpm, trace=trace(*((1, 300, n) for n in range(8))), ListenBacklog=2, **ONE[mpm])
     assert full.lost == 1 and max(full.waits) == math.inf and full.binds["ListenBacklog"][0] == 1

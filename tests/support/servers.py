@@ -68,11 +68,14 @@ def free_ports(count: int) -> list[int]:
         return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
 
 
+KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may stand still for some seconds
+
+
 def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) -> Server:
     """A server over the tests' site, unless the options say otherwise; with a small pool, or with
-    this one in its place. The test stops it and checks."""
+    this one in its place. It keeps connections for long (KEPT). The test stops it and checks."""
     if "conf" not in options:
-        options.setdefault("document_root", site())
+        options = {"document_root": site(), "KeepAliveTimeout": KEPT, **options}
     return mpmkit.launch(mpm, **{**(SMALL[mpm] if pool is None else pool), **options})
 
 
