@@ -201,9 +201,8 @@ def test_connections_are_those_of_a_search_through_all_that_wait(serials, monkey
 
     def search(place: int, serial: int, start: float):
         there = (one for one in waiting if one[3:] == (place, serial))
-        return max(
-            (one for one in there if start - limit <= one[0] <= start + tolerance), default=None
-        )
+        near = (one for one in there if start - limit <= one[0] <= start + tolerance)
+        return max(near, default=None)
 
     rows = zip(
         columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
@@ -232,9 +231,7 @@ CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection
 
 
 def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
-    lines = [
-        f"{int(s * 1e6 + BEGIN * 1e6)} 10.0.0.{c} {d} {x} {k}\n" for s, c, d, x, k, _ in CONNECTIONS
-    ]
+    lines = [f"{int((s + BEGIN) * 1e6)} 10.0.0.{c} {d} {x} {k}\n" for s, c, d, x, k, _ in CONNECTIONS]
     whole = read("".join(lines), "%{usec}t %h %D %X %k")
     assert list(whole.connection) == [row[-1] for row in CONNECTIONS]
     assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1]
@@ -261,16 +258,14 @@ def test_the_last_request_of_a_connection_repeats_its_k():
 
 def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):
     text = "".join(combined(second, f" {second}00", client=second) for second in range(1, 9))
-    trace = read(
-        text + common(9, ' "-" "b" 5', target="/a.php?q=1").replace("5 ", "- "), "combined %D"
-    )
+    last = common(9, ' "-" "b" 5', target="/a.php?q=1").replace("5 ", "- ")
+    trace = read(text + last, "combined %D")
     trace.to_csv(tmp_path / "trace.csv")
     again = mpmkit.Trace.from_csv(tmp_path / "trace.csv")
     assert (again.begin, again.notes, again.classes) == (trace.begin, trace.notes, trace.classes)
     for name in ("start", "seconds", "size", "client", "kept", "connection", "path_class"):
-        assert list(getattr(again, name)) == pytest.approx(list(getattr(trace, name)), abs=1e-6), (
-            name
-        )
+        theirs, ours = (list(getattr(one, name)) for one in (trace, again))
+        assert ours == pytest.approx(theirs, abs=1e-6), name
     assert trace.path_class[-1] == 1 and trace.size[-1] == 0 and trace.timed
     written = (tmp_path / "trace.csv").read_text()
     assert not any(word in written for word in ("10.0.0", "Agent/1", ".php"))

@@ -92,9 +92,7 @@ def test_every_server_begins_as_often_as_the_others():
 # -- ratios --------------------------------------------------------------------------------------
 
 
-def rows(
-    mine, theirs, *, work="new", failures=0, bound=False, names=(OURS, "httpd"), cpu=(None, None)
-):
+def rows(mine, theirs, work="new", failures=0, bound=False, names=(OURS, "httpd"), cpu=(None,) * 2):
     for number, pair in enumerate(zip(mine, theirs, strict=True), 1):
         for ours, (server, qps, used) in enumerate(zip(names, pair, cpu, strict=True)):
             row = {"mpm": "event", "work": work, "round": number, "server": server, "qps": qps}

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
+from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply, request
 from support.files import program, write
 from support.servers import assert_quiet, no_more, open_files, serving, take_errors
 from support.waiting import alive, poll_until
@@ -409,9 +409,7 @@ def is_held(pid: int) -> bool:
 
 
 def leader(path: Path) -> int:
-    return int(
-        poll_until(lambda: path.exists() and path.read_text().strip(), what="the program runs")
-    )
+    return int(poll_until(lambda: path.exists() and path.read_text().strip(), "the program runs"))
 
 
 def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
@@ -468,10 +466,7 @@ def test_a_half_closed_client_gets_its_answer(server, tmp_path):
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with Client(server) as client:
-        client.send(
-            f"GET /cgi-bin/slow?{gate} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-        )
-        client.half_close()
+        client.send(request(f"/cgi-bin/slow?{gate}", close=True)).half_close()
         gate.write_text("in time\n")
         assert read_reply(client.until_closed()).body == b"in time\n"
 

@@ -75,9 +75,7 @@ def test_the_margin_is_the_readers_and_other_rounds_are_compared_unpaired(tmp_pa
     assert status == 1 and "unpaired" in printed
 
 
-def rounds(
-    row: dict[str, Any], column: str, *values: float, **changes: Any
-) -> list[dict[str, Any]]:
+def rounds(row: dict[str, Any], column: str, *values: float, **changes: Any) -> list[dict]:
     return [{**row, "round": n, column: value, **changes} for n, value in enumerate(values, 1)]
 
 

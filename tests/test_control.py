@@ -402,9 +402,8 @@ def test_a_graceful_restart_opens_the_logs_anew(house):
         house.do("-k", "graceful")
         poll_until(house.error_log.exists, "a new error log")
         house.starts(1)
-        poll_until(
-            lambda: (logs / "access_log.1").read_text() == "/index.html\n", "the old child's line"
-        )
+        before = logs / "access_log.1"
+        poll_until(lambda: before.read_text() == "/index.html\n", "the old child's line")
         assert os.readlink(f"/proc/{pid}/fd/2") == str(house.error_log)
         assert house.get() == b"hello\n"
 
@@ -525,9 +524,7 @@ def test_children_are_the_user_that_the_file_names(mpm, shared):
         assert house.get() == b"hello\n"
         owners = {pid: "root"} | dict.fromkeys(children_of(pid), "www-data")
         assert len(owners) > 1
-        poll_until(
-            lambda: {one: Path(f"/proc/{one}").owner() for one in owners} == owners, "the owners"
-        )
+        poll_until(lambda: {one: Path(f"/proc/{one}").owner() for one in owners} == owners, "users")
     assert ":warn]" not in house.log and ":error]" not in house.log
 
 
@@ -552,9 +549,7 @@ def test_a_listen_without_an_address_is_for_both_kinds(house):
         house.starts(2)
         ask()
         lines = house.root / "logs" / "access_log"
-        found = poll_until(
-            lambda: len(f := lines.read_text().splitlines()) == 4 and f, "four lines"
-        )
+        found = poll_until(lambda: len(f := lines.read_text().splitlines()) == 4 and f, "4 lines")
     assert sorted(found) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
 
 

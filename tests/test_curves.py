@@ -54,9 +54,8 @@ def test_a_curve_goes_through_the_levels(frame):
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert list(drawn) == ["prefork", "event", "httpd event"]
     assert drawn["event"][0] == [0, 50, 100, 200]
-    assert drawn["event"][1] == [
-        pytest.approx((20_000 + 100 * n) / 1024) for n in (0, 50, 100, 200)
-    ]
+    rising = [(20_000 + 100 * n) / 1024 for n in (0, 50, 100, 200)]
+    assert drawn["event"][1] == pytest.approx(rising)
     labels = [note.text for note in figure.layout.annotations]
     assert " prefork, 1,000 KiB each" in labels and " httpd event, 50.0 KiB each" in labels
     assert figure.data[0].line.color == theme.LIGHT["prefork"]

@@ -36,11 +36,8 @@ HERE = Path(__file__).resolve().parent
 THREADS = ("StartServers", "MinSpareThreads", "MaxSpareThreads", "ThreadsPerChild", "ThreadLimit",
            "ServerLimit", "MaxRequestWorkers")  # fmt: skip
 NUMBERS = {
-    "prefork": (
-        "StartServers", "MinSpareServers", "MaxSpareServers", "ServerLimit", "MaxRequestWorkers",
-    ),
-    "worker": THREADS,
-    "event": THREADS,
+    "prefork": ("StartServers", "MinSpareServers", "MaxSpareServers", "ServerLimit", "MaxRequestWorkers"),
+    "worker": THREADS, "event": THREADS,
 }  # fmt: skip
 
 

@@ -95,9 +95,7 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
 
 @pytest.mark.slow
 def test_parked_clients_stay_while_half_sent_heads_take_the_workers():
-    together(
-        lambda: parked_beside_half_sent(2, readers=4), lambda: parked_beside_half_sent(6, readers=2)
-    )
+    together(lambda: parked_beside_half_sent(2, 4), lambda: parked_beside_half_sent(6, 2))
 
 
 def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():

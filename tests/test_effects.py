@@ -61,9 +61,7 @@ def test_error_documents(site, root):
         assert (local.status, local.body) == (403, b"<p>gone, but not forgotten\n")
         assert local["Content-Type"] == "text/html"
         cached = get(server, "/secret", "Range: bytes=0-1", "If-None-Match: *")
-        assert (cached.status, cached.body) == (403, local.body), (
-            "conditions were for another thing"
-        )
+        assert (cached.status, cached.body) == (403, local.body), "conditions were for another"
         head = get(server, "/secret", method="HEAD")
         assert (head.status, head["Content-Length"]) == (403, str(len(local.body)))
         away = get(server, "/file.txt", method="DELETE")

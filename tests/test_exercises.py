@@ -274,17 +274,11 @@ def test_the_export_has_a_test_a_task_that_fails_until_the_answer_is_right(tmp_p
 
 def test_every_try_it_of_the_notebooks_has_a_model_answer():
     page = TARGET / "solutions" / "try-it.md"
-    parts = dict(
-        re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text(), re.DOTALL | re.MULTILINE)
-    )
+    parts = dict(re.findall(r"(?ms)^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text()))
     wanted = set()
     for book in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        found = [re.search(r"^## (?:Try it|To try)\n+(.*)", text(cell), re.DOTALL | re.MULTILINE)
-                 for cell in cells(book)]  # fmt: skip
-        asked = [
-            line for one in found if one for line in re.findall(r"^\* (.+)", one[1], re.MULTILINE)
-        ]
-        if asked:
+        found = [re.search(r"(?ms)^## (?:Try it|To try)\n+(.*)", text(cell)) for cell in cells(book)]
+        if asked := [line for one in found if one for line in re.findall(r"(?m)^\* (.+)", one[1])]:
             wanted.add(book.stem)
             quoted = re.findall(r"^> (.+)\n\n(?!>)(\S.+)", parts[book.stem], re.MULTILINE)
             plain = [re.sub(r"\]\([^)]*\)", "]", line) for line in asked]

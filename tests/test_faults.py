@@ -86,10 +86,9 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
 
             def begun() -> int:
                 # Under event the counter follows the worker's last W: it alone shows that the client waits.
-                event = mpm == "event"
-                return (
-                    total(server, "write_completion") if event else server.scoreboard().count("W")
-                )
+                if mpm == "event":
+                    return total(server, "write_completion")
+                return server.scoreboard().count("W")
 
             poll_until(begun, "the answer has begun")
             # A second for each write that takes nothing, then two of lingering.

@@ -62,9 +62,8 @@ def test_one_warning_a_module():
     ]
     texts = [note.text for note in checked("\n".join(lines))[1]]
     assert len(texts) == 2
-    assert texts[0] == (
-        "no effect in mpmkit (mod_autoindex): AddIcon, IndexOptions (51 lines, the first f:1)"
-    )
+    icons = "no effect in mpmkit (mod_autoindex): AddIcon, IndexOptions (51 lines, the first f:1)"
+    assert texts[0] == icons
 
 
 def test_a_rewriterule_that_forbids_is_named():
@@ -201,9 +200,7 @@ def test_whatever_debian_can_enable_is_read(tmp_path, monkeypatch, capsys):
     """All of its modules, sites and the rest at once; httpd itself would not take two MPMs."""
     for name in ("RUN_DIR", "LOG_DIR", "LOCK_DIR"):
         monkeypatch.setenv(f"APACHE_{name}", str(tmp_path))
-    kinds = (
-        "mods-available/*.load mods-available/*.conf conf-available/*.conf sites-available/*.conf"
-    )
+    kinds = "mods-available/*.load" + "".join(f" {w}-available/*.conf" for w in ("mods", "conf", "sites"))
     files = [file for kind in kinds.split() for file in sorted(DEBIAN.glob(kind))]
     files = [file for file in files if not file.name.startswith("mpm_")]
     start = f"Listen 8080\nServerRoot {DEBIAN}\n"

@@ -28,9 +28,8 @@ def test_each_cell_is_a_marker_and_an_interval():
     figure = readme_figures.ratios(found)
     lines, markers = figure.data[::2], figure.data[1::2]
     assert [marker.x[0] for marker in markers] == [1.5, 1.1]
-    for line, rounds in zip(
-        lines, ([1.3, 1.5, 1.5, 1.5, 1.8], [0.9, 1.1, 1.1, 1.1, 1.4]), strict=True
-    ):
+    both = [1.3, 1.5, 1.5, 1.5, 1.8], [0.9, 1.1, 1.1, 1.1, 1.4]
+    for line, rounds in zip(lines, both, strict=True):
         ratio = stats.ratio(rounds, [1.0] * 5)
         assert line.x == pytest.approx((ratio.low, ratio.high))
     assert "new connection each prefork 1.50" in alt_text(figure) and "0.40" not in alt_text(figure)
@@ -54,9 +53,8 @@ def test_servers_have_a_line_each_ours_first():
         *(answered("mpmkit", "event", None, n, 1000.0 * n, 40.0 + n) for n in (1, 2, 3)),
         answered("mpmkit", "event", "wsgi", 1, 7.0, 1.0),
     ]
-    _, head, *lines = [
-        line.split() for line in readme_figures.servers_text(rows, "static").splitlines()
-    ]
+    text = readme_figures.servers_text(rows, "static")
+    _, head, *lines = map(str.split, text.splitlines())
     assert head[:2] == ["server", "requests/s"]
     assert lines[0] == ["mpmkit", "event", "2,000", "1,000", "to", "3,000", "42.0"]
     assert [line[0] for line in lines] == ["mpmkit", "httpd", "nginx"]

@@ -104,8 +104,7 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
             conf.write_text(conf.read_text().replace("ServerName a.example", f"ServerName {name}"))
             server.graceful()
             ask = f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode()
-            known = lambda ask=ask: exchange(server, ask).endswith(b"\r\n\r\na\n")  # noqa: E731
-            poll_until(known, "the new name is known")
+            poll_until(lambda ask=ask: exchange(server, ask).endswith(b"\r\n\r\na\n"), "known")
             conf.write_text(conf.read_text().replace(f"ServerName {name}", "ServerName a.example"))
         conf.write_text(conf.read_text().replace(f"{site}/b_log", "/no/such/directory/log"))
         server.graceful()

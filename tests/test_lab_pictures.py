@@ -55,9 +55,7 @@ def test_a_scoreboard_has_a_cell_for_each_worker():
     svg = diagram.scoreboard(picture)
     cells = ElementTree.fromstring(svg.text).findall(f"{NS}rect[@width='16']")
     assert len(cells) == 8
-    assert [cell.get("fill") for cell in cells[:4]] == [
-        theme.letter_colour(letter) for letter in "__WK"
-    ]
+    assert [cell.get("fill") for cell in cells[:4]] == [*map(theme.letter_colour, "__WK")]
     assert "slot 3" in words(svg) and "+ 7 without a thread" in words(svg)
     assert "3 waiting for a connection" in svg.alt and "7 connections without a thread" in svg.alt
     assert len({theme.letter_colour(letter) for letter in "RWKLCGS"}) == 7

@@ -93,20 +93,16 @@ def test_problems_are_all_named(fields, named):
 
 
 def test_steps_and_ramps_say_what_is_due_when():
-    steps = LoadProfile(
-        stages=[{"seconds": 2, "users": 10}, {"seconds": 4, "users": 50, "ramp": True}]
-    )
+    ramp = {"seconds": 4, "users": 50, "ramp": True}
+    steps = LoadProfile(stages=[{"seconds": 2, "users": 10}, ramp])
     assert steps.users == 50 and steps.planned_seconds == 6
     assert [steps.level_at(t) for t in (-1, 0, 1.9, 2, 4, 6, 99)] == [10, 10, 10, 10, 30, 50, 50]
     rates = LoadProfile(users=5, arrival="poisson", stages=[RISING])
     assert rates.users == 5 and rates.level_at(5) == 50
     assert LoadProfile(users=10, requests=1, ramp=10).level_at(5) == 5
     assert LoadProfile(users=10, requests=1).level_at(0) == 10
-    for profile in (
-        steps,
-        rates,
-        LoadProfile(mix=[{"path": "/a"}], requests=1, headers=[("A", "b")]),
-    ):
+    mixed = LoadProfile(mix=[{"path": "/a"}], requests=1, headers=[("A", "b")])
+    for profile in (steps, rates, mixed):
         assert LoadProfile.from_json(profile.to_json()) == profile
 
 

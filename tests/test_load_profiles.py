@@ -203,10 +203,8 @@ def test_the_run_second_by_second_and_as_json(bad):
 def stepped(rates: list[float], **fields) -> LoadRun:
     """A run whose stages of a second each had so many good answers."""
     profile = LoadProfile(**fields)
-    ticks = tuple(
-        Tick(n, n + 1, Counter(), [1_000_000] * int(rate)) for n, rate in enumerate(rates)
-    )
-    return LoadRun("x", profile, float(len(rates)), ticks)
+    ticks = (Tick(n, n + 1, Counter(), [1_000_000] * int(rate)) for n, rate in enumerate(rates))
+    return LoadRun("x", profile, float(len(rates)), tuple(ticks))
 
 
 USERS, LARGE = (

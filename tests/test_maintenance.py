@@ -168,9 +168,8 @@ def decide(directives: Directives, *letters: str, memory: Memory | None = None) 
     return plan(look(board(directives, *letters), directives, memory), directives, memory)
 
 
-PREFORK = configured(
-    "prefork", ServerLimit=8, MaxRequestWorkers=6, MinSpareServers=2, MaxSpareServers=4
-)
+FEW = {"ServerLimit": 8, "MaxRequestWorkers": 6, "MinSpareServers": 2, "MaxSpareServers": 4}
+PREFORK = configured("prefork", **FEW)
 THREADS = {  # three processes serve, a fourth slot is spare
     "ServerLimit": 4, "ThreadLimit": 2, "ThreadsPerChild": 2, "MaxRequestWorkers": 6,
     "MinSpareThreads": 2, "MaxSpareThreads": 5,
@@ -251,9 +250,8 @@ LINES = {
 @pytest.mark.parametrize("line", LINES)
 def test_each_line_of_the_table(line):
     directives, rows, before, expected = LINES[line]
-    decided = decide(
-        directives, *("" if row == "-" else row for row in rows.split()), memory=before
-    )
+    letters = ("" if row == "-" else row for row in rows.split())
+    decided = decide(directives, *letters, memory=before)
     found = {
         **{name: getattr(decided, name) for name in ("decision", "spawn", "retire")},
         "notes": decided.notes,

@@ -25,12 +25,10 @@ from mpmkit.measure.memory import PATIENT, main, memory_of, memory_table, plan, 
 from mpmkit.measure.memory_table import MemoryTable
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
 
-MPMS = ("prefork", "worker", "event")
-THREADS = dict(StartServers=2, ThreadsPerChild=3, MinSpareThreads=3, MaxSpareThreads=6)  # noqa: C408
-CHILDREN = dict(StartServers=6, MinSpareServers=2, MaxSpareServers=6)  # noqa: C408
-SMALL = {
-    mpm: {**(CHILDREN if mpm == "prefork" else THREADS), "MaxRequestWorkers": 6} for mpm in MPMS
-}
+THREADS = {"StartServers": 2, "ThreadsPerChild": 3, "MinSpareThreads": 3, "MaxSpareThreads": 6}
+CHILDREN = {"StartServers": 6, "MinSpareServers": 2, "MaxSpareServers": 6}
+MOST = {"MaxRequestWorkers": 6}
+SMALL = {"prefork": CHILDREN | MOST, "worker": THREADS | MOST, "event": THREADS | MOST}
 
 
 @pytest.fixture

@@ -57,9 +57,7 @@ def test_who_is_busy_idle_parked_and_waiting(server, mpm):
         poll_until(lambda: watch(server, 0)[0].parked == 1, what="one parked")
         for target in (server, server.url, SimpleNamespace(url=server.url, pid=server.pid)):
             # The page's own worker, asked a moment ago, may still be writing.
-            sample = poll_until(
-                lambda target=target: (one := watch(target, 0).last).writing == 0 and one
-            )
+            sample = poll_until(lambda at=target: (one := watch(at, 0).last).writing == 0 and one)
             assert (sample.parked, sample.reading, sample.waiting) == (1, 1, 0), target
             assert sample.without_thread == (1 if mpm == "event" else 0), target
             assert sample.busy == (1 if mpm == "event" else 2), target

@@ -51,9 +51,7 @@ def test_whole_numbers(value, most, zeros):
     assert whole_number(text, most) == whole_number(text.encode(), most) == expected
 
 
-RAISED = (
-    "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError".split()
-)
+RAISED = ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError", "BaseException", "MemoryError"]
 RAISING = """
 import asyncio
 RAISED = {e.__name__: e for e in (SystemExit, KeyboardInterrupt, GeneratorExit,

@@ -58,9 +58,7 @@ def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm):
                 with pytest.raises(Lost):
                     held.reply()
             load.wait_for(100)
-            poll_until(
-                lambda: len(set(server.processes()) - {victim}) >= len(before), "a replacement"
-            )
+            poll_until(lambda: len(set(server.processes()) - {victim}) >= len(before), "replaced")
             load.wait_for(100)
         gate.open()
         # Every request came through in the end; what failed on the way, the killed child held.

@@ -146,10 +146,8 @@ def test_the_recorded_ratio_is_taken_within_the_rounds():
     rows = records.read(records.recorded_folder() / "qps-full.csv")
     table = QpsTable(rows, published.figures())
     summary = table.summary().set_index(["kind", "mpm"])
-    each = [
-        table.rounds("script")["event"][n] / qps
-        for n, qps in table.rounds("script")["prefork"].items()
-    ]
+    rounds = table.rounds("script")
+    each = [rounds["event"][n] / qps for n, qps in rounds["prefork"].items()]
     script = summary.loc["script", "event"]
     assert script["ratio"] == pytest.approx(statistics.geometric_mean(each))
     assert script["ratio"] == pytest.approx(1.0, abs=0.015)
@@ -310,9 +308,7 @@ def test_what_fails_before_the_load_is_one_line(capsys, tmp_path, monkeypatch):
 
 
 def test_failed_requests_are_kept_and_shown(launched, monkeypatch):
-    pages = [
-        Page("static", path, length, "page") for path, length in (("/every/3", 45), ("/ok", 44))
-    ]
+    pages = [Page("static", *one, "page") for one in (("/every/3", 45), ("/ok", 44))]
     monkeypatch.setattr(published, "PAGES", {"static": pages[0]})
     table = small(launched, rounds=1, requests=30)
     assert table.records[0]["failures"] > 0 and "requests FAILED" in table.text()

@@ -172,9 +172,8 @@ def test_a_killed_interpreter_leaves_no_server(pages):
 @pytest.mark.rival
 def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
     with make(KeepAlive=True, KeepAliveTimeout=3) as server:
-        static, script, none = (
-            page(server, at) for at in ("/index.html", "/hello.py", "/../secret")
-        )
+        paths = ("/index.html", "/hello.py", "/../secret")
+        static, script, none = (page(server, path) for path in paths)
         assert (static.status, static.body) == (200, PAGE)
         st = (ROOT / "index.html").stat()
         assert static["ETag"].endswith(f'"{st.st_size:x}-{st.st_mtime_ns // 1000:x}"')

@@ -151,9 +151,7 @@ def test_hup_cuts_connections_but_keeps_the_port(mpm):
 BAD = ["Nonsense 1", "KeepAliveTimeout never", 'DocumentRoot "/does/not/exist"']
 
 
-@pytest.mark.parametrize(
-    ("mpm", "name", "bad"), [*zip(MPMS, ("HUP", "USR1", "HUP"), BAD, strict=True)]
-)
+@pytest.mark.parametrize(("mpm", "name", "bad"), zip(MPMS, ("HUP", "USR1", "HUP"), BAD, strict=True))
 def test_a_bad_file_at_a_restart_leaves_the_server_as_it_was(mpm, name, bad, tmp_path):
     conf = conf_file(tmp_path, "MaxKeepAliveRequests 50", "KeepAliveTimeout 30")
     with launched(mpm, conf=conf, document_root=None) as server:
@@ -286,9 +284,8 @@ def test_a_graceful_stop_refuses_new_clients_and_finishes_running_requests(mpm):
             for reply in (half.send(FINISH).reply(), slow.reply()):
                 assert reply.status == 200 and reply.closes
         assert exit_status(server) == 0
-        assert all(
-            FULL.search(line) for line in server.error_log().splitlines() if ":error]" in line
-        )
+        errors = [line for line in server.error_log().splitlines() if ":error]" in line]
+        assert all(map(FULL.search, errors))
 
 
 def test_a_graceful_stop_ends_at_once_with_its_timeout_or_by_term(mpm):

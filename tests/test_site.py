@@ -30,9 +30,7 @@ LOOKED_AT = {  # the themes differ in their colours alone
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(240),
-    pytest.mark.skipif(
-        not find_spec("sphinx_book_theme"), reason="no Sphinx here; pip install '.[site]'"
-    ),
+    pytest.mark.skipif(not find_spec("sphinx_book_theme"), reason="no Sphinx; pip install '.[site]'"),
 ]
 
 
@@ -124,9 +122,8 @@ def test_a_browser_opens_and_searches_it(site, tmp_path):
             assert not failed
         page.goto((site / "search.html").as_uri() + "?q=AH00484")
         page.wait_for_selector("#search-results a[href*='docs/AH00161.html']")
-        page.set_viewport_size(
-            {"width": 420, "height": 900}
-        )  # a telephone: nothing is wider than the page
+        # A telephone: nothing is wider than the page.
+        page.set_viewport_size({"width": 420, "height": 900})
         page.goto((site / "docs" / "CLAIMS.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 420
     if not axe:

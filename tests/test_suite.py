@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from misbehaving import Misbehaving
 from support.experiments import printed_by, recorded_row
+from support.loads import run
 
 from benchmarks import generators, run_all
 from benchmarks.clients import ClientReport
@@ -19,7 +16,6 @@ from mpmkit.measure import command, competitors, records
 from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.records import RecordFile
 
-ROOT = Path(__file__).resolve().parent.parent
 GENERATORS, MEMORY = recorded_row("generators"), recorded_row("memory")
 
 
@@ -175,20 +171,13 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
 def test_generators_measure_a_server(capsys, tmp_path):
     with Misbehaving() as server:
         line = f"--url {server.url}/ok --users 2 --seconds 1 --rounds 1 --work new"
-        status, out, err = printed_by(
-            generators.main, [*line.split(), "--out", f"{tmp_path}/x.csv"], capsys
-        )
+        argv = [*line.split(), "--out", f"{tmp_path}/x.csv"]
+        status, out, err = printed_by(generators.main, argv, capsys)
     made = ["mpmkit (Locust)", "FastHttpUser", *filter(shutil.which, ("ab", "wrk"))]
     assert status == 0 and "FAILED" not in out
     assert [name for name in made if f"\n{name} " not in out] == [], err
 
 
 def test_the_command_is_there():
-    done = subprocess.run(
-        [sys.executable, "-m", "mpmkit", "bench", "--estimate", "--scale", "smoke"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = run("mpmkit bench --estimate --scale smoke")
     assert done.returncode == 0 and "scale smoke, about" in done.stderr

@@ -26,10 +26,7 @@ def solution(book: str, name: str) -> str:
 
 def solved(book: str, task: tasks.Task) -> object:
     """What the solution answers to this student's task."""
-    known = {
-        task.name: task,
-        **{one.__name__.rpartition(".")[2]: one for one in (machine_tasks, tasks)},
-    }
+    known = {task.name: task, "machine_tasks": machine_tasks, "tasks": tasks}
     before = set(known)
     exec(solution(book, task.name), known)
     names = {"paired": "ratio", "decided": "words", "rounds": "many", "ceiling": "most",
@@ -44,9 +41,7 @@ def test_the_solution_is_right_for_every_student_and_nothing_gives_it_away(name)
     for student in STUDENTS:
         task = PURE[name](student)
         texts.add(f"{task}")
-        assert f"{PURE[name](f' {student.upper()} ')}" == f"{task}", (
-            "the same name, the same figures"
-        )
+        assert f"{PURE[name](f' {student.upper()} ')}" == f"{task}", "the same name, the same task"
         answer = solved("e5-counter" if name == "ceiling" else "e4-noise", task)
         for wrong in (..., None, "x", -1, 1e9, {"A": "x"}, {}, [], float("nan")):
             verdict = task.check(wrong)
@@ -119,9 +114,8 @@ def test_a_counter_is_tried_under_worker():
         "",
     )
     assert late != fixed
-    inside = late.replace(
-        "    with lock:\n", f"    with lock:\n        time.sleep({counter_tasks.WORK})\n"
-    )
+    lock = "    with lock:\n"
+    inside = late.replace(lock, f"{lock}        time.sleep({counter_tasks.WORK})\n")
     for script, says in (
         (counter_tasks.COUNTER, "got a count that another request had got"),
         (inside, "but the rate is"),
@@ -200,9 +194,8 @@ def test_directives_are_looked_at_then_tried(answer, says):
     verdict = task.check(answer)
     assert verdict.right == (not says) and says in verdict.says, verdict
     if verdict:
-        taken = float(
-            re.search(r"busy workers take ([\d,]+) MiB", verdict.says)[1].replace(",", "")
-        )
+        words = re.search(r"busy workers take ([\d,]+) MiB", verdict.says)[1]
+        taken = float(words.replace(",", ""))
         assert 6 * 40 <= taken < 6 * 40 + 80
 
 

@@ -70,9 +70,8 @@ class RawTlsClient(Client):
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = trusting(server).wrap_bio(
-            self.incoming, self.outgoing, server_hostname="127.0.0.1"
-        )
+        ends = self.incoming, self.outgoing
+        self.tls = trusting(server).wrap_bio(*ends, server_hostname="127.0.0.1")
 
     def handshake(self) -> None:
         while True:
@@ -307,9 +306,7 @@ def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
         assert_quiet(server)
 
 
-def test_after_the_handshake_a_silent_client_and_a_record_that_trickles_in_are_closed(
-    document_root,
-):
+def test_after_the_handshake_a_silent_client_and_a_trickling_record_are_closed(document_root):
     """Each byte of the record comes in time for a read, and the record as a whole does not."""
     rule = {"directives": ("RequestReadTimeout header=1 body=1",)}
     with serving("event", document_root=document_root, tls=True, **rule) as server:
@@ -341,9 +338,7 @@ def test_what_a_log_counts_as_received(document_root, tmp_path):
         with TlsClient(server) as client:
             client.get()
             client.get("/file.txt", method="POST", body=b"x" * 1000)
-        counts = poll_until(
-            lambda: len(log.read_text().split()) == 4 and log.read_text().split(), what="two lines"
-        )
+        counts = poll_until(lambda: len(w := log.read_text().split()) == 4 and w, "two lines")
     assert int(counts[0]) > 60 and int(counts[2]) > 1000
 
 
@@ -485,9 +480,7 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
         take_errors(server)
         install(pairs[1])
         getattr(server, how)()
-        poll_until(
-            lambda: [shown(server) for _ in range(4)] == [texts[1]] * 4, what="the new certificate"
-        )
+        poll_until(lambda: {shown(server) for _ in range(4)} == {texts[1]}, "the new certificate")
 
 
 def listening(mpm: str, document_root, listens: list[str], pair, pool: dict) -> Serve:

@@ -84,9 +84,8 @@ def test_event_closes_parked_connections_when_a_new_one_finds_no_thread_idle():
     parked, busy = [(0.0, 0.1, 1), (3.0, 0.1, 1)], [(1.0, 9.0, n) for n in range(10, 14)]
     for new, until in (([], 3.0), ([(1.5, 0.1, 5)], 1.5)):
         run = simulate("event", trace=trace(*parked, *busy, *new, kept=1), **ONE["event"])
-        held = (
-            5 * 4 + 5 * len(new) + 5
-        )  # those of the others, and the last of connection 1, to their timeout
+        # Those of the others, and the last of connection 1, to their timeout.
+        held = 5 * 4 + 5 * len(new) + 5
         assert run.mean_kept * run.seconds == pytest.approx(until - 0.1 + held)
 
 

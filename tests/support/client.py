@@ -310,11 +310,9 @@ def exchange(server: Any, data: bytes, cap: float = 10.0) -> bytes:
         return client.send(data).until_closed(cap)
 
 
-def get(
-    server: Any, path: str = "/file.txt", *lines: str, wait: float | None = None, **how: Any
-) -> Reply:
-    """One request on a connection of its own."""
-    with Client(server, wait=wait) as client:
+def get(server: Any, path: str = "/file.txt", *lines: str, **how: Any) -> Reply:
+    """One request on a connection of its own. `wait`: as a Client's."""
+    with Client(server, wait=how.pop("wait", None)) as client:
         return client.get(path, *lines, close=True, **how)
 
 
