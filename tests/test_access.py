@@ -166,7 +166,9 @@ def test_what_restricts_nothing_closes_nothing(line):
     assert answers(f"<Location />\n{line}\n</Location>") == 0
 
 
-@pytest.mark.parametrize("line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods reset"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods reset"]
+)
 def test_what_is_for_tls_alone(line):
     rule = f"<Location />\n{line}\n</Location>"
     assert answers(rule) == 403 and answers(rule, scheme="https") == 0

@@ -231,7 +231,9 @@ CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection
 
 
 def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
-    lines = [f"{int((s + BEGIN) * 1e6)} 10.0.0.{c} {d} {x} {k}\n" for s, c, d, x, k, _ in CONNECTIONS]
+    lines = [
+        f"{int(s * 1e6 + BEGIN * 1e6)} 10.0.0.{c} {d} {x} {k}\n" for s, c, d, x, k, _ in CONNECTIONS
+    ]
     whole = read("".join(lines), "%{usec}t %h %D %X %k")
     assert list(whole.connection) == [row[-1] for row in CONNECTIONS]
     assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1]
