@@ -183,6 +183,7 @@ def test_the_control_room_by_clicking(browser, lab):
     run_all(page)
     page.wait_for_selector(".mk-room", timeout=30_000)
     page.locator(".mk-room").first.scroll_into_view_if_needed()
+    keys_stay_in_the_control_that_has_the_focus(page)
     assert not marked(word, "mpmkit serve"), "nothing runs before a click"
 
     # A number that httpd corrects, and its message

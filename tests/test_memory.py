@@ -130,9 +130,6 @@ def test_descriptors_are_foreseen(monkeypatch):
 
 # -- lines through levels ------------------------------------------------------------------------
 
-NUMBERS = st.floats(-1e5, 1e5)
-
-
 @given(
     st.floats(0, 1e5),
     st.floats(-1e3, 1e3),
