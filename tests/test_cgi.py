@@ -27,10 +27,8 @@ from mpmkit.launcher import Server
 ENV = '#!/bin/sh\necho "Content-Type: text/plain"\necho\nenv\necho "PWD is $(pwd)"\n'
 
 PROGRAMS = {
-    "env": ENV,
-    "noend": '#!/bin/sh\necho "Content-Type: text/plain"\n',
-    "empty": "#!/bin/sh\nexit 0\n",
-    "bad": '#!/bin/sh\necho "no colon here"\necho\necho body\n',
+    "env": ENV, "noend": '#!/bin/sh\necho "Content-Type: text/plain"\n',
+    "empty": "#!/bin/sh\nexit 0\n", "bad": '#!/bin/sh\necho "no colon here"\necho\necho body\n',
     "badstatus": '#!/bin/sh\necho "Status: twelve"\necho\n',
     "long": "#!/bin/sh\nwhile :; do echo X: 1234567890123456789012345678901234567890; done\n",
     "status": '#!/bin/sh\nprintf "Status: 299 Own Words\\r\\nX-A: 1\\r\\n\\r\\nbody"\n',
@@ -48,8 +46,7 @@ PROGRAMS = {
               'Transfer-Encoding: chunked\\r\\nSet-Cookie: a\\r\\nSet-Cookie: b\\r\\n\\r\\nbody"\n',
     "length": '#!/bin/sh\nprintf "Content-Length: 4\\r\\n\\r\\nbody"\n',
     "stderr": '#!/bin/sh\necho "one line" >&2\nprintf "two\\nlines" >&2\necho\necho body\n',
-    "cat": "#!/bin/sh\necho\ncat\n",
-    "deaf": "#!/bin/sh\nexec <&-\necho\necho deaf\n",
+    "cat": "#!/bin/sh\necho\ncat\n", "deaf": "#!/bin/sh\nexec <&-\necho\necho deaf\n",
     "hold": '#!/bin/sh\necho $$ > "$QUERY_STRING"\ntrap "" USR1\nsleep 60 &\nwait\n',
     "some": '#!/bin/sh\necho\necho $$\nsleep 60 &\nwait\n',
     "stubborn": "#!/bin/sh\ntrap '' TERM\necho $$ > \"$QUERY_STRING\"\nwhile :; do sleep 1; done\n",

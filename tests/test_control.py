@@ -150,10 +150,8 @@ def test_what_it_prints(args, status, says, house, here):
 
 
 @pytest.mark.parametrize(("args", "first"), [
-    (["-q"], "httpd: illegal option -- q"),
-    (["-f"], "httpd: option requires an argument -- f"),
-    (["-k"], "httpd: illegal option -- k"),
-    (["-k", "bogus"], "httpd: illegal option -- k"),
+    (["-q"], "httpd: illegal option -- q"), (["-f"], "httpd: option requires an argument -- f"),
+    (["-k"], "httpd: illegal option -- k"), (["-k", "bogus"], "httpd: illegal option -- k"),
     (["-k", "stop", "-k", "start"], "httpd: illegal option -- k"),
     (["word"], "Usage: mpmkit httpd [-D name]"),
 ])  # fmt: skip

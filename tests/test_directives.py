@@ -282,8 +282,7 @@ def test_values(line, value):
     "RequestReadTimeout header=9-9,MinRate=1", "LimitRequestBody -+5",
     "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
     "ErrorDocument 600 /x", "Alias icons /srv/icons", "CustomLog logs/a common if=x",
-    "Options All +Indexes", "User #0",
-    "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
+    "Options All +Indexes", "User #0", "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
 ])  # fmt: skip
 def test_refused_values_name_the_directive_the_place_and_the_value(line):
     name, *words = line.split()
@@ -340,8 +339,7 @@ def checked(*lines: str) -> tuple[Directives, tuple[Note, ...]]:
 
 
 @pytest.mark.parametrize(("line", "complaint"), [
-    ("Timeout 5", "may not stand in a <Directory>"),
-    ("Require valid-users", "knows"),
+    ("Timeout 5", "may not stand in a <Directory>"), ("Require valid-users", "knows"),
     ("SetHandlr x", r"did you mean SetHandler\?"),
 ])  # fmt: skip
 def test_errors_in_sections(line, complaint):
@@ -350,8 +348,7 @@ def test_errors_in_sections(line, complaint):
 
 
 @pytest.mark.parametrize(("line", "warned"), [
-    ("Options None", False),
-    ("AddType a/b .x", False),
+    ("Options None", False), ("AddType a/b .x", False),
     ("MaxRanges 3", True),  # it has no effect there
     ("AllowOverride None", False),
     ("AllowOverride All", True),  # .htaccess files are counted on
@@ -436,8 +433,7 @@ class Integer:
     (dict(KeepAliveTimeout=0.5), ["KeepAliveTimeout 500ms"]),
     (dict(KeepAliveTimeout=2.0, Timeout=3.0), ["KeepAliveTimeout 2", "Timeout 3"]),
     (dict(AsyncRequestWorkerFactor=1.5), ["AsyncRequestWorkerFactor 1.5"]),
-    (dict(keepalive="off"), ["KeepAlive off"]),
-    (dict(DocumentRoot=None), []),
+    (dict(keepalive="off"), ["KeepAlive off"]), (dict(DocumentRoot=None), []),
     (dict(DocumentRoot=Path("/srv/my site")), ["DocumentRoot '/srv/my site'"]),
     (dict(DocumentRoot="/srv/my site"), ["DocumentRoot '/srv/my site'"]),
     (dict(Listen=[8080, "[::1]:8081"]), ["Listen 8080", "Listen [::1]:8081"]),
@@ -457,8 +453,7 @@ def test_keywords_are_the_lines_of_a_file(keywords, lines):
     ("event", dict(MinSpareServers=5), "belongs to prefork"),
     ("event", dict(ThreadsPerChild=2.5), "whole number"),
     ("event", dict(ThreadsPerChild=True), "takes a number"),
-    ("event", dict(Timeout=0.5), "whole number"),
-    ("event", dict(ServerName=object()), "cannot be"),
+    ("event", dict(Timeout=0.5), "whole number"), ("event", dict(ServerName=object()), "cannot be"),
     (None, dict(Timeuot=5, MinSpareServers=5, ThreadsPerChild=5), "did you mean Timeout"),
 ])  # fmt: skip
 def test_keywords_that_cannot_be_written(mpm, keywords, complaint):
@@ -475,12 +470,9 @@ def test_any_words_survive_quoting(words):
 
 
 @pytest.mark.parametrize(("line", "words"), [
-    ("a  b\tc", ("a", "b", "c")),
-    ("'it is' \"so\"", ("it is", "so")),
-    (r'"%h \"%r\" %b" x', ('%h "%r" %b', "x")),
-    (r"'\.php$' C:\x \\y", (r"\.php$", r"C:\x", r"\y")),
-    ('"a"b c"d', ("a", "b", 'c"d')),
-    ('""', ("",)),
+    ("a  b\tc", ("a", "b", "c")), ("'it is' \"so\"", ("it is", "so")),
+    (r'"%h \"%r\" %b" x', ('%h "%r" %b', "x")), (r"'\.php$' C:\x \\y", (r"\.php$", r"C:\x", r"\y")),
+    ('"a"b c"d', ("a", "b", 'c"d')), ('""', ("",)),
 ])  # fmt: skip
 def test_words_are_split_as_httpd_splits_them(line, words):
     assert split_words(line) == words

@@ -316,8 +316,7 @@ BAD = {
     "overloaded": (503, "AH01075", [record(fcgi.END_REQUEST, b"\0\0\0\0\2\0\0\0")]),
     "multiplex": (502, "AH01075", [record(fcgi.END_REQUEST, b"\0\0\0\0\1\0\0\0")]),
     "other": (502, "AH01068", [record(fcgi.STDOUT, b"\r\n", 9)]),
-    "headless": (500, "AH01070", b""),
-    "badhead": (500, "malformed header", b"no colon\r\n\r\n"),
+    "headless": (500, "AH01070", b""), "badhead": (500, "malformed header", b"no colon\r\n\r\n"),
     "longhead": (500, "AH01070", b"X: 1234567\r\n" * 10_000 + b"\r\n"),
     # After the head only the connection's end can show it.
     "cut later": (200, "AH01067", [record(fcgi.STDOUT, b"\r\nsome")]),

@@ -225,8 +225,7 @@ server.stop()
 
 @pytest.mark.parametrize(("mpm", "named", "says"), [
     ("nginx", {}, r"'nginx' is not an MPM.*prefork, worker, event"),
-    (None, {}, "name an MPM"),
-    ("event", {"threads": 5}, "threads"),
+    (None, {}, "name an MPM"), ("event", {"threads": 5}, "threads"),
     ("prefork", {"ThreadsPerChild": 5}, "ThreadsPerChild"),
     ("event", {"ThreadsPerChild": True}, "takes a number"),
 ])  # fmt: skip

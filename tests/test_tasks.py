@@ -118,12 +118,10 @@ def test_a_counter_is_tried_under_worker():
     inside = late.replace(lock, f"{lock}        time.sleep({counter_tasks.WORK})\n")
     for script, says in (
         (counter_tasks.COUNTER, "got a count that another request had got"),
-        (inside, "but the rate is"),
-        (late, "the page is not made any more"),
+        (inside, "but the rate is"), (late, "the page is not made any more"),
         (fixed.replace("str(count)", '"many"'), "the body has to be the count, not b'many'"),
         (fixed.replace("count += 1", "count += 2"), "requests, but the counts go from"),
-        ("1 +", "SyntaxError"),
-        ("application = 1", "the script answers 500"),
+        ("1 +", "SyntaxError"), ("application = 1", "the script answers 500"),
         (7, "the text of a script is asked for, not 7"),
     ):  # fmt: skip
         verdict = task.check(script)

@@ -31,8 +31,7 @@ _THREADS = {
 SMALL: dict[str, dict[str, Any]] = {
     "prefork": {"StartServers": 2, "MinSpareServers": 2, "MaxSpareServers": 5,
                 "MaxRequestWorkers": 8, "ServerLimit": 8},
-    "worker": _THREADS,
-    "event": _THREADS,
+    "worker": _THREADS, "event": _THREADS,
 }  # fmt: skip
 
 
