@@ -16,8 +16,6 @@ After each test that used `server`, every worker must be idle again and the erro
 error. When the module is done, no child may be left (`servers.serving`).
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Callable, Iterator

@@ -8,8 +8,6 @@ test can compare what a generator claims to have sent with what arrived. It ends
 that started it (its standard input closes).
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Who may have what, as sections decide it. The live comparison with httpd is tests/test_rules.py."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

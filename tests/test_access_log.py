@@ -1,7 +1,5 @@
 """Access logs become traces: formats, files as people have them, broken lines, connections."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import math

@@ -1,7 +1,5 @@
 """`mpmkit advise`: what a log demands, what is proposed for it, and what it refuses to say."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """When requests are due: areas under rates, as a function of the profile."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 

@@ -1,7 +1,5 @@
 """The bench: what it reads from the clients, how it turns, what it makes of the rounds."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

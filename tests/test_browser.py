@@ -4,8 +4,6 @@ MPMKIT_SCREENSHOTS=DIR keeps the pictures. JupyterLab listens on loopback, witho
 time of these tests only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

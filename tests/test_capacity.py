@@ -1,7 +1,5 @@
 """Capacity: the bisection as a function of what was measured, rejected cells, resumption, one live run."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from typing import Any

@@ -5,8 +5,6 @@ The expectations about statuses, header lines and log lines are what a real http
 programs.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import signal

@@ -1,7 +1,5 @@
 """The 90-minute kit: the class notebook, the plans and the exercises agree; the hand-out; the rehearsal."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two files of rows compared: what is dearer, what is said of bad input, and the exit status."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

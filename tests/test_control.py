@@ -1,8 +1,6 @@
 """`mpmkit httpd`: httpd's command line, its exit statuses and the shapes of its output, a server in
 the background, its PidFile."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

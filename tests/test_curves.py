@@ -1,7 +1,5 @@
 """Figures and tables of memory and sweeps: they draw the rows, label directly, say what they can't."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """Service demand: the four words by simulation, S = U/X from rows, blocks, CPUs, and one run of it all."""
 
-from __future__ import annotations
-
 import math
 import os
 import random

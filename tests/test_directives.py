@@ -1,8 +1,6 @@
 """The directives: reading values, httpd's corrections, keywords, and the page made from the table."""
 
 # ruff: noqa: C408 - dict(StartServers=5) reads like the configuration it stands for
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,8 +1,6 @@
 """What an administrator sees a pool do, second by second, with httpd's figures: several servers at the
 same time, since most of the time is waiting."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

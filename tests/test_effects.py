@@ -4,8 +4,6 @@ That they are read right is test_directives.py's business; here a server runs wi
 are the same under each MPM, so one of them will do.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

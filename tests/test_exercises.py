@@ -1,8 +1,6 @@
 """Exercises: every solution passes its check, every usual slip gets its own sentence, and the
 students' copies are the sources without the solutions."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import json

@@ -1,7 +1,5 @@
 """The frame of experiments: rows are kept whatever happens, competitors cost their own rows, runs go on."""
 
-from __future__ import annotations
-
 import io
 import re
 import shlex

@@ -5,8 +5,6 @@ bytes (`fastcgi_records`), which have their own tests here and a real php-fpm's 
 depend on the MPM is tried under event alone.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socketserver

@@ -1,8 +1,6 @@
 """Clients that read slowly, never close, never finish or never come back: what they cost, and that
 everybody gets every byte."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

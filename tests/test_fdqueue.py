@@ -1,7 +1,5 @@
 """The queue between a listener and its workers: each connection to one worker, none forgotten."""
 
-from __future__ import annotations
-
 import threading
 
 from hypothesis import settings

@@ -4,8 +4,6 @@
 an httpd; no case may be unexplained.
 """
 
-from __future__ import annotations
-
 import re
 
 import pytest

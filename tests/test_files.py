@@ -1,7 +1,5 @@
 """Any administrator's httpd.conf starts: what mpmkit does not have is ignored, closed or refused, by name."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A connection filter that is not safe for event: the same answers, and a thread held for each client."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import time

@@ -1,7 +1,5 @@
 """The README's picture of ratios: it draws what was measured, and only that."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.ratios import Comparison

@@ -3,8 +3,6 @@
 FUZZ=200000 .venv/bin/python -m pytest tests/test_fuzz.py -k any_bytes       tries so many streams
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

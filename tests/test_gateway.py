@@ -1,7 +1,5 @@
 """What scripts say, as pure functions: no bytes of a script's become more than header lines."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """The histogram: buckets, percentiles, merging."""
 
-from __future__ import annotations
-
 import math
 from functools import reduce
 

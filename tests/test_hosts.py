@@ -1,7 +1,5 @@
 """Virtual hosts: which one answers, logs and speaks TLS. The real httpd is the judge in test_fidelity."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from textwrap import dedent
 

@@ -6,8 +6,6 @@ the server's own (Date, Server, the wording of error pages), the same body and t
 Where we differ on purpose, `DIFFERENCES` says how and why; nothing else may differ.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from contextlib import ExitStack

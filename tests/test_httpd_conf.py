@@ -1,7 +1,5 @@
 """httpd.conf: the article's blocks, the language's rules, and errors that name file and line."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from textwrap import dedent

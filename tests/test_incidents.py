@@ -1,7 +1,5 @@
 """The clinic's clients do what they are for: they hold workers, are thrown out, and leave nothing."""
 
-from __future__ import annotations
-
 import threading
 import time
 

@@ -1,7 +1,5 @@
 """A kernel is interrupted while a control room runs: nothing is left that the room does not hold."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the notebooks show: colours that everyone can tell apart, figures and tables of real rows."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The control room's forms: what applies, what is wrong, and what comes of it. Without a server."""
 
-from __future__ import annotations
-
 import pytest
 
 from mpmkit.config.directives import MPMS, SPECS, DirectiveError

@@ -1,7 +1,5 @@
 """Diagrams, timelines and recordings: they show what the tables and the runs say, and nothing else."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 from xml.etree import ElementTree

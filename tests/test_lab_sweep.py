@@ -1,7 +1,5 @@
 """The sweep panel's form, run and grid, without a browser; the recorded grids."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """`mpmkit.launch`: what a notebook or a script gets, and what it says to wrong arguments."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

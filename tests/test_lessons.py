@@ -1,7 +1,5 @@
 """Each notebook is a lesson: what it is for, predictions, an answer, questions; and its regimes as recorded."""
 
-from __future__ import annotations
-
 import json
 import re
 from html import escape

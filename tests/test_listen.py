@@ -1,7 +1,5 @@
 """Listening sockets: bound, kept over a restart, and accepted from."""
 
-from __future__ import annotations
-
 import json
 import os
 import select

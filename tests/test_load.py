@@ -4,8 +4,6 @@ No test here imports locust or gevent: the generator runs in a process of its ow
 compares what the generator claims with what the server counted.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -2,8 +2,6 @@
 machines would do it over a network.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

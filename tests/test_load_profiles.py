@@ -1,8 +1,6 @@
 """What a profile can say beyond the plain load, done for real: mixes, shares, pauses, the open loop,
 stages, background clients, TLS; and the command."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

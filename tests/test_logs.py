@@ -1,7 +1,5 @@
 """The logs' formats, and that no client can write lines of its own into them."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -1,7 +1,5 @@
 """Idle maintenance: properties of any scoreboard, then each line of the decision table."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Memory of running servers: what is held, what it costs, how many workers a machine has room for."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,8 +1,6 @@
 """Watching a running server, ours by its scoreboard and a real httpd by its status page: what is seen is
 what is there. And a crowd of clients, which makes something to see."""
 
-from __future__ import annotations
-
 import math
 import os
 import socket

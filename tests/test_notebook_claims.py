@@ -1,7 +1,5 @@
 """What the notebooks say is computed from what decides it: each sentence on its recording."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

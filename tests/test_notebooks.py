@@ -1,7 +1,5 @@
 """Every notebook runs unattended, top to bottom, at the smoke scale, and leaves nothing running."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -3,8 +3,6 @@
 And before the first request, nothing of the site runs at all.
 """
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

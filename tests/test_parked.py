@@ -1,8 +1,6 @@
 """Parked connections: who may take one out, what follows its time-out, and that no news is lost; and how long
 a read may wait."""
 
-from __future__ import annotations
-
 import select
 from collections import Counter
 from types import SimpleNamespace

@@ -1,8 +1,6 @@
 """The pipe of death by itself. What it and the lifeline do between processes, test_pool.py, test_signals.py and
 test_processes.py show."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

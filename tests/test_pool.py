@@ -1,8 +1,6 @@
 """Pools that grow, shrink and fill up, live: httpd's figures for the same directives, second by
 second, and who waits when nobody is free."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import resource

@@ -1,8 +1,6 @@
 """Which processes live, end and are replaced: children under load, and the end of all of them with the
 end of the process that started them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

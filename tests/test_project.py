@@ -1,7 +1,5 @@
 """The project as a whole: its size, one list of dependencies, notebooks without outputs, its Makefile."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

@@ -4,8 +4,6 @@ That neither the way the bytes are cut nor the memory of heads makes a differenc
 and support/malformed.py has what is refused.
 """
 
-from __future__ import annotations
-
 import os
 import posixpath
 import time

@@ -1,7 +1,5 @@
 """The article's tables: verdicts as pure functions, the text, the way there with fake servers."""
 
-from __future__ import annotations
-
 import math
 import re
 import statistics

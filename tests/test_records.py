@@ -1,7 +1,5 @@
 """Rows on disk: the schema holds on both ways, and nothing that was finished is ever lost."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

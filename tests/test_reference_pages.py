@@ -1,7 +1,5 @@
 """Pages with figures from data/recorded say what the rows say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mpmkit import lab

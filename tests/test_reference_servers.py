@@ -1,8 +1,6 @@
 """The real httpd and nginx, and Python's servers as context managers: they serve, have the settings asked
 for, end, and say what is wrong."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

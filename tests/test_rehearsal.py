@@ -1,7 +1,5 @@
 """The rehearsal before the first fork: it serves pages, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

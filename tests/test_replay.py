@@ -1,7 +1,5 @@
 """`mpmkit replay`: what is asked when, and a log that comes out as it went in."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

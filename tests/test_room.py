@@ -1,7 +1,5 @@
 """The control room's model, and its panel, without a browser."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Sections, patterns and links: who may have what. The real httpd is the judge in test_fidelity."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

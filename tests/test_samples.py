@@ -1,7 +1,5 @@
 """The samples show what they claim: who loses updates, and whom a crash takes along."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading

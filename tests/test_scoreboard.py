@@ -1,7 +1,5 @@
 """The scoreboard: what one process writes, another reads; no process writes into another's record."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """`mpmkit serve`: one line when it serves, one line when it can't, and nothing forked before that."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,8 +1,6 @@
 """TERM, INT, HUP, USR1 and WINCH, as an administrator sends them: which clients are served on, which are
 cut, what the log says, and that no client is lost where none need be."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

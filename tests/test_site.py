@@ -1,7 +1,5 @@
 """The site: built without a warning, every link and anchor leads somewhere, and a browser can use it."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

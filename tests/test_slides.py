@@ -1,7 +1,5 @@
 """Slides from the executed notebooks: where each cell goes, and a deck in a browser without network."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files: which path gives which bytes, what is refused, and how soon a change is seen."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

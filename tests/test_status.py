@@ -3,8 +3,6 @@
 `data/status` holds what httpd 2.4.71 answered to `?auto` with small pools, ExtendedStatus on and off.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """mpmkit bench: parts in order, how long they take, recorded only when whole."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

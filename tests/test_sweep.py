@@ -1,7 +1,5 @@
 """Sweeps: the grid is checked whole, finished points stay, the same call goes on."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """E4 to E7: figures drawn for each student, hints that never hold the answer, answers tried on servers."""
 
-from __future__ import annotations
-
 import json
 import re
 from itertools import pairwise

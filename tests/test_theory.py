@@ -1,7 +1,5 @@
 """Queueing formulas: known values, properties, and a small simulation that knows none of them."""
 
-from __future__ import annotations
-
 import heapq
 import math
 import random

@@ -1,7 +1,5 @@
 """TLS under every MPM: the same answers as in the clear, and no client waits for another's handshake."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

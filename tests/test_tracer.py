@@ -1,7 +1,5 @@
 """TraceLog, and the tracer: the steps of real connections against the scoreboard, and what is drawn of them."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """A trace through an MPM: what a request waits for follows from the directives, and can be counted by hand."""
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace

@@ -3,8 +3,6 @@
 The applications are in `data/scripts/cases.py`, one for each case here.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import json

@@ -1,7 +1,5 @@
 """One HTTP client that speaks byte by byte, and a strict reader of responses."""
 
-from __future__ import annotations
-
 import re
 import socket
 import ssl

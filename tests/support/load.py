@@ -1,7 +1,5 @@
 """A small load for tests: what came whole, and what went wrong. Locust's is for measurements."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the load's tests share: command lines, run as a user runs them; waiting for a load and its end."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

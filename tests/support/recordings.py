@@ -1,7 +1,5 @@
 """What a real httpd was recorded with: requests, its answers, and how ours differ from them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple

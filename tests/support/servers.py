@@ -1,7 +1,5 @@
 """Starting servers, from Python and as a command, and checking what they leave behind."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket
