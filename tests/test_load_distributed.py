@@ -11,7 +11,7 @@ import subprocess
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from misbehaving import Misbehaving
@@ -51,7 +51,7 @@ class Fleet:
         worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
         self.workers = [locust(worker) for _ in range(2)]
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 from .waiting import open_clients, patience
 
@@ -166,7 +166,7 @@ class Client:
             raise
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,7 +176,7 @@ class Client:
         self.sock.close()
         open_clients.discard(self)
 
-    def send(self, data: bytes) -> Client:
+    def send(self, data: bytes) -> Self:
         self.sock.sendall(data)
         return self
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import mpmkit
@@ -214,7 +214,7 @@ class Serve:
     def err(self) -> str:
         return os.pread(self._err.fileno(), 1 << 20, 0).decode()
 
-    def ready(self) -> Serve:
+    def ready(self) -> Self:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.out += line
@@ -232,7 +232,7 @@ class Serve:
         self.out += self.process.stdout.read()
         return status
 
-    def __enter__(self) -> Serve:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
