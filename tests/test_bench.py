@@ -21,7 +21,7 @@ from benchmarks.works import BASELINES, FREE, HOLDING, WORKS, BenchError, pages,
 from mpmkit.measure import competitors, records
 from mpmkit.measure.experiment import OURS
 from mpmkit.measure.procfs import members
-from mpmkit.measure.reference_servers import Httpd, NotInstalled
+from mpmkit.measure.reference_servers import Httpd
 
 AB = """\
 Concurrency Level:      64
@@ -160,18 +160,10 @@ def test_the_table_of_what_is_recorded():
     assert BenchTable([]).text() == "no turn was finished"
 
 
-def needs_httpd(root, **how) -> Httpd:
-    try:
-        return Httpd("event", document_root=root, **how)
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.mark.rival
+@pytest.mark.usefixtures("httpd")
 @pytest.mark.skipif(not shutil.which("ab"), reason="ab is not installed")
 def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
-    with pages() as root:
-        needs_httpd(root)
     out = tmp_path / "rows.csv"
     argv = "--mpm event --work new keepalive --rounds 1 --requests 400 --out".split()
     assert bench.main([*argv, str(out)]) == 0
@@ -195,10 +187,11 @@ def test_the_pages_are_what_the_works_ask_for():
         assert root.stat().st_mode & 0o005 == 0o005
 
 
+@pytest.mark.usefixtures("httpd")
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
 def test_distinct_requests_are_distinct_to_the_server():
     log = 'LogFormat "%U%q %{X-Request}i" heads\nCustomLog heads heads\n'
-    with pages() as root, needs_httpd(root, extra=log) as server:
+    with pages() as root, Httpd("event", document_root=root, extra=log) as server:
         url = f"{server.url}/index.html"
         different = clients.run_wrk(url, seconds=1, clients=4, distinct="a1")
         same = clients.run_wrk(url, seconds=1, clients=4)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply, request
 from support.files import program, write
-from support.servers import assert_quiet, no_more, open_files, serving, take_errors
+from support.servers import assert_quiet, no_more_files, open_files, serving, take_errors
 from support.waiting import alive, poll_until
 
 from mpmkit.launcher import Server
@@ -485,10 +485,7 @@ def test_many_at_once_leave_nothing(server):
         before = open_files(server)
         at_once(client, 12)
         poll_until(lambda: not running(server), what=lambda: f"{running(server)} are reaped")
-    poll_until(
-        lambda: no_more(before, open_files(server)),
-        what=lambda: f"before {before}, now {open_files(server)}",
-    )
+    no_more_files(server, before)
 
 
 def test_scripts_see_tls(site):

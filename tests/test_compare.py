@@ -46,9 +46,7 @@ def test_equal_runs_are_not_called_different_and_ten_percent_is_found(factor, wa
     ("factor", "blocks", "status", "word"),
     [(1.0, 30, 0, SAME), (1.1, 10, 1, DEARER), (0.9, 10, 0, CHEAPER), (1.03, 10, 0, UNDECIDED)],
 )
-def test_the_exit_status_says_whether_something_is_dearer(
-    tmp_path, capsys, factor, blocks, status, word
-):
+def test_the_exit_status_says_what_is_dearer(tmp_path, capsys, factor, blocks, status, word):
     a = write(tmp_path / "a.csv", a_run(1, blocks=blocks))
     b = write(tmp_path / "b.csv", a_run(2, factor, blocks, kernel="6.2"))
     xml = tmp_path / "junit.xml"

@@ -213,9 +213,7 @@ def test_exit_statuses_before_anything_starts(capsys, event, status):
     (run_all, "--only tea", "argument --only: invalid choice: 'tea'"),
     (run_all, "--also iis", "also: 'iis' is not one of httpd"),
 ])  # fmt: skip
-def test_bad_command_lines_are_refused_before_anything_starts(
-    capsys, monkeypatch, program, argv, said
-):
+def test_bad_command_lines_are_refused_at_once(capsys, monkeypatch, program, argv, said):
     monkeypatch.setattr(experiment, "run", None)
     monkeypatch.setenv("MPMKIT_SCALE", "smoke")
     status, out, err = printed_by(program.main, shlex.split(argv), capsys)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get
 from support.files import open_to_all, write
-from support.servers import no_more, one_child, open_files, serving, take_errors
+from support.servers import no_more_files, one_child, open_files, serving, take_errors
 from support.waiting import poll_until
 
 import mpmkit
@@ -410,10 +410,7 @@ def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
         at_once(client, 10)
         before = open_files(server)
         at_once(client, 10)
-        poll_until(
-            lambda: no_more(before, open_files(server)),
-            what=lambda: f"before {before}, now {open_files(server)}",
-        )
+        no_more_files(server, before)
 
 
 @pytest.mark.parametrize("line, said", [

@@ -7,7 +7,7 @@ import pytest
 from support.client import Client, exchange
 from support.configured import checked
 from support.files import open_to_all
-from support.servers import no_more, open_files, serving, take_errors
+from support.servers import no_more_files, open_files, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.config.directives import DirectiveError
@@ -108,7 +108,7 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
         server.graceful()
         poll_until(lambda: "is not used: AH00649" in server.error_log(), "the restart is refused")
         take_errors(server)
-        poll_until(lambda: no_more(before, open_files(server)), "old logs are closed")
+        no_more_files(server, before)  # old logs are closed
 
 
 # -- a configuration ------------------------------------------------------------------------------

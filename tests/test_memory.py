@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.experiments import memory_rows as rows
 from support.experiments import printed_by
+from support.servers import environment
 from support.waiting import poll_until
 
 import mpmkit
@@ -73,10 +74,8 @@ def test_a_holder_ends_with_who_started_it():
             f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.hold(2)\n"
             "    print(holding.pid, flush=True)\n    time.sleep(60)\n"
         )
-        where = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-        with subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=where
-        ) as child:
+        pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
+        with subprocess.Popen([sys.executable, "-c", program], **pipe) as child:
             pid = int(child.stdout.readline())
             assert procfs.alive(pid)
             child.kill()

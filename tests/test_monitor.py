@@ -19,7 +19,7 @@ from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.measure import monitor
 from mpmkit.measure.monitor import Watch, watch
 from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
-from mpmkit.measure.reference_servers import Httpd, NotInstalled
+from mpmkit.measure.reference_servers import Httpd
 from mpmkit.policy.simulator import COLUMNS, Second, simulate
 
 POOL = {
@@ -174,16 +174,13 @@ def test_simulated_and_measured_growth_are_the_same():
 
 
 @pytest.mark.rival
+@pytest.mark.usefixtures("httpd")
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
     lines = ["SetHandler server-status", "</Location>", ""]
     status = "\n".join(["ExtendedStatus On", '<Location "/server-status">', *lines])
-    how = {"document_root": document_root, "modules": ["status"], "extra": status}
-    try:
-        httpd = Httpd(mpm, **how, **SMALL[mpm])
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-    with httpd, Client(httpd) as parked:
+    how = {"document_root": document_root, "modules": ["status"], "extra": status, **SMALL[mpm]}
+    with Httpd(mpm, **how) as httpd, Client(httpd) as parked:
         parked.get()
         run = watch(httpd, 0.2, every=0.1)
         sample = run.last

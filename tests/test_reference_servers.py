@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.client import Client, Reply
+from support.servers import environment
 from support.waiting import poll_until
 
 import mpmkit
@@ -153,10 +154,8 @@ def test_a_killed_interpreter_leaves_no_server(pages):
         f"httpd = Httpd('event', document_root={str(pages)!r}).start()\n"
         "print(httpd.pid, httpd.root, flush=True)\ntime.sleep(60)\n"
     )
-    where = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=where
-    ) as child:
+    pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
+    with subprocess.Popen([sys.executable, "-c", program], **pipe) as child:
         pid, directory = child.stdout.readline().split()
         assert procfs.members(int(pid))
         child.kill()

@@ -30,9 +30,7 @@ def test_a_cell_has_its_place(given, place):
 
 @pytest.mark.parametrize("begins", [{}, {"slideshow": {"slide_type": "subslide"}}])
 @pytest.mark.parametrize(("more", "place"), [(0, "-"), (1, "subslide")])
-def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_own(
-    more, place, begins
-):
+def test_the_code_of_a_figure_is_hidden_and_much_code_above_has_a_slide(more, place, begins):
     figure, above = (
         cell("code", "plot()"),
         cell("code", "\n".join(["x = 1"] * (slides.ROOM + more)), **begins),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.experiments import Launches, recorded_row
+from support.servers import environment
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records
@@ -17,7 +18,6 @@ from mpmkit.measure.records import RecordError
 from mpmkit.measure.sweep import SweepTable, sweep, value_of
 from mpmkit.measure.sweep_grid import plan
 
-ROOT = Path(__file__).resolve().parent.parent
 LOAD = LoadProfile(path="/ok", users=2, requests=30)
 GRID = {"ThreadsPerChild": [5, 10], "users": [1, 3]}
 
@@ -182,10 +182,9 @@ def test_ctrl_c_and_on_with_real_servers(tmp_path):
     path = tmp_path / "rows.csv"
     grid = "event ThreadsPerChild=5,10 --users 4 --duration 0.4 --warmup 0.1"
     command = [sys.executable, "-m", "mpmkit", "sweep", *grid.split(), "--out", str(path)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    how = {"text": True, "cwd": tmp_path, "env": environ}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stderr=pipe, stdout=pipe, **how) as process:
+    how = {"text": True, "cwd": tmp_path, "env": environment()}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, **how) as process:
         for line in process.stderr:
             if "[1/2]" in line:
                 process.send_signal(signal.SIGINT)

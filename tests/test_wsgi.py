@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
+from support.client import CHUNKED, Client, asked, at_once, chunked, exchange, get, read_reply
 from support.files import DATA, write
-from support.servers import THREADED, no_more, one_child, open_files, serving, take_errors
+from support.servers import THREADED, no_more_files, one_child, open_files, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.handlers.wsgi import _ErrorStream
@@ -176,10 +176,7 @@ def test_files_of_a_script(mpm, document_root, sendfile):
             before = open_files(server)
             for _ in range(20):
                 get(server, "/cases.py/file")
-        poll_until(
-            lambda: no_more(before, open_files(server)),
-            what=lambda: f"before {before}, now {open_files(server)}",
-        )
+        no_more_files(server, before)
 
 
 # -- the standard ---------------------------------------------------------------------------------
@@ -534,14 +531,9 @@ def application(environ, start_response):
     return [b"met"]
 """,
     )
-    with (
-        serving(mpm, document_root=tmp_path / "root") as server,
-        Client(server) as one,
-        Client(server) as other,
-    ):
-        one.send(b"GET /meet.py/w HTTP/1.1\r\nHost: x\r\n\r\n")
-        other.send(b"GET /meet.py/r HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert one.reply().body == other.reply().body == b"met"
+    with serving(mpm, document_root=tmp_path / "root") as server:
+        with asked(server, "/meet.py/w") as one, asked(server, "/meet.py/r") as other:
+            assert one.reply().body == other.reply().body == b"met"
 
 
 # -- what must not be seen ------------------------------------------------------------------------

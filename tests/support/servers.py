@@ -138,11 +138,14 @@ def open_files(server: Server) -> dict[int, int]:
     return found
 
 
-def no_more(before: dict[int, int], after: dict[int, int]) -> bool:
-    """No child has more descriptors than the one with the most had before: another one may have served nothing
-    until then. New children don't count."""
-    most = max(before.values())
-    return all(after[pid] <= most for pid in before if pid in after)
+def no_more_files(server: Server, before: dict[int, int]) -> None:
+    """Wait until no child has more descriptors than the one with the most had before: another one may have
+    served nothing until then. New children don't count."""
+
+    def none() -> bool:
+        return all(now <= max(before.values()) for pid, now in open_files(server).items() if pid in before)
+
+    poll_until(none, lambda: f"no more descriptors than {before}: {open_files(server)}")
 
 
 LOG_LINE = re.compile(r"\[[^\]]+\] \[(\w+):(\w+)\] \[pid \d+:tid \d+\] .*")
