@@ -232,8 +232,7 @@ def test_the_old_generation_finishes(mpm, what):
 def test_event_closes_parked_connections_at_once_and_answers_who_asks_again():
     """Without a break between answer and question no client is cut off: asked all through the restart, the
     old generation says once that it was the last answer."""
-    options = {"MaxKeepAliveRequests": 0, "KeepAliveTimeout": 30}
-    with launched("event", **options) as server, parked(server) as client:
+    with launched("event", MaxKeepAliveRequests=0) as server, parked(server) as client:
         idle = [parked(server) for _ in range(5)]
         old, answer, before = set(server.processes()), None, time.monotonic()
         server.graceful()
