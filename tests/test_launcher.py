@@ -31,10 +31,8 @@ def nothing_started() -> bool:
 
 def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
     """A Python program of its own."""
-    command = [sys.executable, *options, "-c", program]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=30, env=environment(**more)
-    )
+    how = {"capture_output": True, "text": True, "timeout": 60, "env": environment(**more)}
+    return subprocess.run([sys.executable, *options, "-c", program], **how)
 
 
 def test_a_launched_server_serves_the_samples(mpm):
