@@ -344,7 +344,7 @@ def test_bad_backends(tmp_path):
         path = f"/a.fake?{how.replace(' ', '-')}"
         return exchange(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
-    with backend("event", tmp_path, answers, ProxyTimeout=1) as (server, _):
+    with backend("event", tmp_path, answers, ProxyTimeout=3) as (server, _):
         replies = at_once(lambda number: ask(list(BAD)[number]), len(BAD))
         said = "\n".join(take_errors(server))
         for data, (how, (status, line, _)) in zip(replies, BAD.items(), strict=True):

@@ -50,14 +50,12 @@ def test_slowloris_holds_every_thread_until_the_head_has_a_limit():
             assert drip.lost() == 0
         # They have hung up, and the server serves on.
         assert misbehaving_clients.ask(server.url)["status"] == 200
-    with (
-        mpmkit.launch("event", RequestReadTimeout="header=1", **ONE) as server,
-        misbehaving_clients.Drip(server.url, 4, every=0.1) as drip,
-    ):
+    with mpmkit.launch("event", RequestReadTimeout="header=1", **ONE) as server:
         began = time.monotonic()
-        poll_until(lambda: drip.lost() == 4)
-        assert 0.5 < time.monotonic() - began < 9
-        assert misbehaving_clients.ask(server.url)["status"] == 200
+        with misbehaving_clients.Drip(server.url, 4, every=0.1) as drip:
+            poll_until(lambda: drip.lost() == 4)
+            assert time.monotonic() - began > 0.9
+            assert misbehaving_clients.ask(server.url)["status"] == 200
 
 
 @pytest.mark.parametrize("sendfile", ["Off", "On"])
@@ -74,8 +72,8 @@ def test_slow_readers_hold_threads_without_sendfile(sendfile):
         wanted = (4, 0) if sendfile == "Off" else (0, 4)
         poll_until(lambda: counts() == wanted, what=lambda: f"W and parked: {counts()}")
         poll_until(lambda: readers.received > 0)
-        served = misbehaving_clients.ask(server.url, patience=0.5)["status"] == 200
-        assert served == (sendfile == "On")
+        asked = misbehaving_clients.ask(server.url, patience=0.5 if sendfile == "Off" else 30)
+        assert asked["status"] == (200 if sendfile == "On" else None)
     assert not folder.exists()
 
 

@@ -267,7 +267,7 @@ def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     how = {"users": 6, "duration": 1.2, "warmup_seconds": 0.3, "keep_alive": True}
     calls = {"on_progress": lambda *now: seen.append(now), "on_tick": ticks.append}
     run = run_load(bad.url, "/every/7", **how, **calls)
-    assert run.ended == "duration" and 1.1 < run.duration < 4
+    assert run.ended == "duration" and 1.1 < run.duration < 20
     assert bad.counts()["GET /every/7 HTTP/1.1"] > run.requests  # the warm-up's are not counted
     assert seen == sorted(seen) and len(seen) >= 2 and seen[-1][0] <= run.requests
     assert len(ticks) >= 2 and all(0 <= tick.begin < tick.end for tick in ticks)

@@ -71,8 +71,11 @@ KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may s
 def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) -> Server:
     """A server over the tests' site, unless the options say otherwise; with a small pool, or with
     this one in its place. It keeps connections for long (KEPT). The test stops it and checks."""
+    conf = options.get("conf")
     if "conf" not in options:
-        options = {"document_root": site(), "KeepAliveTimeout": KEPT, **options}
+        options = {"document_root": site(), **options}
+    if conf is None or "KeepAliveTimeout" not in Path(conf).read_text():
+        options = {"KeepAliveTimeout": KEPT, **options}
     return mpmkit.launch(mpm, **{**(SMALL[mpm] if pool is None else pool), **options})
 
 
