@@ -1,5 +1,5 @@
-"""Programs, one per request (RFC 3875), under all three MPMs: their variables, what becomes of their
-output, and that nothing of them is left.
+"""Programs, one per request (RFC 3875), started by a process and by a thread (test_samples.py has all three
+MPMs): their variables, what becomes of their output, and that nothing of them is left.
 
 The expectations about statuses, header lines and log lines are what a real httpd 2.4 answered to the same
 programs.
@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply, request
 from support.files import program, write
-from support.servers import assert_quiet, no_more_files, open_files, serving, take_errors
+from support.servers import assert_quiet, no_more_files, open_files, prefork_and_event, serving, take_errors
 from support.waiting import alive, poll_until
 
 from mpmkit.launcher import Server
 
+mpm = prefork_and_event
 ENV = '#!/bin/sh\necho "Content-Type: text/plain"\necho\nenv\necho "PWD is $(pwd)"\n'
 
 PROGRAMS = {
@@ -410,7 +411,7 @@ def leader(path: Path) -> int:
 def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
     """TERM, and then KILL for what does not obey it."""
     with serving(mpm, conf=site / "httpd.conf", Timeout=1) as server:
-        for name in ("hold", "stubborn") if mpm == "worker" else ("hold",):
+        for name in ("hold", "stubborn") if mpm == "prefork" else ("hold",):
             reply = get(server, f"/cgi-bin/{name}?{tmp_path}/{name}")
             assert (reply.status, reply["Connection"]) == (504, "close")
             pid = leader(tmp_path / name)

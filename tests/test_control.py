@@ -276,8 +276,8 @@ def test_a_machine_without_a_full_name_is_a_warning(house, name, monkeypatch, he
 # -- a server in the background -------------------------------------------------------------------
 
 
-def test_start_graceful_restart_stop(mpm, tmp_path):
-    house = House(tmp_path, mpm)
+def test_start_graceful_restart_stop(house):
+    """The signals under each MPM: test_signals.py."""
     with house.running() as pid:
         assert house.get() == b"hello\n", "it serves when the command is done"
         assert ("[unixd:warn]" in house.log) is (os.geteuid() == 0), "children that stay root"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get
 from support.files import open_to_all, write
-from support.servers import no_more_files, one_child, open_files, serving, take_errors
+from support.servers import no_more_files, one_child, open_files, prefork_and_event, serving, take_errors
 from support.waiting import poll_until
 
 import mpmkit
@@ -29,6 +29,7 @@ from mpmkit.measure.process_group import NotInstalled
 
 # -- bytes ----------------------------------------------------------------------------------------
 
+mpm = prefork_and_event
 RECORDS = st.lists(
     st.builds(Record, st.integers(1, 11), st.integers(0, 65535), st.binary(max_size=300)),
     min_size=1,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.client import Client, get
 from support.configured import directives as configured
 from support.files import RECORDED, recorded_root, write
-from support.servers import serving
+from support.servers import prefork_and_event, serving
 from support.waiting import poll_until
 
 import mpmkit
@@ -36,6 +36,7 @@ from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
 
+mpm = prefork_and_event
 DIRECTIVES = configured()
 CONNECTION = SimpleNamespace(peer=("127.0.0.1", 1), direct=True)
 BIG = random.Random(1).randbytes(3_000_000)

@@ -24,6 +24,7 @@ from support.servers import (
     assert_quiet,
     free_ports,
     one_child,
+    prefork_and_event,
     serving,
     shows,
     take_errors,
@@ -41,12 +42,7 @@ FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of the kernel's
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
-
-
-@pytest.fixture(scope="module", params=["prefork", "event"])
-def mpm(request: pytest.FixtureRequest) -> str:
-    """A thread of worker does with a connection what a process of prefork does."""
-    return request.param
+mpm = prefork_and_event
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Scripts in the server's process: PEP 3333 under all three MPMs, and what scripts get wrong.
+"""Scripts in the server's process: PEP 3333 in processes and in threads (test_samples.py has all three MPMs),
+and what scripts get wrong.
 
 The applications are in `data/scripts/cases.py`, one for each case here.
 """
@@ -15,12 +16,21 @@ from types import SimpleNamespace
 import pytest
 from support.client import CHUNKED, Client, asked, at_once, chunked, exchange, get, read_reply
 from support.files import DATA, write
-from support.servers import THREADED, no_more_files, one_child, open_files, serving, take_errors
+from support.servers import (
+    THREADED,
+    no_more_files,
+    one_child,
+    open_files,
+    prefork_and_event,
+    serving,
+    take_errors,
+)
 from support.waiting import poll_until
 
 from mpmkit.handlers.wsgi import _ErrorStream
 from mpmkit.handlers.wsgi_head import read_head
 
+mpm = prefork_and_event
 HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"
 
 

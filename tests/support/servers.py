@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
+import pytest
+
 import mpmkit
 from mpmkit.launcher import Server
 
@@ -20,6 +22,14 @@ from .waiting import all_gone, patience, poll_until
 
 MPMS = ("prefork", "worker", "event")
 THREADED = ("worker", "event")
+
+
+@pytest.fixture(scope="module", params=["prefork", "event"], name="mpm")
+def prefork_and_event(request: pytest.FixtureRequest) -> str:
+    """`mpm` of modules about what becomes of a connection: a thread of worker does there what a process of
+    prefork does, which test_http.py shows."""
+    return request.param
+
 
 # Two processes, a few threads: enough to be wrong in, and quick to start.
 _THREADS = {
