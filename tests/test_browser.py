@@ -440,7 +440,7 @@ def figures_of_notebooks() -> dict:
     memory = memory[memory["server"].isin(["mpmkit", "httpd"])]
     users = SweepTable(records.read(replay.place_of("07-users.csv")), ("users",)).summary()
     made = {"breathes": of.timeline(of.recorded("01-prefork-breathes"), title="prefork")}
-    made |= {f"memory, {kind}": memory_plots.memory_curve(memory, kind) for kind in ("busy", "idle")}
+    made |= {f"memory, {k}": memory_plots.memory_curve(memory, k) for k in ("busy", "idle")}
     made |= {
         "cliffs": cliffs.cliffs_figure(of.recorded("03-cliffs")),
         "think": cliffs.think_figure(of.recorded("03-think")),

@@ -28,7 +28,7 @@ LOOKED_AT = {  # the themes differ in their colours alone
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(240),
-    pytest.mark.skipif(not find_spec("sphinx_book_theme"), reason="no Sphinx; pip install '.[site]'"),
+    pytest.mark.skipif(not find_spec("sphinx_book_theme"), reason="pip install '.[site]'"),
 ]
 
 

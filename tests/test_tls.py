@@ -341,7 +341,7 @@ def test_what_a_log_counts_as_received(document_root, tmp_path):
     # Encrypted bytes are memory, so a thread waits, whatever EnableSendfile says, as in httpd.
     ("/big.bin", {"SendBufferSize": 65536, "EnableSendfile": True}),
 ])  # fmt: skip
-def test_a_slow_reader_gets_every_byte_and_may_free_event_s_thread(mpm, document_root, path, options):
+def test_a_slow_reader_gets_all_and_may_free_event_s_thread(mpm, document_root, path, options):
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=2048) as client:
             client.send(request(path) + request(b"/file.txt"))
