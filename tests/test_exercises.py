@@ -275,7 +275,7 @@ def test_every_try_it_of_the_notebooks_has_a_model_answer():
     parts = dict(re.findall(r"(?ms)^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text()))
     wanted = set()
     for book in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        found = [re.search(r"(?ms)^## (?:Try it|To try)\n+(.*)", text(cell)) for cell in cells(book)]
+        found = [re.search(r"(?ms)^## (?:Try it|To try)\n+(.*)", text(one)) for one in cells(book)]
         if asked := [line for one in found if one for line in re.findall(r"(?m)^\* (.+)", one[1])]:
             wanted.add(book.stem)
             quoted = re.findall(r"^> (.+)\n\n(?!>)(\S.+)", parts[book.stem], re.MULTILINE)

@@ -115,9 +115,8 @@ def test_descriptors_are_foreseen(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
     assert preflight.too_few_descriptors(4000) == ""
-    assert "5,000 file descriptors are needed and the hard limit is 4,000" in (
-        preflight.too_few_descriptors(5000)
-    )
+    needed = "5,000 file descriptors are needed and the hard limit is 4,000"
+    assert needed in preflight.too_few_descriptors(5000)
     with preflight.descriptors(3000):
         assert limits[-1] == (3000, 4000)
     assert limits[-1] == (1000, 4000)

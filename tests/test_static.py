@@ -207,8 +207,8 @@ def test_a_file_that_is_cut_short_while_it_is_sent(mpm, document_root, mapped):
 
 def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root):
     new, folder = BIG[-100_000:], document_root
-    names = ("written", "replaced", "longer", "gone")
-    paths = written, replaced, longer, gone = [write(folder / f"{n}.bin", BIG[:100_000]) for n in names]
+    made = (folder / f"{name}.bin" for name in ("written", "replaced", "longer", "gone"))
+    paths = written, replaced, longer, gone = [write(path, BIG[:100_000]) for path in made]
     with Client(server) as client:
         for path in paths:
             get_until_mapped(server, client, f"/{path.name}")
@@ -528,7 +528,7 @@ def test_ranges_are_those_asked_for(asked, size):
         start = int(first) if first else max(0, size - int(last))
         wanted |= set(range(start, min(size, int(last) + 1) if first and last else size))
     ranges = parse_ranges(("bytes=" + ", ".join(asked)).encode(), size)
-    if ranges is None:  # the last 0 bytes; or more than the file, by overlaps that are not neighbours
+    if ranges is None:  # the last 0 bytes; or more than the file, by overlaps
         assert "-0" in asked or len(asked) > 1
         return
     assert "-0" not in asked

@@ -156,7 +156,8 @@ def no_more_files(server: Server, before: dict[int, int]) -> None:
     served nothing until then. New children don't count."""
 
     def none() -> bool:
-        return all(now <= max(before.values()) for pid, now in open_files(server).items() if pid in before)
+        now = open_files(server)
+        return max((now[pid] for pid in before if pid in now), default=0) <= max(before.values())
 
     poll_until(none, lambda: f"no more descriptors than {before}: {open_files(server)}")
 
