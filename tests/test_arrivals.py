@@ -11,7 +11,6 @@ from mpmkit.load.arrivals import arrivals, pieces
 from mpmkit.load.profile import LoadProfile
 
 
-
 def due(until: float, *where: int, **fields) -> list[float]:
     profile = LoadProfile(**{"arrival": "constant", "users": 5, **fields})
     return list(itertools.takewhile(lambda t: t < until, arrivals(profile, *where)))

@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply, request
 from support.files import program, write
-from support.servers import assert_quiet, no_more_files, open_files, prefork_and_event, serving, take_errors
+from support.servers import (
+    assert_quiet,
+    no_more_files,
+    open_files,
+    prefork_and_event,
+    serving,
+    take_errors,
+)
 from support.waiting import alive, poll_until
 
 from mpmkit.launcher import Server

@@ -17,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get
 from support.files import open_to_all, write
-from support.servers import no_more_files, one_child, open_files, prefork_and_event, serving, take_errors
+from support.servers import (
+    no_more_files,
+    one_child,
+    open_files,
+    prefork_and_event,
+    serving,
+    take_errors,
+)
 from support.waiting import poll_until
 
 import mpmkit

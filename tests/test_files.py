@@ -198,7 +198,10 @@ def test_whatever_debian_can_enable_is_read(tmp_path, monkeypatch, capsys):
     """All of its modules, sites and the rest at once; httpd itself would not take two MPMs."""
     for name in ("RUN_DIR", "LOG_DIR", "LOCK_DIR"):
         monkeypatch.setenv(f"APACHE_{name}", str(tmp_path))
-    kinds = ["mods-available/*.load", *(f"{of}-available/*.conf" for of in ("mods", "conf", "sites"))]
+    kinds = [
+        "mods-available/*.load",
+        *(f"{of}-available/*.conf" for of in ("mods", "conf", "sites")),
+    ]
     files = [file for kind in kinds for file in sorted(DEBIAN.glob(kind))]
     files = [file for file in files if not file.name.startswith("mpm_")]
     start = f"Listen 8080\nServerRoot {DEBIAN}\n"

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -125,6 +124,7 @@ def test_descriptors_are_foreseen(monkeypatch):
 
 
 # -- lines through levels ------------------------------------------------------------------------
+
 
 @given(
     st.floats(0, 1e5),

@@ -55,7 +55,9 @@ assert none["wait"] > 2 * crowds.PAGE and twice["wait"] < none["wait"]
 assert denied["wait"] < none["wait"] / 1.5 and {*denied["statuses"]} == {200}
 """
 }
-REPLAYED = "class"  # what it measures is in cells of other notebooks (test_class), which measure it here
+REPLAYED = (
+    "class"  # what it measures is in cells of other notebooks (test_class), which measure it here
+)
 
 
 @pytest.mark.timeout(240)

@@ -91,5 +91,7 @@ def test_code_that_has_run_is_copied_and_no_other():
 
 def test_prefork_has_no_threads_to_remember():
     """`threading` does something in each forked child, in 0.4 MB of its own."""
-    program = "import sys, mpmkit.cli.serve, mpmkit.mpm.prefork; sys.exit('threading' in sys.modules)"
+    program = (
+        "import sys, mpmkit.cli.serve, mpmkit.mpm.prefork; sys.exit('threading' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0

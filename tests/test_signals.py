@@ -149,7 +149,7 @@ def test_hup_cuts_connections_but_keeps_the_port(mpm):
 BAD = ["Nonsense 1", "KeepAliveTimeout never", 'DocumentRoot "/does/not/exist"']
 
 
-@pytest.mark.parametrize("mpm, name, bad", zip(MPMS, ("HUP", "USR1", "HUP"), BAD, strict=True))
+@pytest.mark.parametrize("mpm, name, bad", [*zip(MPMS, ("HUP", "USR1", "HUP"), BAD, strict=True)])
 def test_a_bad_file_at_a_restart_leaves_the_server_as_it_was(mpm, name, bad, tmp_path):
     conf = conf_file(tmp_path, "MaxKeepAliveRequests 50", "KeepAliveTimeout 30")
     with launched(mpm, conf=conf, document_root=None) as server:

@@ -1,11 +1,9 @@
 """Sweeps: the grid is checked whole, finished points stay, the same call goes on."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.experiments import Launches, recorded_row
