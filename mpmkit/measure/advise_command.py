@@ -183,7 +183,7 @@ def answer(options: argparse.Namespace, bar: Bar) -> Advice:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: an answer. 1: a log without durations, for which there is none. 2: an argument, a log or a file that
+    """0: an answer. 1: a log without durations gives no answer. 2: an argument, a log or a file that
     cannot be used. 130: Ctrl-C."""
     options, bar = parser().parse_args(argv), Bar()
     try:

@@ -77,7 +77,7 @@ def judged(look: Callable[[Any], str], answer: Any, hint: str = "") -> Verdict:
     """What `look` says of an answer: it returns why the answer is right, or raises NotYet. An error of the
     answer's own becomes a sentence, too. hint: where to look."""
     if answer is ... or answer is None:
-        return Verdict(False, "there is no answer yet: put yours in the place of the ...")
+        return Verdict(False, "there is no answer yet: replace the ... with yours")
     try:
         return Verdict(True, look(answer))
     except NotYet as why:
