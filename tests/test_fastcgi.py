@@ -350,7 +350,9 @@ def test_bad_backends(tmp_path):
 
     def ask(how: str) -> bytes:
         path = f"/a.fake?{how.replace(' ', '-')}"
-        return exchange(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return exchange(
+            server, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
 
     with backend("event", tmp_path, answers, ProxyTimeout=3) as (server, _):
         replies = at_once(lambda number: ask(list(BAD)[number]), len(BAD))
