@@ -14,6 +14,7 @@ import numbers
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from helpers.hints import hint as hint
@@ -45,6 +46,12 @@ SCOREBOARDS = {
 }
 
 
+def wrapped(text: str) -> str:
+    """A text whose long lines break between words: an output of JupyterLab breaks them anywhere."""
+    lines = text.splitlines()
+    return "\n".join(fill(line, 92) if len(line) > 100 else line for line in lines)
+
+
 class Verdict(NamedTuple):
     """What a check says. True if the answer is right."""
 
@@ -57,7 +64,7 @@ class Verdict(NamedTuple):
 
     def __repr__(self) -> str:
         hint = f"\nLook at: {self.hint}" if self.hint else ""
-        return f"{'RIGHT' if self.right else 'NOT YET'}: {self.says}{hint}"
+        return wrapped(f"{'RIGHT' if self.right else 'NOT YET'}: {self.says}{hint}")
 
 
 class NotYet(Exception):
