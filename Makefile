@@ -56,9 +56,9 @@ tables: $(STAMP)
 	@$(BIN)/mpmkit qps --kind both
 
 # Tests choose their own sizes; a scale in the environment must not change what they check. Most of
-# them wait rather than work, so one process more than there are CPUs; make test JOBS=0 for one after
+# them wait rather than work, so two processes more than there are CPUs; make test JOBS=0 for one after
 # the other in one process.
-JOBS ?= $(shell expr $$(nproc) + 1)
+JOBS ?= $(shell expr $$(nproc) + 2)
 test: $(STAMP)
 	@env -u MPMKIT_SCALE $(BIN)/python -m pytest -n $(JOBS)
 

@@ -16,8 +16,6 @@ After each test that used `server`, every worker must be idle again and the erro
 error. When the module is done, no child may be left (`servers.serving`).
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,8 +31,10 @@ from support.waiting import nothing_left
 from mpmkit.launcher import Server
 from mpmkit.measure.reference_servers import NotInstalled, find_httpd
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says how busy the machine is. A test that needs more of them says so.
+settings.register_profile(
+    "busy", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("busy")
 
 
@@ -109,9 +109,10 @@ def no_process_of_the_tests_is_patched() -> Iterator[None]:
 # -- several processes (pytest -n, by pytest-xdist; `make test`) --------------------------------------
 
 # Those that take longest begin, so that no process works alone at the end.
-LONGEST = ("notebooks", "browser", "qps", "fidelity", "protocol", "fastcgi", "load_profiles", "malformed",
-           "pool", "http", "signals", "sweep", "room", "load_distributed", "faults", "logs")  # fmt: skip
-ALONE = ("test_notebooks.py", "test_fidelity.py")  # their tests share nothing
+LONGEST = ("browser", "site", "notebooks", "qps", "errors", "fidelity", "load_profiles", "control", "room",
+           "bench", "load", "signals", "load_distributed", "sweep", "protocol", "memory", "tls", "pool", "http",
+           "tasks", "faults", "exercises", "suite", "capacity", "cgi", "static", "wsgi", "logs")  # fmt: skip
+ALONE = ("test_notebooks.py", "test_fidelity.py", "test_errors.py")  # their tests share nothing
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,8 +15,6 @@ through mpmkit's lines is changed further.
     PYTHONPATH=.:tests python tests/fuzz.py [MINUTES]
 """
 
-from __future__ import annotations
-
 import os
 import random
 import re

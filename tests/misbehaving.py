@@ -8,8 +8,6 @@ test can compare what a generator claims to have sent with what arrived. It ends
 that started it (its standard input closes).
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -21,6 +19,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from typing import Self
 
 BODY = b"x" * 45
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n%s\r\n" + BODY
@@ -33,7 +32,7 @@ class Misbehaving:
     def __init__(self, certificate: str | None = None) -> None:
         self.certificate = certificate
 
-    def __enter__(self) -> Misbehaving:
+    def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             [sys.executable, __file__, *([self.certificate] if self.certificate else [])],
             stdin=subprocess.PIPE,

@@ -1,7 +1,5 @@
 """Access logs become traces: formats, files as people have them, broken lines, connections."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import math
@@ -124,10 +122,8 @@ def test_several_files_in_any_order_compressed_or_not_and_empty_ones(tmp_path):
     assert list(trace.start) == [0, 1, 39, 49] and trace.begin == BEGIN + 1
     (tmp_path / "cut.gz").write_bytes(gzip.compress(common(1).encode() * 999)[:60])
     for name, says in (
-        ("cut.gz", "damaged or cut short"),
-        ("none", "No such file"),
-        (".", "directory"),
-    ):
+        ("cut.gz", "damaged or cut short"), ("none", "No such file"), (".", "directory"),
+    ):  # fmt: skip
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace.read(tmp_path / name, log_format="common")
 
@@ -214,9 +210,8 @@ def test_connections_are_those_of_a_search_through_all_that_wait(
 
     def search(place: int, serial: int, start: float):
         there = (one for one in waiting if one[3:] == (place, serial))
-        return max(
-            (one for one in there if start - limit <= one[0] <= start + tolerance), default=None
-        )
+        near = (one for one in there if start - limit <= one[0] <= start + tolerance)
+        return max(near, default=None)
 
     rows = zip(
         columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
@@ -252,16 +247,8 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
     ]
     whole = read("".join(lines), "%{usec}t %h %D %X %k")
     assert list(whole.connection) == [row[-1] for row in CONNECTIONS]
-    assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1] and list(whole.client) == [
-        0,
-        0,
-        1,
-        0,
-        1,
-        0,
-        0,
-        0,
-    ]
+    assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1]
+    assert list(whole.client) == [0, 0, 1, 0, 1, 0, 0, 0]
     assert "1 requests go on with one that began before the log" in whole.notes[1]
     assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491]
     signs = read("".join(line.rpartition(" ")[0] + "\n" for line in lines), "%{usec}t %h %D %X")
@@ -278,24 +265,20 @@ def test_the_last_request_of_a_connection_repeats_its_k():
              (2.6, 83, "-", 1))  # fmt: skip
     known = "".join(f"{int(s * 1e6 + BEGIN * 1e6)} ::1 {p} 900 {x} {k}\n" for s, p, x, k in ports)
     ported = read(known, "%{usec}t %h %{remote}p %D %X %k")
-    assert (
-        list(ported.connection) == [0, 0, 1, 2, 2, 2, 2, 3, 3, 3]
-        and " 0 requests go on" in ported.notes[1]
-    )
+    assert list(ported.connection) == [0, 0, 1, 2, 2, 2, 2, 3, 3, 3]
+    assert " 0 requests go on" in ported.notes[1]
 
 
 def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):
     text = "".join(combined(second, f" {second}00", client=second) for second in range(1, 9))
-    trace = read(
-        text + common(9, ' "-" "b" 5', target="/a.php?q=1").replace("5 ", "- "), "combined %D"
-    )
+    last = common(9, ' "-" "b" 5', target="/a.php?q=1").replace("5 ", "- ")
+    trace = read(text + last, "combined %D")
     trace.to_csv(tmp_path / "trace.csv")
     again = mpmkit.Trace.from_csv(tmp_path / "trace.csv")
     assert (again.begin, again.notes, again.classes) == (trace.begin, trace.notes, trace.classes)
     for name in ("start", "seconds", "size", "client", "kept", "connection", "path_class"):
-        assert list(getattr(again, name)) == pytest.approx(list(getattr(trace, name)), abs=1e-6), (
-            name
-        )
+        theirs, ours = (list(getattr(one, name)) for one in (trace, again))
+        assert ours == pytest.approx(theirs, abs=1e-6), name
     assert trace.path_class[-1] == 1 and trace.size[-1] == 0 and trace.timed
     written = (tmp_path / "trace.csv").read_text()
     assert not any(word in written for word in ("10.0.0", "Agent/1", ".php"))

@@ -1,8 +1,6 @@
 """Event's connection limit, against its worked example, recordings and its own monotony. (The limits that were
 recorded for AsyncRequestWorkerFactor: test_simulator.py.)"""
 
-from __future__ import annotations
-
 import doctest
 import re
 from pathlib import Path

@@ -1,18 +1,14 @@
 """When requests are due: areas under rates, as a function of the profile."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpmkit.load.arrivals import arrivals, pieces
 from mpmkit.load.profile import LoadProfile
-
-FAST = settings(deadline=None)
 
 
 def due(until: float, *where: int, **fields) -> list[float]:
@@ -20,7 +16,6 @@ def due(until: float, *where: int, **fields) -> list[float]:
     return list(itertools.takewhile(lambda t: t < until, arrivals(profile, *where)))
 
 
-@FAST
 @given(st.floats(1, 1e4), st.integers(1, 8))
 def test_generators_take_turns_and_make_one_schedule(rate, of):
     profile = LoadProfile(arrival="constant", rate=rate, duration=1, users=9)
@@ -59,7 +54,6 @@ def test_steps_and_ramps_keep_their_areas():
     assert len(due(10, stages=falling)) == pytest.approx(750, abs=2)
 
 
-@FAST
 @given(
     st.lists(
         st.builds(dict, seconds=st.floats(0.1, 50), rate=st.floats(0.01, 1e5), ramp=st.booleans()),

@@ -1,7 +1,5 @@
 """The bench: what it reads from the clients, how it turns, what it makes of the rounds."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os
@@ -20,10 +18,10 @@ from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.bench import BenchTable, order
 from benchmarks.ratios import baseline_lines, comparisons, table
 from benchmarks.works import BASELINES, FREE, HOLDING, WORKS, BenchError, pages, runnable
-from mpmkit.measure import records
+from mpmkit.measure import competitors, records
 from mpmkit.measure.experiment import OURS
 from mpmkit.measure.procfs import members
-from mpmkit.measure.reference_servers import Httpd, NotInstalled
+from mpmkit.measure.reference_servers import Httpd
 
 AB = """\
 Concurrency Level:      64
@@ -92,9 +90,7 @@ def test_every_server_begins_as_often_as_the_others():
 # -- ratios --------------------------------------------------------------------------------------
 
 
-def rows(
-    mine, theirs, *, work="new", failures=0, bound=False, names=(OURS, "httpd"), cpu=(None, None)
-):
+def rows(mine, theirs, work="new", failures=0, bound=False, names=(OURS, "httpd"), cpu=(None,) * 2):
     for number, pair in enumerate(zip(mine, theirs, strict=True), 1):
         for ours, (server, qps, used) in enumerate(zip(names, pair, cpu, strict=True)):
             row = {"mpm": "event", "work": work, "round": number, "server": server, "qps": qps}
@@ -111,17 +107,13 @@ def test_the_median_of_ratios_is_not_the_ratio_of_medians():
     assert found.middle("qps") == (138, 100)
 
 
-@pytest.mark.parametrize(
-    ("mine", "how", "verdict"),
-    [
-        ([90] * 5, {}, "missed by 25%, p99 no worse"),
-        ([90, 160, 70, 110, 100], {}, "undecided, p99 no worse"),  # the interval holds the target
-        ([90] * 5, {"bound": True}, "open, p99 no worse"),
-        ([90] * 2, {}, "2 rounds"),
-        ([90] * 5, {"work": "unheard-of"}, ""),
-        ([95] * 5, {"work": "idle-5000", "names": (HOLDING, FREE)}, "reached"),
-    ],
-)
+@pytest.mark.parametrize(("mine", "how", "verdict"), [
+    ([90] * 5, {}, "missed by 25%, p99 no worse"),
+    ([90, 160, 70, 110, 100], {}, "undecided, p99 no worse"),  # the interval holds the target
+    ([90] * 5, {"bound": True}, "open, p99 no worse"), ([90] * 2, {}, "2 rounds"),
+    ([90] * 5, {"work": "unheard-of"}, ""),
+    ([95] * 5, {"work": "idle-5000", "names": (HOLDING, FREE)}, "reached"),
+])  # fmt: skip
 def test_verdicts(mine, how, verdict):
     (found,) = comparisons(rows(mine, [100] * len(mine), **how))
     assert found.verdict == verdict
@@ -168,18 +160,10 @@ def test_the_table_of_what_is_recorded():
     assert BenchTable([]).text() == "no turn was finished"
 
 
-def needs_httpd(root, **how) -> Httpd:
-    try:
-        return Httpd("event", document_root=root, **how)
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.mark.rival
+@pytest.mark.usefixtures("httpd")
 @pytest.mark.skipif(not shutil.which("ab"), reason="ab is not installed")
 def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
-    with pages() as root:
-        needs_httpd(root)
     out = tmp_path / "rows.csv"
     argv = "--mpm event --work new keepalive --rounds 1 --requests 400 --out".split()
     assert bench.main([*argv, str(out)]) == 0
@@ -203,10 +187,11 @@ def test_the_pages_are_what_the_works_ask_for():
         assert root.stat().st_mode & 0o005 == 0o005
 
 
+@pytest.mark.usefixtures("httpd")
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
 def test_distinct_requests_are_distinct_to_the_server():
     log = 'LogFormat "%U%q %{X-Request}i" heads\nCustomLog heads heads\n'
-    with pages() as root, needs_httpd(root, extra=log) as server:
+    with pages() as root, Httpd("event", document_root=root, extra=log) as server:
         url = f"{server.url}/index.html"
         different = clients.run_wrk(url, seconds=1, clients=4, distinct="a1")
         same = clients.run_wrk(url, seconds=1, clients=4)
@@ -275,7 +260,10 @@ def test_the_requests_of_each_second_are_counted_from_abs_record():
 
 @pytest.mark.rival
 @pytest.mark.skipif(not shutil.which("ab"), reason="needs ab: apt install apache2-utils")
-def test_the_articles_case_runs(tmp_path, capsys):
+def test_the_articles_case_runs(tmp_path, capsys, monkeypatch):
+    """Ours under all three MPMs, and the real httpd under one, if it is here."""
+    worker = [one for one in competitors.of(["httpd"]) if one.mpm == "worker"]
+    monkeypatch.setattr(competitors, "of", lambda names: worker)
     out = tmp_path / "rows.csv"
     argv = ["--scale", "smoke", "--requests", "200", "--out", str(out)]
     status, printed, said = printed_by(article.main, argv, capsys)

@@ -4,8 +4,6 @@ MPMKIT_SCREENSHOTS=DIR keeps the pictures. JupyterLab listens on loopback, witho
 time of these tests only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -30,8 +28,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), THEIR_WARNINGS]
 
 @pytest.fixture(scope="module")
 def browser():
+    """One context of a Chromium: what its pages load is cached."""
     with chromium() as browser:
-        yield browser
+        yield browser.new_context()
 
 
 def write_book(path: Path, *sources: str) -> None:
@@ -41,10 +40,10 @@ def write_book(path: Path, *sources: str) -> None:
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
-OPTIONS = (
-    "--expose-app-in-browser",
-    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-)
+CONTEXT = "window.jupyterapp.shell.currentWidget.sessionContext"
+PLACE = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+DARK = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+NO_NEWS = "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
 SETTINGS = {
     "notebook-extension/tracker": {"autoStartDefaultKernel": True},
     "apputils-extension/notification": {"fetchNews": "false"},
@@ -77,15 +76,14 @@ def lab(books, browser):
         file.write_text(json.dumps(values))
     word = uuid.uuid4().hex
     environment = {
-        MARK: word,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}",
-        "MPMKIT_SCALE": "smoke",
+        MARK: word, "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}", "MPMKIT_SCALE": "smoke",
         "JUPYTER_CONFIG_DIR": str(place / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
         "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
-    }
-    with jupyter("jupyterlab", books, *OPTIONS, **environment) as address:
+    }  # fmt: skip
+    options = ("--expose-app-in-browser", NO_NEWS)
+    with jupyter("jupyterlab", books, *options, **environment) as address:
         yield address, word
 
 
@@ -118,16 +116,16 @@ def shot(page, name: str, selector: str = "") -> None:
 
 
 def opened(browser, address: str, book: str, **how):
-    """A page with a notebook open and its kernel idle."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800}, **how)
+    """A page with a notebook open and its kernel idle. All pages share the browser's cache of Lab's scripts."""
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.emulate_media(**how)
     page.goto(f"{address}/lab/tree/{book}?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=40_000)
     # The page's own indicator says idle before the kernel is connected; a run then comes to nothing.
-    page.wait_for_function(
-        "(k => k && k.connectionStatus === 'connected' && k.status === 'idle')"
-        "(window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel)",
-        timeout=40_000,
-    )
+    kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+    ready = f"(k => k && k.connectionStatus === 'connected' && k.status === 'idle')({kernel})"
+    page.wait_for_function(ready, timeout=40_000)
     page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
     return page
 
@@ -138,9 +136,7 @@ def run_all(page) -> None:
 
 def left(page) -> None:
     """Shut the notebook's kernel down and close the page."""
-    page.evaluate(
-        "window.jupyterapp.shell.currentWidget.sessionContext.shutdown().catch(() => null)"
-    )
+    page.evaluate(f"{CONTEXT}.shutdown().catch(() => null)")
     page.close()
 
 
@@ -177,12 +173,15 @@ def stopped(page) -> None:
     page.wait_for_function("!document.querySelector('.mk-runs')", timeout=20_000)
 
 
+@pytest.mark.timeout(300)
 def test_the_control_room_by_clicking(browser, lab):
+    """Its keys; directives, load and signals; then another run of its cells, and its kernel's end."""
     address, word = lab
     page = opened(browser, address, "control-room.ipynb")
     run_all(page)
     page.wait_for_selector(".mk-room", timeout=30_000)
     page.locator(".mk-room").first.scroll_into_view_if_needed()
+    keys_stay_in_the_control_that_has_the_focus(page)
     assert not marked(word, "mpmkit serve"), "nothing runs before a click"
 
     # A number that httpd corrects, and its message
@@ -229,6 +228,7 @@ def test_the_control_room_by_clicking(browser, lab):
     page.locator(".mk-stop").click()
     stopped(page)
     nothing_serves(word)
+    another_run_and_the_kernels_end_leave_no_server(page, word)
     left(page)
 
 
@@ -238,29 +238,24 @@ CONTROLS = (
 )  # fmt: skip
 
 
-def test_keys_stay_in_the_control_that_has_the_focus(browser, lab):
+def keys_stay_in_the_control_that_has_the_focus(page) -> None:
     """Lab's command mode would add cells (a, b), cut them (x) and delete them (d d)."""
-    address, _ = lab
-    page = opened(browser, address, "control-room.ipynb")
-    run_all(page)
-    page.wait_for_selector(".mk-board", timeout=30_000)
     cells = page.locator(".jp-Notebook .jp-Cell")
-    place = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
     for control in CONTROLS:
         page.locator(control).first.focus()
-        before = cells.count(), page.evaluate(place)
+        before = cells.count(), page.evaluate(PLACE)
         for key in ("a", "b", "x", "d", "d", "ArrowDown", "ArrowUp"):
             page.keyboard.press(key)
         # A command would have run by the time that this one has.
         page.evaluate("window.jupyterapp.commands.execute('notebook:deselect-all')")
-        assert (cells.count(), page.evaluate(place)) == before, control
+        assert (cells.count(), page.evaluate(PLACE)) == before, control
         assert page.evaluate("!!document.activeElement.closest('.mk-room')"), control
     dirty = "window.jupyterapp.shell.currentWidget.context.model.dirty"
     assert page.evaluate(dirty)
     page.locator(".mk-start").focus()
     page.keyboard.press("Control+s")
     wait_for(lambda: not page.evaluate(dirty), what="a key with Ctrl passes: the notebook is saved")
-    left(page)
+    typed(field(page, "StartServers"), "2")  # it has some of those letters
 
 
 def test_the_tracer_plays_and_its_keys_are_its_own(browser, lab):
@@ -268,19 +263,16 @@ def test_the_tracer_plays_and_its_keys_are_its_own(browser, lab):
     page = opened(browser, address, "tracer.ipynb")
     run_all(page)
     page.wait_for_selector(".tr .tr-run", timeout=30_000)
-    place = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
 
     def step() -> int:
         return int(re.search(r"step (\d+) of", page.locator(".tr-bar output").inner_text())[1])
 
     page.locator(".tr-bar button").nth(1).focus()
-    before, cell = step(), page.evaluate(place)
+    before, cell = step(), page.evaluate(PLACE)
     for key, moved in (("ArrowRight", 1), ("PageDown", 21), ("ArrowLeft", 20)):
         page.keyboard.press(key)
-        wait_for(
-            lambda moved=moved: step() == before + moved, what=f"{key} from {before}: {step()}"
-        )
-    assert page.evaluate(place) == cell
+        wait_for(lambda moved=moved: step() == before + moved, what=f"{key} from {before}")
+    assert page.evaluate(PLACE) == cell
     page.keyboard.press("Space")
     wait_for(lambda: step() > before + 20, what="it plays")
     shot(page, "tracer", ".tr")
@@ -288,10 +280,7 @@ def test_the_tracer_plays_and_its_keys_are_its_own(browser, lab):
     left(page)
 
 
-def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
-    address, word = lab
-    page = opened(browser, address, "control-room.ipynb")
-    run_all(page)
+def another_run_and_the_kernels_end_leave_no_server(page, word: str) -> None:
     start(page)
     assert marked(word, "mpmkit serve")
 
@@ -303,16 +292,13 @@ def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
     assert marked(word, "mpmkit serve")
 
     # The kernel is restarted under the running server, and the room says so
-    page.evaluate(
-        "void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
-    )
+    page.evaluate(f"void {CONTEXT}.session.kernel.restart()")
     nothing_serves(word)
     page.get_by_text("The kernel of this control room has ended").wait_for(timeout=10_000)
     lamp = page.locator(".mk-lamp").first
     assert lamp.evaluate("lamp => getComputedStyle(lamp).backgroundColor") == "rgba(0, 0, 0, 0)"
     assert page.locator(".mk-head").first.evaluate("head => head.inert")
     shot(page, "control-room-kernel-ended", ".mk-room")
-    left(page)
 
 
 def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
@@ -329,9 +315,7 @@ def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
 def test_two_rooms_get_the_same_load(browser, lab):
     address, word = lab
     page = opened(browser, address, "two-rooms.ipynb", color_scheme="dark")
-    page.evaluate(
-        "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
-    )
+    page.evaluate(DARK)
     run_all(page)
     page.wait_for_selector(".mk-room", timeout=30_000)
     rooms = page.locator(".mk-room")
@@ -430,9 +414,7 @@ def scrub(page, panel) -> None:
         handle.press("ArrowLeft")
         wait_for(lambda was=before: figures.inner_text() != was, what="another operating point")
     shot(page, "sweep-scrubbed", ".mk-sweep")
-    page.evaluate(
-        "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
-    )
+    page.evaluate(DARK)
     page.set_viewport_size({"width": 1000, "height": 900})
     paper = (
         "[...document.querySelectorAll('.mk-sweep .main-svg')]"
@@ -458,17 +440,15 @@ def figures_of_notebooks() -> dict:
     memory = memory[memory["server"].isin(["mpmkit", "httpd"])]
     users = SweepTable(records.read(replay.place_of("07-users.csv")), ("users",)).summary()
     made = {"breathes": of.timeline(of.recorded("01-prefork-breathes"), title="prefork")}
+    made |= {f"memory, {k}": memory_plots.memory_curve(memory, k) for k in ("busy", "idle")}
     made |= {
-        f"memory, {kind}": memory_plots.memory_curve(memory, kind) for kind in ("busy", "idle")
-    }
-    made |= {"cliffs": cliffs.cliffs_figure(of.recorded("03-cliffs"))}
-    made |= {"think": cliffs.think_figure(of.recorded("03-think"))}
-    made |= {
+        "cliffs": cliffs.cliffs_figure(of.recorded("03-cliffs")),
+        "think": cliffs.think_figure(of.recorded("03-think")),
         "cold": regimes.cold_figure(of.recorded("01-cold")),
         "gil": regimes.gil_map(of.recorded("05-gil")),
+        "starved": regimes.starved_figure(of.recorded("07-starved")),
+        "knee": sweep_plots.sweep_curve(users, "users"),
     }
-    made |= {"starved": regimes.starved_figure(of.recorded("07-starved"))}
-    made |= {"knee": sweep_plots.sweep_curve(users, "users")}
     for name in ("qps-full", "qps-demo", "qps-scripts"):
         rows = records.read(replay.place_of(f"{name}.csv"))
         summary = QpsTable(rows, published.figures()).summary()
@@ -486,7 +466,8 @@ BOXES = """[...document.querySelectorAll('.annotation-text-g, .textpoint text')]
 
 
 def test_no_label_of_a_figure_lies_on_another(browser, tmp_path):
-    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1000, "height": 900})
     wrong = []
     for name, figure in figures_of_notebooks().items():
         file = tmp_path / "figure.html"

@@ -1,11 +1,9 @@
-"""Programs, one per request (RFC 3875), under all three MPMs: their variables, what becomes of their
-output, and that nothing of them is left.
+"""Programs, one per request (RFC 3875), started by a process and by a thread (test_samples.py has all three
+MPMs): their variables, what becomes of their output, and that nothing of them is left.
 
 The expectations about statuses, header lines and log lines are what a real httpd 2.4 answered to the same
 programs.
 """
-
-from __future__ import annotations
 
 import http.client
 import os
@@ -17,20 +15,26 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
+from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply, request
 from support.files import program, write
-from support.servers import assert_quiet, no_more, open_files, serving, take_errors
+from support.servers import (
+    assert_quiet,
+    no_more_files,
+    open_files,
+    prefork_and_event,
+    serving,
+    take_errors,
+)
 from support.waiting import alive, poll_until
 
 from mpmkit.launcher import Server
 
+mpm = prefork_and_event
 ENV = '#!/bin/sh\necho "Content-Type: text/plain"\necho\nenv\necho "PWD is $(pwd)"\n'
 
 PROGRAMS = {
-    "env": ENV,
-    "noend": '#!/bin/sh\necho "Content-Type: text/plain"\n',
-    "empty": "#!/bin/sh\nexit 0\n",
-    "bad": '#!/bin/sh\necho "no colon here"\necho\necho body\n',
+    "env": ENV, "noend": '#!/bin/sh\necho "Content-Type: text/plain"\n',
+    "empty": "#!/bin/sh\nexit 0\n", "bad": '#!/bin/sh\necho "no colon here"\necho\necho body\n',
     "badstatus": '#!/bin/sh\necho "Status: twelve"\necho\n',
     "long": "#!/bin/sh\nwhile :; do echo X: 1234567890123456789012345678901234567890; done\n",
     "status": '#!/bin/sh\nprintf "Status: 299 Own Words\\r\\nX-A: 1\\r\\n\\r\\nbody"\n',
@@ -48,8 +52,7 @@ PROGRAMS = {
               'Transfer-Encoding: chunked\\r\\nSet-Cookie: a\\r\\nSet-Cookie: b\\r\\n\\r\\nbody"\n',
     "length": '#!/bin/sh\nprintf "Content-Length: 4\\r\\n\\r\\nbody"\n',
     "stderr": '#!/bin/sh\necho "one line" >&2\nprintf "two\\nlines" >&2\necho\necho body\n',
-    "cat": "#!/bin/sh\necho\ncat\n",
-    "deaf": "#!/bin/sh\nexec <&-\necho\necho deaf\n",
+    "cat": "#!/bin/sh\necho\ncat\n", "deaf": "#!/bin/sh\nexec <&-\necho\necho deaf\n",
     "hold": '#!/bin/sh\necho $$ > "$QUERY_STRING"\ntrap "" USR1\nsleep 60 &\nwait\n',
     "some": '#!/bin/sh\necho\necho $$\nsleep 60 &\nwait\n',
     "stubborn": "#!/bin/sh\ntrap '' TERM\necho $$ > \"$QUERY_STRING\"\nwhile :; do sleep 1; done\n",
@@ -409,15 +412,13 @@ def is_held(pid: int) -> bool:
 
 
 def leader(path: Path) -> int:
-    return int(
-        poll_until(lambda: path.exists() and path.read_text().strip(), what="the program runs")
-    )
+    return int(poll_until(lambda: path.exists() and path.read_text().strip(), "the program runs"))
 
 
 def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
     """TERM, and then KILL for what does not obey it."""
     with serving(mpm, conf=site / "httpd.conf", Timeout=1) as server:
-        for name in ("hold", "stubborn") if mpm == "worker" else ("hold",):
+        for name in ("hold", "stubborn") if mpm == "prefork" else ("hold",):
             reply = get(server, f"/cgi-bin/{name}?{tmp_path}/{name}")
             assert (reply.status, reply["Connection"]) == (504, "close")
             pid = leader(tmp_path / name)
@@ -468,10 +469,7 @@ def test_a_half_closed_client_gets_its_answer(server, tmp_path):
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with Client(server) as client:
-        client.send(
-            f"GET /cgi-bin/slow?{gate} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-        )
-        client.half_close()
+        client.send(request(f"/cgi-bin/slow?{gate}", close=True)).half_close()
         gate.write_text("in time\n")
         assert read_reply(client.until_closed()).body == b"in time\n"
 
@@ -495,10 +493,7 @@ def test_many_at_once_leave_nothing(server):
         before = open_files(server)
         at_once(client, 12)
         poll_until(lambda: not running(server), what=lambda: f"{running(server)} are reaped")
-    poll_until(
-        lambda: no_more(before, open_files(server)),
-        what=lambda: f"before {before}, now {open_files(server)}",
-    )
+    no_more_files(server, before)
 
 
 def test_scripts_see_tls(site):

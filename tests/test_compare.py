@@ -1,7 +1,5 @@
 """Two files of rows compared: what is dearer, what is said of bad input, and the exit status."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any
@@ -48,9 +46,7 @@ def test_equal_runs_are_not_called_different_and_ten_percent_is_found(factor, wa
     ("factor", "blocks", "status", "word"),
     [(1.0, 30, 0, SAME), (1.1, 10, 1, DEARER), (0.9, 10, 0, CHEAPER), (1.03, 10, 0, UNDECIDED)],
 )
-def test_the_exit_status_says_whether_something_is_dearer(
-    tmp_path, capsys, factor, blocks, status, word
-):
+def test_the_exit_status_says_what_is_dearer(tmp_path, capsys, factor, blocks, status, word):
     a = write(tmp_path / "a.csv", a_run(1, blocks=blocks))
     b = write(tmp_path / "b.csv", a_run(2, factor, blocks, kernel="6.2"))
     xml = tmp_path / "junit.xml"
@@ -75,20 +71,15 @@ def test_the_margin_is_the_readers_and_other_rounds_are_compared_unpaired(tmp_pa
     assert status == 1 and "unpaired" in printed
 
 
-def rounds(
-    row: dict[str, Any], column: str, *values: float, **changes: Any
-) -> list[dict[str, Any]]:
+def rounds(row: dict[str, Any], column: str, *values: float, **changes: Any) -> list[dict]:
     return [{**row, "round": n, column: value, **changes} for n, value in enumerate(values, 1)]
 
 
-@pytest.mark.parametrize(
-    ("row", "column", "name", "dearer"),
-    [
-        (ROW, "server_cpu_us", "mpmkit event static", 1.2),
-        (BENCH, "server_cpu_us", "mpmkit event new", 1.2),
-        (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5}', 1 / 1.2),
-    ],
-)
+@pytest.mark.parametrize(("row", "column", "name", "dearer"), [
+    (ROW, "server_cpu_us", "mpmkit event static", 1.2),
+    (BENCH, "server_cpu_us", "mpmkit event new", 1.2),
+    (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5}', 1 / 1.2),
+])  # fmt: skip
 def test_each_table_has_its_cost(row, column, name, dearer):
     values = (40.0, 41.0, 40.5, 40.2)
     a = compare.costs(rounds(row, column, *values))
@@ -114,17 +105,13 @@ def test_what_only_one_file_has_is_named(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (None, "b.csv: cannot be read"),
-        ([], "b.csv: is empty; it has no row to compare"),
-        ([ROW], "a.csv holds demand, {b} holds qps; both must be of one table"),
-        ([CAPACITY], "a.csv holds demand, {b} holds capacity"),
-        ([{**DEMAND, "work": "script"}], "have nothing in common to compare; only in"),
-        ([{**DEMAND, "flaw": "failed: all"}], "have nothing in common to compare"),
-    ],
-)
+@pytest.mark.parametrize(("rows", "said"), [
+    (None, "b.csv: cannot be read"), ([], "b.csv: is empty; it has no row to compare"),
+    ([ROW], "a.csv holds demand, {b} holds qps; both must be of one table"),
+    ([CAPACITY], "a.csv holds demand, {b} holds capacity"),
+    ([{**DEMAND, "work": "script"}], "have nothing in common to compare; only in"),
+    ([{**DEMAND, "flaw": "failed: all"}], "have nothing in common to compare"),
+])  # fmt: skip
 def test_bad_input_is_named_and_ends_with_2(tmp_path, capsys, rows, said):
     a, b = write(tmp_path / "a.csv", a_run(1)), tmp_path / "b.csv"
     if rows:

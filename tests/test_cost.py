@@ -1,7 +1,5 @@
 """What one request costs: the readers of /proc and of strace's table, and one small run."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

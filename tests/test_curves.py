@@ -1,7 +1,5 @@
 """Figures and tables of memory and sweeps: they draw the rows, label directly, say what they can't."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -54,9 +52,8 @@ def test_a_curve_goes_through_the_levels(frame):
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert list(drawn) == ["prefork", "event", "httpd event"]
     assert drawn["event"][0] == [0, 50, 100, 200]
-    assert drawn["event"][1] == [
-        pytest.approx((20_000 + 100 * n) / 1024) for n in (0, 50, 100, 200)
-    ]
+    rising = [(20_000 + 100 * n) / 1024 for n in (0, 50, 100, 200)]
+    assert drawn["event"][1] == pytest.approx(rising)
     labels = [note.text for note in figure.layout.annotations]
     assert " prefork, 1,000 KiB each" in labels and " httpd event, 50.0 KiB each" in labels
     assert figure.data[0].line.color == theme.LIGHT["prefork"]
@@ -185,11 +182,9 @@ def test_pools_have_a_line_for_each_server(monkeypatch):
     }
     figure = comparison_plots.pools(runs, title="growth")
     assert [(trace.name, list(trace.y)) for trace in figure.data] == [
-        ("simulated", simulated["processes"].tolist()),
-        ("mpmkit", [1, 2, 4, 8, 8]),
-        ("httpd", [1, 2, 8, 8]),
-        ("mpmkit", [2, 3]),
-    ]
+        ("simulated", simulated["processes"].tolist()), ("mpmkit", [1, 2, 4, 8, 8]),
+        ("httpd", [1, 2, 8, 8]), ("mpmkit", [2, 3]),
+    ]  # fmt: skip
     assert figure.data[3].line.color == theme.stroke("event", "dark")
     assert [trace.showlegend for trace in figure.data] == [True, True, True, False]
     said = plots.alt_text(figure)

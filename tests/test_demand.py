@@ -1,7 +1,5 @@
 """Service demand: the four words by simulation, S = U/X from rows, blocks, CPUs, and one run of it all."""
 
-from __future__ import annotations
-
 import math
 import os
 import random
@@ -35,18 +33,13 @@ SAME = "the same within 3%"
 # -- the four words ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [
-        (1.04, 1.10, DEARER),
-        (1.02, 1.10, UNDECIDED),  # it excludes 1, and may be less than the margin
-        (0.98, 1.02, SAME),
-        (1.005, 1.025, SAME),  # it excludes 1 as well, and lies within what was called the same
-        (0.96, 1.02, UNDECIDED),
-        (0.90, 0.98, UNDECIDED),
-        (0.90, 0.97, CHEAPER),
-    ],
-)
+@pytest.mark.parametrize(("low", "high", "word"), [
+    (1.04, 1.10, DEARER),
+    (1.02, 1.10, UNDECIDED),  # it excludes 1, and may be less than the margin
+    (0.98, 1.02, SAME),
+    (1.005, 1.025, SAME),  # it excludes 1 as well, and lies within what was called the same
+    (0.96, 1.02, UNDECIDED), (0.90, 0.98, UNDECIDED), (0.90, 0.97, CHEAPER),
+])  # fmt: skip
 def test_a_word_takes_the_whole_interval(low, high, word):
     assert word_of(Interval(math.sqrt(low * high), low, high, 0.95), 0.03) == word
 
@@ -139,14 +132,11 @@ def test_the_table_says_what_was_put_in():
     theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
     found = comparisons(rows(COSTS_OF) + theirs, "page")
     assert {pair: decision.word for pair, decision in found.items()} == {
-        "mpmkit prefork (A/A) / mpmkit prefork": SAME,
-        "mpmkit worker / mpmkit prefork": DEARER,
-        "mpmkit event / mpmkit prefork": DEARER,
-        "mpmkit event / mpmkit worker": SAME,
-        "httpd event / httpd prefork": DEARER,
-        "mpmkit prefork / httpd prefork": CHEAPER,
+        "mpmkit prefork (A/A) / mpmkit prefork": SAME, "mpmkit worker / mpmkit prefork": DEARER,
+        "mpmkit event / mpmkit prefork": DEARER, "mpmkit event / mpmkit worker": SAME,
+        "httpd event / httpd prefork": DEARER, "mpmkit prefork / httpd prefork": CHEAPER,
         "mpmkit event / httpd event": CHEAPER,
-    }
+    }  # fmt: skip
     assert found["mpmkit worker / mpmkit prefork"].ratio.value == pytest.approx(1.2, rel=0.01)
     table = DemandTable(rows(COSTS_OF), planned=32)
     table.works, table.head = ("page",), "the head"
@@ -181,30 +171,24 @@ def test_a_block_that_was_measured_again_counts_once():
     assert one == comparisons(old + again, "page")[pair] and one.blocks == 2
 
 
-@pytest.mark.parametrize(
-    ("us", "least", "most"),
-    [
-        ((0.03, 0.06, 0.12), 0.9999, 1.0),
-        ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
-        ((0.03, 0.12, 0.10), -10.0, 0.9),
-    ],
-)
+@pytest.mark.parametrize(("us", "least", "most"), [
+    ((0.03, 0.06, 0.12), 0.9999, 1.0),
+    ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
+    ((0.03, 0.12, 0.10), -10.0, 0.9),
+])  # fmt: skip
 def test_r_squared_shows_whether_it_is_a_line_through_the_origin(us, least, most):
     load = {rate: (rate, u) for rate, u in zip((1000.0, 2000.0, 4000.0), us, strict=True)}
     assert least <= r_squared({1: load, 2: load}) <= most
     assert r_squared({1: {1000.0: (1000.0, 0.03)}}) is None
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({}, ""),
-        ({"generator_u": 0.61}, "generator: it used 61% of its CPU, more than 60%, at 1,000 requ"),
-        ({"unsent": 3}, "failed: 0 requests failed, 3 were not sent"),
-        ({"failures": 2}, "failed: 2 requests failed"),
-        ({"seconds": 0.1}, "other work: more than half of its turns were disturbed by it, or "),
-    ],
-)
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, ""),
+    ({"generator_u": 0.61}, "generator: it used 61% of its CPU, more than 60%, at 1,000 requ"),
+    ({"unsent": 3}, "failed: 0 requests failed, 3 were not sent"),
+    ({"failures": 2}, "failed: 2 requests failed"),
+    ({"seconds": 0.1}, "other work: more than half of its turns were disturbed by it, or "),
+])  # fmt: skip
 def test_flaws_name_their_cause(changes, said):
     found = flaw_of({**DEMAND, **changes}, 4)
     assert found.startswith(said) and bool(found) == bool(said)
@@ -213,15 +197,11 @@ def test_flaws_name_their_cause(changes, said):
 # -- CPUs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("allowed", "siblings", "where", "said"),
-    [
-        ({0, 1}, {0: {0}}, (0, 1), ""),
-        ({0, 1, 2, 3}, {0: {0, 1}}, (0, 2), ""),
-        ({2, 5}, {2: {2, 5}}, (2, 5), "CPUs 2 and 5 are SMT siblings"),
-        ({4}, {4: {4}}, (4, 4), r"one CPU \(CPU 4\) for generator and server: only the CPU"),
-    ],
-)
+@pytest.mark.parametrize(("allowed", "siblings", "where", "said"), [
+    ({0, 1}, {0: {0}}, (0, 1), ""), ({0, 1, 2, 3}, {0: {0, 1}}, (0, 2), ""),
+    ({2, 5}, {2: {2, 5}}, (2, 5), "CPUs 2 and 5 are SMT siblings"),
+    ({4}, {4: {4}}, (4, 4), r"one CPU \(CPU 4\) for generator and server: only the CPU"),
+])  # fmt: skip
 def test_generator_and_server_get_a_core_each_or_a_note_says_so(allowed, siblings, where, said):
     found = place(allowed, siblings.__getitem__)
     assert (found.generator, found.server) == where and found.shared == (where[0] == where[1])

@@ -1,11 +1,8 @@
 """The directives: reading values, httpd's corrections, keywords, and the page made from the table."""
 
 # ruff: noqa: C408 - dict(StartServers=5) reads like the configuration it stands for
-from __future__ import annotations
-
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,20 +28,14 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import split_words
 from mpmkit.config.values import INT_MAX, ListenAddress, RequestReadTimeout, atoi
 
-# This suite shares its machine with servers under load: a slow example is not a failure.
-calmly = hypothesis.settings(deadline=None)
-
 HERE = Path(__file__).resolve().parent
 
 # The numbers that check() brings into agreement, per MPM.
 THREADS = ("StartServers", "MinSpareThreads", "MaxSpareThreads", "ThreadsPerChild", "ThreadLimit",
            "ServerLimit", "MaxRequestWorkers")  # fmt: skip
 NUMBERS = {
-    "prefork": (
-        "StartServers", "MinSpareServers", "MaxSpareServers", "ServerLimit", "MaxRequestWorkers",
-    ),
-    "worker": THREADS,
-    "event": THREADS,
+    "prefork": ("StartServers", "MinSpareServers", "MaxSpareServers", "ServerLimit", "MaxRequestWorkers"),
+    "worker": THREADS, "event": THREADS,
 }  # fmt: skip
 
 
@@ -157,7 +148,6 @@ def numbers(directives: Directives) -> dict[str, int]:
     return {name: getattr(directives, name) for name in NUMBERS[directives.mpm]}
 
 
-@calmly
 @given(written())
 @example(("event", {"ThreadsPerChild": 64, "MaxRequestWorkers": 63}))
 def test_whatever_is_written_the_effective_numbers_fit_together(case):
@@ -187,7 +177,6 @@ def test_whatever_is_written_the_effective_numbers_fit_together(case):
     assert twice == d and set(ids(notes)) <= {"AH00318", "AH00515"}
 
 
-@calmly
 @given(written(), written())
 def test_a_restart_cannot_change_the_limits(first, second):
     mpm, asked = first
@@ -250,7 +239,6 @@ def test_atoi():
     assert {word: atoi(word) for word in words} == words
 
 
-@calmly
 @given(st.integers(-INT_MAX, INT_MAX), st.text(st.characters(exclude_categories=["Nd"])))
 def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
     assert atoi(f"{number}{rest}") == number
@@ -292,8 +280,7 @@ def test_values(line, value):
     "RequestReadTimeout header=9-9,MinRate=1", "LimitRequestBody -+5",
     "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
     "ErrorDocument 600 /x", "Alias icons /srv/icons", "CustomLog logs/a common if=x",
-    "Options All +Indexes", "User #0",
-    "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
+    "Options All +Indexes", "User #0", "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
 ])  # fmt: skip
 def test_refused_values_name_the_directive_the_place_and_the_value(line):
     name, *words = line.split()
@@ -350,8 +337,7 @@ def checked(*lines: str) -> tuple[Directives, tuple[Note, ...]]:
 
 
 @pytest.mark.parametrize(("line", "complaint"), [
-    ("Timeout 5", "may not stand in a <Directory>"),
-    ("Require valid-users", "knows"),
+    ("Timeout 5", "may not stand in a <Directory>"), ("Require valid-users", "knows"),
     ("SetHandlr x", r"did you mean SetHandler\?"),
 ])  # fmt: skip
 def test_errors_in_sections(line, complaint):
@@ -360,8 +346,7 @@ def test_errors_in_sections(line, complaint):
 
 
 @pytest.mark.parametrize(("line", "warned"), [
-    ("Options None", False),
-    ("AddType a/b .x", False),
+    ("Options None", False), ("AddType a/b .x", False),
     ("MaxRanges 3", True),  # it has no effect there
     ("AllowOverride None", False),
     ("AllowOverride All", True),  # .htaccess files are counted on
@@ -414,7 +399,6 @@ def test_an_unknown_mpm():
         check("winnt")
 
 
-@calmly
 @given(st.sampled_from(sorted(SPECS)), st.lists(st.text(max_size=20), max_size=4))
 def test_any_words_are_read_or_refused_by_name(key, words):
     spec = SPECS[key]
@@ -447,8 +431,7 @@ class Integer:
     (dict(KeepAliveTimeout=0.5), ["KeepAliveTimeout 500ms"]),
     (dict(KeepAliveTimeout=2.0, Timeout=3.0), ["KeepAliveTimeout 2", "Timeout 3"]),
     (dict(AsyncRequestWorkerFactor=1.5), ["AsyncRequestWorkerFactor 1.5"]),
-    (dict(keepalive="off"), ["KeepAlive off"]),
-    (dict(DocumentRoot=None), []),
+    (dict(keepalive="off"), ["KeepAlive off"]), (dict(DocumentRoot=None), []),
     (dict(DocumentRoot=Path("/srv/my site")), ["DocumentRoot '/srv/my site'"]),
     (dict(DocumentRoot="/srv/my site"), ["DocumentRoot '/srv/my site'"]),
     (dict(Listen=[8080, "[::1]:8081"]), ["Listen 8080", "Listen [::1]:8081"]),
@@ -468,8 +451,7 @@ def test_keywords_are_the_lines_of_a_file(keywords, lines):
     ("event", dict(MinSpareServers=5), "belongs to prefork"),
     ("event", dict(ThreadsPerChild=2.5), "whole number"),
     ("event", dict(ThreadsPerChild=True), "takes a number"),
-    ("event", dict(Timeout=0.5), "whole number"),
-    ("event", dict(ServerName=object()), "cannot be"),
+    ("event", dict(Timeout=0.5), "whole number"), ("event", dict(ServerName=object()), "cannot be"),
     (None, dict(Timeuot=5, MinSpareServers=5, ThreadsPerChild=5), "did you mean Timeout"),
 ])  # fmt: skip
 def test_keywords_that_cannot_be_written(mpm, keywords, complaint):
@@ -479,7 +461,6 @@ def test_keywords_that_cannot_be_written(mpm, keywords, complaint):
     assert [problem.directive for problem in caught.value.problems] == [next(iter(keywords))]
 
 
-@calmly
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5))
 def test_any_words_survive_quoting(words):
     line = " ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
@@ -487,12 +468,9 @@ def test_any_words_survive_quoting(words):
 
 
 @pytest.mark.parametrize(("line", "words"), [
-    ("a  b\tc", ("a", "b", "c")),
-    ("'it is' \"so\"", ("it is", "so")),
-    (r'"%h \"%r\" %b" x', ('%h "%r" %b', "x")),
-    (r"'\.php$' C:\x \\y", (r"\.php$", r"C:\x", r"\y")),
-    ('"a"b c"d', ("a", "b", 'c"d')),
-    ('""', ("",)),
+    ("a  b\tc", ("a", "b", "c")), ("'it is' \"so\"", ("it is", "so")),
+    (r'"%h \"%r\" %b" x', ('%h "%r" %b', "x")), (r"'\.php$' C:\x \\y", (r"\.php$", r"C:\x", r"\y")),
+    ('"a"b c"d', ("a", "b", 'c"d')), ('""', ("",)),
 ])  # fmt: skip
 def test_words_are_split_as_httpd_splits_them(line, words):
     assert split_words(line) == words

@@ -1,8 +1,6 @@
 """What an administrator sees a pool do, second by second, with httpd's figures: several servers at the
 same time, since most of the time is waiting."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
@@ -14,7 +12,7 @@ import pytest
 from support.client import FINISH, Client, Lost, get, half_sent, parked, request
 from support.load import Load
 from support.servers import MPMS, launched, one_child, pool, shows
-from support.waiting import poll_until
+from support.waiting import patience, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -33,10 +31,8 @@ def generations(server) -> tuple[int, set[int]]:
 
 def ten_restarts(mpm: str) -> None:
     with launched(mpm) as server:
-        with (
-            Load(server, clients=2) as closing,
-            Load(server, clients=2, keep_alive=True) as keeping,
-        ):
+        keeping = Load(server, clients=2, keep_alive=True)
+        with Load(server, clients=2) as closing, keeping:
             closing.wait_for(5)
             keeping.wait_for(5)
             for number in range(1, 11):
@@ -69,7 +65,7 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
     (recorded with two). Ours keep theirs until KeepAliveTimeout, and answer who speaks meanwhile as
     soon as a worker is idle.
     """
-    with launched("event", pool=one_child("event", 4), KeepAliveTimeout=4) as server:
+    with launched("event", pool=one_child("event", 4), KeepAliveTimeout=8) as server:
         waiting = []
         for _ in range(clients):
             shows(server, idle=4)
@@ -87,17 +83,15 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
             client.close()
         assert waiting[0].reply().status == 200
         for client in waiting[1:]:
-            client.ended(8.0)
+            client.ended(12.0)
         # On a busy machine later than that, never before.
-        assert time.monotonic() - since > 2.5
+        assert time.monotonic() - since > 6.5
         assert get(server).status == 200
 
 
 @pytest.mark.slow
 def test_parked_clients_stay_while_half_sent_heads_take_the_workers():
-    together(
-        lambda: parked_beside_half_sent(2, readers=4), lambda: parked_beside_half_sent(6, readers=2)
-    )
+    together(lambda: parked_beside_half_sent(2, 4), lambda: parked_beside_half_sent(6, 2))
 
 
 def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
@@ -126,7 +120,7 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
         if int(answer.body) == woken:
             return  # and quick enough to answer
         # The parent learns of the death within a second, and looks.
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < patience(5)
         poll_until(
             lambda: len(server.processes()) == 2, "no worker is missing, so no child is forked"
         )

@@ -4,8 +4,6 @@ That they are read right is test_directives.py's business; here a server runs wi
 are the same under each MPM, so one of them will do.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -61,9 +59,7 @@ def test_error_documents(site, root):
         assert (local.status, local.body) == (403, b"<p>gone, but not forgotten\n")
         assert local["Content-Type"] == "text/html"
         cached = get(server, "/secret", "Range: bytes=0-1", "If-None-Match: *")
-        assert (cached.status, cached.body) == (403, local.body), (
-            "conditions were for another thing"
-        )
+        assert (cached.status, cached.body) == (403, local.body), "conditions were for another"
         head = get(server, "/secret", method="HEAD")
         assert (head.status, head["Content-Length"]) == (403, str(len(local.body)))
         away = get(server, "/file.txt", method="DELETE")

@@ -1,7 +1,5 @@
 """docs/ERRORS.md and QUESTIONS.md: each example prints the message it is an example of."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

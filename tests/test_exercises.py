@@ -1,8 +1,6 @@
 """Exercises: every solution passes its check, every usual slip gets its own sentence, and the
 students' copies are the sources without the solutions."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import json
@@ -204,16 +202,13 @@ EVENT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name, mpm, directives, says",
-    [
-        ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
-        ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
-        ("twenty_at_once", "event", {"KeepAliveTimeout": 30}, "this is event"),
-        ("eighty_in_eight", "event", {"KeepAliveTimeout": 30}, "eight threads have to do"),
-        ("eighty_in_eight", "event", {**EVENT, "KeepAliveTimeout": 5}, "KeepAliveTimeout is 5 s"),
-    ],
-)
+@pytest.mark.parametrize("name, mpm, directives, says", [
+    ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
+    ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
+    ("twenty_at_once", "event", {"KeepAliveTimeout": 30}, "this is event"),
+    ("eighty_in_eight", "event", {"KeepAliveTimeout": 30}, "eight threads have to do"),
+    ("eighty_in_eight", "event", {**EVENT, "KeepAliveTimeout": 5}, "KeepAliveTimeout is 5 s"),
+])  # fmt: skip
 def test_a_server_that_misses_the_point_gets_a_sentence(name, mpm, directives, says):
     with mpmkit.launch(mpm, **directives) as server:
         assert says in checks.every()[name](server).says
@@ -236,14 +231,10 @@ def test_solutions_and_outputs_are_taken_out():
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in made["cells"])
 
 
-@pytest.mark.parametrize(
-    "kinds, says",
-    [
-        (["exercise", "exercise", "solution"], "a, cell c0 is an exercise without a solution"),
-        (["solution"], "c0 is a solution without an exercise"),
-        (["exercise solution"], "one of both"),
-    ],
-)
+@pytest.mark.parametrize("kinds, says", [
+    (["exercise", "exercise", "solution"], "a, cell c0 is an exercise without a solution"),
+    (["solution"], "c0 is a solution without an exercise"), (["exercise solution"], "one of both"),
+])  # fmt: skip
 def test_a_source_out_of_order_is_named(kinds, says):
     with pytest.raises(exercises.ExerciseError, match=says):
         exercises.student_copy(source(*kinds), "a")
@@ -281,17 +272,11 @@ def test_the_export_has_a_test_a_task_that_fails_until_the_answer_is_right(tmp_p
 
 def test_every_try_it_of_the_notebooks_has_a_model_answer():
     page = TARGET / "solutions" / "try-it.md"
-    parts = dict(
-        re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text(), re.DOTALL | re.MULTILINE)
-    )
+    parts = dict(re.findall(r"(?ms)^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text()))
     wanted = set()
     for book in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        found = [re.search(r"^## (?:Try it|To try)\n+(.*)", text(cell), re.DOTALL | re.MULTILINE)
-                 for cell in cells(book)]  # fmt: skip
-        asked = [
-            line for one in found if one for line in re.findall(r"^\* (.+)", one[1], re.MULTILINE)
-        ]
-        if asked:
+        found = [re.search(r"(?ms)^## (?:Try it|To try)\n+(.*)", text(one)) for one in cells(book)]
+        if asked := [line for one in found if one for line in re.findall(r"(?m)^\* (.+)", one[1])]:
             wanted.add(book.stem)
             quoted = re.findall(r"^> (.+)\n\n(?!>)(\S.+)", parts[book.stem], re.MULTILINE)
             plain = [re.sub(r"\]\([^)]*\)", "]", line) for line in asked]

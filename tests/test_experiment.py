@@ -1,7 +1,5 @@
 """The frame of experiments: rows are kept whatever happens, competitors cost their own rows, runs go on."""
 
-from __future__ import annotations
-
 import io
 import re
 import shlex
@@ -62,15 +60,12 @@ def test_rows_are_on_disk_and_progress_says_how_far_it_is(tmp_path):
     assert str(last) == f"[6/6] nginx: {last.row['qps']:,.0f} requests/s"
 
 
-@pytest.mark.parametrize(
-    ("event", "raised", "said"),
-    [
-        (KeyboardInterrupt(), Interrupted, "interrupted"),
-        (RuntimeError("port 80:\n taken"), ExperimentError, "port 80: taken"),
-        (LoadError("it died"), ExperimentError, "it died"),
-        (KeyError("oops"), ExperimentError, "'oops'"),
-    ],
-)
+@pytest.mark.parametrize(("event", "raised", "said"), [
+    (KeyboardInterrupt(), Interrupted, "interrupted"),
+    (RuntimeError("port 80:\n taken"), ExperimentError, "port 80: taken"),
+    (LoadError("it died"), ExperimentError, "it died"),
+    (KeyError("oops"), ExperimentError, "'oops'"),
+])  # fmt: skip
 def test_what_ends_a_run_carries_the_table(tmp_path, event, raised, said):
     file, measuring = RecordFile(tmp_path / "rows.csv"), Measuring({5: event})
     # The fifth cell is httpd's: a generator that dies, or a bug, is not its fault alone.
@@ -147,14 +142,11 @@ def test_a_row_has_the_machine_and_what_happened_meanwhile():
 # -- the command line ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("event", "status", "out", "err"),
-    [
-        (None, 0, "3 rows", ""),
-        (KeyboardInterrupt(), 130, "2 rows", "mpmkit: interrupted; go on"),
-        (RuntimeError("broke"), 1, "2 rows", "mpmkit: broke; go on"),
-    ],
-)
+@pytest.mark.parametrize(("event", "status", "out", "err"), [
+    (None, 0, "3 rows", ""),
+    (KeyboardInterrupt(), 130, "2 rows", "mpmkit: interrupted; go on"),
+    (RuntimeError("broke"), 1, "2 rows", "mpmkit: broke; go on"),
+])  # fmt: skip
 def test_exit_statuses_of_a_run(capsys, event, status, out, err):
     measuring = Measuring({3: event} if event else {})
 
@@ -182,53 +174,46 @@ def test_exit_statuses_before_anything_starts(capsys, event, status):
     assert not said.out and all(line.startswith("mpmkit: ") for line in said.err.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("program", "argv", "said"),
-    [
-        (qps, "--mpm x --script y --rounds 0 --scale z", "mpm: .*; script: .*; scale: .*; rounds: "),
-        (qps, "--kind php", "argument --kind: invalid choice"),
-        (qps, "--mpm winnt,event", "mpm: 'winnt' is not one of prefork, worker, event"),
-        (qps, "--users 0", "users: must be a whole number"),
-        (qps, "--also iis", "also: 'iis' is not one of httpd"),
-        (qps, "--target-precision 5%", "unrecognized arguments: --target-precision"),
-        (memory, "--against asleep", "against: 'asleep' is not one of busy, idle"),
-        (memory, "--busy 0,x", "must be whole numbers like 0,50,100"),
-        (memory, "--busy 0,500", "busy: 500 requests can't be busy under prefork with Max"),
-        (memory, "--idle -1", "idle: must be whole numbers from 0 to 20,000"),
-        (memory, "--idle ,", "idle: give at least one level"),
-        (memory, "--rounds 0", "rounds: must be a whole number from 1 to 100"),
-        (memory, "--document-root /no/such", "document_root: there is no folder /no/such"),
-        (memory, "--path index", "path: must begin with /"),
-        (memory, "-c ThreadsPerChild", "write a directive and its value"),
-        (memory, "--mpm prefork -c 'ThreadsPerChild 5'", "directives: "),
-        (memory, "--ram lots", "ram: must be a size like 4GiB"),
-        (memory, "--reserve 1GiB", "reserve: it is a part of --ram; give both"),
-        (sweep, "event", "the following arguments are required: NAME=VALUE"),
-        (sweep, "event users", "must be NAME=VALUE,VALUE, not 'users'"),
-        (sweep, "event users=0", "users: must be a whole number"),
-        (sweep, "event users=1 users=2", "a name is in the grid twice"),
-        (sweep, "event users=1 --path x", "path: must begin"),
-        (demand, "--work pages --rates 0 --blocks 0 --margin 50.1%", "work: .*; blocks: .*; rates: .*; margin: "),
-        (capacity, "--limit 0 --cost -1", "limit_ms: must be 1 to 10,000, not 0.*; cost_us: must be"),
-        (bench, "--rounds 0", "rounds: must be a whole number from 1"),
-        (bench, "--requests 1", "--requests from 5"),
-        (bench, "--seconds 0", "--seconds over 0"),
-        (bench, "--mpm threads", "invalid choice: 'threads'"),
-        (bench, "--work lunch", "invalid choice: 'lunch'"),
-        (bench, "--scale huge", "scale: 'huge' is not one of smoke, demo, full"),
-        (cost, "--requests 5", "--requests 5: give 100 to 1,000,000"),
-        (cost, "--clients 4 0", "--clients 0: give numbers from 1 to 100"),
-        (cost, "--rounds 0", "--rounds 0: give 1 at least"),
-        (article, "--requests 5", "requests: must be 200 to 5,000,000"),
-        (generators, "--seconds 0.5", "seconds"),
-        (generators, "--url http://192.0.2.1/", "loopback"),
-        (run_all, "--only tea", "argument --only: invalid choice: 'tea'"),
-        (run_all, "--also iis", "also: 'iis' is not one of httpd"),
-    ],
-)  # fmt: skip
-def test_bad_command_lines_are_refused_before_anything_starts(
-    capsys, monkeypatch, program, argv, said
-):
+@pytest.mark.parametrize(("program", "argv", "said"), [
+    (qps, "--mpm x --script y --rounds 0 --scale z", "mpm: .*; script: .*; scale: .*; rounds: "),
+    (qps, "--kind php", "argument --kind: invalid choice"),
+    (qps, "--mpm winnt,event", "mpm: 'winnt' is not one of prefork, worker, event"),
+    (qps, "--users 0", "users: must be a whole number"),
+    (qps, "--also iis", "also: 'iis' is not one of httpd"),
+    (qps, "--target-precision 5%", "unrecognized arguments: --target-precision"),
+    (memory, "--against asleep", "against: 'asleep' is not one of busy, idle"),
+    (memory, "--busy 0,x", "must be whole numbers like 0,50,100"),
+    (memory, "--busy 0,500", "busy: 500 requests can't be busy under prefork with Max"),
+    (memory, "--idle -1", "idle: must be whole numbers from 0 to 20,000"),
+    (memory, "--idle ,", "idle: give at least one level"),
+    (memory, "--rounds 0", "rounds: must be a whole number from 1 to 100"),
+    (memory, "--document-root /no/such", "document_root: there is no folder /no/such"),
+    (memory, "--path index", "path: must begin with /"),
+    (memory, "-c ThreadsPerChild", "write a directive and its value"),
+    (memory, "--mpm prefork -c 'ThreadsPerChild 5'", "directives: "),
+    (memory, "--ram lots", "ram: must be a size like 4GiB"),
+    (memory, "--reserve 1GiB", "reserve: it is a part of --ram; give both"),
+    (sweep, "event", "the following arguments are required: NAME=VALUE"),
+    (sweep, "event users", "must be NAME=VALUE,VALUE, not 'users'"),
+    (sweep, "event users=0", "users: must be a whole number"),
+    (sweep, "event users=1 users=2", "a name is in the grid twice"),
+    (sweep, "event users=1 --path x", "path: must begin"),
+    (demand, "--work pages --rates 0 --blocks 0 --margin 50.1%", "work: .*; blocks: .*; rates: .*; margin: "),
+    (capacity, "--limit 0 --cost -1", "limit_ms: must be 1 to 10,000, not 0.*; cost_us: must be"),
+    (bench, "--rounds 0", "rounds: must be a whole number from 1"),
+    (bench, "--requests 1", "--requests from 5"), (bench, "--seconds 0", "--seconds over 0"),
+    (bench, "--mpm threads", "invalid choice: 'threads'"),
+    (bench, "--work lunch", "invalid choice: 'lunch'"),
+    (bench, "--scale huge", "scale: 'huge' is not one of smoke, demo, full"),
+    (cost, "--requests 5", "--requests 5: give 100 to 1,000,000"),
+    (cost, "--clients 4 0", "--clients 0: give numbers from 1 to 100"),
+    (cost, "--rounds 0", "--rounds 0: give 1 at least"),
+    (article, "--requests 5", "requests: must be 200 to 5,000,000"),
+    (generators, "--seconds 0.5", "seconds"), (generators, "--url http://192.0.2.1/", "loopback"),
+    (run_all, "--only tea", "argument --only: invalid choice: 'tea'"),
+    (run_all, "--also iis", "also: 'iis' is not one of httpd"),
+])  # fmt: skip
+def test_bad_command_lines_are_refused_at_once(capsys, monkeypatch, program, argv, said):
     monkeypatch.setattr(experiment, "run", None)
     monkeypatch.setenv("MPMKIT_SCALE", "smoke")
     status, out, err = printed_by(program.main, shlex.split(argv), capsys)

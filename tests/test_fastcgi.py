@@ -5,8 +5,6 @@ bytes (`fastcgi_records`), which have their own tests here and a real php-fpm's 
 depend on the MPM is tried under event alone.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socketserver
@@ -19,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get
 from support.files import open_to_all, write
-from support.servers import no_more, one_child, open_files, serving, take_errors
+from support.servers import (
+    no_more_files,
+    one_child,
+    open_files,
+    prefork_and_event,
+    serving,
+    take_errors,
+)
 from support.waiting import poll_until
 
 import mpmkit
@@ -31,6 +36,7 @@ from mpmkit.measure.process_group import NotInstalled
 
 # -- bytes ----------------------------------------------------------------------------------------
 
+mpm = prefork_and_event
 RECORDS = st.lists(
     st.builds(Record, st.integers(1, 11), st.integers(0, 65535), st.binary(max_size=300)),
     min_size=1,
@@ -316,8 +322,7 @@ BAD = {
     "overloaded": (503, "AH01075", [record(fcgi.END_REQUEST, b"\0\0\0\0\2\0\0\0")]),
     "multiplex": (502, "AH01075", [record(fcgi.END_REQUEST, b"\0\0\0\0\1\0\0\0")]),
     "other": (502, "AH01068", [record(fcgi.STDOUT, b"\r\n", 9)]),
-    "headless": (500, "AH01070", b""),
-    "badhead": (500, "malformed header", b"no colon\r\n\r\n"),
+    "headless": (500, "AH01070", b""), "badhead": (500, "malformed header", b"no colon\r\n\r\n"),
     "longhead": (500, "AH01070", b"X: 1234567\r\n" * 10_000 + b"\r\n"),
     # After the head only the connection's end can show it.
     "cut later": (200, "AH01067", [record(fcgi.STDOUT, b"\r\nsome")]),
@@ -345,9 +350,11 @@ def test_bad_backends(tmp_path):
 
     def ask(how: str) -> bytes:
         path = f"/a.fake?{how.replace(' ', '-')}"
-        return exchange(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return exchange(
+            server, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
 
-    with backend("event", tmp_path, answers, ProxyTimeout=1) as (server, _):
+    with backend("event", tmp_path, answers, ProxyTimeout=3) as (server, _):
         replies = at_once(lambda number: ask(list(BAD)[number]), len(BAD))
         said = "\n".join(take_errors(server))
         for data, (how, (status, line, _)) in zip(replies, BAD.items(), strict=True):
@@ -413,10 +420,7 @@ def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
         at_once(client, 10)
         before = open_files(server)
         at_once(client, 10)
-        poll_until(
-            lambda: no_more(before, open_files(server)),
-            what=lambda: f"before {before}, now {open_files(server)}",
-        )
+        no_more_files(server, before)
 
 
 @pytest.mark.parametrize("line, said", [

@@ -1,7 +1,5 @@
 """The queue between a listener and its workers: each connection to one worker, none forgotten."""
 
-from __future__ import annotations
-
 import threading
 
 from hypothesis import settings
@@ -113,4 +111,4 @@ class QueueAgainstCounting(RuleBasedStateMachine):
 
 
 TestQueueAgainstCounting = QueueAgainstCounting.TestCase
-TestQueueAgainstCounting.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestQueueAgainstCounting.settings = settings(max_examples=60, stateful_step_count=25)

@@ -4,8 +4,6 @@
 an httpd; no case may be unexplained.
 """
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -114,19 +112,16 @@ def reply(line: str, *headers: str, body: bytes = b"body") -> str:
     return shown(Answer((Reply(line, pairs, body),)))
 
 
-@pytest.mark.parametrize(
-    ("line", "headers", "body", "same"),
-    [
-        ("200 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"body", True),
-        ("404 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"body", False),
-        ("200 OK", ("Date: x", "Server: b", "ETag: 1"), b"body", False),
-        ("200 OK", ("Date: x", "Server: b/2", "ETag: 2"), b"body", False),
-        ("200 OK", ("Server: b/2", "Date: x", "ETag: 1"), b"body", False),
-        ("200 OK", ("Date: x", "Server: b/2"), b"body", False),
-        ("200 OK", ("Date: x", "Server: b/2", "ETag: 1", "X: y"), b"body", False),
-        ("200 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"other", False),
-    ],
-)
+@pytest.mark.parametrize(("line", "headers", "body", "same"), [
+    ("200 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"body", True),
+    ("404 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"body", False),
+    ("200 OK", ("Date: x", "Server: b", "ETag: 1"), b"body", False),
+    ("200 OK", ("Date: x", "Server: b/2", "ETag: 2"), b"body", False),
+    ("200 OK", ("Server: b/2", "Date: x", "ETag: 1"), b"body", False),
+    ("200 OK", ("Date: x", "Server: b/2"), b"body", False),
+    ("200 OK", ("Date: x", "Server: b/2", "ETag: 1", "X: y"), b"body", False),
+    ("200 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"other", False),
+])  # fmt: skip
 def test_answers_are_the_same_only_if_nothing_differs(line, headers, body, same):
     theirs = reply("200 OK", "Date: y", "Server: a/1", "ETag: 1")
     assert (reply(line, *headers, body=body) == theirs) is same

@@ -1,7 +1,5 @@
 """Any administrator's httpd.conf starts: what mpmkit does not have is ignored, closed or refused, by name."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -62,9 +60,8 @@ def test_one_warning_a_module():
     ]
     texts = [note.text for note in checked("\n".join(lines))[1]]
     assert len(texts) == 2
-    assert texts[0] == (
-        "no effect in mpmkit (mod_autoindex): AddIcon, IndexOptions (51 lines, the first f:1)"
-    )
+    icons = "no effect in mpmkit (mod_autoindex): AddIcon, IndexOptions (51 lines, the first f:1)"
+    assert texts[0] == icons
 
 
 def test_a_rewriterule_that_forbids_is_named():
@@ -201,10 +198,11 @@ def test_whatever_debian_can_enable_is_read(tmp_path, monkeypatch, capsys):
     """All of its modules, sites and the rest at once; httpd itself would not take two MPMs."""
     for name in ("RUN_DIR", "LOG_DIR", "LOCK_DIR"):
         monkeypatch.setenv(f"APACHE_{name}", str(tmp_path))
-    kinds = (
-        "mods-available/*.load mods-available/*.conf conf-available/*.conf sites-available/*.conf"
-    )
-    files = [file for kind in kinds.split() for file in sorted(DEBIAN.glob(kind))]
+    kinds = [
+        "mods-available/*.load",
+        *(f"{of}-available/*.conf" for of in ("mods", "conf", "sites")),
+    ]
+    files = [file for kind in kinds for file in sorted(DEBIAN.glob(kind))]
     files = [file for file in files if not file.name.startswith("mpm_")]
     start = f"Listen 8080\nServerRoot {DEBIAN}\n"
     start += f"DocumentRoot {tmp_path}\nErrorLog {tmp_path}/log\nPidFile {tmp_path}/pid"
@@ -235,7 +233,7 @@ opening = st.tuples(st.sampled_from(CONTAINERS), words).map(lambda pair: f"<{' '
 closing = st.sampled_from(CONTAINERS).map(lambda name: f"</{name}>")
 
 
-@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.settings(max_examples=200)
 @given(st.lists(st.one_of(plain, plain, opening, closing, st.text(max_size=9)), max_size=12))
 def test_no_lines_crash_the_reading_or_the_report(lines):
     """They are read, or refused with their places; and what was read has a report."""

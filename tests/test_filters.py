@@ -1,7 +1,5 @@
 """A connection filter that is not safe for event: the same answers, and a thread held for each client."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import time
@@ -74,10 +72,8 @@ def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, ra
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_over_tls(mpm, document_root):
     options = {"tls": True, "KeepAliveTimeout": 60, **FILTER}
-    with (
-        serving(mpm, document_root=document_root, **options) as server,
-        TlsClient(server) as client,
-    ):
+    served = serving(mpm, document_root=document_root, **options)
+    with served as server, TlsClient(server) as client:
         assert client.get("/page.bin").body == PAGE
         shows(server, K=1)
         assert client.get("/file.txt", "Connection: close").status == 200

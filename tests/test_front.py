@@ -1,7 +1,5 @@
 """The README's picture of ratios: it draws what was measured, and only that."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.ratios import Comparison
@@ -22,17 +20,14 @@ def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int
 
 def test_each_cell_is_a_marker_and_an_interval():
     found = [
-        cell("new", "prefork", 1.5),
-        cell("file-10m", "event", 1.1),
-        cell("new", "event", 0.4, rival="nginx"),
-        cell("idle-5000", "event", 0.95, rival=FREE),
-    ]
+        cell("new", "prefork", 1.5), cell("file-10m", "event", 1.1),
+        cell("new", "event", 0.4, rival="nginx"), cell("idle-5000", "event", 0.95, rival=FREE),
+    ]  # fmt: skip
     figure = readme_figures.ratios(found)
     lines, markers = figure.data[::2], figure.data[1::2]
     assert [marker.x[0] for marker in markers] == [1.5, 1.1]
-    for line, rounds in zip(
-        lines, ([1.3, 1.5, 1.5, 1.5, 1.8], [0.9, 1.1, 1.1, 1.1, 1.4]), strict=True
-    ):
+    both = [1.3, 1.5, 1.5, 1.5, 1.8], [0.9, 1.1, 1.1, 1.1, 1.4]
+    for line, rounds in zip(lines, both, strict=True):
         ratio = stats.ratio(rounds, [1.0] * 5)
         assert line.x == pytest.approx((ratio.low, ratio.high))
     assert "new connection each prefork 1.50" in alt_text(figure) and "0.40" not in alt_text(figure)
@@ -56,9 +51,8 @@ def test_servers_have_a_line_each_ours_first():
         *(answered("mpmkit", "event", None, n, 1000.0 * n, 40.0 + n) for n in (1, 2, 3)),
         answered("mpmkit", "event", "wsgi", 1, 7.0, 1.0),
     ]
-    _, head, *lines = [
-        line.split() for line in readme_figures.servers_text(rows, "static").splitlines()
-    ]
+    text = readme_figures.servers_text(rows, "static")
+    _, head, *lines = map(str.split, text.splitlines())
     assert head[:2] == ["server", "requests/s"]
     assert lines[0] == ["mpmkit", "event", "2,000", "1,000", "to", "3,000", "42.0"]
     assert [line[0] for line in lines] == ["mpmkit", "httpd", "nginx"]
@@ -89,12 +83,10 @@ def level(server: str, mpm: str, against: str, held: int, pss_kb: int, directive
 def test_memory_has_a_line_a_server_and_a_column_an_mpm():
     rows = [
         level("mpmkit", "prefork", "busy", 0, 10_240),
-        level("mpmkit", "prefork", "busy", 10, 30_720),
-        level("mpmkit", "event", "idle", 0, 20_000),
-        level("mpmkit", "event", "idle", 100, 20_200),
-        level("httpd", "prefork", "busy", 0, 2_048),
+        level("mpmkit", "prefork", "busy", 10, 30_720), level("mpmkit", "event", "idle", 0, 20_000),
+        level("mpmkit", "event", "idle", 100, 20_200), level("httpd", "prefork", "busy", 0, 2_048),
         level("httpd", "prefork", "busy", 10, 6_144),
-    ]
+    ]  # fmt: skip
     rows.append({**rows[1], "scope": "child", "pss_kb": 1})
     said = [line.split() for line in readme_figures.memory_text(rows).splitlines()]
     assert said[0] == ["memory", "(PSS)", "prefork", "worker", "event"]

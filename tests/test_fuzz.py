@@ -3,8 +3,6 @@
 FUZZ=200000 .venv/bin/python -m pytest tests/test_fuzz.py -k any_bytes       tries so many streams
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -28,7 +26,7 @@ def test_streams_to_begin_with(number):
 
 
 @given(fuzz.streams())
-@settings(max_examples=STREAMS, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=STREAMS, suppress_health_check=list(HealthCheck))
 def test_any_bytes_however_they_are_cut(stream):
     try:
         fuzz.check(stream)

@@ -1,7 +1,5 @@
 """What scripts say, as pure functions: no bytes of a script's become more than header lines."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +11,7 @@ from mpmkit.config.values import signed
 from mpmkit.handlers.fastcgi import _HANDLER
 from mpmkit.handlers.gateway import REDIRECTS, Redirected, Script, Variables, redirected
 from mpmkit.handlers.programs import ScriptFailed, read_head, split_head
-from mpmkit.handlers.router import UrlMapping, _ends
+from mpmkit.handlers.router import UrlMapping
 from mpmkit.handlers.sections import ALL_OPTIONS, allowed
 from mpmkit.http.messages import Request
 
@@ -106,16 +104,6 @@ def test_redirects_end():
 
 
 # -- where a path leads ---------------------------------------------------------------------------
-
-
-@given(st.lists(st.text("ab.", min_size=1, max_size=3), min_size=1, max_size=5), st.booleans())
-def test_the_ends_of_a_path_are_its_segments(segments, slash):
-    path = "/" + "/".join(segments) + "/" * slash
-    ends = list(_ends(path, 0))
-    assert ends == sorted(set(ends)) and ends[-1] == len(path)
-    assert [path[:end] for end in ends] == [
-        "/" + "/".join(segments[: n + 1]) for n in range(len(segments))
-    ] + [path] * slash
 
 
 @pytest.mark.parametrize("prefix, root, path, file", [

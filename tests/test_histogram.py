@@ -1,21 +1,17 @@
 """The histogram: buckets, percentiles, merging."""
 
-from __future__ import annotations
-
 import math
 from functools import reduce
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpmkit.load.histogram import LIMIT, Histogram, bounds, bucket, pack, unpack
 
 VALUES = st.lists(st.integers(0, 10**13), max_size=200)
-FAST = settings(deadline=None)
 
 
-@FAST
 @given(st.integers(0, LIMIT - 2))
 def test_buckets_follow_one_another_and_hold_a_value_to_a_tenth_of_a_percent(ns):
     here, above = bucket(ns), bucket(ns + 1)
@@ -24,7 +20,6 @@ def test_buckets_follow_one_another_and_hold_a_value_to_a_tenth_of_a_percent(ns)
     assert above in (here, here + 1) and high + 1 == bounds(here + 1)[0]
 
 
-@FAST
 @given(VALUES.filter(bool), st.sampled_from([0.0, 50.0, 99.9, 100.0]) | st.floats(0, 100))
 def test_percentiles_are_those_of_the_values(values, percent):
     found = Histogram(values).percentile(percent)
@@ -33,7 +28,6 @@ def test_percentiles_are_those_of_the_values(values, percent):
     assert min(values) <= found <= max(values)
 
 
-@FAST
 @given(st.lists(VALUES, max_size=4))
 def test_merging_is_counting_everything_in_one(parts):
     merged = reduce(Histogram.merge, (Histogram(unpack(pack(part))) for part in parts), Histogram())

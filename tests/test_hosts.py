@@ -1,7 +1,5 @@
 """Virtual hosts: which one answers, logs and speaks TLS. The real httpd is the judge in test_fidelity."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from textwrap import dedent
 
@@ -9,7 +7,7 @@ import pytest
 from support.client import Client, exchange
 from support.configured import checked
 from support.files import open_to_all
-from support.servers import no_more, open_files, serving, take_errors
+from support.servers import no_more_files, open_files, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.config.directives import DirectiveError
@@ -75,9 +73,8 @@ def test_each_host_has_its_site_its_logs_and_its_name(site):
         assert ask("b.example", "/private").startswith("404 ")
         assert exchange(server, b"GET http://b.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"
                         ).endswith(b"\r\n\r\nb\n"), "the name in the target counts"  # fmt: skip
-        assert b" 400 " in exchange(
-            server, b"GET / HTTP/1.1\r\nHost: a.example\r\nbad line\r\n\r\n"
-        )
+        bad = b"GET / HTTP/1.1\r\nHost: a.example\r\nbad line\r\n\r\n"
+        assert b" 400 " in exchange(server, bad)
         poll_until(lambda: len(lines(site / "a_log")) == 5, "the last request is logged", cap=10)
         *served, refused = lines(site / "a_log")
         assert served == [
@@ -85,9 +82,8 @@ def test_each_host_has_its_site_its_logs_and_its_name(site):
         assert refused.startswith("a.example 400 ")
         found, missing = "b.example 200 /index.html", "b.example 404 /private"
         assert lines(site / "b_log") == [found, "b.example 404 /no", missing, found]  # fmt: skip
-        assert lines(site / "main_log") == ["first.example 200 /index.html"], (
-            "inherited, by its own name"
-        )
+        inherited = ["first.example 200 /index.html"]  # by its own name
+        assert lines(site / "main_log") == inherited
         assert ["AH01630" in line for line in lines(site / "a_errors")] == [True]
         assert "AH01630" not in server.error_log()
         columns = {"a.example": f"a.example:{server.port}", "none": f"first.example:{server.port}"}
@@ -105,18 +101,14 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
         for name in ("c.example", "d.example", "a.example"):
             conf.write_text(conf.read_text().replace("ServerName a.example", f"ServerName {name}"))
             server.graceful()
-            poll_until(
-                lambda name=name: exchange(
-                    server, f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
-                ).endswith(b"\r\n\r\na\n"),
-                "the new name is known",
-            )
+            ask = f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode()
+            poll_until(lambda ask=ask: exchange(server, ask).endswith(b"\r\n\r\na\n"), "known")
             conf.write_text(conf.read_text().replace(f"ServerName {name}", "ServerName a.example"))
         conf.write_text(conf.read_text().replace(f"{site}/b_log", "/no/such/directory/log"))
         server.graceful()
         poll_until(lambda: "is not used: AH00649" in server.error_log(), "the restart is refused")
         take_errors(server)
-        poll_until(lambda: no_more(before, open_files(server)), "old logs are closed")
+        no_more_files(server, before)  # old logs are closed
 
 
 # -- a configuration ------------------------------------------------------------------------------
@@ -191,8 +183,5 @@ def test_what_a_host_has_of_the_server():
     assert (one.ErrorLog, two.ErrorLog) == ("/r/logs/own", None)
     assert one.CustomLog == directives.CustomLog and two.CustomLog == (("/r/own", "%U"),)
     assert (one.ServerName, two.ServerName, one.Timeout) == ("main", "127.0.0.1", 7)
-    (note,) = notes
-    assert (
-        note.text
-        == "KeepAliveTimeout is the server's alone: that of a <VirtualHost> has no effect (f:9)"
-    )
+    said = "KeepAliveTimeout is the server's alone: that of a <VirtualHost> has no effect (f:9)"
+    assert [note.text for note in notes] == [said]

@@ -1,12 +1,9 @@
 """httpd.conf: the article's blocks, the language's rules, and errors that name file and line."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from textwrap import dedent
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +17,6 @@ from mpmkit.config.httpd_conf import read as read_source
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.modules import BUILT_IN, WITHOUT_DIRECTIVES
 from mpmkit.config.unsupported import lacking_modules
-
-calmly = hypothesis.settings(deadline=None)
 
 # The three blocks of the article, as a reader pastes them: no LoadModule, no Listen.
 ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
@@ -230,11 +225,9 @@ def test_variables():
     environ = {"HOST": "lab", "PORT": "8080", "Root": "unused"}
     conf = parse(text, environ)
     assert plain(conf) == [
-        ("DocumentRoot", "/srv/site/htdocs"),
-        ("ErrorLog", "/srv/site/two logs/error"),
-        ("ServerName", "lab:8080"),
-        ("LogFormat", "%{Referer}i $HOST", "x"),
-    ]
+        ("DocumentRoot", "/srv/site/htdocs"), ("ErrorLog", "/srv/site/two logs/error"),
+        ("ServerName", "lab:8080"), ("LogFormat", "%{Referer}i $HOST", "x"),
+    ]  # fmt: skip
     assert conf.sections[0].arg == "/srv/site"
     assert conf.defines["Logs"] == "/srv/site/two logs"
     assert plain(parse("Listen ${PORT}", environ, defines=("PORT=81",))) == [("Listen", "81")]
@@ -264,7 +257,6 @@ def test_comments_continuations_and_line_numbers():
     assert "(f:1)" in conf.notes[0].text, "a comment that takes in the next line is noted"
 
 
-@calmly
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_is_read_or_refused_with_its_line(text):
     try:
@@ -297,11 +289,9 @@ def test_sections():
     """
     conf = parse(text, mpm="event")
     assert [(s.kind, s.arg, s.line) for s in conf.sections] == [
-        ("Directory", "/srv/my site", 2),
-        ("Location", "/server-status", 8),
-        ("FilesMatch", r"\.ph(p|tml)$", 11),
-        ("FilesMatch", r"^\.ht", 14),
-    ]
+        ("Directory", "/srv/my site", 2), ("Location", "/server-status", 8),
+        ("FilesMatch", r"\.ph(p|tml)$", 11), ("FilesMatch", r"^\.ht", 14),
+    ]  # fmt: skip
     assert conf.sections[0].settings == (
         Setting("Require", ("all", "granted"), "httpd.conf", 3),
         Setting("Options", ("None",), "httpd.conf", 5),
@@ -342,8 +332,7 @@ def test_what_httpd_takes_and_warns_of():
     ("<RequireAll>\n</RequireAll>", "is outside of a <Directory>"),
     ("<IfVersion 2.x>\n</IfVersion>", "takes a version such as 2.4 or 2.4.6"),
     ("<IfVersion => 2.4>\n</IfVersion>", 'knows = == > >= < <= and ~, each also after a "!"'),
-    ("<IfVersion ! 2.4>\n</IfVersion>", "knows"),
-    ("<IfVersion ~ (>\n</IfVersion>", "<IfVersion>"),
+    ("<IfVersion ! 2.4>\n</IfVersion>", "knows"), ("<IfVersion ~ (>\n</IfVersion>", "<IfVersion>"),
     ("<IfVersion>\n</IfVersion>", "takes a version"),
     ("<IfFile a b>\n</IfFile>", "takes one name, here are 2"),
     ("<Directroy /a>\n</Directroy>", "it is unknown: use <Directory>"),
@@ -378,11 +367,8 @@ def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path)
     conf = read(tree(files))
     assert [s.args[0] for s in conf.settings] == [str(tmp_path), "2", "1", "2", "9"]
     assert [(os.path.basename(i.path), i.line, i.depth) for i in conf.includes] == [
-        ("main.conf", 0, 0),
-        ("b.conf", 1, 1),
-        ("a.conf", 2, 1),
-        ("b.conf", 2, 1),
-    ]
+        ("main.conf", 0, 0), ("b.conf", 1, 1), ("a.conf", 2, 1), ("b.conf", 2, 1),
+    ]  # fmt: skip
 
 
 def test_server_root_of_the_caller_and_of_the_file(tree, tmp_path):
@@ -440,11 +426,9 @@ def test_lines_before_and_behind_the_file():
     after = ("Timeout 3", *from_keywords("event", Timeout=6))
     conf = read("f", text="Timeout ${T}", before=("Define T 2", "Timeout 1"), after=after)
     assert conf.settings == [
-        Setting("Timeout", ("1",), "-C", 2),
-        Setting("Timeout", ("2",), "f", 1),
-        Setting("Timeout", ("3",), "-c", 1),
-        Setting("Timeout", ("6",)),
-    ]
+        Setting("Timeout", ("1",), "-C", 2), Setting("Timeout", ("2",), "f", 1),
+        Setting("Timeout", ("3",), "-c", 1), Setting("Timeout", ("6",)),
+    ]  # fmt: skip
     for line in ("<IfModule x>", "</Files>"):  # the program's own lines are not counted
         with pytest.raises(DirectiveError, match=r"^-C:2: "):
             parse("", before=(Setting("KeepAlive", ("On",)), "Timeout 1", line))

@@ -1,7 +1,5 @@
 """Immortal objects: on a Python that has them, children share more, and nothing grows or stays open."""
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -4,8 +4,6 @@ The rules are read from the source by ast, so a rule is checked without importin
 failure names file, line and rule.
 """
 
-from __future__ import annotations
-
 import ast
 import graphlib
 import os

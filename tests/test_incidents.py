@@ -1,12 +1,10 @@
 """The clinic's clients do what they are for: they hold workers, are thrown out, and leave nothing."""
 
-from __future__ import annotations
-
 import threading
 import time
 
 import pytest
-from helpers import crowds, memory_limit, misbehaving_clients
+from helpers import memory_limit, misbehaving_clients
 from support.servers import SMALL
 from support.waiting import poll_until
 
@@ -52,14 +50,12 @@ def test_slowloris_holds_every_thread_until_the_head_has_a_limit():
             assert drip.lost() == 0
         # They have hung up, and the server serves on.
         assert misbehaving_clients.ask(server.url)["status"] == 200
-    with (
-        mpmkit.launch("event", RequestReadTimeout="header=1", **ONE) as server,
-        misbehaving_clients.Drip(server.url, 4, every=0.1) as drip,
-    ):
+    with mpmkit.launch("event", RequestReadTimeout="header=1", **ONE) as server:
         began = time.monotonic()
-        poll_until(lambda: drip.lost() == 4)
-        assert 0.5 < time.monotonic() - began < 9
-        assert misbehaving_clients.ask(server.url)["status"] == 200
+        with misbehaving_clients.Drip(server.url, 4, every=0.1) as drip:
+            poll_until(lambda: drip.lost() == 4)
+            assert time.monotonic() - began > 0.9
+            assert misbehaving_clients.ask(server.url)["status"] == 200
 
 
 @pytest.mark.parametrize("sendfile", ["Off", "On"])
@@ -76,24 +72,20 @@ def test_slow_readers_hold_threads_without_sendfile(sendfile):
         wanted = (4, 0) if sendfile == "Off" else (0, 4)
         poll_until(lambda: counts() == wanted, what=lambda: f"W and parked: {counts()}")
         poll_until(lambda: readers.received > 0)
-        assert (misbehaving_clients.ask(server.url, patience=0.5)["status"] == 200) == (
-            sendfile == "On"
-        )
+        asked = misbehaving_clients.ask(server.url, patience=0.5 if sendfile == "Off" else 30)
+        assert asked["status"] == (200 if sendfile == "On" else None)
     assert not folder.exists()
 
 
 NOWHERE = "http://127.0.0.1:1"
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: misbehaving_clients.HalfSent(NOWHERE, 501), "count: must be 0 to 500"),
-        (lambda: misbehaving_clients.Drip(NOWHERE, 1, every=0), r"every: must be 0\.05"),
-        (lambda: misbehaving_clients.SlowReaders(NOWHERE, 1, rate=1), "rate: must be 10"),
-        (lambda: misbehaving_clients.ask("http://192.0.2.1:80/"), "loopback"),
-    ],
-)
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: misbehaving_clients.HalfSent(NOWHERE, 501), "count: must be 0 to 500"),
+    (lambda: misbehaving_clients.Drip(NOWHERE, 1, every=0), r"every: must be 0\.05"),
+    (lambda: misbehaving_clients.SlowReaders(NOWHERE, 1, rate=1), "rate: must be 10"),
+    (lambda: misbehaving_clients.ask("http://192.0.2.1:80/"), "loopback"),
+])  # fmt: skip
 def test_what_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
@@ -112,15 +104,3 @@ def test_a_full_control_group_ends_a_server_and_is_removed():
         pytest.skip(f"no memory control group can be made here: {error}")
     assert 0 < row["held"] < memory_limit.MOST and row["killed"] and row["lost"] > 0
     assert not [*memory_limit.V1.glob("mpmkit-*"), *memory_limit.V2.glob("mpmkit-*")]
-
-
-@pytest.mark.timeout(60)
-def test_crowds_take_the_threads_of_event_too():
-    """Notebook 12: only connections that are idle leave the workers alone; denied crawlers do."""
-    rows = crowds.held(("event",))
-    assert [(row["kind"], row["W"], row["status"]) for row in rows] == [
-        ("idle connections", 0, 200), ("long polls", 8, None), ("streams", 8, None),
-    ]  # fmt: skip
-    none, twice, denied = crowds.crawled(("event",))
-    assert none["wait"] > 2 * crowds.PAGE and twice["wait"] < none["wait"]
-    assert denied["wait"] < none["wait"] / 1.5 and {*denied["statuses"]} == {200}

@@ -5,8 +5,6 @@ that a busy server meets once a week comes in a few hundred schedules, and again
 interpreter's lock protects nothing here: it is given away at each step.
 """
 
-from __future__ import annotations
-
 import random
 import sys
 import threading

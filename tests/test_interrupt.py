@@ -1,12 +1,12 @@
 """A kernel is interrupted while a control room runs: nothing is left that the room does not hold."""
 
-from __future__ import annotations
-
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
+from support.files import site
 from support.waiting import MARK, marked, poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +23,9 @@ def test_an_interrupt_leaves_the_room_in_charge_and_no_orphan():
     from jupyter_client.manager import KernelManager
 
     word = uuid.uuid4().hex
-    kernel = KernelManager(kernel_name="python3")
+    # Unix sockets: a TCP port that is chosen now may be another process's when the kernel takes it.
+    sockets = os.path.join(tempfile.mkdtemp(prefix="mpmkit-kernel-", dir=site()), "kernel")
+    kernel = KernelManager(kernel_name="python3", transport="ipc", ip=sockets)
     kernel.start_kernel(env={**os.environ, MARK: word, "PYTHONPATH": str(ROOT)})
     client = kernel.blocking_client()
     client.start_channels()

@@ -1,7 +1,5 @@
 """What the notebooks show: colours that everyone can tell apart, figures and tables of real rows."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 
@@ -179,16 +177,10 @@ def test_pairs_say_what_came_out_and_nothing_of_a_limited_table():
     assert list(frame["noise"]) == ["10.0%", "unknown"] * 2, "the standard deviation of logarithms"
 
 
-@pytest.mark.parametrize(
-    ("cores", "limit", "memory", "said"),
-    [
-        (8, None, 16_000, ""),
-        (2, None, 2_000, ""),
-        (4, 0.5, 16_000, "0.5 cores for server"),
-        (1, None, 900, "1 core for server"),
-        (2, None, 1_024, "1,024 MB of memory"),
-    ],
-)
+@pytest.mark.parametrize(("cores", "limit", "memory", "said"), [
+    (8, None, 16_000, ""), (2, None, 2_000, ""), (4, 0.5, 16_000, "0.5 cores for server"),
+    (1, None, 900, "1 core for server"), (2, None, 1_024, "1,024 MB of memory"),
+])  # fmt: skip
 def test_a_small_machine_says_what_not_to_quote(cores, limit, memory, said):
     has = {"cores": cores, "cpu_limit": limit, "memory_mb": memory, "memory_limit_mb": None}
     here = replace(records.machine(), **has)

@@ -1,7 +1,5 @@
 """Diagrams, timelines and recordings: they show what the tables and the runs say, and nothing else."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -55,9 +53,7 @@ def test_a_scoreboard_has_a_cell_for_each_worker():
     svg = diagram.scoreboard(picture)
     cells = ElementTree.fromstring(svg.text).findall(f"{NS}rect[@width='16']")
     assert len(cells) == 8
-    assert [cell.get("fill") for cell in cells[:4]] == [
-        theme.letter_colour(letter) for letter in "__WK"
-    ]
+    assert [cell.get("fill") for cell in cells[:4]] == [*map(theme.letter_colour, "__WK")]
     assert "slot 3" in words(svg) and "+ 7 without a thread" in words(svg)
     assert "3 waiting for a connection" in svg.alt and "7 connections without a thread" in svg.alt
     assert len({theme.letter_colour(letter) for letter in "RWKLCGS"}) == 7
@@ -144,10 +140,8 @@ def test_a_machine_with_other_work_records_nothing(shelf, monkeypatch, capsys):
     replay.record("demo", lambda: "quiet")
     monkeypatch.setattr(replay.OtherWork, "share", lambda self: 0.06)
     assert replay.record("demo", lambda: "disturbed") == "disturbed"
-    assert (
-        lab.recorded("demo") == "quiet"
-        and "NOT recorded: other work took 6%" in capsys.readouterr().out
-    )
+    assert lab.recorded("demo") == "quiet"
+    assert "NOT recorded: other work took 6%" in capsys.readouterr().out
 
 
 def test_without_a_recording_the_remedy_is_named(shelf, monkeypatch):
@@ -159,14 +153,10 @@ def test_without_a_recording_the_remedy_is_named(shelf, monkeypatch):
         lab.measured_or_recorded("demo", measured)
 
 
-@pytest.mark.parametrize(
-    ("limits", "why"),
-    [
-        ({}, ""),
-        ({"cpu_limit": 1.0}, "gives 1 cores, and 2 are needed"),
-        ({"memory_limit_mb": 256}, "gives 256 MB of memory, and 400 are needed"),
-    ],
-)
+@pytest.mark.parametrize(("limits", "why"), [
+    ({}, ""), ({"cpu_limit": 1.0}, "gives 1 cores, and 2 are needed"),
+    ({"memory_limit_mb": 256}, "gives 256 MB of memory, and 400 are needed"),
+])  # fmt: skip
 def test_a_machine_that_is_too_small_replays(shelf, monkeypatch, limits, why):
     here = {"cores": 4, "cpu_limit": None, "memory_mb": 8000, "memory_limit_mb": None, **limits}
     monkeypatch.setattr(replay, "machine", lambda: SimpleNamespace(**here))

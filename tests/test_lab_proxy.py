@@ -1,7 +1,5 @@
 """The link from the reader's browser to a server: on the own machine, and behind a hub's proxy."""
 
-from __future__ import annotations
-
 import urllib.request
 
 import pytest

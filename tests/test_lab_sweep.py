@@ -1,7 +1,5 @@
 """The sweep panel's form, run and grid, without a browser; the recorded grids."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -28,18 +26,15 @@ def sweep(tmp_path):
 # ---------------------------------------------------------------- the form
 
 
-@pytest.mark.parametrize(
-    ("choice", "values"),
-    [
-        ({"axis": "users", "low": 10, "high": 50, "steps": 5}, [10, 20, 30, 40, 50]),
-        ({"axis": "think_time", "low": 0, "high": 1, "steps": 3}, [0, 0.5, 1]),
-        ({"axis": "users", "low": 7, "high": 3, "steps": 4}, [7]),
-        ({"axis": "users", "low": 1, "high": 3, "steps": 9}, [1, 2, 3]),
-        # What httpd would round down to multiples of ThreadsPerChild, the form rounds itself.
-        ({"axis": "MaxRequestWorkers", "low": 30, "high": 200, "steps": 3}, [25, 125, 200]),
-        ({"axis": "MaxRequestWorkers", "low": 30, "high": 40, "steps": 2, "mpms": ("prefork",)}, [30, 40]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("choice", "values"), [
+    ({"axis": "users", "low": 10, "high": 50, "steps": 5}, [10, 20, 30, 40, 50]),
+    ({"axis": "think_time", "low": 0, "high": 1, "steps": 3}, [0, 0.5, 1]),
+    ({"axis": "users", "low": 7, "high": 3, "steps": 4}, [7]),
+    ({"axis": "users", "low": 1, "high": 3, "steps": 9}, [1, 2, 3]),
+    # What httpd would round down to multiples of ThreadsPerChild, the form rounds itself.
+    ({"axis": "MaxRequestWorkers", "low": 30, "high": 200, "steps": 3}, [25, 125, 200]),
+    ({"axis": "MaxRequestWorkers", "low": 30, "high": 40, "steps": 2, "mpms": ("prefork",)}, [30, 40]),
+])  # fmt: skip
 def test_the_values_of_an_axis(choice, values):
     assert SweepForm(**choice).values() == values
 

@@ -1,7 +1,5 @@
 """`mpmkit.launch`: what a notebook or a script gets, and what it says to wrong arguments."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -33,10 +31,8 @@ def nothing_started() -> bool:
 
 def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
     """A Python program of its own."""
-    command = [sys.executable, *options, "-c", program]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=30, env=environment(**more)
-    )
+    how = {"capture_output": True, "text": True, "timeout": 60, "env": environment(**more)}
+    return subprocess.run([sys.executable, *options, "-c", program], **how)
 
 
 def test_a_launched_server_serves_the_samples(mpm):
@@ -225,8 +221,7 @@ server.stop()
 
 @pytest.mark.parametrize(("mpm", "named", "says"), [
     ("nginx", {}, r"'nginx' is not an MPM.*prefork, worker, event"),
-    (None, {}, "name an MPM"),
-    ("event", {"threads": 5}, "threads"),
+    (None, {}, "name an MPM"), ("event", {"threads": 5}, "threads"),
     ("prefork", {"ThreadsPerChild": 5}, "ThreadsPerChild"),
     ("event", {"ThreadsPerChild": True}, "takes a number"),
 ])  # fmt: skip

@@ -1,7 +1,5 @@
 """Files that a server makes: through no link of another user, on a full disk, for no stranger's process."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import signal

@@ -1,7 +1,5 @@
 """Listening sockets: bound, kept over a restart, and accepted from."""
 
-from __future__ import annotations
-
 import json
 import os
 import select
@@ -116,13 +114,10 @@ def test_how_long_the_first_bytes_may_take(named, seconds):
     assert struct.unpack("ll", timeval(0)) == (0, 1), "0 would be forever"
 
 
-@pytest.mark.parametrize(
-    "host, url",
-    [
-        ("127.0.0.1", "http://127.0.0.1:{}"), ("0.0.0.0", "http://127.0.0.1:{}"),
-        ("::1", "http://[::1]:{}"), ("::", "http://127.0.0.1:{}"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("host, url", [
+    ("127.0.0.1", "http://127.0.0.1:{}"), ("0.0.0.0", "http://127.0.0.1:{}"),
+    ("::1", "http://[::1]:{}"), ("::", "http://127.0.0.1:{}"),
+])  # fmt: skip
 def test_the_url_is_one_that_a_client_here_can_use(host, url):
     if ":" in host and not ipv6():
         pytest.skip("no IPv6 on this machine")

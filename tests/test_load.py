@@ -4,8 +4,6 @@ No test here imports locust or gevent: the generator runs in a process of its ow
 compares what the generator claims with what the server counted.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -18,10 +16,11 @@ from collections import Counter
 from functools import reduce
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_load, wait_for_silence
+from support.waiting import patience
 
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
@@ -74,20 +73,17 @@ STAGE = {"seconds": 1, "rate": 5, "users": 3}
 LONG = {"seconds": 3000, "users": 1}
 
 
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
-        ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
-        ({"users": 15_000, "idle_holders": 6_000}, "idle_holders"),
-        ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
-        ({**OPEN, "duration": 3, "stages": [STAGE]}, "requests duration rate stages"),
-        ({"stages": [{"seconds": 1}]}, "requests stages"),
-        ({"stages": [LONG, LONG]}, "requests stages"),
-        ({"stages": [{"seconds": 1, "users": 2, "line": 1}]}, "requests stages"),
-        ({**OPEN, "stages": [{"seconds": 1, "rate": 2, "line": 2}]}, "requests rate stages"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "named"), [
+    ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
+    ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
+    ({"users": 15_000, "idle_holders": 6_000}, "idle_holders"),
+    ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
+    ({**OPEN, "duration": 3, "stages": [STAGE]}, "requests duration rate stages"),
+    ({"stages": [{"seconds": 1}]}, "requests stages"),
+    ({"stages": [LONG, LONG]}, "requests stages"),
+    ({"stages": [{"seconds": 1, "users": 2, "line": 1}]}, "requests stages"),
+    ({**OPEN, "stages": [{"seconds": 1, "rate": 2, "line": 2}]}, "requests rate stages"),
+])  # fmt: skip
 def test_problems_are_all_named(fields, named):
     with pytest.raises(ProfileError) as error:
         LoadProfile(**{"requests": 10} | fields)
@@ -95,29 +91,23 @@ def test_problems_are_all_named(fields, named):
 
 
 def test_steps_and_ramps_say_what_is_due_when():
-    steps = LoadProfile(
-        stages=[{"seconds": 2, "users": 10}, {"seconds": 4, "users": 50, "ramp": True}]
-    )
+    ramp = {"seconds": 4, "users": 50, "ramp": True}
+    steps = LoadProfile(stages=[{"seconds": 2, "users": 10}, ramp])
     assert steps.users == 50 and steps.planned_seconds == 6
     assert [steps.level_at(t) for t in (-1, 0, 1.9, 2, 4, 6, 99)] == [10, 10, 10, 10, 30, 50, 50]
     rates = LoadProfile(users=5, arrival="poisson", stages=[RISING])
     assert rates.users == 5 and rates.level_at(5) == 50
     assert LoadProfile(users=10, requests=1, ramp=10).level_at(5) == 5
     assert LoadProfile(users=10, requests=1).level_at(0) == 10
-    for profile in (
-        steps,
-        rates,
-        LoadProfile(mix=[{"path": "/a"}], requests=1, headers=[("A", "b")]),
-    ):
+    mixed = LoadProfile(mix=[{"path": "/a"}], requests=1, headers=[("A", "b")])
+    for profile in (steps, rates, mixed):
         assert LoadProfile.from_json(profile.to_json()) == profile
 
 
 NO_PROFILES = {
-    "{": "must be JSON",
-    "[]": "JSON object",
-    '{"users": 3}': "requests: give",
+    "{": "must be JSON", "[]": "JSON object", '{"users": 3}': "requests: give",
     '{"usres": 3, "requests": 1}': "usres: no such field",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NO_PROFILES)
@@ -141,29 +131,22 @@ def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
 # -- loopback only -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        *(("http", host, 8080, True) for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1")),
-        ("https", "127.0.0.1", 443, True),
-        ("https", "lab.example", 8443, False),
-    ],
-)
+@pytest.mark.parametrize("target", [
+    *(("http", host, 8080, True) for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1")),
+    ("https", "127.0.0.1", 443, True), ("https", "lab.example", 8443, False),
+])  # fmt: skip
 def test_loopback_and_hosts_that_are_named_are_accepted(target, monkeypatch):
     monkeypatch.setenv("MPMKIT_TARGETS", "10.0.0.2, lab.example")
     assert target_of(Target(*target).base) == target
     assert target_of("http://127.0.0.1/").port == 80 and target_of("https://127.0.0.1").port == 443
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://[::2]"),
-        *("http://localhost.example.org", "http://127.0.0.1@example.org", "ftp://127.0.0.1"),
-        *("127.0.0.1:80", "", None, 8080, "http://[", "http://x.lab.example", "http://example"),
-        *("http://127.0.0.1:99999", "http://127.0.0.1/index.html"),
-    ],
-)
+@pytest.mark.parametrize("url", [
+    *("http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://[::2]"),
+    *("http://localhost.example.org", "http://127.0.0.1@example.org", "ftp://127.0.0.1"),
+    *("127.0.0.1:80", "", None, 8080, "http://[", "http://x.lab.example", "http://example"),
+    *("http://127.0.0.1:99999", "http://127.0.0.1/index.html"),
+])  # fmt: skip
 def test_anything_else_is_refused(url, monkeypatch):
     monkeypatch.setenv("MPMKIT_TARGETS", "10.0.0.2, lab.example")
     with pytest.raises(ValueError, match=r"^target: "):
@@ -205,39 +188,26 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
     return reader.eof()
 
 
-@pytest.mark.parametrize(
-    ("data", "how", "verdict"),
-    [
-        (OK, {"expect_length": 5}, (None, True, 5)),
-        (OK, {"expect_length": 4}, ("length", True, 5)),
-        (OK, {"expect_status": 404}, ("status 200", True, 5)),
-        (OK[:-1], {}, ("short", False, 4)),
-        (OK + b"!", {}, ("length", False, 6)),
-        (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
-        (saying(b"Connection: Close"), {}, (None, False, 5)),
-        (b"", {}, ("closed", False, 0)),
-        (CHUNKED, {"expect_length": 5}, (None, True, 5)),
-        (CHUNKED[:-2], {}, ("short", False, 5)),
-        (TINY, {}, (None, True, 20_000)),
-        (UNTIL_CLOSE, {}, (None, False, 5)),
-        (UNTIL_CLOSE, {"expect_length": 6}, ("length", False, 5)),
-        (OK[:-5], {"method": "HEAD"}, (None, True, 0)),
-        (INTERIM + OK, {}, (None, True, 5)),
-        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", {}, ("status 500", True, 0)),
-        # What never ends is bounded.
-        (b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD, {}, MALFORMED),
-        (CHUNKED.partition(b"3;")[0] + b"1" * (MAX_HEAD + 1), {}, MALFORMED),
-        (b"ICY 200 OK\r\n\r\n", {}, MALFORMED),
-        (saying(b"no colon"), {}, MALFORMED),
-        (saying(b"A: b\n"), {}, MALFORMED),
-        (saying(b"Content-Length: 6"), {}, MALFORMED),
-    ],
-)
+@pytest.mark.parametrize(("data", "how", "verdict"), [
+    (OK, {"expect_length": 5}, (None, True, 5)), (OK, {"expect_length": 4}, ("length", True, 5)),
+    (OK, {"expect_status": 404}, ("status 200", True, 5)), (OK[:-1], {}, ("short", False, 4)),
+    (OK + b"!", {}, ("length", False, 6)), (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
+    (saying(b"Connection: Close"), {}, (None, False, 5)), (b"", {}, ("closed", False, 0)),
+    (CHUNKED, {"expect_length": 5}, (None, True, 5)), (CHUNKED[:-2], {}, ("short", False, 5)),
+    (TINY, {}, (None, True, 20_000)), (UNTIL_CLOSE, {}, (None, False, 5)),
+    (UNTIL_CLOSE, {"expect_length": 6}, ("length", False, 5)),
+    (OK[:-5], {"method": "HEAD"}, (None, True, 0)), (INTERIM + OK, {}, (None, True, 5)),
+    (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", {}, ("status 500", True, 0)),
+    # What never ends is bounded.
+    (b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD, {}, MALFORMED),
+    (CHUNKED.partition(b"3;")[0] + b"1" * (MAX_HEAD + 1), {}, MALFORMED),
+    (b"ICY 200 OK\r\n\r\n", {}, MALFORMED), (saying(b"no colon"), {}, MALFORMED),
+    (saying(b"A: b\n"), {}, MALFORMED), (saying(b"Content-Length: 6"), {}, MALFORMED),
+])  # fmt: skip
 def test_verdicts(data, how, verdict):
     assert read(data, **how) == verdict
 
 
-@settings(deadline=None)  # the machine may be busy with servers
 @given(
     st.sampled_from([OK, CHUNKED, OK[:-1], INTERIM + OK, UNTIL_CLOSE, b"junk\r\n\r\n"]),
     st.lists(st.integers(0, len(CHUNKED)), max_size=6),
@@ -253,13 +223,9 @@ def test_neither_cuts_nor_bytes_break_the_reader(data, cuts, junk):
 # -- runs ----------------------------------------------------------------------------------------
 
 EITHER = {
-    **dict.fromkeys(("/ok", "/chunked", "/dribble"), ""),
-    "/big": "length",
-    "/status/404": "status 404",
-    "/long": "length",
-    "/short": "short",
-    "/garbage": "malformed",
-}
+    **dict.fromkeys(("/ok", "/chunked", "/dribble"), ""), "/big": "length",
+    "/status/404": "status 404", "/long": "length", "/short": "short", "/garbage": "malformed",
+}  # fmt: skip
 NEW = {"/late-long": "length", "/closes": "closed", "/resets": "reset", "/stall": "timeout"}
 
 
@@ -301,7 +267,7 @@ def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     how = {"users": 6, "duration": 1.2, "warmup_seconds": 0.3, "keep_alive": True}
     calls = {"on_progress": lambda *now: seen.append(now), "on_tick": ticks.append}
     run = run_load(bad.url, "/every/7", **how, **calls)
-    assert run.ended == "duration" and 1.1 < run.duration < 4
+    assert run.ended == "duration" and 1.1 < run.duration < 20
     assert bad.counts()["GET /every/7 HTTP/1.1"] > run.requests  # the warm-up's are not counted
     assert seen == sorted(seen) and len(seen) >= 2 and seen[-1][0] <= run.requests
     assert len(ticks) >= 2 and all(0 <= tick.begin < tick.end for tick in ticks)
@@ -384,12 +350,12 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad):
         wait_for_load(bad, requests=4_000)  # a second: each generator process has sent a report
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=30)
         took = time.monotonic() - asked
     assert process.returncode == 130 and err == "mpmkit: interrupted\n"
     row = json.loads(out)
     assert row["ended"] == "interrupted" and row["requests"] > 10 and row["failures"] == 0
-    assert took < 5  # a fraction of a second, unless the machine stands still
+    assert took < patience(5)  # a fraction of a second, unless the machine stands still
     wait_for_silence(bad)
 
 
@@ -440,13 +406,10 @@ def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
     assert done.returncode == 1  # as Locust does when there were failures
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--host http://192.0.2.1:80", "loopback"),
-        ('--load-profile {"requests":0}', "requests: must be"),
-    ],
-)
+@pytest.mark.parametrize(("options", "said"), [
+    ("--host http://192.0.2.1:80", "loopback"),
+    ('--load-profile {"requests":0}', "requests: must be"),
+])  # fmt: skip
 def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(options, said):
     done = run(f"{ALONE} --host http://127.0.0.1:1 {options}")
     assert done.returncode == 2 and said in done.stderr

@@ -2,8 +2,6 @@
 machines would do it over a network.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -13,7 +11,7 @@ import subprocess
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from misbehaving import Misbehaving
@@ -53,7 +51,7 @@ class Fleet:
         worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
         self.workers = [locust(worker) for _ in range(2)]
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

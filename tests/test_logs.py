@@ -1,7 +1,5 @@
 """The logs' formats, and that no client can write lines of its own into them."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re
@@ -90,8 +88,7 @@ def test_kept_connections_are_counted_as_httpd_does(kept, keep_alive, shown):
 
 
 @pytest.mark.parametrize("text, changes, expected", [
-    ("%b %B", {"body_sent": 0}, "- 0"),
-    ("%X", {"keep_alive": False}, "-"),
+    ("%b %B", {"body_sent": 0}, "- 0"), ("%X", {"keep_alive": False}, "-"),
     # Refused before there was a request: its first line, if one came.
     ("%r %m %U %{Referer}i", {"request": None}, "- - - -"),
     ("%r", {"request": None, "protocol": SimpleNamespace(line=b'BAD "line"\x01')},

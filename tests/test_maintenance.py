@@ -1,7 +1,5 @@
 """Idle maintenance: properties of any scoreboard, then each line of the decision table."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,14 +32,10 @@ from mpmkit.policy.snapshot import ProcessRow, Snapshot
 RATES = (1, 2, 4, 8, 16, 32)
 
 memories = st.builds(
-    Memory,
-    idle_spawn_rate=st.sampled_from(RATES),
-    hold_off=st.integers(0, HOLD_OFF),
-    reached_reported=st.booleans(),
-    near_reported=st.booleans(),
-    had_healthy_child=st.booleans(),
+    Memory, idle_spawn_rate=st.sampled_from(RATES), hold_off=st.integers(0, HOLD_OFF),
+    reached_reported=st.booleans(), near_reported=st.booleans(), had_healthy_child=st.booleans(),
     sick_child_detected=st.booleans(),
-)
+)  # fmt: skip
 
 
 @st.composite
@@ -172,9 +166,8 @@ def decide(directives: Directives, *letters: str, memory: Memory | None = None) 
     return plan(look(board(directives, *letters), directives, memory), directives, memory)
 
 
-PREFORK = configured(
-    "prefork", ServerLimit=8, MaxRequestWorkers=6, MinSpareServers=2, MaxSpareServers=4
-)
+FEW = {"ServerLimit": 8, "MaxRequestWorkers": 6, "MinSpareServers": 2, "MaxSpareServers": 4}
+PREFORK = configured("prefork", **FEW)
 THREADS = {  # three processes serve, a fourth slot is spare
     "ServerLimit": 4, "ThreadLimit": 2, "ThreadsPerChild": 2, "MaxRequestWorkers": 6,
     "MinSpareThreads": 2, "MaxSpareThreads": 5,
@@ -255,9 +248,8 @@ LINES = {
 @pytest.mark.parametrize("line", LINES)
 def test_each_line_of_the_table(line):
     directives, rows, before, expected = LINES[line]
-    decided = decide(
-        directives, *("" if row == "-" else row for row in rows.split()), memory=before
-    )
+    letters = ("" if row == "-" else row for row in rows.split())
+    decided = decide(directives, *letters, memory=before)
     found = {
         **{name: getattr(decided, name) for name in ("decision", "spawn", "retire")},
         "notes": decided.notes,

@@ -4,8 +4,6 @@ In any case the client gets one clean error page and a close, or a close without
 sends none either; the worker is idle again, and the next client is served.
 """
 
-from __future__ import annotations
-
 import pytest
 from support.client import Client, at_once, get, read_reply
 from support.malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target

@@ -1,18 +1,16 @@
 """Memory of running servers: what is held, what it costs, how many workers a machine has room for."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.experiments import memory_rows as rows
 from support.experiments import printed_by
+from support.servers import environment
 from support.waiting import poll_until
 
 import mpmkit
@@ -25,12 +23,10 @@ from mpmkit.measure.memory import PATIENT, main, memory_of, memory_table, plan, 
 from mpmkit.measure.memory_table import MemoryTable
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
 
-MPMS = ("prefork", "worker", "event")
-THREADS = dict(StartServers=2, ThreadsPerChild=3, MinSpareThreads=3, MaxSpareThreads=6)  # noqa: C408
-CHILDREN = dict(StartServers=6, MinSpareServers=2, MaxSpareServers=6)  # noqa: C408
-SMALL = {
-    mpm: {**(CHILDREN if mpm == "prefork" else THREADS), "MaxRequestWorkers": 6} for mpm in MPMS
-}
+THREADS = {"StartServers": 2, "ThreadsPerChild": 3, "MinSpareThreads": 3, "MaxSpareThreads": 6}
+CHILDREN = {"StartServers": 6, "MinSpareServers": 2, "MaxSpareServers": 6}
+MOST = {"MaxRequestWorkers": 6}
+SMALL = {"prefork": CHILDREN | MOST, "worker": THREADS | MOST, "event": THREADS | MOST}
 
 
 @pytest.fixture
@@ -77,10 +73,8 @@ def test_a_holder_ends_with_who_started_it():
             f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.hold(2)\n"
             "    print(holding.pid, flush=True)\n    time.sleep(60)\n"
         )
-        where = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-        with subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=where
-        ) as child:
+        pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
+        with subprocess.Popen([sys.executable, "-c", program], **pipe) as child:
             pid = int(child.stdout.readline())
             assert procfs.alive(pid)
             child.kill()
@@ -120,9 +114,8 @@ def test_descriptors_are_foreseen(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
     assert preflight.too_few_descriptors(4000) == ""
-    assert "5,000 file descriptors are needed and the hard limit is 4,000" in (
-        preflight.too_few_descriptors(5000)
-    )
+    needed = "5,000 file descriptors are needed and the hard limit is 4,000"
+    assert needed in preflight.too_few_descriptors(5000)
     with preflight.descriptors(3000):
         assert limits[-1] == (3000, 4000)
     assert limits[-1] == (1000, 4000)
@@ -131,8 +124,6 @@ def test_descriptors_are_foreseen(monkeypatch):
 
 
 # -- lines through levels ------------------------------------------------------------------------
-
-NUMBERS = st.floats(-1e5, 1e5)
 
 
 @given(
@@ -200,24 +191,21 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
     assert few.reserve + few.base + few.workers * few.per_request <= (mib << 20) + (1 << 20)
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
-        ({"ram": "0"}, "ram: must be more than nothing"),
-        ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
-        ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
-        ({"reserve": "some"}, "reserve: must be a size like 4GiB, 512M or 4GB, not 'some'"),
-        ({"mpm": "winnt"}, "mpm: 'winnt' is not one of"),
-        ({"mpm": "worker"}, "no two levels of busy requests under mpmkit worker; there are"),
-        ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
-        ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
-        ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
-        ({"memory": []}, "memory: give what memory_table returns"),
-        ({"memory": rows(cost=0, noise=500, tables=0)}, "memory: growth with the number"),
-        ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
-    ],
-)
+@pytest.mark.parametrize(("how", "said"), [
+    ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
+    ({"ram": "0"}, "ram: must be more than nothing"),
+    ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
+    ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
+    ({"reserve": "some"}, "reserve: must be a size like 4GiB, 512M or 4GB, not 'some'"),
+    ({"mpm": "winnt"}, "mpm: 'winnt' is not one of"),
+    ({"mpm": "worker"}, "no two levels of busy requests under mpmkit worker; there are"),
+    ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
+    ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
+    ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
+    ({"memory": []}, "memory: give what memory_table returns"),
+    ({"memory": rows(cost=0, noise=500, tables=0)}, "memory: growth with the number"),
+    ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
+])  # fmt: skip
 def test_impossible_input_is_named(how, said):
     with pytest.raises(ValueError, match=said):
         max_request_workers_for(**{"ram": "4GiB", "mpm": "prefork", "memory": rows(), **how})

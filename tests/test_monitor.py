@@ -1,8 +1,6 @@
 """Watching a running server, ours by its scoreboard and a real httpd by its status page: what is seen is
 what is there. And a crowd of clients, which makes something to see."""
 
-from __future__ import annotations
-
 import math
 import os
 import socket
@@ -21,7 +19,7 @@ from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.measure import monitor
 from mpmkit.measure.monitor import Watch, watch
 from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
-from mpmkit.measure.reference_servers import Httpd, NotInstalled
+from mpmkit.measure.reference_servers import Httpd
 from mpmkit.policy.simulator import COLUMNS, Second, simulate
 
 POOL = {
@@ -57,9 +55,7 @@ def test_who_is_busy_idle_parked_and_waiting(server, mpm):
         poll_until(lambda: watch(server, 0)[0].parked == 1, what="one parked")
         for target in (server, server.url, SimpleNamespace(url=server.url, pid=server.pid)):
             # The page's own worker, asked a moment ago, may still be writing.
-            sample = poll_until(
-                lambda target=target: (one := watch(target, 0).last).writing == 0 and one
-            )
+            sample = poll_until(lambda at=target: (one := watch(at, 0).last).writing == 0 and one)
             assert (sample.parked, sample.reading, sample.waiting) == (1, 1, 0), target
             assert sample.without_thread == (1 if mpm == "event" else 0), target
             assert sample.busy == (1 if mpm == "event" else 2), target
@@ -96,16 +92,12 @@ def test_a_block_is_recorded_and_requests_are_counted(server):
     assert list(measured.columns) == [*Sample._fields, "who"]
 
 
-@pytest.mark.parametrize(
-    ("target", "how", "error", "said"),
-    [
-        ("http://127.0.0.1:1", {"every": -1}, ValueError, "every: must be"),
-        ("http://127.0.0.1:1", {"seconds": -1}, ValueError, "seconds: must be"),
-        ("http://127.0.0.1:1", {"seconds": 1}, OSError, "refused"),
-        ("nowhere", {}, ValueError, "not the URL"),
-        ("http://", {}, ValueError, "not the URL"),
-    ],
-)
+@pytest.mark.parametrize(("target", "how", "error", "said"), [
+    ("http://127.0.0.1:1", {"every": -1}, ValueError, "every: must be"),
+    ("http://127.0.0.1:1", {"seconds": -1}, ValueError, "seconds: must be"),
+    ("http://127.0.0.1:1", {"seconds": 1}, OSError, "refused"),
+    ("nowhere", {}, ValueError, "not the URL"), ("http://", {}, ValueError, "not the URL"),
+])  # fmt: skip
 def test_what_cannot_be_watched_is_an_error(target, how, error, said):
     with pytest.raises(error, match=said):
         watch(target, **how)
@@ -182,16 +174,13 @@ def test_simulated_and_measured_growth_are_the_same():
 
 
 @pytest.mark.rival
+@pytest.mark.usefixtures("httpd")
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
     lines = ["SetHandler server-status", "</Location>", ""]
     status = "\n".join(["ExtendedStatus On", '<Location "/server-status">', *lines])
-    how = {"document_root": document_root, "modules": ["status"], "extra": status}
-    try:
-        httpd = Httpd(mpm, **how, **SMALL[mpm])
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-    with httpd, Client(httpd) as parked:
+    how = {"document_root": document_root, "modules": ["status"], "extra": status, **SMALL[mpm]}
+    with Httpd(mpm, **how) as httpd, Client(httpd) as parked:
         parked.get()
         run = watch(httpd, 0.2, every=0.1)
         sample = run.last
@@ -257,14 +246,10 @@ def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
         assert set(crowd.totals) == {"refused"}
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"url": "http://192.0.2.1:80"}, "loopback"),
-        ({"count": 5000}, "0 to 2000"),
-        ({"think": 0}, "0.05 to 3600"),
-    ],
-)
+@pytest.mark.parametrize(("how", "said"), [
+    ({"url": "http://192.0.2.1:80"}, "loopback"), ({"count": 5000}, "0 to 2000"),
+    ({"think": 0}, "0.05 to 3600"),
+])  # fmt: skip
 def test_a_crowd_refuses_what_it_cannot_do(how, said):
     with pytest.raises(ValueError, match=said):
         KeepAliveClients(**{"url": "http://127.0.0.1:9", **how})

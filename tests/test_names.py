@@ -1,7 +1,5 @@
 """Names of files while a server runs: links that are swapped, index files that come later."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

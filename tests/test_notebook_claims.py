@@ -1,7 +1,5 @@
 """What the notebooks say is computed from what decides it: each sentence on its recording."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest
@@ -17,10 +15,8 @@ from mpmkit.measure.sweep import SweepTable
 
 
 def crashes() -> dict[str, dict]:
-    single = {
-        f"{n}-crash": lab.recorded(f"{n}-crash") for n in ("01-prefork", "02-worker", "03-event")
-    }
-    return single | lab.recorded("09-crash")
+    single = ("01-prefork-crash", "02-worker-crash", "03-event-crash")
+    return {name: lab.recorded(name) for name in single} | lab.recorded("09-crash")
 
 
 def test_after_a_crash_a_new_client_is_asked_for_at_once():

@@ -3,8 +3,6 @@
 And before the first request, nothing of the site runs at all.
 """
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,9 +49,7 @@ def test_whole_numbers(value, most, zeros):
     assert whole_number(text, most) == whole_number(text.encode(), most) == expected
 
 
-RAISED = (
-    "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError".split()
-)
+ENDS = "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError".split()
 RAISING = """
 import asyncio
 RAISED = {e.__name__: e for e in (SystemExit, KeyboardInterrupt, GeneratorExit,
@@ -87,7 +83,7 @@ def application(environ, start_response):
 @pytest.mark.parametrize("where", ["call", "first", "second", "close"])
 def test_whatever_an_application_raises_the_process_goes_on(raising, where):
     before = raising.processes()
-    for name in RAISED:
+    for name in ENDS:
         reply = exchange(raising, request(f"/raise.py?{where}={name}", close=True))
         assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
         errors = poll_until(lambda: take_errors(raising), what="logged")

@@ -1,7 +1,5 @@
 """The notebook of an access log: the shipped log, another one, and what the sliders change."""
 
-from __future__ import annotations
-
 import pytest
 from helpers import own_log
 

@@ -1,7 +1,5 @@
 """Pages that a request touches: the reader of smaps, and one count of a real server."""
 
-from __future__ import annotations
-
 import pytest
 
 import mpmkit

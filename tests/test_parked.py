@@ -1,14 +1,11 @@
 """Parked connections: who may take one out, what follows its time-out, and that no news is lost; and how long
 a read may wait."""
 
-from __future__ import annotations
-
 import select
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -24,11 +21,9 @@ from mpmkit.server.parked import NEVER, ParkedConnections
 
 STATES = {KEEPALIVE: 5.0, WRITE_COMPLETION: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
 THEN = {
-    KEEPALIVE: LINGER_SHORT,
-    WRITE_COMPLETION: LINGER_NORMAL,
-    LINGER_NORMAL: None,
+    KEEPALIVE: LINGER_SHORT, WRITE_COMPLETION: LINGER_NORMAL, LINGER_NORMAL: None,
     LINGER_SHORT: None,
-}
+}  # fmt: skip
 
 
 class Conn:
@@ -156,7 +151,6 @@ class AgainstAList(RuleBasedStateMachine):
 
 
 TestAgainstAList = AgainstAList.TestCase
-TestAgainstAList.settings = settings(max_examples=50)
 
 
 @pytest.mark.parametrize(("limits", "bytes_at_5", "wait_at_10"), [

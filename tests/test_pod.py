@@ -1,7 +1,5 @@
-"""The pipe of death by itself. What it and the lifeline do between processes, test_pool.py, test_signals.py and
+"""The pipe of death by itself. That a byte calls one child and its end all of them, test_pool.py and
 test_processes.py show."""
-
-from __future__ import annotations
 
 import os
 
@@ -15,19 +13,6 @@ def pod():
     made = PipeOfDeath()
     yield made
     made.close()
-
-
-def test_a_byte_calls_one_and_the_end_calls_everybody(pod):
-    assert not pod.called()
-    pod.retire_one()
-    pod.retire_one()
-    assert [pod.called(), pod.called(), pod.called()] == [True, True, False]
-    child = PipeOfDeath()
-    child.close()
-    child._read = os.dup(pod.fileno())  # what a forked child holds
-    pod.close()
-    assert [child.called(), child.called()] == [True, True]
-    child.close()
 
 
 def test_a_full_pipe_does_not_block(pod):

@@ -1,8 +1,6 @@
 """Which processes live, end and are replaced: children under load, and the end of all of them with the
 end of the process that started them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -58,9 +56,7 @@ def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm):
                 with pytest.raises(Lost):
                     held.reply()
             load.wait_for(100)
-            poll_until(
-                lambda: len(set(server.processes()) - {victim}) >= len(before), "a replacement"
-            )
+            poll_until(lambda: len(set(server.processes()) - {victim}) >= len(before), "replaced")
             load.wait_for(100)
         gate.open()
         # Every request came through in the end; what failed on the way, the killed child held.

@@ -1,8 +1,6 @@
 """What the kernel says of processes: memory from recorded smaps of ours and of the real httpd, CPU time
 and queues from living processes."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """The project as a whole: its size, one list of dependencies, notebooks without outputs, its Makefile."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json
@@ -217,17 +215,14 @@ def test_the_tests_stay_small(capsys):
 
 
 # name of an interpreter, whether it has venv; or .venv, which an earlier `make` has made
-@pytest.mark.parametrize(
-    ("there", "given", "taken"),
-    [
-        ({"python3.11": True, "python3.12": True}, None, "python3.12"),
-        ({"python3.12": True, "python3.13": False}, None, "python3.12"),
-        ({"python3.13": True, "python3": True}, "python3", "python3"),
-        ({"python3.13": True, ".venv/bin/python": True}, None, ".venv/bin/python"),
-        ({"python3.13": True, ".venv/bin/python": False}, None, "python3.13"),
-        ({"python3.13": True, ".venv/bin/python": True}, "python3.13", "python3.13"),
-    ],
-)
+@pytest.mark.parametrize(("there", "given", "taken"), [
+    ({"python3.11": True, "python3.12": True}, None, "python3.12"),
+    ({"python3.12": True, "python3.13": False}, None, "python3.12"),
+    ({"python3.13": True, "python3": True}, "python3", "python3"),
+    ({"python3.13": True, ".venv/bin/python": True}, None, ".venv/bin/python"),
+    ({"python3.13": True, ".venv/bin/python": False}, None, "python3.13"),
+    ({"python3.13": True, ".venv/bin/python": True}, "python3.13", "python3.13"),
+])  # fmt: skip
 def test_make_takes_the_newest_interpreter_unless_one_is_chosen(tmp_path, there, given, taken):
     for name in ("Makefile", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -1,13 +1,11 @@
 """Rows on disk: the schema holds on both ways, and nothing that was finished is ever lost."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import GENERATORS, MEMORY, ROW
 from support.rows import row as some_row
@@ -39,7 +37,6 @@ def test_rows_come_back_as_they_were_written(path):
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
 
 
-@settings(deadline=None)  # the machine may be busy with servers
 @given(TEXT, st.floats(0.001, 1e6), st.integers(0, 10**9), st.booleans())
 def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth):
     path = tmp_path_factory.mktemp("records") / "rows.csv"
@@ -51,26 +48,21 @@ def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth)
     assert {**back, "mean_ms": number} == row
 
 
-@pytest.mark.parametrize(
-    ("row", "changes", "said"),
-    [
-        (ROW, {"qps": None}, "qps: must not be empty"),
-        (ROW, {"kind": ""}, "kind: must not be empty"),
-        (ROW, {"qps": "fast"}, "qps: must be float"),
-        (ROW, {"round": True}, "round: must be int"),
-        (ROW, {"round": 0}, "round: counts from 1"),
-        (ROW, {"generator_wait": 1.5}, "generator_wait: must be 0 to 1"),
-        (ROW, {"mpm": "winnt"}, "mpm: must be one of prefork, worker, event, not winnt"),
-        (ROW, {"scale": "huge"}, "scale: must be one of smoke"),
-        (ROW, {"max_ms": -1.0}, "max_ms: must be a number from 0"),
-        (ROW, {"load1": float("inf")}, "load1: must be a number from 0"),
-        (ROW, {"path": "/a\n/b"}, "path: must be one line"),
-        (ROW, {"speed": 3}, "speed: no such column"),
-        (ROW, {"qps": None, "users": "many", "speed": 1}, "speed: .*; users: .*; qps: "),
-        (MEMORY, {"scope": "all"}, "scope: must be one of server, parent, child"),
-        (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
-    ],
-)
+@pytest.mark.parametrize(("row", "changes", "said"), [
+    (ROW, {"qps": None}, "qps: must not be empty"), (ROW, {"kind": ""}, "kind: must not be empty"),
+    (ROW, {"qps": "fast"}, "qps: must be float"), (ROW, {"round": True}, "round: must be int"),
+    (ROW, {"round": 0}, "round: counts from 1"),
+    (ROW, {"generator_wait": 1.5}, "generator_wait: must be 0 to 1"),
+    (ROW, {"mpm": "winnt"}, "mpm: must be one of prefork, worker, event, not winnt"),
+    (ROW, {"scale": "huge"}, "scale: must be one of smoke"),
+    (ROW, {"max_ms": -1.0}, "max_ms: must be a number from 0"),
+    (ROW, {"load1": float("inf")}, "load1: must be a number from 0"),
+    (ROW, {"path": "/a\n/b"}, "path: must be one line"),
+    (ROW, {"speed": 3}, "speed: no such column"),
+    (ROW, {"qps": None, "users": "many", "speed": 1}, "speed: .*; users: .*; qps: "),
+    (MEMORY, {"scope": "all"}, "scope: must be one of server, parent, child"),
+    (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
+])  # fmt: skip
 def test_a_row_that_breaks_the_schema_is_refused(tmp_path, row, changes, said):
     with pytest.raises(RecordError, match=said):
         check({**row, **changes})
@@ -165,17 +157,14 @@ def test_writers_at_the_same_time_lose_nothing(path):
     assert len(read(path)) == 1 + 3 * 40
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda text: text.replace(",495,", ",abc,"), "line 2: qps: must be float"),
-        (lambda text: text.replace("false", "no", 1), "line 2: keep_alive: must be true or false"),
-        (lambda text: text + "1,2\n", "line 3: 2 cells instead of"),
-        (lambda text: text.partition("\n")[2], "line 1: is not the header of a record file"),
-        (lambda text: text.replace('"A ""B"", C"', '"A'), "line"),
-        (lambda text: "", "line 1: is not the header of a record file"),
-    ],
-)
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda text: text.replace(",495,", ",abc,"), "line 2: qps: must be float"),
+    (lambda text: text.replace("false", "no", 1), "line 2: keep_alive: must be true or false"),
+    (lambda text: text + "1,2\n", "line 3: 2 cells instead of"),
+    (lambda text: text.partition("\n")[2], "line 1: is not the header of a record file"),
+    (lambda text: text.replace('"A ""B"", C"', '"A'), "line"),
+    (lambda text: "", "line 1: is not the header of a record file"),
+])  # fmt: skip
 def test_reading_names_file_and_line(path, change, said):
     path.write_text(change(path.read_text()))
     with pytest.raises(RecordError, match=rf"rows\.csv, {said}"):
@@ -234,16 +223,13 @@ def test_the_machine_is_described():
     assert machine.kernel in str(machine) and f"Python {machine.python}" in str(machine)
 
 
-@pytest.mark.parametrize(
-    ("group", "files", "limits"),
-    [
-        ("", {}, (None, None)),
-        ("a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/memory.max": "max"},
-         (1.5, None)),
-        # As in a container: our group is mounted as the root, its path is not there.
-        ("docker/123", {"cpu.max": "50000 100000", "memory.max": "1073741824"}, (0.5, 1024)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("group", "files", "limits"), [
+    ("", {}, (None, None)),
+    ("a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/memory.max": "max"},
+     (1.5, None)),
+    # As in a container: our group is mounted as the root, its path is not there.
+    ("docker/123", {"cpu.max": "50000 100000", "memory.max": "1073741824"}, (0.5, 1024)),
+])  # fmt: skip
 def test_limits_of_the_control_group(tmp_path, group, files, limits):
     places = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
     for name, text in {"proc/self/cgroup": f"0::/{group}", **places}.items():

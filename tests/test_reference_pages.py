@@ -1,7 +1,5 @@
 """Pages with figures from data/recorded say what the rows say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mpmkit import lab
@@ -13,12 +11,9 @@ def test_which_mpm_has_the_recorded_figures():
     page = (ROOT / "docs" / "WHICH-MPM.md").read_text()
     cliffs = {(row["case"], row["kept"]): row for row in lab.recorded("03-cliffs")}
     cases = [
-        ("prefork", 500),
-        ("worker", 500),
-        ("event", 500),
-        ("event", 2000),
+        ("prefork", 500), ("worker", 500), ("event", 500), ("event", 2000),
         ("event, factor 20", 2000),
-    ]
+    ]  # fmt: skip
     for case, clients in cases:
         row = cliffs[case, clients]
         name = case.replace("factor", "AsyncRequestWorkerFactor")
@@ -30,9 +25,5 @@ def test_which_mpm_has_the_recorded_figures():
     for case, row in lab.recorded("09-crash").items():
         assert f"| {case}{' a child' * ('thread' in case)} | {row['lost']}" in page, case
     counted = lab.recorded("05-counter")
-    assert (
-        "prefork counted {}, worker {}, event {}".format(
-            *(one["counted"] for one in counted.values())
-        )
-        in page
-    )
+    numbers = (one["counted"] for one in counted.values())
+    assert "prefork counted {}, worker {}, event {}".format(*numbers) in page

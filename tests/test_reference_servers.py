@@ -1,8 +1,6 @@
 """The real httpd and nginx, and Python's servers as context managers: they serve, have the settings asked
 for, end, and say what is wrong."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.client import Client, Reply
+from support.servers import environment
 from support.waiting import poll_until
 
 import mpmkit
@@ -155,10 +154,8 @@ def test_a_killed_interpreter_leaves_no_server(pages):
         f"httpd = Httpd('event', document_root={str(pages)!r}).start()\n"
         "print(httpd.pid, httpd.root, flush=True)\ntime.sleep(60)\n"
     )
-    where = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=where
-    ) as child:
+    pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
+    with subprocess.Popen([sys.executable, "-c", program], **pipe) as child:
         pid, directory = child.stdout.readline().split()
         assert procfs.members(int(pid))
         child.kill()
@@ -172,9 +169,8 @@ def test_a_killed_interpreter_leaves_no_server(pages):
 @pytest.mark.rival
 def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
     with make(KeepAlive=True, KeepAliveTimeout=3) as server:
-        static, script, none = (
-            page(server, at) for at in ("/index.html", "/hello.py", "/../secret")
-        )
+        paths = ("/index.html", "/hello.py", "/../secret")
+        static, script, none = (page(server, path) for path in paths)
         assert (static.status, static.body) == (200, PAGE)
         st = (ROOT / "index.html").stat()
         assert static["ETag"].endswith(f'"{st.st_size:x}-{st.st_mtime_ns // 1000:x}"')
@@ -241,19 +237,16 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
     assert missing[1].startswith("without waitress: waitress is not installed; pip install")
 
 
-@pytest.mark.parametrize(
-    ("build", "error", "said"),
-    [
-        (lambda at: Httpd("event", document_root=at, modules=["no_such"]), NotInstalled,
-         "httpd's module no_such"),
-        (lambda at: Httpd("threads", document_root=at), ValueError, "choose prefork, worker or"),
-        (lambda at: Httpd("event", document_root=at, php=True), ValueError, "prefork only"),
-        (lambda at: Httpd("event", document_root=at / "nowhere").start(), FileNotFoundError,
-         "nowhere"),
-        (lambda at: Gunicorn("eventlet", document_root=at), ValueError,
-         "no workers 'eventlet'; choose sync or gthread"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("build", "error", "said"), [
+    (lambda at: Httpd("event", document_root=at, modules=["no_such"]), NotInstalled,
+     "httpd's module no_such"),
+    (lambda at: Httpd("threads", document_root=at), ValueError, "choose prefork, worker or"),
+    (lambda at: Httpd("event", document_root=at, php=True), ValueError, "prefork only"),
+    (lambda at: Httpd("event", document_root=at / "nowhere").start(), FileNotFoundError,
+     "nowhere"),
+    (lambda at: Gunicorn("eventlet", document_root=at), ValueError,
+     "no workers 'eventlet'; choose sync or gthread"),
+])  # fmt: skip
 def test_wrong_use_is_refused_before_anything_starts(pages, build, error, said):
     made(lambda: (Httpd("event", document_root=pages), Gunicorn("sync", document_root=pages)))
     with pytest.raises(error, match=said):
@@ -270,20 +263,17 @@ def test_durations_for_nginx(given):
 # -- which server is compared with which -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("mpms", "names", "expected"),
-    [
-        (MPMS, ("httpd", "gunicorn", "uvicorn", "waitress", "granian", "fastpysgi", "nginx"), [
-            ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
-            ("httpd", "event", "event"), ("gunicorn-sync", "", "prefork"),
-            ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
-            ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
-            ("nginx", "", "event"),
-        ]),
-        (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
-        (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("mpms", "names", "expected"), [
+    (MPMS, ("httpd", "gunicorn", "uvicorn", "waitress", "granian", "fastpysgi", "nginx"), [
+        ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
+        ("httpd", "event", "event"), ("gunicorn-sync", "", "prefork"),
+        ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
+        ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
+        ("nginx", "", "event"),
+    ]),
+    (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
+    (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),
+])  # fmt: skip
 def test_competitors_of_each_mpm(mpms, names, expected):
     found = [(one.server, one.mpm, one.stands_for) for one in competitors.of(names, mpms)]
     assert found == expected

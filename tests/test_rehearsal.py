@@ -1,7 +1,5 @@
 """The rehearsal before the first fork: it serves pages, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess
@@ -19,10 +17,8 @@ from mpmkit.server.listen import ListenError
 from mpmkit.server.prewarm import ROUNDS, rehearse
 
 CHILDREN = {
-    "prefork": prefork.PreforkChild,
-    "worker": worker.WorkerChild,
-    "event": event.EventChild,
-}
+    "prefork": prefork.PreforkChild, "worker": worker.WorkerChild, "event": event.EventChild,
+}  # fmt: skip
 # What each round's clients get, in the order in which they come.
 ANSWERS = [200] * 4 + [404] + [200] * 2
 
@@ -96,6 +92,6 @@ def test_code_that_has_run_is_copied_and_no_other():
 def test_prefork_has_no_threads_to_remember():
     """`threading` does something in each forked child, in 0.4 MB of its own."""
     program = (
-        "import sys, mpmkit.cli.serve, mpmkit.mpm.prefork\nsys.exit('threading' in sys.modules)"
+        "import sys, mpmkit.cli.serve, mpmkit.mpm.prefork; sys.exit('threading' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0

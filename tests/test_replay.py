@@ -1,7 +1,5 @@
 """`mpmkit replay`: what is asked when, and a log that comes out as it went in."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter
@@ -72,7 +70,7 @@ def test_a_log_is_replayed(samples, tmp_path, capsys):
     assert replay.main([*argv, "--speed", "20", "--scale", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["requests"], found["failures"]) == (80, 0) and found["mean_ms"] > 20
-    assert found["qps"] == pytest.approx(80 / 2, rel=0.2)
+    assert 24 < found["qps"] < 48  # 40, unless the machine stands still
     assert replay.main([*argv, "--speed", "0"]) == 2
     assert "speed, scale: must be more than 0" in capsys.readouterr().err
     assert replay.main([*argv[:-2], "http://192.0.2.1"]) == 2

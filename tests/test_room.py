@@ -1,13 +1,11 @@
 """The control room's model, and its panel, without a browser."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
+from support.client import at_once
 from support.waiting import alive, poll_until
 
 import mpmkit
@@ -34,14 +32,6 @@ def figure(room: Room, name: str) -> float:
 
 def notes(room: Room) -> list[str]:
     return [text for _, kind, text in room.events() if kind == "note"]
-
-
-def in_threads(act, *values) -> None:
-    threads = [threading.Thread(target=act, args=(value,)) for value in values]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 # ---------------------------------------------------------------- a running room
@@ -148,27 +138,22 @@ def test_a_server_that_dies_is_reported_and_cleared_away():
 def test_callbacks_from_many_threads_do_not_corrupt_the_room():
     """Widget callbacks may come on any thread: each turns every knob at once; and two starts at once
     make one server."""
-    failures: list[BaseException] = []
     with Room("event", **SMALL) as room:
-        in_threads(lambda _: room.start(), 1, 2)
+        at_once(lambda _: room.start(), 2)
         assert [server for server in running() if server.running] == [room.server]
 
         def turn(number: int) -> None:
-            try:
-                for n in range(25):
-                    room.set("StartServers", 1 + (n + number) % 4)
-                    room.load_set("browsers", (n * number) % 7)
-                    room.load_set("browser_think", 1 + n)
-                    assert field(room, "StartServers").value in "1234"
-                    assert room.status()["running"]
-                    room.snapshot(), room.events(), room.history()
-                    if n == 10 and number % 2:
-                        room.graceful()
-            except BaseException as error:
-                failures.append(error)
+            for n in range(25):
+                room.set("StartServers", 1 + (n + number) % 4)
+                room.load_set("browsers", (n * number) % 7)
+                room.load_set("browser_think", 1 + n)
+                assert field(room, "StartServers").value in "1234"
+                assert room.status()["running"]
+                room.snapshot(), room.events(), room.history()
+                if n == 10 and number % 2:
+                    room.graceful()
 
-        in_threads(turn, *range(4))
-        assert not failures
+        at_once(turn, 4)
         # Not long: a client whose answer said `Connection: close` comes back when it has thought.
         room.load_set("browsers", 2)
         room.load_set("browser_think", 0.5)

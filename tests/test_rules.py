@@ -1,7 +1,5 @@
 """Sections, patterns and links: who may have what. The real httpd is the judge in test_fidelity."""
 
-from __future__ import annotations
-
 import os
 
 import pytest
@@ -62,12 +60,9 @@ def test_expressions_mean_what_pcre_means(pattern, yes, no):
 
 def test_a_directory_is_named_in_one_way():
     names = {
-        "/srv": "/srv/",
-        "//srv//a/./b/../c/": "/srv/a/c/",
-        "/": "/",
-        "/..": "/",
+        "/srv": "/srv/", "//srv//a/./b/../c/": "/srv/a/c/", "/": "/", "/..": "/",
         "/srv/*/../a": "/srv/a/",
-    }
+    }  # fmt: skip
     assert {arg: canonical(arg) for arg in names} == names
 
 

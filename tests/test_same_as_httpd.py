@@ -1,7 +1,5 @@
 """Small inputs sent to the real httpd and to mpmkit, started from one file: what both say is compared."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,15 +1,12 @@
 """The samples show what they claim: who loses updates, and whom a crash takes along."""
 
-from __future__ import annotations
-
 import os
 import shutil
-import threading
 from collections import defaultdict
 from contextlib import ExitStack
 
 import pytest
-from support.client import Client, get
+from support.client import Client, at_once, get
 from support.files import write
 from support.servers import pool, serving, take_errors
 from support.waiting import poll_until
@@ -47,18 +44,14 @@ def test_a_counter_loses_updates_between_threads_only(mpm):
     """Of 6 clients with 25 requests each: none is lost under prefork, some are under worker and event."""
     answers: dict[int, list[int]] = defaultdict(list)
 
-    def client(server):
+    def client(_):
         with Client(server) as client:
             for _ in range(25):
                 pid, count = client.get("/counter.py").body.split()
                 answers[int(pid)].append(int(count))
 
     with serving(mpm, document_root=SAMPLES, **one_pool(mpm)) as server:
-        threads = [threading.Thread(target=client, args=(server,)) for _ in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(client, CLIENTS)
     given = sum(map(len, answers.values()))
     lost = given - sum(map(max, answers.values()))
     assert given == CLIENTS * 25

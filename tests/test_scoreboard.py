@@ -1,7 +1,5 @@
 """The scoreboard: what one process writes, another reads; no process writes into another's record."""
 
-from __future__ import annotations
-
 import os
 
 import pytest
@@ -19,9 +17,8 @@ SMALL = {"ServerLimit": 4, "ThreadLimit": 5, "ThreadsPerChild": 3, "MaxRequestWo
 
 
 def directives(mpm="event"):
-    return configured(
-        mpm, **(SMALL if mpm != "prefork" else {"ServerLimit": 4, "MaxRequestWorkers": 3})
-    )
+    few = {"ServerLimit": 4, "MaxRequestWorkers": 3}
+    return configured(mpm, **(few if mpm == "prefork" else SMALL))
 
 
 @pytest.fixture
@@ -167,9 +164,8 @@ def test_what_the_parent_looks_at_follows_its_children():
     assert len(board.rows(32).processes) == 132 and board.generation_of(99) == 3
     assert [row.pid for row in board.rows(1).processes if row.pid] == [4711]
     board.restart()
-    assert len(board.rows(32).processes) == 32 and not any(
-        row.pid for row in board.rows(100).processes
-    )
+    assert len(board.rows(32).processes) == 32
+    assert not any(row.pid for row in board.rows(100).processes)
 
 
 def test_bytes_are_counted_in_both_directions():

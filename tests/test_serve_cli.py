@@ -1,7 +1,5 @@
 """`mpmkit serve`: one line when it serves, one line when it can't, and nothing forked before that."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -15,7 +13,7 @@ import pytest
 from support.client import Client, Lost, get, request
 from support.files import site
 from support.servers import MPMS, THREADED, Serve, environment
-from support.waiting import all_gone, children_of, poll_until
+from support.waiting import all_gone, children_of, patience, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -109,7 +107,7 @@ def test_what_it_prints_need_not_be_read():
         poll_until(lambda: server.err.count("AH00489") == 2, "a graceful restart")
         assert get(server, "/").status == 200
         os.kill(server.pid, signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(patience()) == 0
 
 
 ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()

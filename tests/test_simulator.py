@@ -1,7 +1,5 @@
 """The simulator, and through it idle maintenance against what httpd 2.4.71 was seen to do."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Slides from the executed notebooks: where each cell goes, and a deck in a browser without network."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -19,25 +17,20 @@ def cell(kind: str, source: str, **metadata) -> dict:
     return {"cell_type": kind, "source": source, "metadata": metadata, "outputs": []}
 
 
-@pytest.mark.parametrize(
-    "given, place",
-    [
-        (cell("markdown", "## A heading\n\ntext"), "slide"),
-        (cell("markdown", "A sentence. # no heading"), "subslide"),
-        (cell("code", "import time\nfrom mpmkit import lab"), "skip"),
-        (cell("code", "import time\ntime.sleep(1)"), "-"),
-        (cell("markdown", "# A heading", slideshow={"slide_type": "notes"}), "notes"),
-    ],
-)
+@pytest.mark.parametrize("given, place", [
+    (cell("markdown", "## A heading\n\ntext"), "slide"),
+    (cell("markdown", "A sentence. # no heading"), "subslide"),
+    (cell("code", "import time\nfrom mpmkit import lab"), "skip"),
+    (cell("code", "import time\ntime.sleep(1)"), "-"),
+    (cell("markdown", "# A heading", slideshow={"slide_type": "notes"}), "notes"),
+])  # fmt: skip
 def test_a_cell_has_its_place(given, place):
     assert slides.slide_type(given) == place
 
 
 @pytest.mark.parametrize("begins", [{}, {"slideshow": {"slide_type": "subslide"}}])
 @pytest.mark.parametrize(("more", "place"), [(0, "-"), (1, "subslide")])
-def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_own(
-    more, place, begins
-):
+def test_the_code_of_a_figure_is_hidden_and_much_code_above_has_a_slide(more, place, begins):
     figure, above = (
         cell("code", "plot()"),
         cell("code", "\n".join(["x = 1"] * (slides.ROOM + more)), **begins),

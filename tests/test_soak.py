@@ -1,7 +1,5 @@
 """benchmarks/soak.py at its smallest, and whether it notices what it is there for."""
 
-from __future__ import annotations
-
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The states' numbers are in the order that maintenance relies on, and the lesson's tables are whole."""
 
-from __future__ import annotations
-
 import pytest
 from helpers import connection_states as tables
 

@@ -1,7 +1,5 @@
 """Files: which path gives which bytes, what is refused, and how soon a change is seen."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random
@@ -18,7 +16,7 @@ from hypothesis import strategies as st
 from support.client import Client, get
 from support.configured import directives as configured
 from support.files import RECORDED, recorded_root, write
-from support.servers import serving
+from support.servers import prefork_and_event, serving
 from support.waiting import poll_until
 
 import mpmkit
@@ -38,6 +36,7 @@ from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
 
+mpm = prefork_and_event
 DIRECTIVES = configured()
 CONNECTION = SimpleNamespace(peer=("127.0.0.1", 1), direct=True)
 BIG = random.Random(1).randbytes(3_000_000)
@@ -68,9 +67,8 @@ def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
 
 def files_with(root: Path, age: float = 0, **named) -> StaticFiles:
     """With a clock by which all files of `root` are so many seconds older."""
-    return StaticFiles(
-        str(root), FileOptions.of(configured(**named), TYPES), lambda: time.time() + age
-    )
+    options = FileOptions.of(configured(**named), TYPES)
+    return StaticFiles(str(root), options, lambda: time.time() + age)
 
 
 # -- bytes ----------------------------------------------------------------------------------------
@@ -209,10 +207,8 @@ def test_a_file_that_is_cut_short_while_it_is_sent(mpm, document_root, mapped):
 
 def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root):
     new, folder = BIG[-100_000:], document_root
-    paths = [
-        write(folder / f"{n}.bin", BIG[:100_000]) for n in ("written", "replaced", "longer", "gone")
-    ]
-    written, replaced, longer, gone = paths
+    made = (folder / f"{name}.bin" for name in ("written", "replaced", "longer", "gone"))
+    paths = written, replaced, longer, gone = [write(path, BIG[:100_000]) for path in made]
     with Client(server) as client:
         for path in paths:
             get_until_mapped(server, client, f"/{path.name}")
@@ -309,9 +305,7 @@ def test_links_below_the_root_lead_nowhere_else(tmp_path):
     out = "/link.txt /way-out/ /way-out/secret.txt /sub/../way-out/index.html /loop /dangling /up/www-private/"
     for root in ("www", "root"):
         files = StaticFiles(str(tmp_path / root))
-        assert {path: answer(files, path).status for path in out.split()} == dict.fromkeys(
-            out.split(), 403
-        )
+        assert {answer(files, path).status for path in out.split()} == {403}
         assert answer(files, "/file.txt").body == answer(files, "/in.txt").body == b"text"
 
 
@@ -534,9 +528,7 @@ def test_ranges_are_those_asked_for(asked, size):
         start = int(first) if first else max(0, size - int(last))
         wanted |= set(range(start, min(size, int(last) + 1) if first and last else size))
     ranges = parse_ranges(("bytes=" + ", ".join(asked)).encode(), size)
-    if (
-        ranges is None
-    ):  # the last 0 bytes; or more than the file, by overlaps that are not neighbours
+    if ranges is None:  # the last 0 bytes; or more than the file, by overlaps
         assert "-0" in asked or len(asked) > 1
         return
     assert "-0" not in asked

@@ -1,7 +1,5 @@
 """What rounds allow to say: ratios, knees and noise, as functions of values."""
 
-from __future__ import annotations
-
 import math
 import random
 

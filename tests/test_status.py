@@ -3,8 +3,6 @@
 `data/status` holds what httpd 2.4.71 answered to `?auto` with small pools, ExtendedStatus on and off.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -14,7 +12,7 @@ import pytest
 from support.client import Client, at_once, get
 from support.configured import directives as configured
 from support.files import DATA
-from support.servers import SMALL, serving
+from support.servers import SMALL, serving, shows
 from support.waiting import poll_until
 
 from mpmkit.handlers.status_data import StatusData, cpu_of, format_g, format_uptime, size
@@ -162,22 +160,14 @@ def test_the_scoreboard_of_the_launcher_agrees_with_the_page(server, mpm):
     with Client(server) as half, Client(server) as parked:
         half.send(b"GET / HTTP/1.1\r\nHost: lab.example\r\n")
         assert parked.get().status == 200
-        letter = "_" if mpm == "event" else "K"
-        poll_until(
-            lambda: (
-                server.scoreboard().count("R") == 1
-                and (letter == "_" or server.scoreboard().count(letter) == 1)
-            )
-        )
+        shows(server, R=1, **({} if mpm == "event" else {"K": 1}))
 
         def agree() -> bool:
             v, view = values(auto(server)), server.scoreboard()
-            counts = view.counts
+            numbers = int(v["BusyWorkers"]), int(v["IdleWorkers"])
             # The page is served by a worker of its own, which is idle again when we look.
-            return (int(v["BusyWorkers"]), int(v["IdleWorkers"])) == (
-                counts.busy + 1,
-                counts.idle - 1,
-            ) and len(v["Scoreboard"].strip()) >= len("".join(view.letters.values()))
+            same = numbers == (view.counts.busy + 1, view.counts.idle - 1)
+            return same and len(v["Scoreboard"].strip()) >= len("".join(view.letters.values()))
 
         poll_until(agree, what="page and launcher agree")
     assert server.scoreboard().counts.processes == len(server.processes())
@@ -189,9 +179,8 @@ def test_the_scoreboard_of_the_launcher_agrees_with_the_page(server, mpm):
 def rows(text: str) -> list[list[str]]:
     """The cells of the worker table."""
     lines = (re.findall(r"<td>(.*?)</td>", line) for line in re.findall(r"<tr>.*?</tr>", text))
-    return [
-        [unescape(re.sub("<[^>]*>", "", cell)) for cell in row] for row in lines if len(row) == 15
-    ]
+    whole = (row for row in lines if len(row) == 15)
+    return [[unescape(re.sub("<[^>]*>", "", cell)) for cell in row] for row in whole]
 
 
 def test_the_worker_table_says_who_asked_for_what(server, mpm):
@@ -228,9 +217,8 @@ def test_refresh_and_other_methods(server):
 
 
 def test_old_generations_and_leaving_processes_are_shown(document_root):
-    with serving(
-        "event", document_root=document_root, pool={**SMALL["event"], "ServerLimit": 8}
-    ) as server:
+    pool = {**SMALL["event"], "ServerLimit": 8}
+    with serving("event", document_root=document_root, pool=pool) as server:
         with Client(server) as half:
             half.send(b"GET /file.txt HTTP/1.1\r\nHost: lab.example\r\n")
             poll_until(lambda: server.scoreboard().count("R") == 1)

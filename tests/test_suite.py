@@ -1,16 +1,11 @@
 """mpmkit bench: parts in order, how long they take, recorded only when whole."""
 
-from __future__ import annotations
-
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from misbehaving import Misbehaving
 from support.experiments import printed_by, recorded_row
+from support.loads import run
 
 from benchmarks import generators, run_all
 from benchmarks.clients import ClientReport
@@ -19,7 +14,6 @@ from mpmkit.measure import command, competitors, records
 from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.records import RecordFile
 
-ROOT = Path(__file__).resolve().parent.parent
 GENERATORS, MEMORY = recorded_row("generators"), recorded_row("memory")
 
 
@@ -165,32 +159,23 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
     status, out, err = printed_by(generators.main, line.split(), capsys)
     rows = records.read(path)
     assert [(row["work"], row["generator"], row["qps"], row["failures"]) for row in rows] == [
-        ("new", "mpmkit (Locust)", 2000, 0),
-        ("new", "FastHttpUser", 100, 2),
-        ("keep-alive", "mpmkit (Locust)", 640, 0),
-        ("keep-alive", "FastHttpUser", 100, 2),
-    ]
+        ("new", "mpmkit (Locust)", 2000, 0), ("new", "FastHttpUser", 100, 2),
+        ("keep-alive", "mpmkit (Locust)", 640, 0), ("keep-alive", "FastHttpUser", 100, 2),
+    ]  # fmt: skip
     assert status == 0 and "20.00" in out
     assert err.count("without wrk") == 1 and "wrk is not installed" in err
 
 
 def test_generators_measure_a_server(capsys, tmp_path):
     with Misbehaving() as server:
-        line = f"--url {server.url}/ok --users 2 --seconds 2 --rounds 1 --work new"
-        status, out, err = printed_by(
-            generators.main, [*line.split(), "--out", f"{tmp_path}/x.csv"], capsys
-        )
+        line = f"--url {server.url}/ok --users 2 --seconds 1 --rounds 1 --work new"
+        argv = [*line.split(), "--out", f"{tmp_path}/x.csv"]
+        status, out, err = printed_by(generators.main, argv, capsys)
     made = ["mpmkit (Locust)", "FastHttpUser", *filter(shutil.which, ("ab", "wrk"))]
     assert status == 0 and "FAILED" not in out
     assert [name for name in made if f"\n{name} " not in out] == [], err
 
 
 def test_the_command_is_there():
-    done = subprocess.run(
-        [sys.executable, "-m", "mpmkit", "bench", "--estimate", "--scale", "smoke"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = run("mpmkit bench --estimate --scale smoke")
     assert done.returncode == 0 and "scale smoke, about" in done.stderr

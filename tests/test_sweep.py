@@ -1,16 +1,13 @@
 """Sweeps: the grid is checked whole, finished points stay, the same call goes on."""
 
-from __future__ import annotations
-
 import json
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.experiments import Launches, recorded_row
+from support.servers import environment
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records
@@ -19,7 +16,6 @@ from mpmkit.measure.records import RecordError
 from mpmkit.measure.sweep import SweepTable, sweep, value_of
 from mpmkit.measure.sweep_grid import plan
 
-ROOT = Path(__file__).resolve().parent.parent
 LOAD = LoadProfile(path="/ok", users=2, requests=30)
 GRID = {"ThreadsPerChild": [5, 10], "users": [1, 3]}
 
@@ -58,24 +54,18 @@ def test_one_sweep_is_told_from_another_but_not_by_its_rounds():
         assert other.id != first
 
 
-@pytest.mark.parametrize(
-    ("grid", "said"),
-    [
-        ({}, "grid: give names"),
-        ({"users": 5}, "users: give a list of values, not 5"),
-        ({"users": "567"}, "users: give a list of values"),
-        ({"users": []}, "users: has no value"),
-        ({"users": [5, 5]}, "users: has a value twice"),
-        ({"users": [[5]]}, r"users: \[5\] is not a text, number or truth value"),
-        ({"ThreadsPerChild": [5], "threadsperchild": [6]}, "threadsperchild: is in the grid twice"),
-        ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
-        ({"MinSpareServers": [5]}, "MinSpareServers"),
-        ({"KeepAlive": ["perhaps"]}, "KeepAlive"),
-        ({"ThreadsPerChild": ["many"]}, "ThreadsPerChild takes a number, not 'many'"),
-        ({"ThreadsPerChild": ["100"]}, "the server would use ThreadsPerChild 64"),
-        ({"users": list(range(-20, 0))}, "and 10 more problems"),
-    ],
-)
+@pytest.mark.parametrize(("grid", "said"), [
+    ({}, "grid: give names"), ({"users": 5}, "users: give a list of values, not 5"),
+    ({"users": "567"}, "users: give a list of values"), ({"users": []}, "users: has no value"),
+    ({"users": [5, 5]}, "users: has a value twice"),
+    ({"users": [[5]]}, r"users: \[5\] is not a text, number or truth value"),
+    ({"ThreadsPerChild": [5], "threadsperchild": [6]}, "threadsperchild: is in the grid twice"),
+    ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
+    ({"MinSpareServers": [5]}, "MinSpareServers"), ({"KeepAlive": ["perhaps"]}, "KeepAlive"),
+    ({"ThreadsPerChild": ["many"]}, "ThreadsPerChild takes a number, not 'many'"),
+    ({"ThreadsPerChild": ["100"]}, "the server would use ThreadsPerChild 64"),
+    ({"users": list(range(-20, 0))}, "and 10 more problems"),
+])  # fmt: skip
 def test_impossible_grids(grid, said):
     with pytest.raises(ValueError, match=said):
         plan("event", grid, LOAD)
@@ -190,10 +180,9 @@ def test_ctrl_c_and_on_with_real_servers(tmp_path):
     path = tmp_path / "rows.csv"
     grid = "event ThreadsPerChild=5,10 --users 4 --duration 0.4 --warmup 0.1"
     command = [sys.executable, "-m", "mpmkit", "sweep", *grid.split(), "--out", str(path)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    how = {"text": True, "cwd": tmp_path, "env": environ}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stderr=pipe, stdout=pipe, **how) as process:
+    how = {"text": True, "cwd": tmp_path, "env": environment()}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, **how) as process:
         for line in process.stderr:
             if "[1/2]" in line:
                 process.send_signal(signal.SIGINT)

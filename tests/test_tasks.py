@@ -1,7 +1,5 @@
 """E4 to E7: figures drawn for each student, hints that never hold the answer, answers tried on servers."""
 
-from __future__ import annotations
-
 import json
 import re
 from itertools import pairwise
@@ -26,10 +24,7 @@ def solution(book: str, name: str) -> str:
 
 def solved(book: str, task: tasks.Task) -> object:
     """What the solution answers to this student's task."""
-    known = {
-        task.name: task,
-        **{one.__name__.rpartition(".")[2]: one for one in (machine_tasks, tasks)},
-    }
+    known = {task.name: task, "machine_tasks": machine_tasks, "tasks": tasks}
     before = set(known)
     exec(solution(book, task.name), known)
     names = {"paired": "ratio", "decided": "words", "rounds": "many", "ceiling": "most",
@@ -89,17 +84,14 @@ def test_no_hint_holds_the_answer():
             hints.hint(name, step)
 
 
-@pytest.mark.parametrize(
-    ("name", "answer", "says"),
-    [
-        ("paired", lambda rows: 1 / tasks.stats.ratio(*tasks._sides(rows)).value, "other way round"),
-        ("paired", lambda rows: sum(r[1] for r in rows) / sum(r[0] for r in rows), "the two sums"),
-        ("decided", lambda _: {"A": "more"}, "table"),
-        ("decided", lambda _: {"A": "less"}, "'less' is not one of more, fewer, undecided"),
-        ("rounds", lambda given: given["percent"] / 1000, "too few"),
-        ("ceiling", lambda given: 1000 / given["page"], "that is one thread"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "answer", "says"), [
+    ("paired", lambda rows: 1 / tasks.stats.ratio(*tasks._sides(rows)).value, "other way round"),
+    ("paired", lambda rows: sum(r[1] for r in rows) / sum(r[0] for r in rows), "the two sums"),
+    ("decided", lambda _: {"A": "more"}, "table"),
+    ("decided", lambda _: {"A": "less"}, "'less' is not one of more, fewer, undecided"),
+    ("rounds", lambda given: given["percent"] / 1000, "too few"),
+    ("ceiling", lambda given: 1000 / given["page"], "that is one thread"),
+])  # fmt: skip
 def test_a_slip_has_its_own_sentence(name, answer, says):
     task = PURE[name]("ada")
     assert says in task.check(answer(task.data)).says
@@ -125,17 +117,14 @@ def test_a_counter_is_tried_under_worker():
         "",
     )
     assert late != fixed
-    inside = late.replace(
-        "    with lock:\n", f"    with lock:\n        time.sleep({counter_tasks.WORK})\n"
-    )
+    lock = "    with lock:\n"
+    inside = late.replace(lock, f"{lock}        time.sleep({counter_tasks.WORK})\n")
     for script, says in (
         (counter_tasks.COUNTER, "got a count that another request had got"),
-        (inside, "but the rate is"),
-        (late, "the page is not made any more"),
+        (inside, "but the rate is"), (late, "the page is not made any more"),
         (fixed.replace("str(count)", '"many"'), "the body has to be the count, not b'many'"),
         (fixed.replace("count += 1", "count += 2"), "requests, but the counts go from"),
-        ("1 +", "SyntaxError"),
-        ("application = 1", "the script answers 500"),
+        ("1 +", "SyntaxError"), ("application = 1", "the script answers 500"),
         (7, "the text of a script is asked for, not 7"),
     ):  # fmt: skip
         verdict = task.check(script)
@@ -189,22 +178,16 @@ def prefork(workers: int, **more: object) -> dict:
 NEED = machine_tasks.Need(40, 4, 12)
 
 
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        ({}, "is asked for, not {}"),
-        ({"mpm": "event"}, "mpm: 'event' is not one of prefork"),
-        ({"mpm": "prefork", "MaxRequestWorkers": ...}, "still a ..."),
-        ({"mpm": "prefork", "MaxRequestWorkers": 999}, "the server would correct this"),
-        (prefork(3), "MaxRequestWorkers 3: 4 requests at once"),
-        (prefork(26), "26 processes would keep 1,040 MiB of caches alone"),
-        ({"mpm": "prefork", "Nonsense": 1}, "could not be tried: "),
-        (prefork(21), "the server may take 819"),
-        (prefork(5), "a newcomer waits"),
-        ({**prefork(6), "StartServers": 2}, ""),
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize(("answer", "says"), [
+    ({}, "is asked for, not {}"), ({"mpm": "event"}, "mpm: 'event' is not one of prefork"),
+    ({"mpm": "prefork", "MaxRequestWorkers": ...}, "still a ..."),
+    ({"mpm": "prefork", "MaxRequestWorkers": 999}, "the server would correct this"),
+    (prefork(3), "MaxRequestWorkers 3: 4 requests at once"),
+    (prefork(26), "26 processes would keep 1,040 MiB of caches alone"),
+    ({"mpm": "prefork", "Nonsense": 1}, "could not be tried: "),
+    (prefork(21), "the server may take 819"), (prefork(5), "a newcomer waits"),
+    ({**prefork(6), "StartServers": 2}, ""),
+], ids=str)  # fmt: skip
 def test_directives_are_looked_at_then_tried(answer, says):
     task = machine_tasks._machine("processes", "ada", ("prefork",), NEED, "")
     if not says:  # the pool grows while the check waits
@@ -212,9 +195,8 @@ def test_directives_are_looked_at_then_tried(answer, says):
     verdict = task.check(answer)
     assert verdict.right == (not says) and says in verdict.says, verdict
     if verdict:
-        taken = float(
-            re.search(r"busy workers take ([\d,]+) MiB", verdict.says)[1].replace(",", "")
-        )
+        words = re.search(r"busy workers take ([\d,]+) MiB", verdict.says)[1]
+        taken = float(words.replace(",", ""))
         assert 6 * 40 <= taken < 6 * 40 + 80
 
 

@@ -1,7 +1,5 @@
 """Tables as text: what stands where."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +15,8 @@ TABLES = st.integers(1, 4).flatmap(
 def test_words_begin_together_and_numbers_end_together():
     rows = [("MPM", "requests/s", ""), ("event", "9", "slow"), ("a", "10,000", "")]
     assert aligned(rows, left=(0, 2)) == [
-        "MPM    requests/s",
-        "event           9  slow",
-        "a          10,000",
-    ]
+        "MPM    requests/s", "event           9  slow", "a          10,000",
+    ]  # fmt: skip
     with pytest.raises(ValueError):  # a row is too short
         aligned([("a", "b"), ("c",)])
 

@@ -1,7 +1,5 @@
 """Queueing formulas: known values, properties, and a small simulation that knows none of them."""
 
-from __future__ import annotations
-
 import heapq
 import math
 import random
@@ -17,14 +15,11 @@ servers = st.integers(1, 200)
 shares = st.floats(0.01, 0.99)
 
 
-@pytest.mark.parametrize(
-    ("count", "erlang", "lost", "waits"),
-    [
-        (1, 0.5, 1 / 3, 0.5),  # M/M/1: a client waits with probability rho
-        (2, 1.0, 0.2, 1 / 3),  # by hand: B = (1/2) / (1 + 1 + 1/2), C = 2B / (2 - (1 - B))
-        (10, 5.0, 0.018385, 0.036105),  # the printed Erlang tables
-    ],
-)
+@pytest.mark.parametrize(("count", "erlang", "lost", "waits"), [
+    (1, 0.5, 1 / 3, 0.5),  # M/M/1: a client waits with probability rho
+    (2, 1.0, 0.2, 1 / 3),  # by hand: B = (1/2) / (1 + 1 + 1/2), C = 2B / (2 - (1 - B))
+    (10, 5.0, 0.018385, 0.036105),  # the printed Erlang tables
+])  # fmt: skip
 def test_known_values(count, erlang, lost, waits):
     assert theory.erlang_b(count, erlang) == pytest.approx(lost, rel=1e-4)
     assert theory.erlang_c(count, erlang) == pytest.approx(waits, rel=1e-4)
@@ -75,16 +70,13 @@ def test_the_closed_loop_is_bound_by_users_and_by_servers(users, service, count,
     assert theory.load(bound, service) <= count * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
-        (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
-        (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
-        (lambda: theory.spread(1e6, 1, 1, 1000), "5,000,000 clients in all at most"),
-        (lambda: theory.spread(1, 1, 0, 1), "servers: must be a whole number from 1"),
-    ],
-)
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
+    (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
+    (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
+    (lambda: theory.spread(1e6, 1, 1, 1000), "5,000,000 clients in all at most"),
+    (lambda: theory.spread(1, 1, 0, 1), "servers: must be a whole number from 1"),
+])  # fmt: skip
 def test_what_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -1,7 +1,5 @@
 """TraceLog, and the tracer: the steps of real connections against the scoreboard, and what is drawn of them."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -69,9 +67,8 @@ def test_each_connection_has_a_legal_way(run):
         moves = {(step.before, step.after) for step in steps if step.before != step.after}
         assert moves <= LEGAL[trace.mpm]
     known = {step.cause for step in trace.steps}
-    assert known <= set(CAUSES) and ({"parked", "edge", "expired"} <= known) == (
-        trace.mpm == "event"
-    )
+    assert known <= set(CAUSES)
+    assert ({"parked", "edge", "expired"} <= known) == (trace.mpm == "event")
     assert ("reserved" in known) == ("popped" in known) == (trace.mpm != "prefork")
 
 

@@ -1,7 +1,5 @@
 """A trace through an MPM: what a request waits for follows from the directives, and can be counted by hand."""
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace
@@ -84,9 +82,8 @@ def test_event_closes_parked_connections_when_a_new_one_finds_no_thread_idle():
     parked, busy = [(0.0, 0.1, 1), (3.0, 0.1, 1)], [(1.0, 9.0, n) for n in range(10, 14)]
     for new, until in (([], 3.0), ([(1.5, 0.1, 5)], 1.5)):
         run = simulate("event", trace=trace(*parked, *busy, *new, kept=1), **ONE["event"])
-        held = (
-            5 * 4 + 5 * len(new) + 5
-        )  # those of the others, and the last of connection 1, to their timeout
+        # Those of the others, and the last of connection 1, to their timeout.
+        held = 5 * 4 + 5 * len(new) + 5
         assert run.mean_kept * run.seconds == pytest.approx(until - 0.1 + held)
 
 
@@ -122,9 +119,8 @@ def test_a_pass_decides_by_the_idle_workers_as_by_the_whole_scoreboard(mpm, monk
 def test_backlog_overflows_and_clients_try_again(mpm):
     requests = [(1, 2.0, n) for n in range(4)] + [(1.5, 0.1, n) for n in range(4, 9)]
     run = simulate(mpm, trace=trace(*requests), ListenBacklog=2, **ONE[mpm])
-    assert (
-        run.overflow == 4 and run.lost == 0
-    )  # at 1.5 two, at 2.5 both again; at 4.5 there is room
+    # At 1.5 two, at 2.5 both again; at 4.5 there is room.
+    assert run.overflow == 4 and run.lost == 0
     assert sorted(run.waits)[-2:] == pytest.approx([3.0, 3.0])
     full = simulate(mpm, trace=trace(*((1, 300, n) for n in range(8))), ListenBacklog=2, **ONE[mpm])
     assert full.lost == 1 and max(full.waits) == math.inf and full.binds["ListenBacklog"][0] == 1

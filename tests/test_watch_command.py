@@ -1,7 +1,5 @@
 """`mpmkit watch`: headroom and alarms from letters, and from a running server."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import math

@@ -1,9 +1,8 @@
-"""Scripts in the server's process: PEP 3333 under all three MPMs, and what scripts get wrong.
+"""Scripts in the server's process: PEP 3333 in processes and in threads (test_samples.py has all three MPMs),
+and what scripts get wrong.
 
 The applications are in `data/scripts/cases.py`, one for each case here.
 """
-
-from __future__ import annotations
 
 import bz2
 import gzip
@@ -15,14 +14,23 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
+from support.client import CHUNKED, Client, asked, at_once, chunked, exchange, get, read_reply
 from support.files import DATA, write
-from support.servers import THREADED, no_more, one_child, open_files, serving, take_errors
+from support.servers import (
+    THREADED,
+    no_more_files,
+    one_child,
+    open_files,
+    prefork_and_event,
+    serving,
+    take_errors,
+)
 from support.waiting import poll_until
 
 from mpmkit.handlers.wsgi import _ErrorStream
 from mpmkit.handlers.wsgi_head import read_head
 
+mpm = prefork_and_event
 HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"
 
 
@@ -178,10 +186,7 @@ def test_files_of_a_script(mpm, document_root, sendfile):
             before = open_files(server)
             for _ in range(20):
                 get(server, "/cases.py/file")
-        poll_until(
-            lambda: no_more(before, open_files(server)),
-            what=lambda: f"before {before}, now {open_files(server)}",
-        )
+        no_more_files(server, before)
 
 
 # -- the standard ---------------------------------------------------------------------------------
@@ -333,19 +338,9 @@ def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
 
 CONTROLS = [chr(n) for n in (*range(9), *range(10, 32), 127)]
 NAMES = [
-    "",
-    " ",
-    "A B",
-    "A:",
-    ":",
-    "A\t",
-    "caf\xe9",
-    "\u20ac",
-    "A\r",
-    "A\n",
-    "A\0",
+    "", " ", "A B", "A:", ":", "A\t", "caf\xe9", "\u20ac", "A\r", "A\n", "A\0",
     *'"(),/;<=>?@[]{}\\',
-]
+]  # fmt: skip
 NUMBERS = ["1_0", "+10", "-1", "", " 4", "4 ", "4,4", "0x4", "4.0", "\xb2", "9" * 20, "9" * 5000]
 STATUSES = [
     "", "200", "200OK", "20 OK", "2000 OK", "000 None", "100 Continue", "101 Switch", "199 x",
@@ -546,14 +541,9 @@ def application(environ, start_response):
     return [b"met"]
 """,
     )
-    with (
-        serving(mpm, document_root=tmp_path / "root") as server,
-        Client(server) as one,
-        Client(server) as other,
-    ):
-        one.send(b"GET /meet.py/w HTTP/1.1\r\nHost: x\r\n\r\n")
-        other.send(b"GET /meet.py/r HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert one.reply().body == other.reply().body == b"met"
+    with serving(mpm, document_root=tmp_path / "root") as server:
+        with asked(server, "/meet.py/w") as one, asked(server, "/meet.py/r") as other:
+            assert one.reply().body == other.reply().body == b"met"
 
 
 # -- what must not be seen ------------------------------------------------------------------------

@@ -1,14 +1,12 @@
 """One HTTP client that speaks byte by byte, and a strict reader of responses."""
 
-from __future__ import annotations
-
 import re
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 from .waiting import open_clients, patience
 
@@ -168,7 +166,7 @@ class Client:
             raise
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,7 +176,7 @@ class Client:
         self.sock.close()
         open_clients.discard(self)
 
-    def send(self, data: bytes) -> Client:
+    def send(self, data: bytes) -> Self:
         self.sock.sendall(data)
         return self
 
@@ -310,11 +308,9 @@ def exchange(server: Any, data: bytes, cap: float = 10.0) -> bytes:
         return client.send(data).until_closed(cap)
 
 
-def get(
-    server: Any, path: str = "/file.txt", *lines: str, wait: float | None = None, **how: Any
-) -> Reply:
-    """One request on a connection of its own."""
-    with Client(server, wait=wait) as client:
+def get(server: Any, path: str = "/file.txt", *lines: str, **how: Any) -> Reply:
+    """One request on a connection of its own. `wait`: as a Client's."""
+    with Client(server, wait=how.pop("wait", None)) as client:
         return client.get(path, *lines, close=True, **how)
 
 

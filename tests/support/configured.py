@@ -1,7 +1,5 @@
 """Directives without a server: from names and values, or from the lines of a file."""
 
-from __future__ import annotations
-
 from textwrap import dedent
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What tests of experiments share: a row of each records table, and launches of a server that is not ours."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator

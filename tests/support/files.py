@@ -1,7 +1,5 @@
 """Document roots, and the files in them."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A Jupyter server of the tests' own, and a browser to look at it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

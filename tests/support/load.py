@@ -1,9 +1,7 @@
 """A small load for tests: what came whole, and what went wrong. Locust's is for measurements."""
 
-from __future__ import annotations
-
 import threading
-from typing import Any
+from typing import Any, Self
 
 from .client import Client, Lost
 from .waiting import patience, poll_until
@@ -34,7 +32,7 @@ class Load:
         self.failures: list[str] = []
         self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -43,7 +41,7 @@ class Load:
         self._stop.set()
         self.join()
 
-    def join(self) -> Load:
+    def join(self) -> Self:
         """Wait for clients that have a number of requests to make."""
         for thread in self._threads:
             thread.join(patience(30))

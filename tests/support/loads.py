@@ -1,7 +1,5 @@
 """What the load's tests share: command lines, run as a user runs them; waiting for a load and its end."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -29,10 +27,8 @@ def argv(line: str) -> list[str]:
 
 def run(line: str, environ: dict[str, str] | None = None, **how: Any) -> Any:
     """Run it to its end; what it printed is captured."""
-    environ = {**ENVIRON, **(environ or {})}
-    return subprocess.run(
-        argv(line), capture_output=True, text=True, env=environ, timeout=60, **how
-    )
+    how |= {"env": {**ENVIRON, **(environ or {})}, "timeout": 60}
+    return subprocess.run(argv(line), capture_output=True, text=True, **how)
 
 
 def in_a_network(setup: str, script: str) -> str:

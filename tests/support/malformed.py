@@ -1,7 +1,5 @@
 """Requests that no server may accept, and what httpd's status for each is: for several tests."""
 
-from __future__ import annotations
-
 HOST = b"Host: x\r\n"
 GET = b"GET /file.txt HTTP/1.1\r\n"
 POST = b"POST /file.txt HTTP/1.1\r\n" + HOST

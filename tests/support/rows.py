@@ -1,7 +1,5 @@
 """A valid row of every table of records, for the tests of what reads them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mpmkit.measure.records import TABLES

@@ -1,7 +1,5 @@
 """Starting servers, from Python and as a command, and checking what they leave behind."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket
@@ -11,8 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
+
+import pytest
 
 import mpmkit
 from mpmkit.launcher import Server
@@ -23,21 +23,23 @@ from .waiting import all_gone, patience, poll_until
 MPMS = ("prefork", "worker", "event")
 THREADED = ("worker", "event")
 
+
+@pytest.fixture(scope="module", params=["prefork", "event"], name="mpm")
+def prefork_and_event(request: pytest.FixtureRequest) -> str:
+    """`mpm` of modules about what becomes of a connection: a thread of worker does there what a process of
+    prefork does, which test_http.py shows."""
+    return request.param
+
+
 # Two processes, a few threads: enough to be wrong in, and quick to start.
 _THREADS = {
-    "StartServers": 2,
-    "MinSpareThreads": 4,
-    "MaxSpareThreads": 12,
-    "ThreadsPerChild": 4,
-    "ThreadLimit": 8,
-    "MaxRequestWorkers": 12,
-    "ServerLimit": 4,
-}
+    "StartServers": 2, "MinSpareThreads": 4, "MaxSpareThreads": 12, "ThreadsPerChild": 4,
+    "ThreadLimit": 8, "MaxRequestWorkers": 12, "ServerLimit": 4,
+}  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
     "prefork": {"StartServers": 2, "MinSpareServers": 2, "MaxSpareServers": 5,
                 "MaxRequestWorkers": 8, "ServerLimit": 8},
-    "worker": _THREADS,
-    "event": _THREADS,
+    "worker": _THREADS, "event": _THREADS,
 }  # fmt: skip
 
 
@@ -73,11 +75,17 @@ def free_ports(count: int) -> list[int]:
         return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
 
 
+KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may stand still for some seconds
+
+
 def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) -> Server:
     """A server over the tests' site, unless the options say otherwise; with a small pool, or with
-    this one in its place. The test stops it and checks."""
+    this one in its place. It keeps connections for long (KEPT). The test stops it and checks."""
+    conf = options.get("conf")
     if "conf" not in options:
-        options.setdefault("document_root", site())
+        options = {"document_root": site(), **options}
+    if conf is None or "KeepAliveTimeout" not in Path(conf).read_text():
+        options = {"KeepAliveTimeout": KEPT, **options}
     return mpmkit.launch(mpm, **{**(SMALL[mpm] if pool is None else pool), **options})
 
 
@@ -143,11 +151,15 @@ def open_files(server: Server) -> dict[int, int]:
     return found
 
 
-def no_more(before: dict[int, int], after: dict[int, int]) -> bool:
-    """No child has more descriptors than the one with the most had before: another one may have served nothing
-    until then. New children don't count."""
-    most = max(before.values())
-    return all(after[pid] <= most for pid in before if pid in after)
+def no_more_files(server: Server, before: dict[int, int]) -> None:
+    """Wait until no child has more descriptors than the one with the most had before: another one may have
+    served nothing until then. New children don't count."""
+
+    def none() -> bool:
+        now = open_files(server)
+        return max((now[pid] for pid in before if pid in now), default=0) <= max(before.values())
+
+    poll_until(none, lambda: f"no more descriptors than {before}: {open_files(server)}")
 
 
 LOG_LINE = re.compile(r"\[[^\]]+\] \[(\w+):(\w+)\] \[pid \d+:tid \d+\] .*")
@@ -219,7 +231,7 @@ class Serve:
     def err(self) -> str:
         return os.pread(self._err.fileno(), 1 << 20, 0).decode()
 
-    def ready(self) -> Serve:
+    def ready(self) -> Self:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.out += line
@@ -237,7 +249,7 @@ class Serve:
         self.out += self.process.stdout.read()
         return status
 
-    def __enter__(self) -> Serve:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

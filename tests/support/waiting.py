@@ -1,7 +1,5 @@
 """Waiting for a condition, and for processes to end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
