@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from support.servers import environment
 
 from benchmarks import soak
 from benchmarks.socket_fuzz import fuzzed
@@ -32,6 +35,29 @@ def test_what_grows_is_named(kib, descriptors, grow):
     seen = [{"KiB": a, "descriptors": b} for a, b in zip(kib, descriptors, strict=True)]
     *wrong, line = soak.growth("the parent's", seen, "each", most=256)
     assert [one.split()[3] for one in wrong] == grow and line.endswith(" each")
+
+
+READS = """
+import random, socket, sys
+from mpmkit.measure.procfs import status_numbers
+from mpmkit.server.connection import receive
+
+ours, theirs = socket.socketpair()
+read, source = receive if sys.argv[1] == "receive" else socket.socket.recv, random.Random(1)
+for number in range(2000):
+    if number == 20:
+        before = status_numbers("self")["RssAnon"]
+    theirs.sendall(bytes(source.randint(500, 950)))
+    data = read(ours, 65536)
+print(status_numbers("self")["RssAnon"] - before)
+"""
+
+@pytest.mark.parametrize(("how", "most"), [("receive", 128), ("recv", 100_000)])
+def test_reads_of_any_length_leave_no_holes(how, most):
+    """KiB that a process grows by. The socket's own `recv` shows that it would."""
+    command = [sys.executable, "-c", READS, how]
+    done = subprocess.run(command, env=environment(), capture_output=True, check=True)
+    assert (128 if how == "recv" else -1) < int(done.stdout) < most
 
 
 class Confused(BaseHTTPRequestHandler):

@@ -22,12 +22,13 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from mmap import mmap
 from time import monotonic
 
 from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.config.values import RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.server.connection import Connection, Disconnected, Received
+from mpmkit.server.connection import Connection, Disconnected, Received, receive
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
 
@@ -118,11 +119,10 @@ class Session:
         OSError as a socket does (a ssl.SSLError is one). A record in many small pieces is one read: its
         clock runs here, for no one else sees the pieces.
         """
-        read = self.object.read
         began = 0.0
         while True:
             try:
-                data = read(RECORD)
+                data = receive(self, RECORD)
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLZeroReturnError:  # the client has said that no more is coming
@@ -131,7 +131,7 @@ class Session:
                 if data:
                     while self._incoming.pending or self.object.pending():
                         try:
-                            data += read(RECORD)
+                            data += receive(self, RECORD)
                         except ssl.SSLError:  # half a record; or the next read will say it again
                             break
                 return data
@@ -141,13 +141,17 @@ class Session:
                 raise ConnectionAbortedError("AH02042: rejecting client initiated renegotiation")
             if began and monotonic() - began > self._patience:
                 raise BlockingIOError
-            raw = self._sock.recv(RECORD, flags)
+            raw = receive(self._sock, RECORD, flags)
             began = began or monotonic()
             self.full = len(raw) == RECORD
             if raw:
                 self._incoming.write(raw)
             else:
                 self._incoming.write_eof()
+
+    def recv_into(self, buffer: mmap, size: int, _: int) -> int:
+        """What is decrypted, for `receive`. Raises ssl.SSLError."""
+        return self.object.read(size, buffer)  # type: ignore[call-overload, arg-type]
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
         """What to send for `data`, and what OpenSSL itself has to say."""
