@@ -36,8 +36,8 @@ LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a l
 LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
 
 _NOW = socket.MSG_DONTWAIT
-# What RequestReadTimeout says of each stage. Not `getattr` with a name made each time: the interpreter's cache of
-# look-ups holds such a name, and has 4,096 places.
+# What RequestReadTimeout says of each stage. Not by `getattr` with names made each time: the interpreter's
+# cache of look-ups would hold them, and has 4,096 places.
 _RULES = {
     stage: attrgetter(*(f"{stage}_{name}" for name in ("init", "max", "rate")))
     for stage in ("handshake", "header", "body")
@@ -46,11 +46,11 @@ _spare: list[mmap] = []  # buffers that no thread reads into at the moment
 
 
 def receive(sock: Any, size: int, flags: int = 0) -> bytes:
-    """As a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: the bytes have no more memory than they need.
+    """As a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: what is returned has no spare room.
 
-    `recv` makes room for `size` bytes and gives back what is left of it. malloc keeps small pieces for their thread
-    when they are free, up to 7 of each of 64 sizes, and in front of each there would be a hole too small for the
-    next read: with reads of any length a child grew by megabytes.
+    `recv` makes room for `size` bytes and cuts off what is left of it. malloc keeps small pieces for their
+    thread when they are free, up to 7 of each of 64 sizes. Between them there would be holes too small for
+    the next read: with reads of any length, a child grew by megabytes.
     """
     try:
         buffer = _spare.pop()
