@@ -270,7 +270,8 @@ class Connection(Output):
     def deadline(self, stage: str) -> ReadDeadline:
         """The clock of a stage of RequestReadTimeout begins to run: handshake, header, body."""
         rule = self._directives.RequestReadTimeout
-        return ReadDeadline(self._directives.Timeout, *_RULES[stage](rule), monotonic())
+        init, most, rate = _RULES[stage](rule)
+        return ReadDeadline(self._directives.Timeout, init, most, rate, monotonic())
 
     def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
         """One read that `deadline` bounds. Raises TimeoutError, or OSError when the client is gone."""

@@ -151,7 +151,7 @@ class Session:
 
     def recv_into(self, buffer: mmap, size: int, _: int) -> int:
         """What is decrypted, for `receive`. Raises ssl.SSLError."""
-        return self.object.read(size, buffer)  # type: ignore[call-overload, arg-type]
+        return self.object.read(size, buffer)  # type: ignore[arg-type, return-value]
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
         """What to send for `data`, and what OpenSSL itself has to say."""
