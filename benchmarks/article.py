@@ -28,6 +28,7 @@ from benchmarks.clients import run_ab
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, published, records, stats
+from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.experiment import (
     OURS,
     Cell,
@@ -59,15 +60,23 @@ class ArticleTable(Table):
     name = "article"
     unit = "turns"
 
+    @property
+    def used(self) -> list[Row]:
+        """The rows of turns of which the host took no more than a recording may lose (OtherWork.MOST)."""
+        return [row for row in self.records if (row["steal"] or 0.0) <= OtherWork.MOST]
+
     def text(self) -> str:
         """Figures of each kind of turn, the conclusion taken apart, the cold start over time."""
-        lines = []
-        for server in dict.fromkeys(row["server"] for row in self.records):
-            mine = [row for row in self.records if row["server"] == server]
+        lines, used = [], self.used
+        for server in dict.fromkeys(row["server"] for row in used):
+            mine = [row for row in used if row["server"] == server]
             for work in TURNS:
                 lines += ["", *turn_lines(server, work, [r for r in mine if r["work"] == work])]
             lines += ["", f"{server}: requests begun in each second of a cold start", *curves(mine)]
             lines += ["", *conclusion(server, mine)]
+        if lost := len(self.records) - len(used):
+            lines += ["", f"{lost} of {len(self.records)} turns are left out: the host took more than "
+                      f"{OtherWork.MOST:.0%} of the processors"]  # fmt: skip
         lines.append(
             f"\nmeasured on {records.Machine.of(self.records[-1])}" if self.records else ""
         )
@@ -199,10 +208,18 @@ def measure(
     def measure_one(cell: Cell, report: Report) -> Iterator[list[Row]]:
         directives = {**published.DIRECTIVES[cell.mpm], "MaxKeepAliveRequests": 0}
         for first in ("cold", "cold, kept"):
-            with cell.start(cell.mpm, **directives) as server:
-                for work in (first, first.replace("cold", "warm")):
-                    report(f"round {cell.round}, {cell.label}, {work}", 0.0)
-                    yield [one_turn(table, cell, server, work, chosen.requests, directives)]
+            for last in (False, False, True):  # while the host takes too much, up to three times
+                rows = []
+                with cell.start(cell.mpm, **directives) as server:
+                    for work in (first, first.replace("cold", "warm")):
+                        report(f"round {cell.round}, {cell.label}, {work}", 0.0)
+                        rows.append(
+                            one_turn(table, cell, server, work, chosen.requests, directives)
+                        )
+                if last or len(ArticleTable(rows).used) == len(rows):
+                    break
+            for row in rows:
+                yield [row]
 
     return run(order, measure_one, table, file=file, on_progress=on_progress, say=command.say)
 

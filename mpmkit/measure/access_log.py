@@ -287,7 +287,7 @@ def _moment(part: Piece) -> tuple[bool, str]:
 
 def _clock_pattern(layout: str) -> str:
     if layout in _UNITS:
-        return r"\d+"
+        return r"\d{1,18}"  # more overflows
     made = ""
     for text, letter in re.findall(r"([^%]+)|%(.?)", layout):
         if not text and letter not in _CLOCK:

@@ -15,7 +15,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import chain, islice, repeat
+from itertools import chain, compress, islice, repeat
 from typing import Any
 
 from mpmkit.measure import access_log
@@ -155,18 +155,75 @@ def joined(
     columns: start, seconds, place, serial and kept, in the order of starts. tolerance: seconds by which times
     may be wrong. most: only so many of the first requests.
     """
-    kept, numbers, count, lost = array("b", columns.kept), array("I"), 0, 0
-    # Connections that wait, by client and the %k of a next request: (end, number, request), in order.
+    ends = array("d", map(operator.add, columns.start, islice(columns.seconds, most)))
+    if math.isnan(sum(ends)):
+        ends = array("d", [e if e == e else s for e, s in zip(ends, columns.start, strict=False)])
+    limit = (LONGEST_KEPT if serials else gap) + tolerance
+    before = array("q", [-1]) * len(ends)  # the request that each goes on from
+    mixed = _in_turn(columns, ends, limit, serials, before)
+    if mixed:
+        _side_by_side(columns, ends, limit, tolerance, serials, before, mixed)
+    kept, numbers, count = array("b", columns.kept), array("I"), 0
+    add = numbers.append
+    for one in before:
+        if one < 0:
+            add(count)
+            count += 1
+        else:
+            add(numbers[one])
+            kept[one] = 1
+    lost = (
+        sum(s > 0 > one for s, one in zip(columns.serial, before, strict=False)) if serials else 0
+    )
+    return numbers, kept, lost
+
+
+def _in_turn(
+    columns: Any, ends: array[float], limit: float, serials: bool, before: array[int]
+) -> set[int]:
+    """Join the requests of clients that ask for one thing after another: only the connection that a client
+    used last can go on. Returns the clients of whom that can't be said."""
+    mixed: set[int] = set()
+    latest: dict[int, int] = {}  # request of each client
+    get, ports, kept, serial_of = latest.get, columns.ports, columns.kept, columns.serial
+    rows = zip(columns.place, columns.start, ends, strict=False)
+    for index, (place, start, ended) in enumerate(rows):
+        previous, latest[place] = get(place), index
+        if previous is None:
+            continue
+        end = ends[previous]
+        if start < end or ended < start:
+            mixed.add(place)
+            continue
+        goes_on = kept[previous] and start - limit <= end
+        if serials:
+            serial, keeps = serial_of[index], kept[index]
+            goes_on = goes_on and serial == serial_of[previous] + (keeps != 0)
+            goes_on = goes_on and (keeps or serial or ports)
+            if not goes_on and (serial or (ports and not keeps)):
+                mixed.add(place)
+        if goes_on:
+            before[index] = previous
+    return mixed
+
+
+def _side_by_side(
+    columns: Any, ends: array[float], limit: float, tolerance: float, serials: bool, before: array[int],
+    mixed: set[int],
+) -> None:  # fmt: skip
+    """Join the requests of clients with several connections at a time: all that wait are looked through."""
+    # Connections that wait, by client and the %k of a next request: (end, first request, last one), in order.
     there: dict[int, list[tuple[float, int, int]]] = {}
-    limit, ports = (LONGEST_KEPT if serials else gap) + tolerance, columns.ports
     rows = zip(
-        range(len(kept)), columns.start, columns.seconds, columns.place, columns.serial, columns.kept,
-        strict=True,
+        range(len(ends)), columns.start, ends, columns.place, columns.serial, columns.kept,
+        strict=False,
     )  # fmt: skip
-    get, add, purge = there.get, numbers.append, PURGE
-    for index, start, seconds, place, serial, keeps in islice(rows, most):
-        if index == purge:
-            purge, low = purge + PURGE, start - limit
+    get, purge, ports = there.get, PURGE, columns.ports
+    for index, start, end, place, serial, keeps in compress(
+        rows, map(mixed.__contains__, columns.place)
+    ):
+        if index >= purge:
+            purge, low = index + PURGE, start - limit
             for key in [key for key, some in there.items() if not some or some[-1][0] < low]:
                 del there[key]
         best, last, key, then = None, False, place, place
@@ -181,16 +238,10 @@ def joined(
                 best = some.pop()
             else:
                 best = _taken(some, start - limit, start + tolerance)
-        if best is None:
-            number, count = count, count + 1
-            lost += serials and serial > 0
-        else:
-            number = best[1]
-            kept[best[2]] = 1
-        add(number)
+        before[index] = best[2] if best else -1
         # With a number of its own, - is MaxKeepAliveRequests, after which one more request may come.
         if keeps or (serials and serial > 0 and not last):
-            one = start + seconds if seconds == seconds else start, number, index
+            one = end, best[1] if best else index, index
             some = get(then)
             if some is None:
                 there[then] = [one]
@@ -198,7 +249,6 @@ def joined(
                 some.append(one)
             else:
                 insort(some, one)
-    return numbers, kept, lost
 
 
 def _taken(
