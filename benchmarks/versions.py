@@ -51,7 +51,12 @@ NEW = "GET {} HTTP/1.0\r\nHost: localhost\r\n\r\n"
 @contextlib.contextmanager
 def served(tree: str, mpm: str, cpu: int) -> Iterator[tuple[int, int]]:
     """A server of one version with one child on this CPU: (port, child)."""
-    lines = ("MaxKeepAliveRequests 0", "CustomLog /dev/null common", *POOL[mpm])
+    lines = (
+        "MaxKeepAliveRequests 0",
+        "KeepAliveTimeout 60",
+        "CustomLog /dev/null common",
+        *POOL[mpm],
+    )
     asked = [part for line in lines for part in ("-c", line)]
     starting = subprocess.Popen(
         ["taskset", "-c", str(cpu), sys.executable, "-m", "mpmkit", "serve", mpm, "--port", "0", *asked],

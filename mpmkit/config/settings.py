@@ -231,7 +231,7 @@ def split_words(text: str, unclosed: Callable[[str], object] | None = None) -> W
     that it is a ValueError.
     """
     words = []
-    # Not `finditer`, nor `sub` without need: both look up names made at run time, which the parent would keep.
+    # Not `finditer`, nor `sub` without need: they look up a name made each time, which the parent would keep.
     for quote, inside, closed, bare in _WORDS.findall(text):
         if quote and not closed:
             wrong = f"a {quote} is opened and never closed: {quote}{inside}"

@@ -44,10 +44,10 @@ def context_for(directives: Directives) -> ssl.SSLContext:
             "(mpmkit serve --tls makes a certificate for a lab)"
         )
         raise DirectiveError(text, directive=name, ah="AH02572")
-    _check_pem(name, certificate, "AH02561", "CERTIFICATE", "no certificate in PEM: name one")
+    _check_pem(name, certificate, "AH02561", b"CERTIFICATE", "no certificate in PEM: name one")
     name = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
     key = directives.SSLCertificateKeyFile or certificate
-    _check_pem(name, key, "AH02564", "KEY", "no private key in PEM: name the certificate's key")
+    _check_pem(name, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[directives.SSLProtocol[0]]
@@ -76,11 +76,11 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     return context
 
 
-def _check_pem(name: str, file: str, ah: str, kind: str, missing: str) -> None:
+def _check_pem(name: str, file: str, ah: str, kind: bytes, missing: str) -> None:
     """Raises DirectiveError unless the file can be read and holds what is wanted."""
     try:
-        with open(file, encoding="latin-1") as opened:
-            if not re.search(rf"(?m)^-----BEGIN .*{kind}-----\s*$", opened.read()):
+        with open(file, "rb") as opened:
+            if not re.search(rb"(?m)^-----BEGIN .*%b-----\s*$" % kind, opened.read()):
                 raise _refused(name, file, missing, ah)
     except OSError as error:
         why = f"{error.strerror}: name a file in PEM that can be read"
