@@ -65,7 +65,7 @@ class Pages:
 
 
 def script(root: str, path: str) -> Wsgi | None:
-    """The `application` of ROOT/PATH, or None if there is none."""
+    """The `application` of ROOT/PATH, or None without such a file or name."""
     try:
         return runpy.run_path(root + path).get("application") if ".." not in path else None
     except OSError:

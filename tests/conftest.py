@@ -6,7 +6,7 @@
     errors   what the server has written to its error log; a test that expects errors reads them
              there, for what it leaves unread fails it
 
-    httpd    the path of the real httpd; the test is skipped where there is none
+    httpd    the path of the real httpd; the test is skipped without it
     shared   a folder that other users (httpd's www-data, php-fpm's) may enter; pytest's own is closed
 
     everything_ends   for modules whose tests start servers themselves: when a test is done, no

@@ -2,7 +2,7 @@
 
 `check(stream)` is what must hold of every stream of bytes:
 
-* it is answered: nothing is raised, and nobody waits for more after the client has closed;
+* it is answered: nothing is raised, and the server waits for no more once the client has closed;
 * the answers are the same however the stream is cut, in one's own thread (prefork, worker) and as
   event reads, and whether or not the same heads have been seen before;
 * what is taken for a request is one for h11, too, and is read in the same way: by the short way for
@@ -41,7 +41,7 @@ from mpmkit.server.logs import ErrorLog
 HERE = Path(__file__).resolve().parent
 FOUND = HERE / "data" / "fuzz"
 LONGEST = 40_000  # bytes of a stream that are tried
-PATIENCE = 20  # reads after the client's close that nobody should need
+PATIENCE = 20  # reads after the client's close that should never be needed
 
 # Small limits, so that a fuzzer meets them.
 DIRECTIVES = directives(
@@ -54,7 +54,7 @@ DIRECTIVES = directives(
 
 
 class Pieces:
-    """A socket on whose other side somebody sends `pieces` and closes."""
+    """A socket whose other end sends `pieces` and closes."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.coming = pieces[::-1]
@@ -98,29 +98,29 @@ class Pieces:
 
 
 class Slot:
-    """A scoreboard's slot that nobody looks at."""
+    """A scoreboard's slot that no one reads."""
 
-    def set(self, *told: Any) -> None:
+    def set(self, *given: Any) -> None:
         pass
 
     requested = served = set
 
 
 def handler(request: Request, conn: Connection) -> Response:
-    """Answers with what it was told; reads the body, or leaves it, or reads it while it answers."""
-    told = b"%b %b %d" % (request.method.encode(), request.target, len(request.headers))
+    """Answers with what it has read; reads the body, or leaves it, or reads it while it answers."""
+    seen = b"%b %b %d" % (request.method.encode(), request.target, len(request.headers))
     if request.path.startswith("/lazy"):
-        return Response(200, b"", b"Content-Type: text/plain\r\n\r\n", lazily(conn, told), None)
+        return Response(200, b"", b"Content-Type: text/plain\r\n\r\n", lazily(conn, seen), None)
     if request.method in ("POST", "PUT"):
         body = b""
         while piece := conn.read_body():
             body += piece
-        told += b" %d %d" % (len(body), zlib.crc32(body))
-    return text(200, told + b"\n", b"text/plain", request.method)
+        seen += b" %d %d" % (len(body), zlib.crc32(body))
+    return text(200, seen + b"\n", b"text/plain", request.method)
 
 
-def lazily(conn: Connection, told: bytes) -> Iterator[bytes]:
-    yield told
+def lazily(conn: Connection, seen: bytes) -> Iterator[bytes]:
+    yield seen
     count = 0
     while piece := conn.read_body():
         count += len(piece)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import json
 import math
 import os
@@ -120,6 +122,52 @@ def test_verdict_compares_what_can_be_compared():
         advise(both, day(), costs, growth=1e-5)
 
 
+def test_memory_is_that_of_the_second_in_which_it_is_most():
+    """Kept connections and processes need not be most at the same time."""
+    cost = replace(recorded_costs()["event"], kept=Line(0, 10_000, 10_000, 10_000, 5, 100))
+    case = advise({"event": given("event")}, day(400), {"event": cost}).cases[0]
+    series = case.run.series
+    assert case.memory[1] == max(case.memory_over_time())
+    assert case.memory[1] <= cost.at(case.run.peak_processes * 25, max(series["kept"]))[1]
+    assert len(case.memory_over_time()) == len(series["t"])
+
+
+def test_durations_that_cannot_be():
+    """Negative, as after the clock went back, infinite, of centuries: missing. A few are left out."""
+    start, bad = list(range(400)), (-3600.0, math.inf, 1e12, math.nan)
+    requests = Trace(start, [*bad, *[0.1] * 396])
+    assert "3 durations are negative or longer than 100 days" in requests.notes[0]
+    assert [s == s for s in requests.seconds[:5]] == [False] * 4 + [True]
+    advice = advise({"prefork": given("prefork")}, requests, {"prefork": FLAT})
+    assert len(advice.trace) == 396 and "4 requests have no duration and are left out" in " ".join(
+        advice.notes
+    )
+    assert advice.cases[0].run.waited == 0 and json.dumps(
+        advise_report.data(advice), allow_nan=False
+    )
+    with pytest.raises(ValueError, match=r"4 of 300 .*add %D"):
+        advise(
+            {"prefork": given("prefork")},
+            Trace(start[:300], [*bad, *[0.1] * 296]),
+            {"prefork": FLAT},
+        )
+
+
+@pytest.mark.parametrize("starts, says", [
+    ([-1.0, 2.0], "from 0 on, sorted"), ([math.nan], "from 0 on, sorted"), ([0.0, math.inf], "from 0 on, sorted"),
+])  # fmt: skip
+def test_starts_that_cannot_be(starts, says):
+    with pytest.raises(ValueError, match=says):
+        Trace(starts)
+
+
+def test_a_clock_that_was_wrong_by_decades_is_said():
+    """One line of 1970, before the clock was set: a pass a second for 56 years would not end."""
+    for seconds in ([0.1, 0.1], None):
+        with pytest.raises(ValueError, match="its requests are 20,486 days apart, 100 at most"):
+            advise({"prefork": given("prefork")}, Trace([0, 1.77e9], seconds), {"prefork": FLAT})
+
+
 @pytest.mark.parametrize("mpm", MPMS)
 def test_recorded_lines(mpm):
     """docs/WHICH-MPM.md has the slopes; page tables come on top, some 50 KiB for a process."""
@@ -214,10 +262,13 @@ def test_the_command(site, capsys):
     assert "ran into the limit: all 20 workers" in out and "3.20 are for the server" in out
     html = page.read_text()
     assert (
-        html.count("<svg") == 9
+        html.count("<svg") == 12
         and "http" not in html.replace("httpd", "")
         and "MaxRequestWorkers" in html
     )
+    # What is wider than the window scrolls by keyboard; both colour schemes.
+    assert html.count("tabindex='0'") == html.count("role='region' aria-label=") == 4
+    assert "prefers-color-scheme:dark" in html and html.count("scope='row'") == 6
     assert advise_command.main([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(case["mpm"], case["kind"]) for case in found["cases"]] == [
@@ -229,6 +280,13 @@ def test_the_command(site, capsys):
         3,
     )
     assert case["peak_busy"] == 20 and case["waited"] > 0 and case["binds"]
+
+
+def test_standard_input_compressed(site, capsys, monkeypatch):
+    packed = gzip.compress((site / "log").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(packed))))
+    assert advise_command.main(["--log", "-", "--log-format", "%h %t %D %X %k"]) == 0
+    assert capsys.readouterr().out.count("<IfModule mpm_") == 3
 
 
 def test_without_durations_nothing_is_guessed(site, capsys):
@@ -261,6 +319,7 @@ def test_short_and_unknown(site, capsys):
     (["--log", "{}/log", "--log-format", "%h %t %D %X %k", "--pid", "1"], "pid: give -f, too"),
     (["--log", "{}/log", "-f", "{}/httpd.conf", "--memory", "4 apples"], "must be a size like 4GiB"),
     (["--log", "{}/log", "-f", "{}/httpd.conf", "--status", "http://127.0.0.1:1"], "127.0.0.1:1: .*refused"),
+    (["--log", "{}/log", "-f", "{}/httpd.conf", "--status", "http://me:p@127.0.0.1:1"], "http://127.0.0.1:1: "),
     (["--log", "{}/log", "-f", "{}/httpd.conf", "--growth", "nan"], "growth: must be more than 0"),
 ])  # fmt: skip
 def test_errors_name_the_thing(site, capsys, argv, says):

@@ -211,7 +211,7 @@ def test_distinct_requests_are_distinct_to_the_server():
         different = clients.run_wrk(url, seconds=1, clients=4, distinct="a1")
         same = clients.run_wrk(url, seconds=1, clients=4)
         log = (server.root / "heads").read_text().splitlines()
-    # Told apart by what they say: the last ones of the first run may be logged after its end.
+    # Distinguished by their text: the last ones of the first run may be logged after its end.
     lines = [line for line in log if line.startswith("/index.html?n=a1") and " a1" in line]
     assert different.requests > 100 and len(lines) == len(set(lines)) >= different.requests
     assert same.requests > 100 and set(log) - set(lines) == {"/index.html -"}

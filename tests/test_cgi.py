@@ -39,7 +39,7 @@ PROGRAMS = {
     "abs": '#!/bin/sh\nprintf "Location: http://x.example/y\\r\\nX-B: 1\\r\\n\\r\\nbody"\n',
     "local": '#!/bin/sh\nprintf "Location: /file.txt?q=1\\r\\nX-B: 1\\r\\n\\r\\nbody"\n',
     "local2": '#!/bin/sh\nprintf "Location: /cgi-bin/env/pi?q=1\\r\\n\\r\\n"\n',
-    "wsgi": '#!/bin/sh\nprintf "Location: /told.py?q=1\\r\\n\\r\\n"\n',
+    "wsgi": '#!/bin/sh\nprintf "Location: /says.py?q=1\\r\\n\\r\\n"\n',
     "loop": '#!/bin/sh\nprintf "Location: /cgi-bin/loop\\r\\n\\r\\n"\n',
     "nowhere": '#!/bin/sh\nprintf "Location: /../..\\r\\n\\r\\n"\n',
     "s303": '#!/bin/sh\nprintf "Status: 303 See\\r\\nLocation: /file.txt\\r\\n\\r\\nbody"\n',
@@ -88,7 +88,7 @@ def site(tmp_path_factory):
     (root / "folder.cgi").mkdir()
     write(root / "folder.cgi" / "file.txt", "in a folder")
     write(root / "file.txt", "file\n")
-    write(root / "told.py", TOLD)
+    write(root / "says.py", TOLD)
     write(where / "icons" / "a.txt", "aliased")
     write(where / "icons" / "sub" / "index.html", "sub of an alias")
     write(where / "icons" / "secret.txt", "secret")
@@ -102,7 +102,7 @@ ScriptAlias /closed/ "{where}/cgi-bin/"
 ScriptAlias /one "{where}/cgi-bin/env"
 Alias /icons/ "{where}/icons/"
 Alias /one-icon "{where}/icons/a.txt"
-WSGIScriptAlias /app "{root}/told.py"
+WSGIScriptAlias /app "{root}/says.py"
 Timeout 10
 <Directory "{root}">
     Options +ExecCGI
@@ -188,7 +188,7 @@ def test_below_a_script_alias(server, site):
         "CONTENT_TYPE": "t/x", "REQUEST_METHOD": "POST", "DOCUMENT_ROOT": f"{site}/root",
     }  # fmt: skip
     assert {key: env.get(key) for key in expected} == expected
-    assert variables(get(server, "/app"))["SCRIPT_FILENAME"] == f"{site}/root/told.py"
+    assert variables(get(server, "/app"))["SCRIPT_FILENAME"] == f"{site}/root/says.py"
     with Client(server) as client:
         env = variables(client.ask(b"GET /env.cgi HTTP/1.1\r\nHost: other.example:99\r\n\r\n"))
     assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("other.example", "99")
@@ -293,7 +293,7 @@ def test_a_local_location_is_served_at_once(server):
     assert (env["REDIRECT_STATUS"], env["REDIRECT_URL"]) == ("200", "/cgi-bin/local2")
     assert env["REDIRECT_SCRIPT_NAME"] == "/cgi-bin/local2" and "CONTENT_LENGTH" not in env
     env = variables(get(server, "/cgi-bin/wsgi"))
-    assert (env["SCRIPT_NAME"], env["REDIRECT_URL"]) == ("/told.py", "/cgi-bin/wsgi")
+    assert (env["SCRIPT_NAME"], env["REDIRECT_URL"]) == ("/says.py", "/cgi-bin/wsgi")
 
 
 @pytest.mark.parametrize("path, status, said", [
@@ -504,7 +504,7 @@ def test_many_at_once_leave_nothing(server):
 def test_scripts_see_tls(site):
     """The same under every MPM, as `conn.scheme` is: once is enough."""
     with serving("event", conf=site / "httpd.conf", tls=True) as server:
-        for path in ("/env.cgi", "/told.py"):
+        for path in ("/env.cgi", "/says.py"):
             client = http.client.HTTPSConnection(
                 "127.0.0.1", server.port, timeout=10, context=ssl._create_unverified_context()
             )
@@ -512,4 +512,4 @@ def test_scripts_see_tls(site):
             text = client.getresponse().read().decode()
             client.close()
             assert "\nHTTPS=on\n" in text and "\nREQUEST_SCHEME=https\n" in text
-            assert ("\nwsgi.url_scheme=https\n" in "\n" + text) is (path == "/told.py")
+            assert ("\nwsgi.url_scheme=https\n" in "\n" + text) is (path == "/says.py")

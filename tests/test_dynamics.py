@@ -79,7 +79,7 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
         shows(server, R=readers)
         for client in waiting:
             client.silent(0.1)
-        # One speaks while nobody is free, and is answered when somebody is.
+        # One sends its request while no worker is free, and is answered once a worker is.
         waiting[0].send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         for client in busy:
             client.send(FINISH)
@@ -127,4 +127,6 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
             return  # and quick enough to answer
         # The parent learns of the death within a second, and looks.
         assert time.monotonic() - began < 5
-        poll_until(lambda: len(server.processes()) == 2, "nobody is missed, so nobody is forked")
+        poll_until(
+            lambda: len(server.processes()) == 2, "no worker is missing, so no child is forked"
+        )

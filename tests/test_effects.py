@@ -71,7 +71,7 @@ def test_error_documents(site, root):
         assert get(server, "/file.txt").status == 200
         with Client(server) as client:
             assert client.get("/nope").status == client.get("/nope").status == 404, "kept alive"
-        # A request that is none has no path: a text is given, another page not.
+        # A malformed request has no path: it gets a text, not another page.
         assert b"no such thing" not in exchange(server, b"nonsense\r\n\r\n")
         long = read_reply(exchange(server, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"))
         assert (long.status, long.body) == (414, b"too long")

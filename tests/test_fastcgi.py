@@ -235,8 +235,8 @@ DirectoryIndex index.fake
                 ("/", "/index.fake", ""), ("/all/x/y", "/all", "/x/y"),
             ]:  # fmt: skip
                 assert get(server, path).status == 200
-                told = fake.requests.pop()
-                assert (told["SCRIPT_NAME"], told.get("PATH_INFO", "")) == (name, info)
+                given = fake.requests.pop()
+                assert (given["SCRIPT_NAME"], given.get("PATH_INFO", "")) == (name, info)
             # Below a file there is no script, and the backend is not asked to look for one.
             for path in ("/x.txt", "/notes.txt/x.fake", "/notes.txt/x.fake/more", "/no/x.fake"):
                 assert get(server, path).status == 404
@@ -260,9 +260,9 @@ def test_bodies_and_pieces(mpm, tmp_path):
     with backend(mpm, tmp_path, answers, keep=True) as (server, fake), Client(server) as client:
         assert client.get("/a.fake").body == b""
         assert client.get("/a.fake", method="POST", body=big).body == big
-        for body, told in [(b"", "0"), (b"abc", "3"), (big[:16384], "16384"), (big, None)]:
+        for body, length in [(b"", "0"), (b"abc", "3"), (big[:16384], "16384"), (big, None)]:
             reply = client.get("/a.fake", CHUNKED, method="POST", body=chunked(body))
-            assert reply.body == body and fake.requests[-1].get("CONTENT_LENGTH") == told
+            assert reply.body == body and fake.requests[-1].get("CONTENT_LENGTH") == length
         assert client.get("/a.fake", method="HEAD").body == b""
         client.send(b"GET /a.fake?slow HTTP/1.1\r\nHost: x\r\n\r\n")
         client.until(b"first")
@@ -364,7 +364,7 @@ def test_bad_backends(tmp_path):
 def test_no_backend_is_503(tmp_path):
     (tmp_path / "root").mkdir()
     lines = (
-        f'AddHandler "proxy:unix:{tmp_path}/nobody|fcgi://localhost" .fake',
+        f'AddHandler "proxy:unix:{tmp_path}/missing|fcgi://localhost" .fake',
         'AddHandler "proxy:fcgi://127.0.0.1:1" .tcp',
     )
     with serving("event", document_root=tmp_path / "root", directives=lines) as server:

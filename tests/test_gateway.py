@@ -160,21 +160,21 @@ def test_what_a_head_decides_is_made_once_and_never_changes():
     one = Script("/pages/one.py", "/one.py", "", "/pages", "", "")
     other = Script("/pages/other.py", "/other.py", "/more", "/pages", "/pages/more", "")
 
-    def told(asked: Request, script: Script, port: int) -> dict:
+    def made(asked: Request, script: Script, port: int) -> dict:
         environ: dict = {}
         conn = SimpleNamespace(local=("127.0.0.1", 80), peer=("192.0.2.1", port), scheme="http")
         variables.add(environ, asked, conn, script)
         return environ
 
-    first = told(request_, one, 1000)
+    first = made(request_, one, 1000)
     assert (first["HTTP_X_A"], first["SERVER_PORT"], first["REMOTE_PORT"]) == ("1", "81", "1000")
     expected = {**first, "REMOTE_PORT": "2000"}
     first.clear()
-    assert told(request_, one, 2000) == expected
-    second = told(request_, other, 2000)
+    assert made(request_, one, 2000) == expected
+    second = made(request_, other, 2000)
     assert (second["SCRIPT_NAME"], second["PATH_INFO"]) == ("/other.py", "/more")
     new = redirected(request_, "/other.py", b"q=1", {"X": "y"})
     assert new is not None
-    third = told(new, other, 2000)
+    third = made(new, other, 2000)
     assert (third["QUERY_STRING"], third["REDIRECT_X"]) == ("q=1", "y")
-    assert told(request_, one, 2000) == expected
+    assert made(request_, one, 2000) == expected

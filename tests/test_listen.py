@@ -180,7 +180,7 @@ def ipv6() -> bool:
 
 @pytest.mark.skipif(not ipv6(), reason="no IPv6 on this machine")
 def test_ipv6(tmp_path):
-    """Also what a script is told of the addresses."""
+    """Also the addresses that a script sees."""
     shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
     port = free_port("::1", socket.AF_INET6)
     other = free_port()

@@ -38,11 +38,11 @@ def test_a_connection_costs_a_slope_not_a_height():
 
 
 def test_connections_are_counted_after_the_newcomer_is_in():
-    told = lab.recorded("09-kept")
-    assert told["event"]["kept"] == 16 and told["event"]["wait"] < 0.1
-    shorter = told["worker, KeepAliveTimeout 1"]
+    kept = lab.recorded("09-kept")
+    assert kept["event"]["kept"] == 16 and kept["event"]["wait"] < 0.1
+    shorter = kept["worker, KeepAliveTimeout 1"]
     assert shorter["kept"] < 16, "the newcomer is in because one of the sixteen was shut out"
-    assert told["worker, KeepAlive Off"]["kept"] == 0
+    assert kept["worker, KeepAlive Off"]["kept"] == 0
 
 
 def test_beyond_the_knee_the_wait_grows_with_the_users():

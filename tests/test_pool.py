@@ -1,5 +1,5 @@
 """Pools that grow, shrink and fill up, live: httpd's figures for the same directives, second by
-second, and who waits when nobody is free."""
+second, and who waits when no worker is free."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_client_is_not_left_to_a_busy_child_while_another_is_idle(mpm):
             gates.append(Gate())
             Client(server).send(request(gates[-1].path))
             poll_until(lambda: server.scoreboard().count("W") == len(gates), "one more script")
-        # Three of four threads at most are busy. Nobody may have to wait for them.
+        # Three of four threads at most are busy. No client may have to wait for them.
         for _ in range(20):
             assert get(server, wait=5).status == 200
         for gate in gates:
@@ -186,7 +186,7 @@ def test_a_crashed_child_is_logged_and_replaced_at_once_by_worker_and_event(mpm,
         poll_until(lambda: "AH00052" in server.error_log(), "a line about the crash")
         assert f"{before[0]}" in server.error_log() and "SIGSEGV" in server.error_log()
         if mpm == "prefork":
-            # Three of four are left, and two spare ones are wanted: nobody is missed.
+            # Three of four are left, and two spare ones are wanted: no child is missing.
             assert set(server.processes()) == set(before[1:])
         else:
             poll_until(lambda: len(server.processes()) == len(before), "a replacement")

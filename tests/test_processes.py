@@ -68,7 +68,7 @@ def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm):
         assert len(load.failures) <= HOLDS[mpm] - 1, load.failures
         assert "gave up" not in load.failures
         assert before - {victim} <= set(server.processes()), "no other child had to go"
-        # Killed by SIGKILL is somebody's wish: httpd has no line for it.
+        # SIGKILL is sent on purpose: httpd has no line for it.
         assert "AH00052" not in server.error_log()
 
 

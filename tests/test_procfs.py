@@ -81,7 +81,7 @@ MADE_TEXT = "".join(
 
 
 def test_kinds_of_mappings():
-    """An arena of malloc (its reserve is above it) is anonymous; what a guard stands below, and what
+    """An arena of malloc (its reserve is above it) is anonymous; what has a guard below it, and what
     has guard pages of its own (gu), is a stack."""
     assert parse_smaps(MADE_TEXT) == Footprint(
         pss=150, uss=133, rss=193, swap=7, code=10, heap=90, anonymous=13, stacks=36, shm=1

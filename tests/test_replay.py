@@ -13,7 +13,6 @@ from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.load.runner import LoadError
 from mpmkit.measure import replay
 from mpmkit.measure.trace import Trace
 
@@ -149,5 +148,61 @@ def test_what_a_run_does_not_come_to_is_unsent(samples, tmp_path):
     lines = "0.0,2 0.1,1 0.2,1\n0.3,1 0.4,1\n"
     run = planned(samples, tmp_path / "plan", lines, users=1, time_limit=0.3)
     assert run.errors["unsent"] >= 2 and run.ended.startswith("time limit")
-    with pytest.raises(LoadError, match="could not convert string to float: 'x'"):
-        planned(samples, tmp_path / "plan", "x,1\n")
+
+
+GOOD = "0.0,2 0.5,1,0.25 close\n"
+
+
+@pytest.mark.parametrize("text, says", [
+    ("x,1\n", "line 1: must be SECONDS,LINE"), (GOOD * 3 + "0.5,1 0.6\n", r"line 4: must be .*'0.5,1 0.6"),
+    (GOOD + "1,1,nan\n", "line 2: must be"), (GOOD + "\n" + GOOD, "line 2: must be"),
+    (GOOD + "0.5,1 close", "line 2: must be"), ("0.5,1\n" + GOOD, "line 2: begins at 0 s, the one above it"),
+    (GOOD + "1,1 2,3,0.5\n", "line 2: there is no line 3 of the mix"), ("é" + GOOD, "line 1: must be"),
+])  # fmt: skip
+def test_a_bad_line_of_a_plan_is_named_before_anything_is_sent(samples, tmp_path, text, says):
+    with pytest.raises(ProfileError, match=f"plan: .*plan, {says}"):
+        planned(samples, tmp_path / "plan", text)
+    with pytest.raises(ProfileError, match=r"plan: .*gone: No such file"):
+        due = {"arrival": "constant", "rate": 1, "duration": 1}
+        mpmkit.run_load(samples, profile=LoadProfile(plan=str(tmp_path / "gone"), **due))
+
+
+def test_logged_paths_are_asked_again(tmp_path, capsys):
+    """Of a server that has them: any status is good. What is no GET or HEAD of a path is left out."""
+    lines = [
+        f'10.0.0.{n % 5} - - [17/May/2015:10:05:{n // 8:02} +0000] "{line}" 200 5 20000\n'
+        for n, line in enumerate([
+            "GET /a.txt HTTP/1.1", "HEAD /b.txt?q=1%20 HTTP/1.1", "GET /none HTTP/1.0", "POST /a HTTP/1.1", "-",
+            r"GET /\xff HTTP/1.1", "OPTIONS * HTTP/1.0", "GET http://other/ HTTP/1.1",
+        ] * 2)
+    ]  # fmt: skip
+    log, server_log = tmp_path / "log", tmp_path / "server_log"
+    log.write_text("".join(lines))
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("x")
+    argv = [str(log), "--log-format", "common %D", "--paths", "--speed", "4", "--json", "--against"]
+    more = {"document_root": tmp_path, "CustomLog": [(str(server_log), "%r %s")]}
+    with mpmkit.launch("worker", **more) as server:
+        assert replay.main([*argv, server.url]) == 0
+        poll_until(lambda: server_log.read_bytes().count(b"\n") == 6)
+    said = capsys.readouterr()
+    assert "10 requests are no GET or HEAD of a path: they are not sent" in said.err
+    found = json.loads(said.out)
+    assert (found["requests"], found["failures"]) == (6, 0)
+    seen = Counter(server_log.read_text().splitlines())
+    assert seen == {
+        "GET /a.txt HTTP/1.1 200": 2, "HEAD /b.txt?q=1%20 HTTP/1.1 200": 2, "GET /none HTTP/1.1 404": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text, form, says", [
+    ("1772359200 5\n", "%{sec}t %D", "the log has no request lines; %r is one"),
+    ("1772359200 5 POST / HTTP/1.1\n", "%{sec}t %D %r", "no request of the log is a GET or HEAD"),
+])  # fmt: skip
+def test_logs_without_paths(tmp_path, capsys, text, form, says):
+    (tmp_path / "log").write_text(text)
+    argv = ["--log-format", form, "--paths", "--against", "http://127.0.0.1:1"]
+    assert replay.main([str(tmp_path / "log"), *argv]) == 2
+    assert f"paths: {says}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        replay.main(["-", "--script", "/x", *argv])

@@ -284,7 +284,7 @@ def test_after_a_graceful_restart_httpds_parent_and_ours_leave_the_pool_alone(mp
     recorded = [item for item in scoreboards(mpm) if item[0] > 1.5]
     assert len(recorded) >= 5
     for (_, before, _), (_, after, _) in zip(recorded, recorded[1:], strict=False):
-        assert after <= before, "httpd forked nobody"
+        assert after <= before, "httpd forked no child"
     for t, _, snapshot in recorded:
         decided = plan(look(snapshot, directives, memory), directives, memory)
         memory = decided.memory

@@ -126,6 +126,11 @@ def test_a_browser_opens_and_searches_it(site, tmp_path):
                     grave = [one for one in found if one["impact"] in ("serious", "critical")]
                     assert not grave, (theme, name, grave[0]["id"], grave[0]["nodes"][0]["html"])
             assert not failed
+        page.goto((site / "tracer.html").as_uri())  # no kernel, no server
+        page.locator(".tr").first.focus()
+        for key, shown in (("Home", "step 0 of"), ("ArrowRight", "step 1 of")):
+            page.keyboard.press(key)
+            page.get_by_text(shown).first.wait_for()
         page.goto((site / "search.html").as_uri() + "?q=AH00484")
         page.wait_for_selector("#search-results a[href*='docs/AH00161.html']")
         page.set_viewport_size(

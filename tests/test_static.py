@@ -112,8 +112,8 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_slow_readers_and_those_that_leave(mpm, document_root, way):
-    """A narrow window and requests in a row: the answer takes many turns to send, and is whole. Whoever
-    leaves leaves no descriptor open; a mapping has one."""
+    """A narrow window and requests in a row: the answer takes many turns to send, and is whole. A client
+    that leaves early leaves no descriptor open; a mapping has one."""
     asked = b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n"
     # Left to itself the kernel widens its buffer, up to where it takes the whole file at once.
     options = {"document_root": document_root, "SendBufferSize": 65536, **WAYS[way]}

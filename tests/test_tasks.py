@@ -44,6 +44,9 @@ def test_the_solution_is_right_for_every_student_and_nothing_gives_it_away(name)
     for student in STUDENTS:
         task = PURE[name](student)
         texts.add(f"{task}")
+        assert max(map(len, f"{task}".splitlines())) <= 100, (
+            "an output breaks longer lines anywhere"
+        )
         assert f"{PURE[name](f' {student.upper()} ')}" == f"{task}", (
             "the same name, the same figures"
         )

@@ -464,7 +464,7 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
             shutil.copy(source, target)
 
     def shown(server) -> str:
-        """The certificate that a new client is shown; "" when there is none."""
+        """The certificate that a new client is shown; "" if it is shown none."""
         try:
             return ssl.get_server_certificate(("127.0.0.1", server.port), timeout=5)
         except OSError:

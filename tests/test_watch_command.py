@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import math
 import os
 import re
@@ -15,7 +16,8 @@ import pytest
 from support.client import Client, request
 from support.waiting import poll_until
 
-from mpmkit.measure import watch_command
+from mpmkit.config.directives import MPMS
+from mpmkit.measure import procfs, watch_command
 from mpmkit.measure.monitor import StatusPage
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.watch_command import Headroom, headroom, shown
@@ -118,31 +120,89 @@ def test_what_does_not_speak_http(capsys):
     assert re.search("does not answer in HTTP|reset", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("option, value, says", [
+    ("--limit", "0", "must be a whole number from 1, not '0'"), ("--limit", "-3", "--limit"),
+    ("--every", "nan", "must be seconds"), ("--seconds", "x", "--seconds"), ("-f", "/nothing", "/nothing"),
+])  # fmt: skip
+def test_options_that_cannot_be(server, option, value, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        watch_command.main([server.url, "--seconds", "0", option, value])
+    assert stop.value.code == 2 and says in capsys.readouterr().err
+
+
+PAGE = '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
+THREE = {"StartServers": 1, "ThreadsPerChild": 3, "MinSpareThreads": 1, "MaxRequestWorkers": 3}
+POOLS = {  # of three workers
+    "prefork": {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 3},
+    "worker": THREE, "event": THREE,
+}  # fmt: skip
+HALF = b"GET / HTTP/1.1\r\n"
+
+
 @pytest.mark.rival
-def test_alarms_of_the_real_httpd(httpd, tmp_path, capsys):
-    """Two of three workers read half a request, are kept, finish after a graceful restart."""
-    (tmp_path / "slow.cgi").write_text("#!/bin/sh\nsleep 30\n")
-    (tmp_path / "slow.cgi").chmod(0o755)
+@pytest.mark.parametrize("mpm", MPMS)
+def test_alarms_of_the_real_httpd(mpm, httpd, tmp_path, capsys):
+    """Two of three workers read half a request, or are kept. Event keeps connections without a worker."""
     (tmp_path / "index.html").write_text("x")
-    three = {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 3}
-    page = '<Location "/server-status">\nSetHandler server-status\n</Location>\nServerLimit 3\n'
     with Httpd(
-        "prefork", document_root=tmp_path, cgi=True, modules=["status"], extra=page,
-        KeepAliveTimeout=60, GracefulShutdownTimeout=1, **three,
+        mpm, document_root=tmp_path, modules=["status"], extra=PAGE, KeepAliveTimeout=60, **POOLS[mpm]
     ) as server:  # fmt: skip
         watched = [server.url, "--seconds", "0"]
-        for sent, letter in (
-            (b"GET / HTTP/1.1\r\n", "R"),
-            (request("/"), "K"),
-            (request("/slow.cgi"), "G"),
-        ):
+
+        def status_is(wanted: int, says: str) -> bool:
+            found = watch_command.main(watched)
+            return found == wanted and says in capsys.readouterr().out
+
+        for sent, letter in ((HALF, "R"), (request("/"), "K")):
             with Client(server) as one, Client(server) as two:
                 one.send(sent), two.send(sent)
-                if letter == "G":
-                    poll_until(lambda: StatusPage(server, 5).read(5)["Scoreboard"].count("W") == 3)
-                    os.kill(server.pid, signal.SIGUSR1)
-                poll_until(lambda: watch_command.main(watched) == watch_command.ALARM_STATUS)
-                assert f"full of {letter} (" in capsys.readouterr().out
-            if letter != "G":
-                poll_until(lambda: watch_command.main(watched) == 0)
-                capsys.readouterr()
+                if letter == "K":
+                    one.reply(), two.reply()
+                if (mpm, letter) == ("event", "K"):
+                    poll_until(lambda: status_is(0, "0 busy, 3 idle, "))
+                else:
+                    says = f"full of {letter} ("
+                    poll_until(lambda: status_is(watch_command.ALARM_STATUS, says))  # noqa: B023
+            poll_until(lambda: status_is(0, "0 busy"))
+
+
+@pytest.mark.rival
+@pytest.mark.parametrize("mpm, pool, held, more, alarm", [
+    ("prefork", POOLS["prefork"], 2, 0, "G"),
+    # Two old children hold two of the three slots of event, and the new one is busy.
+    ("event", THREE | {"StartServers": 2, "MaxRequestWorkers": 6, "ServerLimit": 3}, 4, 2, "G"),
+    # A thread of worker's that finishes shows what it does, and a new child takes the place of each that ended.
+    ("worker", THREE | {"ServerLimit": 1}, 2, 0, "R"),
+])  # fmt: skip
+def test_children_that_finish_on_the_real_httpd(
+    mpm, pool, held, more, alarm, httpd, tmp_path, capsys
+):
+    (tmp_path / "slow.cgi").write_text("#!/bin/sh\nsleep 30\n")
+    (tmp_path / "slow.cgi").chmod(0o755)
+    sent = request("/slow.cgi") if mpm == "prefork" else HALF  # prefork would end half a request
+    with (
+        Httpd(
+            mpm, document_root=tmp_path, cgi=True, modules=["status"], extra=PAGE, GracefulShutdownTimeout=1,
+            **pool,
+        ) as server,
+        contextlib.ExitStack() as stack,
+    ):  # fmt: skip
+
+        def hold(number: int) -> None:
+            for _ in range(number):
+                stack.enter_context(Client(server)).send(sent)
+
+        def letters() -> str:
+            return StatusPage(server, 5).read(5)["Scoreboard"]
+
+        hold(held)
+        poll_until(
+            lambda: letters().count("W" if mpm == "prefork" else "R") >= held + (mpm == "prefork")
+        )
+        before = set(procfs.children(server.pid))
+        os.kill(server.pid, signal.SIGUSR1)
+        poll_until(lambda: set(procfs.children(server.pid)) - before)
+        hold(more)
+        watched = [server.url, "--every", "0.3", "--seconds", "2"]
+        poll_until(lambda: watch_command.main(watched) == watch_command.ALARM_STATUS, letters)
+        assert f"ALARM: full of {alarm} (" in capsys.readouterr().out

@@ -124,7 +124,7 @@ def test_what_is_made_is_sent_at_once(mpm, tmp_path):
     ("write_too_little", "1 bytes less than", b"\r\n\r\n1234"),
     ("write_then_too_much", "more bytes than Content-Length 1", b"\r\n\r\n12345"),
     ("raises_after_piece", "a mistake after a piece", b"4\r\nsome\r\n"),
-    ("exc_info_too_late", "too late to be told", b"4\r\nsent\r\n"),
+    ("exc_info_too_late", "too late for an error page", b"4\r\nsent\r\n"),
     ("yields_text_later", "str", b"5\r\nbytes\r\n"), ("exits_after_piece", "SystemExit", b"some\r\n"),
     ("too_long", "Content-Length", b"\r\n\r\n12345"), ("too_short", "Content-Length", b"\r\n\r\n123"),
 ])  # fmt: skip
@@ -148,7 +148,7 @@ def test_headers(server):
 
 @pytest.mark.parametrize("name, line", [
     ("own_reason", "HTTP/1.1 200 Quite Right"), ("own_reason/pieces", "HTTP/1.1 200 Quite Right"),
-    ("own_status", "HTTP/1.1 299 Nobody's"), ("list", "HTTP/1.1 200 OK"),
+    ("own_status", "HTTP/1.1 299 Chosen Here"), ("list", "HTTP/1.1 200 OK"),
 ])  # fmt: skip
 def test_the_script_s_own_reason(server, name, line):
     with Client(server) as client:
@@ -294,7 +294,7 @@ def test_continue_is_sent_only_when_the_script_reads_and_not_after_the_head(serv
 
 @pytest.mark.parametrize("name", ["read", "read_nothing", "read_and_swallow"])
 def test_a_badly_chunked_body_ends_the_connection(server, name):
-    """Also where the script swallows the error: nobody knows where the next request begins."""
+    """Also where the script swallows the error: where the next request begins is unknown."""
     data = exchange(
         server,
         f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n"
@@ -514,9 +514,9 @@ def test_a_script_that_does_not_load(server, errors, document_root, source, said
     reply = get(server, "/broken.py")
     assert reply.status == 500
     assert said in errors()
-    # Mended, it works.
-    write(path, script("mended"), time.time() + 1)
-    assert get(server, "/broken.py").body == b"mended"
+    # Repaired, it works.
+    write(path, script("repaired"), time.time() + 1)
+    assert get(server, "/broken.py").body == b"repaired"
 
 
 @pytest.mark.parametrize("mpm", THREADED)

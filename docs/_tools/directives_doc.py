@@ -24,7 +24,7 @@ This file is written by `python -m docs._tools.directives_doc`; edit the table i
 Names are Apache's and may be written in any case. A number is read as C reads it: `12x` is 12 and
 `abc` is 0. A number marked *corrected* is brought within its bounds and a note says so; one marked
 *refused* stops the start, as every other mistake does. The last line for a name wins, except for
-those that may be repeated. Where httpd compiles in another default, it stands in brackets. What becomes of
+those that may be repeated. Where httpd compiles in another default, it is in brackets. What becomes of
 httpd's other directives is in `mpmkit/config/httpd_directives.txt`.
 """
 _TABLE_HEAD = (

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-LIMIT = 120
+LIMIT = 20
 INSTEAD = {
     "told": "reported, shown, named",
     "beside": "next to, compared with, in the same rounds as",
@@ -28,6 +28,7 @@ INSTEAD = {
     "mended": "fixed",
     "for ever": "forever, without limit",
     "stands under": "is below",
+    "stands below": "is below",
     "what it is that": "what",
 }
 # A capital only at the front: "is None" is Python.

@@ -97,7 +97,7 @@ def export(source: Path, target: Path, worth: dict[str, Any]) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export every exercise; 1 if there is none, or a source is not in order."""
+    """Export every exercise; 1 without exercises, or if a source has a mistake."""
     from helpers.hints import WORTH
 
     folders = {"sources": "notebooks/exercises/solutions", "target": "build/otter"}

@@ -163,7 +163,7 @@ def name_note(server_name: str) -> list[Note]:
     import socket
 
     name = socket.getfqdn()
-    text = f"httpd: this machine's full name is unknown, {name} has to do: set ServerName"
+    text = f"httpd: this machine's full name is unknown, {name} is used: set ServerName"
     return [] if "." in name else [Note("AH00558", "warn", text)]
 
 

@@ -17,10 +17,39 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from mpmkit.load.profile import LoadProfile
+
+# A line of a plan: SECONDS,LINE or SECONDS,LINE,SECONDS of each request, then "close" perhaps.
+_NUMBER = r"\d+(?:\.\d*)?"
+_REQUEST = rf"{_NUMBER},\d+(?:,{_NUMBER})?"
+_CONNECTION = re.compile(rf"{_REQUEST}(?: {_REQUEST})*(?: close)?\n", re.ASCII)
+
+
+def plan_problem(path: str, lines: int) -> str:
+    """What is wrong with the plan in a file, for a mix of so many lines: the first bad line; "": nothing."""
+    first = 0.0
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            for number, text in enumerate(file, 1):
+                where = f"plan: {path}, line {number}: "
+                if not _CONNECTION.fullmatch(text):
+                    form = "must be SECONDS,LINE or SECONDS,LINE,SECONDS for each request, then close or not"
+                    return f"{where}{form}: {text[:60]!r}"
+                before, first = first, float(text.partition(",")[0])
+                if first < before:
+                    return (
+                        f"{where}begins at {first:g} s, the one above it at {before:g}; sort them"
+                    )
+                for line in re.findall(r"(?:^| )[^,]+,(\d+)", text):
+                    if not 1 <= int(line) <= lines:
+                        return f"{where}there is no line {line[:20]} of the mix, which has {lines}"
+    except OSError as error:
+        return f"plan: {path}: {error.strerror}"
+    return ""
 
 
 class Piece(NamedTuple):

@@ -232,13 +232,15 @@ class State:
         if latencies:
             self.last_answer, self.refused_since = clock(), 0
         paths: dict[str, list[int]] = {}
-        for number, spec in enumerate(self.specs):
-            part = latencies
-            if len(self.specs) > 1:
-                part = list(itertools.compress(latencies, [n == number for n in which]))
-            if part:
-                self._count(part, spec)
-                paths[spec.name] = paths.get(spec.name, []) + part
+        parts: dict[int, list[int]] = {0: latencies} if latencies else {}
+        if len(self.specs) > 1:
+            parts = {number: [] for number in sorted(set(which))}
+            for number, ns in zip(which, latencies, strict=True):
+                parts[number].append(ns)
+        for number, part in parts.items():
+            name = self.specs[number].name
+            self._count(part, self.specs[number])
+            paths[name] = paths.get(name, []) + part
         if not self.started_ns and not self.ended:
             return
         self.late += sum(lag > LATE_NS for lag in lags)

@@ -225,7 +225,7 @@ def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
     for place, value in enumerate(values if isinstance(values, (list, tuple)) else [values], 1):
         try:
             made.append(value if isinstance(value, kind) else kind(**value))
-        except TypeError as error:  # which names the field, or says that it is none
+        except TypeError as error:  # its message names the unknown or missing field
             problems.append(f"{name}: {place}: {error}")
     return tuple(made)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.load import tls
+from mpmkit.load.arrivals import plan_problem
 from mpmkit.load.generator_process import STARTUP, Generator, LoadError, LoadInterrupted, Progress
 from mpmkit.load.preflight import OWN_FILES, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
@@ -93,6 +94,8 @@ def _prepared(
         users = -(-load.users // load.processes)
         if short := too_few_descriptors(max(users, load.idle_holders) + OWN_FILES):
             problems.append(f"users: {short}, or give more processes")
+    if not problems and load is not None and load.plan:
+        problems += filter(None, [plan_problem(load.plan, len(load.specs))])
     if problems or load is None or place is None:
         raise ProfileError("; ".join(problems))
     if load.seed is None:

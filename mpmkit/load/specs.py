@@ -25,7 +25,7 @@ class RequestFields:
     body: str = text(
         "", "sent with POST, in UTF-8", (r"(?s).{0,1048576}", "be at most 1,048,576 characters")
     )
-    expect_status: int = whole(200, 100, 599, "the status of a good answer")
+    expect_status: int | None = whole(200, 100, 599, "the status of a good answer", none="any")
     expect_length: int | None = whole(
         None, 0, 1 << 40, "of a good answer's body", unit="bytes", none="any"
     )

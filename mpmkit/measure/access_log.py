@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, pieces
 
-BLOCK = 1 << 18  # bytes read at once
+BLOCK = 1 << 15  # bytes read at once; its lines and columns fit a cache of the processor
 LONGEST_LINE = 4 << 20  # bytes; a longer line is broken
 BROKEN_SHARE = 0.01  # of the lines may be broken
 MOST_CACHED = 50_000  # entries of a cache of texts that occur again and again
@@ -212,7 +212,7 @@ class LineFormat:
 
     def seconds(self, columns: Sequence[Sequence[bytes]]) -> tuple[list[float], list[float] | None]:
         """(unix time of each request's start, its duration in seconds or None) of the columns of a block; nan
-        where there is none."""
+        for an entry without one."""
         lasted = None
         if "seconds" in self.columns:
             scale, texts = self.scale, columns[self.columns["seconds"]]

@@ -26,6 +26,7 @@ from mpmkit.measure.sizing import Line, room_for
 from mpmkit.measure.trace import COLUMNS, Trace
 from mpmkit.policy.simulator import simulate
 from mpmkit.policy.trace_run import TraceRun
+from mpmkit.policy.traffic import check_span
 
 ATTEMPTS = 4  # simulations of a proposal
 WARM_SECONDS = 60  # of the trace, by whose demand the first children are counted
@@ -77,7 +78,7 @@ class Cost:
 class Case:
     """What the trace meets under one MPM. kind: "given" or "proposed".
 
-    memory: KiB at the peak of processes (`Cost.at`). reasons: directive -> why a proposal has that number.
+    memory: KiB in the second in which it is most (`Cost.at`). reasons: directive -> why it has that number.
     """
 
     mpm: str
@@ -87,6 +88,17 @@ class Case:
     memory: tuple[float, float, float]
     cost: Cost
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def memory_over_time(self) -> list[float]:
+        """KiB expected in each second of the run."""
+        return [self.cost.at(*held)[1] for held in _held(self.directives, self.run)]
+
+
+def _held(d: Directives, run: TraceRun) -> Iterator[tuple[float, float]]:
+    """(workers that there are, kept connections) in each second."""
+    series = run.series
+    for processes, kept in zip(series["processes"], series["kept"], strict=True):
+        yield processes * d.ThreadsPerChild, kept
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,8 @@ def advise(
         raise ValueError(f"growth: must be more than 0 and at most 1000, not {growth!r}")
     total, kept_back = room_for(ram) if ram else (0, 0)
     room = total - kept_back
+    trace = trace.complete()
+    check_span(trace)
     load = grown(trace, growth)
     if not len(load):
         raise ValueError(f"trace: no request is left at growth {growth:g}, of {len(trace):,}")
@@ -210,8 +224,7 @@ def _case(load: Trace, job: tuple[str, Directives, Cost, int], report: Report) -
             if attempt == ATTEMPTS or not proposal.raised(run):
                 break
         reasons = proposal.reasons
-    kept = max(run.series["kept"]) if d.mpm == "event" else 0
-    memory = cost.at(run.peak_processes * d.ThreadsPerChild, kept)
+    memory = cost.at(*max(_held(d, run), key=lambda held: cost.at(*held)[1]))
     return Case(d.mpm, kind, d, run, memory, cost, reasons)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -157,10 +158,16 @@ def _writer(options: argparse.Namespace) -> str:
     try:
         running = StatusPage(options.status, 5.0).mpm.lower()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{options.status}: {error}") from None
+        raise ValueError(f"{without_login(options.status)}: {error}") from None
     if own and running and running != own:
-        raise ValueError(f"{options.status}: runs {running}, but {options.conf} loads {own}")
+        place = without_login(options.status)
+        raise ValueError(f"{place}: runs {running}, but {options.conf} loads {own}")
     return running or own
+
+
+def without_login(url: str) -> str:
+    """For messages: no user and no password."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def answer(options: argparse.Namespace, bar: Bar) -> Advice:
@@ -183,7 +190,7 @@ def answer(options: argparse.Namespace, bar: Bar) -> Advice:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: an answer. 1: a log without durations, for which there is none. 2: an argument, a log or a file that
+    """0: an answer. 1: a log without durations gives no answer. 2: an argument, a log or a file that
     cannot be used. 130: Ctrl-C."""
     options, bar = parser().parse_args(argv), Bar()
     try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -22,7 +21,13 @@ SHOWN = (
     "MaxConnectionsPerChild", "ThreadLimit", "ListenBacklog", "KeepAlive", "MaxKeepAliveRequests",
 )  # fmt: skip
 COLUMNS = 600  # points of a plot, at most
-INK = {"given": "#888888", "proposed": "#1b6ca8"}
+# What is drawn: title -> the values of a case, in its unit.
+DRAWN: dict[str, Callable[[Case], Sequence[float]]] = {
+    "busy workers": lambda case: case.run.series["busy"],
+    "processes": lambda case: case.run.series["processes"],
+    "listen queue": lambda case: case.run.series["queue"],
+    "memory, MiB": lambda case: [kb / 1024 for kb in case.memory_over_time()],
+}
 
 
 def _seconds(value: float) -> str:
@@ -133,59 +138,76 @@ def _points(values: Sequence[float], high: float, width: int, height: int) -> st
     )
 
 
-def plot(advice: Advice, mpm: str, name: str, title: str) -> str:
-    """An SVG of a series over time, as given and as proposed."""
+def plot(cases: Sequence[Case], title: str) -> str:
+    """An SVG of one of DRAWN over time: the cases of an MPM, as given and as proposed."""
     width, height = 360, 110
-    cases = [case for case in advice.cases if case.mpm == mpm]
-    series: list[tuple[str, array[float]]] = [(c.kind, c.run.series[name]) for c in cases]
+    series = [(case.kind, DRAWN[title](case)) for case in cases]
     high = max(1.0, *(max(values) for _, values in series))
     peaks = ", ".join(f"{kind} {max(values):,.0f} at most" for kind, values in series)
     lines = "".join(
-        f"<polyline points='{_points(values, high, width, height)}' fill='none' stroke='{INK[kind]}' "
-        f"stroke-width='1.5'/>"
+        f"<polyline class='{kind}' points='{_points(values, high, width, height)}'/>"
         for kind, values in series
     )
     return (
         f"<figure><svg viewBox='-4 -4 {width + 8} {height + 8}' role='img'>"
-        f"<title>{escape(f'{title} under {mpm}: {peaks}')}</title>"
-        f"<rect width='{width}' height='{height}' fill='#f7f7f5'/>{lines}</svg>"
+        f"<title>{escape(f'{title} under {cases[0].mpm}: {peaks}')}</title>"
+        f"<rect width='{width}' height='{height}'/>{lines}</svg>"
         f"<figcaption>{escape(f'{title}: {peaks}')}</figcaption></figure>"
     )
 
 
+# Colours of text on their background have a contrast of 4.5 at least, in both schemes.
 STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222;"
-    "background:#fff}table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto}"
-    "th,td{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
-    "td:last-child,th:last-child{text-align:left;white-space:normal;min-width:16em}"
-    "pre{background:#f7f7f5;padding:1em;overflow-x:auto}figure{margin:0}svg{width:100%}"
+    ":root{color-scheme:light dark;--ink:#222;--paper:#fff;--soft:#f4f4f1;--rule:#ccc;--given:#666;"
+    "--proposed:#1b6ca8}@media(prefers-color-scheme:dark){:root{--ink:#e6e6e6;--paper:#16181b;--soft:#23262b;"
+    "--rule:#4a4e55;--given:#a3a7ad;--proposed:#6fb6ea}}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:var(--ink);"
+    "background:var(--paper)}.wide{overflow-x:auto}.wide:focus-visible{outline:2px solid var(--proposed)}"
+    "table{border-collapse:collapse;font-size:13px}"
+    "th,td{padding:.3em .6em;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}"
+    "li{white-space:pre-line}th{font-weight:600}td:last-child,th:last-child{text-align:left;white-space:normal;min-width:16em}"
+    "pre{background:var(--soft);padding:1em;margin:1em 0}figure{margin:0}svg{width:100%}rect{fill:var(--soft)}"
     ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(17em,1fr));gap:1em}"
-    "figcaption{font-size:13px}.given{color:#666}.proposed{color:#1b6ca8}"
+    "figcaption{font-size:13px}.given{color:var(--given)}.proposed{color:var(--proposed)}"
+    "polyline{fill:none;stroke:currentColor;stroke-width:1.5}"
 )
 
 
+def _wide(label: str, inside: str) -> str:
+    """What may be wider than the window scrolls by itself, with the arrow keys, too: it can have the focus."""
+    return f"<div class='wide' role='region' aria-label='{label}' tabindex='0'>{inside}</div>"
+
+
+def _table(advice: Advice) -> str:
+    head, *body = rows(advice)
+    made = "<thead><tr>" + "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
+    made += "</tr></thead><tbody>"
+    for row in body:
+        first, *others = map(escape, row)
+        cells = "".join(f"<td>{cell}</td>" for cell in others)
+        made += f"<tr><th scope='row'>{first}</th>{cells}</tr>"
+    return _wide("Under each MPM, as given and as proposed", f"<table>{made}</tbody></table>")
+
+
 def html(advice: Advice, title: str) -> str:
-    """One page with tables, plots (SVG) and blocks; it loads nothing."""
+    """One page with tables, plots (SVG) and blocks, in the reader's colour scheme; it loads nothing."""
     parts = [f"<h1>{escape(title)}</h1>"]
     parts += ["<ul>", *(f"<li>{escape(note)}</li>" for note in advice.notes), "</ul>"]
     if advice.cases:
-        head, *body = rows(advice)
-        parts.append("<table><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>")
-        parts += [
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body
-        ]
-        parts += ["</table>", *(f"<p>{escape(line)}</p>" for line in sources(advice))]
+        parts += [_table(advice), *(f"<p>{escape(line)}</p>" for line in sources(advice))]
         when = f"{advice.trace.clock(0)} to {advice.trace.clock(advice.trace.span)}"
         parts.append(
             f"<p><b>{escape(advice.verdict())}</b></p><p>From {when}: "
             "<span class='given'>as given</span>, <span class='proposed'>as proposed</span>.</p>"
         )
         for mpm in dict.fromkeys(case.mpm for case in advice.cases):
-            shown = {"busy": "busy workers", "processes": "processes", "queue": "listen queue"}
-            plots = (plot(advice, mpm, name, what) for name, what in shown.items())
-            parts.append(f"<h2>{mpm}</h2><div class='plots'>{''.join(plots)}</div>")
-        parts += [f"<pre>{escape(one)}</pre>" for one in blocks(advice)]
+            cases = [case for case in advice.cases if case.mpm == mpm]
+            plots = "".join(plot(cases, name) for name in DRAWN)
+            text = next(block(case) for case in cases if case.kind == "proposed")
+            parts.append(f"<h2>{mpm}</h2><div class='plots'>{plots}</div>")
+            parts.append(_wide(f"Lines for {mpm}", f"<pre>{escape(text)}</pre>"))
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
+        "<meta name='viewport' content='width=device-width'>"
         f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
     )

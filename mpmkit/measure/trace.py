@@ -15,12 +15,13 @@ import operator
 import os
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from mpmkit.measure.access_log import TraceError
+from mpmkit.measure.access_log import BROKEN_SHARE, TraceError
+from mpmkit.policy.traffic import LONGEST
 
 NAN = float("nan")
 CLASSES = ("static", "script")
@@ -37,7 +38,8 @@ class Trace:
     """The requests of an access log, one entry of each column a request, sorted by `start`.
 
     start       seconds from the first request's start, at which it was received
-    seconds     from its reception to the end of its answer, as logged; nan where the log has none
+    seconds     from its reception to the end of its answer, as logged; nan where the log has none, or one that
+                cannot be: negative (the clock went back), infinite, or longer than 100 days
     size        bytes sent
     client      number of the client: the same address and user agent have the same
     kept        1: the connection was kept after the answer, 0: closed, -1: unknown
@@ -47,7 +49,7 @@ class Trace:
     notes       sentences: how connections were inferred, resolution of times, what was left out
 
     Columns are arrays (array.array); any iterable is accepted, and all but `start` may be left out.
-    Raises TraceError for columns of different lengths, and for starts that are not sorted.
+    Raises TraceError for columns of different lengths, and for starts that are not sorted and from 0 on.
     """
 
     start: Any
@@ -73,8 +75,27 @@ class Trace:
             if len(column) != count:
                 raise TraceError(f"{name}: has {len(column):,} entries, start has {count:,}")
             setattr(self, name, column)
-        if not all(map(operator.le, self.start, islice(self.start, 1, None))):
-            raise TraceError("start: must be sorted, with the columns in the same order")
+        first, last = (self.start[0], self.start[-1]) if count else (0.0, 0.0)
+        in_order = all(map(operator.le, self.start, islice(self.start, 1, None)))
+        if not (0 <= first and last < math.inf and in_order):
+            raise TraceError(
+                "start: must be seconds from 0 on, sorted, the columns in the same order"
+            )
+        self._check_durations()
+
+    def _check_durations(self) -> None:
+        if len(self) and 0 <= min(self.seconds) and max(self.seconds) <= LONGEST:
+            return  # the usual case, twice as fast
+        wrong = [
+            i for i, seconds in enumerate(self.seconds)
+            if not 0 <= seconds <= LONGEST and seconds == seconds
+        ]  # fmt: skip
+        if wrong:
+            self.seconds = array("d", self.seconds)  # that of the caller stays as it is
+            for i in wrong:
+                self.seconds[i] = NAN
+            text = f"{len(wrong):,} durations are negative or longer than 100 days: they count as missing."
+            self.notes = (*self.notes, text)
 
     def _column(self, name: str) -> array[Any]:
         values, code = getattr(self, name), COLUMNS[name][0]
@@ -95,6 +116,16 @@ class Trace:
     def timed(self) -> bool:
         """Whether the log has durations."""
         return any(map(math.isfinite, self.seconds))
+
+    def complete(self) -> Trace:
+        """Itself, or without the requests that have no duration, if those are at most 1%, with a note."""
+        lost = sum(map(math.isnan, self.seconds))
+        if not 0 < lost <= BROKEN_SHARE * len(self):
+            return self
+        good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
+        columns: dict[str, Any] = {n: [getattr(self, n)[i] for i in good] for n in COLUMNS}
+        text = f"{lost:,} requests have no duration and are left out."
+        return replace(self, notes=(*self.notes, text), **columns)
 
     @property
     def span(self) -> float:
@@ -173,11 +204,16 @@ class Trace:
 
 
 def _fill(path: Any, lines: Iterable[tuple[int, str]], columns: list[array[Any]]) -> None:
-    adds = [(column.append, float if column.typecode == "d" else int) for column in columns]
+    kinds = [float if column.typecode == "d" else int for column in columns]
+    before = 0.0
     for number, line in lines:
-        cells = line.split(",")
         try:
-            for (add, kind), cell in zip(adds, cells, strict=True):
-                add(kind(cell))
+            row = [kind(cell) for kind, cell in zip(kinds, line.split(","), strict=True)]
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
         except (ValueError, OverflowError):
             raise TraceError(f"{path}, line {number}: is not a request: {line[:80]!r}") from None
+        if not before <= row[0] < math.inf:
+            what = "starts before the one above it, or never; sort the lines by start"
+            raise TraceError(f"{path}, line {number}: {what}: {line[:80]!r}")
+        before = row[0]

@@ -8,7 +8,6 @@ mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import sys
 import time
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpmkit.config.arguments import Parser
-from mpmkit.measure.advise_command import configured
+from mpmkit.measure.advise_command import configured, without_login
 from mpmkit.measure.monitor import StatusPage
 
 ALARMS = {"G": "finishing gracefully", "K": "keep-alive", "R": "reading a request"}
@@ -93,7 +92,7 @@ def parser() -> Parser:
     )
     limit = made.add_mutually_exclusive_group()
     words = "its MaxRequestWorkers (default: as many as the scoreboard has slots)"
-    limit.add_argument("--limit", type=int, default=0, metavar="N", help=words)
+    limit.add_argument("--limit", type=_workers, default=0, metavar="N", help=words)
     limit.add_argument("-f", dest="conf", metavar="FILE", help="its httpd.conf, which says that")
     add("--format", choices=("text", "csv", "prometheus"), default="text")
     return made
@@ -106,6 +105,21 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def _limit_of(conf: str | None, mpm: str) -> int:
+    """MaxRequestWorkers of an httpd.conf, as it is for that MPM; 0: not known. Exits with 2 for a bad file."""
+    try:
+        d = configured(conf, mpm or None)[1] if conf else None
+    except (OSError, ValueError) as error:
+        parser().error(str(error))
+    return d.process_limit * d.ThreadsPerChild if d else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0: no alarm. 1: no status page. 2: a bad argument. 3: the scoreboard is full of G, K or R. 130: Ctrl-C."""
     options = parser().parse_args(argv)
@@ -114,9 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     before: deque[Headroom] = deque()
     began = time.monotonic()
     try:
-        page, limit = StatusPage(options.url, max(options.every, 5.0)), options.limit
-        if options.conf and (d := configured(options.conf, page.mpm.lower() or None)[1]):
-            limit = d.process_limit * d.ThreadsPerChild
+        page = StatusPage(options.url, max(options.every, 5.0))
+        limit = options.limit or _limit_of(options.conf, page.mpm.lower())
         while True:
             t = time.monotonic() - began
             letters = page.read(page.patience)["Scoreboard"]
@@ -133,6 +146,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError) as error:
-        place = re.sub(r"//[^/@]*@", "//", options.url)  # without a password
-        print(f"mpmkit: {place}: {error}", file=sys.stderr)
+        print(f"mpmkit: {without_login(options.url)}: {error}", file=sys.stderr)
     return 1

@@ -42,6 +42,7 @@ from mpmkit.policy.trace_run import SERIES, TraceRun
 END, NEXT, TIMEOUT, ARRIVAL, RESTART = range(5)  # the kinds of events
 RETRIES = 6  # tcp_syn_retries
 PATIENCE = 3600  # passes without an event, after which a queue that does not move ends the run
+LONGEST = 100 * 86_400.0  # seconds of a trace: each has a pass of idle maintenance
 
 
 def simulate_trace(
@@ -53,8 +54,9 @@ def simulate_trace(
     """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
 
     on_progress is called now and then with the share that is done. restarts: sorted seconds of graceful restarts
-    (USR1). Raises ValueError for a trace without requests, or without the duration of each.
+    (USR1). Raises ValueError for a trace without requests or without the duration of each, or of over 100 days.
     """
+    check_span(trace)
     count = len(trace.start)
     if not count:
         raise ValueError("trace: has no requests")
@@ -64,6 +66,15 @@ def simulate_trace(
     run = _Run(directives, trace)
     run.heap = [(second, RESTART, 0, None) for second in restarts]
     return run.run(on_progress)
+
+
+def check_span(trace: Any) -> None:
+    """Raise ValueError for a trace of more than 100 days: in one line the clock was wrong, most likely."""
+    if len(trace.start) and trace.start[-1] > LONGEST:
+        raise ValueError(
+            f"trace: its requests are {trace.start[-1] / 86_400:,.0f} days apart, 100 at most can be simulated; "
+            "leave out lines of a wrong clock, or give fewer files"
+        )
 
 
 class _Run:

@@ -14,6 +14,7 @@ import numbers
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from helpers.hints import hint as hint
@@ -45,6 +46,12 @@ SCOREBOARDS = {
 }
 
 
+def wrapped(text: str) -> str:
+    """A text whose long lines break between words: an output of JupyterLab breaks them anywhere."""
+    lines = text.splitlines()
+    return "\n".join(fill(line, 92) if len(line) > 100 else line for line in lines)
+
+
 class Verdict(NamedTuple):
     """What a check says. True if the answer is right."""
 
@@ -57,7 +64,7 @@ class Verdict(NamedTuple):
 
     def __repr__(self) -> str:
         hint = f"\nLook at: {self.hint}" if self.hint else ""
-        return f"{'RIGHT' if self.right else 'NOT YET'}: {self.says}{hint}"
+        return wrapped(f"{'RIGHT' if self.right else 'NOT YET'}: {self.says}{hint}")
 
 
 class NotYet(Exception):
@@ -77,7 +84,7 @@ def judged(look: Callable[[Any], str], answer: Any, hint: str = "") -> Verdict:
     """What `look` says of an answer: it returns why the answer is right, or raises NotYet. An error of the
     answer's own becomes a sentence, too. hint: where to look."""
     if answer is ... or answer is None:
-        return Verdict(False, "there is no answer yet: put yours in the place of the ...")
+        return Verdict(False, "there is no answer yet: replace the ... with yours")
     try:
         return Verdict(True, look(answer))
     except NotYet as why:

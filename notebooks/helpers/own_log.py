@@ -93,7 +93,9 @@ class Chooser(Still):
             if self._upload.value:
                 log = BytesIO(bytes(self._upload.value[0]["content"]))
             if log:
-                self.trace = mpmkit.Trace.read(log, log_format=self._format.value.strip())
+                self.trace = mpmkit.Trace.read(
+                    log, log_format=self._format.value.strip()
+                ).complete()
             self._say()
         except (ValueError, OSError) as error:
             self._said.value = f"<p role='alert'>{escape(str(error))}</p>"

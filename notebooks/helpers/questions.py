@@ -142,7 +142,7 @@ OF: dict[str, tuple[Item, ...]] = {
         }),
         Item("More clients keep busy connections than an MPM has workers. Who waits?", {
             "newcomers, and some get nothing": RIGHT,
-            "all, the same time": "who has a connection goes on; who has none stands in the listen queue",
+            "all, the same time": "clients with a connection go on; the others wait in the listen queue",
             "no client under event": "with no idle worker its listener accepts none",
         }),
     ),
@@ -166,7 +166,7 @@ OF: dict[str, tuple[Item, ...]] = {
     "09": (
         Item("The scoreboard is full of R. Which directive?", {
             "RequestReadTimeout": RIGHT,
-            "KeepAliveTimeout": "that bounds K; R reads a head that does not come to its end",
+            "KeepAliveTimeout": "that bounds K; R reads a head that never ends",
             "MaxRequestWorkers": "more workers would be in R as soon",
         }),
         Item("Eight slow readers and EnableSendfile On. Under which MPM is a newcomer served at once?", {
@@ -206,10 +206,10 @@ OF: dict[str, tuple[Item, ...]] = {
         Item("Browsers read for three seconds between two pages. What keeps prefork's workers busy?", {
             "kept connections, until KeepAliveTimeout": RIGHT,
             "the pages that are being sent": "that takes milliseconds of the three seconds",
-            "the listen queue": "who waits there has no worker",
+            "the listen queue": "a client there has no worker",
         }),
         Item("The log was written by a server with all its workers busy. What does a prediction from it lack?", {
-            "clients that gave up, and when those who waited really came": RIGHT,
+            "clients that gave up, and when the ones that waited really came": RIGHT,
             "nothing: each request is in the log": "a client that gives up in the listen queue leaves no line",
             "the slowest requests": "they are logged when they end, like all others",
         }),

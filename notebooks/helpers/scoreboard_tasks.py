@@ -147,5 +147,5 @@ def show(task: Task) -> None:
         display(diagram.scoreboard(board.picture))
         print(
             f"MaxRequestWorkers {board.workers}; in the listen queue: {board.queue}; "
-            f"the clients ask for {board.page}"
+            f"the clients request {board.page}\n"
         )

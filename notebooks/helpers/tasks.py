@@ -36,7 +36,7 @@ class Task:
         self.earned = 0
 
     def __str__(self) -> str:
-        return self.text
+        return checks.wrapped(self.text)
 
     def check(self, answer: Any) -> Verdict:
         """Whether an answer is right. It never raises; points are kept once earned."""
@@ -153,7 +153,7 @@ def decided(student: str) -> Task:
             if str(yours).strip().lower() != true:
                 raise NotYet(f"table {name}: not {yours}; {why}")
         return (
-            "a difference is one if the interval of the paired ratio excludes 1, and if the server was the "
+            "a difference is real if the interval of the paired ratio excludes 1 and the server was the "
             "limit"
         )
 

@@ -71,7 +71,7 @@ def cases() -> Iterator[tuple[str, str]]:
         yield f"Options {outer}, below {inner or 'as above'}", text
     for kind in ("Location", "DirectoryMatch", "FilesMatch"):
         yield f"Options None in {kind}", section(kind, WHOLE[kind], "Options None")
-    # A program may not be run here: what is one is 403, what is none is sent.
+    # No program may run here: a file that is one gets 403, any other file is sent.
     for arg in (".sta", "STA", ".ini .sta", ".bak", ".{k}ht"):
         yield f"AddHandler {arg}", section("Directory", "{d}", f"AddHandler cgi-script {arg}")
     yield "AddHandler for a name", section("Files", "{k}.b.*", "AddHandler cgi-script .sta")

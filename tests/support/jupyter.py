@@ -75,7 +75,7 @@ def jupyter(module: str, root: Path, *options: str, base: str = "", **env: str) 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """A headless Chromium; the test is skipped where there is none."""
+    """A headless Chromium; the test is skipped without one."""
     playwright = pytest.importorskip("playwright.sync_api")
     program = find_browser()
     if program is None:

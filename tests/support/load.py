@@ -14,7 +14,7 @@ class Load:
 
     keep_alive: stay on one connection while the server allows it. retry: ask again after a connection error (what
     failed is still counted). answers: (status, body) of all that came whole. failures: what went wrong, in words.
-    A kept connection that had ended before the next request is none: every client asks again then (RFC 9112).
+    A kept connection that ended before the next request does not count: every client asks again then (RFC 9112).
     """
 
     def __init__(

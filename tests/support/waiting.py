@@ -26,7 +26,7 @@ def patience(seconds: float = 10.0) -> float:
 def poll_until(
     condition: Callable[[], T], what: str | Callable[[], str] = "", cap: float = 10.0
 ) -> T:
-    """The condition's first true value. Fails, saying `what`, when there is none within `cap` s."""
+    """The condition's first true value. Fails, saying `what`, when it has none within `cap` s."""
     cap = patience(cap)
     end = time.monotonic() + cap
     pause = 0.001

@@ -174,7 +174,7 @@ def case_exc_info_too_late(environ, start_response):
     start_response("200 OK", HTML)
     yield b"sent"
     try:
-        raise ValueError("too late to be told")
+        raise ValueError("too late for an error page")
     except ValueError:
         start_response("500 Oops", [], sys.exc_info())
     yield b"never"
@@ -311,7 +311,7 @@ def case_own_reason(environ, start_response):
 
 
 def case_own_status(environ, start_response):
-    start_response("299 Nobody's", HTML)
+    start_response("299 Chosen Here", HTML)
     return [b"body"]
 
 
