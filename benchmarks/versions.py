@@ -32,6 +32,7 @@ WORKS = {
     "kept": "/index.html",
     "distinct": "/index.html?{}",
     "script": "/hello.py",
+    "post": "/hello.py",
     "new": "/index.html",
 }
 POOL = {
@@ -42,13 +43,20 @@ POOL = {
     ),
 }
 KEPT = "GET {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n"
+POST = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n"
+LENGTHS = (20, 300, 5_000, 20_000, 65_000)  # bytes of bodies, in turn
 NEW = "GET {} HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
 @contextlib.contextmanager
 def served(tree: str, mpm: str, cpu: int) -> Iterator[tuple[int, int]]:
     """A server of one version with one child on this CPU: (port, child)."""
-    lines = ("MaxKeepAliveRequests 0", "CustomLog /dev/null common", *POOL[mpm])
+    lines = (
+        "MaxKeepAliveRequests 0",
+        "KeepAliveTimeout 60",
+        "CustomLog /dev/null common",
+        *POOL[mpm],
+    )
     asked = [part for line in lines for part in ("-c", line)]
     starting = subprocess.Popen(
         ["taskset", "-c", str(cpu), sys.executable, "-m", "mpmkit", "serve", mpm, "--port", "0", *asked],
@@ -74,7 +82,8 @@ def served(tree: str, mpm: str, cpu: int) -> Iterator[tuple[int, int]]:
 
 def client(stack: contextlib.ExitStack, port: int, work: str) -> Callable[[int], None]:
     """What sends so many requests of a kind of work, one after the other."""
-    form, kept = NEW if work == "new" else KEPT, None
+    form, kept = {"new": NEW, "post": POST}.get(work, KEPT), None
+    bodies = [bytes(length) for length in LENGTHS] if work == "post" else [b""]
     if work != "new":
         kept = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
     sent = 0
@@ -84,7 +93,8 @@ def client(stack: contextlib.ExitStack, port: int, work: str) -> Callable[[int],
         for _ in range(count):
             sent += 1
             sock = kept or socket.create_connection(("127.0.0.1", port))
-            sock.sendall(form.format(WORKS[work].format(sent)).encode())
+            body = bodies[sent % len(bodies)]
+            sock.sendall(form.format(WORKS[work].format(sent), len(body)).encode() + body)
             if not sock.recv(65536).startswith(b"HTTP/1.1 200 "):
                 raise RuntimeError(f"{work}: an answer was not 200")
             if kept is None:

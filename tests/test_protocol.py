@@ -14,7 +14,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.configured import directives
 
-from mpmkit.http.body import LONGEST_LINE, Body
 from mpmkit.http.fastpath import (
     HEADS_REMEMBERED,
     LINES_REMEMBERED,
@@ -360,16 +359,3 @@ def test_dates_are_read_as_written(seconds):
 ])  # fmt: skip
 def test_forms_of_a_date(text, seconds):
     assert parse_http_date(text.encode("latin-1")) == seconds
-
-
-@pytest.mark.parametrize(("length", "fed", "expected"), [
-    (5, b"", 6), (5, b"abc", 3), (5, b"abcde", 1), (70_000, b"", 70_001), (None, b"", LONGEST_LINE),
-    (None, b"5\r\nab", 3 + LONGEST_LINE), (None, b"5\r\nabcde", LONGEST_LINE),
-])  # fmt: skip
-def test_a_read_asks_for_what_is_left_of_a_body(length, fed, expected):
-    """More would leave holes in the heap; one byte more shows event that the socket is empty."""
-    body = Body(length, 100)
-    body.feed(fed)
-    while body.next_piece():
-        pass
-    assert body.expected == expected

@@ -1,6 +1,10 @@
 """benchmarks/soak.py at its smallest, and whether it notices what it is there for."""
 
+import gc
+import socket
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -8,6 +12,9 @@ import pytest
 
 from benchmarks import soak
 from benchmarks.socket_fuzz import fuzzed
+from mpmkit.config import httpd_conf
+from mpmkit.config.log_format import pieces
+from mpmkit.server import connection
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -30,6 +37,42 @@ def test_what_grows_is_named(kib, descriptors, grow):
     seen = [{"KiB": a, "descriptors": b} for a, b in zip(kib, descriptors, strict=True)]
     *wrong, line = soak.growth("the parent's", seen, "each", most=256)
     assert [one.split()[3] for one in wrong] == grow and line.endswith(" each")
+
+
+def test_a_buffer_is_for_one_read_at_a_time(monkeypatch):
+    """And comes back, also from a read that fails: or each one would be memory that is never used again."""
+    monkeypatch.setattr(connection, "_spare", [])
+    (ours, theirs), (other, its) = socket.socketpair(), socket.socketpair()
+    with ours, theirs, other, its, ThreadPoolExecutor(1) as thread:
+        for sent in (b"a" * 60_000, b"b"):
+            theirs.sendall(sent)
+            assert connection.receive(ours, 65536) == sent
+        with pytest.raises(BlockingIOError):
+            connection.receive(ours, 10, socket.MSG_DONTWAIT)
+        assert len(connection._spare) == 1
+        waiting = thread.submit(connection.receive, other, 100)
+        soak.until(lambda: not connection._spare, "the thread reads")
+        theirs.sendall(b"cd")
+        assert connection.receive(ours, 1) == b"c"
+        its.sendall(b"e")
+        assert waiting.result() == b"e" and len(connection._spare) == 2
+
+
+def test_a_parent_keeps_nothing_of_a_configuration_that_was_read(tmp_path):
+    """No names made at run time, which the interpreter's cache of look-ups holds: one for each word, at first."""
+    conf = tmp_path / "httpd.conf"
+    lines = ("LogFormat '%h %>s' x", "KeepAlive On", "SetEnvIf Host ^ a=$", "AddType a/b .c") * 5
+    conf.write_text("\n".join(lines))
+    grown = []
+    for _ in range(2):
+        before = sys.getallocatedblocks()
+        for _ in range(40):
+            settings = httpd_conf.read(httpd_conf.Source(str(conf), mpm="event")).settings
+            assert list(pieces(settings[1].args[0]))
+        del settings
+        gc.collect()
+        grown.append(sys.getallocatedblocks() - before)
+    assert grown[1] < 40, grown
 
 
 class Confused(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ import subprocess
 import time
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -201,13 +202,15 @@ class Cipher:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
+    def recv_into(self, buffer: Any, size: int, flags: int = 0) -> int:
         if not self.pieces:
             raise BlockingIOError
         data = self.pieces.pop(0)
         if len(data) > size:
             self.pieces.insert(0, data[size:])
-        return data[:size]
+        count = min(size, len(data))
+        buffer[:count] = data[:count]
+        return count
 
 
 @pytest.fixture(scope="module")

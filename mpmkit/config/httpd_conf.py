@@ -420,14 +420,14 @@ class _Reader:
         if len(self.open_files) > INCLUDE_DEPTH:
             raise ValueError(f"{where.name}: more than {INCLUDE_DEPTH} files deep: {path}")
         try:
-            with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-                text = file.read()
+            with open(path, "rb") as file:  # a text's decoder is looked up as split_words says
+                text = file.read().decode("utf-8-sig", "surrogateescape")
         except OSError as error:
             why = f"{where.name} {path} cannot be read: {error.strerror or error}"
             raise DirectiveError.at(where, why) from None
         self.conf.includes.append(Included(path, where.line, len(self.open_files)))
         self.open_files.append(real)
-        self.lines(logical_lines(text), path)
+        self.lines(logical_lines(text.replace("\r\n", "\n").replace("\r", "\n")), path)
         self.open_files.pop()
 
 

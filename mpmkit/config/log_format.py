@@ -29,7 +29,9 @@ class Piece(NamedTuple):
 
 def pieces(text: str) -> Iterator[Piece]:
     """The pieces of a format, in their order. Raises FormatError for a percent sign at the end."""
-    for found in _PIECE.finditer(text):
+    at = 0
+    while found := _PIECE.match(text, at):  # not `finditer`: see split_words
+        at = found.end()
         if found[4] is None:
             yield Piece(re.sub(r'\\([nt\\"])', lambda m: ESCAPES[m[1]], found[0]))
         elif not found[4]:

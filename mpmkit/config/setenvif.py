@@ -42,7 +42,7 @@ def setter(attribute: str = "", any_case: bool = False) -> Callable[[Words], tup
         read: list[tuple[str, str | None]] = []
         for word in variables:
             variable, _, value = word.partition("=")
-            value = re.sub(r"([\\$])", r"\\\1", value) if plain else value
+            value = re.sub(r"[\\$]", lambda found: "\\" + found[0], value) if plain else value
             read.append((word[1:], None) if word.startswith("!") else (variable, value or "1"))
         return (EnvRule(name.lower(), compiled, tuple(read)),)
 

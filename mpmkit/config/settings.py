@@ -231,12 +231,13 @@ def split_words(text: str, unclosed: Callable[[str], object] | None = None) -> W
     that it is a ValueError.
     """
     words = []
-    for found in _WORDS.finditer(text):
-        quote, inside, closed, bare = found.groups(default="")
+    # Not `finditer`, nor `sub` without need: they look up a name made each time, which the parent would keep.
+    for quote, inside, closed, bare in _WORDS.findall(text):
         if quote and not closed:
             wrong = f"a {quote} is opened and never closed: {quote}{inside}"
             if unclosed is None:
                 raise ValueError(wrong)
             unclosed(wrong)
-        words.append(re.sub(rf"\\([\\{quote}])", r"\1", inside or bare))
+        word = inside or bare
+        words.append(re.sub(rf"\\([\\{quote}])", r"\1", word) if "\\" in word else word)
     return tuple(words)

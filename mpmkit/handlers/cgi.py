@@ -23,6 +23,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from mmap import mmap
 from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from mpmkit.handlers.gateway import OF_THE_SERVER, Script, latin
 from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed, StderrLines
 from mpmkit.http.messages import Request, RequestError
+from mpmkit.server.connection import receive
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
@@ -184,8 +186,11 @@ class Program(Output):
                     raise RequestError(500, "the client left while its script ran", silent=True)
         return b""
 
+    def recv_into(self, buffer: mmap, *_: int) -> int:
+        return os.readv(self._out, (buffer,))
+
     def _receive(self) -> bytes:
-        piece = os.read(self._out, PIECE)
+        piece = receive(self, PIECE)
         if not piece:
             self._at_end = True
             self._poll.unregister(self._out)

@@ -28,6 +28,7 @@ from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import PIECE, Output, Programs, ScriptFailed, StderrLines
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import Request, RequestError
+from mpmkit.server.connection import receive
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
@@ -245,7 +246,7 @@ class Exchange(Output):
     def _receive(self) -> None:
         assert self._sock is not None
         try:
-            data = self._sock.recv(PIECE)
+            data = receive(self._sock, PIECE)
         except BlockingIOError:
             return
         except OSError:  # a reset: it closed with bytes of ours that it had not read

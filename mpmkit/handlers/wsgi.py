@@ -371,17 +371,21 @@ class _Body(io.RawIOBase):
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._piece = b""
+        self._piece = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._piece:
-            self._piece = self._conn.read_body()
+            self._piece = memoryview(self._conn.read_body())
         taken, self._piece = self._piece[: len(buffer)], self._piece[len(buffer) :]
         buffer[: len(taken)] = taken
         return len(taken)
+
+    def readall(self) -> bytes:
+        piece, self._piece = self._piece, memoryview(b"")
+        return b"".join((piece, *iter(self._conn.read_body, b"")))
 
 
 class _ErrorStream:

@@ -40,12 +40,6 @@ class Body:
     def rest(self) -> bytes:
         return self._data
 
-    @property
-    def expected(self) -> int:
-        """Bytes that a read should ask for: the rest of the body, or of a chunk with the lines behind it, and one
-        more, so that a read which brings less has emptied the socket."""
-        return self._left + (LONGEST_LINE if self._chunked else 1)
-
     def feed(self, data: bytes) -> None:
         self._data = self._data + data if self._data else data
 

@@ -182,11 +182,6 @@ class Protocol:
         assert self._body is not None
         self._body.feed(data)
 
-    @property
-    def expected(self) -> int:
-        """Bytes to ask for while `in_body` (`Body.expected`)."""
-        return self._body.expected if self._body is not None else 0
-
     def next_piece(self) -> bytes | None:
         """The next piece of the body; b"" at its end, None: more bytes are needed.
 

@@ -14,7 +14,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from mmap import MAP_PRIVATE, mmap
+from operator import attrgetter
 from time import monotonic
+from types import MethodType
 from typing import Any
 
 from mpmkit.config.directives import Directives
@@ -33,6 +36,30 @@ LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a l
 LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
 
 _NOW = socket.MSG_DONTWAIT
+# What RequestReadTimeout says of each stage. Not by `getattr` with names made each time: the interpreter's
+# cache of look-ups would hold them, and has 4,096 places.
+_RULES = {
+    stage: attrgetter(*(f"{stage}_{name}" for name in ("init", "max", "rate")))
+    for stage in ("handshake", "header", "body")
+}
+_spare: list[mmap] = []  # buffers that no thread reads into at the moment
+
+
+def receive(sock: Any, size: int, flags: int = 0) -> bytes:
+    """As a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: what is returned has no spare room.
+
+    `recv` makes room for `size` bytes and cuts off what is left of it. malloc keeps small pieces for their
+    thread when they are free, up to 7 of each of 64 sizes. Between them there would be holes too small for
+    the next read: with reads of any length, a child grew by megabytes.
+    """
+    try:
+        buffer = _spare.pop()
+    except IndexError:
+        buffer = mmap(-1, BODY_SIZE, MAP_PRIVATE)
+    try:
+        return buffer[: sock.recv_into(buffer, size, flags)]
+    finally:
+        _spare.append(buffer)
 
 
 class Received:
@@ -58,7 +85,7 @@ class Connection(Output):
 
     kept        responses after which the connection was kept alive
     async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
-    recv        the socket's own; over TLS (tls.py) one that decrypts
+    recv        `receive` from the socket; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     received    bytes of the request: its head, and of its body what was read
     response    its response, where an access log asks for a header of it; else not set
@@ -96,7 +123,7 @@ class Connection(Output):
         nonblocking: bool = False,
     ) -> None:
         super().__init__(sock, directives, nonblocking)
-        self.recv = sock.recv
+        self.recv: Callable[..., bytes] = MethodType(receive, sock)
         self.peer = peer
         self.protocol = Protocol(directives, heads)
         self.async_safe = True
@@ -112,7 +139,7 @@ class Connection(Output):
     def filtered(self, sock: Any) -> None:
         """`sock` stands before the socket from now on (filters.py)."""
         self.sock = sock
-        self.recv = sock.recv
+        self.recv = MethodType(receive, sock)
         self.async_safe = sock.async_safe
         self.direct = False
         self.nonblocking = self.nonblocking and self.async_safe
@@ -209,10 +236,7 @@ class Connection(Output):
                 self._continued = True
                 self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
             try:
-                # No more room than is needed: what a read leaves of it is cut off, and small pieces among
-                # large holes are memory that malloc does not use again.
-                size = min(BODY_SIZE, protocol.expected)
-                data = self._read_by(self._body_deadline, size)
+                data = self._read_by(self._body_deadline, BODY_SIZE)
             except TimeoutError:
                 why = "the request's body did not come in time"
                 raise RequestError(408, why, ah="AH01382") from None
@@ -246,7 +270,7 @@ class Connection(Output):
     def deadline(self, stage: str) -> ReadDeadline:
         """The clock of a stage of RequestReadTimeout begins to run: handshake, header, body."""
         rule = self._directives.RequestReadTimeout
-        init, most, rate = (getattr(rule, f"{stage}_{name}") for name in ("init", "max", "rate"))
+        init, most, rate = _RULES[stage](rule)
         return ReadDeadline(self._directives.Timeout, init, most, rate, monotonic())
 
     def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
@@ -277,7 +301,7 @@ class Connection(Output):
             until = monotonic() + LINGER_MAX
             try:
                 self.set_timeout(LINGER_SILENCE)
-                while self.sock.recv(LINGER_READ) and monotonic() < until:
+                while receive(self.sock, LINGER_READ) and monotonic() < until:
                     pass
             except OSError:
                 pass
@@ -302,7 +326,7 @@ class Connection(Output):
     def drained(self) -> bool:
         """Event: drop what has come since `half_close`, without waiting. True: the client closed."""
         try:
-            while self.sock.recv(LINGER_READ, _NOW):
+            while receive(self.sock, LINGER_READ, _NOW):
                 pass
         except BlockingIOError:
             return False

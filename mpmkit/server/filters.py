@@ -1,7 +1,7 @@
 """Connection filters: what stands between a connection and its socket (httpd's input and output filters).
 
-    protocol <── recv ── filter ── recv <── socket
-             ──> send ── filter ── send ──>
+    protocol <── recv_into ── filter ── recv_into <── socket
+             ──> send ────── filter ── send ──────>
 
 A filter has a socket's methods and passes on what it does not change. `async_safe` is what event wants
 to know: does epoll, which watches the socket, still see everything? Not of a filter that keeps bytes to
@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import socket
 import time
+from mmap import mmap
 from typing import Any
+
+from mpmkit.server.connection import receive
 
 PIECE = 0.05  # seconds' worth of bytes that LineRate lets through at a time
 AHEAD = 65536  # bytes that LineRate reads from the socket at a time
@@ -38,15 +41,16 @@ class LineRate:
         self._ahead = b""  # read, and not handed out yet
         self._free_in = self._free_out = 0.0  # when the line has carried what it was given
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
+    def recv_into(self, buffer: mmap, size: int, flags: int = 0) -> int:
         if not self._ahead:
-            self._ahead = self._sock.recv(AHEAD, flags)
+            self._ahead = receive(self._sock, AHEAD, flags)
             if not self._ahead:
-                return b""
+                return 0
         size = min(size, self._piece())
         data, self._ahead = self._ahead[:size], self._ahead[size:]
         self._free_in = self._carry(len(data), self._free_in)
-        return data
+        buffer[: len(data)] = data
+        return len(data)
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Sends a piece, as a socket may; the caller comes again with the rest."""

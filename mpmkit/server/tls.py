@@ -22,12 +22,13 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from mmap import mmap
 from time import monotonic
 
 from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.config.values import RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.server.connection import Connection, Disconnected, Received
+from mpmkit.server.connection import Connection, Disconnected, Received, receive
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
 
@@ -43,10 +44,10 @@ def context_for(directives: Directives) -> ssl.SSLContext:
             "(mpmkit serve --tls makes a certificate for a lab)"
         )
         raise DirectiveError(text, directive=name, ah="AH02572")
-    _check_pem(name, certificate, "AH02561", "CERTIFICATE", "no certificate in PEM: name one")
+    _check_pem(name, certificate, "AH02561", b"CERTIFICATE", "no certificate in PEM: name one")
     name = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
     key = directives.SSLCertificateKeyFile or certificate
-    _check_pem(name, key, "AH02564", "KEY", "no private key in PEM: name the certificate's key")
+    _check_pem(name, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[directives.SSLProtocol[0]]
@@ -75,11 +76,11 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     return context
 
 
-def _check_pem(name: str, file: str, ah: str, kind: str, missing: str) -> None:
+def _check_pem(name: str, file: str, ah: str, kind: bytes, missing: str) -> None:
     """Raises DirectiveError unless the file can be read and holds what is wanted."""
     try:
-        with open(file, encoding="latin-1") as opened:
-            if not re.search(rf"(?m)^-----BEGIN .*{kind}-----\s*$", opened.read()):
+        with open(file, "rb") as opened:
+            if not re.search(rb"(?m)^-----BEGIN .*%b-----\s*$" % kind, opened.read()):
                 raise _refused(name, file, missing, ah)
     except OSError as error:
         why = f"{error.strerror}: name a file in PEM that can be read"
@@ -118,11 +119,10 @@ class Session:
         OSError as a socket does (a ssl.SSLError is one). A record in many small pieces is one read: its
         clock runs here, for no one else sees the pieces.
         """
-        read = self.object.read
         began = 0.0
         while True:
             try:
-                data = read(RECORD)
+                data = receive(self, RECORD)
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLZeroReturnError:  # the client has said that no more is coming
@@ -131,7 +131,7 @@ class Session:
                 if data:
                     while self._incoming.pending or self.object.pending():
                         try:
-                            data += read(RECORD)
+                            data += receive(self, RECORD)
                         except ssl.SSLError:  # half a record; or the next read will say it again
                             break
                 return data
@@ -141,13 +141,17 @@ class Session:
                 raise ConnectionAbortedError("AH02042: rejecting client initiated renegotiation")
             if began and monotonic() - began > self._patience:
                 raise BlockingIOError
-            raw = self._sock.recv(RECORD, flags)
+            raw = receive(self._sock, RECORD, flags)
             began = began or monotonic()
             self.full = len(raw) == RECORD
             if raw:
                 self._incoming.write(raw)
             else:
                 self._incoming.write_eof()
+
+    def recv_into(self, buffer: mmap, size: int, _: int) -> int:
+        """What is decrypted, for `receive`. Raises ssl.SSLError."""
+        return self.object.read(size, buffer)  # type: ignore[arg-type, return-value]
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
         """What to send for `data`, and what OpenSSL itself has to say."""
