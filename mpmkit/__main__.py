@@ -49,8 +49,19 @@ def run_in_checkout(name: str, *args: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit status: 1 where the reader of its output has gone (`| head`)."""
+    try:
+        try:
+            return command(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            if sys.stdout:  # None where the descriptor was closed
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        return 1
+
+
+def command(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0

@@ -34,6 +34,16 @@ for argv in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.parametrize("args", [("--help",), ("--version",), ("memory", "--help")])
+def test_a_reader_that_has_gone_leaves_no_traceback(args):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mpmkit", *args]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert not done.stderr
+
+
 def witnessed(*commands: list[str]) -> list[tuple[int, list[str], int]]:
     result = subprocess.run(
         [sys.executable, "-c", WITNESS, json.dumps(commands)],

@@ -360,7 +360,10 @@ def _time_notes(columns: _Columns, clock: access_log.Clock, form: LineFormat) ->
     if not form.timed:
         yield "There are no durations: add %D to the LogFormat."
     else:
-        longest, span = max((x for x in columns.seconds if x == x), default=0.0), columns.start[-1]
+        longest, span = (
+            max((x for x in columns.seconds if x < math.inf), default=0.0),
+            columns.start[-1],
+        )
         yield (
             f"What still ran when the log ended is not in it; the longest request took {longest:.3g} s"
             + (
