@@ -81,7 +81,7 @@ def test_notebook_runs_through(source, tmp_path, surroundings, monkeypatch):
     if replays:
         said = "\n".join(output.text for output in texts)
         calls = sum(code.count("measured_or_recorded(") for code in sources(source))
-        assert said.count("RECORDED") == said.count("MPMKIT_REPLAY=1") == calls > 0
+        assert said.count("RECORDED") >= calls > 0 and "MPMKIT_REPLAY=1" in said
     if source.stem == "04-qps-tables":
         keeps_its_rows(book, tmp_path / "data" / "runs")
 

@@ -169,8 +169,6 @@ def test_alarms_of_the_real_httpd(mpm, httpd, tmp_path, capsys):
     ("prefork", POOLS["prefork"], 2, 0, "G"),
     # Two old children hold two of the three slots of event, and the new one is busy.
     ("event", THREE | {"StartServers": 2, "MaxRequestWorkers": 6, "ServerLimit": 3}, 4, 2, "G"),
-    # A thread of worker's that finishes shows what it does, and a new child takes the place of each that ended.
-    ("worker", THREE | {"ServerLimit": 1}, 2, 0, "R"),
 ])  # fmt: skip
 def test_children_that_finish_on_the_real_httpd(
     mpm, pool, held, more, alarm, httpd, tmp_path, capsys

@@ -84,7 +84,7 @@ def compare(ours: Reply, theirs: Reply, difference: Difference | None = None) ->
         elif value.startswith("multipart/byteranges"):
             assert re.fullmatch(r"multipart/byteranges; boundary=[0-9a-f]{16}", ours[name])
         else:  # httpd was recorded with its default of 5 seconds
-            own = (ours[name] or "").replace(f"timeout={KEPT},", "timeout=5,")
+            own = re.sub(rf"^timeout={KEPT}\b", "timeout=5", ours[name] or "")
             assert (name, own) == (name, value)
     assert ours["Server"].startswith("mpmkit/" if "/" in theirs["Server"] else "mpmkit")
     assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", ours["Date"])
