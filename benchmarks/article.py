@@ -219,6 +219,7 @@ def measure(
                 if last or len(ArticleTable(rows).used) == len(rows):
                     break
             for row in rows:
+                report(f"round {cell.round}, {cell.label}, {row['work']}", 1.0)
                 yield [row]
 
     return run(order, measure_one, table, file=file, on_progress=on_progress, say=command.say)

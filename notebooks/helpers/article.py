@@ -1,0 +1,41 @@
+"""The article's case, as `python -m benchmarks.article` measures it: ab, 200 clients, httpd and ours."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # of the checkout, where benchmarks/ is
+
+from benchmarks.article import ORDER, TURNS, ArticleTable, findings
+
+from mpmkit.measure import records
+
+
+def recorded(file: Path) -> ArticleTable:
+    """The rows of a run."""
+    return ArticleTable(records.read(file))
+
+
+def medians(case: ArticleTable, column: str = "qps") -> pandas.DataFrame:
+    """Medians of the rounds that are used: a row a server and MPM, a column a kind of turn."""
+    rows = pandas.DataFrame(case.used)
+    found = rows.pivot_table(
+        index=["server", "mpm"], columns="work", values=column, aggfunc="median"
+    )
+    servers = list(dict.fromkeys(rows["server"]))
+    return found.reindex(pandas.MultiIndex.from_product([servers, ORDER]), columns=list(TURNS))
+
+
+def steps(case: ArticleTable) -> pandas.DataFrame:
+    """What was found of each step of the published order: a row a server, a step and a measure, a column a
+    kind of turn."""
+    found = {}
+    for server in dict.fromkeys(row["server"] for row in case.used):
+        for work in TURNS:
+            rows = [row for row in case.used if (row["server"], row["work"]) == (server, work)]
+            for one in findings(rows):
+                found.setdefault((server, one.step, one.measure), {})[work] = one.word
+    return pandas.DataFrame(found).T
