@@ -1,9 +1,11 @@
 """What the notebooks say is computed from what decides it: each sentence on its recording."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
-from helpers import cliffs, notebook_helpers, order, sweep_plots
+from helpers import article, cliffs, notebook_helpers, order, sweep_plots
 
 import mpmkit
 from mpmkit import lab
@@ -47,6 +49,20 @@ def test_beyond_the_knee_the_wait_grows_with_the_users():
     eight, most = steps.loc[8], steps.loc[32]
     assert sweep_plots.turn_ms(most) / sweep_plots.turn_ms(eight) == pytest.approx(4, rel=0.1)
     assert most["p50_ms"] / eight["p50_ms"] < 2.5, "the median knows only those who are let in"
+
+
+def test_the_page_has_what_ab_found_on_httpd():
+    case = article.recorded(replay.place_of("article-full.csv"))
+    page = (Path(__file__).parents[1] / "docs" / "MEASURING.md").read_text()
+    words = article.steps(case).loc["httpd"].xs("requests/s", level=1)
+    assert [words.loc[step, "cold, kept"] for step in words.index] == ["came out"] * 2
+    for work, kept in article.TURNS.items():
+        rows = [row for row in case.used if (row["server"], row["work"]) == ("httpd", work)]
+        found = [one for one in article.findings(rows) if one.measure == "requests/s"]
+        said = [f"{one.word}: {re.search(r': (.*?[)])', one.line)[1]}" for one in found]
+        assert (
+            f"| {'kept' if kept else 'new'} connections, {work[:4]} | {' | '.join(said)} |" in page
+        )
 
 
 def test_no_verdict_where_the_generator_was_the_limit():

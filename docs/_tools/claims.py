@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.article import ArticleTable, rounds_of
 from benchmarks.ratios import comparisons
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import records, sizing, utilisation
@@ -55,6 +56,7 @@ RUNS = {
     "qps-scripts": Run("mpmkit qps --kind script --script all --also httpd", 20),
     "bench-demo": Run("python -m benchmarks.bench --work all", 60),
     "demand-demo": Run("mpmkit demand --blocks 12", 7),
+    "article-full": Run("python -m benchmarks.article --scale full --rounds 3", 12),
     "memory-demo": Run("mpmkit memory --also httpd", 8),
     "memory-400": Run("mpmkit memory --mpm worker,event --against busy --busy 400 --also httpd", 1),
 }
@@ -87,6 +89,21 @@ def bench(work: str, reference: str = "httpd") -> Callable[[Rows], list[float]]:
         found = {one.mpm: one.median for one in comparisons(rows)
                  if (one.work, one.reference) == (work, reference)}  # fmt: skip
         return [found[mpm] for mpm in MPMS if mpm in found]
+
+    return figures
+
+
+def by_ab(work: str, server: str) -> Callable[[Rows], list[float]]:
+    """Requests/s in one kind of turn of ab, median of the rounds: a figure an MPM."""
+
+    def figures(rows: Rows) -> list[float]:
+        turns = [
+            row
+            for row in ArticleTable(list(rows)).used
+            if (row["work"], row["server"]) == (work, server)
+        ]
+        rounds = rounds_of(turns, "qps")
+        return [statistics.median(rounds[mpm].values()) for mpm in MPMS]
 
     return figures
 
@@ -142,6 +159,14 @@ CLAIMS = [
     Claim("bench-demo", "times itself, 5,000 idle", "event", bench("idle-5000", "mpmkit-free"), (0.96,), 0.1),
     Claim("demand-demo", "CPU time, times prefork", THREADED, demand("mpmkit"), (1.14, 1.33), 0.15),
     Claim("demand-demo", "CPU time, times prefork, httpd", THREADED, demand("httpd"), (1.07, 1.19), 0.1),
+    Claim("article-full", "requests/s by ab, new, warm, httpd", ALL, by_ab("warm", "httpd"),
+          (12811, 12849, 9429), 0.3),
+    Claim("article-full", "requests/s by ab, new, warm", ALL, by_ab("warm", "mpmkit"),
+          (20638, 20069, 18680), 0.2),
+    Claim("article-full", "requests/s by ab, kept, cold, httpd", ALL, by_ab("cold, kept", "httpd"),
+          (18227, 28477, 25148), 0.3),
+    Claim("article-full", "requests/s by ab, kept, cold", ALL, by_ab("cold, kept", "mpmkit"),
+          (20665, 60462, 53527), 0.3),
     Claim("memory-demo", "KiB a busy request", ALL, slope("busy"), (1995.7, 138.1, 131.3), 0.1),
     Claim("memory-demo", "KiB a busy request, httpd", ALL, slope("busy", "httpd"), (211.5, 62.0, 60.0), 0.1),
     Claim("memory-demo", "KiB an idle connection", ALL, slope("idle"), (1806.6, 114.3, 1.4), 0.1),

@@ -9,8 +9,7 @@ import pandas
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # of the checkout, where benchmarks/ is
 
-from benchmarks.article import ORDER, TURNS, ArticleTable, findings
-
+from benchmarks.article import ORDER, TURNS, ArticleTable, curves, findings
 from mpmkit.measure import records
 
 
@@ -39,3 +38,10 @@ def steps(case: ArticleTable) -> pandas.DataFrame:
             for one in findings(rows):
                 found.setdefault((server, one.step, one.measure), {})[work] = one.word
     return pandas.DataFrame(found).T
+
+
+def cold_starts(case: ArticleTable) -> str:
+    """For each server and MPM: the requests begun in each second of its cold turns, medians."""
+    servers = dict.fromkeys(row["server"] for row in case.used)
+    lines = [[name, *curves([r for r in case.used if r["server"] == name])] for name in servers]
+    return "\n".join(line for server in lines for line in server)
