@@ -71,10 +71,12 @@ class House:
         """A server started by -k, and stopped by it if it still runs; its pid."""
         self.do("-k", "start", *args)
         pid = self.pid
-        yield pid
-        children = children_of(pid)
-        if alive(pid):
-            assert self.run("-k", "stop")[0] == 0
+        try:
+            yield pid
+        finally:
+            children = children_of(pid)
+            if alive(pid):
+                assert self.run("-k", "stop")[0] == 0
         all_gone([pid, *children], "parent and children")
 
     @contextmanager
