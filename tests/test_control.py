@@ -438,7 +438,7 @@ def test_a_server_of_another_user_is_named(house, here, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(httpd.os, "kill", refuse)
             said = here("-k", "stop")
-        why = "takes no signals from us: it is another user's: be that user, or root"
+        why = "belongs to another user: run this as that user, or as root"
         assert said == (1, "", f"httpd: the server, process {pid}, {why}\n")
 
 

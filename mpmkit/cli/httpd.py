@@ -185,7 +185,7 @@ def signal_server(word: str, path: str | None) -> bool:
         try:
             os.kill(pid, number)
         except PermissionError:
-            why = "takes no signals from us: it is another user's: be that user, or root"
+            why = "belongs to another user: run this as that user, or as root"
             raise PermissionError(f"the server, process {pid}, {why}") from None
     return False
 

@@ -59,7 +59,7 @@ class Source:
     mpm          the MPM it must be for: a LoadModule of another one is an error
     before       lines or Settings ahead of the file (-C); `after` behind it (-c)
     defines      names (-D), each may be "NAME=value" (httpd defines that as it is; here, NAME, too)
-    server_root  ServerRoot until the file says otherwise (-d); without it, the directory that the
+    server_root  ServerRoot, unless the file sets it (-d); without it, the directory that the
                  file is in (mpmkit: httpd has one compiled in)
     """
 

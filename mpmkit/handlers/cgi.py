@@ -72,7 +72,7 @@ class CgiScripts(Programs):
         try:
             mode = os.stat(name).st_mode
         except PermissionError:
-            raise ScriptFailed(403, f"{name} may not be looked at", "AH02811") from None
+            raise ScriptFailed(403, f"{name} cannot be accessed", "AH02811") from None
         except (OSError, ValueError):
             text = f"script not found or unable to stat: {name}"
             raise ScriptFailed(404, text, "AH02811") from None
@@ -302,7 +302,7 @@ def _why(error: Exception) -> str:
         case PermissionError():
             return "Permission denied: make it executable (chmod +x)"
         case FileNotFoundError():
-            return "No such file: its first line (#!) names an interpreter that is not here"
+            return "No such file: its first line (#!) names an interpreter that is missing"
         case OSError(errno=8):
             return "Exec format error: a script begins with #! and its interpreter"
     return str(getattr(error, "strerror", None) or error)

@@ -198,7 +198,7 @@ class Router:
 
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
-        text = f"there is no such handler here as is configured for {self.file(request.path)}"
+        text = f"no such handler exists as is configured for {self.file(request.path)}"
         return self.refuse(403, text, request, conn, module="core")
 
     def refuse(

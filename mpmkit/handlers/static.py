@@ -309,7 +309,7 @@ class StaticFiles:
                 text = f"a symbolic link leads out of {self.root}: {filename}"
                 return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
-                text = f"not a file that this server may read: {filename}"
+                text = f"not a file that the server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
             kind = options.forced or by_extension(options.types, filename)
             if options.charset and kind in ("text/html", "text/plain"):

@@ -181,7 +181,7 @@ class LoadRun(Outcome):
             lines.append(f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}")
         if (knee := self.knee) is not None:
             lines.append(
-                f"  the knee is at {knee.load:,.0f} {what}: beyond it more load does not pay"
+                f"  the knee is at {knee.load:,.0f} {what}: beyond it more load gains little"
             )
         if profile.open_loop and self.duration > 0:
             lines.append(f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s")
@@ -203,7 +203,7 @@ class LoadRun(Outcome):
         elif self.retries:
             lines.append(f"{self.retries:,} requests met the server's close and were sent again")
         if not self.complete:
-            lines.append(f"the run did not come to its end: {self.ended}")
+            lines.append(f"the run ended early: {self.ended}")
         return "\n".join(lines + self._limit_lines())
 
     def _requested(self) -> str:
@@ -222,11 +222,11 @@ class LoadRun(Outcome):
         if self.generator_bound:
             note = " - it was the bottleneck, the server may be faster"
         elif self.generator_starved:
-            note = " - it always had to wait for a processor: the machine is the limit"
+            note = " - it always had to wait for a CPU: the machine is the limit"
         if self.processes_cpu:
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
         if not math.isnan(self.run_queue):
-            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor")
+            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run per CPU")
         return lines
 
     def to_json(self) -> str:

@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="mpmkit capacity",
         description="Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, "
-        "for a script under each MPM of mpmkit on one CPU. The same command goes on where it was stopped.",
+        "for a script under each MPM of mpmkit on one CPU. The same command resumes an interrupted run.",
     )
     add = parser.add_argument
     limit = "what p99 must not exceed (50)"

@@ -16,7 +16,7 @@ from mpmkit.measure.records import RecordError
 
 Scale = TypeVar("Scale")
 
-AGAIN = "; the same command goes on from here"
+AGAIN = "; the same command resumes from here"
 SCALE_NAMES = ("smoke", "demo", "full")
 
 

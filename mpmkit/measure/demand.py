@@ -216,7 +216,7 @@ def demand_table(
     table.works, table.margin = todo.works, todo.margin
     table.head = (
         "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals\n"
-        f"stated before: margin ±{todo.margin:.3g}, {todo.blocks} blocks in random order (seed "
+        f"fixed beforehand: margin ±{todo.margin:.3g}, {todo.blocks} blocks in random order (seed "
         f"{todo.seed}), {', '.join(f'{x:,.0f}' for x in todo.rates)} requests/s; {place}"
     )
     file = table.keep_in(out)
@@ -339,7 +339,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="mpmkit demand",
         description="Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and "
-        "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command goes on.",
+        "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command "
+        "resumes an interrupted run.",
     )
     add = parser.add_argument
     how: dict[str, Any] = {"action": "extend", "type": command.words, "metavar": "WORK"}

@@ -128,7 +128,7 @@ class Sizing:
             words.append(f"rounded down to {children}: ServerLimit {limit}")
         if self.workers > self.measured_to:
             most = f"no more than {self.measured_to:,} were busy at once when it was measured"
-            words.append(f"{most}; beyond that the line is drawn on")
+            words.append(f"{most}; beyond that the line is extrapolated")
         if self.by_rss is not None:
             counts = "it counts pages that all processes share once for each"
             words.append(f"summed RSS would have allowed {self.by_rss:,}: {counts}")

@@ -36,7 +36,7 @@ from mpmkit.measure.text import aligned
 if TYPE_CHECKING:
     import pandas
 
-AGAIN = "; the same command goes on"
+AGAIN = "; the same command resumes"
 
 Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
 """``observe(server)``: what else is looked at while a point is measured. Its block is open during the
@@ -112,12 +112,12 @@ class SweepTable(Table):
         if any(row["p99_cut"] for row in points):
             out.append("≥: as long as the run, which cut the slowest requests off")
         if any(math.isnan(row["p99_ms"]) for row in points):
-            out.append(f"p99 takes {stats.TAIL:,} requests a round")
+            out.append(f"p99 needs {stats.TAIL:,} requests a round")
         out.append(f"measured on {records.Machine.of(self.records[-1])}")
         return "\n".join(out + self.footer(AGAIN))
 
     def _best(self, rows: list[dict[str, Any]]) -> list[str]:
-        """The best point of one MPM, and beyond which value of a single name there is little more; neither
+        """The best point of one MPM, and beyond which value of a single name more gains little; neither
         where something else than the server was the limit."""
         limited = sum(any(row[name] for name in _LIMITS) for row in rows)
         if limited:
@@ -130,7 +130,7 @@ class SweepTable(Table):
         if len(self.names) == 1 and all(type(value) in (int, float) for value in values):
             bend = knee(values, [row["qps"] for row in rows])
             if bend is not None:
-                out.append(f"  beyond {self.names[0]} {bend:g} there is little more")
+                out.append(f"  beyond {self.names[0]} {bend:g} more gains little")
         return out
 
 

@@ -94,7 +94,7 @@ class Trace:
             self.seconds = array("d", self.seconds)  # that of the caller stays as it is
             for i in wrong:
                 self.seconds[i] = NAN
-            text = f"{len(wrong):,} durations are negative or longer than 100 days: they count as missing."
+            text = f"{len(wrong):,} durations are negative or longer than 100 days and count as missing."
             self.notes = (*self.notes, text)
 
     def _column(self, name: str) -> array[Any]:

@@ -132,7 +132,7 @@ class Parent:
             return
         stale = pidfile.write(path)
         if stale is not None:
-            text = f"{path} named process {stale}, which is not a server any more; taken over"
+            text = f"{path} named process {stale}, which is no longer a server; taken over"
             self.errors.write("warn", text, ah="AH00098")
         self._remove_pid_file()
         self._pid_file = path
