@@ -143,8 +143,8 @@ def capacity_table(
 ) -> CapacityTable:
     """Find the capacity of each MPM of mpmkit; five minutes at the demo scale.
 
-    limit_ms: what p99 must not exceed. cost_us: CPU time that the script burns. out: a CSV file; the same
-    call goes on where it was stopped. Raises as `mpmkit.demand_table` does.
+    limit_ms: the limit of p99. cost_us: CPU time that the script burns. out: a CSV file; the same
+    call resumes an interrupted run. Raises as `mpmkit.demand_table` does.
     """
     problems = command.Problems()
     chosen, (most, seconds, precision) = problems.scale(scale, SCALES)

@@ -141,7 +141,7 @@ class Proposal:
                 else ""
             )
         )
-        why[f"MaxSpare{kind}"] = "twice the minimum, so that children do not keep ending and starting"
+        why[f"MaxSpare{kind}"] = "twice the minimum, so children do not keep ending and starting"
         if given.threaded:
             why["ThreadsPerChild"] = "unchanged"
         why["ServerLimit"] = (

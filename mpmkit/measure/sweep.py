@@ -4,8 +4,8 @@
                   LoadProfile(path="/index.html", duration=2.0))
     table.summary()
 
-A name of the grid is a directive or a field of the load profile. The same sweep into the same file goes on where
-it was stopped, by Ctrl-C, a crash or a full disk. More rounds may be asked for than the last time; another grid
+A name of the grid is a directive or a field of the load profile. The same sweep into the same file resumes after
+Ctrl-C, a crash or a full disk. It may have more rounds than the last time; another grid
 or profile is refused. The seed of the random order is the column `sweep`.
 """
 
@@ -181,13 +181,13 @@ def sweep(
     """Measure every point of a grid, each with a fresh server.
 
     mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
-        -> the values to try. profile: the load, of which the grid changes fields.
-    rounds: how often each point is measured, 1 to 1000. directives: over the article's block, for all
+        -> the values to try. profile: the load; the grid changes its fields.
+    rounds: how often each point is measured, 1 to 1000. directives: override the article's block at all
         points. document_root: your pages. out, on_progress, launch: as in `qps_table`.
-    observe: what else is looked at at each point; the table is then an `ObservedSweep`.
+    observe: further observations at each point; the table is then an `ObservedSweep`.
 
     Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep. After an error or
-    Ctrl-C the same call goes on.
+    Ctrl-C the same call resumes.
     """
     todo = plan(mpm, grid, profile, rounds=rounds, directives=directives)
     kind = SweepTable if observe is None else ObservedSweep
