@@ -138,7 +138,7 @@ class Sampler(threading.Thread):
                 auto = self.page.read(60.0)
             except OSError:
                 continue
-            # One worker answers us; where that is the last one, it is taken for a busy one.
+            # One worker answers this look; if it is the last one, it counts as busy.
             busy = int(auto["BusyWorkers"]) - (auto["IdleWorkers"] != "0")
             self.busy = max(self.busy, busy)
 

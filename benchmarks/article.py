@@ -9,7 +9,7 @@ connections, on a server that was just started. All of them once a round, in ran
 
 What the article concludes, worker > event > prefork, is then taken apart: for each kind of turn, by requests a
 second and by the CPU time of a request, did each of its two steps come out? The words and the intervals
-are those of `measure.stats`. Where ab was the limit nothing is said of requests a second: a faster server
+are those of `measure.stats`. Where ab was the limit there is no verdict on requests a second: a faster server
 would not have shown. What the cold start does over time is in the column `curve`.
 """
 

@@ -1,4 +1,4 @@
-"""The baseline: the least that a server in Python does under a request model, to see what bounds ours.
+"""The baseline: the least work of a Python server under a request model, which bounds mpmkit's.
 
     python -m benchmarks.bench --mpm prefork worker --floor
 

@@ -13,7 +13,7 @@ The clients are `ab` (HTTP/1.0, as in the article) and `wrk` (HTTP/1.1). wrk sen
 heads or distinct ones: a server that remembers heads it has seen is faster on the first kind, so
 both kinds are always measured together.
 
-`--floor` adds the least that a Python server does under prefork and worker (`benchmarks/baseline.py`).
+`--floor` adds the least work of a Python server under prefork and worker (`benchmarks/baseline.py`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ for nothing because strace slows everything down.
     voluntary      a thread went to sleep: it waited for a client, another thread, or Python's lock
     involuntary    another thread was given its CPU
 
-`--clients` asks by kept-alive connections, so many at once. Each server is started anew in each round.
+`--clients`: that many kept-alive connections at once. Each round starts each server again.
 
 ab is the client. The pools are made as large as the load needs before anything is counted, and
 may not shrink: a process that ends takes its counts with it.
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--mpm", nargs="+", choices=MPMS, default=MPMS)
     add("--work", nargs="+", choices=WORKS, default=list(WORKS))
-    also = "the real httpd; the least that a Python server does (no event)"
+    also = "the real httpd; the least work of a Python server (no event)"
     add("--also", nargs="+", choices=OTHERS, default=[], help=also)
     clients = "kept-alive requests by so many clients at once, instead of --work"
     add("--clients", nargs="+", type=int, default=[], metavar="N", help=clients)

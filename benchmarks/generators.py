@@ -10,7 +10,7 @@ article's page, no access log and every setting that makes it faster (`FastestNg
 the bottleneck; or against the server of a URL: a figure that only one generator gives is a figure about that one.
 
 What counts on a machine that generator and server share is the price of a request, so each line also says how
-many requests a second of the generator's processor time paid for ("per core"). Medians of the rounds, with the
+many requests it sends per second of its CPU time ("per core"). Medians of the rounds, with the
 lowest and the highest. Ratios to FastHttpUser and to ab are those of the requests/s; the last column is
 FastHttpUser's again, per core, for the rounds in which something else than the generator was the bottleneck (its
 share of a core is then well below 100%). What differs by nature is in docs/LOAD.md.
@@ -104,7 +104,7 @@ def fast_http_user(url: str, *, clients: int, seconds: float, keep_alive: bool) 
 
 class FastestNginx(Nginx):
     """The fastest server at hand: one process of nginx, our pages, no log. It keeps files open, takes all
-    waiting connections at once, hears of a connection when its request is there (TCP_DEFER_ACCEPT, as
+    waiting connections at once, is given a connection when its request has come (TCP_DEFER_ACCEPT, as
     httpd's AcceptFilter has it by default), and stays on the last core. Raises NotInstalled."""
 
     more_events, more_listen = "multi_accept on;", "deferred"

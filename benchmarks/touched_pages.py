@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m benchmarks.touched_pages", description=__doc__.partition("\n")[0]
     )
-    also = "the real httpd; the least that a Python server does"
+    also = "the real httpd; the least work of a Python server"
     parser.add_argument("--also", nargs="+", choices=OTHERS, default=[], help=also)
     found: dict[str, list[Pages]] = {}
     own: dict[str, list[Counter[str]]] = {}

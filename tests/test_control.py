@@ -81,7 +81,7 @@ class House:
 
     @contextmanager
     def in_foreground(self, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A server that is our child, and ends without a word when the block has sent a signal."""
+        """A server that is our child, and ends silently when the block has sent a signal."""
         process = subprocess.Popen(
             self.command(*args), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

@@ -290,7 +290,7 @@ class _Checker:
         """Change a value and say so; `what` is the key in AH, "" where httpd is silent."""
         text = f"{name} {self.values[name]} {why}: {to} is used"
         self.values[name] = to
-        # mpmkit: what httpd changes without a word is a debug note here.
+        # mpmkit: what httpd changes silently is a debug note here.
         self.note(what, text) if what else self.notes.append(Note("", "debug", text))
 
     def note(self, what: str, text: str) -> None:

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF009 - directive() and count() return fields
-"""The directives: what may be written, what it means, and what the server makes of it.
+"""The directives: their syntax, their meaning, and their effect on the server.
 
 A directive goes through three forms::
 

@@ -1,4 +1,4 @@
-"""Virtual hosts: which of them may answer at an address, and what their lines make of the server's.
+"""Virtual hosts: which of them may answer at an address, and their lines merged with the server's.
 
     <VirtualHost 127.0.0.1:80>   at this address and port
     <VirtualHost 127.0.0.1>      at this address, any port        } the first that is there answers:

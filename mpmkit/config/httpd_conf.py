@@ -106,7 +106,7 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
     Mistakes are `Conf.problems`, so that `check` can report its own with them.
 
     mpmkit: httpd obeys LoadModule when it comes to the line, and an <IfModule mpm_event_module> above
-    it is skipped without a word.  Here the lines are gone through again with the MPM that they
+    it is silently skipped.  Here the lines are gone through again with the MPM that they
     choose, so their order makes no difference.
     """
     conf = _Reader(source, environ, source.mpm).run()

@@ -222,7 +222,7 @@ BROKEN = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1")  # OpenSSL itself no longer has 
 def tls_versions(words: Words) -> Words:
     """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
 
-    A word without a sign starts anew; ``all`` is all of SPOKEN.
+    A word without a sign starts again; ``all`` is all of SPOKEN.
     mpmkit: versions before 1.2 are never spoken, whatever else a line says.
     """
     chosen: list[str] = []

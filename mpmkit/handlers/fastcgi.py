@@ -82,7 +82,7 @@ class Backend(Programs):
         """Send the request's head. Raises ScriptFailed."""
         self._check(script)
         if isinstance(request, Redirected) and script.path_info:
-            # With REDIRECT_URL, php-fpm takes PATH_TRANSLATED for the script, except from httpd.
+            # With REDIRECT_URL, php-fpm treats PATH_TRANSLATED as the script, except from httpd.
             environ["SCRIPT_FILENAME"] = f"proxy:{self._url}{environ['SCRIPT_FILENAME']}"
         body, at_end = b"", request.length == 0
         if request.length is None:  # chunked: a short body is read first, for its length

@@ -113,7 +113,7 @@ class Variables:
     def _of_request(self, request: Request, script: Script, scheme: str) -> dict[str, str]:
         """The variables that a request's head and a script's place decide.
 
-        A header that could be taken for a variable of another meaning is left out.
+        A header that would become a variable with another meaning is left out.
         """
         environ = {
             "SERVER_PROTOCOL": f"HTTP/{request.version[0]}.{request.version[1]}",

@@ -209,7 +209,7 @@ def forbidden_link(watched: Iterable[tuple[str, bool]]) -> str | None:
         try:
             st = os.lstat(name)
         except (OSError, ValueError):
-            return None  # what is not there is no link, nor is anything below it
+            return None  # a missing path is no link, nor is anything below it
         if not S_ISLNK(st.st_mode):
             continue
         try:

@@ -37,7 +37,7 @@ LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of th
 
 
 class Application:
-    """One `.py` file: its application, loaded anew when the file changes.
+    """One `.py` file: its application, loaded again when the file changes.
 
     The module goes into `sys.modules` under a name made of the file's path, because frameworks look
     there for the folder of their templates (Flask), and classes for the module they are from.

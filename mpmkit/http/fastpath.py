@@ -6,7 +6,7 @@ body is remembered, and the same bytes get the same Request; a head that differs
 **Plain heads.** A head whose lines all follow RFC 9112's grammar, with exactly one Host, and without a
 field about a body or the next protocol, has only one reading. It is read line by line, and most field lines
 have been seen before, in other heads. This way only answers "plain" or "ask h11": it refuses no head, and
-tests compare everything in what it accepts with what `parse_head` makes of the same bytes.
+tests compare everything in what it accepts with `parse_head`'s reading of the same bytes.
 
 **Only what comes twice is remembered.** What never comes again would push out others, and write to memory
 that was not touched before, which costs more than reading it did.

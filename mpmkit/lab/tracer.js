@@ -162,7 +162,7 @@ class Scene {
     this.say = make("p", "tr-say");
     this.code = make("p", "tr-code");
     this.node.append(make("h3", "", run.mpm), this.canvas, this.counts, this.say, this.code);
-    this.layer = make("canvas");  // the houses; each is drawn anew when something of it has changed
+    this.layer = make("canvas");  // the houses; each is redrawn when part of it has changed
     this.drawn = new Map();
     this.dots = new Map();  // number -> { x, y: where it is drawn; a, b: from; u, v: to; since }
     this.radius = run.clients.length <= 40 ? 9 : run.clients.length <= 120 ? 5.5 : 4;
@@ -606,14 +606,14 @@ export function mount(el, { runs, palette }) {
       paint(true);
     });
 
-  const anew = () => { theme(); size(); paint(true); };
+  const redraw = () => { theme(); size(); paint(true); };
   const resize = new ResizeObserver(() => { size(); paint(false); });
   resize.observe(root);
-  const themes = new MutationObserver(anew);
+  const themes = new MutationObserver(redraw);
   for (const node of [document.documentElement, document.body])
     themes.observe(node, { attributes: true, attributeFilter: ["class", "data-theme", "data-jp-theme-light"] });
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
-  scheme.addEventListener("change", anew);
+  scheme.addEventListener("change", redraw);
   theme();
   size();
   seek(first);
@@ -628,7 +628,7 @@ export function mount(el, { runs, palette }) {
     cancelAnimationFrame(frame);
     resize.disconnect();
     themes.disconnect();
-    scheme.removeEventListener("change", anew);
+    scheme.removeEventListener("change", redraw);
     window.removeEventListener("keydown", keep, true);
     root.remove();
   };

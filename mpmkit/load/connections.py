@@ -78,7 +78,7 @@ class HeldConnections:
     url: as `target_of` has it, without TLS. mode, rate, every: see the module. count: how many; see also
     `resize`. path: what is requested; request: the whole request instead.
     expect_status: of a good answer; None: any. timeout: seconds that an answer may take; None: any time.
-    again: seconds after which a connection that has ended is opened anew; None: not at all.
+    again: seconds after which a connection that has ended is reopened; None: never.
 
     totals: opened, answered, bytes (slow), and by kind how many ended: closed (by the server), reset, refused,
     timeout, "status 503" and so on. losses: the sum of the latter.

@@ -11,7 +11,7 @@ False       a new connection for every request, sent as HTTP/1.0 as ab does by d
             HTTP/1.0 the server closes the connection, so the TIME_WAIT state stays with the server's
             port and the client never runs out of ephemeral ports.
 True        one HTTP/1.1 connection per user, reused until the server closes it, or until
-            `requests_per_connection`, then opened anew without that counting as a failure. With a `plan`
+            `requests_per_connection`, then reopened without counting as a failure. With a `plan`
             a connection is opened for each of its lines, which docs/LOAD.md describes.
 """
 

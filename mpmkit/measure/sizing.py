@@ -112,7 +112,7 @@ class Sizing:
     def __str__(self) -> str:
         idle = self.idle * self.per_idle
         left = self.ram - self.reserve - self.base - idle
-        each = f"at {self.per_request / 1024:,.1f} KiB each, the dear end of the interval"
+        each = f"at {self.per_request / 1024:,.1f} KiB each, the upper end of the interval"
         held = f"{self.idle:,} kept-alive connections at {self.per_idle / 1024:,.1f} KiB"
         parts = [
             ("reserve", self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),

@@ -169,7 +169,7 @@ MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the
 
 @dataclass(frozen=True)
 class Decision:
-    """A ratio of two costs with what may be said of it.
+    """A ratio of two costs with its verdict.
 
     blocks: their number. more: further blocks that would decide if they are like these; None if
     unknown. paired: whether the two were compared block by block.
@@ -290,7 +290,7 @@ class OrderVerdict:
     """Whether the published order of the MPMs came out.
 
     Where the generator, or the machine that it shares with the servers, was the limit in a cell, a faster
-    server would not have shown: then nothing is said of an order, whatever the figures are.
+    server would not have shown: then there is no verdict on an order.
     """
 
     published_order: tuple[str, ...]

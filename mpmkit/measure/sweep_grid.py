@@ -26,7 +26,7 @@ START = 2.5  # seconds that a server and a generator take to start and end, for 
 
 @dataclass(frozen=True)
 class GridPoint(Cell):
-    """One point under one MPM: the grid's values, and what they make of directives and load."""
+    """One point under one MPM: the grid's values, and the resulting directives and load."""
 
     _: KW_ONLY
     values: dict[str, Any]

@@ -223,7 +223,7 @@ def look(snapshot: Snapshot, directives: Directives, memory: Memory) -> Seen:
     Event has all slots of ServerLimit, those above L for children that finish. Threads of a child that
     stopped listening are not idle: they will not meet the next client. (httpd's event keeps running totals,
     and its prefork compares no generation, since the parent writes GRACEFUL into the rows of the old one: to
-    count anew, in one way, comes to the same.)
+    count again, in one way, gives the same.)
     """
     mpm, threads = directives.mpm, directives.ThreadsPerChild
     slots = directives.ServerLimit if mpm == "event" else directives.process_limit

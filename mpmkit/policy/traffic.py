@@ -138,7 +138,7 @@ class _Run:
         while True:
             now = heap[0][0] if heap else math.inf
             if tick <= now and tick <= due:
-                if tick < self.restarted + 1.0:  # the parent's second begins anew
+                if tick < self.restarted + 1.0:  # the parent's second begins again
                     tick = self.restarted + 1.0
                     continue
                 if now == due == math.inf and (not self.queue or still > PATIENCE):

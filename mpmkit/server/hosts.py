@@ -234,7 +234,7 @@ class Certificates:
 
 
 def remember(known: dict[Any, Found], key: Any, value: Found) -> Found:
-    """Clients choose the keys: a full dictionary begins anew."""
+    """Clients choose the keys: a full dictionary is cleared."""
     if len(known) >= NAMES_KEPT:
         known.clear()
     known[key] = value

@@ -182,7 +182,7 @@ class Parent:
         pool.replacing = False
         self.board.generation += 1  # prefork's busy children see it after the request they are in
         pool.pod.close()
-        # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
+        # Busy children hold the sockets, too, and a client would wait forever: refuse for all.
         listen.refuse_all(pool.listeners)
         listen.close_all(pool.listeners)
         self._remove_pid_file()  # at once: another server may start here while we finish

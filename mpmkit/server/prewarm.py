@@ -6,7 +6,7 @@ bytecode, and until it has, each attribute is looked up by its name, whose refer
 If the parent has done it, the pages are shared.
 
 So the same code as in a child runs here, on a socket of its own, with the sample page, without a trace
-in the scoreboard or a log. In each of ROUNDS all is made anew: what a child does once in its life (its
+in the scoreboard or a log. Each of ROUNDS starts from scratch: what a child does once in its life (its
 start, the first look at a head, a path and a file) has to run as often as what it does at each request.
 It takes some 20 ms. The first round finds out which code runs, and that code is copied to lie side by
 side (`gather`): using a code object writes to it.
