@@ -4,10 +4,10 @@
     next_request()      a Request, or None: more bytes are needed. Raises RequestError
     next_piece()        the next piece of that request's body, from the bytes of feed_body(data)
 
-h11 decides what a valid request is. Before it sees a head, httpd's additional rules are applied: the limits (LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare
-line feeds, blank lines before the request line. After it, the server's part: the
-path, the body's framing, whether the connection is kept. Most heads take a shorter way
-(`http/fastpath.py`) to the same Request.
+h11 decides what a valid request is. Before it sees a head, httpd's additional rules apply: the limits
+(LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare line feeds, blank lines before the
+request line. After it comes the server's part: the path, the body's framing, whether the connection is
+kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
 """
 
 from __future__ import annotations
