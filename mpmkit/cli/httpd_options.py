@@ -1,4 +1,4 @@
-"""httpd's own command line, read: letters, and the long options that mpmkit adds to them."""
+"""Parse httpd's command line: its letters, and mpmkit's additional long options."""
 
 from __future__ import annotations
 

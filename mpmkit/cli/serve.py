@@ -1,4 +1,4 @@
-"""`mpmkit serve`: a server for the lab, with samples, a status page, and a port of its own.
+"""`mpmkit serve`: a server for the lab, with samples, a status page and a port.
 
     mpmkit serve MPM [-f httpd.conf] [-c 'Directive value']… [--port 0] [--document-root DIR]
 

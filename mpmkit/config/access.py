@@ -1,11 +1,11 @@
-"""Directives that decide who may have what: how they are read, and which can be enforced here.
+"""Access control directives: how they are read, and which can be enforced here.
 
     enforced   ENFORCED, and the <Limit> and <RequireAll> around them
-    closed     what needs a user, an expression or a client's certificate: it admits no client, a note
-               says why, and where nothing else admits a client the answer is 403 (`closed_by`)
-    of users   AuthType, AuthUserFile: how users are found; nothing without a Require that asks for one
+    closed     lines that need a user, an expression or a client certificate: they admit no client, a note
+               says why, and unless another line admits the client the answer is 403 (`closed_by`)
+    of users   AuthType, AuthUserFile: how users are found; no effect without a Require for users
 
-Nothing that restricts is read and then forgotten. The answers are given by `mpmkit.handlers.access`.
+No restriction is read and then forgotten. The answers are given by `mpmkit.handlers.access`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ADDRESS = "the client's address"
 
 
 def unknown(settings: Iterable[Setting]) -> frozenset[str]:
-    """What modules that mpmkit lacks would say about clients: names of variables, ADDRESS."""
+    """What missing modules would set about clients: names of variables, ADDRESS."""
     found: set[str] = set()
     for setting in settings:
         name, args = setting.name.lower(), setting.args
@@ -69,7 +69,7 @@ def unknown(settings: Iterable[Setting]) -> frozenset[str]:
 
 
 def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
-    """Why it is not known here whether a client has what a line asks for; "" if it is known."""
+    """Why a line's condition on the client cannot be decided here; "" if it can."""
     if kind in CLOSED_REQUIREMENTS:
         return CLOSED_REQUIREMENTS[kind]
     if kind == "host" and any("%{" in name for name in given):
@@ -121,7 +121,7 @@ def methods(words: Words) -> Methods:
 
 
 def limited(within: Iterable[Setting]) -> Methods:
-    """What the <Limit> or <LimitExcept> around a line leaves. Raises ValueError."""
+    """The methods left by the <Limit> or <LimitExcept> around a line. Raises ValueError."""
     for group in within:
         if (name := group.name.lower()).startswith("limit"):
             if "TRACE" in group.args and name == "limit":

@@ -1,10 +1,10 @@
 """All settings together: from lines to `Directives`, with httpd's corrections and its messages.
 
-    check()  ─┬─ _Reader    each line: which directive, which value, may it stand here
+    check()  ─┬─ _Reader    each line: which directive, which value, is it allowed here
               ├─ _Checker   the numbers that depend on each other
-              └─ _resolve   log formats by nickname, files below ServerRoot, which sockets speak TLS
+              └─ _resolve   log formats by nickname, files below ServerRoot, which sockets use TLS
 
-This is pure: it opens nothing and asks the machine nothing (that is `environment.py`).
+This is pure: it opens no file and does not query the machine (see `environment.py`).
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def check(
 ) -> tuple[Directives, tuple[Note, ...]]:
     """Effective directives for an MPM, and what the operator should know about them.
 
-    ``running`` is what the server runs with, when this is a restart: ServerLimit and ThreadLimit
-    then stay as they are, and the notes have the ids that httpd uses in the error log.
+    ``running``: at a restart, the directives of the running server: ServerLimit and ThreadLimit
+    then keep their values, and the notes have the ids that httpd uses in the error log.
     ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
     ``strict`` makes a problem of every directive that mpmkit does not have.
 
@@ -163,7 +163,7 @@ class _Reader:
         return Directives(mpm=self.mpm, own_body=own_body, closed=self.closing, **values)
 
     def section(self, section: Section) -> None:
-        """What it is for can be understood, and its lines: a rule that matches nothing protects nothing."""
+        """Check a section's argument and lines: a rule that matches nothing protects nothing."""
         shown = f"<{section.kind} {section.arg}>"
         where = Setting(section.kind, (section.arg,), section.file, section.line)
         before = len(self.problems)

@@ -3,19 +3,19 @@
 
 A directive goes through three forms::
 
-    Setting("ThreadsPerChild", ("100",), "httpd.conf", 12)      what was written
+    Setting("ThreadsPerChild", ("100",), "httpd.conf", 12)      as written
           |  SPECS["threadsperchild"].read                      one line at a time
           v
-    100                                                         what that line means
-          |  checks.check()                                     all of them together
+    100                                                         the value of that line
+          |  checks.check()                                     all lines together
           v
-    Directives.ThreadsPerChild == 64,  Note("AH00507", ...)     what the server will do
+    Directives.ThreadsPerChild == 64,  Note("AH00507", ...)     the effective value
 
 The rules are those of Apache httpd 2.4; a comment that starts with "mpmkit:" says where we differ:
 
-* The cross checks run when a file has been read: the order of lines does not matter, the last one wins.
-* What cannot be understood (``KeepAlive perhaps``) stops the start with a `DirectiveError`. A number that can
-  be understood but not obeyed is *corrected*: the server starts, with another number and a `Note`.
+* The cross checks run after a file has been read: the order of lines does not matter, the last one wins.
+* An invalid value (``KeepAlive perhaps``) stops the start with a `DirectiveError`. A valid number that
+  cannot be obeyed is *corrected*: the server starts, with another number and a `Note`.
 * Most numbers are read as C's ``atoi`` reads them: ``abc`` is 0 and ``12x`` is 12.
 * A directive of another MPM is an unknown directive: hence ``<IfModule mpm_event_module>``.
 
@@ -81,7 +81,7 @@ def old_name(name: str, today: str) -> tuple[dict[str, Any]]:
 class Directives:
     """What the server will do: the effective value of every directive.
 
-    Each attribute stands with the row of its directive.  Seconds are floats, sizes are ints in the
+    Each attribute is defined with the row of its directive.  Seconds are floats, sizes are ints in the
     unit of the directive, files are absolute if ServerRoot is.  Make one with `checks.check`;
     `dataclasses.replace` makes variants but corrects nothing.
     """
@@ -355,8 +355,8 @@ class Directives:
 
 @dataclass(frozen=True, slots=True)
 class VirtualHost:
-    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are what
-    holds in it: its own lines upon those of the server."""
+    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are
+    the effective ones: its own lines merged with the server's."""
 
     addresses: tuple[tuple[str, int], ...]
     directives: Directives

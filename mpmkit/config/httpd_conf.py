@@ -12,10 +12,10 @@ The part of Apache's configuration language that this file knows::
     <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
     <RequireAll> <Limit GET> ...             groups: each line knows those around it, Setting.within
     <VirtualHost addr:port ...>              a site of its own: becomes a Host
-    <Proxy> <Macro> ...                      what mpmkit has not is left out, and noted (unsupported.py)
+    <Proxy> <Macro> ...                      not in mpmkit: left out, and noted (unsupported.py)
 
 Directives of OBEYED and containers of CONTAINERS are obeyed here; everything else becomes a Setting of
-`Conf`. What it *means* is not asked here: that is `checks.check`, afterwards, when the MPM is known.
+`Conf`. Its *meaning* is decided by `checks.check`, afterwards, when the MPM is known.
 Errors are DirectiveError and name file and line.
 """
 

@@ -5,11 +5,11 @@
     the variables ─> env    └─────────┘ stderr ──> error log
 
 One process per request: nothing is shared, nothing leaks from one request to the next, any language
-will do; and each request pays for a process (as under mod_cgi, with every MPM).
+works; and each request pays for a process (as under mod_cgi, with every MPM).
 
 The program is started by vfork and exec (`subprocess` without preexec_fn), never by a fork of a process
-with threads. It leads a process group of its own. The group is ended when Timeout passes between
-two pieces of output, when the client is gone, and when the server's process dies: for that the
+with threads. It leads its own process group. The group is ended when Timeout passes between
+two pieces of output, when the client is gone, and when the server's process dies: the
 program holds one end of a pipe, and the kernel signals the group when the other end closes (O_ASYNC).
 """
 

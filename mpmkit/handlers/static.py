@@ -4,9 +4,9 @@ A file's response is prepared once for each version of the file (`CachedFile`): 
 small file its bytes. Each request then costs one `stat`, which shows whether the version is still the same.
 
 Files of up to MMAP_LIMIT stay mapped with their version from the second request on (EnableMMAP); httpd maps
-a file for one request. Such a file may be cut short, and a process that reads beyond the new end is killed by
+a file for one request. Such a file may be truncated, and a process that reads beyond the new end is killed by
 SIGBUS; the kernel, which reads for `sendmsg`, reports an error instead. So the bytes of a mapping are never
-read here, and for a connection that would read them (TLS, a filter) the file is read.
+read here, and a connection that has to read them (TLS, a filter) reads the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTTP messages as values: what a handler is given and what it gives back.
+"""HTTP messages as values: a handler's input and output.
 
 A `Request` never changes once it is parsed, so one value may serve many connections that sent the
 same bytes (`fastpath.py`). A `Response` is the answer's head in the order httpd writes it:
@@ -150,7 +150,7 @@ class Request:
     length          Content-Length; 0 without a body; None when chunked
     expect_continue the client waits for `100 Continue` before it sends the body
     log_line        the line as the access log quotes it
-    memo            a handler's own note: what it made of this head and need not make again
+    memo            a handler's own cache: what it derived from this head
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""Which virtual host a request is for, and what answers, logs and speaks TLS for it.
+"""The virtual host of a request, with its handler, logs and TLS context.
 
     the connection's own address ──> a chain of hosts (config/hosts.py)
     the request's Host           ──> the first of the chain that has the name, or an alias of it,

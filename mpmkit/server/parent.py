@@ -8,10 +8,10 @@
     HUP         restart          children killed, configuration read again, a new generation
     USR1        graceful         configuration read again, a new generation; the old one finishes
 
-The loop wakes once a second, as Apache's does: deaths, spawns and retirements happen on that grid.
-The children are the pool's (pool.py). This file owns what outlives them: the PidFile, the signals,
+The loop wakes once a second, as Apache's does: deaths, forks and retirements happen at these times.
+The children belong to the pool (pool.py). This file owns what outlives them: the PidFile, the signals,
 the configuration that is read again at a restart, and the generations. Signals are numbers in a pipe
-(`signal.set_wakeup_fd`): nothing is done inside a handler.
+(`signal.set_wakeup_fd`): a handler does nothing.
 """
 
 from __future__ import annotations

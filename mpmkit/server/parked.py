@@ -1,4 +1,4 @@
-"""Where event keeps connections that only wait: in four time-out queues, without a thread.
+"""event's parked connections: four time-out queues, no thread.
 
     state               the connection waits for    time-out          and then
     ------------------  --------------------------  ----------------  ------------------------

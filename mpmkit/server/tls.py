@@ -4,8 +4,8 @@
                                    SSLObject (OpenSSL)
     socket <── send <── outgoing ──┘                 └──< what we answer
 
-OpenSSL works on two buffers in memory and never sees the socket. So everything that `Connection`
-knows about waiting holds here, too. Two things are different:
+OpenSSL works on two memory buffers and never sees the socket. So a connection waits as it does
+without TLS. Two things are different:
 
 * A read takes whole records, the pieces that TLS encrypts (up to 16 KiB), so it may find more than was
   asked for. `recv` returns all that it can decrypt: nothing waits in OpenSSL, where no epoll would see it.
