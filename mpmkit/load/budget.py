@@ -1,4 +1,4 @@
-"""What is still to be sent: a number of requests (`Budget`), or the times at which they are due (`Schedule`,
+"""The requests still to send: their number (`Budget`), or the times at which they are due (`Schedule`,
 of the open loop).
 
 Imported by the locustfile alone: gevent belongs in no other process.

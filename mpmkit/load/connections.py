@@ -1,4 +1,4 @@
-"""Connections that are held open in one of several ways: what occupies a server without much load.
+"""Connections held open in one of several ways, which occupy a server without much load.
 
     with HeldConnections(server.url, "half-sent", count=8) as held:     # in this process, by a thread
         ...
@@ -6,8 +6,8 @@
 `holder.py` does the same in a process of its own. The modes:
 
 idle        one request, its answer read, then silence: a kept-alive connection
-half-sent   a request without its last line. The server reads it and waits, and that wait has a worker
-            in it under each MPM; it takes no script and no clock
+half-sent   a request without its last line. The server reads it and waits, which occupies a worker
+            under each MPM; it needs no script and no clock
 drip        the same, and one more header line each `every` seconds: slowloris
 slow        a download that is read at `rate` bytes a second
 

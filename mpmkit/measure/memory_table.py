@@ -1,4 +1,4 @@
-"""Memory per request model as it was measured: levels, the cost of one more, what the words mean."""
+"""Measured memory per request model: levels, the cost of one more, the meaning of the terms."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def demand(trace: Trace, keep: float, factor: float = 1.0) -> array[int]:
 class Proposal:
     """Directives for a trace. reasons: name -> why it has that number.
 
-    given: what is proposed as it is where nothing speaks against it. most: workers that the memory has room for,
+    given: the present values, kept where there is no reason to change them. most: workers that fit in memory,
     and `why_most`, for the reason.
     """
 

@@ -1,5 +1,5 @@
-"""The article's tables as they were measured: from rows to medians, ratios, verdicts and text. No server
-is started and no clock is read here.
+"""The article's tables as measured: from rows to medians, ratios, verdicts and text. Starts no
+server and reads no clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CPU_PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
 
 @dataclass(repr=False)
 class QpsTable(Table):
-    """What was measured, and how it compares with what is published: kind -> MPM -> QPS."""
+    """The measured figures compared with the published ones: kind -> MPM -> QPS."""
 
     published: dict[str, dict[str, float]] = field(default_factory=dict)
 

@@ -200,7 +200,7 @@ def names(table: str) -> tuple[str, ...]:
 
 
 def check(row: Mapping[str, Any]) -> Row:
-    """The row in the schema's order. Raises RecordError with everything that is wrong with it."""
+    """The row in the schema's order. Raises RecordError naming every mistake."""
     table = str(row.get("table", "qps"))
     known = names(table)
     problems = [f"{name}: missing" for name in known if name not in row]

@@ -1,4 +1,4 @@
-"""The grid of a sweep: its points, and everything that is wrong with them, before anything starts. Pure."""
+"""The grid of a sweep: its points, checked before anything starts. Pure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def plan(
     rounds: int = 1,
     directives: Mapping[str, Any] | None = None,
 ) -> SweepPlan:
-    """Check a sweep. Raises ValueError with everything that is wrong with it, a line a problem."""
+    """Check a sweep. Raises ValueError naming every mistake, one per line."""
     problems = Problems()
     asked = (mpms,) if isinstance(mpms, str) else tuple(mpms)
     known = [mpm for mpm in asked if mpm in problems.chosen("mpm", asked, MPMS)]
