@@ -1,4 +1,4 @@
-"""Does anything grow, get stuck or answer the wrong client? Each MPM under load, restarts, kills, arbitrary bytes.
+"""Does anything grow, get stuck or answer the wrong client? Each MPM under load, restarts, kills, any bytes.
 
     python -m benchmarks.soak [--mpm event] [--restarts 50] [--kills 100] [--requests 20000] [--posts 20000]
                               [--kept 200000] [--hours 2] [--seed 0]
