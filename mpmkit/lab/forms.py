@@ -164,7 +164,7 @@ class DirectiveForm(Form):
     def check(
         self, running: Directives | None = None
     ) -> tuple[Directives | None, dict[str, list[str]]]:
-        """What httpd makes of the form: (effective directives, None if it would refuse them; its
+        """httpd's reading of the form: (effective directives, None if it would refuse them; its
         messages by directive, those about no directive of the form under "").
 
         running: what a running server has, if these are for its restart.

@@ -1,4 +1,4 @@
-"""Memory per request model as it was measured: levels, the cost of one more, what the words mean."""
+"""Measured memory per request model: levels, the cost of one more, the meaning of the terms."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ class MemoryTable(Table):
             f"{most['rss_kb'] / 1024:,.0f} MiB for {most['server']} {most['mpm'] or ''}".rstrip()
         )
         words = [
-            "held: how many the server had taken; prefork and worker keep a worker for each idle "
-            "connection, and take no more than they have",
-            "summed RSS counts a page that many processes share in each of them: with "
-            f"{most['level']:,} {most['against']} it says {summed}, and {most['pss_kb'] / 1024:,.0f} "
+            "held: the number that the server took; under prefork and worker each idle connection holds "
+            "a worker",
+            "summed RSS counts a shared page in every process: with "
+            f"{most['level']:,} {most['against']} it is {summed}, but {most['pss_kb'] / 1024:,.0f} "
             "MiB (PSS) are in use",
-            "the cost is the slope of a straight line through the levels in PSS; the base, where "
-            "it begins; page tables and sockets are the kernel's and in neither",
+            "the cost is the slope of a straight line through the levels in PSS, the base its start; "
+            "page tables and sockets are the kernel's and in neither",
             f"measured on {records.Machine.of(self.records[-1])}",
         ]
         return "\n".join([*words, *self.footer()])

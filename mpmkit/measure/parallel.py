@@ -1,9 +1,9 @@
-"""Calls of a function in processes of their own, as many at once as there are processors.
+"""Calls of a function in separate processes, one per CPU at a time.
 
     results = in_processes(work, shared, jobs, report)  # [work(shared, job, report) for job in jobs]
 
 A process reads pickles on its standard input (`work` and `shared`, then a job at a time) and writes pickles. It
-ends when its input does, or when what it writes has no reader: it does not outlive the caller, however that ends.
+ends when its input does, or when its output has no reader: it does not outlive the caller, however that ends.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The article's tables as they were measured: from rows to medians, ratios, verdicts and text. No server
-is started and no clock is read here.
+"""The article's tables as measured: from rows to medians, ratios, verdicts and text. Starts no
+server and reads no clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CPU_PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
 
 @dataclass(repr=False)
 class QpsTable(Table):
-    """What was measured, and how it compares with what is published: kind -> MPM -> QPS."""
+    """The measured figures compared with the published ones: kind -> MPM -> QPS."""
 
     published: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -191,26 +191,24 @@ class QpsTable(Table):
             f"{row['users']} clients, {way}, {' to '.join(some)} requests and {shortest:.1f} s or "
             f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}",
             f"measured on {records.Machine.of(row)}",
-            "µs CPU: processor time of the server's own processes for a request; it doesn't "
-            "depend on how fast the generator is",
+            "µs CPU: CPU time of the server's own processes per request, whatever the generator's speed",
         ]
-        # Who runs a script by php-fpm are not the server's processes.
+        # php-fpm's processes, which run its scripts, are not the server's.
         due = [row for row in self.records if row["script"] != "php-fpm"]
         if missing := sum(row["server_cpu_us"] is None for row in due):
             lines.append(
-                f"µs CPU is not known of {missing} of {len(due)} cells: that takes a cell of more than "
-                "a second, on a server whose processes are known"
+                f"µs CPU is unknown in {missing} of {len(due)} cells: it needs a cell of more than a second, "
+                "on a server whose processes are known"
             )
         if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
             lines.append(
-                "limit: in how many rounds the generator had no processor time left, or the machine, "
-                "which generator and server share, had none for it. A faster server would not have "
-                "shown there, and the figures are lower bounds; mpmkit demand measures what decides, "
-                "the CPU time of a request at fixed rates"
+                "limit: rounds in which the generator, or the machine that it shares with the server, had "
+                "no CPU time left. A faster server would not have shown there, and the figures are lower "
+                "bounds; mpmkit demand measures what decides: the CPU time of a request at fixed rates"
             )
         steal = max(row["steal"] or 0.0 for row in self.records)
         if steal >= 0.01:
-            lines.append(f"the host took away up to {steal:.0%} of the processor time")
+            lines.append(f"the host took up to {steal:.0%} of the CPU time")
         return [
             *lines,
             *what_decides(),
