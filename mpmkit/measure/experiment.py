@@ -21,14 +21,12 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from mpmkit.config.extras import DataFrame
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import procfs, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row, new_run_id
-
-if TYPE_CHECKING:
-    import pandas
 
 OURS = "mpmkit"
 
@@ -129,7 +127,7 @@ class Table:
         """Figures that have their rows."""
         return len(self.records)
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> DataFrame:
         """The rows as a tidy frame (the columns of data/README.md)."""
         return records.frame(self.records, self.name)
 

@@ -19,12 +19,12 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, DirectiveError
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors, too_few_descriptors
@@ -35,9 +35,6 @@ from mpmkit.measure.memory_table import AGAINST, MemoryTable
 from mpmkit.measure.procfs import processes_of, sample, settle, slab_kb
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import max_request_workers_for, room_for
-
-if TYPE_CHECKING:
-    import pandas
 
 MOST = 20_000  # connections; as many as a load profile may have
 SECONDS_A_LEVEL = 4.0  # about what one takes, for the estimate
@@ -66,7 +63,7 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
 # -- one server, now -----------------------------------------------------------------------------
 
 
-def memory_of(server: Any) -> pandas.DataFrame:
+def memory_of(server: Any) -> DataFrame:
     """The memory of each process of a running server, as it is now; sizes in KiB, parent first.
 
     server: what `mpmkit.launch` or a reference server gives (it has a `.pid`), or a pid. The columns are pid,
@@ -86,7 +83,7 @@ def memory_of(server: Any) -> pandas.DataFrame:
     ]
     if not rows:
         raise ValueError(f"no server runs with process {pid}")
-    return require("pandas").DataFrame(rows)
+    return data_frame(rows)
 
 
 # -- the plan ------------------------------------------------------------------------------------

@@ -6,17 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.measure import records
 from mpmkit.measure.experiment import Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import Line, lines
 from mpmkit.measure.text import aligned
-
-if TYPE_CHECKING:
-    import pandas
 
 AGAINST = ("busy", "idle")
 
@@ -47,7 +43,7 @@ class MemoryTable(Table):
         against requests busy or connections idle."""
         return lines(self.records, columns or ("pss_kb",))
 
-    def costs(self) -> pandas.DataFrame:
+    def costs(self) -> DataFrame:
         """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
         slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables."""
         more = {name: self.lines(f"{name}_kb") for name in ("uss", "rss", "page_tables")}
@@ -57,7 +53,7 @@ class MemoryTable(Table):
             row |= {"base": line.base, "cost": line.slope, "low": line.low, "high": line.high}
             row |= {f"cost_{name}": found[key].slope for name, found in more.items()}
             rows.append({**row, "points": line.points})
-        return require("pandas").DataFrame(rows)
+        return data_frame(rows)
 
     def text(self) -> str:
         """The levels, the costs, and what the words mean."""

@@ -9,18 +9,15 @@ import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.measure import published, records, stats, utilisation
 from mpmkit.measure.experiment import OURS, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
 from mpmkit.measure.text import aligned
-
-if TYPE_CHECKING:
-    import pandas
 
 WIDTH = 100  # columns of the table as text
 CPU_PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
@@ -80,7 +77,7 @@ class QpsTable(Table):
 
     # -- figures -----------------------------------------------------------------------------------
 
-    def summary(self) -> pandas.DataFrame:
+    def summary(self) -> DataFrame:
         """One row per kind, server and MPM: published, median, min, max of the rounds, noise (the standard
         deviation of their logarithms), both ratios to prefork, the measured one within the rounds and with its
         95% interval (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how
@@ -92,7 +89,7 @@ class QpsTable(Table):
             for mpm in self.rounds(kind, server)
             if mpm
         ]
-        return require("pandas").DataFrame(found)
+        return data_frame(found)
 
     def _line(self, kind: str, server: str, mpm: str) -> Row:
         """The figures of an MPM of a server, or of one that has none."""

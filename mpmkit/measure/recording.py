@@ -10,14 +10,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.launcher import ScoreboardView
 from mpmkit.policy.simulator import COLUMNS
-
-if TYPE_CHECKING:
-    import pandas
 
 NAN = float("nan")
 
@@ -140,11 +137,9 @@ class Recording(Sequence[Sample]):
         """The events, one a line, with their second."""
         return "\n".join(f"{event.t:6.1f} s  {event.text}" for event in list(self.events))
 
-    def to_frame(self) -> pandas.DataFrame:
-        """One row a sample. Needs pandas, which is imported only here."""
-        pandas = require("pandas")
-
-        return pandas.DataFrame(list(self), columns=Sample._fields)
+    def to_frame(self) -> DataFrame:
+        """One row a sample."""
+        return data_frame(list(self), columns=Sample._fields)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: samples as lists in the order of `fields`, NaN as None."""

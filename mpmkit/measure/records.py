@@ -21,17 +21,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from mpmkit._version import __version__
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, require
 from mpmkit.measure.procfs import text_of
 from mpmkit.measure.schema import TABLES, Column, RecordError, Row, check, names
 
 __all__ = ["TABLES", "RecordError", "Row", "check", "names"]
-
-if TYPE_CHECKING:
-    import pandas
 
 
 def new_run_id() -> str:
@@ -163,21 +160,19 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
-def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> pandas.DataFrame:
+def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> DataFrame:
     """Rows of one table as a frame with the schema's columns and types, `started_at` as a time.
 
     `table` counts if there are no rows; otherwise they say what they are.
     """
-    pandas = require("pandas")
-
-    rows = list(rows)
+    pandas, rows = require("pandas"), list(rows)
     columns = TABLES[rows[0]["table"] if rows else table]
     made = pandas.DataFrame(rows, columns=[column.name for column in columns])
     made["started_at"] = pandas.to_datetime(made["started_at"], utc=True, format="ISO8601")
     return made.astype({column.name: "float64" for column in columns if column.type is float})
 
 
-def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
+def read_frame(*paths: str | os.PathLike[str]) -> DataFrame:
     """The rows of one or more files of one table in one frame. Raises RecordError."""
     rows = [row for path in paths for row in read(path)]
     tables = ", ".join(sorted({row["table"] for row in rows}))
@@ -205,7 +200,7 @@ def recorded_folder() -> Path:
     return data_folder("recorded")
 
 
-def recorded(name: str) -> pandas.DataFrame:
+def recorded(name: str) -> DataFrame:
     """A run that the project ships, as a frame: ``recorded("qps-demo")``, the file's name without .csv.
 
     The name of a table alone ("qps", "memory" …) gives its largest recorded run (full, else demo,

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.measure import command, experiment, records, stats
@@ -32,9 +32,6 @@ from mpmkit.measure.records import Row
 from mpmkit.measure.stats import knee as knee
 from mpmkit.measure.sweep_grid import GridPoint, plan
 from mpmkit.measure.text import aligned
-
-if TYPE_CHECKING:
-    import pandas
 
 AGAIN = "; the same command goes on"
 
@@ -56,7 +53,7 @@ class SweepTable(Table):
     unit = "points"
     measured_columns: ClassVar[tuple[str, ...]] = ("qps", "p50_ms", "p99_ms")
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> DataFrame:
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
         the grid. A field of the load that is swept has the value of the grid."""
         made = super().to_frame()
@@ -65,9 +62,9 @@ class SweepTable(Table):
             made[name] = [point[name] for point in points]
         return made
 
-    def summary(self) -> pandas.DataFrame:
+    def summary(self) -> DataFrame:
         """`points` as a frame."""
-        return require("pandas").DataFrame(self.points())
+        return data_frame(self.points())
 
     def points(self) -> list[dict[str, Any]]:
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, and p99_ms, NaN below 1,000

@@ -28,11 +28,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Directives, Note
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
@@ -40,9 +40,6 @@ from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_WRITE, DEAD, GRACEFUL, READY
 from mpmkit.policy.trace_run import TraceRun
 from mpmkit.policy.traffic import simulate_trace
-
-if TYPE_CHECKING:
-    import pandas
 
 Busy = Callable[[int], float] | Iterable[float] | float
 
@@ -94,15 +91,13 @@ class Simulation(tuple[Second, ...]):
         """What the error log would say, with the second in which it says it."""
         return tuple((second.t, note) for second in self for note in second.notes)
 
-    def to_frame(self) -> pandas.DataFrame:
-        """One row for each second, notes as text. Needs pandas, which is imported only here."""
-        pandas = require("pandas")
-
+    def to_frame(self) -> DataFrame:
+        """One row for each second, notes as text."""
         rows = [
             second._replace(notes="; ".join(map(str, second.notes)))  # type: ignore[arg-type]
             for second in self
         ]
-        return pandas.DataFrame(rows, columns=Second._fields)
+        return data_frame(rows, columns=Second._fields)
 
     def __str__(self) -> str:
         head = f"{'t':>4} {'processes':>9} {'idle':>6} {'busy':>6} {'waiting':>7}  {'':6} decision"
