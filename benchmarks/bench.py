@@ -56,7 +56,7 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors
-from mpmkit.measure import command, records, stats
+from mpmkit.measure import command, stats
 from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import RecordFile, Row
@@ -159,7 +159,6 @@ class BenchTable(Table):
             "low–high their extremes; p99: ours | theirs; missed: the 95% interval of the ratio "
             "excludes the target"
         )
-        parts.append(f"measured on {records.Machine.of(self.records[-1])}")
         return "\n".join([*parts, *self.footer()])
 
 

@@ -18,7 +18,7 @@ from support.waiting import poll_until
 import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.specs import RequestSpec
-from mpmkit.measure import cpus, demand, procfs, records, turns
+from mpmkit.measure import cpus, demand, experiment, procfs, records, turns
 from mpmkit.measure.competitors import NotInstalled
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
 from mpmkit.measure.demand import DemandTable, flaw_of, plan, whole_blocks
@@ -386,7 +386,7 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
         seen.setdefault(mpm, set()).update(*map(os.sched_getaffinity, pids))
         return server
 
-    monkeypatch.setattr(mpmkit, "launch", launch)
+    monkeypatch.setattr(experiment, "launch", launch)
     monkeypatch.setitem(demand.SCALES, "smoke", (1, 2, (1000.0, 2500.0), ("page",)))
     out, before = tmp_path / "rows.csv", os.sched_getaffinity(0)
     argv = ["--scale", "smoke", "--rates", "100,300", "--without-httpd", "--out", str(out)]

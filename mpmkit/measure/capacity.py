@@ -119,7 +119,7 @@ class CapacityTable(Table):
         costs = {mpm: {n: 1 / rate for n, rate in rates.items()} for mpm, rates in found.items()}
         said = [
             f"  {one} / {other}, time a request: {decide(costs[one], costs[other])}"
-            for one, other in (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
+            for one, other in stats.PAIRS
             if costs[one] and costs[other]
         ]
         flaws = [row["flaw"] for row in self.records if row["flaw"]]
@@ -159,7 +159,7 @@ def capacity_table(
     design = " ".join(map(str, (*mpms, limit_ms, cost_us, seconds, precision)))
     same: dict[str, Any] = {"design": design, "seed": SEED, "cpus": str(place), "margin": MARGIN}
     same |= {"limit_ms": float(limit_ms), "cost_us": float(cost_us)}
-    start = launch or experiment.launcher()
+    start = launch or experiment.launch
     servers = [Cell(1, OURS, mpm, start=start) for mpm in mpms]
     cells = experiment.in_rounds(servers, range(1, (rounds or most) + 1), SEED)
     table.planned = len(cells)

@@ -17,6 +17,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from mpmkit.config.arguments import Parser
@@ -174,7 +175,7 @@ def plan(
     problems.numbers("margin", (margin,), 0.001, 0.5)
     problems.numbers("seed", (seed if type(seed) is int else str(seed),), 0, 1 << 31)
     problems.raise_any()
-    start = launch or experiment.launcher()
+    start = launch or experiment.launch
     cells = [Cell(1, OURS, mpm, parts=kinds, stands_for=mpm, start=start) for mpm in MPMS]
     rivals, missing = competitors.installed(competitors.of(also))
     static = tuple(work for work in kinds if WORKS[work][0] == "static")
@@ -229,10 +230,7 @@ def demand_table(
     if table.resumed:
         table.notes.append(f"{table.resumed} of {table.planned} loads are of an earlier run")
 
-    def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        return _measure_block(todo, table, place, cell, report)
-
-    cells = _cells(todo, table, left)
+    cells, measure = _cells(todo, table, left), partial(_measure_block, todo, table, place)
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 

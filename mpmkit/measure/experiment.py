@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.config.extras import DataFrame
+from mpmkit.launcher import launch
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import procfs, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row, new_run_id
@@ -32,17 +33,6 @@ OURS = "mpmkit"
 
 Launch = Callable[..., AbstractContextManager[Any]]
 """``launch(mpm, **directives)``: a context manager with a `.url`."""
-
-
-def launcher(**fixed: Any) -> Launch:
-    """`mpmkit.launch` with these arguments, document_root for example."""
-
-    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-        import mpmkit
-
-        return mpmkit.launch(mpm, **fixed, **directives)
-
-    return start
 
 
 # -- cells and tables ----------------------------------------------------------------------------
@@ -64,7 +54,7 @@ class Cell:
     parts: tuple[str, ...] = ("",)
     control: bool = False
     stands_for: str = ""
-    start: Launch = field(default=launcher(), compare=False, repr=False)
+    start: Launch = field(default=launch, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -148,9 +138,11 @@ class Table:
         self.left_out.append(f"without {cell.label} {since}: {one_line(error)}")
 
     def footer(self, again: str = "") -> list[str]:
-        """The last lines of the table as text: whether it is complete, notes, where the rows are."""
-        measured = f"{self.measured} of {self.planned} {self.unit} were measured{again}"
-        lines = [f"NOT COMPLETE: {measured}"] if self.measured < self.planned else []
+        """The last lines of the table as text: the machine, whether it is complete, notes, where the rows are."""
+        lines = [f"measured on {records.Machine.of(self.records[-1])}"] if self.records else []
+        if self.measured < self.planned:
+            measured = f"{self.measured} of {self.planned} {self.unit} were measured{again}"
+            lines.append(f"NOT COMPLETE: {measured}")
         where = [f"rows in {self.out}"] if self.out is not None else []
         return [*lines, *self.left_out, *self.notes, *where]
 

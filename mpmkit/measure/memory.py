@@ -18,6 +18,7 @@ import os
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,7 +145,7 @@ def plan(
         problems.append(f"document_root: there is no folder {root}")
     if not path.startswith("/") or not path.isascii() or any(c <= " " for c in path):
         problems.append(f"path: must begin with / and be ASCII without blanks, not {path!r}")
-    ours = experiment.launcher(document_root=root, access_log=True)
+    ours = partial(experiment.launch, document_root=root, access_log=True)
     found: list[Level] = []
     for mpm in mpms:
         block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}

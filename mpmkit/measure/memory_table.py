@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpmkit.config.extras import DataFrame, data_frame
-from mpmkit.measure import records
 from mpmkit.measure.experiment import Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import Line, lines
@@ -99,23 +98,11 @@ class MemoryTable(Table):
         return "\n".join(aligned(rows))
 
     def _small_print(self) -> str:
-        most = max(
-            (row for row in self.records if row["scope"] == "server"),
-            key=lambda row: row["rss_kb"] / max(1, row["pss_kb"]),
+        words = (
+            "held: how many the server had taken; prefork and worker take no more than they have workers",
+            "summed RSS counts a page that many processes share in each of them",
+            "cost and base: of a straight line through the levels in PSS; page tables and sockets are in neither",
         )
-        summed = (
-            f"{most['rss_kb'] / 1024:,.0f} MiB for {most['server']} {most['mpm'] or ''}".rstrip()
-        )
-        words = [
-            "held: how many the server had taken; prefork and worker keep a worker for each idle "
-            "connection, and take no more than they have",
-            "summed RSS counts a page that many processes share in each of them: with "
-            f"{most['level']:,} {most['against']} it says {summed}, and {most['pss_kb'] / 1024:,.0f} "
-            "MiB (PSS) are in use",
-            "the cost is the slope of a straight line through the levels in PSS; the base, where "
-            "it begins; page tables and sockets are the kernel's and in neither",
-            f"measured on {records.Machine.of(self.records[-1])}",
-        ]
         return "\n".join([*words, *self.footer()])
 
 

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from mpmkit.config.arguments import Parser
@@ -103,7 +104,7 @@ def plan(
             problems += str(error).split("; ")
     problems.raise_any()
     return QpsPlan(
-        _cells(pages, mpms, others, launch or experiment.launcher()),
+        _cells(pages, mpms, others, launch or experiment.launch),
         rounds or size.rounds,
         "custom" if requests is not None or rounds is not None else chosen,
         profiles,
@@ -174,10 +175,7 @@ def qps_table(
         raise ValueError("; ".join(table.left_out))
     cells = experiment.in_rounds(here, range(1, todo.rounds + 1), table.run_id)
     table.planned = sum(len(cell.parts) for cell in cells)
-
-    def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        return _measure_server(todo, table, cell, report)
-
+    measure = partial(_measure_server, todo, table)
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 

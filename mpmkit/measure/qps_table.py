@@ -20,7 +20,6 @@ from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
 from mpmkit.measure.text import aligned
 
 WIDTH = 100  # columns of the table as text
-CPU_PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
 
 
 @dataclass(repr=False)
@@ -94,7 +93,7 @@ class QpsTable(Table):
     def _line(self, kind: str, server: str, mpm: str) -> Row:
         """The figures of an MPM of a server, or of one that has none."""
         rounds = self.rounds(kind, server)
-        values = list(rounds[mpm].values())
+        values = [*rounds[mpm].values()]
         cpu = self.rounds(kind, server, "server_cpu_us").get(mpm, {}).values()
         figures = self._published(kind)
         theirs = figures.get(mpm, math.nan)
@@ -131,8 +130,13 @@ class QpsTable(Table):
         if not lines:
             return ""
         head = ["MPM" if mpms else "server", "published", "median", "all rounds", "published"]
-        rows = [[*head, "measured", "µs CPU", "limit"]]
+        rows, failed = [[*head, "measured", "µs CPU", "limit"]], []
         for line in lines:
+            where = self._rows(kind, line["server"], line["mpm"])
+            failures, requests = (sum(row[n] for row in where) for n in ("failures", "requests"))
+            if failures:
+                who = f"{line['server']} {line['mpm']}"
+                failed.append(f"{who}: {failures:,} of {requests:,} requests FAILED")
             ends = f"{line['min']:,.0f} to {line['max']:,.0f}" if line["rounds"] > 1 else "-"
             figures = [_number(line[name], ",.0f") for name in ("published", "median")]
             ratios = [_number(line[name], ".2f") for name in ("published_ratio", "ratio")]
@@ -145,7 +149,6 @@ class QpsTable(Table):
         over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
         of = f", {servers[0]}" if mpms and servers[0] != OURS else ", other servers" * (not mpms)
         said = self._conclusions(kind, servers[0]) if mpms else []
-        failed = [line for server in servers for line in self._failed(kind, server)]
         title = f"requests/s, {published.page(kind).title}{of}"
         return "\n".join([title, over, *table, *failed, *said])
 
@@ -162,21 +165,12 @@ class QpsTable(Table):
         cpu = self.rounds(kind, server, "server_cpu_us")
         ratios = [
             f"{one} / {other} {ratio_text(_ratio(cpu[one], cpu[other]))}"
-            for one, other in CPU_PAIRS
+            for one, other in stats.PAIRS
             if len(cpu.get(one, {}).keys() & cpu.get(other, {}).keys()) > 1
         ]
         if ratios:
             said.append("µs CPU within the rounds: " + ", ".join(ratios))
         return [part for one in said for part in textwrap.wrap(one, WIDTH, subsequent_indent="  ")]
-
-    def _failed(self, kind: str, server: str) -> list[str]:
-        found = []
-        for mpm in self.rounds(kind, server):
-            rows = self._rows(kind, server, mpm)
-            failures, requests = (sum(row[n] for row in rows) for n in ("failures", "requests"))
-            if failures:
-                found.append(f"{server} {mpm}: {failures:,} of {requests:,} requests FAILED")
-        return found
 
     def _small_print(self) -> list[str]:
         row, rounds = self.records[-1], max(row["round"] for row in self.records)
@@ -187,33 +181,25 @@ class QpsTable(Table):
         lines = [
             f"{row['users']} clients, {way}, {' to '.join(some)} requests and {shortest:.1f} s or "
             f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}",
-            f"measured on {records.Machine.of(row)}",
-            "µs CPU: processor time of the server's own processes for a request; it doesn't "
-            "depend on how fast the generator is",
+            "µs CPU: processor time of the server's own processes for a request",
         ]
         # Who runs a script by php-fpm are not the server's processes.
         due = [row for row in self.records if row["script"] != "php-fpm"]
         if missing := sum(row["server_cpu_us"] is None for row in due):
             lines.append(
-                f"µs CPU is not known of {missing} of {len(due)} cells: that takes a cell of more than "
-                "a second, on a server whose processes are known"
+                f"µs CPU is not known of {missing} of {len(due)} cells: too short, or no pid"
             )
         if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
             lines.append(
-                "limit: in how many rounds the generator had no processor time left, or the machine, "
-                "which generator and server share, had none for it. A faster server would not have "
-                "shown there, and the figures are lower bounds; mpmkit demand measures what decides, "
-                "the CPU time of a request at fixed rates"
+                "limit: in how many rounds the generator, or the machine that it shares with the server, was at "
+                "its limit; the figures are lower bounds, and mpmkit demand measures what decides"
             )
-        steal = max(row["steal"] or 0.0 for row in self.records)
-        if steal >= 0.01:
+        if (steal := max(row["steal"] or 0.0 for row in self.records)) >= 0.01:
             lines.append(f"the host took away up to {steal:.0%} of the processor time")
-        return [
-            *lines,
-            *what_decides(),
-            "published: Apache 2.4.10 on hardware the article does not name; the order and the "
-            "ratios can be compared, not the figures",
-        ]
+        figures = (
+            "published: Apache 2.4.10 on unnamed hardware; compare order and ratios, not figures"
+        )
+        return [*lines, *what_decides(), figures]
 
 
 def what_decides() -> list[str]:
@@ -228,10 +214,7 @@ def what_decides() -> list[str]:
         "mpmkit demand: CPU time of a static page on a new connection, within blocks, at fixed rates"
     ]
     for server in (OURS, "httpd"):
-        pairs = (
-            (one, other, found.get(f"{server} {one} / {server} {other}"))
-            for one, other in CPU_PAIRS
-        )
+        pairs = ((a, b, found.get(f"{server} {a} / {server} {b}")) for a, b in stats.PAIRS)
         ratios = [f"{a} / {b} {ratio_text(d.ratio)} {d.word}" for a, b, d in pairs if d]
         said += [f"{server}: {', '.join(ratios)}"] * bool(ratios)
     return said

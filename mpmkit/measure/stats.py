@@ -163,6 +163,7 @@ def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
 # -- does it cost more? Four words ---------------------------------------------------------------
 
 MARGIN = 0.03
+PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))  # that are compared
 CHEAPER, DEARER, UNDECIDED = "cheaper", "dearer", "undecided"
 MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the margin
 

@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -110,7 +111,6 @@ class SweepTable(Table):
             out.append("≥: as long as the run, which cut the slowest requests off")
         if any(math.isnan(row["p99_ms"]) for row in points):
             out.append(f"p99 takes {stats.TAIL:,} requests a round")
-        out.append(f"measured on {records.Machine.of(self.records[-1])}")
         return "\n".join(out + self.footer(AGAIN))
 
     def _best(self, rows: list[dict[str, Any]]) -> list[str]:
@@ -193,7 +193,7 @@ def sweep(
     experiment.resume(table, file, sweep=todo.id)
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
     cells = [cell for cell in todo.cells() if (*cell.key, cell.round) not in have]
-    start = launch or experiment.launcher(document_root=document_root)
+    start = launch or partial(experiment.launch, document_root=document_root)
     look = observe or (lambda server: nullcontext(lambda found: {}))
 
     def measure(cell: GridPoint, report: Report) -> Iterator[list[Row]]:
