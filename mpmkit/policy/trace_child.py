@@ -1,4 +1,4 @@
-"""A process of a simulated pool (simulator.py, traffic.py), and the rows of the scoreboard that `maintenance.look` reads."""
+"""A process of a simulated pool, and the rows of the scoreboard that `maintenance.look` reads."""
 
 from __future__ import annotations
 
