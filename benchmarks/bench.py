@@ -240,7 +240,7 @@ def hold(stack: contextlib.ExitStack, url: str, work: Work) -> None:
     """Idle connections, as long as the stack stands. Raises BenchError if the server takes fewer."""
     with descriptors(work.held + 100):
         holding = stack.enter_context(HoldingProcess(url, "idle", path=work.path))
-    held = holding.hold(work.held)["held"]
+    held = holding.ask("hold", work.held)["held"]
     if held < work.held:
         raise BenchError(
             f"{work.name}: {held:,} of {work.held:,} connections are held; "

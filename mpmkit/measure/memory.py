@@ -302,17 +302,17 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
     mode = "half-sent" if cell.against == "busy" else "idle"
     if mode == "half-sent" and cell.level:
         with HoldingProcess(server.url, mode, path=path) as first:
-            first.hold(cell.level)
-            first.finish()
+            first.ask("hold", cell.level)
+            first.ask("finish")
     with HoldingProcess(server.url, mode, path=path) as holding:
-        said = holding.hold(cell.level)
+        said = holding.ask("hold", cell.level)
         if said["error"]:
             raise RuntimeError(f"{cell.level:,} {cell.against}: {said['error']}")
         settle(server.pid)
         found, slab = sample(server.pid), slab_kb()
         if not found:
             raise RuntimeError(f"{cell.label} ended with {cell.level:,} {cell.against}")
-        return found, min(cell.level, holding.held()), slab
+        return found, min(cell.level, holding.ask("report")["held"]), slab
 
 
 # -- the command line ----------------------------------------------------------------------------
