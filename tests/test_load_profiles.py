@@ -247,7 +247,7 @@ def test_the_command(bad, tmp_path):
 
 @pytest.mark.parametrize(("options", "said"), [
     ("http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
-    ("http://127.0.0.1:1 --steps a,b", "must be numbers like 50,100,200"),
+    ("http://127.0.0.1:1 --steps a,b", "must be numbers like 0,50,100"),
     ("http://192.0.2.1/ --users 0", "users: must be a whole number"),
     ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
 ])  # fmt: skip

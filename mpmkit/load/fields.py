@@ -21,9 +21,11 @@ import dataclasses
 import re
 import textwrap
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
@@ -146,6 +148,18 @@ def option(field: dataclasses.Field) -> dict[str, Any] | None:
         "number": {"type": float, "metavar": seconds},
     }
     return made | more[how["kind"]] if how["kind"] in more else None
+
+
+def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """For an option that takes several as a,b. Raises ArgumentTypeError."""
+
+    def read(text: str) -> list[T]:
+        try:
+            return [kind(part) for part in map(str.strip, text.split(",")) if part]
+        except ValueError:
+            raise ArgumentTypeError(f"must be numbers like 0,50,100, not {text!r}") from None
+
+    return read
 
 
 def read_share(text: str) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
+from mpmkit.load.fields import listed, problem
 from mpmkit.measure import competitors, records
 from mpmkit.measure.experiment import Bar, ExperimentError, SomeTable, one_line
 from mpmkit.measure.records import RecordError
@@ -51,16 +52,14 @@ class Problems(list[str]):
 
     def rounds(self, value: Any, most: int = 1000, name: str = "rounds") -> None:
         """A number of rounds, or None for what the scale says."""
-        if value is not None and (type(value) is not int or not 1 <= value <= most):
-            self.append(f"{name}: must be a whole number from 1 to {most}, not {value!r}")
+        self.numbers(name, () if value is None else (value,), 1, most, "whole")
 
-    def numbers(self, name: str, values: Iterable[Any], least: float, most: float) -> None:
-        """Numbers within bounds."""
-        for value in values:
-            if isinstance(value, bool) or not (
-                isinstance(value, int | float) and least <= value <= most
-            ):
-                self.append(f"{name}: must be {least:,} to {most:,}, not {value!r}")
+    def numbers(
+        self, name: str, values: Iterable[Any], least: float, most: float, kind: str = "number"
+    ) -> None:
+        """Numbers within bounds; kind: "number" or "whole"."""
+        how = {"kind": kind, "low": least, "high": most, "unit": "", "none": ""}
+        self += [f"{name}: {wrong}" for value in values if (wrong := problem(how, value))]
 
     def scale(self, name: str | None, scales: Mapping[str, Scale]) -> tuple[str, Scale]:
         """A scale by its name, by default that of MPMKIT_SCALE, or else demo."""
@@ -74,9 +73,8 @@ class Problems(list[str]):
 # -- options -------------------------------------------------------------------------------------
 
 
-def words(text: str) -> list[str]:
-    """The words of an option that takes several as a,b."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+words = listed(str)  # of an option that takes several as a,b
+WORDS: dict[str, Any] = {"action": "extend", "type": words}
 
 
 def directive(text: str) -> tuple[str, str]:
@@ -89,22 +87,15 @@ def directive(text: str) -> tuple[str, str]:
 
 
 SHARED: dict[str, dict[str, Any]] = {
-    "--mpm": {
-        "action": "extend",
-        "type": words,
-        "dest": "mpms",
-        "metavar": "MPM",
-        "help": "only this MPM; several as a,b",
-    },
+    "--mpm": WORDS | {"dest": "mpms", "metavar": "MPM", "help": "only this MPM; several as a,b"},
     "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
     "--scale": {
         "metavar": "SCALE",
         "help": "smoke (seconds), demo (minutes; the default) or full (as in the article); also by "
         "the environment's MPMKIT_SCALE",
     },
-    "--also": {
-        "action": "extend",
-        "type": words,
+    "--also": WORDS
+    | {
         "metavar": "SERVER",
         "help": f"measure this server in the same rounds: {', '.join(competitors.names())}, or all; "
         "several as a,b. One that is not installed is named and left out",

@@ -22,7 +22,7 @@ from typing import Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.load.fields import read_share
+from mpmkit.load.fields import listed, read_share
 from mpmkit.load.runner import run_load
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
@@ -173,7 +173,7 @@ def plan(
     speeds = speeds if rates is None else tuple(rates) or (0,)
     problems.numbers("rates", speeds, 1, 1_000_000)
     problems.numbers("margin", (margin,), 0.001, 0.5)
-    problems.numbers("seed", (seed if type(seed) is int else str(seed),), 0, 1 << 31)
+    problems.numbers("seed", (seed,), 0, 1 << 31, "whole")
     problems.raise_any()
     start = launch or experiment.launch
     cells = [Cell(1, OURS, mpm, parts=kinds, stands_for=mpm, start=start) for mpm in MPMS]
@@ -327,10 +327,6 @@ def _started(cells: Iterable[Cell], table: DemandTable) -> Iterator[dict[Cell, A
 # -- the command line ----------------------------------------------------------------------------
 
 
-def _rates(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit demand``: the table on standard output, progress and errors on standard error. The exit
     status is that of `command.execute`."""
@@ -340,9 +336,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command goes on.",
     )
     add = parser.add_argument
-    how: dict[str, Any] = {"action": "extend", "type": command.words, "metavar": "WORK"}
-    add("--work", dest="works", **how, help=f"{', '.join(WORKS)}; several as a,b")
-    add("--rates", type=_rates, metavar="X,X", help="requests/s, two or more: 2000,4000")
+    kinds = f"{', '.join(WORKS)}; several as a,b"
+    add("--work", dest="works", **command.WORDS, metavar="WORK", help=kinds)
+    add("--rates", type=listed(float), metavar="X,X", help="requests/s, two or more: 2000,4000")
     add("--blocks", type=int, metavar="N", help="how often each server is measured")
     add("--seed", type=int, metavar="N", help="of the random order (1)")
     add("--margin", type=read_share, metavar="P", help="the same within (3%%)")

@@ -11,7 +11,6 @@ up with: a pool that grows goes too far, and takes a second for each child to sh
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import math
 import os
@@ -27,6 +26,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
+from mpmkit.load.fields import listed
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
@@ -72,16 +72,11 @@ def memory_of(server: Any) -> DataFrame:
     does not run.
     """
     pid = server if isinstance(server, int) else server.pid
-    rows = [
-        {
-            "pid": one,
-            "role": "parent" if one == pid else "child",
-            "threads": threads,
-            **vars(memory),
-            "page_tables": tables,
-        }
-        for one, memory, threads, tables in processes_of(pid)
-    ]
+    rows = []
+    for one, memory, threads, tables in processes_of(pid):
+        role = "parent" if one == pid else "child"
+        who = {"pid": one, "role": role, "threads": threads}
+        rows.append({**who, **vars(memory), "page_tables": tables})
     if not rows:
         raise ValueError(f"no server runs with process {pid}")
     return data_frame(rows)
@@ -177,14 +172,12 @@ def plan(
 
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
-    """Levels that were given, in order; empty if none were."""
-    found = [] if values is None else list(values)
-    if wrong := [value for value in found if type(value) is not int or not 0 <= value <= MOST]:
-        problems.append(f"{name}: must be whole numbers from 0 to {MOST:,}, not {wrong[0]!r}")
-        return []
+    """Levels that were given, in order; empty if none were, or one cannot be."""
+    found, before = [] if values is None else list(values), len(problems)
+    problems.numbers(name, found, 0, MOST, "whole")
     if values is not None and not found:
         problems.append(f"{name}: give at least one level")
-    return sorted(set(found))
+    return sorted(set(found)) if len(problems) == before else []
 
 
 def _held(mpm: str, levels: Sequence[int], workers: int) -> list[int]:
@@ -318,14 +311,6 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
 # -- the command line ----------------------------------------------------------------------------
 
 
-def _whole_numbers(text: str) -> list[int]:
-    try:
-        return [int(part.replace("_", "")) for part in text.split(",") if part.strip()]
-    except ValueError:
-        problem = f"must be whole numbers like 0,50,100, not {text!r}"
-        raise argparse.ArgumentTypeError(problem) from None
-
-
 def _parser() -> Parser:
     parser = Parser(
         prog="mpmkit memory",
@@ -333,10 +318,9 @@ def _parser() -> Parser:
         "how many workers a machine has room for.",
     )
     add = parser.add_argument
-    how: dict[str, Any] = {"action": "extend", "type": command.words}
-    add("--against", **how, metavar="WHAT", help="busy, idle (both)")
-    add("--busy", type=_whole_numbers, metavar="N,N", help="busy levels")
-    add("--idle", type=_whole_numbers, metavar="N,N", help="idle levels")
+    add("--against", **command.WORDS, metavar="WHAT", help="busy, idle (both)")
+    add("--busy", type=listed(int), metavar="N,N", help="busy levels")
+    add("--idle", type=listed(int), metavar="N,N", help="idle levels")
     add("--path", help="the page to serve first (/index.html)")
     ram = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
     add("--ram", metavar="SIZE", help=ram)

@@ -255,8 +255,7 @@ def _parser() -> Parser:
         f"how the script is run: {', '.join(published.WAYS)} or all; may be repeated (default: "
         "wsgi). php-fpm is started for it; with --also httpd, mod_php is measured, too"
     )
-    how: dict[str, Any] = {"action": "extend", "type": command.words, "metavar": "WAY"}
-    add("--script", dest="scripts", **how, help=script)
+    add("--script", dest="scripts", **command.WORDS, metavar="WAY", help=script)
     add("--requests", type=int, metavar="N", help="requests per cell")
     add("--users", type=int, metavar="N", help="concurrent clients (200, as in the article)")
     add("--keep-alive", action="store_true", help="reuse connections (the article did not)")
