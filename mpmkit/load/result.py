@@ -24,9 +24,8 @@ SHOWN_PATHS = 12  # in the summary; a replayed log has hundreds
 
 # Of a row: what a run has by the same name, and percentiles.
 COLUMNS = (
-    *("started_at", "path", "users", "keep_alive", "requests", "failures", "qps", "mean_ms"),
-    *("generator_cpu", "generator_wait", "run_queue", "generator_bound", "retries", "reconnects"),
-    "ended",
+    *("started_at", "path", "users", "requests", "failures", "qps", "mean_ms", "generator_cpu"),
+    *("generator_wait", "run_queue", "generator_bound", "retries", "reconnects", "ended"),
 )
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "max": 100}
 
@@ -77,11 +76,6 @@ class LoadRun(Outcome):
     def users(self) -> int:
         """Concurrent clients."""
         return self.profile.users
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether connections were reused."""
-        return self.profile.keep_alive
 
     @property
     def path(self) -> str:
@@ -152,6 +146,7 @@ class LoadRun(Outcome):
         return {
             **{name: getattr(self, name) for name in COLUMNS},
             **{f"{name}_ms": self.latency_ms(percent) for name, percent in PERCENTILES.items()},
+            "keep_alive": self.profile.keep_alive,
             "driver": "locust",
             "driver_version": self.version,
             "method": self.profile.specs[0].method,
@@ -209,7 +204,7 @@ class LoadRun(Outcome):
     def _requested(self) -> str:
         """What was requested, by how many, and in which way."""
         profile = self.profile
-        way = "keep-alive" if self.keep_alive else "new connection each"
+        way = "keep-alive" if profile.keep_alive else "new connection each"
         if profile.open_loop:
             rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
             way += ", at planned times" if profile.plan else f", {profile.arrival} arrivals, {rate}"

@@ -65,6 +65,11 @@ class Outcome:
         exceed, to within 0.1%; nan if there was none. Raises ValueError outside 0 to 100."""
         return self.histogram.percentile(percentile) / 1e6
 
+    def __str__(self) -> str:
+        failed = f", {self.failures:,} failed" if self.errors else ""
+        p50, p99 = self.latency_ms(50), self.latency_ms(99)
+        return f"{self.qps:,.0f} requests/s, p50 {p50:.3g} ms, p99 {p99:.3g} ms{failed}"
+
 
 @dataclass
 class Window(Outcome):
@@ -80,11 +85,6 @@ class Window(Outcome):
     duration: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
     histogram: Histogram = field(default_factory=Histogram)
-
-    def __str__(self) -> str:
-        failed = f", {self.failures:,} failed" if self.errors else ""
-        p50, p99 = self.latency_ms(50), self.latency_ms(99)
-        return f"{self.qps:,.0f} requests/s, p50 {p50:.3g} ms, p99 {p99:.3g} ms{failed}"
 
 
 def windows(

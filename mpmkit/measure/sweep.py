@@ -12,6 +12,7 @@ or profile is refused. The seed of the random order is the column `sweep`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
@@ -74,22 +75,15 @@ class SweepTable(Table):
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.records:
             groups.setdefault((row["mpm"], row["point"]), []).append(row)
-        groups = {key: groups[key] for key in sorted(groups, key=_by_values)}
-        tails = {key: [stats.p99(row) for row in rows] for key, rows in groups.items()}
-        return [
-            {
-                "mpm": key[0],
-                **json.loads(key[1]),
-                "rounds": len(rows),
-                **{name: _median(row[name] for row in rows) for name in self.measured_columns},
-                "p99_ms": _median(ms for ms, _ in tails[key]),
-                "p99_cut": any(cut for _, cut in tails[key]),
-                "failures": sum(row["failures"] for row in rows),
-                "generator_bound": any(row["generator_bound"] for row in rows),
-                "generator_starved": any(row["generator_starved"] for row in rows),
-            }
-            for key, rows in groups.items()
-        ]
+        found = []
+        for (mpm, point), rows in sorted(groups.items(), key=_by_values):
+            tails, cuts = zip(*map(stats.p99, rows), strict=True)
+            made = {"mpm": mpm, **json.loads(point), "rounds": len(rows)}
+            made |= {name: _median(row[name] for row in rows) for name in self.measured_columns}
+            made |= {"p99_ms": _median(tails), "p99_cut": any(cuts)}
+            made |= {"failures": sum(row["failures"] for row in rows)}
+            found.append(made | {name: any(row[name] for row in rows) for name in _LIMITS})
+        return found
 
     def text(self) -> str:
         """The summary as text, the best point of each MPM, where a curve bends, the machine."""
@@ -143,11 +137,12 @@ class ObservedSweep(SweepTable):
 _LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
 
 
-def _by_values(key: tuple[str, str]) -> tuple[Any, ...]:
+def _by_values(group: tuple[tuple[str, str], Any]) -> tuple[Any, ...]:
     """MPMs in their order, numbers by their size, words after them."""
-    values = json.loads(key[1]).values()
+    (mpm, point), _ = group
+    values = json.loads(point).values()
     words = [(isinstance(v, str), 0 if isinstance(v, str) else v, str(v)) for v in values]
-    return MPMS.index(key[0]), words
+    return MPMS.index(mpm), words
 
 
 def _median(values: Iterable[float | None]) -> float:
@@ -217,14 +212,10 @@ def sweep(
 def value_of(text: str) -> str | int | float | bool:
     """A value as it is written on the command line: a number, On or Off, or else text."""
     words = {"on": True, "true": True, "off": False, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            pass
-    return text
+    return words.get(text.lower(), text)
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
@@ -262,6 +253,7 @@ def _parser() -> Parser:
         rounds="how often each point (1)",
         scale="seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items()),
     )
+    parser.set_defaults(rounds=1)
     return parser
 
 
@@ -280,16 +272,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.requests is None and options.duration is None:
             load["duration"] = seconds
         what = (options.mpm, dict(options.grid), LoadProfile(**load))
-        how: dict[str, Any] = {
-            "directives": {name: value_of(value) for name, value in options.directives}
-        }
-        how |= {} if options.rounds is None else {"rounds": options.rounds}
+        directives = {name: value_of(value) for name, value in options.directives}
+        how: dict[str, Any] = {"directives": directives, "rounds": options.rounds}
         todo = plan(*what, **how)
         out = command.out_of(options, f"sweep-{todo.id}")
-        command.say(
-            f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
-            f"{experiment.duration(todo.seconds)} if none is there yet"
-        )
+        many = f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}"
+        command.say(f"{many}, about {experiment.duration(todo.seconds)} if none is there yet")
         root = options.document_root
         table = sweep(*what, **how, document_root=root, out=out, on_progress=bar)
         if table.resumed:
