@@ -201,25 +201,15 @@ class DirectiveForm(Form):
             if self.mpm not in spec.mpms:
                 continue
             value, high = self._words.get(name, ""), spec.high_for(self.mpm)
-            kind = KINDS.get(spec.takes, "number")
-            misread = spec.misread(value) if value else ""
-            made.append(
-                Field(
-                    name,
-                    group,
-                    kind,
-                    spec.unit,
-                    spec.doc,
-                    default=written(getattr(defaults, spec.attribute)),
-                    low=1.0 if kind == "factor" else float(spec.low or 0),
-                    high=high,
-                    reach=float(min(GROUPS[group][name], high or GROUPS[group][name])),
-                    step=0.5 if kind in ("time", "factor") else 1.0,
-                    value=value,
-                    hints=(*([misread] if misread else []), *hints.get(name, ())),
-                    refused=effective is None and name in hints,
-                )
-            )
+            kind, reach = KINDS.get(spec.takes, "number"), GROUPS[group][name]
+            low = 1.0 if kind == "factor" else float(spec.low or 0)
+            default = written(getattr(defaults, spec.attribute))
+            field = Field(name, group, kind, spec.unit, spec.doc, default, low, high)
+            said = (*filter(None, [value and spec.misread(value)]), *hints.get(name, ()))
+            refused = effective is None and name in hints
+            field = field._replace(value=value, hints=said, refused=refused)
+            step = 0.5 if kind in ("time", "factor") else 1.0
+            made.append(field._replace(reach=float(min(reach, high or reach)), step=step))
         return made
 
 

@@ -199,15 +199,9 @@ def step(
 ) -> dict[str, Any]:
     """Put one rate on the server: the columns of its row. The machine is read whenever the generator reports, so
     that answers and the CPU time for them are of the same moments, from the first report to the last."""
-    load = LoadProfile(
-        path="/burn.py",
-        expect_length=2,
-        users=USERS,
-        arrival="poisson",
-        rate=rate,
-        duration=max(seconds, 1.1 * TAIL / rate),
-        warmup_seconds=0.5,
-    )
+    how: dict[str, Any] = {"users": USERS, "arrival": "poisson", "warmup_seconds": 0.5}
+    how |= {"rate": rate, "duration": max(seconds, 1.1 * TAIL / rate)}
+    load = LoadProfile(path="/burn.py", expect_length=2, **how)
     seen: list[tuple[Tick, cpus.Reading]] = []
 
     def tick(now: Tick) -> None:
@@ -219,15 +213,11 @@ def step(
     good = sum(len(tick.latencies) for tick, _ in seen[1:])
     failures = sum(tick.failures.total() for tick, _ in seen[1:])
     spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, place.shared) if seen else cpus.Spent()
-    columns: dict[str, Any] = {
-        "requests": good + failures,
-        "failures": failures,
-        **spent.columns(good),
-    }
+    columns: dict[str, Any] = {"requests": good + failures, "failures": failures}
     p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
     unsent = found.errors["unsent"]
     held = p99 is not None and p99 <= limit_ms and not found.failures and found.complete
-    columns |= {"rate": rate, "p99_ms": p99, "unsent": unsent, "holds": held}
+    columns |= spent.columns(good) | {"rate": rate, "p99_ms": p99, "unsent": unsent, "holds": held}
     return {**columns, "flaw": flaw_of(columns)}
 
 
