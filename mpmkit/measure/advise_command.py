@@ -124,24 +124,15 @@ def _name(pid: int | str) -> str:
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="mpmkit advise",
-        description="Which MPM, and which numbers, for the requests of an access log.",
-    )
-    add = made.add_argument
-    add(
-        "--log",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="access log; several, .gz, or -",
-    )
+    what = "Which MPM, and which numbers, for the requests of an access log."
+    made = Parser(prog="mpmkit advise", description=what)
+    add, logs = made.add_argument, "access log; several, .gz, or -"
+    add("--log", action="append", required=True, metavar="FILE", help=logs)
     add("-f", dest="conf", metavar="FILE", help="httpd.conf (default: httpd's default numbers)")
     add("--log-format", default="", metavar="FORMAT", help='its LogFormat, or "combined %%D"')
     live = made.add_mutually_exclusive_group()
-    live.add_argument(
-        "--pid", type=int, metavar="PID", help="of the running httpd: its memory counts"
-    )
+    pid = "of the running httpd: its memory counts"
+    live.add_argument("--pid", type=int, metavar="PID", help=pid)
     live.add_argument("--status", metavar="URL", help="of its status page: its MPM counts")
     add("--memory", default=0, metavar="SIZE", help="of the machine, like 4GiB")
     add("--growth", type=float, default=1.0, metavar="N", help="times the connections (default: 1)")
@@ -155,12 +146,12 @@ def _writer(options: argparse.Namespace) -> str:
     own = configured(options.conf, None)[0]
     if options.status is None:
         return own
+    place = without_login(options.status)
     try:
         running = StatusPage(options.status, 5.0).mpm.lower()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{without_login(options.status)}: {error}") from None
+        raise ValueError(f"{place}: {error}") from None
     if own and running and running != own:
-        place = without_login(options.status)
         raise ValueError(f"{place}: runs {running}, but {options.conf} loads {own}")
     return running or own
 
