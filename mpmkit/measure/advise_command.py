@@ -38,9 +38,6 @@ HTTPD = ("apache2", "httpd")
 PARALLEL = 20_000  # requests, from which on processes of their own are worth their start
 
 
-# -- directives ----------------------------------------------------------------------------------
-
-
 def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | None, list[str]]:
     """(MPM, its directives or None, notes) of an httpd.conf as it is for that MPM, by default its own. Without a
     file httpd's defaults. Of the file only what a trace meets is used. Raises ValueError with file and line."""
@@ -64,9 +61,6 @@ def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | Non
     of_mpm = any(SPECS[one.name.lower()].source == "mpm" for one in settings)
     said = [] if of_mpm else [f"{file} has no numbers for {mpm}: httpd's defaults."]
     return mpm, d, [*said, *(str(note) for note in notes if note.level == "warn")]
-
-
-# -- memory --------------------------------------------------------------------------------------
 
 
 def recorded_costs() -> dict[str, Cost]:
@@ -118,9 +112,6 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
 
 def _name(pid: int | str) -> str:
     return procfs.text_of(f"/proc/{pid}/comm").strip()
-
-
-# -- the command ---------------------------------------------------------------------------------
 
 
 def parser() -> Parser:

@@ -119,9 +119,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# -- HTML ----------------------------------------------------------------------------------------
-
-
 def _points(values: Sequence[float], high: float, width: int, height: int) -> str:
     """A polyline's points; of several values that fall together the largest."""
     step = max(1, math.ceil(len(values) / COLUMNS))

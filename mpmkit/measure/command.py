@@ -21,9 +21,6 @@ AGAIN = "; the same command goes on from here"
 SCALE_NAMES = ("smoke", "demo", "full")
 
 
-# -- checks --------------------------------------------------------------------------------------
-
-
 class Problems(list[str]):
     """What is wrong with the arguments of an experiment: all of it is reported at once."""
 
@@ -68,9 +65,6 @@ class Problems(list[str]):
             where = "scale" if name else "MPMKIT_SCALE"
             self.append(f"{where}: {chosen!r} is not one of {', '.join(scales)}")
         return chosen, scales.get(chosen, scales["demo"])
-
-
-# -- options -------------------------------------------------------------------------------------
 
 
 words = listed(str)  # of an option that takes several as a,b
@@ -145,9 +139,6 @@ def out_of(options: argparse.Namespace, name: str) -> Path | None:
 def new_name(table: str) -> str:
     """The name of a new file of rows."""
     return f"{table}-{records.new_run_id()}"
-
-
-# -- running -------------------------------------------------------------------------------------
 
 
 def say(text: str) -> None:

@@ -115,9 +115,6 @@ def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
             looper.wait()
 
 
-# -- how busy ------------------------------------------------------------------------------------
-
-
 class Reading(NamedTuple):
     """Seconds until now: the clock; idle time of all CPUs; idle and stolen time of the server's CPU; CPU time of
     the generator and of each server's processes."""

@@ -49,9 +49,6 @@ SCALES: dict[str, QpsScale] = {
 }
 
 
-# -- the plan ------------------------------------------------------------------------------------
-
-
 class QpsPlan(NamedTuple):
     """A measurement, checked. cells: those of a round. profiles: column of the table -> load."""
 
@@ -129,9 +126,6 @@ def _cells(
         parts = tuple(page for page in pages if page in one.parts)
         cells += [replace(one, parts=parts)] if parts else []
     return cells
-
-
-# -- measuring -----------------------------------------------------------------------------------
 
 
 def qps_table(
@@ -237,9 +231,6 @@ def _must_be_whole(found: LoadRun, server: Any, what: str) -> None:
         + (f" ({kinds})" if kinds else "")
         + experiment.last_words(server)
     )
-
-
-# -- the command line ----------------------------------------------------------------------------
 
 
 def _parser() -> Parser:

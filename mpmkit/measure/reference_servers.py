@@ -168,9 +168,6 @@ DirectoryIndex index.html
 {self.extra}"""
 
 
-# -- finding httpd and its modules ------------------------------------------------------------------
-
-
 def find_httpd() -> str:
     """Path of httpd, called apache2 on Debian. Raises NotInstalled."""
     how = "apt install apache2-bin, or dnf install httpd"

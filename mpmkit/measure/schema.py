@@ -196,9 +196,6 @@ def names(table: str) -> tuple[str, ...]:
     return tuple(column.name for column in TABLES[table])
 
 
-# -- checking ------------------------------------------------------------------------------------
-
-
 def check(row: Mapping[str, Any]) -> Row:
     """The row in the schema's order. Raises RecordError with everything that is wrong with it."""
     table = str(row.get("table", "qps"))

@@ -84,9 +84,6 @@ def lines(
     }
 
 
-# -- how many workers a machine has room for -----------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Sizing:
     """An answer of `max_request_workers_for`; sizes in bytes.

@@ -42,9 +42,6 @@ Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
 load; what it gives is called with the run, and returns the further columns of the table `observed`."""
 
 
-# -- the table -----------------------------------------------------------------------------------
-
-
 @dataclass(repr=False)
 class SweepTable(Table):
     """What was measured. records: rows of the records table `sweep`. names: the grid's, in order."""
@@ -154,9 +151,6 @@ def _ms(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:,.1f}"
 
 
-# -- measuring -----------------------------------------------------------------------------------
-
-
 def sweep(
     mpm: str | Iterable[str],
     grid: Mapping[str, Iterable[Any]],
@@ -204,9 +198,6 @@ def sweep(
         yield [conditions.row(cell.directives, **columns)]
 
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress)
-
-
-# -- the command line ----------------------------------------------------------------------------
 
 
 def value_of(text: str) -> str | int | float | bool:
