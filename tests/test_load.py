@@ -118,13 +118,16 @@ def test_json_that_is_no_profile_is_refused(text):
 
 def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
     profile = LoadProfile(path="/x", requests=1)
-    head = profile.request_bytes("127.0.0.1:80")
+    head = profile.request_bytes("127.0.0.1:80", profile.specs[0], False)
     assert head.startswith(b"GET /x HTTP/1.0\r\nHost: 127.0.0.1:80\r\n")
     assert head.endswith(b"\r\n\r\n") and b"onnection" not in head
-    kept = profile.but(keep_alive=True, headers=(("Host", "a"), ("X", "y"))).request_bytes("b")
+    kept = profile.but(headers=(("Host", "a"), ("X", "y"))).request_bytes(
+        "b", profile.specs[0], True
+    )
     assert kept.startswith(b"GET /x HTTP/1.1\r\n")
     assert kept.count(b"Host: ") == 1 and b"\r\nX: y\r\n" in kept
-    post = profile.but(method="POST", body="hé").request_bytes("b")
+    post = profile.but(method="POST", body="hé")
+    post = post.request_bytes("b", post.specs[0], False)
     assert post.endswith(b"Content-Length: 3\r\n\r\nh\xc3\xa9")
 
 

@@ -105,7 +105,7 @@ class State:
         # For each line of the mix: on a connection of its own, on a kept one, the last on it.
         ways = ((False, False), (True, False), (True, True))
         self.requests = [
-            tuple(profile.request_bytes(place.place, spec, keep=k, last=last) for k, last in ways)
+            tuple(profile.request_bytes(place.place, spec, *way) for way in ways)
             for spec, place in zip(self.specs, places, strict=True)
         ]
         self.random = random.Random(f"{profile.seed} {os.getpid()}")

@@ -72,13 +72,14 @@ def idle_holders(url: str, profile: LoadProfile) -> HoldingProcess | None:
     the generator no time."""
     if not profile.idle_holders:
         return None
-    holding = HoldingProcess(
-        url,
-        request=profile.request_bytes(target_of(url).place, keep=True).decode("latin-1"),
-        expect_status=profile.specs[0].expect_status,
-        timeout=profile.timeout,
-        again=AGAIN,
-    )
+    spec = profile.specs[0]
+    request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
+    how: dict[str, Any] = {
+        "expect_status": spec.expect_status,
+        "timeout": profile.timeout,
+        "again": AGAIN,
+    }
+    holding = HoldingProcess(url, request=request, **how)
     holding.ask("resize", profile.idle_holders)
     return holding
 

@@ -158,18 +158,9 @@ class LoadProfile(RequestFields):
                 return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
         return last
 
-    def request_bytes(
-        self,
-        host: str,
-        spec: RequestSpec | None = None,
-        *,
-        keep: bool | None = None,
-        last: bool = False,
-    ) -> bytes:
-        """The request, as sent. host: the Host field. spec: a line of the mix, by default the first. keep: for a
-        connection that is kept, by default as `keep_alive` says; last: which the server is to close after it."""
-        spec = spec or self.specs[0]
-        keep = self.keep_alive if keep is None else keep
+    def request_bytes(self, host: str, spec: RequestSpec, keep: bool, last: bool = False) -> bytes:
+        """The request, as sent. host: the Host field. spec: a line of the mix. keep: for a connection that is
+        kept; last: which the server is to close after it."""
         body = spec.body.encode()
         names = {name.lower() for name, _ in self.headers}
         lines = [f"{spec.method} {spec.path} HTTP/{'1.1' if keep else '1.0'}"]
