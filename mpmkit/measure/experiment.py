@@ -76,12 +76,11 @@ def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None
     made = []
     for number in rounds:
         these = [replace(cell, round=number) for cell in cells]
-        if seed is not None:
-            these = [
-                replace(cell, parts=tuple(stats.turns(cell.parts, number, f"{seed} {cell.label}")))
-                for cell in stats.turns(these, number, str(seed))
-            ]
-        made += these
+        for cell in these if seed is None else stats.turns(these, number, str(seed)):
+            if seed is not None:
+                parts = stats.turns(cell.parts, number, f"{seed} {cell.label}")
+                cell = replace(cell, parts=tuple(parts))
+            made.append(cell)
     return made
 
 
@@ -293,17 +292,10 @@ class Conditions:
     """What the machine did while a figure was measured, as columns of its row. Made before it."""
 
     def __init__(self, table: Table, cell: Cell) -> None:
-        self._row = {
-            "run_id": table.run_id,
-            "table": table.name,
-            "scale": table.scale,
-            "server": cell.server,
-            "mpm": cell.mpm or None,
-            "round": cell.round,
-            "load1": os.getloadavg()[0],
-            "started_at": records.utc(time.time()),
-            **table.machine,
-        }
+        of_run = {"run_id": table.run_id, "table": table.name, "scale": table.scale}
+        of_cell = {"server": cell.server, "mpm": cell.mpm or None, "round": cell.round}
+        now = {"load1": os.getloadavg()[0], "started_at": records.utc(time.time())}
+        self._row: Row = {**of_run, **of_cell, **now, **table.machine}
         self._cpu = procfs.machine_times()
 
     def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:

@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -57,17 +58,11 @@ def _counts(letters: str, held: Sequence[int], idle: int, busy: int) -> dict[str
     """The fields that letters, idle and busy workers, and connections without a thread (kept alive, writing,
     closing) make."""
     keep_alive, writing, closing = held
-    return {
-        "workers": idle + busy,
-        "idle": idle,
-        "busy": busy,
-        "parked": letters.count("K") + keep_alive,
-        "threads": len(letters) - letters.count(LETTERS[0]),
-        "reading": letters.count("R"),
-        "writing": letters.count("W") + letters.count("L") + writing,
-        "closing": letters.count("C") + closing,
-        "without_thread": sum(held),
-    }
+    count = Counter(letters)
+    counts = {"workers": idle + busy, "idle": idle, "busy": busy, "without_thread": sum(held)}
+    counts |= {"threads": len(letters) - count[LETTERS[0]], "reading": count["R"]}
+    counts |= {"parked": count["K"] + keep_alive, "closing": count["C"] + closing}
+    return {**counts, "writing": count["W"] + count["L"] + writing}
 
 
 class _Scoreboard:

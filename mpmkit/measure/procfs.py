@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
@@ -52,11 +52,8 @@ def alive(pid: int) -> bool:
 def members(group: int) -> list[int]:
     """The living processes of a process group."""
     stats = {int(name): stat(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
-    return [
-        pid
-        for pid, words in stats.items()
-        if words and int(words[2]) == group and words[0] not in "ZX"
-    ]
+    of_it = {pid: words[0] for pid, words in stats.items() if words and int(words[2]) == group}
+    return [pid for pid, state in of_it.items() if state not in "ZX"]
 
 
 def children(pid: int) -> list[int]:
@@ -282,23 +279,17 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
     if not looks:
         return {}
     look = looks[len(looks) // 2]
+    parent = [one for one in look if one[0] == pid]
     children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
-    scopes = {
-        "server": look,
-        "parent": [one for one in look if one[0] == pid],
-        "child": children[len(children) // 2 :][:1],
-    }
-    return {scope: _columns(processes) for scope, processes in scopes.items() if processes}
-
-
-def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
-    total = sum((memory for _, memory, *_ in look), Footprint())
-    return {
-        "processes": len(look),
-        "threads": sum(threads for *_, threads, _ in look),
-        **{f"{name}_kb": value for name, value in vars(total).items()},
-        "page_tables_kb": sum(tables for *_, tables in look),
-    }
+    scopes = {"server": look, "parent": parent, "child": children[len(children) // 2 :][:1]}
+    found = {}
+    for scope, processes in scopes.items():
+        if processes:
+            _, memory, threads, tables = zip(*processes, strict=True)
+            counts = {"processes": len(processes), "threads": sum(threads)}
+            sizes = {f"{name}_kb": kb for name, kb in vars(sum(memory, Footprint())).items()}
+            found[scope] = {**counts, **sizes, "page_tables_kb": sum(tables)}
+    return found
 
 
 def slab_kb() -> int | None:

@@ -42,24 +42,18 @@ def utc(seconds: float) -> str:
 
 
 def _to_text(value: Any) -> str:
-    if value is None:
-        return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def _from_text(column: Column, text: str) -> Any:
-    if text == "":
-        return None
-    if column.type is bool:
-        if text not in ("true", "false"):
-            raise RecordError(f"{column.name}: must be true or false, not {text!r}")
-        return text == "true"
+    read = {"true": True, "false": False}.__getitem__ if column.type is bool else column.type
     try:
-        return column.type(text)
-    except ValueError:
-        raise RecordError(f"{column.name}: must be {column.type.__name__}, not {text!r}") from None
+        return None if text == "" else read(text)
+    except (KeyError, ValueError):
+        must = "true or false" if column.type is bool else column.type.__name__
+        raise RecordError(f"{column.name}: must be {must}, not {text!r}") from None
 
 
 def _line(values: Iterable[str]) -> str:
@@ -175,12 +169,9 @@ def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> DataFrame:
 def read_frame(*paths: str | os.PathLike[str]) -> DataFrame:
     """The rows of one or more files of one table in one frame. Raises RecordError."""
     rows = [row for path in paths for row in read(path)]
-    tables = ", ".join(sorted({row["table"] for row in rows}))
-    if ", " in tables:
-        where = ", ".join(map(str, paths))
-        raise RecordError(
-            f"{where}: hold rows of different tables ({tables}); read them one by one"
-        )
+    if len(tables := sorted({row["table"] for row in rows})) > 1:
+        where, which = ", ".join(map(str, paths)), ", ".join(tables)
+        raise RecordError(f"{where}: hold rows of different tables ({which}); read them one by one")
     return frame(rows)
 
 
@@ -269,6 +260,10 @@ def machine() -> Machine:
         r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", text_of("/proc/cpuinfo"), re.MULTILINE
     )
     cpus, memory = group_limits()
+    versions: dict[str, str | None] = {"locust": None, "h11": None}
+    for name in versions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return Machine(
         cpu_model=" ".join(model[1].split()) if model else platform.machine() or None,
         cores=len(os.sched_getaffinity(0)),
@@ -278,9 +273,8 @@ def machine() -> Machine:
         kernel=platform.release(),
         python=platform.python_version(),
         mpmkit=__version__,
-        locust=_installed("locust"),
-        h11=_installed("h11"),
         commit=_commit(),
+        **versions,
     )
 
 
@@ -298,13 +292,6 @@ def group_limits(root: str | os.PathLike[str] = "/") -> tuple[float | None, int 
                 limits.append(int(words[0]) / (int(words[1]) if words[1:] else 1 << 20))
     memory = min(found["memory.max"], default=None)
     return min(found["cpu.max"], default=None), None if memory is None else int(memory)
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:
