@@ -111,10 +111,9 @@ def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
         try:
             if one.server != OURS or "php-fpm" in one.parts:
                 one.start(one.stands_for)
+            here.append(one)
         except (NotInstalled, ServerFailed) as error:
             own = [] if one.server == OURS else [one.server]
             way = [part for part in one.parts[:1] if part in published.SCRIPTS]
             missing.append(f"without {' '.join(own + way)}: {error}")
-        else:
-            here.append(one)
     return here, list(dict.fromkeys(missing))

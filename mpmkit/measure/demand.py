@@ -45,14 +45,13 @@ SCALES: dict[str, tuple[int, int, tuple[float, ...], tuple[str, ...]]] = {
     "full": (20, 15, (1000.0, 2000.0, 3000.0), tuple(WORKS)),
 }
 
+WHO = ("server", "mpm", "control", "work")  # the columns that tell loads apart
+
 _FEW = {"StartServers": 4}  # children, of 25 threads
+_POOLS = {"prefork": {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}}
 DIRECTIVES: dict[str, dict[str, Any]] = {
-    mpm: {**published.DIRECTIVES[mpm], **pool, "KeepAlive": True, "MaxKeepAliveRequests": 0}
-    for mpm, pool in (
-        ("prefork", {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}),
-        ("worker", _FEW),
-        ("event", _FEW),
-    )
+    mpm: {**block, **_POOLS.get(mpm, _FEW), "KeepAlive": True, "MaxKeepAliveRequests": 0}
+    for mpm, block in published.DIRECTIVES.items()
 }
 """The article's, but that no child is forked or ended while it is measured."""
 
@@ -81,8 +80,7 @@ class DemandTable(Table):
     @property
     def measured(self) -> int:
         """Loads that have their rows."""
-        names = ("round", "server", "mpm", "control", "work")
-        return len({tuple(row[name] for name in names) for row in self.records})
+        return len({tuple(row[name] for name in ("round", *WHO)) for row in self.records})
 
     def result(self, row: Row) -> str:
         """What progress says of a finished load."""
@@ -239,8 +237,7 @@ def whole_blocks(rows: list[Row], todo: DemandPlan) -> list[Row]:
     block can have been stopped; earlier ones lack what had failed for good."""
     rows = current(rows)
     last = max((row["round"] for row in rows), default=0)
-    names = ("server", "mpm", "control", "work")
-    have = {tuple(row[name] for name in names) for row in rows if row["round"] == last}
+    have = {tuple(row[name] for name in WHO) for row in rows if row["round"] == last}
     wanted = {(c.server, c.mpm, c.control, work) for c in todo.cells for work in c.parts}
     return [row for row in rows if row["round"] != last or wanted <= have]
 
@@ -290,9 +287,9 @@ def _measure_block(
             groups = [servers[cell].pid for cell in some]
             sampler = turns.Sampler(len(order), groups, place, awake)
             found = run_load(urls[0], profile=load, on_tick=sampler.tick)
-            gone = next((cell for cell in some if experiment.is_gone(servers[cell])), None)
-            if gone is not None or not found.complete:
-                words = experiment.last_words(servers[gone]) if gone is not None else ""
+            gone = [servers[cell] for cell in some if experiment.is_gone(servers[cell])]
+            if gone or not found.complete:
+                words = "".join(map(experiment.last_words, gone[:1]))
                 raise RuntimeError(f"block {block.round}, {work}: {found.ended}{words}")
             sampler.join()
             sums = turns.loads(order, load, found, sampler, place.shared)
@@ -316,9 +313,8 @@ def _started(cells: Iterable[Cell], table: DemandTable) -> Iterator[dict[Cell, A
             except RuntimeError as error:
                 if cell.server == OURS:
                     raise
-                who = (cell.server, cell.mpm, cell.control)
-                had = [(row["server"], row["mpm"], row["control"]) for row in table.records]
-                table.leave_out(cell, error, had.count(who))
+                had = [tuple(row[name] for name in WHO[:3]) for row in table.records]
+                table.leave_out(cell, error, had.count((cell.server, cell.mpm, cell.control)))
             else:
                 servers[cell] = server
         yield servers

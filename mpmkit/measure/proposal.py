@@ -133,14 +133,9 @@ class Proposal:
             "KeepAliveTimeout": self.keep,
         }  # fmt: skip
         why["StartServers"] = f"{self.mean:.0f} busy on average, and spare ones"
-        why[f"MinSpare{kind}"] = (
-            f"busy workers rise by up to {self.rise} within {FORK_SECONDS} s, which a fork takes"
-            + (
-                f"; with fewer than {spare}, too many wait"
-                if spare > self._whole(self.rise)
-                else ""
-            )
-        )
+        more = f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
+        rise = f"busy workers rise by up to {self.rise} within {FORK_SECONDS} s"
+        why[f"MinSpare{kind}"] = f"{rise}, which a fork takes{more}"
         why[f"MaxSpare{kind}"] = "twice as many, so that children do not end and begin in turns"
         if given.threaded:
             why["ThreadsPerChild"] = "as it is"
