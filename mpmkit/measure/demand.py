@@ -119,9 +119,6 @@ class DemandTable(Table):
         return [*aligned(lines, (0, 2)), *(f"  {pair}: {one}" for pair, one in said.items())]
 
 
-# -- the plan ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class DemandPlan:
     """An experiment, checked. cells: those of a block. missing: a sentence on each rival that is not
@@ -182,9 +179,6 @@ def plan(
     speeds = tuple(sorted(set(map(float, speeds))))
     blocks = blocks or most
     return DemandPlan(cells, kinds, speeds, blocks, cycles, seed, margin, chosen, missing)
-
-
-# -- measuring -----------------------------------------------------------------------------------
 
 
 def demand_table(
@@ -318,9 +312,6 @@ def _started(cells: Iterable[Cell], table: DemandTable) -> Iterator[dict[Cell, A
             else:
                 servers[cell] = server
         yield servers
-
-
-# -- the command line ----------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,9 +35,6 @@ Launch = Callable[..., AbstractContextManager[Any]]
 """``launch(mpm, **directives)``: a context manager with a `.url`."""
 
 
-# -- cells and tables ----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Cell:
     """One server with what is measured on it before it is stopped.
@@ -166,9 +163,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, table: Table) -> None:
         super().__init__("interrupted")
         self.table: Any = table
-
-
-# -- running -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -303,9 +297,6 @@ class Conditions:
         said = " ".join(f"{name}={value}" for name, value in directives.items())
         steal = procfs.machine_times().steal_since(self._cpu)
         return records.check({**self._row, "directives": said, "steal": steal, **columns})
-
-
-# -- words ---------------------------------------------------------------------------------------
 
 
 def is_gone(server: Any) -> bool:

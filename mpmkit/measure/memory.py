@@ -61,9 +61,6 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
 }
 
 
-# -- one server, now -----------------------------------------------------------------------------
-
-
 def memory_of(server: Any) -> DataFrame:
     """The memory of each process of a running server, as it is now; sizes in KiB, parent first.
 
@@ -80,9 +77,6 @@ def memory_of(server: Any) -> DataFrame:
     if not rows:
         raise ValueError(f"no server runs with process {pid}")
     return data_frame(rows)
-
-
-# -- the plan ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -217,9 +211,6 @@ def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
     return max(1, min(most // threads, max(math.ceil(wanted / threads), least)))
 
 
-# -- measuring -----------------------------------------------------------------------------------
-
-
 def memory_table(
     mpms: str | Iterable[str] = MPMS,
     against: str | Iterable[str] = AGAINST,
@@ -306,9 +297,6 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
         if not found:
             raise RuntimeError(f"{cell.label} ended with {cell.level:,} {cell.against}")
         return found, min(cell.level, holding.ask("report")["held"]), slab
-
-
-# -- the command line ----------------------------------------------------------------------------
 
 
 def _parser() -> Parser:

@@ -62,9 +62,6 @@ def _line(values: Iterable[str]) -> str:
     return out.getvalue()
 
 
-# -- the file ------------------------------------------------------------------------------------
-
-
 class RecordFile:
     """A CSV file of one table (a key of TABLES) to append rows to. Made or checked when opened: a run
     must not find out at its end that it cannot write.
@@ -175,9 +172,6 @@ def read_frame(*paths: str | os.PathLike[str]) -> DataFrame:
     return frame(rows)
 
 
-# -- what is shipped -----------------------------------------------------------------------------
-
-
 def data_folder(name: str) -> Path:
     """A folder of data/: in the checkout, or in the installed package. Raises RecordError."""
     package = Path(__file__).resolve().parents[1]
@@ -205,9 +199,6 @@ def recorded(name: str) -> DataFrame:
     made = read_frame(recorded_folder() / f"{found[0]}.csv")
     made.attrs["recorded"] = found[0]
     return made
-
-
-# -- the machine ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
