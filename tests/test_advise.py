@@ -217,8 +217,6 @@ def test_no_process_outlives_the_command(site, end):
         command.wait()
 
 
-# -- the command ---------------------------------------------------------------------------------
-
 CONF = """
 LoadModule mpm_worker_module x.so
 LoadModule third_party_module y.so

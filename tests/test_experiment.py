@@ -139,9 +139,6 @@ def test_a_row_has_the_machine_and_what_happened_meanwhile():
     assert row["directives"] == "A=1 B=x" and 0 <= (row["steal"] or 0) <= 1
 
 
-# -- the command line ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("event", "status", "out", "err"), [
     (None, 0, "3 rows", ""),
     (KeyboardInterrupt(), 130, "2 rows", "mpmkit: interrupted; go on"),

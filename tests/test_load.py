@@ -37,9 +37,6 @@ def bad():
         yield server
 
 
-# -- the profile ---------------------------------------------------------------------------------
-
-
 BAD = {
     "path": ["index.html", "/a b", "/ä", None],
     "users": [0, 20_001, True, 2.0],
@@ -131,9 +128,6 @@ def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
     assert post.endswith(b"Content-Length: 3\r\n\r\nh\xc3\xa9")
 
 
-# -- loopback only -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("target", [
     *(("http", host, 8080, True) for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1")),
     ("https", "127.0.0.1", 443, True), ("https", "lab.example", 8443, False),
@@ -164,8 +158,6 @@ def test_a_bad_target_and_fields_are_refused_at_once_before_anything_starts():
     with pytest.raises(ProfileError, match="usres: no such field"):
         run_load("http://127.0.0.1:1", usres=3)
 
-
-# -- reading answers -----------------------------------------------------------------------------
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -222,8 +214,6 @@ def test_neither_cuts_nor_bytes_break_the_reader(data, cuts, junk):
     assert length <= len(junk) and isinstance(keep, bool)
     assert kind in (None, "length", "short", "malformed")
 
-
-# -- runs ----------------------------------------------------------------------------------------
 
 EITHER = {
     **dict.fromkeys(("/ok", "/chunked", "/dribble"), ""), "/big": "length",
@@ -339,9 +329,6 @@ def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
     assert in_a_network("true", FEW_PORTS).split() == ["300", "0"]
 
 
-# -- ending --------------------------------------------------------------------------------------
-
-
 def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad):
     with subprocess.Popen(
         argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --json --processes 2"),
@@ -392,8 +379,6 @@ def test_a_broken_callback_and_a_generator_that_dies_end_the_load(bad, broken):
     wait_for_silence(bad)
 
 
-# -- locust by itself ----------------------------------------------------------------------------
-
 ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
 
 
@@ -416,9 +401,6 @@ def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
 def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(options, said):
     done = run(f"{ALONE} --host http://127.0.0.1:1 {options}")
     assert done.returncode == 2 and said in done.stderr
-
-
-# -- the result ----------------------------------------------------------------------------------
 
 
 def made(errors: Counter[str] | None = None, **fields) -> LoadRun:

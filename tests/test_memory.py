@@ -38,9 +38,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(published, "DIRECTIVES", SMALL)
 
 
-# -- who holds -----------------------------------------------------------------------------------
-
-
 @pytest.fixture(params=("worker", "event"))
 def server(request):
     with mpmkit.launch(request.param, **SMALL[request.param], **PATIENT) as server:
@@ -123,9 +120,6 @@ def test_descriptors_are_foreseen(monkeypatch):
         plan(("event",), ("idle",), idle=(10_000,))
 
 
-# -- lines through levels ------------------------------------------------------------------------
-
-
 @given(
     st.floats(0, 1e5),
     st.floats(-1e3, 1e3),
@@ -148,9 +142,6 @@ def test_a_slope_and_its_interval_by_hand():
     assert slope([0, 1], [1, 2]).high == float("inf")
     with pytest.raises(ValueError, match="two different levels"):
         slope([5, 5], [1, 2])
-
-
-# -- how many workers ----------------------------------------------------------------------------
 
 
 def test_room_for_workers():
@@ -217,9 +208,6 @@ def test_sizes():
     assert {text: size_in_bytes(text) for text in sizes} == sizes
 
 
-# -- the table -----------------------------------------------------------------------------------
-
-
 def test_what_the_table_says():
     own = {"pss_kb": 777, "uss_kb": 700, "rss_kb": 900, "code_kb": 777}
     child = {**rows()[0], "scope": "child", "processes": 1, **own}
@@ -271,9 +259,6 @@ def test_levels_of_a_plan(monkeypatch):
 )  # fmt: skip
 def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
     assert start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
-
-
-# -- real servers --------------------------------------------------------------------------------
 
 
 def test_memory_of_a_server_now():
