@@ -92,17 +92,14 @@ class SweepForm(Form):
         """The fields with their values; the one that is the axis is left out."""
         spec = SPECS.get(self.axis.lower())
         first, last = RANGES.get(self.axis, ((spec and spec.low) or 1, AXES[self.axis]))
-        reach, step = AXES[self.axis], 0.5 if self.axis in FRACTIONS else 1.0
+        axis = {"reach": AXES[self.axis], "step": 0.5 if self.axis in FRACTIONS else 1.0}
         low, high, steps = RANGE
-        ends = (
-            low._replace(default=f"{first:g}", reach=reach, step=step),
-            high._replace(default=f"{last:g}", reach=reach, step=step),
+        low, high = (
+            low._replace(default=f"{first:g}", **axis),
+            high._replace(default=f"{last:g}", **axis),
         )
-        return [
-            self.filled(row)._replace(help=row.label)
-            for row in (*ends, steps, *FIELDS, *MORE)
-            if row.name != self.axis
-        ]
+        rows = [row for row in (low, high, steps, *FIELDS, *MORE) if row.name != self.axis]
+        return [self.filled(row)._replace(help=row.label) for row in rows]
 
     def values(self) -> list[float]:
         """The axis's values, rising, none twice. MaxRequestWorkers is a multiple of ThreadsPerChild."""
@@ -162,7 +159,5 @@ class SweepForm(Form):
         form = self.read()
         same = ("path", "keep_alive", *LABELS)
         fields = {name: form[name] for name in same if name in form}
-        seconds, timeout = form["seconds"], max(1.0, form["seconds"])
-        return LoadProfile(
-            **fields, duration=seconds, timeout=timeout, warmup_seconds=form["warmup"]
-        )
+        times = {"duration": form["seconds"], "timeout": max(1.0, form["seconds"])}
+        return LoadProfile(**fields, **times, warmup_seconds=form["warmup"])

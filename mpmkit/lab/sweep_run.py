@@ -99,13 +99,9 @@ class SweepRun:
         self.progress: Progress | None = None
         self.text = "starting …"
         values = dict.fromkeys(point.values[form.axis] for point in form.plan().points)
-        self._asked: dict[str, Any] = {
-            "mpm": form.taking(),
-            "grid": {form.axis: list(values)},
-            "profile": form.profile(),
-            "directives": form.fixed(),
-            "out": out,
-        }
+        grid = {form.axis: list(values)}
+        self._asked: dict[str, Any] = {"mpm": form.taking(), "grid": grid, "out": out}
+        self._asked |= {"profile": form.profile(), "directives": form.fixed()}
         self._pages, self._changed = pages, changed
         self._stop, self._ended = threading.Event(), threading.Event()
         self._server: Server | None = None

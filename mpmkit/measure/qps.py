@@ -10,6 +10,7 @@ make it want. What the article set and found is in `published`, the table that c
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,11 +118,9 @@ def _cells(
     plain = tuple(page for page in pages if page in published.PAGES)
     starts = [(plain, launch)] if plain else []
     starts += [((way,), competitors.ours(way, launch)) for way in pages if way in published.WAYS]
-    cells = [
-        Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start)
-        for mpm in mpms
-        for parts, start in starts
-    ]
+    cells = []
+    for mpm, (parts, start) in itertools.product(mpms, starts):
+        cells.append(Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start))
     for one in competitors.of(also, mpms, pages):
         parts = tuple(page for page in pages if page in one.parts)
         cells += [replace(one, parts=parts)] if parts else []
@@ -183,14 +182,9 @@ def _measure_server(
         for kind in cell.parts:
             conditions = experiment.Conditions(table, cell)
             found, cpu_us = _measure_page(todo, cell, kind, server, report)
-            page = published.page(kind)
-            columns = {
-                **found.row(),
-                "kind": page.kind,
-                "script": page.script or None,
-                "started_at": records.utc(found.started_at),
-                "server_cpu_us": cpu_us,
-            }
+            page, began = published.page(kind), records.utc(found.started_at)
+            own = {"kind": page.kind, "script": page.script or None, "server_cpu_us": cpu_us}
+            columns = found.row() | own | {"started_at": began}
             yield [conditions.row(directives, **columns)]
 
 

@@ -4,6 +4,7 @@ is started and no clock is read here.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import textwrap
@@ -118,8 +119,9 @@ class QpsTable(Table):
             alone = [server for server in self.servers if "" in self.rounds(kind, server)]
             parts += [self._table(kind, [one]) for one in self.servers if one not in alone]
             parts.append(self._table(kind, alone, mpms=False))
-        small = [line for one in self._small_print() for line in textwrap.wrap(one, WIDTH)]
-        parts.append("\n".join([*small, *self.footer()]))
+        machine, *last = self.footer()
+        small = (textwrap.wrap(one, WIDTH) for one in (*self._small_print(), machine))
+        parts.append("\n".join([*itertools.chain(*small), *last]))
         return "\n\n".join(part for part in parts if part)
 
     def _table(self, kind: str, servers: Sequence[str], mpms: bool = True) -> str:
@@ -141,9 +143,8 @@ class QpsTable(Table):
             figures = [_number(line[name], ",.0f") for name in ("published", "median")]
             ratios = [_number(line[name], ".2f") for name in ("published_ratio", "ratio")]
             name = line["mpm" if mpms else "server"]
-            rows.append(
-                [name, *figures, ends, *ratios, _number(line["cpu_us"], ".1f"), line["limit"]]
-            )
+            cpu = _number(line["cpu_us"], ".1f")
+            rows.append([name, *figures, ends, *ratios, cpu, line["limit"]])
         table = aligned(rows, left=(0, 7))
         # Two columns stand under one heading, as both are ratios to prefork.
         over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
@@ -186,9 +187,7 @@ class QpsTable(Table):
         # Who runs a script by php-fpm are not the server's processes.
         due = [row for row in self.records if row["script"] != "php-fpm"]
         if missing := sum(row["server_cpu_us"] is None for row in due):
-            lines.append(
-                f"µs CPU is not known of {missing} of {len(due)} cells: too short, or no pid"
-            )
+            lines.append(f"µs CPU is not known of {missing} of {len(due)} cells (short, or no pid)")
         if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
             lines.append(
                 "limit: in how many rounds the generator, or the machine that it shares with the server, was at "
@@ -196,9 +195,7 @@ class QpsTable(Table):
             )
         if (steal := max(row["steal"] or 0.0 for row in self.records)) >= 0.01:
             lines.append(f"the host took away up to {steal:.0%} of the processor time")
-        figures = (
-            "published: Apache 2.4.10 on unnamed hardware; compare order and ratios, not figures"
-        )
+        figures = "published: Apache 2.4.10 on unnamed hardware; compare ratios, not figures"
         return [*lines, *what_decides(), figures]
 
 
