@@ -291,18 +291,11 @@ def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[sub
     reading, writing = os.pipe()
     try:
         with open(os.path.join(home, "error.log"), "ab") as log:
-            process = subprocess.Popen(
-                [
-                    *command,
-                    *(word for line in lines for word in ("-c", line)),
-                    *("--lifeline", str(reading), "--home", home),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                pass_fds=[reading],
-                start_new_session=True,
-            )
+            words = [word for line in lines for word in ("-c", line)]
+            words += ["--lifeline", str(reading), "--home", home]
+            pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
+            how: Any = {"pass_fds": [reading], "start_new_session": True}
+            process = subprocess.Popen([*command, *words], **pipes, **how)
     except BaseException as error:
         os.close(writing)
         if isinstance(error, OSError):

@@ -56,16 +56,11 @@ class Generator:
         self._unread = b""
         self.at_end = False  # of its reports
         try:
-            self.process = subprocess.Popen(
-                [*argv, "--load-profile", f"@/dev/fd/{given}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                cwd="/",  # where no locust.conf is
-                env=environ,
-                pass_fds=(given, theirs, life),
-                start_new_session=True,
-            )
+            null, passed = subprocess.DEVNULL, (given, theirs, life)
+            pipes: Any = {"stdin": null, "stdout": null, "stderr": self._log, "pass_fds": passed}
+            place: Any = {"cwd": "/", "env": environ}  # where no locust.conf is
+            command = [*argv, "--load-profile", f"@/dev/fd/{given}"]
+            self.process = subprocess.Popen(command, **pipes, **place, start_new_session=True)
         except BaseException:
             self._close()
             raise

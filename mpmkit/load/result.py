@@ -160,10 +160,8 @@ class LoadRun(Outcome):
     def summary(self) -> str:
         """A few lines for people."""
         profile = self.profile
-        lines = [
-            self._requested(),
-            f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
-        ]
+        good = f"{self.succeeded:,} good answers in {self.duration:.2f} s"
+        lines = [self._requested(), f"{self.qps:,.0f} requests/s: {good}"]
         if self.succeeded:
             far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
             tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
@@ -174,17 +172,14 @@ class LoadRun(Outcome):
         what = "requests/s due" if profile.open_loop else "users"
         for one in self.stages:
             lines.append(f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}")
-        if (knee := self.knee) is not None:
-            lines.append(
-                f"  the knee is at {knee.load:,.0f} {what}: beyond it more load does not pay"
-            )
+        if knee := self.knee:
+            beyond = "beyond it more load does not pay"
+            lines.append(f"  the knee is at {knee.load:,.0f} {what}: {beyond}")
         if profile.open_loop and self.duration > 0:
             lines.append(f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s")
         if self.late:
-            lines.append(
-                f"{self.late:,} of {len(self.lag):,} requests were sent more than 1 ms "
-                "after they were due; their latency counts from then"
-            )
+            after = "more than 1 ms after they were due; their latency counts from then"
+            lines.append(f"{self.late:,} of {len(self.lag):,} requests were sent {after}")
         if self.background:
             lines.append(f"background: {_listed(sorted(self.background.items()))}")
         if self.failures:
@@ -226,16 +221,11 @@ class LoadRun(Outcome):
 
     def to_json(self) -> str:
         """The run as JSON: its profile and row, and its histograms, whole, by path, by second and by stage."""
-        plain = {
-            "target": self.target,
-            "profile": asdict(self.profile),
-            "row": known(self.row()),
-            "background": self.background,
-            "histogram": self.histogram,
-            "lag": self.lag,
-            "paths": self.paths,
-            "seconds": [vars(one) for one in self.seconds],
-            "stages": [vars(one) for one in self.stages],
+        names = ("target", "background", "histogram", "lag", "paths")
+        plain: dict[str, Any] = {name: getattr(self, name) for name in names}
+        plain |= {"profile": asdict(self.profile), "row": known(self.row())}
+        plain |= {
+            name: [vars(one) for one in getattr(self, name)] for name in ("seconds", "stages")
         }
         return json.dumps(plain, default=Histogram.to_json)
 

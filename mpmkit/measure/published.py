@@ -15,25 +15,18 @@ from typing import Any
 from mpmkit.measure.records import data_folder
 
 _THREADS = {
-    "StartServers": 3,
-    "MinSpareThreads": 75,
-    "MaxSpareThreads": 250,
-    "ThreadsPerChild": 25,
-    "MaxRequestWorkers": 400,
-    "MaxConnectionsPerChild": 0,
-}
+    "StartServers": 3, "MinSpareThreads": 75, "MaxSpareThreads": 250, "ThreadsPerChild": 25,
+    "MaxRequestWorkers": 400, "MaxConnectionsPerChild": 0,
+}  # fmt: skip
 # What the article sets, in its order. MinSpareServers and MaxSpareServers are prefork's alone.
 DIRECTIVES: dict[str, dict[str, int]] = {
     "prefork": {
-        "StartServers": 5,
-        "MinSpareServers": 5,
-        "MaxSpareServers": 10,
-        "MaxRequestWorkers": 250,
-        "MaxConnectionsPerChild": 0,
+        "StartServers": 5, "MinSpareServers": 5, "MaxSpareServers": 10,
+        "MaxRequestWorkers": 250, "MaxConnectionsPerChild": 0,
     },
     "worker": _THREADS,
     "event": _THREADS,
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

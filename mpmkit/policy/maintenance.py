@@ -192,18 +192,13 @@ MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
 
 def _note(what: str, seen: Seen, directives: Directives, forks: int = 0) -> Note:
     level, ids, text = MESSAGES[what]
-    return Note(
-        ids[directives.mpm],
-        level,
-        text.format(
-            forks=forks,
-            idle=seen.idle,
-            total=seen.total,
-            leaving=seen.total - seen.active_processes,
-            workers=directives.MaxRequestWorkers,
-            spare="MinSpareServers" if directives.mpm == "prefork" else "MinSpareThreads",
-        ),
-    )
+    spare = "MinSpareServers" if directives.mpm == "prefork" else "MinSpareThreads"
+    counts = {"forks": forks, "idle": seen.idle, "total": seen.total}
+    counts |= {
+        "leaving": seen.total - seen.active_processes,
+        "workers": directives.MaxRequestWorkers,
+    }
+    return Note(ids[directives.mpm], level, text.format(spare=spare, **counts))
 
 
 # --- Look ----------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from mpmkit.policy.trace_run import TraceRun
 from mpmkit.policy.traffic import simulate_trace
 
 Busy = Callable[[int], float] | Iterable[float] | float
+Demand = Callable[[int], int]
 
 # What a simulated run and a recorded one (`mpmkit.watch`) both have, in this order.
 COLUMNS = ("t", "processes", "workers", "idle", "busy", "waiting", "parked")
@@ -166,17 +167,13 @@ def simulate(
         if moments and not 0 <= moments[0] <= moments[-1] <= last:
             raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
         return simulate_trace(directives, trace, on_progress, moments)
-    return _second_by_second(directives, _demand(busy), _demand(parked), seconds, leaving)
+    pool = _Pool(directives, leaving)
+    return _second_by_second(directives, pool, _demand(busy), _demand(parked), seconds)
 
 
 def _second_by_second(
-    directives: Directives,
-    wanted: Callable[[int], int],
-    staying: Callable[[int], int],
-    seconds: int,
-    leaving: int,
+    directives: Directives, pool: _Pool, wanted: Demand, staying: Demand, seconds: int
 ) -> Simulation:
-    pool = _Pool(directives, leaving)
     memory = Memory()
     first = range(min(directives.StartServers, directives.process_limit))
     decided = Plan(tuple(first), 0, (), memory, decision="")
@@ -193,18 +190,10 @@ def _second_by_second(
             pool.retire()
         if not t:
             found = pool.work(wanted(t), staying(t))
-        second = Second(
-            t,
-            sum(child is not None for child in pool.slots),
-            len(pool.serving()) * directives.ThreadsPerChild,
-            *found,
-            spawned=len(decided.spawn),
-            retired=decided.retire,
-            rate=memory.idle_spawn_rate,
-            decision=decided.decision,
-            notes=decided.notes,
-        )
-        rows.append(second)
+        there = sum(child is not None for child in pool.slots)
+        workers = len(pool.serving()) * directives.ThreadsPerChild
+        done = len(decided.spawn), decided.retire, memory.idle_spawn_rate
+        rows.append(Second(t, there, workers, *found, *done, decided.decision, decided.notes))
         if decided.shutdown:
             break
     run = Simulation(rows)
@@ -212,7 +201,7 @@ def _second_by_second(
     return run
 
 
-def _demand(busy: Busy) -> Callable[[int], int]:
+def _demand(busy: Busy) -> Demand:
     """Every way to say how many workers are wanted, as whole workers at a second."""
     if callable(busy):
         return lambda t: int(busy(t))
