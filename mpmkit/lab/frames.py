@@ -126,11 +126,6 @@ def frame(
         held = row.keep_alive + row.write_completion + row.lingering_close
         own = [row.slot, row.pid, row.generation, row.quiescing, row.not_accepting]
         rows.append([*own, letters[row.slot], held])
-    return {
-        "figures": {name: None if v != v else round(v, 3) for name, v in seen.items()},
-        "rows": rows,
-        "slots": board.process_limit,
-        "threads": board.threads_per_child,
-        "generation": sample.generation,
-        "mpm": board.mpm,
-    }
+    figures = {name: None if v != v else round(v, 3) for name, v in seen.items()}
+    shape = {"slots": board.process_limit, "threads": board.threads_per_child, "mpm": board.mpm}
+    return {"figures": figures, "rows": rows, "generation": sample.generation, **shape}

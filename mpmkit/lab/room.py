@@ -302,17 +302,11 @@ class Room(DirectiveForm):
     def status(self) -> dict[str, Any]:
         """What is chosen and what runs, as plain values."""
         server = self.server
-        return {
-            "mpm": self.mpm,
-            "running": server is not None,
-            "running_mpm": server.mpm if server else "",
-            "pid": server.pid if server else 0,
-            "url": server.url if server else "",
-            "unapplied": self.unapplied(),
-            "loading": self.loading,
-            "load_summary": self._load_form.summary(),
-            "began": round(self._began, 3),
-        }
+        mpm, pid, url = (server.mpm, server.pid, server.url) if server else ("", 0, "")
+        runs = {"running": server is not None, "running_mpm": mpm, "pid": pid, "url": url}
+        load = {"loading": self.loading, "load_summary": self._load_form.summary()}
+        own = {"mpm": self.mpm, "unapplied": self.unapplied(), "began": round(self._began, 3)}
+        return own | runs | load
 
     def note(self, text: str) -> None:
         """An event in words, at the present time."""

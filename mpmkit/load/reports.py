@@ -76,21 +76,12 @@ class Collector:
             tick._replace(begin=tick.begin + at - began, end=tick.end + at - began)
             for at, tick in self.ticks
         )
+        cpu, wait = (tuple(part[name] for part in started) for name in ("cpu", "wait"))
         return LoadRun(
-            target=self.target,
-            profile=self.profile,
-            duration=max(0.0, last - began),
-            ticks=tuple(ticks),
-            paths=self.paths,
-            lag=self.lag,
-            processes_cpu=tuple(part["cpu"] for part in started),
-            processes_wait=tuple(part["wait"] for part in started),
-            background=self.background,
-            ended=self._reason(parts, why),
-            started_at=began,
-            version=parts[0]["version"],
-            **total,
-        )
+            self.target, self.profile, max(0.0, last - began), tuple(ticks), started_at=began,
+            processes_cpu=cpu, processes_wait=wait, paths=self.paths, lag=self.lag, background=self.background,
+            ended=self._reason(parts, why), version=parts[0]["version"], **total,
+        )  # fmt: skip
 
     def _reason(self, parts: list[dict[str, Any]], why: str) -> str:
         reasons = [part["ended"] for part in parts if part["ended"]]

@@ -84,31 +84,23 @@ SHARED: dict[str, dict[str, Any]] = {
     "--mpm": WORDS | {"dest": "mpms", "metavar": "MPM", "help": "only this MPM; several as a,b"},
     "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
     "--scale": {
-        "metavar": "SCALE",
-        "help": "smoke (seconds), demo (minutes; the default) or full (as in the article); also by "
-        "the environment's MPMKIT_SCALE",
+        "metavar": "SCALE", "help": "smoke (seconds), demo (minutes; the default) or full (as in the "
+        "article); also by the environment's MPMKIT_SCALE",
     },
-    "--also": WORDS
-    | {
-        "metavar": "SERVER",
-        "help": f"measure this server in the same rounds: {', '.join(competitors.names())}, or all; "
-        "several as a,b. One that is not installed is named and left out",
+    "--also": WORDS | {
+        "metavar": "SERVER", "help": "measure this server in the same rounds; several as a,b. One that is not "
+        f"installed is named and left out: {', '.join(competitors.names())}, or all",
     },
     "--document-root": {"metavar": "DIR", "help": "your pages"},
     "--directive": {
-        "action": "append",
-        "type": directive,
-        "default": [],
-        "dest": "directives",
-        "metavar": "'Name value'",
+        "action": "append", "type": directive, "default": [], "dest": "directives", "metavar": "'Name value'",
         "help": "a directive over the article's; may be repeated",
     },
     "--out": {
-        "metavar": "FILE.csv",
-        "help": "append the rows to this file. Without it they are kept in data/runs of the checkout "
-        "that mpmkit runs from; an installed mpmkit keeps no rows then",
+        "metavar": "FILE.csv", "help": "append the rows to this file. Without it they are kept in data/runs of "
+        "the checkout that mpmkit runs from; an installed mpmkit keeps no rows then",
     },
-}
+}  # fmt: skip
 
 
 def add_options(parser: Parser, *names: str, **helps: str) -> None:

@@ -42,12 +42,9 @@ SECONDS_A_LEVEL = 4.0  # about what one takes, for the estimate
 
 # No connection is closed while memory is looked at.
 PATIENT: dict[str, Any] = {
-    "KeepAlive": True,
-    "KeepAliveTimeout": 600,
-    "MaxKeepAliveRequests": 0,
-    "Timeout": 600,
+    "KeepAlive": True, "KeepAliveTimeout": 600, "MaxKeepAliveRequests": 0, "Timeout": 600,
     "RequestReadTimeout": "header=0 body=0",
-}
+}  # fmt: skip
 
 # scale -> busy levels as shares of MaxRequestWorkers, numbers of idle connections, rounds
 SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
@@ -264,12 +261,11 @@ def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
             words = experiment.last_words(server) if experiment.is_gone(server) else ""
             raise RuntimeError(f"{error}{words}") from None
     same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
-    return [
-        conditions.row(
-            directives, **same, **columns, scope=scope, slab_kb=slab if scope == "server" else None
-        )
-        for scope, columns in found.items()
-    ]
+    rows = []
+    for scope, columns in found.items():
+        own = {"scope": scope, "slab_kb": slab if scope == "server" else None}
+        rows.append(conditions.row(directives, **same, **columns, **own))
+    return rows
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says

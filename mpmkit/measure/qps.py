@@ -101,13 +101,11 @@ def plan(
         except ProfileError as error:
             problems += str(error).split("; ")
     problems.raise_any()
-    return QpsPlan(
-        _cells(pages, mpms, others, launch or experiment.launch),
-        rounds or size.rounds,
-        "custom" if requests is not None or rounds is not None else chosen,
-        profiles,
-        size.least if requests is None else 0.0,
-    )
+    cells = _cells(pages, mpms, others, launch or experiment.launch)
+    if (requests, rounds) != (None, None):
+        chosen = "custom"
+    least = size.least if requests is None else 0.0
+    return QpsPlan(cells, rounds or size.rounds, chosen, profiles, least)
 
 
 def _cells(

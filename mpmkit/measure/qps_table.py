@@ -54,12 +54,8 @@ class QpsTable(Table):
 
     def _rows(self, kind: str, server: str, mpm: str | None = None) -> list[Row]:
         """The rows of a server, or of one of its MPMs."""
-        return [
-            row
-            for row in self.records
-            if (published.column(row), row["server"]) == (kind, server)
-            and mpm in (None, row["mpm"] or "")
-        ]
+        rows = [row for row in self.records if mpm in (None, row["mpm"] or "")]
+        return [row for row in rows if (published.column(row), row["server"]) == (kind, server)]
 
     def limits(self, kind: str, server: str = OURS, mpm: str | None = None) -> Limits:
         """In how many cells the generator, or the machine, was the limit."""
@@ -82,13 +78,9 @@ class QpsTable(Table):
         deviation of their logarithms), both ratios to prefork, the measured one within the rounds and with its
         95% interval (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how
         many rounds the generator or the machine was the limit (bound; in words: limit)."""
-        found = [
-            self._line(kind, server, mpm)
-            for kind in self.kinds
-            for server in self.servers
-            for mpm in self.rounds(kind, server)
-            if mpm
-        ]
+        found = []
+        for kind, server in itertools.product(self.kinds, self.servers):
+            found += [self._line(kind, server, mpm) for mpm in self.rounds(kind, server) if mpm]
         return data_frame(found)
 
     def _line(self, kind: str, server: str, mpm: str) -> Row:

@@ -257,16 +257,11 @@ def machine() -> Machine:
             versions[name] = metadata.version(name)
     return Machine(
         cpu_model=" ".join(model[1].split()) if model else platform.machine() or None,
-        cores=len(os.sched_getaffinity(0)),
-        cpu_limit=cpus,
-        memory_mb=psutil.virtual_memory().total >> 20,
-        memory_limit_mb=memory,
-        kernel=platform.release(),
-        python=platform.python_version(),
-        mpmkit=__version__,
-        commit=_commit(),
-        **versions,
-    )
+        cores=len(os.sched_getaffinity(0)), cpu_limit=cpus,
+        memory_mb=psutil.virtual_memory().total >> 20, memory_limit_mb=memory,
+        kernel=platform.release(), python=platform.python_version(), mpmkit=__version__,
+        commit=_commit(), **versions,
+    )  # fmt: skip
 
 
 def group_limits(root: str | os.PathLike[str] = "/") -> tuple[float | None, int | None]:
