@@ -67,15 +67,15 @@ def observe(server: Server) -> Iterator[Callable[[LoadRun], Row]]:
         inside = [one for one in looks if begin <= one[0] <= end] or looks[-1:]
         memory = [one.pss_mb for _, one, _ in (*looks[-1:], *inside) if one.pss_mb == one.pss_mb]
         board = ScoreboardSnapshot.of(inside[len(inside) // 2][2])
-        middle, p99 = (
-            (statistics.median(ms), ms[math.ceil(0.99 * len(ms)) - 1]) if ms else (None, None)
-        )
-        children = round(statistics.median(one.processes for _, one, _ in inside))
         return {
-            "wait_p50_ms": middle, "wait_p99_ms": p99, "newcomers": len(ms), "unanswered": len(begun) + late,
-            "pss_mb": max(memory, default=None), "children": children,
+            "wait_p50_ms": statistics.median(ms) if ms else None,
+            "wait_p99_ms": ms[math.ceil(0.99 * len(ms)) - 1] if ms else None,
+            "newcomers": len(ms),
+            "unanswered": len(begun) + late,
+            "pss_mb": max(memory, default=None),
+            "children": round(statistics.median(one.processes for _, one, _ in inside)),
             "scoreboard": json.dumps(board.rows, separators=(",", ":")),
-        }  # fmt: skip
+        }
 
     with (
         KeepAliveClients(server.url, NEWCOMERS, think=PAUSE, keep=False) as clients,
