@@ -3,8 +3,6 @@
 A panel ends when it is closed, with its kernel, or when the cell that made it runs again.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import threading

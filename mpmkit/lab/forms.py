@@ -8,12 +8,10 @@ Pure. Which directives an MPM has, their bounds, defaults, units and help come f
 A value that httpd cannot read is kept, as it is typed; its hints say what is wrong, and a start refuses it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import threading
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Setting
@@ -63,7 +61,7 @@ class Field(NamedTuple):
         """The value that counts: the one that is set, or the default."""
         return self.value or self.default
 
-    def checked(self) -> Field:
+    def checked(self) -> Self:
         """The field, with what is wrong with its value."""
         try:
             self.read()

@@ -8,8 +8,6 @@ slots, threads, generation, mpm     the scoreboard's shape
 Apart from the server's there are the figures of the room's load, and of a probe.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable

@@ -11,8 +11,6 @@ them. A value that cannot be is kept, as it is typed. What does not apply (a rat
 until it does.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any
 

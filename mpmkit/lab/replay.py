@@ -14,8 +14,6 @@ Server, load generator and notebook share the machine. With fewer than two full 
 requests per second say as much about the generator as about the server: `not_headline` says so.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -15,8 +15,6 @@ own: `_acting` lets one thread at a time start, stop or restart the server, whic
 The directives are in a file, as with httpd: start reads it, graceful and restart read it again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import tempfile
@@ -25,7 +23,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mpmkit
 from mpmkit.config.directives import Directives
@@ -98,7 +96,7 @@ class Room(DirectiveForm):
         self._history: list[dict[str, Any]] = []
         self.on_frame: Callable[[dict[str, Any]], None] | None = None
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,8 +9,6 @@ Pure: no server, no thread. The axis is a directive with a range of numbers or a
 Which values httpd would refuse or correct is found by `sweep_grid.plan`, value by value.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -11,8 +11,6 @@ none has to wait. A wait that has no end when the load ends counts as far as it 
 marked: the figure is a lower bound.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -21,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mpmkit
 from mpmkit.lab.clients import KeepAliveClients
@@ -93,7 +91,7 @@ class SweepRun:
     """
 
     def __init__(
-        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[SweepRun], None]
+        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[Self], None]
     ) -> None:
         self.rows: list[Row] = []
         self.progress: Progress | None = None

@@ -9,8 +9,6 @@ keeps the line's text and function, and its number is looked up when the recordi
 moved since is found, and one that is gone is shown without a number.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Iterable

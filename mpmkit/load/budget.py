@@ -4,8 +4,6 @@ of the open loop).
 Imported by the locustfile alone: gevent belongs in no other process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

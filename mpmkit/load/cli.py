@@ -6,8 +6,6 @@ mpmkit load http://127.0.0.1:8080/ --steps 50,100,200,400 --step-seconds 5 --kee
 mpmkit load http://127.0.0.1:8080/ --profile checkout.json --json
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

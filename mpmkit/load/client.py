@@ -17,8 +17,6 @@ Connections that are given up are reset, which leaves no TIME_WAIT either. docs/
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
 
-from __future__ import annotations
-
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import contextlib
 import errno

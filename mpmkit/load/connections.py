@@ -15,8 +15,6 @@ Each connection is an asyncio task on the thread's loop. `held` counts the conne
 and that the server has not ended; of half-sent ones those that it has read.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

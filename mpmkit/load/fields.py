@@ -15,8 +15,6 @@ like        of a text: (regular expression, what a text must do); None for other
 =========== ====================================================================================
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import textwrap

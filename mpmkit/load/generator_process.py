@@ -4,8 +4,6 @@ No file on a disk is needed: the profile and the log are in memory (memfd_create
 one it reports. Of the other it holds one end and only we the other: it ends when we do, however we end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -16,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from mpmkit.load.result import LoadRun
 
@@ -68,7 +66,7 @@ class Generator:
             for fd in (given, theirs, life):
                 os.close(fd)
 
-    def __enter__(self) -> Generator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

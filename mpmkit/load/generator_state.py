@@ -8,8 +8,6 @@ the request; it is fired for failures only.
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
 
-from __future__ import annotations
-
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import bisect
 import itertools

@@ -8,15 +8,13 @@ standard input, each the name of a method and its number; it answers each with a
 ends with its standard input, so also if the process that started it is killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Self
 
 from mpmkit.load.connections import HeldConnections
 from mpmkit.load.preflight import raise_descriptors
@@ -39,7 +37,7 @@ class HoldingProcess:
         self._process: Any = subprocess.Popen(command, **pipes, start_new_session=True)
         self.pid = self._process.pid
 
-    def __enter__(self) -> HoldingProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,8 +12,6 @@ Reports go to one `Receiver`: of the process, or of Locust's master where the us
 ``--load-results FILE``, writes it down.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ Towards one server a client has only its own address and port to vary, some 28,0
 first keeps the name of a connection for a minute (TIME_WAIT). How the generator avoids that is in docs/LOAD.md.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math

@@ -15,15 +15,13 @@ True        one HTTP/1.1 connection per user, reused until the server closes it,
             a connection is opened for each of its lines, which docs/LOAD.md describes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from mpmkit.load.fields import (
     choice,
@@ -117,7 +115,7 @@ class LoadProfile(RequestFields):
         if problems:
             raise ProfileError("; ".join(problems))
 
-    def but(self, **changes: Any) -> LoadProfile:
+    def but(self, **changes: Any) -> Self:
         """The same load with some fields changed. Raises ProfileError for an unknown field."""
         refuse_unknown(changes)
         return replace(self, **changes)
@@ -178,7 +176,7 @@ class LoadProfile(RequestFields):
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> LoadProfile:
+    def from_json(cls, text: str) -> Self:
         """A profile read back. Raises ProfileError for anything but what `to_json` writes."""
         return cls(**loaded(text))
 

@@ -7,8 +7,6 @@ is no other result. So a process that dies loses what it did since its last repo
 Imports neither locust nor gevent.
 """
 
-from __future__ import annotations
-
 import array
 from collections import Counter
 from typing import Any

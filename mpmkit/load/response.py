@@ -13,8 +13,6 @@ a bounded memo, keyed by its exact bytes, and reads only what it has not seen. h
 body of known length is counted here, since h11 would copy it, and the last heads are kept.
 """
 
-from __future__ import annotations
-
 import functools
 
 import h11

@@ -1,7 +1,5 @@
 """What a load measured. Imports neither locust nor gevent."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -7,8 +7,6 @@ The generator is Locust, in a process of its own (`generator_process.py`), since
 process imports it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import socket

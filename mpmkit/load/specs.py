@@ -1,7 +1,5 @@
 """The parts of a load profile: one kind of request, and one stage of a load that changes."""
 
-from __future__ import annotations
-
 from dataclasses import MISSING, dataclass
 
 from mpmkit.load.fields import choice, number, switch, text, whole

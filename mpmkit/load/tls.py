@@ -4,8 +4,6 @@ The loops know one thing about waiting: `BlockingIOError`. So `recv` and `send` 
 raise it where they would have to wait. Nothing here waits, and nothing here knows gevent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ssl
 from collections.abc import Callable

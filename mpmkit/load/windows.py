@@ -1,7 +1,5 @@
 """A run by time: the ticks in which it is reported, and the windows that a reader looks at."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 from collections import Counter

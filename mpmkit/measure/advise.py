@@ -8,8 +8,6 @@ how many workers would be busy if no request had to wait. They are raised as lon
 they let clients wait (docs/ADVISE.md).
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from array import array

@@ -4,8 +4,6 @@ mpmkit advise -f /etc/apache2/apache2.conf --log access.log --growth 1.5 --memor
 mpmkit advise --log access.log.1.gz --log access.log --log-format "combined %D" --html report.html
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

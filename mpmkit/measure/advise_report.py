@@ -1,7 +1,5 @@
 """An `Advice` as text, as JSON, and as one HTML file with its plots."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from html import escape

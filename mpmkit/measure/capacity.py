@@ -7,8 +7,6 @@ generator uses, which has a CPU of its own (`cpus`). The rate is found by bisect
 a request counts from when it was due.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """What the command lines of the experiments share: options, checks, where rows are kept, exit status."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -5,8 +5,6 @@ the generator was the limit that time is not the server's, and is not compared. 
 are compared in pairs, others by Welch's interval; the four words are those of `stats.decide`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree

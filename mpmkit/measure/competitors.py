@@ -10,8 +10,6 @@ the MPM of ours that it is compared with.
 The page is the same file for all, the script the same application.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager

@@ -8,8 +8,6 @@ event and a second prefork (the A/A control), of mpmkit and of httpd where it is
 requests in turns (`turns`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -9,8 +9,6 @@ random order, from a seed that the rows hold (randomised complete blocks): a mac
 all cells, and no cell always has the same one before it. Nothing runs in parallel.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

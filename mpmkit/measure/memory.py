@@ -9,8 +9,6 @@ of which the middle one counts. Each level has a fresh server with as many child
 up with: a pool that grows goes too far, and takes a second for each child to shrink.
 """
 
-from __future__ import annotations
-
 import http.client
 import math
 import os

@@ -1,7 +1,5 @@
 """Memory per request model as it was measured: levels, the cost of one more, what the words mean."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

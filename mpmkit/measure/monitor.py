@@ -10,8 +10,6 @@ httpd is asked for its status page (`?auto`), which keeps one of its workers bus
 off again.
 """
 
-from __future__ import annotations
-
 import base64
 import http.client
 import math
@@ -22,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mpmkit.launcher import LaunchError, ScoreboardView, Server
@@ -207,7 +205,7 @@ class Watch(Recording):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.go_on, name="mpmkit-watch", daemon=True)
 
-    def start(self) -> Watch:
+    def start(self) -> Self:
         """Take the first sample now, the others in a thread."""
         self.look()
         self._thread.start()
@@ -221,7 +219,7 @@ class Watch(Recording):
                 self._thread.join()
             self.look()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

@@ -5,8 +5,6 @@
 The processes are forks, which have `shared` without copying it. They do not outlive the caller, however it ends.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

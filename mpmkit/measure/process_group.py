@@ -5,8 +5,6 @@ No root is needed and no service of the machine is touched: its configuration is
 logs and pid files are never used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import grp
 import os

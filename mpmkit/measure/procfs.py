@@ -5,8 +5,6 @@ psutil is asked where it gives the same figure. It has no CPU time in nanosecond
 listening socket. proc(5) describes the files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -14,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 STEADY = 1.5  # seconds without a new or ended process or thread: more than the parent's one second
@@ -160,8 +158,9 @@ class Footprint:
     stacks: int = 0
     shm: int = 0
 
-    def __add__(self, other: Footprint) -> Footprint:
-        return Footprint(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: Self) -> Self:
+        sums = (getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
+        return type(self)(*sums)
 
 
 @dataclass
@@ -308,7 +307,7 @@ class MachineTimes(NamedTuple):
     steal: int
     running: int
 
-    def steal_since(self, before: MachineTimes) -> float | None:
+    def steal_since(self, before: Self) -> float | None:
         """The share (0 to 1) of the time since `before` that the host gave to others."""
         passed = self.total - before.total
         return min(1.0, max(0, self.steal - before.steal) / passed) if passed > 0 else None

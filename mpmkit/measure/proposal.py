@@ -1,7 +1,5 @@
 """The demand of a trace, and the numbers of an MPM that follow from it, each with its reason."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from array import array
@@ -25,7 +23,7 @@ def holds(d: Directives) -> float:
     return d.KeepAliveTimeout if d.KeepAlive and d.mpm != "event" else 0.0
 
 
-def demand(trace: Trace, keep: float, factor: float = 1.0) -> array[int]:
+def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
     """For each second the most workers that would be busy if no request had to wait.
 
     keep: seconds for which a kept connection holds a worker. factor: of the durations, which all requests

@@ -5,8 +5,6 @@ The published figures come from another server on unnamed hardware. What can be 
 the MPMs and their ratios (`stats.verdict`).
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ after a warm-up that is not counted: prefork takes some ten seconds to grow from
 make it want. What the article set and found is in `published`, the table that comes out in `qps_table`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

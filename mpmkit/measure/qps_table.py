@@ -2,8 +2,6 @@
 is started and no clock is read here.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

@@ -4,13 +4,11 @@ Plain values, apart from the server: they can be drawn, put into a frame, saved 
 `mpmkit.measure.monitor` makes them.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.launcher import ScoreboardView
@@ -65,7 +63,7 @@ class ScoreboardSnapshot(NamedTuple):
     rows: tuple[tuple[int, str, int], ...]
 
     @classmethod
-    def of(cls, board: ScoreboardView, label: str = "", t: float = 0.0) -> ScoreboardSnapshot:
+    def of(cls, board: ScoreboardView, label: str = "", t: float = 0.0) -> Self:
         """From what `server.scoreboard()` returns."""
         held = {
             row.slot: row.keep_alive + row.write_completion + row.lingering_close
@@ -152,7 +150,7 @@ class Recording(Sequence[Sample]):
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Recording:
+    def from_json(cls, data: dict[str, Any]) -> Self:
         """Raises ValueError for what `to_json` did not make."""
         try:
             if tuple(data["fields"]) != Sample._fields:

@@ -4,8 +4,6 @@ One schema (`schema.py`, described for readers in data/README.md), checked when 
 again when it is read. Imports no pandas; `read_frame` loads it when called.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import fcntl
@@ -21,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from mpmkit._version import __version__
 from mpmkit.config.extras import DataFrame, require
@@ -218,7 +216,7 @@ class Machine:
     commit: str | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Machine:
+    def of(cls, row: Mapping[str, Any]) -> Self:
         """The machine that a record was measured on."""
         return cls(**{name: row[name] for name in cls.__annotations__})
 

@@ -9,8 +9,6 @@ What keeps a comparison fair: the modules httpd loads (only those whose work our
 access log in the same format with the same buffering.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import re

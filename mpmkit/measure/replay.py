@@ -9,8 +9,6 @@ path that was logged, of a server that has it. The load is Locust's (`mpmkit loa
 and connections that the server closed before the log's last request.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -5,8 +5,6 @@ Each table is a tidy CSV file. All begin with what a row is of (`run_id`, `table
 in between stand the table's own columns. Pure: values in, values or a RecordError out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -8,8 +8,6 @@ squares). A size is taken from the expensive end of the slope's 95% interval: a 
 one worker too few.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import statistics

@@ -13,8 +13,6 @@ A round (or block) measures every server once, one after the other. Rounds are f
 * The **knee** of a curve is where it bends; sweeps and stages of a load have the same one.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import statistics

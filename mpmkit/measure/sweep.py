@@ -9,8 +9,6 @@ it was stopped, by Ctrl-C, a crash or a full disk. More rounds may be asked for 
 or profile is refused. The seed of the random order is the column `sweep`.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """The grid of a sweep: its points, and everything that is wrong with them, before anything starts. Pure."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -10,8 +10,6 @@ caches, which the servers before it have used. Nor does a turn in which somethin
     requests   ,,|||||_ ,,||||||||||||_ ,,||||||...        , before it counts   _ pause: the last answers
 """
 
-from __future__ import annotations
-
 import itertools
 import operator
 import threading

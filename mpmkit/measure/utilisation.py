@@ -5,8 +5,6 @@ time of one request. At several rates U against X is a line through the origin w
 means of the rates lie on it is R². Servers are compared within a block, at the rates that both have there.
 """
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping

@@ -5,8 +5,6 @@ mpmkit watch http://user:password@www.example.org/status      behind a login
 mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys
