@@ -7,11 +7,9 @@ line of mpm/*.py (server/trace.py writes it). So the scoreboard at any moment is
 until then: `apply` of lab/tracer.js is that rule.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from mpmkit.policy.states import LETTERS
 
@@ -70,7 +68,7 @@ class ConnectionTrace:
     clients: tuple[int, ...]
 
     @classmethod
-    def read(cls, text: str, connects: Iterable[Connect] = ()) -> ConnectionTrace:
+    def read(cls, text: str, connects: Iterable[Connect] = ()) -> Self:
         """From the text of a TraceLog, of its last start; with `connects`, a connection begins with
         its client's. Raises ValueError for another file."""
         head, _, rest = text.rpartition("# mpmkit trace 1: ")[2].partition("\n")

@@ -1,7 +1,5 @@
 """A process of a simulated pool, and the rows of the scoreboard that `maintenance.look` reads."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

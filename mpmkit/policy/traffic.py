@@ -22,8 +22,6 @@ it looks again, and ten forking passes do not double. What is left out: how long
 slow one another down.
 """
 
-from __future__ import annotations
-
 import math
 from array import array
 from collections import deque
