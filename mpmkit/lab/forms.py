@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 NAMES = tuple(name for names in GROUPS.values() for name in names)
+Hints = dict[str, list[str]]
 KINDS = {"On|Off": "switch", "time": "time", "factor": "factor"}
 
 
@@ -159,15 +160,13 @@ class DirectiveForm(Form):
         """What is set of the directives that the MPM has: name -> words of a configuration line."""
         return {n: words for n, words in self._words.items() if self.mpm in SPECS[n.lower()].mpms}
 
-    def check(
-        self, running: Directives | None = None
-    ) -> tuple[Directives | None, dict[str, list[str]]]:
+    def check(self, running: Directives | None = None) -> tuple[Directives | None, Hints]:
         """What httpd makes of the form: (effective directives, None if it would refuse them; its
         messages by directive, those about no directive of the form under "").
 
         running: what a running server has, if these are for its restart.
         """
-        hints: dict[str, list[str]] = {}
+        hints: Hints = {}
         try:
             effective, notes = self._read(running)
         except DirectiveError as error:

@@ -171,12 +171,9 @@ class SweepGrid:
         are bounds where the generator was the limit, waits where new clients were still waiting."""
         waits = metric.startswith("wait")
         of_bound = "unanswered" if waits else "generator_bound" if metric == "qps" else ""
-        known = ((value, self.at(mpm, value)) for value in self.values)
-        return [
-            (value, float(row[metric]), bool(row.get(of_bound)))
-            for value, row in known
-            if row.get(metric) is not None
-        ]
+        rows = {value: self.at(mpm, value) for value in self.values}
+        known = {value: row for value, row in rows.items() if row.get(metric) is not None}
+        return [(x, float(row[metric]), bool(row.get(of_bound))) for x, row in known.items()]
 
     def board(self, mpm: str, value: float) -> ScoreboardSnapshot | None:
         """The scoreboard at an operating point, None if it was not kept."""

@@ -91,11 +91,8 @@ def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmki
 def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
     """The lines of a file of mpm/, and (first line, last line, name) of each function."""
     text = (_MODELS / file).read_text(encoding="utf-8")
-    functions = [
-        (node.lineno, node.end_lineno or 0, node.name)
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef)
-    ]
+    nodes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef)]
+    functions = [(node.lineno, node.end_lineno or 0, node.name) for node in nodes]
     return [line.strip() for line in text.splitlines()], functions
 
 

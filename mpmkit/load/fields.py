@@ -32,13 +32,6 @@ def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def text(
-    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), **more: Any
-) -> Any:
-    """A field that is text."""
-    return _made(default, help, "text", like=like, **more)
-
-
 def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
     """A field that is a whole number."""
     return _made(default, help, "whole", low=low, high=high, **more)
@@ -54,7 +47,8 @@ def choice(default: str, choices: tuple[str, ...], help: str, **more: Any) -> An
     return _made(default, help, "choice", choices=choices, **more)
 
 
-# A field that is True or False; that is a tuple, empty by default, which its owner checks.
+# A field that is text; that is True or False; that is a tuple, empty by default, which its owner checks.
+text = partial(_made, kind="text", like=("(?s).*", "be text"))
 switch = partial(_made, kind="switch")
 several = partial(_made, (), kind="list")
 
@@ -87,9 +81,7 @@ def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
     return "" if good else f"must {must}, not {value!r}"
 
 
-def problems_of(
-    made: Any, where: str = "", *, loop: str = "", needed: bool = False
-) -> Iterator[str]:
+def problems_of(made: Any, where: str = "", loop: str = "", needed: bool = False) -> Iterator[str]:
     """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`.
 
     loop: it belongs to this kind of loop, and has no field of the other. needed: None is refused.
@@ -139,12 +131,10 @@ def option(field: dataclasses.Field) -> dict[str, Any] | None:
     made: dict[str, Any] = {"help": described(field).replace("%", "%%"), "default": None}
     seconds = "S" if how["unit"] == "seconds" else "N"
     more: dict[str, dict[str, Any]] = {
-        "choice": {"choices": how["choices"]},
-        "switch": {"action": "store_const", "const": True},
-        "text": {"metavar": "TEXT"},
-        "whole": {"type": int, "metavar": seconds},
+        "choice": {"choices": how["choices"]}, "switch": {"action": "store_const", "const": True},
+        "text": {"metavar": "TEXT"}, "whole": {"type": int, "metavar": seconds},
         "number": {"type": float, "metavar": seconds},
-    }
+    }  # fmt: skip
     return made | more[how["kind"]] if how["kind"] in more else None
 
 

@@ -233,11 +233,8 @@ class State:
         cpu, wait = self.shares or self._shares()
         own = {name: getattr(self, name) for name in REPORTED}
         who = {"process": f"{os.uname().nodename} {os.getpid()}", "version": locust_version}
-        times = {
-            "origin": since / 1e9,
-            "end": max(0, clock() - since) / 1e9,
-            "last_end": max(0, self.last_end - since) / 1e9,
-        }
+        times = {"end": max(0, clock() - since) / 1e9, "origin": since / 1e9}
+        times["last_end"] = max(0, self.last_end - since) / 1e9
         packed = {path: pack(found) for path, found in paths.items()}
         came = {"failures": failures, "paths": packed, "lag": pack(lags), "cpu": cpu, "wait": wait}
         self.send(own | who | times | came)

@@ -72,12 +72,8 @@ def idle_holders(url: str, profile: LoadProfile) -> HoldingProcess | None:
         return None
     spec = profile.specs[0]
     request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
-    how: dict[str, Any] = {
-        "expect_status": spec.expect_status,
-        "timeout": profile.timeout,
-        "again": AGAIN,
-    }
-    holding = HoldingProcess(url, request=request, **how)
+    how: dict[str, Any] = {"timeout": profile.timeout, "again": AGAIN, "request": request}
+    holding = HoldingProcess(url, expect_status=spec.expect_status, **how)
     holding.ask("resize", profile.idle_holders)
     return holding
 

@@ -85,7 +85,7 @@ class LoadProfile(RequestFields):
     plan: str | None = text(
         None,
         "a file with a line for each connection: SECONDS,LINE of each request, and `close`",
-        ("/.+", "be an absolute path"),
+        like=("/.+", "be an absolute path"),
         none="as arrival and rate say",
         loop="open",
     )

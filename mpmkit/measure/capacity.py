@@ -10,7 +10,7 @@ a request counts from when it was due.
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,8 @@ class CapacityTable(Table):
                 between = f"{mean.low:,.0f} to {mean.high:,.0f}" if mean.level else "one round"
                 lines.append([mpm, f"{mean.value:,.0f}", between, str(len(rates))])
         costs = {mpm: {n: 1 / rate for n, rate in rates.items()} for mpm, rates in found.items()}
-        said = [
-            f"  {one} / {other}, time a request: {decide(costs[one], costs[other])}"
-            for one, other in stats.PAIRS
-            if costs[one] and costs[other]
-        ]
+        pairs = [(one, other) for one, other in stats.PAIRS if costs[one] and costs[other]]
+        said = [f"  {a} / {b}, time a request: {decide(costs[a], costs[b])}" for a, b in pairs]
         flaws = [row["flaw"] for row in self.records if row["flaw"]]
         if flaws:
             number = f"{len(flaws)} of {len(self.records)} cells"
@@ -164,7 +161,7 @@ def capacity_table(
     file = table.keep_in(out)
     experiment.resume(table, file, design=design)
 
-    def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
+    def measure(cell: Cell, report: Report) -> experiment.Figures:
         how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
         both = {place.generator, place.server}
         start = partial(cell.start, cell.mpm, **how)

@@ -86,11 +86,8 @@ def compare_files(
 def junit(found: dict[str, Decision]) -> str:
     """The decisions as JUnit's XML: "dearer" is a failure, "undecided" is skipped."""
     words = [decision.word for decision in found.values()]
-    counts = {
-        "tests": len(words),
-        "failures": words.count(DEARER),
-        "skipped": words.count(UNDECIDED),
-    }
+    failed, skipped = words.count(DEARER), words.count(UNDECIDED)
+    counts = {"tests": len(words), "failures": failed, "skipped": skipped}
     suite = ElementTree.Element("testsuite", name="mpmkit compare", errors="0")
     suite.attrib |= {name: str(count) for name, count in counts.items()}
     for name, decision in found.items():

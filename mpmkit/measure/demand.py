@@ -254,7 +254,7 @@ def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterato
 
 def _measure_block(
     todo: DemandPlan, table: DemandTable, place: cpus.Placement, block: Cell, report: Report
-) -> Iterator[list[Row]]:
+) -> experiment.Figures:
     """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
     same: dict[str, Any] = {"design": todo.id, "seed": todo.seed, "margin": todo.margin}
     same |= {"blocks": todo.blocks, "cpus": str(place)}

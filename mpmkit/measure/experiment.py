@@ -187,6 +187,8 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 Say = Callable[[str], None]
+Figures = Iterator[list[Row]]
+"""The rows of each figure of a cell, as soon as they are there."""
 Report = Callable[[str, float], None]
 """``report(text, share)``: what is measured, and how much of this figure is done."""
 

@@ -13,7 +13,7 @@ import http.client
 import math
 import os
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -238,7 +238,7 @@ def memory_table(
     cells = experiment.in_rounds(here, range(1, todo.rounds + 1))
     table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
 
-    def measure(cell: Level, report: Report) -> Iterator[list[Row]]:
+    def measure(cell: Level, report: Report) -> experiment.Figures:
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
         yield _measure_level(cell, table, todo.path)
 

@@ -42,6 +42,9 @@ class Running(Protocol):
     pid: int
 
 
+Watched = Server | Running | str
+
+
 class _Look(NamedTuple):
     """What one look finds, before it is compared with the one before."""
 
@@ -181,7 +184,7 @@ class Watch(Recording):
 
     def __init__(
         self,
-        server: Server | Running | str,
+        server: Watched,
         *,
         every: float = EVERY,
         on_sample: Callable[[Sample, Any], None] | None = None,
@@ -324,9 +327,7 @@ class Watch(Recording):
         self.events += [Event(now, "log", line) for line in look.lines]
 
 
-def watch(
-    server: Server | Running | str, seconds: float | None = None, *, every: float = 1.0
-) -> Watch:
+def watch(server: Watched, seconds: float | None = None, *, every: float = 1.0) -> Watch:
     """Record a server's pool: for `seconds` from now on, or, without, in a `with` block. Raises as `Watch`, and
     ValueError for negative seconds."""
     if seconds is not None and seconds < 0:

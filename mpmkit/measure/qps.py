@@ -11,7 +11,7 @@ make it want. What the article set and found is in `published`, the table that c
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ from mpmkit.measure import command, competitors, experiment, published, records
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Say
 from mpmkit.measure.procfs import Meter
 from mpmkit.measure.qps_table import QpsTable
-from mpmkit.measure.records import Row
 
 TIME_LIMIT = 900.0  # seconds that one cell may take at most
 
@@ -170,7 +169,7 @@ def qps_table(
 
 def _measure_server(
     todo: QpsPlan, table: QpsTable, cell: Cell, report: Report
-) -> Iterator[list[Row]]:
+) -> experiment.Figures:
     """Start one server, measure its pages, stop it."""
     directives: dict[str, Any] = dict(published.DIRECTIVES[cell.stands_for])
     directives["KeepAlive"] = todo.profiles[cell.parts[0]].keep_alive
@@ -215,12 +214,10 @@ def _must_be_whole(found: LoadRun, server: Any, what: str) -> None:
     if found.complete and found.succeeded:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.errors.most_common(3))
-    raise RuntimeError(
-        f"{what}: {found.ended if not found.complete else 'no good answer'}; "
-        f"{found.succeeded:,} of {found.requests:,} requests were answered well"
-        + (f" ({kinds})" if kinds else "")
-        + experiment.last_words(server)
-    )
+    why = "no good answer" if found.complete else found.ended
+    good = f"{found.succeeded:,} of {found.requests:,} requests were answered well"
+    errors = f" ({kinds})" * bool(kinds)
+    raise RuntimeError(f"{what}: {why}; {good}{errors}{experiment.last_words(server)}")
 
 
 def _parser() -> Parser:

@@ -75,11 +75,8 @@ def lines(
             mpm = row["mpm"] if isinstance(row["mpm"], str) and row["mpm"] else None
             points = found.setdefault((row["server"], mpm, row["against"]), [])
             points.append((row["held"], sum(row[column] for column in columns)))
-    return {
-        key: slope(*zip(*points, strict=True))
-        for key, points in found.items()
-        if len({n for n, _ in points}) > 1
-    }
+    several = {key: points for key, points in found.items() if len({n for n, _ in points}) > 1}
+    return {key: slope(*zip(*points, strict=True)) for key, points in several.items()}
 
 
 @dataclass(frozen=True)

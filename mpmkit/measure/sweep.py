@@ -14,7 +14,7 @@ import contextlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -183,7 +183,7 @@ def sweep(
     start = launch or partial(experiment.launch, document_root=document_root)
     look = observe or (lambda server: nullcontext(lambda found: {}))
 
-    def measure(cell: GridPoint, report: Report) -> Iterator[list[Row]]:
+    def measure(cell: GridPoint, report: Report) -> experiment.Figures:
         report(f"round {cell.round}, {cell}", 0.0)
         conditions = experiment.Conditions(table, cell)
         with start(cell.mpm, **cell.directives) as server, look(server) as seen:

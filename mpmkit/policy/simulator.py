@@ -168,13 +168,11 @@ def simulate(
             raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
         return simulate_trace(directives, trace, on_progress, moments)
     pool = _Pool(directives, leaving)
-    return _second_by_second(directives, pool, _demand(busy), _demand(parked), seconds)
+    return _second_by_second(pool, _demand(busy), _demand(parked), seconds)
 
 
-def _second_by_second(
-    directives: Directives, pool: _Pool, wanted: Demand, staying: Demand, seconds: int
-) -> Simulation:
-    memory = Memory()
+def _second_by_second(pool: _Pool, wanted: Demand, staying: Demand, seconds: int) -> Simulation:
+    directives, memory = pool.d, Memory()
     first = range(min(directives.StartServers, directives.process_limit))
     decided = Plan(tuple(first), 0, (), memory, decision="")
     rows = []
