@@ -134,11 +134,8 @@ def check_mpm(mpm: str) -> str:
 
 
 class DirectiveForm(Form):
-    """An MPM and directives for it, as a reader chooses them. Directives that the MPM does not have
-    are kept until an MPM is chosen that has them.
-
-    Raises DirectiveError for an MPM or a directive that does not exist.
-    """
+    """An MPM and directives for it, as a reader chooses them. Directives that the MPM does not have are kept
+    until an MPM is chosen that has them. Raises DirectiveError for an MPM or a directive that does not exist."""
 
     def __init__(self, mpm: str, **directives: Any) -> None:
         self.mpm = check_mpm(mpm)
@@ -161,11 +158,9 @@ class DirectiveForm(Form):
         return {n: words for n, words in self._words.items() if self.mpm in SPECS[n.lower()].mpms}
 
     def check(self, running: Directives | None = None) -> tuple[Directives | None, Hints]:
-        """What httpd makes of the form: (effective directives, None if it would refuse them; its
-        messages by directive, those about no directive of the form under "").
-
-        running: what a running server has, if these are for its restart.
-        """
+        """What httpd makes of the form: (effective directives, None if it would refuse them; its messages by
+        directive, those about no directive of the form under ""). running: what a running server has, if
+        these are for its restart."""
         hints: Hints = {}
         try:
             effective, notes = self._read(running)

@@ -127,11 +127,9 @@ class Room(DirectiveForm):
         return server if server is not None and server.running else None
 
     def start(self) -> None:
-        """Start the chosen MPM with the directives. A running server is stopped first; a load that
-        ran on it goes on with the new one.
-
-        Raises DirectiveError for what httpd would refuse, LaunchError when it does not start.
-        """
+        """Start the chosen MPM with the directives. A running server is stopped first; a load that ran on it
+        goes on with the new one. Raises DirectiveError for what httpd would refuse, LaunchError when it does
+        not start."""
         with self._acting:
             if self._closed:
                 raise LaunchError("this control room was closed; make another")
@@ -229,10 +227,8 @@ class Room(DirectiveForm):
         return self._load_form.fields()
 
     def start_load(self) -> None:
-        """Locust's users against the running server, as the form says, until `stop_load`, or for 600 s.
-
-        Raises LaunchError without a server, ValueError for a bad value (nothing is changed then).
-        """
+        """Locust's users against the running server, as the form says, until `stop_load`, or for 600 s. Raises
+        LaunchError without a server, ValueError for a bad value (nothing is changed then)."""
         with self._acting:
             profile, server = self._load_form.profile(LOAD_SECONDS), self.server
             if server is None:
@@ -245,12 +241,9 @@ class Room(DirectiveForm):
             self.note(f"load: {', '.join(filter(None, parts))}")
 
     def renew_load(self) -> bool:
-        """A load that runs goes on as the form says now; True if that was so. Without a load, with
-        one as the form says, or with a value that is refused, nothing happens.
-
-        Whether a load runs is looked up under the lock: a value that changes while the load before it
-        is still ending must not be lost.
-        """
+        """A load that runs goes on as the form says now; True if that was so. Without a load, with one as the
+        form says, or with a value that is refused, nothing happens. Whether a load runs is looked up under
+        the lock: a value that changes while the load before it is still ending must not be lost."""
         with self._acting:
             load = self._load
             if load is None or not load.running:

@@ -59,10 +59,8 @@ def is_number(value: object) -> bool:
 
 
 def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
-    """What is wrong with the value of a field that is described so, as "must be ..., not ...", or "".
-
-    needed: None is refused here, though the field allows it.
-    """
+    """What is wrong with the value of a field that is described so, as "must be ..., not ...", or "". needed:
+    None is refused here, though the field allows it."""
     kind = how["kind"]
     if kind == "list" or (value is None and how["none"] and not needed):
         return ""
@@ -82,10 +80,8 @@ def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
 
 
 def problems_of(made: Any, where: str = "", loop: str = "", needed: bool = False) -> Iterator[str]:
-    """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`.
-
-    loop: it belongs to this kind of loop, and has no field of the other. needed: None is refused.
-    """
+    """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`. loop: it belongs to
+    this kind of loop, and has no field of the other. needed: None is refused."""
     for field in dataclasses.fields(made):
         value, of = getattr(made, field.name), field.metadata["loop"]
         if loop and of and of != loop:
@@ -123,10 +119,8 @@ def documented(kind: type) -> str:
 
 
 def option(field: dataclasses.Field) -> dict[str, Any] | None:
-    """What argparse's `add_argument` needs for a field; None for what an option cannot say.
-
-    Its default is None: an option that is not given changes nothing.
-    """
+    """What argparse's `add_argument` needs for a field; None for what an option cannot say. Its default is None:
+    an option that is not given changes nothing."""
     how = field.metadata
     made: dict[str, Any] = {"help": described(field).replace("%", "%%"), "default": None}
     seconds = "S" if how["unit"] == "seconds" else "N"

@@ -85,11 +85,9 @@ class Histogram:
         return self.total / len(self) if self.counts else math.nan
 
     def percentile(self, percent: float) -> float:
-        """The smallest value that `percent` (0 to 100) of those counted did not exceed, in ns.
-
-        Nearest rank; the middle of its bucket, so to within 0.05%, and never outside what was seen.
-        nan if nothing was counted. Raises ValueError outside 0 to 100.
-        """
+        """The smallest value that `percent` (0 to 100) of those counted did not exceed, in ns. Nearest rank; the
+        middle of its bucket, so to within 0.05%, and never outside what was seen. nan if nothing was counted.
+        Raises ValueError outside 0 to 100."""
         if not 0 <= percent <= 100:
             raise ValueError(f"percentile: must be 0 to 100, not {percent!r}")
         if not self.counts:

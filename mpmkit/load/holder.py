@@ -25,10 +25,8 @@ AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes b
 
 
 class HoldingProcess:
-    """HeldConnections in a process of its own, until the end of a `with` block.
-
-    Arguments as of HeldConnections.
-    """
+    """HeldConnections in a process of its own, until the end of a `with` block. Arguments as of
+    HeldConnections."""
 
     def __init__(self, url: str, mode: str = "idle", **how: Any) -> None:
         given = json.dumps({"url": url, "mode": mode} | how)

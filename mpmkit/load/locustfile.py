@@ -133,11 +133,9 @@ def on_init(environment, runner, **_) -> None:
 
 
 class Receiver:
-    """Receives the reports: of this process, or as the master those of the workers.
-
-    They go on to the process that started us, or are added up here. As the master it ends the run when
-    all workers that live have sent their last one.
-    """
+    """Receives the reports: of this process, or as the master those of the workers. They go on to the process
+    that started us, or are added up here. As the master it ends the run when all workers that live have sent
+    their last one."""
 
     def __init__(self, environment) -> None:
         self.environment = environment

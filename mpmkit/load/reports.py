@@ -33,10 +33,8 @@ class Collector:
         self.seconds = 0.0
 
     def add(self, report: dict[str, Any]) -> Tick | None:
-        """One report; what is new in it, with its time in the process's own seconds.
-
-        The last report of all is {"background": ...}, what background clients got.
-        """
+        """One report; what is new in it, with its time in the process's own seconds. The last report of all is
+        {"background": ...}, what background clients got."""
         if "background" in report:
             self.background = Counter(report["background"])
             return None
@@ -56,10 +54,8 @@ class Collector:
         return tick
 
     def run(self, why: str = "") -> LoadRun | None:
-        """The result until now; None if no process has reported.
-
-        why: what ended the run, where the processes could not say it.
-        """
+        """The result until now; None if no process has reported. why: what ended the run, where the processes
+        could not say it."""
         parts = list(self.last.values())
         if not parts:
             return None

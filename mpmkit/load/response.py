@@ -33,10 +33,8 @@ def _client(method: str) -> h11.Connection:
 
 @functools.lru_cache(1024)
 def framing(head: bytes, method: str) -> tuple[int, int, bool]:
-    """(status, body length or CHUNKED or UNTIL_CLOSE, keep) of a head with its blank line.
-
-    Raises h11.RemoteProtocolError.
-    """
+    """(status, body length or CHUNKED or UNTIL_CLOSE, keep) of a head with its blank line. Raises
+    h11.RemoteProtocolError."""
     http = _client("HEAD")  # whose answer ends with its head
     http.receive_data(head)
     response = http.next_event()
@@ -55,11 +53,9 @@ def framing(head: bytes, method: str) -> tuple[int, int, bool]:
 
 
 class ResponseReader:
-    """Reads one response piece by piece; body bytes are counted and not kept.
-
-    `feed(data)` and `eof()` return the verdict, or None while more is needed. `status` is 0 before the head.
-    expect_status, expect_length: of a good answer; None: any.
-    """
+    """Reads one response piece by piece; body bytes are counted and not kept. `feed(data)` and `eof()` return
+    the verdict, or None while more is needed. `status` is 0 before the head. expect_status, expect_length: of
+    a good answer; None: any."""
 
     def __init__(
         self, method: str = "GET", expect_status: int | None = 200, expect_length: int | None = None

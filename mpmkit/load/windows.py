@@ -71,11 +71,9 @@ class Outcome:
 
 @dataclass
 class Window(Outcome):
-    """A stretch of a run: a second of it, or a stage.
-
-    begin, end: seconds from the first request that counts. load: users (closed loop) or requests/s
-    (open loop) that were due at its end. duration: seconds of it that the processes reported on.
-    """
+    """A stretch of a run: a second of it, or a stage. begin, end: seconds from the first request that counts.
+    load: users (closed loop) or requests/s (open loop) that were due at its end. duration: seconds of it that
+    the processes reported on."""
 
     begin: float
     end: float
@@ -88,10 +86,8 @@ class Window(Outcome):
 def windows(
     ticks: Iterable[Tick], edges: Sequence[float], level: Callable[[float], float], sources: int
 ) -> list[Window]:
-    """What fell between each two edges (seconds). A tick belongs to where its middle lies.
-
-    level: users or rate that are due at a time. sources: how many processes the ticks came from.
-    """
+    """What fell between each two edges (seconds). A tick belongs to where its middle lies. level: users or rate
+    that are due at a time. sources: how many processes the ticks came from."""
     made = [Window(begin, end, level(end - 1e-9)) for begin, end in itertools.pairwise(edges)]
     for tick in ticks:
         number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1

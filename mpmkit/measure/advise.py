@@ -75,10 +75,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Case:
-    """What the trace meets under one MPM. kind: "given" or "proposed".
-
-    memory: KiB in the second in which it is most (`Cost.at`). reasons: directive -> why it has that number.
-    """
+    """What the trace meets under one MPM. kind: "given" or "proposed". memory: KiB in the second in which it is
+    most (`Cost.at`). reasons: directive -> why it has that number."""
 
     mpm: str
     kind: str
@@ -128,11 +126,9 @@ class Advice:
 
 
 def grown(trace: Trace, growth: float) -> Trace:
-    """The trace with `growth` times as many connections, each whole, with its requests and pauses.
-
-    Superposed: copies come up to COPY_SECONDS later, so bursts become higher, and as long as before. For
-    growth < 1 connections are left out evenly (thinned).
-    """
+    """The trace with `growth` times as many connections, each whole, with its requests and pauses. Superposed:
+    copies come up to COPY_SECONDS later, so bursts become higher, and as long as before. For growth < 1
+    connections are left out evenly (thinned)."""
     if growth == 1:
         return trace
     chance = Random(1)

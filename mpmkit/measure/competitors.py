@@ -87,9 +87,8 @@ def names() -> tuple[str, ...]:
 
 def of(names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()) -> list[Cell]:
     """The servers of these names for these MPMs, as cells with all their pages; installed or not. Raises
-    KeyError for another name.
-
-    `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
+    KeyError for another name. `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a
+    script, too."""
     asked, wanted = tuple(mpms), {*STATIC, *kinds}
     found = []
     for name in dict.fromkeys(names):

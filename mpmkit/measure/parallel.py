@@ -33,10 +33,8 @@ def in_turn(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> lis
 
 
 def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
-    """The same, in processes. Jobs and results are pickled.
-
-    Raises what a call raised, ChildProcessError if a process ended. All processes have ended then.
-    """
+    """The same, in processes. Jobs and results are pickled. Raises what a call raised, ChildProcessError if a
+    process ended. All processes have ended then."""
     said, shares, text, before = FORK.SimpleQueue(), [0.0] * len(jobs), "", FORK.active_children()
     count = min(len(jobs), len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(count, FORK, _begin, (work, shared, said)) as pool:

@@ -29,9 +29,8 @@ DIRECTIVES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Page:
-    """One column of the article: what is asked for and how long a good answer is, in bytes.
-
-    script: how it is run ("" for a static page)."""
+    """One column of the article: what is asked for and how long a good answer is, in bytes. script: how it is
+    run ("" for a static page)."""
 
     kind: str
     path: str

@@ -38,11 +38,9 @@ NEWLINE = "\n"
 
 
 class ReferenceServer(ProcessGroup):
-    """A server of another make, for the length of a `with` block.
-
-    Attributes once started: `name` ("httpd event"), `version`, `url` without a trailing slash,
-    `port`, `pid` of its control process, `root` (its directory: configuration and logs).
-    """
+    """A server of another make, for the length of a `with` block. Attributes once started: `name` ("httpd
+    event"), `version`, `url` without a trailing slash, `port`, `pid` of its control process, `root` (its
+    directory: configuration and logs)."""
 
     name = "server"
 
