@@ -33,9 +33,6 @@ def numbers(path: str) -> dict[str, int]:
     return {label: int(value) for label, value in found}
 
 
-# -- processes -----------------------------------------------------------------------------------
-
-
 def stat(pid: int) -> list[str]:
     """/proc/PID/stat from its third field, the state, on. Empty if there is no such process."""
     # The name in parentheses may hold anything.
@@ -74,9 +71,6 @@ def tasks(pid: int) -> list[str]:
 def status_numbers(pid: int) -> dict[str, int]:
     """The numbers of /proc/PID/status: Threads, VmPTE (KiB of page tables) …; empty if it has ended."""
     return numbers(f"/proc/{pid}/status")
-
-
-# -- CPU time ------------------------------------------------------------------------------------
 
 
 def ran_for(task: str) -> int:
@@ -129,9 +123,6 @@ class Meter:
             return None
         used = cpu_ns(members(self.group)) - ns
         return used / (done - before) / 1000 if used > 0 else None
-
-
-# -- memory --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -296,9 +287,6 @@ def slab_kb() -> int | None:
     return numbers("/proc/meminfo").get("SUnreclaim")
 
 
-# -- the machine ---------------------------------------------------------------------------------
-
-
 class MachineTimes(NamedTuple):
     """The machine's processor time so far, in ticks of all processors together: all of it, and what
     the host gave to others; and how many tasks are ready to run now, the reader among them."""
@@ -322,8 +310,6 @@ def machine_times(text: str | None = None) -> MachineTimes:
     running = int(found.get("procs_running", ["0"])[0])
     return MachineTimes(sum(ticks), ticks[7] if len(ticks) > 7 else 0, running)
 
-
-# -- sockets -------------------------------------------------------------------------------------
 
 LISTENING = "0A"
 TABLES = ("/proc/net/tcp", "/proc/net/tcp6")

@@ -51,9 +51,6 @@ def t_quantile(freedom: int) -> float:
     return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
 
 
-# -- intervals -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Interval:
     """A value with its confidence interval, in the unit of what was given. level: the confidence, 0.95, or 0
@@ -156,8 +153,6 @@ def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     return -place if height > 0.05 else None
 
 
-# -- does it cost more? Four words ---------------------------------------------------------------
-
 MARGIN = 0.03
 PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))  # that are compared
 CHEAPER, DEARER, UNDECIDED = "cheaper", "dearer", "undecided"
@@ -227,9 +222,6 @@ def more_blocks(ratio: Interval, blocks: int, margin: float) -> int | None:
         if t_quantile(blocks + more - 1) * spread / math.sqrt(blocks + more) < room:
             return more
     return None
-
-
-# -- did the published order come out? -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
