@@ -90,10 +90,12 @@ class State:
         found = _socket.getaddrinfo(target.host, target.port, 0, _socket.SOCK_STREAM)[0]
         self.family, address = found[0], found[4]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
-        self.host = target.host
-        self.tls = (
-            tls.context(profile.ca_file, target.loopback) if target.scheme == "https" else None
-        )
+        self.host, self.tls = target.host, None
+        if target.scheme == "https":
+            try:
+                self.tls = tls.context(profile.ca_file, target.loopback)
+            except OSError as error:
+                raise ValueError(f"ca_file: {profile.ca_file}: {error}") from None
         spread = target.loopback and self.family == _socket.AF_INET
         self.sources = LOOPBACK_SOURCES if spread else 0
         self.specs = profile.specs

@@ -121,7 +121,8 @@ def _run_locust(
         while not generator.ended():
             now = time.monotonic()
             if now > until:
-                return f"time limit of {profile.time_limit:g} s (the generator did not end itself)"
+                late = "the generator did not end by itself"
+                return f"time limit of {profile.time_limit:g} s ({late})"
             if generator.at_end:
                 time.sleep(0.005)  # its processes are gone, or will be in a moment
             take(generator.read(0.1))
