@@ -90,13 +90,11 @@ class SweepForm(Form):
         """The fields with their values; the one that is the axis is left out."""
         spec = SPECS.get(self.axis.lower())
         first, last = RANGES.get(self.axis, ((spec and spec.low) or 1, AXES[self.axis]))
-        axis = {"reach": AXES[self.axis], "step": 0.5 if self.axis in FRACTIONS else 1.0}
-        low, high, steps = RANGE
-        low, high = (
-            low._replace(default=f"{first:g}", **axis),
-            high._replace(default=f"{last:g}", **axis),
-        )
-        rows = [row for row in (low, high, steps, *FIELDS, *MORE) if row.name != self.axis]
+        reach, step = AXES[self.axis], 0.5 if self.axis in FRACTIONS else 1.0
+        *ends, steps = RANGE
+        low, high = (one._replace(reach=reach, step=step) for one in ends)
+        ends = [low._replace(default=f"{first:g}"), high._replace(default=f"{last:g}")]
+        rows = [row for row in (*ends, steps, *FIELDS, *MORE) if row.name != self.axis]
         return [self.filled(row)._replace(help=row.label) for row in rows]
 
     def values(self) -> list[float]:

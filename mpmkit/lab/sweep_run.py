@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import mpmkit
 from mpmkit.lab.clients import KeepAliveClients
@@ -91,7 +91,7 @@ class SweepRun:
     """
 
     def __init__(
-        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[Self], None]
+        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[Any], None]
     ) -> None:
         self.rows: list[Row] = []
         self.progress: Progress | None = None

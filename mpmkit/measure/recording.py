@@ -157,9 +157,9 @@ class Recording(Sequence[Sample]):
                 raise ValueError(f"its fields are {data['fields']}")
             samples = [Sample(*(NAN if v is None else v for v in row)) for row in data["samples"]]
             snapshots = []
-            for *who, rows in data["snapshots"]:
+            for label, t, mpm, rows in data["snapshots"]:
                 rows = tuple((int(slot), str(letters), int(held)) for slot, letters, held in rows)
-                snapshots.append(ScoreboardSnapshot(*who, rows))
+                snapshots.append(ScoreboardSnapshot(label, t, mpm, rows))
             return cls(data["mpm"], samples, [Event(*one) for one in data["events"]], snapshots)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no recording of a watch: {error!r}") from None
