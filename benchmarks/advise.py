@@ -2,11 +2,11 @@
 
     python -m benchmarks.advise [--load steady] [--write]
 
-For each load a plan is made once, as `mpmkit replay` makes it. The real httpd under each MPM, with ample limits,
-writes a log of it. The log is read, and simulated under that MPM with tight limits; that of prefork under event,
-too. Then the same plan meets the real httpd with these limits. The page is a CGI program that sleeps as long as
-the plan says, so a request that took longer than that waited. Eighteen servers, some ten minutes. The table
-goes to docs/ADVISE.md with --write; the exit status is 1 if a figure is out of its bounds.
+Each load is a plan of `mpmkit replay`, made once. The real httpd runs it under each MPM with ample limits and
+writes a log. The log is simulated under the same MPM with tight limits, prefork's log also under event. Then the
+real httpd runs the same plan with these limits. The page is a CGI program that sleeps as long as
+the plan says, so a request that took longer had to wait. Eighteen servers, some ten minutes. --write puts the
+table into docs/ADVISE.md; the exit status is 1 if a figure is out of its bounds.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Sampler(threading.Thread):
                 auto = self.page.read(60.0)
             except OSError:
                 continue
-            # One worker answers us; where that is the last one, it is taken for a busy one.
+            # One worker answers this look; if it is the last one, it counts as busy.
             busy = int(auto["BusyWorkers"]) - (auto["IdleWorkers"] != "0")
             self.busy = max(self.busy, busy)
 

@@ -1,15 +1,15 @@
-"""The article's case on the article's server: ab and 200 clients, on the real httpd and on ours.
+"""The article's experiment: ab and 200 clients, on the real httpd and on mpmkit.
 
     python -m benchmarks.article [--rounds 5] [--requests 200000]
     python -m benchmarks.article --show data/recorded/article-full.csv
 
-The article says ab, 200 clients and 200,000 requests, and not that the servers were warm. So each MPM of each
-server is started and measured twice by ab, at once (cold) and again (warm); then the same with kept
-connections, on a server that was just started. All of them once a round, in random order.
+The article states ab, 200 clients and 200,000 requests, but not whether the servers were warm. So each MPM of
+each server is started and measured twice by ab, at once (cold) and again (warm); then the same with kept
+connections, on a freshly started server. All of them once per round, in random order.
 
-What the article concludes, worker > event > prefork, is then taken apart: for each kind of turn, by requests a
-second and by the CPU time of a request, did each of its two steps come out? The words and the intervals
-are those of `measure.stats`. Where ab was the limit nothing is said of requests a second: a faster server
+The article's conclusion, worker > event > prefork, is then split: for each kind of turn, by requests per
+second and by CPU time per request, did each of its two steps come out? The words and intervals
+are those of `measure.stats`. Where ab was the limit there is no verdict on requests a second: a faster server
 would not have shown. What the cold start does over time is in the column `curve`.
 """
 

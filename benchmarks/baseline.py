@@ -1,16 +1,16 @@
-"""The baseline: the least that a server in Python does under a request model, to see what bounds ours.
+"""The baseline: the least work of a Python server under a request model, which bounds mpmkit's.
 
     python -m benchmarks.bench --mpm prefork worker --floor
 
-A process for each connection under prefork, a thread for each under worker, in the same numbers as
-ours may have, on the same scheduling policy; and in each of them no more than
+A process for each connection under prefork, a thread for each under worker, as many as
+mpmkit may have, under the same scheduling policy; and each does only
 
     accept, then for each request: recv, stat, send, write; then close
 
-stat and write are the look at the file and the line in the access log, which the others in the
-comparison make, too. `bare` leaves them out. The request is not parsed and the answer is the same
-bytes for all clients, made once at the start: it is not a server: what it answers is right for this one
-page only. No Python server with one process or thread for each connection is faster, so a target above
+stat and write stand for the check of the file and the line in the access log, which the other
+servers make, too; `bare` leaves them out. The request is not parsed, and the answer is the same
+bytes for all clients, made once at the start: it is no real server and is right for this one
+page only. No Python server with one process or thread per connection is faster, so a target above
 it is out of reach.
 """
 

@@ -1,11 +1,11 @@
-"""Ours and the original: each MPM and the real httpd's own, same machine, same minute.
+"""mpmkit and the original: each MPM and the real httpd's, same machine, same minute.
 
     python -m benchmarks.bench [--mpm event] [--work new keepalive] [--rounds 5]
 
 On a shared machine two runs an hour apart differ by more than two servers do. So nothing here
 compares figures of different minutes: all servers of one MPM run at the same time, and in each round
-each piece of work is done with every one of them in turn, each time beginning with another. What
-counts is the ratio inside a round; the median of the rounds is reported, with the lowest and the
+each piece of work is done with each of them in turn, starting with another each time. The
+result is the ratio within a round; the median of the rounds is reported, with the lowest and the
 highest. A ratio says little if the client was the bottleneck, so the client's CPU is measured too.
 
 Same for all: the directives, the document root, an access log in the common format, the client.
@@ -13,7 +13,7 @@ The clients are `ab` (HTTP/1.0, as in the article) and `wrk` (HTTP/1.1). wrk sen
 heads or distinct ones: a server that remembers heads it has seen is faster on the first kind, so
 both kinds are always measured together.
 
-`--floor` adds the least that a Python server does under prefork and worker (`benchmarks/baseline.py`).
+`--floor` adds the least work of a Python server under prefork and worker (`benchmarks/baseline.py`).
 """
 
 from __future__ import annotations

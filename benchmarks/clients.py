@@ -41,7 +41,7 @@ class ClientReport:
 
     @property
     def per_core(self) -> float:
-        """Requests that a second of the client's processor time paid for."""
+        """Requests per second of the client's CPU time."""
         return self.qps / self.client_cpu if self.client_cpu > 0 else math.nan
 
 

@@ -3,16 +3,16 @@
     python -m benchmarks.cost [--mpm event] [--work new keepalive] [--also httpd floor] [--requests N]
     python -m benchmarks.cost --mpm prefork --clients 1 4 16 64 --also httpd floor --rounds 3
 
-Throughput on a small, shared machine says more about the neighbours than about the server. What a
-server uses for a request says less about them: CPU time is what its own threads ran for
-(/proc/PID/task/TID/schedstat), switches are how often they were taken off a CPU and why
-(/proc/PID/task/TID/status), and calls are counted by strace in a run of its own, where time counts
-for nothing because strace slows everything down.
+Throughput on a small, shared machine says more about the neighbours than about the server. The
+cost of a request depends less on them: CPU time is that of the server's own threads
+(/proc/PID/task/TID/schedstat), switches are how often they left a CPU and why
+(/proc/PID/task/TID/status), and strace counts calls in a separate run, whose time is not used
+because strace slows everything down.
 
     voluntary      a thread went to sleep: it waited for a client, another thread, or Python's lock
     involuntary    another thread was given its CPU
 
-`--clients` asks by kept-alive connections, so many at once. Each server is started anew in each round.
+`--clients`: that many kept-alive connections at once. Each round starts each server again.
 
 ab is the client. The pools are made as large as the load needs before anything is counted, and
 may not shrink: a process that ends takes its counts with it.
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--mpm", nargs="+", choices=MPMS, default=MPMS)
     add("--work", nargs="+", choices=WORKS, default=list(WORKS))
-    also = "the real httpd; the least that a Python server does (no event)"
+    also = "the real httpd; the least work of a Python server (no event)"
     add("--also", nargs="+", choices=OTHERS, default=[], help=also)
     clients = "kept-alive requests by so many clients at once, instead of --work"
     add("--clients", nargs="+", type=int, default=[], metavar="N", help=clients)

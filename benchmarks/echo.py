@@ -1,11 +1,11 @@
-"""Does a request cost the same at every rate on this machine? A process that echoes a byte says.
+"""Does a request cost the same at every rate on this machine? Tested with a process that echoes a byte.
 
     python -m benchmarks.echo
 
-One process on a CPU of its own answers one byte with one byte; another one asks at a fixed rate. The echo does
-the same each time, so its CPU time a message should not depend on the rate. Where it does, no server's service
-demand can be a line through the origin (docs/DEMAND.md): a message that finds the process asleep pays for its
-wake-up, with cold caches. Needs two CPUs.
+One process on its own CPU answers one byte with one byte; another one sends at a fixed rate. The echo does
+the same work each time, so its CPU time per message should not depend on the rate. If it does, no server's
+service demand can be a line through the origin (docs/DEMAND.md): a message that finds the process asleep pays
+for its wake-up, with cold caches. Needs two CPUs.
 """
 
 from __future__ import annotations

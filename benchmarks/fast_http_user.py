@@ -1,4 +1,4 @@
-"""What most people write with Locust: a FastHttpUser that gets one page, as fast as it can.
+"""The usual way to write a Locust load: a FastHttpUser that gets one page, as fast as it can.
 
     locust -f benchmarks/fast_http_user.py --headless --host http://127.0.0.1:8080 -u 64 -r 64
 
@@ -6,7 +6,7 @@
 first answer to the end (Locust's own `-t` begins earlier), and result, a file for {"requests", "failures",
 "seconds", "cpu"} of that time; cpu is in seconds.
 
-Like the locustfile it is imported by locust alone, in a process of its own.
+Like the locustfile, only locust imports it, in a separate process.
 """
 
 from __future__ import annotations

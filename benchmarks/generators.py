@@ -3,17 +3,17 @@
     python -m benchmarks.generators [--rounds 3] [--seconds 3]
     python -m benchmarks.generators --url http://127.0.0.1:8080/index.html --users 64
 
-A table of servers is only worth as much as the generator behind it. This measures ours (a lean Locust user),
-Locust's own FastHttpUser, ab and wrk, one process of each, one after the other in every round, each round
-beginning with another. By default against the fastest server at hand: one worker process of nginx with the
+A table of servers is only as good as its generator. This measures mpmkit's (a lean Locust user),
+Locust's own FastHttpUser, ab and wrk, one process each, one after the other in every round, each round
+starting with another. By default the target is the fastest server at hand: one worker process of nginx with the
 article's page, no access log and every setting that makes it faster (`FastestNginx`), so that the server is not
-the bottleneck; or against the server of a URL: a figure that only one generator gives is a figure about that one.
+the bottleneck; or the server of a URL: a figure that only one generator gives describes that generator.
 
-What counts on a machine that generator and server share is the price of a request, so each line also says how
-many requests a second of the generator's processor time paid for ("per core"). Medians of the rounds, with the
+On a machine that generator and server share the cost of a request matters, so each line also says how
+many requests it sends per second of its CPU time ("per core"). Medians of the rounds, with the
 lowest and the highest. Ratios to FastHttpUser and to ab are those of the requests/s; the last column is
-FastHttpUser's again, per core, for the rounds in which something else than the generator was the bottleneck (its
-share of a core is then well below 100%). What differs by nature is in docs/LOAD.md.
+FastHttpUser's again, per core, for the rounds in which something other than the generator was the bottleneck (its
+share of a core is then well below 100%). docs/LOAD.md lists the inherent differences.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def fast_http_user(url: str, *, clients: int, seconds: float, keep_alive: bool) 
 
 class FastestNginx(Nginx):
     """The fastest server at hand: one process of nginx, our pages, no log. It keeps files open, takes all
-    waiting connections at once, hears of a connection when its request is there (TCP_DEFER_ACCEPT, as
+    waiting connections at once, is given a connection when its request has come (TCP_DEFER_ACCEPT, as
     httpd's AcceptFilter has it by default), and stays on the last core. Raises NotInstalled."""
 
     more_events, more_listen = "multi_accept on;", "deferred"

@@ -1,14 +1,14 @@
-"""What the Python servers run: the sample page and the hello script, as a WSGI and an ASGI application.
+"""The applications of the Python servers: the sample page and the hello script, for WSGI and ASGI.
 
-They are imported by those servers' own processes, by name ("benchmarks.peer_apps:wsgi"), and do
-for a request what our handlers do: one `stat` for a static file, whose header lines and bytes are
+Those servers' own processes import them by name ("benchmarks.peer_apps:wsgi"). For
+a request they do what mpmkit's handlers do: one `stat` for a static file, whose header lines and bytes are
 prepared once for each version of it, with the fields httpd sends (Last-Modified, ETag,
 Accept-Ranges, Content-Length, Content-Type; Date and Server are the servers' own). A `.py` file is
 a script with an `application`, loaded once.
 
-The environment says what: MPMKIT_PEER_ROOT is the document root, MPMKIT_PEER_TOKEN a word that a
-404 carries, by which the measuring side knows that this very server answers, MPMKIT_PEER_LOG (for
-servers that write no access log of their own) a file for lines in the common format.
+Environment: MPMKIT_PEER_ROOT is the document root, MPMKIT_PEER_TOKEN a word in the 404 page
+that identifies this very server, MPMKIT_PEER_LOG (for
+servers without an access log) a file for lines in the common format.
 """
 
 from __future__ import annotations

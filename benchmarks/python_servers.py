@@ -1,4 +1,4 @@
-"""Python servers to compare with, set as near to the directives as they can be: gunicorn, uvicorn, waitress,
+"""Python servers to compare with, configured as close to the directives as possible: gunicorn, uvicorn, waitress,
 granian and fastpysgi.
 
     with Gunicorn("gthread", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as peer:
@@ -8,7 +8,7 @@ Each is its own program in a process group of its own, like those of `measure/re
 the extra `rivals` (pip install 'mpmkit[rivals]'), and nothing of it is imported here. All serve the
 same files and scripts (`peer_apps.py`) and write a line an answer into an access log, as httpd does.
 
-How near the settings come:
+Equivalent settings:
 
 | directive | gunicorn sync | gunicorn gthread | uvicorn | waitress |
 |---|---|---|---|---|
@@ -34,9 +34,9 @@ granian (HTTP in Rust) and fastpysgi (HTTP in C, on libuv) run the same WSGI app
 | ListenBacklog | backlog | backlog |
 | CustomLog … common | access-log-fmt, without a length | written by the application |
 
-Where a server's own documentation names a number of processes, that is what it gets (gunicorn: two a
-core and one more; uvicorn: one a core): one gunicorn worker for each of 250 clients would be slow,
-and a straw man. None of them grows and shrinks, so StartServers and the spares mean nothing to them.
+A server gets the number of processes that its documentation recommends (gunicorn: two per
+core plus one; uvicorn: one per core): one gunicorn worker for each of 250 clients would be slow,
+and a straw man. None of them grows or shrinks, so StartServers and the spares do not apply.
 """
 
 from __future__ import annotations

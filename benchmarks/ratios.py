@@ -1,4 +1,4 @@
-"""What the bench found: ours against another server at one work, as ratios within the rounds."""
+"""Results of the bench: mpmkit against another server at one work, as ratios within the rounds."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def peer_verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     page that both serve, and whether that is the double; empty without peers.
 
     Where the generator, or the machine that it shares, was the limit, ours could do more, so a lower
-    ratio is not a miss; the processor time of a request is comparable then.
+    ratio is not a miss; then compare the CPU time of a request.
     """
     sides: dict[tuple[str, str], dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     for row in sorted(rows, key=lambda row: row["round"]):
@@ -114,7 +114,7 @@ def _peer_verdict(
     mine, peer = middle(own, "server_cpu_us"), middle(theirs, "server_cpu_us")
     if mine > 0 and peer > 0:
         each = f"({mine:.1f} and {peer:.1f} µs a request)"
-        line += f"; {peer / mine:.2f} times by processor time {each}"
+        line += f"; {peer / mine:.2f} times by CPU time {each}"
     return line
 
 

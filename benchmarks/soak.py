@@ -1,13 +1,13 @@
-"""Does anything grow, get stuck or answer the wrong client? Each MPM under load, restarts, kills and any bytes.
+"""Does anything grow, get stuck or answer the wrong client? Each MPM under load, restarts, kills, any bytes.
 
     python -m benchmarks.soak [--mpm event] [--restarts 50] [--kills 100] [--requests 20000] [--posts 20000]
                               [--kept 200000] [--hours 2] [--seed 0]
 
-Clients post bodies of any length to scripts that answer with what they were given: at first over TLS, to WSGI
-and to CGI, while the server is restarted gracefully and finds a configuration that it refuses each fourth time.
-Then random children are killed. A request may fail only if a child was killed while it was on its way. Then come
-connections of any bytes: well-formed requests cut anywhere, some with a wrong byte, some with a request in their
-body. Each has an id of its own, which no other client may get to see. At last a server whose children stay gets
+Clients post bodies of any length to scripts that return them: first over TLS, to WSGI
+and CGI, while the server is restarted gracefully, with an invalid configuration every fourth time.
+Then random children are killed. A request may fail only if a child was killed during it. Then come
+connections with arbitrary bytes: well-formed requests cut anywhere, some with a wrong byte, some with a request
+in their body. Each has its own id, which no other client may see. Finally a server with long-lived children gets
 --posts bodies of any length, and --kept requests for a page on kept-alive connections.
 
 Memory (RssAnon), descriptors and threads are read: of the parent after each restart and kill; of parent and

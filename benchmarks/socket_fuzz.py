@@ -1,8 +1,8 @@
-"""Any bytes for a running server: does a client ever see the answer to another one's request?
+"""Arbitrary bytes for a running server: does a client ever see the answer to another one's request?
 
 Connections of one to eight requests: with bodies and chunks, for hosts and ranges, cut anywhere, sent at once or
-each after the answer to the one before; some have a wrong byte, some a request in their body. Each request has an
-id of its own, and the server's script answers with it and with what it was given.
+each after the previous answer; some have a wrong byte, some a request in their body. Each request has its own
+id, and the server's script returns it with the body.
 """
 
 from __future__ import annotations

@@ -2,21 +2,21 @@
 
     python -m benchmarks.touched_pages [--also httpd floor]
 
-A process that gets its turn after sixty others finds little of its memory in the processor's caches:
+A process that runs after sixty others finds little of its memory in the CPU's caches:
 every page that it touches has to be looked up again, and every line fetched. So the number of pages
-tells how much dearer a request becomes when many processes take turns.
+shows how much a request's cost rises when many processes take turns.
 
-The kernel marks a page when it is touched. /proc/PID/clear_refs takes the marks away, and after one
-request on a kept-alive connection /proc/PID/smaps tells how many there are (Referenced, proc(5)):
+The kernel marks a page when it is touched. /proc/PID/clear_refs clears the marks, and after one
+request on a kept-alive connection /proc/PID/smaps has their number (Referenced, proc(5)):
 
-    program     in mappings that are only read, of the program and its libraries; all processes share
-                these, so one may find warm what another has used
-    data        in mappings that may be written: mostly pages of the process's own
+    program     in read-only mappings of the program and its libraries; all processes share
+                these, so one may find pages warm that another has used
+    data        in writable mappings: mostly the process's own pages
 
-A second table has the pages that are each child's own, by mapping: what is left of them, and where.
+A second table has each child's own pages, by mapping.
 
-CLIENTS connections are kept by as many children, and ask in turn. It takes that many: a processor
-that comes back to a process soon still knows its pages, looks nothing up, and leaves no marks.
+CLIENTS connections are kept by as many children, and send in turn. It takes that many: a CPU
+that returns to a process soon still knows its pages, looks nothing up, and leaves no marks.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m benchmarks.touched_pages", description=__doc__.partition("\n")[0]
     )
-    also = "the real httpd; the least that a Python server does"
+    also = "the real httpd; the least work of a Python server"
     parser.add_argument("--also", nargs="+", choices=OTHERS, default=[], help=also)
     found: dict[str, list[Pages]] = {}
     own: dict[str, list[Counter[str]]] = {}

@@ -1,4 +1,4 @@
-"""The works of the bench: what is asked for, by which client, how; and what a ratio has to reach."""
+"""The works of the bench: the request, the client, the connections; and the target of the ratio."""
 
 from __future__ import annotations
 

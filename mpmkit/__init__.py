@@ -1,7 +1,7 @@
-"""mpmkit: Apache's prefork, worker and event request models, real, in Python, and their measurement.
+"""mpmkit: Apache's prefork, worker and event request models as real servers in Python, and their measurement.
 
-Everything public is named here and loaded on first use, so that a server process, which imports
-`mpmkit` too, pays for nothing it does not run.
+Everything public is named here and loaded on first use, so that a server process, which also imports
+`mpmkit`, loads only what it runs.
 """
 
 from __future__ import annotations

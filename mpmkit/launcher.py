@@ -1,8 +1,8 @@
 """Launch a server from Python: `with mpmkit.launch("event", ThreadsPerChild=25) as server: …`.
 
-The server is a process of its own (`python -m mpmkit serve`), never a fork of this one, which may be a
+The server is a separate process (`python -m mpmkit serve`), never a fork of this one, which may be a
 notebook's kernel. It holds the reading end of a pipe whose writing end is here. However this process
-ends, SIGKILL included, the server sees the end of the pipe, stops and removes its files.
+ends, even by SIGKILL, the server sees the end of the pipe, stops and removes its files.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _running: set[Server] = set()
 
 
 class LaunchError(Exception):
-    """The server did not start; the text is what it said."""
+    """The server did not start; the text is its error output."""
 
 
 class ScoreboardView:
     """A frozen picture of a server's scoreboard.
 
-    `snapshot` has the processes, `workers` one row a thread slot that is alive or has served something,
-    `counts` how many are busy and idle by the status page's rules, `str()` the letters, a process a line.
+    `snapshot` has the processes, `workers` a row per thread slot that is alive or has served requests,
+    `counts` the busy and idle workers by the status page's rules, `str()` the letters, one line per process.
     """
 
     def __init__(self, board: Scoreboard) -> None:
@@ -92,8 +92,8 @@ class ScoreboardView:
 class Server:
     """A running server. Made by `launch`; a context manager that stops it.
 
-    directives      those that were given by name
-    certificate     with `tls=True`: the file that a client has to trust (curl --cacert), else None
+    directives      those given by name
+    certificate     with `tls=True`: the file that clients must trust (curl --cacert), else None
     """
 
     mpm: str
@@ -172,7 +172,7 @@ class Server:
             return self._logs.get(name, "")
 
     def signal(self, name: str) -> None:
-        """Send TERM, HUP, USR1 or WINCH, or by Apache's words stop, restart, graceful, graceful-stop. Raises
+        """Send TERM, HUP, USR1 or WINCH, or in Apache's words stop, restart, graceful, graceful-stop. Raises
         ValueError for another name, LaunchError when the server has stopped."""
         if name not in SIGNALS:
             known = ", ".join(SIGNALS)
@@ -230,12 +230,12 @@ def launch(
     port            on 127.0.0.1; 0: any free one
     access_log      write the common log format to a file; `server.access_log()` reads it
     trace           write each step of each connection to a file; `server.trace_log()` reads it
-    tls             speak TLS, with a certificate made for this server: see `server.certificate`
+    tls             use TLS, with a certificate made for this server: see `server.certificate`
     directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"; containers need `conf`
     python          the interpreter that the server runs in: another version or build that has mpmkit
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
 
-    Raises DirectiveError for what httpd would refuse, LaunchError when the server does not start.
+    Raises DirectiveError for a directive that httpd would refuse, LaunchError if the server does not start.
     """
     if mpm not in MPMS and (mpm is not None or conf is None):
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"

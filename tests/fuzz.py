@@ -5,10 +5,10 @@
 * it is answered: nothing is raised, and the server waits for no more once the client has closed;
 * the answers are the same however the stream is cut, in one's own thread (prefork, worker) and as
   event reads, and whether or not the same heads have been seen before;
-* what is taken for a request is one for h11, too, and is read in the same way: by the short way for
+* what counts as a request is one for h11, too, and is read in the same way: by the short way for
   plain heads as well as by the memory of heads.
 
-tests/test_fuzz.py tries known streams, and streams that Hypothesis makes of them. One that breaks a rule is
+tests/test_fuzz.py tries known streams, and Hypothesis's variants of them. One that breaks a rule is
 kept in tests/data/fuzz, and tried from then on. `guided` searches by coverage: a stream that goes a new way
 through mpmkit's lines is changed further.
 

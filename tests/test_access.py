@@ -191,7 +191,7 @@ def test_the_error_log_says_once_what_is_closed(tmp_path):
     close_logs(setup.service.errors, None)
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert "[authz_core:warn]" in line and line.endswith(
-        "closed: Require valid-user admits no client, since mpmkit has no authentication (f:7)"
+        "closed: Require valid-user admits no client, because mpmkit has no authentication (f:7)"
     )
     (unread,) = [note.text for note in setup.notes if note.text.startswith("not read")]
     assert unread.endswith(f" {tmp_path}/site/a/.rules")

@@ -1,4 +1,4 @@
-"""The bench: what it reads from the clients, how it turns, what it makes of the rounds."""
+"""The bench: what it reads from the clients, how it turns, its verdicts on the rounds."""
 
 import http.client
 import json
@@ -216,7 +216,7 @@ def test_a_baseline_of_event_is_refused(tmp_path):
 
 
 def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
-    """(rounds' requests/s of worker, event, prefork; where ab was the limit) -> what is said of each step."""
+    """(rounds' requests/s of worker, event, prefork; where ab was the limit) -> the verdict on each step."""
     fast = {"worker": (9000.0, 9100.0), "event": (8000.0, 8100.0), "prefork": (8000.0, 8101.0)}
     rows = [
         {**ARTICLE, "server": server, "mpm": mpm, "round": number, "qps": qps,

@@ -381,7 +381,7 @@ def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
     typed(field(page, "high"), "100")
     wait_for(lambda: "ThreadLimit of 64" in panel.inner_text(), what="httpd's correction message")
     panel.locator(".mk-axis select").select_option(label="users")
-    # The fields are made anew; what is typed into the old ones meanwhile would be lost.
+    # The fields are made again; what is typed into the old ones meanwhile would be lost.
     wait_for(lambda: "ThreadLimit of" not in panel.inner_text(), what="another axis")
     for name, text in {"low": 2, "high": 8, "steps": 2, "seconds": 0.5, "warmup": 0.5}.items():
         typed(field(page, name), f"{text}")

@@ -301,7 +301,7 @@ def test_a_local_location_is_served_at_once(server):
 
 @pytest.mark.parametrize("path, status, said", [
     ("/noexec.cgi", 500, "Permission denied: make it executable"),
-    ("/nointerpreter.cgi", 500, "names an interpreter that is not here"),
+    ("/nointerpreter.cgi", 500, "names an interpreter that is missing"),
     ("/noformat.cgi", 500, "Exec format error"),
     ("/plain/env.cgi", 403, "AH02809: Options ExecCGI is off"),
     ("/none.cgi", 404, "AH02811: script not found"),

@@ -1,4 +1,4 @@
-"""Two files of rows compared: what is dearer, what is said of bad input, and the exit status."""
+"""Two files of rows compared: what is dearer, the errors for bad input, and the exit status."""
 
 import random
 from pathlib import Path

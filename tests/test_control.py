@@ -81,7 +81,7 @@ class House:
 
     @contextmanager
     def in_foreground(self, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A server that is our child, and ends without a word when the block has sent a signal."""
+        """A server that is our child, and ends silently when the block has sent a signal."""
         process = subprocess.Popen(
             self.command(*args), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -438,7 +438,7 @@ def test_a_server_of_another_user_is_named(house, here, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(httpd.os, "kill", refuse)
             said = here("-k", "stop")
-        why = "takes no signals from us: it is another user's: be that user, or root"
+        why = "belongs to another user: run this as that user, or as root"
         assert said == (1, "", f"httpd: the server, process {pid}, {why}\n")
 
 

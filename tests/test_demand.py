@@ -384,7 +384,7 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
         assert row["cpus"] == str(where) and row["seconds"] <= 2 * 1.1 * COUNTED
         assert not row["failures"] and bool(row["unsent"]) <= bool(row["flaw"])
         assert 0 <= row["group_u"] < 1.1 and 0 <= row["generator_u"] < 1.1 and row["budget"] < 1.1
-    assert "stated before: margin ±0.03, 1 blocks" in printed and "(about " in said
+    assert "fixed beforehand: margin ±0.03, 1 blocks" in printed and "(about " in said
     # The same command has nothing left to do.
     status, printed, said = printed_by(demand.main, argv, capsys)
     assert status == 0 and "4 of 4 loads are of an earlier run" in printed

@@ -337,7 +337,7 @@ def checked(*lines: str) -> tuple[Directives, tuple[Note, ...]]:
 
 
 @pytest.mark.parametrize(("line", "complaint"), [
-    ("Timeout 5", "may not stand in a <Directory>"), ("Require valid-users", "knows"),
+    ("Timeout 5", "is not allowed in a <Directory>"), ("Require valid-users", "knows"),
     ("SetHandlr x", r"did you mean SetHandler\?"),
 ])  # fmt: skip
 def test_errors_in_sections(line, complaint):
@@ -368,7 +368,7 @@ def test_what_a_section_cannot_do_is_a_warning(line, warned):
     ("worker", "AsyncRequestWorkerFactor 2", "belongs to event, this is worker"),
     ("event", "TreadsPerChild 5", "did you mean ThreadsPerChild?"),
     ("event", "RLimitCPU 5", "directive of core that mpmkit does not have"),
-    ("event", "AuthType Basic", "must stand in a <Directory>"),
+    ("event", "AuthType Basic", "belongs in a <Directory>"),
     ("event", "WSGIScriptAlais / x", "did you mean WSGIScriptAlias?"),
     ("event", "Frobnicate on", "check its spelling"),
     ("event", "Timeout 5 # seconds", "put the comment on its own line"),

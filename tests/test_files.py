@@ -34,7 +34,7 @@ def test_the_table_names_each_directive_once_and_none_that_mpmkit_has():
 
 @pytest.mark.parametrize("fate", FATES)
 def test_every_directive_that_is_lacking_is_ignored_closed_or_refused(fate):
-    """In a section where it may be in one, else at server level: never accepted without a word."""
+    """In a section where it may be in one, else at server level: never silently accepted."""
     for row in (row for row in FOREIGN if row.fate == fate):
         name = row.name.strip("<>")
         lines = [f"{name} some words"]

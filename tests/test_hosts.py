@@ -183,5 +183,5 @@ def test_what_a_host_has_of_the_server():
     assert (one.ErrorLog, two.ErrorLog) == ("/r/logs/own", None)
     assert one.CustomLog == directives.CustomLog and two.CustomLog == (("/r/own", "%U"),)
     assert (one.ServerName, two.ServerName, one.Timeout) == ("main", "127.0.0.1", 7)
-    said = "KeepAliveTimeout is the server's alone: that of a <VirtualHost> has no effect (f:9)"
+    said = "KeepAliveTimeout applies to the whole server: in a <VirtualHost> it has no effect (f:9)"
     assert [note.text for note in notes] == [said]

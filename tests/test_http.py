@@ -187,7 +187,7 @@ def test_keep_alive_timeout_ends_an_idle_connection_without_a_word(mpm, document
                 client.get()
                 try:
                     client.silent(1.2)
-                    client.get()  # each request starts it anew
+                    client.get()  # each request restarts it
                 except AssertionError:  # Lost is one
                     assert time.monotonic() - began > 1.9, "it was in time"
                     return None

@@ -33,7 +33,7 @@ _mine = threading.local()  # a job's way to let another go on: `_mine.step()`
 
 
 class Lock:
-    """A lock whose waiters take their turns in vain."""
+    """A lock whose waiters never get it."""
 
     taken = False
 

@@ -1,4 +1,4 @@
-"""The control room's forms: what applies, what is wrong, and what comes of it. Without a server."""
+"""The control room's forms: what applies, what is wrong, and the result. Without a server."""
 
 import pytest
 

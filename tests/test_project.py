@@ -166,7 +166,9 @@ def test_versions_agree():
     import mpmkit._version
 
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert cited["version"] == mpmkit._version.__version__
+    notes = (ROOT / "CHANGELOG.md").read_text().partition("\n## ")[2]
+    assert cited["version"] == mpmkit._version.__version__ == notes.partition(" ")[0]
+    assert "\nIn short: " in notes.partition("\n## ")[0], "the tag's text"
     assert cited["license"] == project()["project"]["license"]
 
 

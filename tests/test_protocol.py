@@ -34,7 +34,7 @@ def picture(request: Request) -> dict:
 
 
 def parse(pieces: list[bytes], cache: RequestCache | None = None) -> list:
-    """All that a protocol makes of `pieces`: requests with their bodies, and how it ended."""
+    """A protocol's reading of `pieces`: requests with their bodies, and how it ended."""
     protocol = Protocol(DIRECTIVES, cache or RequestCache(DIRECTIVES))
     found: list = []
     try:

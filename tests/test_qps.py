@@ -155,8 +155,8 @@ def test_what_a_reader_must_know_is_in_the_table():
     assert "mpmkit prefork: 3 of 603 requests FAILED" in text and "generator 2/3" in text
     assert "NOT COMPLETE: 18 of 40 cells were measured" in text
     unknown = full_table(steal=0.07).text()
-    assert "the host took away up to 7% of the processor time" in unknown
-    assert "µs CPU is not known of 18 of 18 cells" in unknown
+    assert "the host took up to 7% of the CPU time" in unknown
+    assert "µs CPU is unknown in 18 of 18 cells" in unknown
 
 
 def test_an_empty_and_a_one_sided_table():

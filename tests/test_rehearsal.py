@@ -85,7 +85,7 @@ def test_code_that_has_run_is_copied_and_no_other():
         next(one for one in code.co_consts if hasattr(one, "co_code"))
         for code in (old, ran.__code__)
     ]
-    assert inner[0] is not inner[1], "what is made anew by each call, too"
+    assert inner[0] is not inner[1], "what each call makes again, too"
     assert idle.__code__ is other and sys.getprofile() is None
 
 

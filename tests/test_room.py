@@ -110,7 +110,7 @@ def test_all_of_the_form_reaches_the_server():
         poll_until(lambda: figure(room, "parked") >= 6, cap=20)
         # The slow script takes 0.1 s, the others a millisecond: half of the mix, so p99 shows it.
         poll_until(lambda: figure(room, "load_p99_ms") > 90, cap=20)
-        # An open loop of 40 a second; what comes of a random second stays well below what the
+        # An open loop of 40 a second; a random second stays well below what the
         # closed loop of thirty users would ask for.
         assert figure(room, "load_qps") < 200
         assert "open loop: Poisson" in room.status()["load_summary"]
@@ -220,7 +220,7 @@ def test_a_value_sets_and_the_hint_comes_back(panel):
     assert row._slider.value == 64, "the slider stands at its end"
     row._slider.value = 8
     assert (row._box.value, hints(panel, "ThreadsPerChild")) == ("8", "")
-    row._slider.value = 7.999999999999999  # what the browser makes of 8
+    row._slider.value = 7.999999999999999  # the browser's 8
     assert row._box.value == "8"
     row._slider.value = 25
     assert row._box.value == "" and "mk-set" not in row.widget._dom_classes, "the default"

@@ -107,7 +107,7 @@ def conf_file(tmp_path, *lines: str):
 
 @pytest.mark.parametrize("name", ["HUP", "USR1"])
 def test_a_restart_reads_the_file_again_in_a_new_generation(mpm, name, tmp_path):
-    """HUP begins to count anew, USR1 does not."""
+    """HUP restarts the count, USR1 does not."""
     conf = conf_file(tmp_path, "MaxKeepAliveRequests 50", "ExtendedStatus On")
     with launched(mpm, conf=conf, document_root=None) as server:
         before = set(server.processes())

@@ -121,7 +121,7 @@ def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
         row("uvicorn", None, 1, 200.0, cpu=50.0),
     ]
     limit = "open: the generator was at its limit in 1 of 1 rounds)"
-    by_cpu = "; 2.50 times by processor time (20.0 and 50.0 µs a request)"
+    by_cpu = "; 2.50 times by CPU time (20.0 and 50.0 µs a request)"
     assert run_all.peer_verdicts(rows) == [f"{said}(one round; target 2, {limit}{by_cpu}"]
 
 

@@ -123,7 +123,7 @@ def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(launched,
     text = table.text()
     head = "mpm ThreadsPerChild users requests/s p50 ms p99 ms"
     assert text.splitlines()[0].split() == head.split()
-    assert "p99 takes 1,000 requests a round" in text and f"rows in {path}" in text
+    assert "p99 needs 1,000 requests a round" in text and f"rows in {path}" in text
     assert seen[-1].share == 1 and seen[-1].left == pytest.approx(0)
     assert seen[-1].row == table.records[-1]
     assert f"[4/4] round 2, event ThreadsPerChild={threads[-1]} users=3: " in str(seen[-1])
@@ -188,7 +188,7 @@ def test_ctrl_c_and_on_with_real_servers(tmp_path):
                 process.send_signal(signal.SIGINT)
                 break
         out, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and "interrupted; the same command goes on" in err
+    assert process.returncode == 130 and "interrupted; the same command resumes" in err
     assert "NOT COMPLETE: 1 of 2 points" in out
     done = subprocess.run(command, capture_output=True, timeout=60, **how)
     assert done.returncode == 0 and "1 rows were in" in done.stderr

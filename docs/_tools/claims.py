@@ -1,12 +1,12 @@
 """The figures of README.md and docs/PERFORMANCE.md that come from data/recorded, checked against its rows.
 
-    python -m docs._tools.claims          a line a claim: in or out of tolerance (make claims)
-    LIVE=1 python -m docs._tools.claims   the same against a fresh run of each command, or of some:
+    python -m docs._tools.claims          a line per claim: in or out of tolerance (make claims)
+    LIVE=1 python -m docs._tools.claims   the same against a fresh run of each command; of some:
                                           LIVE=memory-400,demand-demo
     python -m docs._tools.claims --write  docs/CLAIMS.md
 
-A claim is a figure a server or MPM, what it should be, and how far a run may be from it on a machine like
-the recorded one. The exit status is 1 if one is out.
+A claim is a figure per server or MPM, its expected value, and the tolerance for a run on a machine like
+the recorded one. The exit status is 1 if one is out of tolerance.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ RUNS = {
 
 
 def cpu(kind: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
-    """CPU time of a request, µs, median of the rounds: a figure an MPM."""
+    """CPU time of a request, µs, median of the rounds: a figure per MPM."""
 
     def figures(rows: Rows) -> list[float]:
         rounds = QpsTable(list(rows)).rounds(kind, server, "server_cpu_us")
@@ -73,7 +73,7 @@ def cpu(kind: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
 
 
 def qps(kind: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
-    """Requests/s, median of the rounds: a figure an MPM."""
+    """Requests/s, median of the rounds: a figure per MPM."""
 
     def figures(rows: Rows) -> list[float]:
         rounds = QpsTable(list(rows)).rounds(kind, server)
@@ -83,7 +83,7 @@ def qps(kind: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
 
 
 def bench(work: str, reference: str = "httpd") -> Callable[[Rows], list[float]]:
-    """Requests/s as a multiple of another server's, median of the rounds: a figure an MPM."""
+    """Requests/s as a multiple of another server's, median of the rounds: a figure per MPM."""
 
     def figures(rows: Rows) -> list[float]:
         found = {one.mpm: one.median for one in comparisons(rows)
@@ -94,7 +94,7 @@ def bench(work: str, reference: str = "httpd") -> Callable[[Rows], list[float]]:
 
 
 def by_ab(work: str, server: str) -> Callable[[Rows], list[float]]:
-    """Requests/s in one kind of turn of ab, median of the rounds: a figure an MPM."""
+    """Requests/s in one kind of turn of ab, median of the rounds: a figure per MPM."""
 
     def figures(rows: Rows) -> list[float]:
         turns = [
@@ -109,7 +109,7 @@ def by_ab(work: str, server: str) -> Callable[[Rows], list[float]]:
 
 
 def slope(against: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
-    """What one more costs in KiB of PSS: a figure an MPM."""
+    """What one more costs in KiB of PSS: a figure per MPM."""
     return lambda rows: [sizing.lines(rows)[server, mpm, against].slope for mpm in MPMS]
 
 
@@ -126,7 +126,7 @@ def demand(server: str) -> Callable[[Rows], list[float]]:
 
 
 def whole(server: str) -> Callable[[Rows], list[float]]:
-    """PSS of 400 busy workers in MiB: a figure an MPM with threads."""
+    """PSS of 400 busy workers in MiB: a figure per MPM with threads."""
 
     def figures(rows: Rows) -> list[float]:
         own = [row for row in rows if (row["server"], row["scope"]) == (server, "server")]
@@ -146,7 +146,7 @@ CLAIMS = [
     Claim("qps-demo", "µs CPU, static page, httpd", ALL, cpu("static", "httpd"), (44.6, 43.9, 81.8), 0.3),
     Claim("qps-scripts", "requests/s, WSGI", ALL, qps("script"), (25356, 23944, 26426), 0.2),
     Claim("qps-scripts", "requests/s, CGI", ALL, qps("cgi"), (1534, 1466, 1493), 0.2),
-    Claim("qps-scripts", "requests/s, PHP by php-fpm", ALL, qps("php-fpm"), (7555, 8802, 8870), 0.25),
+    Claim("qps-scripts", "requests/s, PHP through php-fpm", ALL, qps("php-fpm"), (7555, 8802, 8870), 0.25),
     Claim("bench-demo", "times httpd, new connections", ALL, bench("new"), (1.14, 1.19, 1.79), 0.2),
     Claim("bench-demo", "times httpd, one request kept", ALL, bench("repeated"), (1.34, 2.03, 2.30), 0.2),
     Claim("bench-demo", "times httpd, all requests differ", ALL, bench("distinct"), (1.07, 1.59, 1.72), 0.2),
@@ -167,17 +167,17 @@ CLAIMS = [
           (18227, 28477, 25148), 0.3),
     Claim("article-full", "requests/s by ab, kept, cold", ALL, by_ab("cold, kept", "mpmkit"),
           (20665, 60462, 53527), 0.3),
-    Claim("memory-demo", "KiB a busy request", ALL, slope("busy"), (1995.7, 138.1, 131.3), 0.1),
-    Claim("memory-demo", "KiB a busy request, httpd", ALL, slope("busy", "httpd"), (211.5, 62.0, 60.0), 0.1),
-    Claim("memory-demo", "KiB an idle connection", ALL, slope("idle"), (1806.6, 114.3, 1.4), 0.1),
-    Claim("memory-demo", "KiB an idle connection, httpd", ALL, slope("idle", "httpd"), (208.4, 56.9, 32.2), 0.1),
+    Claim("memory-demo", "KiB per busy request", ALL, slope("busy"), (1995.7, 138.1, 131.3), 0.1),
+    Claim("memory-demo", "KiB per busy request, httpd", ALL, slope("busy", "httpd"), (211.5, 62.0, 60.0), 0.1),
+    Claim("memory-demo", "KiB per idle connection", ALL, slope("idle"), (1806.6, 114.3, 1.4), 0.1),
+    Claim("memory-demo", "KiB per idle connection, httpd", ALL, slope("idle", "httpd"), (208.4, 56.9, 32.2), 0.1),
     Claim("memory-400", "MiB with 400 busy", THREADED, whole("mpmkit"), (74.2, 72.7), 0.1),
     Claim("memory-400", "MiB with 400 busy, httpd", THREADED, whole("httpd"), (28.9, 27.3), 0.1),
 ]  # fmt: skip
 
 
 def checked(claim: Claim, rows: Rows) -> tuple[bool, str]:
-    """Whether the rows bear a claim, and a line that says so."""
+    """Whether the rows support a claim, and a line that says so."""
     found = claim.figures(rows)
     share = [abs(a / b - 1) for a, b in zip(found, claim.expected, strict=True)]
     inside = max(share) <= claim.tolerance
@@ -194,9 +194,9 @@ def markdown() -> str:
     lines = [
         "# Claims",
         "",
-        "The figures of the README and of [PERFORMANCE.md](PERFORMANCE.md) that come from `data/recorded`, and",
-        "the command that measures them. `make claims` checks each against the rows that are shipped,",
-        "`make claims LIVE=1` against a fresh run of each, `LIVE=memory-400,demand-demo` against one of these.",
+        "Figures of the README and of [PERFORMANCE.md](PERFORMANCE.md) that come from `data/recorded`, and",
+        "the commands that measure them. `make claims` checks each against the shipped rows,",
+        "`make claims LIVE=1` against fresh runs, `LIVE=memory-400,demand-demo` against some of them.",
         "Made by `python -m docs._tools.claims --write`.",
         "",
         "| recorded | claim | of | expected | command | minutes |",

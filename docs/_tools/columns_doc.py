@@ -24,7 +24,7 @@ SWEEPS = {"sweep": SWEEP, "observed": (*SWEEP, *OBSERVED)}  # and what qps has o
 
 
 def markdown() -> str:
-    """The columns of all tables: what they share once."""
+    """The columns of all tables; shared ones are listed once."""
     shared = (*WHO, *WHEN, *MACHINE)
     parts = [_markdown("### Every table", shared)]
     for table, columns in TABLES.items():
@@ -35,7 +35,7 @@ def markdown() -> str:
 
 
 def _markdown(head: str, columns: Iterable[Column]) -> str:
-    kinds = {str: "text", int: "whole number", float: "number", bool: "truth"}
+    kinds = {str: "text", int: "whole number", float: "number", bool: "true or false"}
     lines = [head, "", "| column | type | unit or range | empty? | meaning |"]
     lines.append("|---|---|---|---|---|")
     for name, kind, unit, doc, empty in columns:

@@ -21,11 +21,11 @@ _HEAD = """# Directives
 
 This file is written by `python -m docs._tools.directives_doc`; edit the table in `mpmkit/config/directives.py`.
 
-Names are Apache's and may be written in any case. A number is read as C reads it: `12x` is 12 and
-`abc` is 0. A number marked *corrected* is brought within its bounds and a note says so; one marked
-*refused* stops the start, as every other mistake does. The last line for a name wins, except for
-those that may be repeated. Where httpd compiles in another default, it is in brackets. What becomes of
-httpd's other directives is in `mpmkit/config/httpd_directives.txt`.
+Names are Apache's, in any case. Numbers are read as in C: `12x` is 12 and
+`abc` is 0. A number marked *corrected* is brought within its bounds, with a note; one marked
+*refused* stops the start, as does every other mistake. The last line for a name wins, except for
+those that may be repeated. Defaults compiled into httpd that differ are in brackets.
+`mpmkit/config/httpd_directives.txt` lists httpd's other directives and their treatment.
 """
 _TABLE_HEAD = (
     "| directive | what it does | takes | default | bounds | from |\n|---|---|---|---|---|---|\n"

@@ -239,7 +239,7 @@ def _helpers(name: str) -> Any:
 
 
 def _print_if_recorded(name: str, text: Callable[[Sequence[Row]], str]) -> list[Row]:
-    """Print what `text` makes of a recorded run, and return its rows: none if it is not there."""
+    """Print `text` of a recorded run, and return its rows: none if it is missing."""
     file = records.recorded_folder() / name
     if not file.exists():
         print(

@@ -4,7 +4,7 @@
     python -m docs._tools.rehearse --students 20     # do twenty fit on this hub?
 
 Each student is a kernel that measures (no replay, smoke scale) and runs notebooks/class.ipynb from top to
-bottom, then the model answers of the exercises that the slots name. All start in the same moment, which
+bottom, then the model answers of the exercises that the slots name. All start at the same moment, which
 is harder than a class. They fit if
 
 * the cells of each slot take at most half of its minutes, for the slowest student: the rest is for talk;

@@ -1,10 +1,10 @@
-"""Executed copies of the notebooks, for readers who only look.
+"""Executed copies of the notebooks, to read without running them.
 
     python -m docs._tools.render notebooks notebooks/rendered [--only 04]
 
 The sources carry no outputs. A copy is executed top to bottom in a fresh kernel, with every plotly
 figure as a PNG, since GitHub and nbviewer show neither widgets nor plotly's own format. That needs
-a Chromium; without one the copies are made all the same, figures left out, and that is said.
+a Chromium; without one the copies are made without figures, with a message.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ REDIRECT = (
 
 
 def stage(target: Path) -> None:
-    """Write the sources of the site into `target`, which is made anew."""
+    """Write the sources of the site into a new folder `target`."""
     shutil.rmtree(target, ignore_errors=True)
     (target / "docs").mkdir(parents=True)
     for name in FOLDERS:  # copies, since Sphinx looks where a link leads

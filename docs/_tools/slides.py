@@ -2,9 +2,9 @@
 
     python -m docs._tools.slides notebooks/rendered build/slides [--only 03]
 
-Made from the executed copies, so there are results on them. nbconvert writes reveal.js pages. The
-scripts that a page needs are fetched once with npm and put next to the slides, so that a room without a
-network can show them; without npm the pages fetch them from the network each time, and that is said.
+Made from the executed copies, so they show results. nbconvert writes reveal.js pages. The
+scripts that a page needs are fetched once with npm and put next to the slides, so that they show without a
+network; without npm the pages fetch them from the network each time, with a message.
 
     cell                              on the slides
     --------------------------------  --------------------------------------------------------------
@@ -13,7 +13,7 @@ network can show them; without npm the pages fetch them from the network each ti
     code                              under its text; its result alone if that is a figure, on a
                                       slide below if there is much code above it
     code of imports only              left out
-    with slideshow metadata           as that says (JupyterLab: property inspector, Slide Type)
+    with slideshow metadata           as set there (JupyterLab: property inspector, Slide Type)
     metadata `notes` of any cell      speaker notes of its slide: key S opens the speaker's window
 """
 

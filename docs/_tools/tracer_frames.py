@@ -1,7 +1,7 @@
 """Frame times of the tracer with 200 connections: `python -m docs._tools.tracer_frames` (1 min).
 
 Records event and worker under 200 clients at once, plays each in a headless Chromium, and prints the
-time between frames and the time that this page's code took for one.
+time between frames and the time of the page's own code per frame.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tracer as one HTML file without a kernel: `python -m docs._tools.tracer_page FILE [TRACELOG ...]`.
 
-With TraceLogs the page shows these, else the recorded ten clients. A page of another site takes
-`mpmkit.lab.tracing.embedded()`, which is what the body has here.
+With TraceLogs the page shows these, else the recorded ten clients. To embed it in another page, use
+`mpmkit.lab.tracing.embedded()`, as the body does here.
 """
 
 from __future__ import annotations

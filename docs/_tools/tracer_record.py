@@ -1,7 +1,7 @@
 """Record the three runs of `lab.tracer()`: `python -m docs._tools.tracer_record` (15 s).
 
-The same ten clients come to four workers of each MPM: four processes of prefork, two processes with
-two threads of worker and event. What is written to data/recorded/tracer.json is what TraceLog said.
+The same ten clients connect to four workers of each MPM: four processes of prefork, two processes with
+two threads of worker and event. data/recorded/tracer.json gets what TraceLog wrote.
 """
 
 from __future__ import annotations

@@ -48,10 +48,10 @@ class StartError(Exception):
 class Configuration:
     """Reads a configuration at the start and again at each restart.
 
-    sections        those that stand ahead of the file's
+    sections        those that precede the file's
     document_root   whether DocumentRoot must exist (httpd -T: no)
-    strict          whether what mpmkit does not have is refused (httpd --strict)
-    background      what is written to standard error belongs in the error log
+    strict          whether directives that mpmkit lacks are refused (httpd --strict)
+    background      output to standard error belongs in the error log
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""`mpmkit httpd`: httpd's own command line, for a server that an administrator drives as httpd.
+"""`mpmkit httpd`: httpd's command line, for a server that an administrator controls like httpd.
 
-Nothing is served but what the file says, with httpd's defaults. The way of a start is httpd's: read the file,
-open the logs, bind the sockets, leave the terminal, make the scoreboard, write the PidFile, fork. Whatever
-goes wrong is said on the terminal: the command waits until the server in the background serves, or has
-failed. Exit statuses are 0, and 1 for whatever could not be done. docs/CONTROL.md has the options.
+It serves only what the file says, with httpd's defaults. A start follows httpd's order: read the file,
+open the logs, bind the sockets, leave the terminal, make the scoreboard, write the PidFile, fork. Errors
+are reported on the terminal: the command waits until the server in the background serves or has
+failed. The exit status is 0, or 1 on any failure. docs/CONTROL.md has the options.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULTS = (
 
 
 class Refusal(Exception):
-    """What the command can't do; the text is as it is printed."""
+    """The command can't do this; the text is printed unchanged."""
 
 
 FAILURES = (DirectiveError, ListenError, LogError, PidFileError, StartError, Refusal, OSError)
@@ -185,13 +185,13 @@ def signal_server(word: str, path: str | None) -> bool:
         try:
             os.kill(pid, number)
         except PermissionError:
-            why = "takes no signals from us: it is another user's: be that user, or root"
+            why = "belongs to another user: run this as that user, or as root"
             raise PermissionError(f"the server, process {pid}, {why}") from None
     return False
 
 
 def stop_anyway(conf: Conf, word: str) -> int:
-    """-k stop with a bad file. httpd refuses; but to stop a server, its PidFile is all one needs."""
+    """-k stop with a bad file. httpd refuses, but stopping a server needs only its PidFile."""
     named = {setting.name.lower(): setting.args for setting in conf.settings if setting.args}
     path = os.path.join(*named.get("serverroot", ("",))[:1], named["pidfile"][0])
     if pidfile.running(path) is None:

@@ -1,6 +1,6 @@
 """What `mpmkit httpd` prints about itself: -v -V -l, and the dumps of -S, -M and -t -D DUMP_….
 
-The shapes are httpd's, line for line, so that what reads an httpd's output reads ours.
+The format is httpd's, line for line, so that programs that read httpd's output can read it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""httpd's own command line, read: letters, and the long options that mpmkit adds to them."""
+"""Parse httpd's command line: its letters, and mpmkit's additional long options."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ class Row(NamedTuple):
 # fmt: off
 ROWS = (
     Row("-D", "name", "defines", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH"),
-    Row("-d", "directory", "server_root", "ServerRoot until the file says otherwise"),
+    Row("-d", "directory", "server_root", "ServerRoot, unless the file sets it"),
     Row("-f", "file", "file", "the configuration, instead of conf/httpd.conf"),
-    Row("-C", '"directive"', "before", "a directive ahead of the file"),
-    Row("-c", '"directive"', "after", "a directive behind the file"),
-    Row("-k", "word", "word", "start a server, or send a signal to the one that runs"),
+    Row("-C", '"directive"', "before", "a directive before the file"),
+    Row("-c", '"directive"', "after", "a directive after the file"),
+    Row("-k", "word", "word", "start a server, or signal the running one"),
     Row("-v", "", "print", "show the version", "v"),
-    Row("-V", "", "print", "show the version and what is built in", "V"),
+    Row("-V", "", "print", "show the version and build settings", "V"),
     Row("-h", "", "print", "show this page", "h"),
     Row("--help", "", "print", "the same, with exit status 0", "help"),
-    Row("-l", "", "print", "list the modules that are built in", "l"),
+    Row("-l", "", "print", "list the built-in modules", "l"),
     Row("-S", "", "defines", "show hosts and settings: -D DUMP_VHOSTS -D DUMP_RUN_CFG",
         ["DUMP_VHOSTS", "DUMP_RUN_CFG"]),
     Row("-M", "", "defines", "show the loaded modules: -D DUMP_MODULES", ["DUMP_MODULES"]),
     Row("-t", "", "test", "check the file, and end; -D DUMP_INCLUDES shows all files", True),
     Row("-T", "", "check_root", "start although DocumentRoot is missing", False),
     Row("--strict", "", "strict", "refuse what mpmkit would ignore or close", True),
-    Row("--report", "file", "report", "show what of a file is served, ignored, closed, refused"),
+    Row("--report", "file", "report", "show which lines are served, ignored, closed, refused"),
 )
 # fmt: on
 TABLE = {row.option: row for row in ROWS}

@@ -1,4 +1,4 @@
-"""`mpmkit serve`: a server for the lab, with samples, a status page, and a port of its own.
+"""`mpmkit serve`: a server for the lab, with samples, a status page and a port.
 
     mpmkit serve MPM [-f httpd.conf] [-c 'Directive value']… [--port 0] [--document-root DIR]
 
@@ -47,12 +47,12 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         description="Run one of Apache's request models, in Python, in the foreground.",
     )
     add = parser.add_argument
-    add("mpm", nargs="?", choices=MPMS, help="left out: the file's LoadModule names it")
+    add("mpm", nargs="?", choices=MPMS, help="default: the MPM of the file's LoadModule")
     add("-f", dest="file", metavar="FILE", help="an httpd.conf")
     add("-c", dest="after", metavar="'Directive value'", action="append", help="one more directive")
     add("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; 0: any free port")
     add("--document-root", metavar="DIR", help="serve DIR instead of the samples")
-    add("--tls", action="store_true", help="speak TLS, with a certificate made for this run")
+    add("--tls", action="store_true", help="use TLS, with a certificate made for this run")
     add("--lifeline", type=int, metavar="FD", help="stop when this pipe's writer is gone")
     add("--home", metavar="DIR", help="remove this folder if --lifeline ended the server")
     return parser.parse_args(argv)

@@ -1,11 +1,11 @@
-"""Directives that decide who may have what: how they are read, and which can be enforced here.
+"""Access control directives: how they are read, and which can be enforced here.
 
     enforced   ENFORCED, and the <Limit> and <RequireAll> around them
-    closed     what needs a user, an expression or a client's certificate: it admits no client, a note
-               says why, and where nothing else admits a client the answer is 403 (`closed_by`)
-    of users   AuthType, AuthUserFile: how users are found; nothing without a Require that asks for one
+    closed     lines that need a user, an expression or a client certificate: they admit no client, a note
+               says why, and unless another line admits the client the answer is 403 (`closed_by`)
+    of users   AuthType, AuthUserFile: how users are found; no effect without a Require for users
 
-Nothing that restricts is read and then forgotten. The answers are given by `mpmkit.handlers.access`.
+No restriction is read and then forgotten. The answers are given by `mpmkit.handlers.access`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _USER = "mpmkit has no authentication"
 _CERTIFICATE = "mpmkit asks no client for a certificate"
 # Closed whatever else the section says.
 CLOSED = {
-    "removehandler": "mpmkit takes no handler away, and the file might be sent as it is",
+    "removehandler": "mpmkit cannot remove a handler, and the file's source might be sent",
     "allowmethods": "mpmkit has no mod_allowmethods; write Require method",
     "authmerging": "mpmkit does not join the Require lines of several sections",
     "sslverifyclient": _CERTIFICATE, "sslrequire": _EXPRESSION,
-    "wsgiaccessscript": "mpmkit asks no script who may enter",
+    "wsgiaccessscript": "mpmkit asks no script for permission",
     **dict.fromkeys(("luahookaccesschecker", "luahookauthchecker", "luahookcheckuserid",
                      "<luahookaccesschecker", "<luahookauthchecker", "<luahookcheckuserid"), "there is no Lua"),
 }  # fmt: skip
@@ -40,7 +40,7 @@ _OPEN = {
 # What a Require may ask for that is not known here.
 CLOSED_REQUIREMENTS = {
     "expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE,
-    "forward-dns": "mpmkit does not ask for the addresses of names",
+    "forward-dns": "mpmkit does not look up host names",
     **dict.fromkeys((
         "user valid-user group file-owner file-group dbm-group dbm-file-group dbd-group dbd-login dbd-logout "
         "ldap-user ldap-group ldap-dn ldap-attribute ldap-filter ldap-search").split(), _USER),
@@ -55,7 +55,7 @@ ADDRESS = "the client's address"
 
 
 def unknown(settings: Iterable[Setting]) -> frozenset[str]:
-    """What modules that mpmkit lacks would say about clients: names of variables, ADDRESS."""
+    """What missing modules would set about clients: names of variables, ADDRESS."""
     found: set[str] = set()
     for setting in settings:
         name, args = setting.name.lower(), setting.args
@@ -69,7 +69,7 @@ def unknown(settings: Iterable[Setting]) -> frozenset[str]:
 
 
 def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
-    """Why it is not known here whether a client has what a line asks for; "" if it is known."""
+    """Why a line's condition on the client cannot be decided here; "" if it can."""
     if kind in CLOSED_REQUIREMENTS:
         return CLOSED_REQUIREMENTS[kind]
     if kind == "host" and any("%{" in name for name in given):
@@ -121,7 +121,7 @@ def methods(words: Words) -> Methods:
 
 
 def limited(within: Iterable[Setting]) -> Methods:
-    """What the <Limit> or <LimitExcept> around a line leaves. Raises ValueError."""
+    """The methods left by the <Limit> or <LimitExcept> around a line. Raises ValueError."""
     for group in within:
         if (name := group.name.lower()).startswith("limit"):
             if "TRACE" in group.args and name == "limit":
@@ -191,7 +191,9 @@ def requirement(words: Words) -> tuple[bool, str, Any]:
         kind == "ssl" and rest
     ):
         why = "knows all granted, all denied, local, ip, host, method, env and ssl"
-        raise ValueError(f'{why}, and closes for what asks for users; not "{" ".join(words)}"')
+        raise ValueError(
+            f'{why}, and admits no client for rules about users; not "{" ".join(words)}"'
+        )
     return negated, kind, given
 
 
@@ -254,7 +256,7 @@ def authorization(
             parts.append(authorization(inside, unknown, depth + 1, group.name.lower()))
     every = kind == "requireall"
     if any(part.negated for part in parts) and (not every or all(part.negated for part in parts)):
-        raise ValueError('what has a "not" must be in a <RequireAll>, with a Require that admits')
+        raise ValueError('a Require with "not" must be in a <RequireAll>, with one that admits')
     return Group(kind == "requirenone", every, tuple(parts))
 
 
@@ -267,13 +269,13 @@ def _row(name: str, parse: Any, takes: str, doc: str, module: str, **row: Any) -
 _FROM = "from address|name|env=variable|all ..."
 ROWS = (
     _row("Require", require, "[not] all granted|all denied|local|ip|host|method|env|ssl ...",
-         "Who may enter; what asks for users, or is an expression, admits no client",
+         "Who may enter; rules for users, and expressions, admit no client",
          "mod_authz_core", args=(1, 99), default=(), merge=append),
     _row("Order", choice("allow,deny", "deny,allow", "mutual-failure"),
-         "allow,deny|deny,allow", "Which has the last word, Deny or Allow", "mod_access_compat"),
+         "allow,deny|deny,allow", "Which is decisive, Deny or Allow: the last one", "mod_access_compat"),
     _row("Allow", origins, _FROM, "Who may enter, see Order", "mod_access_compat", args=(2, 99)),
     _row("Deny", origins, _FROM, "Who may not enter, see Order", "mod_access_compat", args=(2, 99)),
     _row("Satisfy", choice("Any", "All"), "Any|All", "Whether Order alone is enough",
          "mod_access_compat"),
-    _row("SSLRequireSSL", all_words, "nothing", "Only clients that speak TLS", "mod_ssl", args=(0, 99)),
+    _row("SSLRequireSSL", all_words, "nothing", "Only clients that use TLS", "mod_ssl", args=(0, 99)),
 )  # fmt: skip

@@ -81,7 +81,7 @@ def redirect(status: int = 0, match: bool = False) -> Callable[[Words], tuple[Re
         target = rest.pop() if code < 400 and rest else ""
         path = rest.pop() if rest else None
         if rest or (code < 400) != bool(target):
-            urls = ("no URL with a status that is no redirect", "a URL to redirect to")
+            urls = ("no URL with a status that does not redirect", "a URL to redirect to")
             raise ValueError(f"takes [status] [path] and {urls[code < 400]}")
         if match and path is None:  # it would redirect every path
             raise ValueError("takes [status], an expression and a URL")

@@ -22,6 +22,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def _help(prog: str) -> argparse.HelpFormatter:
-    """The width is fixed: argparse would ask for the terminal's whenever an option is added, and
-    import shutil for that, with three compression libraries, which every child would carry."""
+    """The width is fixed: argparse would look up the terminal's for each added option, through shutil,
+    which would bring three compression libraries into every child."""
     return argparse.HelpFormatter(prog, width=HELP_WIDTH)

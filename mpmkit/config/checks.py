@@ -1,10 +1,10 @@
 """All settings together: from lines to `Directives`, with httpd's corrections and its messages.
 
-    check()  ─┬─ _Reader    each line: which directive, which value, may it stand here
+    check()  ─┬─ _Reader    each line: which directive, which value, is it allowed here
               ├─ _Checker   the numbers that depend on each other
-              └─ _resolve   log formats by nickname, files below ServerRoot, which sockets speak TLS
+              └─ _resolve   log formats by nickname, files below ServerRoot, which sockets use TLS
 
-This is pure: it opens nothing and asks the machine nothing (that is `environment.py`).
+This is pure: it opens no file and does not query the machine (see `environment.py`).
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def check(
 ) -> tuple[Directives, tuple[Note, ...]]:
     """Effective directives for an MPM, and what the operator should know about them.
 
-    ``running`` is what the server runs with, when this is a restart: ServerLimit and ThreadLimit
-    then stay as they are, and the notes have the ids that httpd uses in the error log.
+    ``running``: at a restart, the directives of the running server: ServerLimit and ThreadLimit
+    then keep their values, and the notes have the ids that httpd uses in the error log.
     ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
     ``strict`` makes a problem of every directive that mpmkit does not have.
 
@@ -163,7 +163,7 @@ class _Reader:
         return Directives(mpm=self.mpm, own_body=own_body, closed=self.closing, **values)
 
     def section(self, section: Section) -> None:
-        """What it is for can be understood, and its lines: a rule that matches nothing protects nothing."""
+        """Check a section's argument and lines: a rule that matches nothing protects nothing."""
         shown = f"<{section.kind} {section.arg}>"
         where = Setting(section.kind, (section.arg,), section.file, section.line)
         before = len(self.problems)
@@ -197,10 +197,10 @@ class _Reader:
             if spec.name == "ServerAlias" and not self.in_host:
                 raise ValueError("ServerAlias only used in <VirtualHost>: move it in")
             if section and spec.where in ("server", "main", "connection"):
-                raise ValueError(f"{spec.name} may not stand in a <{section.kind}>: move it out")
+                raise ValueError(f"{spec.name} is not allowed in a <{section.kind}>: move it out")
             if not section and spec.where == "section":
                 raise ValueError(
-                    f"{spec.name} must stand in a <Directory>, <Location> or <Files>: move it in"
+                    f"{spec.name} belongs in a <Directory>, <Location> or <Files>: move it in"
                 )
             if isinstance(spec, Foreign):
                 self.lacking.take(spec, setting)
@@ -213,7 +213,7 @@ class _Reader:
                 line = " ".join((setting.name, *setting.args))
                 if self.lacking.strict:
                     raise ValueError(f"{line} would admit no client: {why}")
-                self.note("warn", f"closed: {line} admits no client, since {why}", setting)
+                self.note("warn", f"closed: {line} admits no client, because {why}", setting)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
             return
@@ -233,7 +233,7 @@ class _Reader:
     def refuse(self, spec: Spec, setting: Setting, value: Any) -> None:
         """Refusals that depend on the MPM or on the lines before. Raises ValueError."""
         if spec.name == "Listen" and value[0].port and value[0] in self.values["Listen"]:
-            raise ValueError(f"Listen {setting.args[0]} is there already: keep one of the two")
+            raise ValueError(f"Listen {setting.args[0]} is given twice: keep one of the two")
         if spec.attribute == "MaxConnectionsPerChild" and value < 0 and self.mpm in THREADED:
             # A threaded child of httpd compares with <= 0 at once, quits before it has served
             # anything, and is replaced, forever.  mpmkit: refused.
@@ -251,9 +251,13 @@ class _Reader:
             broken = {version.lower() for version in BROKEN}
             old = [one for one in setting.args if one.lstrip("+").lower() in broken]
             if old:
-                self.note("warn", f"SSLProtocol: {' '.join(old)} is broken and not spoken", setting)
+                self.note(
+                    "warn", f"SSLProtocol: {' '.join(old)} is broken and not supported", setting
+                )
         if spec.name == "ErrorDocument" and "%{" in setting.args[1]:
-            text = f"{spec.name}: expressions are not evaluated, {setting.args[1]} is sent as it is"
+            text = (
+                f"{spec.name}: expressions are not evaluated, {setting.args[1]} is sent unchanged"
+            )
             self.note("warn", text, setting)
         if spec.attribute == "aliases" and spec.name != "WSGIScriptAlias":
             for kind, url, _ in self.values["aliases"]:
@@ -266,7 +270,7 @@ class _Reader:
             text = f"{spec.name} has an effect outside of sections only: move it out of the "
             self.note("warn", f"{text}<{section.kind}>", setting)
         elif self.in_host and spec.where == "connection":
-            text = f"{spec.name} is the server's alone: that of a <VirtualHost> has no effect"
+            text = f"{spec.name} applies to the whole server: in a <VirtualHost> it has no effect"
             self.note("warn", text, setting)
 
     def note(self, level: str, text: str, setting: Setting, ah: str = "") -> None:
@@ -286,7 +290,7 @@ class _Checker:
         """Change a value and say so; `what` is the key in AH, "" where httpd is silent."""
         text = f"{name} {self.values[name]} {why}: {to} is used"
         self.values[name] = to
-        # mpmkit: what httpd changes without a word is a debug note here.
+        # mpmkit: what httpd changes silently is a debug note here.
         self.note(what, text) if what else self.notes.append(Note("", "debug", text))
 
     def note(self, what: str, text: str) -> None:
@@ -357,7 +361,7 @@ class _Checker:
 
     def rest(self) -> None:
         """mpmkit: negatives that httpd stores and then treats as 0 are 0 here."""
-        why = "is below 0, which prefork takes for never"
+        why = "is below 0, which prefork treats as never"
         self.at_least("MaxConnectionsPerChild", 0, why)
         for name in ("Timeout", "GracefulShutdownTimeout", "MaxKeepAliveRequests"):
             self.at_least(name, 0, "is below 0")
@@ -380,7 +384,7 @@ def _resolve(values: dict[str, Any]) -> list[Note]:
             why = f'no LogFormat has the nickname "{layout}", every line will be that word'
             notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
         if condition and condition[0].lower().startswith("expr="):
-            why = f"expressions are not evaluated, each request has its line: {condition.pop()}"
+            why = f"expressions are not evaluated, every request is logged: {condition.pop()}"
             notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
         logs.append((resolve(file), layout, *condition))
     values["CustomLog"] = tuple(logs)

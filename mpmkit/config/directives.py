@@ -1,21 +1,21 @@
 # ruff: noqa: RUF009 - directive() and count() return fields
-"""The directives: what may be written, what it means, and what the server makes of it.
+"""The directives: their syntax, their meaning, and their effect on the server.
 
 A directive goes through three forms::
 
-    Setting("ThreadsPerChild", ("100",), "httpd.conf", 12)      what was written
+    Setting("ThreadsPerChild", ("100",), "httpd.conf", 12)      as written
           |  SPECS["threadsperchild"].read                      one line at a time
           v
-    100                                                         what that line means
-          |  checks.check()                                     all of them together
+    100                                                         the value of that line
+          |  checks.check()                                     all lines together
           v
-    Directives.ThreadsPerChild == 64,  Note("AH00507", ...)     what the server will do
+    Directives.ThreadsPerChild == 64,  Note("AH00507", ...)     the effective value
 
 The rules are those of Apache httpd 2.4; a comment that starts with "mpmkit:" says where we differ:
 
-* The cross checks run when a file has been read: the order of lines does not matter, the last one wins.
-* What cannot be understood (``KeepAlive perhaps``) stops the start with a `DirectiveError`. A number that can
-  be understood but not obeyed is *corrected*: the server starts, with another number and a `Note`.
+* The cross checks run after a file has been read: the order of lines does not matter, the last one wins.
+* An invalid value (``KeepAlive perhaps``) stops the start with a `DirectiveError`. A valid number that
+  cannot be obeyed is *corrected*: the server starts, with another number and a `Note`.
 * Most numbers are read as C's ``atoi`` reads them: ``abc`` is 0 and ``12x`` is 12.
 * A directive of another MPM is an unknown directive: hence ``<IfModule mpm_event_module>``.
 
@@ -81,7 +81,7 @@ def old_name(name: str, today: str) -> tuple[dict[str, Any]]:
 class Directives:
     """What the server will do: the effective value of every directive.
 
-    Each attribute stands with the row of its directive.  Seconds are floats, sizes are ints in the
+    Each attribute is defined with the row of its directive.  Seconds are floats, sizes are ints in the
     unit of the directive, files are absolute if ServerRoot is.  Make one with `checks.check`;
     `dataclasses.replace` makes variants but corrects nothing.
     """
@@ -104,9 +104,9 @@ class Directives:
         doc="Worker threads of each child; at most ThreadLimit")
     ThreadLimit: int = count("threads", per_mpm(1, 64, 64), mpms=THREADED,
         high={"worker": 20000, "event": 100000},
-        doc="Width of the scoreboard: the most ThreadsPerChild can be until a full restart")
+        doc="Width of the scoreboard: the maximum of ThreadsPerChild until a stop and start")
     ServerLimit: int = count("processes", per_mpm(256, 16, 16), high=per_mpm(200000, 20000, 20000),
-        doc="Height of the scoreboard: the most processes there can be until a full restart")
+        doc="Height of the scoreboard: the maximum number of processes until a stop and start")
     MaxRequestWorkers: int = count("connections", per_mpm(256, 400, 400),
         "Connections served at the same time; others wait in the listen queue",
         also=old_name("MaxClients", "MaxRequestWorkers"))
@@ -117,7 +117,7 @@ class Directives:
         "Connections beyond its threads that a child takes for each idle thread; only the "
         "integer part counts, and less than 1 counts as 1",
         takes="factor", unit="connections per idle thread", source="mpm", mpms=("event",))
-    ThreadStackSize: int = bounded("bytes", 0, "Stack of a worker thread; 0 is the system's; nothing to prefork",
+    ThreadStackSize: int = bounded("bytes", 0, "Stack of a worker thread; 0 is the system's; not for prefork",
         values.based_number, source="mpm")
     ImmortalObjects: bool = switch(True,
         "Before the first fork, fix the reference counts of what children use, so that its pages stay "
@@ -141,22 +141,22 @@ class Directives:
         source="mpm", low=512, or_zero=True)
     # The server and its files
     ServerRoot: str | None = directive(values.text, None,
-        "Directory that relative file names start from",
+        "Directory to which relative file names refer",
         takes="directory", httpd="/usr/local/apache2")
     ServerName: str = directive(values.text, "", "The server's own name: host[:port]",
         takes="host[:port]", httpd="looked up")
     ServerAlias: Words = directive(values.all_words, (),
-        "Other names of a <VirtualHost>; * and ? stand for any characters and for one",
+        "Other names of a <VirtualHost>; * is any characters, ? is one",
         takes="name ...", args=SOME, merge=append)
     UseCanonicalName: str = directive(values.choice("Off", "On", "DNS"), "Off",
-        "Whose name redirects and %V have: On is ServerName's, Off the client's. DNS is as Off",
+        "The name in redirects and %V: On is ServerName's, Off the client's; DNS is treated as Off",
         takes="On|Off|DNS", where="outside")
     DocumentRoot: str | None = directive(values.text, None, "Directory the site is served from",
         takes="directory", httpd="htdocs")
     PidFile: str | None = directive(values.text, None, "File with the process id of the parent",
         takes="file", source="mpm", httpd="logs/httpd.pid")
     ScoreBoardFile: str | None = directive(values.text, None,
-        "File for the scoreboard, so that others can read it; without it the memory has no name",
+        "File for the scoreboard, so that other programs can read it; without it the memory has no name",
         takes="file", source="mpm")
     User: str | None = directive(values.user, None,
         "User the children become, if started as root",
@@ -169,7 +169,7 @@ class Directives:
     TraceLog: str | None = directive(values.text, None,
         "File for each step of each connection (docs/TRACER.md); takes effect at the start",
         takes="file", source="mpmkit")
-    LogLevel: str = directive(values.log_level, "warn", "Least important message that is logged",
+    LogLevel: str = directive(values.log_level, "warn", "Least important level that is logged",
         takes="level", args=SOME, where="outside", merge=values.keep_if_none)
     module_levels: dict[str, str]  # those of LogLevel for single modules
     LogFormat: dict[str, str] = directive(values.log_format,
@@ -180,9 +180,9 @@ class Directives:
         "Access log: a file or |program, and a format or nickname", takes="file format [env=[!]variable]",
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
-               "doc": "Access log in the format last given without nickname"},))
+               "doc": "Access log in the last LogFormat without a nickname"},))
     ExtendedStatus: bool = switch(False,
-        "Keep each worker's request, client and times; LoadModule status_module switches it on",
+        "Keep each worker's request, client and times; LoadModule status_module turns it on",
         where="main")
     ServerTokens: str = directive(values.choice(
         "Full", "OS", "Minimal", "Minor", "Major", "ProductOnly", min="Minimal", prod="ProductOnly"),
@@ -197,7 +197,7 @@ class Directives:
         "Longest wait for the next request; 0 is no keep-alive",
         where="connection", takes="time", unit="s", source="http_core")
     MaxKeepAliveRequests: int = directive(values.number, 100,
-        "N lets N + 1 requests through; 0 is no limit",
+        "N allows N + 1 requests; 0 is no limit",
         where="connection", takes="number", unit="requests", source="http_core")
     RequestReadTimeout: values.RequestReadTimeout = directive(
         values.read_timeout, values.RequestReadTimeout(),
@@ -215,16 +215,16 @@ class Directives:
         where="connection", takes="Strict|Unsafe Lenient|RegisteredMethods Allow0.9|Require1.0",
         args=(1, 3), merge=values.answer)
     ConnectionFilter: tuple[str, int] | None = directive(values.connection_filter, None,
-        "A filter before every connection's socket. LINE_RATE lets so many KiB/s through, and is not "
-        "safe for event, which then holds a thread for each connection; the nearest of httpd's is "
+        "A filter on every connection's socket. LINE_RATE limits it to a number of KiB/s, and is not "
+        "safe for event, which then holds a thread for each connection; httpd's closest is "
         "RATE_LIMIT, a filter of responses",
         where="connection", takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2))
     # TLS
     SSLEngine: bool | None = switch(None,
-        "TLS on the listening sockets whose Listen says https, or on all if none does; without this "
-        "line, on those that say https; Off: on none", source="mod_ssl", httpd="Off")
+        "On: TLS on sockets whose Listen says https, or on all if none does. Unset: on those that say "
+        "https", source="mod_ssl", httpd="Off")
     SSLCertificateFile: str | None = directive(values.text, None,
-        "File with the server's certificate and those that vouch for it, in PEM",
+        "File with the server's certificate and its chain, in PEM",
         takes="file", source="mod_ssl")
     SSLCertificateKeyFile: str | None = directive(values.text, None,
         "File with the certificate's private key in PEM, not encrypted; without it, the key is in "
@@ -241,8 +241,7 @@ class Directives:
         "Send files larger than 64 KiB by sendfile, which frees event's threads", where="any")
     EnableMMAP: bool = switch(True,
         "Map files of 64 KiB to 4 MiB into memory to send them, where EnableSendfile is Off; a file "
-        "stays mapped from its second request on. Off: they are read, as it should be on a network "
-        "file system", where="any")
+        "stays mapped from its second request on. Off: files are read, for network file systems", where="any")
     FlushMaxThreshold: int = bounded("bytes", 65535, "Pending bytes above which a write blocks",
         values.exact_number, where="connection")
     TraceEnable: str = directive(values.choice("On", "Off", "Extended"), "On",
@@ -251,7 +250,7 @@ class Directives:
         takes="[+-]INode|MTime|Size|All|None ...", args=SOME, where="any", merge=values.etag_over,
         over=values.etag_over)
     MaxRanges: int = directive(values.ranges, 200,
-        "Ranges of one request before all is sent; 0 is no ranges",
+        "Most ranges of one request before the whole file is sent; 0 is no ranges",
         takes="none|default|unlimited|number", unit="ranges", where="outside")
     # The site
     DirectoryIndex: Words = directive(values.index_names, ("index.html",), "Files tried for a directory",
@@ -262,7 +261,7 @@ class Directives:
         "A media type for file name extensions", name="AddType",
         takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
     AddDefaultCharset: str = directive(values.charset, "",
-        "Character set given for text/html and text/plain files that have none; On is iso-8859-1",
+        "Character set for text/html and text/plain files without one; On is iso-8859-1",
         takes="On|Off|charset", where="any")
     handlers: dict[str, str] = directive(values.by_extension, {},
         "A handler for file name extensions", name="AddHandler",
@@ -277,22 +276,22 @@ class Directives:
     DirectorySlash: bool = switch(True,
         "Redirect a directory's path without its last slash", source="mod_dir", where="any")
     FallbackResource: str = directive(values.unless_disabled, "",
-        "What answers for paths that lead to no file", takes="path|disabled", source="mod_dir", where="any")
+        "Answers for paths without a file", takes="path|disabled", source="mod_dir", where="any")
     ForceType: str | None = directive(values.media_type, None, "The media type of all files here",
         takes="type|None", where="section")
     aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",
         takes="path file", source="mod_alias", args=(2, 2), merge=append, over=values.prepend,
         also=({"name": "AliasMatch", "parse": alias("AliasMatch"), "takes": "expression file",
-               "doc": "As Alias, for the URL paths that a regular expression matches"},
+               "doc": "Like Alias, for URL paths that match a regular expression"},
               {"name": "ScriptAliasMatch", "parse": alias("ScriptAliasMatch"), "takes": "expression file",
-               "doc": "As ScriptAlias, for the URL paths that a regular expression matches"},
+               "doc": "Like ScriptAlias, for URL paths that match a regular expression"},
               {"name": "ScriptAlias", "parse": alias("ScriptAlias"), "takes": "path directory",
                "doc": "A URL path whose files are CGI programs"},
               {"name": "WSGIScriptAlias", "parse": alias("WSGIScriptAlias"), "takes": "path directory",
                "doc": "A URL path served by a WSGI application", "source": "mod_wsgi"}))
     redirects: tuple[Redirection, ...] = directive(redirect(), (),
-        "A URL path that leads to another URL, or has no more than a status", name="Redirect",
+        "A URL path redirected to another URL, or answered with only a status", name="Redirect",
         takes="[status] [path] [URL]", source="mod_alias", args=(1, 3), where="any", merge=append,
         over=values.prepend,
         also=({"name": "RedirectMatch", "parse": redirect(match=True), "takes": "[status] expression [URL]"},
@@ -307,11 +306,11 @@ class Directives:
                "takes": "expression [!]variable[=value] ..."},
               {"name": "BrowserMatchNoCase", "parse": setter("User-Agent", True), "args": (2, 99),
                "takes": "expression [!]variable[=value] ..."}))
-    ProxyTimeout: float = bounded("s", 0.0, "Longest wait for a FastCGI backend; 0 is Timeout's",
+    ProxyTimeout: float = bounded("s", 0.0, "Longest wait for a FastCGI backend; 0 is the value of Timeout",
         values.seconds, source="mod_proxy", httpd="Timeout")
     ProxySet: tuple[tuple[str, dict[str, float]], ...] = directive(values.proxy_set, (),
-        "How the connections to a FastCGI backend are used: enablereuse=on keeps them, max of them "
-        "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append,
+        "Connections to a FastCGI backend: enablereuse=on keeps them, at most max in each process",
+        takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append,
         over=values.prepend)
     # fmt: on
     sections: tuple[Section, ...] = ()
@@ -356,8 +355,8 @@ class Directives:
 
 @dataclass(frozen=True, slots=True)
 class VirtualHost:
-    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are what
-    holds in it: its own lines upon those of the server."""
+    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are
+    the effective ones: its own lines merged with the server's."""
 
     addresses: tuple[tuple[str, int], ...]
     directives: Directives

@@ -18,8 +18,8 @@ def validate_environment(
     document_root: bool = True,
     hosts: Iterable[Host] = (),
 ) -> list[Note]:
-    """What httpd asks the machine before it starts: do the directories, user and group exist? Notes of
-    what a <VirtualHost> lacks (for its certificates: tls.context_for).
+    """httpd's checks of the machine before it starts: do the directories, user and group exist? Notes
+    for a <VirtualHost> that lacks one (for its certificates: tls.context_for).
 
     settings       where the values came from, so that messages can name file and line
     document_root  False leaves out the question for DocumentRoot (httpd -T); one that no line names

@@ -1,12 +1,12 @@
-"""Virtual hosts: which of them may answer at an address, and what their lines make of the server's.
+"""Virtual hosts: which of them may answer at an address, and their lines merged with the server's.
 
     <VirtualHost 127.0.0.1:80>   at this address and port
-    <VirtualHost 127.0.0.1>      at this address, any port        } the first that is there answers:
-    <VirtualHost *:80>           any address, this port           } a chain of hosts, of which the name
-    <VirtualHost *>              any address and port             } chooses one, else the first
+    <VirtualHost 127.0.0.1>      at this address, any port        } the first of these that exists
+    <VirtualHost *:80>           any address, this port           } answers: a chain of hosts; the
+    <VirtualHost *>              any address and port             } name selects one, else the first
     no <VirtualHost> at all      the server itself
 
-`_default_` is `*`. The order within a chain is that of the file. Who is chosen by the name is decided
+`_default_` is `*`. The order within a chain is that of the file. The name selects a host
 for each request: server/hosts.py.
 """
 

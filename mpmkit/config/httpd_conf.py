@@ -12,10 +12,10 @@ The part of Apache's configuration language that this file knows::
     <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
     <RequireAll> <Limit GET> ...             groups: each line knows those around it, Setting.within
     <VirtualHost addr:port ...>              a site of its own: becomes a Host
-    <Proxy> <Macro> ...                      what mpmkit has not is left out, and noted (unsupported.py)
+    <Proxy> <Macro> ...                      not in mpmkit: left out, and noted (unsupported.py)
 
 Directives of OBEYED and containers of CONTAINERS are obeyed here; everything else becomes a Setting of
-`Conf`. What it *means* is not asked here: that is `checks.check`, afterwards, when the MPM is known.
+`Conf`. Its *meaning* is decided by `checks.check`, afterwards, when the MPM is known.
 Errors are DirectiveError and name file and line.
 """
 
@@ -59,7 +59,7 @@ class Source:
     mpm          the MPM it must be for: a LoadModule of another one is an error
     before       lines or Settings ahead of the file (-C); `after` behind it (-c)
     defines      names (-D), each may be "NAME=value" (httpd defines that as it is; here, NAME, too)
-    server_root  ServerRoot until the file says otherwise (-d); without it, the directory that the
+    server_root  ServerRoot, unless the file sets it (-d); without it, the directory that the
                  file is in (mpmkit: httpd has one compiled in)
     """
 
@@ -106,7 +106,7 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
     Mistakes are `Conf.problems`, so that `check` can report its own with them.
 
     mpmkit: httpd obeys LoadModule when it comes to the line, and an <IfModule mpm_event_module> above
-    it is skipped without a word.  Here the lines are gone through again with the MPM that they
+    it is silently skipped.  Here the lines are gone through again with the MPM that they
     choose, so their order makes no difference.
     """
     conf = _Reader(source, environ, source.mpm).run()

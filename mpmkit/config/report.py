@@ -1,4 +1,4 @@
-"""What mpmkit makes of a configuration, module by module (`mpmkit httpd -t --report FILE`).
+"""How mpmkit treats a configuration, module by module (`mpmkit httpd -t --report FILE`).
 
 mod_autoindex
     ignored  AddIcon 32, IndexOptions

@@ -23,7 +23,7 @@ class EnvRule(NamedTuple):
     variables: tuple[tuple[str, str | None], ...]
 
     def apply(self, value: bytes, variables: dict[str, str]) -> None:
-        """What the rule makes of the variables of a request whose attribute has `value`."""
+        """The variables after the rule, for a request whose attribute has `value`."""
         if found := self.pattern.search(value):
             for name, text in self.variables:
                 variables.pop(name, None)

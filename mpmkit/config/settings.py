@@ -1,4 +1,4 @@
-"""What a configuration consists of: lines, sections, what may be written, notes, errors."""
+"""The parts of a configuration: lines, sections, the rows of directives, notes, errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """One row of the table: everything there is to know about one directive by itself.
+    """One row of the table: all properties of a single directive.
 
     ``default`` is a value, or a dict from MPM to value for numbers that differ.  ``low`` and
     ``high`` bound a number; a number outside is ``refused`` or else corrected by `check`.

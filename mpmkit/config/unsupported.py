@@ -1,14 +1,14 @@
-"""What httpd's configurations contain and mpmkit does not have.
+"""Directives of httpd that mpmkit does not have.
 
 A directive of httpd that mpmkit does not have is, by what it decides,
 
-    quiet     what mpmkit does anyway or need not do: no effect, a message of level debug
-    ignored   looks, speed, headers, where a URL leads: no effect, one warning a module
-    closed    who may see what: the section that it is in answers 403, and a warning says why
-    refused   an error, as of a name that httpd does not know: the line would have to be obeyed
+    quiet     mpmkit does it anyway or need not do it: no effect, a message of level debug
+    ignored   appearance, speed, headers, where a URL leads: no effect, one warning per module
+    closed    access control: its section answers 403, and a warning says why
+    refused   an error, like a name that httpd does not know: the line would have to be obeyed
 
-httpd_directives.txt is the table: a line for each class and module. It is read when the first
-such directive is met, so that no other server's children carry it. (Modules: modules.py.)
+httpd_directives.txt is the table: a line for each class and module. It is read at the first
+such directive, so that other servers' children do not carry it. (Modules: modules.py.)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def runs_programs(setting: Setting) -> bool:
 
 
 def closes(setting: Setting) -> bool:
-    """Does what a line is for answer 403, since what would answer is not here?"""
+    """Does the scope of a line answer 403 because its handler is missing?"""
     return lacks_handler(setting) or runs_programs(setting)
 
 

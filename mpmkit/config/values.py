@@ -2,7 +2,7 @@
 
 A reader takes the words behind a directive's name and returns the value, or raises ValueError with
 the second half of a sentence that starts with the name. `Spec.parse` is one of these readers.
-At the end stand the rules for a name that is written twice: `Spec.merge` is one of those.
+At the end are the rules for a repeated name: `Spec.merge` is one of those.
 """
 
 from __future__ import annotations
@@ -222,8 +222,8 @@ BROKEN = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1")  # OpenSSL itself no longer has 
 def tls_versions(words: Words) -> Words:
     """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
 
-    A word without a sign starts anew; ``all`` is all of SPOKEN.
-    mpmkit: versions before 1.2 are never spoken, whatever else a line says.
+    A word without a sign starts again; ``all`` is all of SPOKEN.
+    mpmkit: versions before 1.2 are never used, whatever a line says.
     """
     chosen: list[str] = []
     for word in _spelled(words, ("all", *BROKEN, *SPOKEN), signs=True):

@@ -1,12 +1,12 @@
-"""Who may have what: a request is admitted or refused by what the sections of its path say together.
+"""Access control: the sections of a request's path together admit or refuse it.
 
     Require, groups of them             authorization: the tree that `config.access` reads
     Order, Allow, Deny                  mod_access_compat
     SSLRequireSSL                       the connection
     Satisfy                             the first alone is enough, or the two below it are
 
-Each section is an `Access`, laid over the one before as httpd merges its modules. What cannot be known
-(`closed`) admits no client, negated or not.
+Each section is an `Access`, merged over the previous one as httpd merges its modules. An undecidable
+rule (`closed`) admits no client, negated or not.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
     the variables ─> env    └─────────┘ stderr ──> error log
 
 One process per request: nothing is shared, nothing leaks from one request to the next, any language
-will do; and each request pays for a process (as under mod_cgi, with every MPM).
+works; and each request pays for a process (as under mod_cgi, with every MPM).
 
 The program is started by vfork and exec (`subprocess` without preexec_fn), never by a fork of a process
-with threads. It leads a process group of its own. The group is ended when Timeout passes between
-two pieces of output, when the client is gone, and when the server's process dies: for that the
+with threads. It leads its own process group. The group is ended when Timeout passes between
+two pieces of output, when the client is gone, and when the server's process dies: the
 program holds one end of a pipe, and the kernel signals the group when the other end closes (O_ASYNC).
 """
 
@@ -72,7 +72,7 @@ class CgiScripts(Programs):
         try:
             mode = os.stat(name).st_mode
         except PermissionError:
-            raise ScriptFailed(403, f"{name} may not be looked at", "AH02811") from None
+            raise ScriptFailed(403, f"{name} cannot be accessed", "AH02811") from None
         except (OSError, ValueError):
             text = f"script not found or unable to stat: {name}"
             raise ScriptFailed(404, text, "AH02811") from None
@@ -302,7 +302,7 @@ def _why(error: Exception) -> str:
         case PermissionError():
             return "Permission denied: make it executable (chmod +x)"
         case FileNotFoundError():
-            return "No such file: its first line (#!) names an interpreter that is not here"
+            return "No such file: its first line (#!) names an interpreter that is missing"
         case OSError(errno=8):
             return "Exec format error: a script begins with #! and its interpreter"
     return str(getattr(error, "strerror", None) or error)

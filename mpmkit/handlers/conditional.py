@@ -66,7 +66,7 @@ def _date(request: Request, name: bytes) -> int | None:
 def ranged(
     request: Request, file: CachedFile, most: int, now: float, conn: Connection
 ) -> Response | None:
-    """The answer to Range (RFC 9110, 14.2), of at most so many ranges; None: send the whole file.
+    """The answer to Range (RFC 9110, 14.2), up to that many ranges; None: send the whole file.
 
     Raises OSError."""
     header = request.get(b"range")

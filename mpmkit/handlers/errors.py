@@ -1,12 +1,12 @@
-"""Error pages as the configuration wants them: ErrorDocument, and a line of the log at LogLevel info.
+"""Configured error pages: ErrorDocument, and a line of the log at LogLevel info.
 
     ErrorDocument 404 "Not here."           a text
     ErrorDocument 404 /errors/404.html      a path of this site; the status stays 404
     ErrorDocument 404 https://other/x       another place: 302
-    ErrorDocument 404 default               the page that there is without one
+    ErrorDocument 404 default               the built-in page
 
-The handler wraps the router only where the configuration, or a section of it, needs it. Only pages made by
-`messages.page` are changed; a script's answer, of any status, is left as it is.
+The handler wraps the router only if the configuration, or a section of it, needs it. Only pages made by
+`messages.page` are changed; a script's answer, of any status, stays unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scripts in processes that stay: a client of FastCGI 1.0, as mod_proxy_fcgi is, for php-fpm and others.
+"""Scripts in persistent processes: a FastCGI 1.0 client, like mod_proxy_fcgi, for php-fpm and others.
 
     SetHandler "proxy:unix:/run/php/php-fpm.sock|fcgi://localhost"      in <FilesMatch "\\.php$">,
     SetHandler "proxy:fcgi://127.0.0.1:9000"                            <Location> or <Directory>
@@ -7,10 +7,10 @@
     client  <── STDOUT: head, then body as it comes <──┘       STDERR ──> error log
 
 A connection serves one request, unless ProxySet says enablereuse=on: then it is kept for the next one of this
-process. It is off by default as in httpd: a child of php-fpm belongs to its connection, so a backend needs as
-many children as the server has workers, or the workers without a connection starve. A connection that the
-backend has closed meanwhile is noticed before it is used; one that is closed just then is a 502, for the
-request may have been carried out.
+process. Reuse is off by default as in httpd: a php-fpm child belongs to its connection, so a backend needs as
+many children as the server has workers, or the workers without a connection starve. A kept connection that the
+backend has closed is noticed before it is used; one that closes during its use is a 502, because the
+request may have been executed.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Backend(Programs):
         """Send the request's head. Raises ScriptFailed."""
         self._check(script)
         if isinstance(request, Redirected) and script.path_info:
-            # With REDIRECT_URL, php-fpm takes PATH_TRANSLATED for the script, except from httpd.
+            # With REDIRECT_URL, php-fpm treats PATH_TRANSLATED as the script, except from httpd.
             environ["SCRIPT_FILENAME"] = f"proxy:{self._url}{environ['SCRIPT_FILENAME']}"
         body, at_end = b"", request.length == 0
         if request.length is None:  # chunked: a short body is read first, for its length

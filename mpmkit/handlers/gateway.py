@@ -27,11 +27,11 @@ REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
 
 class Script(NamedTuple):
-    """Where a request leads to.
+    """The script of a request.
 
-    filename    the script's file, and what it may not lead out of: `root`
-    name        its URL path (SCRIPT_NAME); `path_info` is the rest of the request's
-    translated  where path_info would lead as a path of its own (PATH_TRANSLATED)
+    filename    the script's file; it may not lead out of `root`
+    name        its URL path (SCRIPT_NAME); `path_info` is the rest of the request's path
+    translated  the file of path_info, taken as a URL path (PATH_TRANSLATED)
     prefix      the Alias that the path came by, "" without one (CONTEXT_PREFIX)
     allowed     a program may be run there, by Options ExecCGI or a ScriptAlias
     """
@@ -113,7 +113,7 @@ class Variables:
     def _of_request(self, request: Request, script: Script, scheme: str) -> dict[str, str]:
         """The variables that a request's head and a script's place decide.
 
-        A header that could be taken for a variable of another meaning is left out.
+        A header that would become a variable with another meaning is left out.
         """
         environ = {
             "SERVER_PROTOCOL": f"HTTP/{request.version[0]}.{request.version[1]}",

@@ -1,8 +1,8 @@
-"""Names of files: where a URL path leads, what a name's extensions say, and what its links lead to.
+"""Names of files: the file of a URL path, the meaning of extensions, and the targets of links.
 
-A name keeps the symbolic links that are in it: sections are written for names, and a link that is swapped
+A name keeps its symbolic links: sections are written for names, and a link that is swapped
 while the server runs (`current` → `releases/2`) leads to the new files at once. So nothing here is
-remembered.
+cached.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers that lead elsewhere: Redirect and its kin (mod_alias), and a directory without its slash."""
+"""Redirects: Redirect and related directives (mod_alias), and a directory without its slash."""
 
 from __future__ import annotations
 

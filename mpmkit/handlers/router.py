@@ -1,11 +1,11 @@
 """Which handler answers a request, and whether it may.
 
-    Alias, ScriptAlias, WSGIScriptAlias     where a path leads: `UrlMapping`
+    Alias, ScriptAlias, WSGIScriptAlias     the file of a path: `UrlMapping`
     sections                                what is allowed there, and which handler: sections.py
 
-What they decide depends on the path alone, so it is decided once for each path and remembered. Only
-where a path does not show which part of it is a script's (below a ScriptAlias, or under a SetHandler)
-the file system is asked, at each request.
+The decision depends only on the path, so it is made once for each path and cached. Only
+if a path does not show which part of it is a script (below a ScriptAlias, or under a SetHandler)
+is the file system checked, at each request.
 
     /site/app.py/users/7          .py is wsgi-script's: the script is /site/app.py, PATH_INFO /users/7
     /cgi-bin/tools/ps/7           ScriptAlias: the first part that is not a directory is the script
@@ -198,7 +198,7 @@ class Router:
 
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
-        text = f"there is no such handler here as is configured for {self.file(request.path)}"
+        text = f"no such handler exists as is configured for {self.file(request.path)}"
         return self.refuse(403, text, request, conn, module="core")
 
     def refuse(

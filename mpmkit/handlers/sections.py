@@ -1,17 +1,17 @@
-"""What the sections of httpd.conf say about a path and its file, merged in httpd's order.
+"""The sections of httpd.conf for a path and its file, merged in httpd's order.
 
-    <Directory>  by the file's directory, shortest first        Require      who may have it: access.py
-    <DirectoryMatch>                                            SetHandler   who answers
-    <Files>, <FilesMatch>        by the file's name             AddHandler   who answers, by extension
+    <Directory>  by the file's directory, shortest first        Require      who may enter: access.py
+    <DirectoryMatch>                                            SetHandler   the handler
+    <Files>, <FilesMatch>        by the file's name             AddHandler   the handler, by extension
     <Location>, <LocationMatch>  by the URL's path              Options      may it be run, may it be
     <If>         not evaluated: closed, if it decides                        a symbolic link?
 
-<Files> and <If> may stand in another section, and then both must be for the path.
-The kinds of one line stand in the order of the file. A file's name is the one that the path leads to,
-with symbolic links in it as they are: a section is written for names, not for what they link to.
+<Files> and <If> may be inside another section; then both must apply to the path.
+Kinds on one line are merged in the order of the file. A file's name is the path's,
+with its symbolic links unresolved: a section is written for names, not for the targets of links.
 
-Each section becomes a `SectionRule` once, at the start. `Sections.config_for` lays those that apply to
-a path upon the server's own settings, the later ones over the earlier ones: a `MergedConfig`.
+Each section becomes a `SectionRule` once, at the start. `Sections.config_for` merges those that apply to
+a path over the server's own settings, later ones over earlier ones: a `MergedConfig`.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def forbidden_link(watched: Iterable[tuple[str, bool]]) -> str | None:
         try:
             st = os.lstat(name)
         except (OSError, ValueError):
-            return None  # what is not there is no link, nor is anything below it
+            return None  # a missing path is no link, nor is anything below it
         if not S_ISLNK(st.st_mode):
             continue
         try:

@@ -4,9 +4,9 @@ A file's response is prepared once for each version of the file (`CachedFile`): 
 small file its bytes. Each request then costs one `stat`, which shows whether the version is still the same.
 
 Files of up to MMAP_LIMIT stay mapped with their version from the second request on (EnableMMAP); httpd maps
-a file for one request. Such a file may be cut short, and a process that reads beyond the new end is killed by
+a file for one request. Such a file may be truncated, and a process that reads beyond the new end is killed by
 SIGBUS; the kernel, which reads for `sendmsg`, reports an error instead. So the bytes of a mapping are never
-read here, and for a connection that would read them (TLS, a filter) the file is read.
+read here, and a connection that has to read them (TLS, a filter) reads the file.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ class StaticFiles:
                 text = f"a symbolic link leads out of {self.root}: {filename}"
                 return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
-                text = f"not a file that this server may read: {filename}"
+                text = f"not a file that the server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
             kind = options.forced or by_extension(options.types, filename)
             if options.charset and kind in ("text/html", "text/plain"):

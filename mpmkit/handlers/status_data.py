@@ -129,6 +129,6 @@ def cpu_of(pid: int) -> Cpu:
 
 def age_of(pid: int) -> float:
     """Seconds since a process started; 0 without such a process. Its CPU time is counted from then on,
-    and not from the RestartTime that a SIGHUP sets anew."""
+    and not from the RestartTime that a SIGHUP resets."""
     started = int(_stat(pid)[19]) / _TICKS
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else 0.0

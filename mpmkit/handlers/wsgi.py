@@ -1,8 +1,8 @@
 """Scripts in the server's own process: a `.py` file of the document root with a WSGI `application`.
 
-The counterpart of mod_php and mod_wsgi, by PEP 3333. A script is loaded on its first request in
-each process, and again when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` show
-what the MPM does: under prefork a script has its process to itself, under worker and event other
+The counterpart of mod_php and mod_wsgi, by PEP 3333. Each process loads a script at its first
+request, and again when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` reflect
+the MPM: under prefork a script has its process to itself, under worker and event other
 threads run the same module at the same time.
 """
 
@@ -37,7 +37,7 @@ LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of th
 
 
 class Application:
-    """One `.py` file: its application, loaded anew when the file changes.
+    """One `.py` file: its application, loaded again when the file changes.
 
     The module goes into `sys.modules` under a name made of the file's path, because frameworks look
     there for the folder of their templates (Flask), and classes for the module they are from.

@@ -53,9 +53,9 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
     for name, value in headers:
         lower = name.lower()
         if lower in HOP_BY_HOP:
-            raise AssertionError(f"header {name}: is the server's to set, not the application's")
+            raise AssertionError(f"header {name}: only the server may set it")
         if not FIELD_NAME.match(name.encode("utf-8", "surrogateescape")):
-            raise AssertionError(f"header {name!r} is no name; write letters, digits and hyphens")
+            raise AssertionError(f"header {name!r} is not a name; use letters, digits and hyphens")
         if CONTROL.search(value.encode("latin-1")):
             raise AssertionError(f"header {name!r} contains a control character or line break")
         if lower == "content-type":
@@ -71,9 +71,7 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
         if lower not in ("date", "server"):
             fields += f"{name}: {value}\r\n"
     if len(fields) > LONGEST_HEAD:
-        raise AssertionError(
-            f"more than {LONGEST_HEAD} bytes of header lines: no client takes them"
-        )
+        raise AssertionError(f"more than {LONGEST_HEAD} bytes of header lines: clients refuse them")
     return Head(
         code,
         fields.encode("latin-1"),

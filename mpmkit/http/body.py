@@ -3,8 +3,8 @@
     feed(data)      bytes that came from the client
     next_piece()    the next piece, b"" at the end, None: more bytes are needed. Raises RequestError
 
-A line of the chunked framing ends in CRLF and has no control character: what another server on the
-way may take for the end of a line must not be part of one here.
+A line of the chunked framing ends in CRLF and has no control character: bytes that another server on the
+way may treat as the end of a line must not be part of one here.
 """
 
 from __future__ import annotations

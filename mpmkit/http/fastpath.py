@@ -1,15 +1,15 @@
 """The short ways from bytes to a Request. Parsing a head costs h11 about 35 µs; two ways avoid that.
 
-**Heads seen before.** Most heads repeat. What was decided about the exact bytes of a complete head without a
-body is remembered, and the same bytes get the same Request; a head that differs in one byte is parsed.
+**Heads seen before.** Most heads repeat. The Request for the exact bytes of a complete head without a
+body is cached, and the same bytes get the same Request; a head that differs in one byte is parsed.
 
 **Plain heads.** A head whose lines all follow RFC 9112's grammar, with exactly one Host, and without a
 field about a body or the next protocol, has only one reading. It is read line by line, and most field lines
 have been seen before, in other heads. This way only answers "plain" or "ask h11": it refuses no head, and
-tests compare everything in what it accepts with what `parse_head` makes of the same bytes.
+tests compare all that it accepts with `parse_head`'s reading of the same bytes.
 
-**Only what comes twice is remembered.** What never comes again would push out others, and write to memory
-that was not touched before, which costs more than reading it did.
+**Entries are cached on second sight.** One-off heads would evict others and write to untouched
+memory, which costs more than parsing them.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def tokens(value: bytes | None) -> frozenset[bytes]:
 
 
 class RequestCache:
-    """The short ways to a Request, and what a process remembers for them.
+    """The short ways to a Request, and their caches in a process.
 
-    known    heads without a body, byte by byte, and what became of them
+    known    heads without a body, byte by byte, and their Requests
     lines    field lines of plain heads: each with its field and its bits (`_HOST_LINE` and so on)
 
     Both are bounded, and emptied when they are full. All threads of a process share them without a lock: each

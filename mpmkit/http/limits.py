@@ -1,7 +1,7 @@
-"""What of a head httpd refuses for its size or its first line, whole or while it is still growing.
+"""Heads that httpd refuses for their size or first line, complete or still growing.
 
-LimitRequestLine (414), LimitRequestFieldSize and LimitRequestFields, bare line feeds, and what is no
-request line (400).
+LimitRequestLine (414), LimitRequestFieldSize and LimitRequestFields, bare line feeds, and invalid
+request lines (400).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTTP messages as values: what a handler is given and what it gives back.
+"""HTTP messages as values: a handler's input and output.
 
 A `Request` never changes once it is parsed, so one value may serve many connections that sent the
 same bytes (`fastpath.py`). A `Response` is the answer's head in the order httpd writes it:
@@ -57,18 +57,18 @@ BODYLESS_STATUSES = frozenset({204, 304})
 # Our own words for a reader, one sentence a status.
 SENTENCES = {
     301: "The document has moved: follow the Location.",
-    302: "The document is elsewhere for now: follow the Location.",
-    400: "The request breaks the rules of HTTP, so the server does not guess what it meant.",
-    403: "This server may not give you that.",
-    404: "There is nothing here under that name.",
-    405: "The method is not for this resource; Allow lists those that are.",
+    302: "The document is temporarily elsewhere: follow the Location.",
+    400: "The request is not valid HTTP.",
+    403: "You may not access this resource.",
+    404: "There is nothing at this address.",
+    405: "This resource does not allow the method; Allow lists those it does.",
     408: "The request took longer to arrive than the server waits.",
     413: "The request's body is larger than LimitRequestBody allows.",
     414: "The request line is longer than LimitRequestLine allows.",
     417: "The only expectation this server can meet is 100-continue.",
     500: "The script failed; the error log says how.",
     501: "The server does not know this method.",
-    502: "The program behind this server did not give an answer that could be passed on.",
+    502: "The program behind this server gave no valid answer.",
     503: "The server can't do this at the moment.",
     504: "The program behind this server took too long.",
 }
@@ -150,7 +150,7 @@ class Request:
     length          Content-Length; 0 without a body; None when chunked
     expect_continue the client waits for `100 Continue` before it sends the body
     log_line        the line as the access log quotes it
-    memo            a handler's own note: what it made of this head and need not make again
+    memo            a handler's own cache: what it derived from this head
     """
 
     method: str

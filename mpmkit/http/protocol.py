@@ -4,11 +4,10 @@
     next_request()      a Request, or None: more bytes are needed. Raises RequestError
     next_piece()        the next piece of that request's body, from the bytes of feed_body(data)
 
-h11 decides what a valid request is. Before it sees a head, the rules are applied that httpd has
-and h11 has not: the limits (LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare
-line feeds, blank lines before the request line. After it, what a server makes of the head: the
-path, the body's framing, whether the connection is to be kept. Most heads take a shorter way
-(`http/fastpath.py`) to the same Request.
+h11 decides what a valid request is. Before it sees a head, httpd's additional rules apply: the limits
+(LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare line feeds, blank lines before the
+request line. After it comes the server's part: the path, the body's framing, whether the connection is
+kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
 """
 
 from __future__ import annotations
@@ -277,7 +276,7 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
 
 
 def _read_by_h11(head: bytes, directives: Directives) -> h11.Request:
-    """What h11 makes of a head that keeps httpd's rules. Raises RequestError."""
+    """h11's reading of a head that keeps httpd's rules. Raises RequestError."""
     check_limits(head, directives)
     if _CONTROL.search(head):
         raise RequestError(400, "a control character in the head", ah="AH02427")

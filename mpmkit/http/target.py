@@ -60,7 +60,7 @@ def _is_name(name: bytes) -> bool:
 
 
 class OwnName(NamedTuple):
-    """ServerName, `[scheme://]host[:port]`, and UseCanonicalName: what links, scripts and logs call us."""
+    """ServerName, `[scheme://]host[:port]`, and UseCanonicalName: the name in links, scripts, logs."""
 
     host: str = ""  # "" without a ServerName
     port: str = ""

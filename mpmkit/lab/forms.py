@@ -158,7 +158,7 @@ class DirectiveForm(Form):
         return {n: words for n, words in self._words.items() if self.mpm in SPECS[n.lower()].mpms}
 
     def check(self, running: Directives | None = None) -> tuple[Directives | None, Hints]:
-        """What httpd makes of the form: (effective directives, None if it would refuse them; its messages by
+        """httpd's reading of the form: (effective directives, None if it would refuse them; its messages by
         directive, those about no directive of the form under ""). running: what a running server has, if
         these are for its restart."""
         hints: Hints = {}

@@ -33,7 +33,7 @@ OF_LOAD = ("load_qps", "load_failed", "load_p50_ms", "load_p95_ms", "load_p99_ms
 
 
 class Probe(KeepAliveClients):
-    """A client that connects anew for each request, and how long its last requests took."""
+    """A client that opens a connection for each request, and how long its last requests took."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, 1, think=PROBE_THINK, keep=False)

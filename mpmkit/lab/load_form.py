@@ -1,4 +1,4 @@
-"""The control room's load as a form, and the LoadProfile that comes of it.
+"""The control room's load as a form, and the resulting LoadProfile.
 
     form = LoadForm()
     form.set("arrival", "poisson")

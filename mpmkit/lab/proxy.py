@@ -26,7 +26,7 @@ def status_link(server: Server, path: str = "/server-status") -> Link:
     """Where the reader's browser finds a page of the server; the status page by default.
 
     server  what `mpmkit.launch` returned
-    path    begins with "/"; `/server-status?refresh=1` loads itself anew every second
+    path    begins with "/"; `/server-status?refresh=1` reloads itself every second
 
     Raises ValueError if the server has ended, or the path does not begin with "/"; RuntimeError
     behind a hub where jupyter-server-proxy is not installed: nothing would answer.

@@ -1,4 +1,4 @@
-"""What a reader of the sweep panel chooses, and the sweep that comes of it.
+"""The choices in the sweep panel, and the resulting sweep.
 
     form = SweepForm(("prefork", "event"), axis="MaxRequestWorkers", low=50, high=800, steps=5)
     form.values()      # [50, 238, 425, 612, 800]

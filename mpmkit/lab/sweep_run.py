@@ -6,7 +6,7 @@
     grid.line("event", "wait_p99_ms")        # what to draw
     grid.at("event", 400)                    # the row of one operating point
 
-Alongside the load, NEWCOMERS clients connect anew for each request, fifty requests a second in all while
+Alongside the load, NEWCOMERS clients open a connection for each request, fifty requests a second in all while
 none has to wait. A wait that has no end when the load ends counts as far as it went, and its point is
 marked: the figure is a lower bound.
 """

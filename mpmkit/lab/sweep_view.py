@@ -132,7 +132,7 @@ class SweepPanel(Frame):
         self._turned()
 
     def _turned(self) -> None:
-        """Rows for the numbers of the form, made anew: an axis has a range of its own."""
+        """Rows for the numbers of the form, made again: each axis has its own range."""
         rows = self.form.fields()
         self.controls = {row.name: Control(row, self._set) for row in rows}
         widgets = [control.widget for control in self.controls.values()]

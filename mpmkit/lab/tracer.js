@@ -8,13 +8,14 @@ const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 const GAP = 8;            // pixels between houses
 const MOVE = 260;         // ms that a dot takes to its next place, at the most
 const JUMP = 20;          // steps of PageUp and PageDown
+const READ = 80;          // ms for which words stay while it plays: faster ones cannot be read
 const BUSY = "RWKLC";
 const PACES = [["1 step/s", 1, "steps"], ["3 steps/s", 3, "steps"], ["10 steps/s", 10, "steps"],
   ["60 steps/s", 60, "steps"], ["real time / 10", 0.1, "time"], ["real time", 1, "time"]];
 const OF_A_THREAD = new Set(["ended", "starting", "idle", "reading", "handling", "waiting", "logging", "closing",
   "leaving"]);
 const QUEUES = { KEEPALIVE: "its next request", WRITE_COMPLETION: "room to send more",
-  LINGER_NORMAL: "its client's close, 30 s at most", LINGER_SHORT: "its client's close, 2 s at most" };
+  LINGER_NORMAL: "its client to close, 30 s at most", LINGER_SHORT: "its client to close, 2 s at most" };
 
 function make(tag, name, text) {
   const node = document.createElement(tag);
@@ -124,24 +125,24 @@ class Run {
       accepted: alone ? `${who}: ${worker} accepts, and belongs to this client until the close.`
         : `${who}: ${by} accepts the connection.`,
       reserved: `${listener} reserves an idle worker; only then does it accept.`,
-      released: `${listener} gives the reserved worker back: there was nothing to accept.`,
+      released: `${listener} releases the reserved worker: there was nothing to accept.`,
       pushed: `${who}: ${listener} puts the connection into the queue, for ${queued}.`,
       popped: `${who}: ${worker} takes the connection out of the queue.`,
       reading: `${who}: ${worker} reads the request (R).`,
-      handling: `${who}: the request is there; ${worker} makes the response and sends it (W).`,
+      handling: `${who}: the request has arrived; ${worker} makes and sends the response (W).`,
       logging: `${who}: the response is sent; ${worker} writes the log (L).`,
-      waiting: `${who} is idle, and ${worker} waits for its next request (K): no other client can have it.`,
+      waiting: `${who} is idle, and ${worker} waits for its next request (K): no other client can use it.`,
       closing: `${who}: ${worker} begins to close (C).`,
       parked: `${who}: parked. No thread has the connection; epoll waits for ${QUEUES[after]}.`,
       edge: `${who}: epoll reports its socket to ${listener}.`,
       claimed: `${who}: ${by} takes the connection out of the time-out queue.`,
       expired: `${who}: its time in the queue is over; ${by} takes it out.`,
-      lingered: `${who}: ${by} has shut its side, and awaits the client's close.`,
+      lingered: `${who}: ${by} has shut its side and waits for the client to close.`,
       closed: `${who}: ${by} closes the socket.`,
-      enabled: `${listener} has the listening sockets in its epoll.`,
+      enabled: `${listener} puts the listening sockets into its epoll.`,
       disabled: `${listener} takes the listening sockets out of its epoll: it accepts no more for now.`,
       idle: `${worker} is idle (_).`,
-      starting: `${worker} is to start (S).`,
+      starting: `${worker} starts (S).`,
       leaving: `${worker} finishes and takes no new client (G).`,
       ended: `${worker} has ended.`,
       born: `process ${child} is forked (pid ${step.pid}).`,
@@ -162,8 +163,9 @@ class Scene {
     this.say = make("p", "tr-say");
     this.code = make("p", "tr-code");
     this.node.append(make("h3", "", run.mpm), this.canvas, this.counts, this.say, this.code);
-    this.layer = make("canvas");  // the houses; each is drawn anew when something of it has changed
+    this.layer = make("canvas");  // the houses; each is redrawn when part of it has changed
     this.drawn = new Map();
+    this.looks = new Map();
     this.dots = new Map();  // number -> { x, y: where it is drawn; a, b: from; u, v: to; since }
     this.radius = run.clients.length <= 40 ? 9 : run.clients.length <= 120 ? 5.5 : 4;
   }
@@ -241,40 +243,40 @@ class Scene {
     g.textAlign = "center";
     g.font = `600 11px ${FONT}`;
     let moving = false;
-    const many = radius <= 8 && !followed;  // without numbers: one path for all
-    if (many) g.beginPath();
+    const half = radius + 2, at = (v) => Math.round((v - half) * ratio) / ratio;  // whole pixels: a plain copy
     for (const [number, dot] of this.dots) {
       const share = dot.ms ? Math.min(1, (now - dot.since) / dot.ms) : 1;
       const eased = 1 - (1 - share) ** 3;
       dot.x = dot.a + (dot.u - dot.a) * eased;
       dot.y = dot.b + (dot.v - dot.b) * eased;
       moving ||= share < 1;
-      if (many) {
-        g.moveTo(dot.x + radius, dot.y);
-        g.arc(dot.x, dot.y, radius, 0, 7);
-        continue;
-      }
-      const client = run.client(number), mine = client === followed;
+      const client = run.client(number), mine = client === followed, look = this.look(c, ratio, mine);
       g.globalAlpha = followed && !mine ? 0.45 : 1;
-      g.beginPath();
-      g.arc(dot.x, dot.y, radius, 0, 7);
-      g.fillStyle = mine ? c.ink : c.paper;
-      g.fill();
-      g.strokeStyle = c.ink;
-      g.lineWidth = mine ? 2.5 : 1.5;
-      g.stroke();
+      g.drawImage(look, at(dot.x), at(dot.y), look.width / ratio, look.height / ratio);
       if (radius > 8) {
         g.fillStyle = mine ? c.paper : c.ink;
         g.fillText(client, dot.x, dot.y + 0.5);
       }
-      g.globalAlpha = 1;
     }
-    if (many) {
-      Object.assign(g, { fillStyle: c.paper, strokeStyle: c.ink, lineWidth: 1.5 });
+    g.globalAlpha = 1;
+    return moving;
+  }
+
+  // A dot, drawn once: copying 200 of them costs less than 200 circles.
+  look(c, ratio, mine) {
+    const key = `${c.ink} ${c.paper} ${ratio} ${mine}`;
+    if (!this.looks.has(key)) {
+      const { radius } = this, look = make("canvas"), half = radius + 2;
+      look.width = look.height = Math.ceil(2 * half * ratio);
+      const g = look.getContext("2d");
+      g.scale(ratio, ratio);
+      g.arc(half, half, radius, 0, 7);
+      Object.assign(g, { fillStyle: mine ? c.ink : c.paper, strokeStyle: c.ink, lineWidth: mine ? 2.5 : 1.5 });
       g.fill();
       g.stroke();
+      this.looks.set(key, look);
     }
-    return moving;
+    return this.looks.get(key);
   }
 
   houses(c, ratio) {
@@ -385,7 +387,7 @@ export function mount(el, { runs, palette }) {
   const first = Math.max(0, merged.findIndex(({ step }) => step.conn));
   const clients = [...new Set(scenes.flatMap((scene) => scene.run.clients))].sort((a, b) => a - b);
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
-  let at = 0, followed = 0, playing = false, cursor = 0, owed = 0, last = 0, frame = 0, colours;
+  let at = 0, followed = 0, playing = false, cursor = 0, owed = 0, last = 0, frame = 0, written = 0, late = false, colours;
 
   const root = make("div", "tr");
   root.style.setProperty("--tr-count", scenes.length);
@@ -493,13 +495,13 @@ export function mount(el, { runs, palette }) {
     paint(true, ms);
   }
 
-  function next(way) {
-    let i = at;
+  function next(way, from = at) {
+    let i = from;
     if (way > 0) {
       while (i < merged.length && !chosen(merged[i])) i++;
       return Math.min(merged.length, i + 1);
     }
-    for (i = at - 2; i >= 0 && !chosen(merged[i]);) i--;
+    for (i = from - 2; i >= 0 && !chosen(merged[i]);) i--;
     return i + 1;
   }
 
@@ -509,9 +511,11 @@ export function mount(el, { runs, palette }) {
   }
 
   function pause() {
+    const played = playing;
     playing = false;
     play.textContent = "Play";
     for (const { say } of scenes) say.setAttribute("aria-live", "polite");  // while it plays, too many
+    if (played) write();  // the words of the last step
   }
 
   function toggle() {
@@ -539,8 +543,8 @@ export function mount(el, { runs, palette }) {
         cursor = kept;
       } else clock.textContent = time(cursor);
     } else {
-      for (owed += passed * speed / 1000; owed >= 1 && at < merged.length; owed--)
-        seek(next(1), still.matches ? 0 : Math.min(MOVE, 900 / speed));
+      for (owed += passed * speed / 1000; owed >= 1 && to < merged.length; owed--) to = next(1, to);
+      if (to !== at) seek(to, still.matches ? 0 : Math.min(MOVE, 900 / speed));
     }
     if (at >= merged.length) pause();
   }
@@ -552,17 +556,23 @@ export function mount(el, { runs, palette }) {
   function paint(words, ms = 0) {
     const now = performance.now();
     for (const scene of scenes) scene.settle(now, ms);
-    if (words) {
-      const newest = merged[at - 1];
-      for (const scene of scenes) {
-        let i = scene.run.done - 1;
-        while (i >= 0 && !chosen({ scene, step: scene.run.steps[i] })) i--;
-        scene.tell(scene.run.steps[i], newest?.scene === scene && newest.i === i + 1);
-      }
-      scrub.value = at;
-      clock.textContent = time(cursor);
-    }
+    if (words) write();
     request();
+  }
+
+  function write() {
+    const now = performance.now();
+    late = playing && now - written < READ;
+    if (late) return;
+    written = now;
+    const newest = merged[at - 1];
+    for (const scene of scenes) {
+      let i = scene.run.done - 1;
+      while (i >= 0 && !chosen({ scene, step: scene.run.steps[i] })) i--;
+      scene.tell(scene.run.steps[i], newest?.scene === scene && newest.i === i + 1);
+    }
+    scrub.value = at;
+    clock.textContent = time(cursor);
   }
 
   function request() { frame ||= requestAnimationFrame(tick); }
@@ -570,6 +580,7 @@ export function mount(el, { runs, palette }) {
   function tick(now) {
     frame = 0;
     if (playing) advance(now);
+    if (late) write();
     last = now;
     let moving = false;
     for (const scene of scenes)
@@ -606,14 +617,14 @@ export function mount(el, { runs, palette }) {
       paint(true);
     });
 
-  const anew = () => { theme(); size(); paint(true); };
+  const redraw = () => { theme(); size(); paint(true); };
   const resize = new ResizeObserver(() => { size(); paint(false); });
   resize.observe(root);
-  const themes = new MutationObserver(anew);
+  const themes = new MutationObserver(redraw);
   for (const node of [document.documentElement, document.body])
     themes.observe(node, { attributes: true, attributeFilter: ["class", "data-theme", "data-jp-theme-light"] });
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
-  scheme.addEventListener("change", anew);
+  scheme.addEventListener("change", redraw);
   theme();
   size();
   seek(first);
@@ -628,7 +639,7 @@ export function mount(el, { runs, palette }) {
     cancelAnimationFrame(frame);
     resize.disconnect();
     themes.disconnect();
-    scheme.removeEventListener("change", anew);
+    scheme.removeEventListener("change", redraw);
     window.removeEventListener("keydown", keep, true);
     root.remove();
   };

@@ -8,8 +8,8 @@ The n-th request is due when the area under the rate has grown to n:
              +-------------------------     area(t): how many are due until t
              warm-up  ramp   step
 
-That holds for steps and ramps alike: a Poisson process of a changing rate is one of rate 1 with its
-time bent (time rescaling). Several generators share one schedule by taking turns (constant: every
+This holds for steps and ramps alike: a Poisson process of a changing rate is one of rate 1 with
+rescaled time. Several generators share one schedule by taking turns (constant: every
 k-th request) or by thinning (poisson: the k-th part of the rate each, whose sum is Poisson again).
 """
 
@@ -28,7 +28,7 @@ _CONNECTION = re.compile(rf"{_REQUEST}(?: {_REQUEST})*(?: close)?\n", re.ASCII)
 
 
 def plan_problem(path: str, lines: int) -> str:
-    """What is wrong with the plan in a file, for a mix of so many lines: the first bad line; "": nothing."""
+    """The first bad line of a plan in a file, for a mix with that many lines; "": none."""
     first = 0.0
     try:
         with open(path, encoding="ascii", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""What is still to be sent: a number of requests (`Budget`), or the times at which they are due (`Schedule`,
+"""The requests still to send: their number (`Budget`), or the times at which they are due (`Schedule`,
 of the open loop).
 
 Imported by the locustfile alone: gevent belongs in no other process.
@@ -30,7 +30,7 @@ Planned = tuple[int, int, int, bool]
 
 class Budget:
     """How many requests this process may still send, after the seconds of the warm-up. Each process has its
-    share of the total from the start (`share`), so the total is exact without a word between processes.
+    share of the total from the start (`share`), so the total is exact without a message between processes.
     on_measure is called when the warm-up is over."""
 
     def __init__(self, requests: int, warm_seconds: float, on_measure: Callable[[], None]) -> None:

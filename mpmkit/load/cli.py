@@ -1,4 +1,4 @@
-"""``mpmkit load URL``: one load from the command line, and what it measured.
+"""``mpmkit load URL``: one load from the command line, and its results.
 
 mpmkit load http://127.0.0.1:8080/index.html --users 64 --keep-alive
 mpmkit load http://127.0.0.1:8080/ --users 400 --arrival poisson --rate 2000 --duration 20

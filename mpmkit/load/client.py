@@ -1,18 +1,18 @@
-"""One user's connection to the server, and what is sent on it.
+"""One user's connection to the server, and its requests.
 
 Why it is not HttpUser or FastHttpUser: on loopback the generator is slower than the servers it should
-measure, so a user of those would measure the generator. What a request costs here:
+measure, so those users would measure the generator. A request costs here:
 
 * one send, one recv, one look-up of the whole answer in a memo of answers already read and checked;
 * no epoll_ctl: a watcher stays registered while a connection lives, and its callback switches straight into the
   user's greenlet. For a connection of one request there is no watcher, if its answer is there as soon as the
   other users have had their turn;
-* no timer: the monitor throws `Overdue` into a user whose time is over (`generator_state.py`);
+* no timer: the monitor throws `Overdue` into an overdue user (`generator_state.py`);
 * two readings of the clock and one append to an array of nanoseconds.
 
-With a new connection per request the user waits, as ab does, until the server ends the connection, before it
-goes on: so it is the server's side that gets the TIME_WAIT state, and the client's ephemeral ports stay free.
-Connections that are given up are reset, which leaves no TIME_WAIT either. docs/LOAD.md says what a latency is.
+With a new connection per request the user waits, as ab does, until the server closes the connection:
+so the server's side gets the TIME_WAIT state, and the client's ephemeral ports stay free.
+Abandoned connections are reset, which leaves no TIME_WAIT either. docs/LOAD.md defines latency.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """

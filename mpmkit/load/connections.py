@@ -1,4 +1,4 @@
-"""Connections that are held open in one of several ways: what occupies a server without much load.
+"""Connections held open in one of several ways, which occupy a server without much load.
 
     with HeldConnections(server.url, "half-sent", count=8) as held:     # in this process, by a thread
         ...
@@ -6,8 +6,8 @@
 `holder.py` does the same in a process of its own. The modes:
 
 idle        one request, its answer read, then silence: a kept-alive connection
-half-sent   a request without its last line. The server reads it and waits, and that wait has a worker
-            in it under each MPM; it takes no script and no clock
+half-sent   a request without its last line. The server reads it and waits, which occupies a worker
+            under each MPM; it needs no script and no clock
 drip        the same, and one more header line each `every` seconds: slowloris
 slow        a download that is read at `rate` bytes a second
 
@@ -77,7 +77,7 @@ class HeldConnections:
     url: as `target_of` has it, without TLS. mode, rate, every: see the module. count: how many; see also
     `resize`. path: what is requested; request: the whole request instead.
     expect_status: of a good answer; None: any. timeout: seconds that an answer may take; None: any time.
-    again: seconds after which a connection that has ended is opened anew; None: not at all.
+    again: seconds after which a connection that has ended is reopened; None: never.
 
     totals: opened, answered, bytes (slow), and by kind how many ended: closed (by the server), reset, refused,
     timeout, "status 503" and so on. losses: the sum of the latter.

@@ -1,7 +1,7 @@
 """Locust's process: started in a session of its own, ended by a signal or killed; what it reports and says.
 
-No file on a disk is needed: the profile and the log are in memory (memfd_create), and two pipes lead to it. By
-one it reports. Of the other it holds one end and only we the other: it ends when we do, however we end.
+It needs no file on disk: the profile and the log are in memory (memfd_create). It reports through one
+pipe. Of a second pipe it holds one end and only this process the other: it ends when this process does.
 """
 
 import contextlib

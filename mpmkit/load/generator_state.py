@@ -1,7 +1,7 @@
-"""What one generator process shares between its users and its monitor: what is requested, how much of it is
+"""The state that a generator process shares between its users and its monitor: the requests, how many are
 done, and how it ends (`State`).
 
-Four times a second the monitor adds what came to Locust's statistics and to a report (`reports.py`). To Locust
+Four times a second the monitor adds new results to Locust's statistics and to a report (`reports.py`). To Locust
 each request is counted, in its second and its millisecond, as if by events.request.fire, which costs more than
 the request; it is fired for failures only.
 

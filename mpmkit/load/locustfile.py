@@ -6,10 +6,10 @@
            --load-profile '{"path": "/index.html", "requests": 20000}' --headless
 
 A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which says why it is
-not HttpUser). What they share in a process is in `generator_state.py`, what is still to be sent in `budget.py`.
-Reports go to one `Receiver`: of the process, or of Locust's master where the users are in workers
-(``--processes``, ``--worker`` on other machines). Run by itself it prints what was measured and, with
-``--load-results FILE``, writes it down.
+not HttpUser). Their shared state is in `generator_state.py`, the requests still to send in `budget.py`.
+Reports go to one `Receiver`: of the process, or of Locust's master if the users are in workers
+(``--processes``, ``--worker`` on other machines). Run by itself it prints the results and, with
+``--load-results FILE``, writes them to a file.
 """
 
 import contextlib

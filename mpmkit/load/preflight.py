@@ -1,7 +1,7 @@
-"""What a load needs of the machine: file descriptors; and what an error of a connection means.
+"""What a load needs from the machine: file descriptors; and the meaning of connection errors.
 
-Towards one server a client has only its own address and port to vary, some 28,000, and the side that closes
-first keeps the name of a connection for a minute (TIME_WAIT). How the generator avoids that is in docs/LOAD.md.
+Towards one server a client can vary only its address and port, some 28,000, and the side that closes
+first keeps a connection's addresses for a minute (TIME_WAIT). docs/LOAD.md says how the generator avoids that.
 """
 
 import contextlib

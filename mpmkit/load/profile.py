@@ -1,17 +1,17 @@
 """A load, written down as data.
 
-A :class:`LoadProfile` says what is requested (paths, methods, what a good answer is), by how many users, how they
-behave, and when to stop. It holds no behaviour: `locustfile.py` executes it, `runner.py` passes it on as JSON.
-Each field is described once (`fields.py`): its check, its line of the documentation, its options on the command
-lines and its place in the control room's form come from there. docs/LOAD.md has more of them.
+A :class:`LoadProfile` states the requests (paths, methods, good answers), the number of users, their
+behaviour, and when to stop. It holds no behaviour: `locustfile.py` executes it, `runner.py` passes it on as JSON.
+Each field is described once (`fields.py`): its check, its documentation, its command-line options
+and its place in the control room's form come from there. docs/LOAD.md explains them.
 
-**On which connections** (`keep_alive`):
+**Connections** (`keep_alive`):
 
-False       every request on a connection of its own, sent as HTTP/1.0 as ab does by default. In
-            HTTP/1.0 the server ends the connection, so the TIME_WAIT state stays with the server's
-            port and the client never runs out of ephemeral ports, however many it opens.
+False       a new connection for every request, sent as HTTP/1.0 as ab does by default. In
+            HTTP/1.0 the server closes the connection, so the TIME_WAIT state stays with the server's
+            port and the client never runs out of ephemeral ports.
 True        one HTTP/1.1 connection per user, reused until the server closes it, or until
-            `requests_per_connection`, then opened anew without that counting as a failure. With a `plan`
+            `requests_per_connection`, then reopened without counting as a failure. With a `plan`
             a connection is opened for each of its lines, which docs/LOAD.md describes.
 """
 
@@ -44,12 +44,12 @@ MAX_REQUESTS = 20_000_000
 
 
 class ProfileError(ValueError):
-    """A load profile that cannot be executed. Its text names each field at fault and the remedy."""
+    """A load profile that cannot be executed. Its text names each invalid field and the remedy."""
 
 
 @dataclass(frozen=True)
 class LoadProfile(RequestFields):
-    """One load, checked when built. Raises ProfileError naming every field at fault.
+    """One load, checked when built. Raises ProfileError naming every invalid field.
 
     The fields, with range and default:
 
@@ -122,7 +122,7 @@ class LoadProfile(RequestFields):
 
     @property
     def open_loop(self) -> bool:
-        """Whether requests are due at times of their own, instead of after the last answer."""
+        """Whether requests are due on a schedule, instead of after the last answer."""
         return self.arrival != "closed"
 
     @property
@@ -133,7 +133,7 @@ class LoadProfile(RequestFields):
 
     @property
     def planned_seconds(self) -> float | None:
-        """How long new requests are sent: the duration, or that of all stages, or None."""
+        """How long new requests are sent: the duration, or the sum of all stages, or None."""
         return sum(stage.seconds for stage in self.stages) if self.stages else self.duration
 
     def course(self) -> list[tuple[float, float, float, float]]:

@@ -1,8 +1,8 @@
-"""What generator processes report while they run, added up to one result.
+"""The reports of running generator processes, added up to one result.
 
-A generator process reports some four times a second what came since its last report: latencies by path,
-failures, and how far it is. The reports of all processes, on one machine or on several, are added up here; there
-is no other result. So a process that dies loses what it did since its last report, and nothing else.
+A generator process reports some four times a second its results since the last report: latencies by path,
+failures, and progress. The reports of all processes, on one machine or several, are added up here; there
+is no other result. So a process that dies loses only its work since its last report.
 
 Imports neither locust nor gevent.
 """

@@ -1,16 +1,16 @@
 """Reading one HTTP response with h11: bytes in, verdict out. No socket, no clock.
 
-The load generator must not believe a server. A response counts only if its status is the expected one, its head
-makes sense, and its body has exactly the bytes promised (Content-Length, chunked, or up to the end of the
-connection) and, where the profile says so, as many as expected.
+The load generator must not trust a server. A response counts only if it has the expected status, a valid
+head, and a body of exactly the announced length (Content-Length, chunked, or up to the end of the
+connection) and, if the profile sets one, the expected length.
 
 A verdict is a tuple ``(kind, keep, length)``: `kind` None for a good answer or the kind of failure (status NNN,
 length, short, closed, malformed: docs/LOAD.md has them all); `keep` whether the connection can carry another
 request; `length` the body's bytes.
 
-Answers to the same request differ little (the Date, once a second), so the generator looks a whole answer up in
-a bounded memo, keyed by its exact bytes, and reads only what it has not seen. h11 reads heads and chunks. A
-body of known length is counted here, since h11 would copy it, and the last heads are kept.
+Answers to the same request differ little (the Date, once a second), so the generator looks up a whole answer in
+a bounded memo, keyed by its exact bytes, and parses only new ones. h11 reads heads and chunks. A
+body of known length is counted here, because h11 would copy it, and the last heads are kept.
 """
 
 import functools

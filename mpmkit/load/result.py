@@ -32,18 +32,18 @@ PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "m
 class LoadRun(Outcome):
     """What one load measured.
 
-    target, profile: where, and the load that was executed.
+    target, profile: the server, and the executed load.
     duration: seconds from the first request's start to the last one's end.
-    ticks: what was reported while it ran. paths: for a mix, the latencies of each path's good answers.
-    processes_cpu, processes_wait: shares of the time (0 to 1) that each generator process ran, and that it was
-        ready to run and had to wait for a processor. run_queue: tasks that were ready to run for each processor,
-        on average, from readings of /proc/stat; 1: every processor had just one.
-    retries: requests that crossed the server's closing of a kept connection and were sent again.
-    reconnects: kept connections that the server closed after an answer, having said so.
+    ticks: reports during the run. paths: for a mix, the latencies of each path's good answers.
+    processes_cpu, processes_wait: shares of the time (0 to 1) for which each generator process ran, and for which
+        it was ready but waited for a CPU. run_queue: tasks ready to run per CPU,
+        on average, from readings of /proc/stat; 1: every CPU had just one.
+    retries: requests sent again because the server was closing the kept connection.
+    reconnects: kept connections that the server closed after an announced last answer.
     ended: why: "requests", "duration", "interrupted", "time limit of ...", "gave up: ...", "1 of 2 generator
         processes died ...".
-    background: what idle holders got, like {"idle opened": 500}. connections: how many were opened, theirs too.
-    lag: open loop: ns from due to sent, of every request that was sent. late: those over 1 ms.
+    background: results of idle holders, like {"idle opened": 500}. connections: number opened, including theirs.
+    lag: open loop: ns from due to sent, for every request sent. late: those over 1 ms.
     """
 
     target: str
@@ -83,7 +83,7 @@ class LoadRun(Outcome):
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to the end that its profile has."""
+        """Whether the run reached the end set by its profile."""
         return self.ended in ("requests", "duration")
 
     @property
@@ -93,19 +93,19 @@ class LoadRun(Outcome):
 
     @property
     def generator_wait(self) -> float:
-        """Share of the time that a generator process waited for a processor, on average, or nan."""
+        """Share of the time for which a generator process waited for a CPU, on average, or nan."""
         return _mean(self.processes_wait)
 
     @property
     def generator_bound(self) -> bool:
-        """True if a generator process was as busy as a core allows: then `qps` is its limit and says
-        little about the server's."""
+        """True if a generator process was as busy as a core allows: then `qps` is its limit, not the
+        server's."""
         return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu)
 
     @property
     def generator_starved(self) -> bool:
-        """True if a generator process always had something to do, and had to wait for a processor
-        to do it: the machine was the limit, which generator and server share."""
+        """True if a generator process always had work and had to wait for a CPU: the limit was the
+        machine that generator and server share."""
         used = zip(self.processes_cpu, self.processes_wait, strict=False)
         return not self.generator_bound and any(sum(one) > GENERATOR_LIMIT for one in used)
 
@@ -129,7 +129,7 @@ class LoadRun(Outcome):
 
     @property
     def knee(self) -> Window | None:
-        """The stage beyond which more load brings little more (`measure.stats.knee`); None if the
+        """The stage beyond which more load gains little (`measure.stats.knee`); None if the
         stages do not reach it, or are fewer than three."""
         load = knee([one.load for one in self.stages], [one.qps for one in self.stages])
         return next((one for one in self.stages if one.load == load), None)
@@ -171,7 +171,7 @@ class LoadRun(Outcome):
         for one in self.stages:
             lines.append(f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}")
         if knee := self.knee:
-            beyond = "beyond it more load does not pay"
+            beyond = "beyond it more load gains little"
             lines.append(f"  the knee is at {knee.load:,.0f} {what}: {beyond}")
         if profile.open_loop and self.duration > 0:
             lines.append(f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s")
@@ -191,7 +191,7 @@ class LoadRun(Outcome):
         elif self.retries:
             lines.append(f"{self.retries:,} requests met the server's close and were sent again")
         if not self.complete:
-            lines.append(f"the run did not come to its end: {self.ended}")
+            lines.append(f"the run ended early: {self.ended}")
         return "\n".join(lines + self._limit_lines())
 
     def _requested(self) -> str:
@@ -210,11 +210,11 @@ class LoadRun(Outcome):
         if self.generator_bound:
             note = " - it was the bottleneck, the server may be faster"
         elif self.generator_starved:
-            note = " - it always had to wait for a processor: the machine is the limit"
+            note = " - it always had to wait for a CPU: the machine is the limit"
         if self.processes_cpu:
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
         if not math.isnan(self.run_queue):
-            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor")
+            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run per CPU")
         return lines
 
     def to_json(self) -> str:

@@ -3,8 +3,8 @@
     run = run_load("http://127.0.0.1:8080", "/index.html", users=200, requests=20_000)
     run.qps, run.latency_ms(99), run.failures, run.errors, run.generator_cpu
 
-The generator is Locust, in a process of its own (`generator_process.py`), since Locust monkey-patches whatever
-process imports it.
+The generator is Locust, in a separate process (`generator_process.py`), because Locust monkey-patches the
+process that imports it.
 """
 
 import importlib.util
@@ -38,22 +38,22 @@ def run_load(
     on_tick: OnTick | None = None,
     **fields: Any,
 ) -> LoadRun:
-    """Put a load on a server and return what was measured.
+    """Apply a load to a server and return the results.
 
     target: a server (anything with a `.url`) or ``http://127.0.0.1:PORT``, or https; loopback only,
         see `target_of`.
-    path, fields: the fields of a LoadProfile, described there with their units and ranges (users,
-        requests, duration, keep_alive, ...); None for one that is not given.
+    path, fields: the fields of a LoadProfile, described there with units and ranges (users,
+        requests, duration, keep_alive, ...); None: not given.
     profile: a LoadProfile to start from; `path` and `fields` change it. Without one, `requests`,
         `duration` or `stages` must be given.
     on_progress: called in this thread with (requests done, seconds) while the load runs.
     on_tick: called in this thread, some four times a second for each generator process, with a Tick:
-        what came since its last one.
+        the results since its last one.
 
-    Raises ValueError for a bad target or field (ProfileError), all problems at once, and
+    Raises ValueError for a bad target or field (ProfileError), naming all problems, and
     for a load that this machine's limits do not allow, before anything starts; LoadError if the
-    generator cannot run or dies, LoadInterrupted (a KeyboardInterrupt that carries what was
-    measured) on Ctrl-C. A server that fails does not raise: see `failures`, `errors` and `ended` of
+    generator cannot run or dies, LoadInterrupted (a KeyboardInterrupt that carries the
+    results so far) on Ctrl-C. A failing server does not raise: see `failures`, `errors` and `ended` of
     the result.
     """
     given = {name: value for name, value in fields.items() if value is not None}

@@ -31,7 +31,7 @@ class Target(NamedTuple):
 def target_of(url: object) -> Target:
     """The target of ``http://HOST:PORT`` or ``https://HOST:PORT``.
 
-    HOST is this machine's loopback: a load generator that fires at whatever it is given is a weapon. To measure
+    HOST is this machine's loopback: a load generator that accepts any target is a weapon. To measure
     between two machines of your own, name them in the environment, ``MPMKIT_TARGETS=10.0.0.2,lab.example``:
     exactly those hosts, no pattern, and nothing in mpmkit sets it.
 

@@ -1,7 +1,7 @@
 """TLS on a non-blocking socket, with the few methods that the generator's loops use of a socket.
 
-The loops know one thing about waiting: `BlockingIOError`. So `recv` and `send` behave as the socket's own do, and
-raise it where they would have to wait. Nothing here waits, and nothing here knows gevent.
+The loops handle waiting only by `BlockingIOError`. So `recv` and `send` behave like a socket's, and
+raise it where they would have to wait. Nothing here waits or uses gevent.
 """
 
 import contextlib

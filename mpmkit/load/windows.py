@@ -1,4 +1,4 @@
-"""A run by time: the ticks in which it is reported, and the windows that a reader looks at."""
+"""A run by time: the ticks of its reports, and the windows shown to a reader."""
 
 import bisect
 import itertools
@@ -31,7 +31,7 @@ OnTick = Callable[[Tick], None]
 
 
 class Outcome:
-    """What came of the requests of `duration` seconds: `errors` by kind (docs/LOAD.md), and a `histogram` of the
+    """Results of the requests of `duration` seconds: `errors` by kind (docs/LOAD.md), and a `histogram` of the
     good answers' latencies."""
 
     duration: float

@@ -90,7 +90,7 @@ WANTED = {
 
 
 class Known(dict[Any, Any]):
-    """Texts that occur again and again, each with what `value` makes of it, or numbered as they first occur."""
+    """Recurring texts, each with its `value`, or numbered as they first occur."""
 
     def __init__(self, value: Callable[[Any], Any] | None = None) -> None:
         super().__init__()

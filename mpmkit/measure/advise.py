@@ -221,8 +221,8 @@ def _case(load: Trace, job: tuple[str, Directives, Cost, int], report: Report) -
 
 
 def warm(d: Directives, busy: float) -> Directives:
-    """With as many children at the start as idle maintenance has for so many busy workers: a log begins in the
-    midst of a server's life."""
+    """With as many children at the start as idle maintenance has for that many busy workers: a log
+    usually begins on a running server."""
     spare = d.MinSpareThreads if d.threaded else d.MinSpareServers
     children = max(d.StartServers, math.ceil((busy + spare) / d.ThreadsPerChild))
     return replace(d, StartServers=min(d.process_limit, children))

@@ -90,7 +90,7 @@ def text(advice: Advice) -> str:
 
 
 def data(advice: Advice) -> dict[str, Any]:
-    """All of it, for JSON; memory in KiB, times in seconds; null where there is no number."""
+    """The whole advice for JSON; memory in KiB, times in seconds; null for a missing number."""
     cases = []
     for case in advice.cases:
         run = case.run

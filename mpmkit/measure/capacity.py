@@ -138,8 +138,8 @@ def capacity_table(
 ) -> CapacityTable:
     """Find the capacity of each MPM of mpmkit; five minutes at the demo scale.
 
-    limit_ms: what p99 must not exceed. cost_us: CPU time that the script burns. out: a CSV file; the same
-    call goes on where it was stopped. Raises as `mpmkit.demand_table` does.
+    limit_ms: the limit of p99. cost_us: CPU time that the script burns. out: a CSV file; the same
+    call resumes an interrupted run. Raises as `mpmkit.demand_table` does.
     """
     problems = command.Problems()
     chosen, (most, seconds, precision) = problems.scale(scale, SCALES)
@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="mpmkit capacity",
         description="Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, "
-        "for a script under each MPM of mpmkit on one CPU. The same command goes on where it was stopped.",
+        "for a script under each MPM of mpmkit on one CPU. The same command resumes an interrupted run.",
     )
     add = parser.add_argument
     limit = "what p99 must not exceed (50)"

@@ -1,4 +1,4 @@
-"""What the command lines of the experiments share: options, checks, where rows are kept, exit status."""
+"""Shared by the experiments' command lines: options, checks, where rows are kept, exit status."""
 
 import argparse
 import os
@@ -15,12 +15,12 @@ from mpmkit.measure.records import RecordError
 
 Scale = TypeVar("Scale")
 
-AGAIN = "; the same command goes on from here"
+AGAIN = "; the same command resumes from here"
 SCALE_NAMES = ("smoke", "demo", "full")
 
 
 class Problems(list[str]):
-    """What is wrong with the arguments of an experiment: all of it is reported at once."""
+    """The mistakes in an experiment's arguments, reported all at once."""
 
     def raise_any(self, separator: str = "; ") -> None:
         """Raise ValueError with all of them, each once, if there are any."""

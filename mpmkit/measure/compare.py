@@ -1,7 +1,7 @@
 """Two files of rows: what costs more in B than in A? `mpmkit compare A.csv B.csv`, for people and for CI.
 
-A cost is CPU time or memory, or where neither is in the rows the time between two answers. Of rows in which
-the generator was the limit that time is not the server's, and is not compared. Rounds that both files have
+A cost is CPU time or memory, or if the rows have neither, the time between two answers. If the generator was
+the limit, that time is not the server's, and the row is left out. Rounds that both files have
 are compared in pairs, others by Welch's interval; the four words are those of `stats.decide`.
 """
 

@@ -1,4 +1,4 @@
-"""Which servers can be measured in the same rounds as ours, what each of them is compared with, and
+"""The servers that can be measured in the same rounds as mpmkit's, what each is compared with, and
 whether this machine has it.
 
 | --also | as | compared with | pages |

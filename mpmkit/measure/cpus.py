@@ -1,9 +1,9 @@
-"""Generator and server on CPUs of their own, and how busy each of the two was.
+"""Generator and server on separate CPUs, and how busy each of the two was.
 
-While it is measured, a process that counts runs on each CPU whenever nothing else does (the "looper" of
-netperf; SCHED_IDLE). A CPU that falls asleep between two requests has to be woken for each: on a virtual machine
-that is work of the host, which appears as stolen time and differs from one second to the next. And the CPU time
-of the looper is the idle time of its CPU, exactly.
+During the measurement a counting process runs on each CPU whenever nothing else does (the "looper" of
+netperf; SCHED_IDLE). A CPU that sleeps between two requests has to be woken for each: on a virtual machine
+that is work of the host, which appears as stolen time and varies from second to second. The CPU time
+of the looper is exactly the idle time of its CPU.
 """
 
 import contextlib

@@ -2,9 +2,9 @@
 
     print(mpmkit.demand_table(scale="demo").text())
 
-The generator sends at fixed rates below its limit, and what is measured is how busy that keeps the server's CPU.
-Each of the two has a CPU of its own (`cpus`). A block starts each server once, in random order: prefork, worker,
-event and a second prefork (the A/A control), of mpmkit and of httpd where it is installed. Then they get their
+The generator sends at fixed rates below its limit, and the measurement is how busy that keeps the server's CPU.
+Generator and server have a CPU each (`cpus`). A block starts each server once, in random order: prefork, worker,
+event and a second prefork (the A/A control), of mpmkit and of httpd if it is installed. Then they get their
 requests in turns (`turns`).
 """
 
@@ -67,7 +67,7 @@ def flaw_of(row: Mapping[str, Any], cycles: int) -> str:
 
 
 class DemandTable(Table):
-    """What `mpmkit demand` measured. works, margin, head: of the plan."""
+    """The result of `mpmkit demand`. works, margin, head: of the plan."""
 
     name = "demand"
     unit = "loads"
@@ -155,7 +155,7 @@ def plan(
     also: Iterable[str] = ("httpd",),
     launch: Launch | None = None,
 ) -> DemandPlan:
-    """Check what is asked for. Raises ValueError with everything that is wrong with it."""
+    """Check the arguments. Raises ValueError naming every mistake."""
     problems = command.Problems()
     chosen, (most, cycles, speeds, kinds) = problems.scale(scale, SCALES)
     if (rates, blocks) != (None, None):
@@ -195,8 +195,8 @@ def demand_table(
     works: of "page" (a new connection each), "script" (the same) and "keep-alive". rates: requests/s,
         two or more for a line. blocks: how often each is measured. scale: "smoke", "demo", "full" (an
         hour); by default the environment's MPMKIT_SCALE, or else demo.
-    out: a CSV file to which rows are appended at once. The same call goes on where it was stopped; a block
-        that was not finished is measured again. on_progress, say: as in `qps_table`.
+    out: a CSV file to which rows are appended at once. The same call resumes an interrupted run; an
+        unfinished block is measured again. on_progress, say: as in `qps_table`.
     more: seed of the random order (1); margin (0.03); also: ("httpd",) or ();
         launch: starts a server of ours, ``launch(mpm, **directives)``.
 
@@ -207,7 +207,7 @@ def demand_table(
     table.works, table.margin = todo.works, todo.margin
     table.head = (
         "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals\n"
-        f"stated before: margin ±{todo.margin:.3g}, {todo.blocks} blocks in random order (seed "
+        f"fixed beforehand: margin ±{todo.margin:.3g}, {todo.blocks} blocks in random order (seed "
         f"{todo.seed}), {', '.join(f'{x:,.0f}' for x in todo.rates)} requests/s; {place}"
     )
     file = table.keep_in(out)
@@ -318,7 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="mpmkit demand",
         description="Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and "
-        "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command goes on.",
+        "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command "
+        "resumes an interrupted run.",
     )
     add = parser.add_argument
     kinds = f"{', '.join(WORKS)}; several as a,b"

@@ -3,10 +3,10 @@
     table = MyTable([], planned=len(cells))
     run(cells, measure_one, table, file=table.keep_in(out), on_progress=Bar())
 
-An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) has its own cells, its own way to measure one
-of them and its own table. A cell is one server with what is measured on it; a round measures each once, in
-random order, from a seed that the rows hold (randomised complete blocks): a machine that grows slower disturbs
-all cells, and no cell always has the same one before it. Nothing runs in parallel.
+An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) has its own cells, its own way to measure
+them and its own table. A cell is one server and its measurements; a round measures each cell once, in
+random order, from a seed kept in the rows (randomised complete blocks): a machine that becomes slower affects
+all cells, and no cell always follows the same one. Nothing runs in parallel.
 """
 
 import contextlib
@@ -148,7 +148,7 @@ SomeTable = TypeVar("SomeTable", bound=Table)
 
 
 class ExperimentError(RuntimeError):
-    """The experiment could not go on. `table` holds what was finished before."""
+    """The experiment could not continue. `table` holds the finished rows."""
 
     def __init__(self, message: str, table: Table) -> None:
         super().__init__(message)
@@ -156,7 +156,7 @@ class ExperimentError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C. `table` holds what was finished before."""
+    """Ctrl-C. `table` holds the finished rows."""
 
     def __init__(self, table: Table) -> None:
         super().__init__("interrupted")

@@ -4,9 +4,9 @@
     print(table.text())
     print(mpmkit.max_request_workers_for("4GiB", mpm="event", memory=table))
 
-It measures from outside, while the load is on: `/proc/PID/smaps` of every process, three times for each figure,
-of which the middle one counts. Each level has a fresh server with as many children as idle maintenance would end
-up with: a pool that grows goes too far, and takes a second for each child to shrink.
+It measures from outside, under load: `/proc/PID/smaps` of every process, three times for each figure,
+of which the middle one counts. Each level has a fresh server with the number of children at which idle
+maintenance would settle: a growing pool overshoots, and takes a second per child to shrink.
 """
 
 import http.client
@@ -59,8 +59,8 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
 def memory_of(server: Any) -> DataFrame:
     """The memory of each process of a running server, as it is now; sizes in KiB, parent first.
 
-    server: what `mpmkit.launch` or a reference server gives (it has a `.pid`), or a pid. The columns are pid,
-    role, threads, pss, uss, rss, swap, and the kinds that pss is made of. Raises ValueError if it
+    server: from `mpmkit.launch` or a reference server (it has a `.pid`), or a pid. The columns are pid,
+    role, threads, pss, uss, rss, swap, and the parts of pss. Raises ValueError if it
     does not run.
     """
     pid = server if isinstance(server, int) else server.pid
@@ -116,7 +116,7 @@ def plan(
     path: str = "/index.html",
     directives: Mapping[str, Any] | None = None,
 ) -> MemoryPlan:
-    """Check what is asked for, as of `memory_table`. Raises ValueError with everything that is wrong with it."""
+    """Check the arguments of `memory_table`. Raises ValueError naming every mistake."""
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
     kinds = problems.chosen("against", against, AGAINST)
@@ -224,11 +224,11 @@ def memory_table(
     asked (all of it optional):
 
     * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
-      kept-alive connections, 0 to 20,000; by default what the scale says.
+      kept-alive connections, 0 to 20,000; by default set by the scale.
     * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    * also: "httpd" to measure it as well. Where it is missing it is left out and named.
-    * document_root, path: your pages, and the one that is asked for before anything is looked at; the
-      other servers serve the samples. directives: over the article's blocks, {name: value}.
+    * also: "httpd" to measure it as well. If it is missing it is left out and named.
+    * document_root, path: your pages, and the one requested before the measurement; the
+      other servers serve the samples. directives: override the article's blocks, {name: value}.
 
     Raises as `qps_table` does.
     """

@@ -1,4 +1,4 @@
-"""Memory per request model as it was measured: levels, the cost of one more, what the words mean."""
+"""Measured memory per request model: levels, the cost of one more, the meaning of the terms."""
 
 import math
 import statistics
@@ -97,9 +97,9 @@ class MemoryTable(Table):
 
     def _small_print(self) -> str:
         words = (
-            "held: how many the server had taken; prefork and worker take no more than they have workers",
-            "summed RSS counts a page that many processes share in each of them",
-            "cost and base: of a straight line through the levels in PSS; page tables and sockets are in neither",
+            "held: the number that the server took; under prefork and worker each one holds a worker",
+            "summed RSS counts a shared page in every process",
+            "cost and base: slope and start of a line through the levels in PSS, without page tables and sockets",
         )
         return "\n".join([*words, *self.footer()])
 

@@ -1,4 +1,4 @@
-"""Watch a running server: what its processes and threads do, a few times a second; ours, or a real httpd.
+"""Watch a running server, mpmkit's or a real httpd: what its processes and threads do, a few times a second.
 
     run = mpmkit.watch(server, seconds=12)             once a second for 12 seconds
     with mpmkit.lab.watch(server) as run:              or for as long as the block takes
@@ -6,8 +6,8 @@
     print(run.event_log())
 
 A server of `mpmkit.launch` gets no request: its scoreboard and /proc are read, in about a millisecond. A real
-httpd is asked for its status page (`?auto`), which keeps one of its workers busy for a moment: that one is taken
-off again.
+httpd is asked for its status page (`?auto`), which keeps one of its workers busy for a moment: that worker is
+subtracted.
 """
 
 import base64
@@ -171,15 +171,15 @@ def log_lines(text: str) -> list[str]:
 class Watch(Recording):
     """Watches one server until it is closed or the server ends; a context manager.
 
-    server      what `mpmkit.launch` returned; or something with `url` and `pid`, whose status page is
+    server      from `mpmkit.launch`; or an object with `url` and `pid` whose status page is
                 at /server-status; or the URL of a server or of its status page
     every       seconds between samples, 0.01 or more
-    on_sample   called in the watching thread with each Sample and its ScoreboardView (None for a
-                server of another make)
+    on_sample   called in the watching thread with each Sample and its ScoreboardView (None for
+                another kind of server)
     on_end      called there when the server has ended, unless the watch was closed before
 
     It may be read at any time, from any thread. Raises ValueError for a shorter `every`, LaunchError
-    for a server of ours that has stopped, OSError for a URL where no status page is.
+    for a launched server that has stopped, OSError for a URL without a status page.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class Watch(Recording):
         return time.monotonic() - self._began
 
     def note(self, text: str, kind: str = "note") -> None:
-        """Add an event of your own: what you did to the server, and when."""
+        """Add your own event: what you did to the server, and when."""
         with self._lock:
             self.events.append(Event(self.now, kind, text))
 
@@ -272,7 +272,7 @@ class Watch(Recording):
         return sample
 
     def recording(self) -> Recording:
-        """What was seen so far, apart from the server: it can be drawn, saved and read again."""
+        """The record so far, without the server: it can be drawn, saved and read again."""
         with self._lock:
             return Recording(self.mpm, self.samples[:], self.events[:], self.snapshots[:])
 
@@ -328,8 +328,8 @@ class Watch(Recording):
 
 
 def watch(server: Watched, seconds: float | None = None, *, every: float = 1.0) -> Watch:
-    """Record a server's pool: for `seconds` from now on, or, without, in a `with` block. Raises as `Watch`, and
-    ValueError for negative seconds."""
+    """Record a server's pool for `seconds` from now, or without `seconds` in a `with` block. Raises as `Watch`,
+    and ValueError for negative seconds."""
     if seconds is not None and seconds < 0:
         raise ValueError(f"seconds: must be 0 or more, not {seconds!r}")
     run = Watch(server, every=every)

@@ -1,4 +1,4 @@
-"""Calls of a function in processes of their own, as many at once as there are processors.
+"""Calls of a function in separate processes, one per CPU at a time.
 
     results = in_processes(work, shared, jobs, report)  # [work(shared, job, report) for job in jobs]
 

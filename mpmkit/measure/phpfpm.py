@@ -1,4 +1,4 @@
-"""A php-fpm of one's own: on a Unix socket in a temporary directory.
+"""A private php-fpm, on a Unix socket in a temporary directory.
 
     with PhpFpm(children=25) as fpm:
         mpmkit.launch("event", directives=fpm.directives())      SetHandler "proxy:unix:…|fcgi://localhost"

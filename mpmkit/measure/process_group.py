@@ -1,7 +1,7 @@
-"""A program of this machine in a directory and a process group of its own: it starts, is ready, and ends
+"""An installed program in its own directory and process group: it starts, is ready, and ends
 with the process that started it, however that ends. Base of the reference servers and of php-fpm.
 
-No root is needed and no service of the machine is touched: its configuration is never read, its ports,
+It needs no root and touches no service of the machine: their configuration is never read, their ports,
 logs and pid files are never used.
 """
 

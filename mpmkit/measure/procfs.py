@@ -192,7 +192,7 @@ def kind_of(mapping: Mapping, below: Mapping | None) -> str:
 
     A thread's stack is an anonymous mapping like any other. The C library puts a guard right below it: a mapping
     of a few pages without any permission (glibc before 2.42, musl), or guard pages inside it, which show as the
-    flag `gu`. An arena of malloc has its reserve *above* it, so it is not taken for a stack.
+    flag `gu`. An arena of malloc has its reserve *above* it, so it does not count as a stack.
     """
     name, permissions = mapping.name, mapping.permissions
     if name == "[heap]" or name.startswith("[stack"):
@@ -288,7 +288,7 @@ def slab_kb() -> int | None:
 
 
 class MachineTimes(NamedTuple):
-    """The machine's processor time so far, in ticks of all processors together: all of it, and what
+    """The machine's CPU time so far, in ticks of all CPUs together: all of it, and what
     the host gave to others; and how many tasks are ready to run now, the reader among them."""
 
     total: int

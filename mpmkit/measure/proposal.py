@@ -53,7 +53,7 @@ def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
 class Proposal:
     """Directives for a trace. reasons: name -> why it has that number.
 
-    given: what is proposed as it is where nothing speaks against it. most: workers that the memory has room for,
+    given: the present values, kept where there is no reason to change them. most: workers that fit in memory,
     and `why_most`, for the reason.
     """
 
@@ -130,17 +130,17 @@ class Proposal:
             "MaxRequestWorkers": workers, "AsyncRequestWorkerFactor": self.factor,
             "KeepAliveTimeout": self.keep,
         }  # fmt: skip
-        why["StartServers"] = f"{self.mean:.0f} busy on average, and spare ones"
+        why["StartServers"] = f"{self.mean:.0f} busy on average, plus spares"
         more = f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
-        rise = f"busy workers rise by up to {self.rise} within {FORK_SECONDS} s"
-        why[f"MinSpare{kind}"] = f"{rise}, which a fork takes{more}"
-        why[f"MaxSpare{kind}"] = "twice as many, so that children do not end and begin in turns"
+        rise = f"busy workers rise by up to {self.rise} in the {FORK_SECONDS} s that a fork takes"
+        why[f"MinSpare{kind}"] = rise + more
+        why[f"MaxSpare{kind}"] = "twice the minimum, so children do not keep ending and starting"
         if given.threaded:
-            why["ThreadsPerChild"] = "as it is"
+            why["ThreadsPerChild"] = "unchanged"
         why["ServerLimit"] = (
             "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
-            + ", and a quarter more for processes that finish gracefully" * bool(finishing)
+            + ", plus a quarter for processes that finish gracefully" * bool(finishing)
         )  # fmt: skip
-        more = "and a quarter more" if workers == self.wanted else f"but {self.why_most}"
+        more = "plus a quarter" if workers == self.wanted else f"but {self.why_most}"
         why["MaxRequestWorkers"] = f"{self.peak} busy at the peak ({self.when}), {more}"
         return replace(given, **values)

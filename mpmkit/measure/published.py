@@ -1,8 +1,8 @@
-"""The article whose tables are measured: what its servers were set to, what was asked for, and what came
-out there.
+"""The article whose tables are measured: its servers' settings, its requests, and its
+results.
 
-The published figures come from another server on unnamed hardware. What can be compared is the order of
-the MPMs and their ratios (`stats.verdict`).
+The published figures come from another server on unnamed hardware. Only the order of
+the MPMs and their ratios can be compared (`stats.verdict`).
 """
 
 import csv

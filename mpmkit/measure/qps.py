@@ -4,8 +4,8 @@
     print(table.text())
 
 The load is the article's: 200 clients, a new connection per request (ab's default), on one server at a time,
-after a warm-up that is not counted: prefork takes some ten seconds to grow from 5 processes to what 200 clients
-make it want. What the article set and found is in `published`, the table that comes out in `qps_table`.
+after a warm-up that is not counted: prefork takes some ten seconds to grow from 5 processes to the number
+that 200 clients need. The article's settings and results are in `published`, the resulting table in `qps_table`.
 """
 
 import itertools
@@ -29,8 +29,8 @@ TIME_LIMIT = 900.0  # seconds that one cell may take at most
 
 
 class QpsScale(NamedTuple):
-    """How much is measured: `requests` per cell or `seconds` of it, what ends first (None: no such bound),
-    after `warmup` seconds, in `rounds` rounds. least: seconds that a cell lasts at least; one that its
+    """How much is measured: `requests` per cell or `seconds` of it, whichever ends first (None: no such bound),
+    after `warmup` seconds, in `rounds` rounds. least: seconds that a cell lasts at least; one whose
     requests end sooner is measured again with more of them."""
 
     requests: int | None
@@ -71,7 +71,7 @@ def plan(
     scripts: Iterable[str] = ("wsgi",),
     launch: Launch | None = None,
 ) -> QpsPlan:
-    """Check what is asked for, as of `qps_table`. Raises ValueError with everything that is wrong with it."""
+    """Check the arguments of `qps_table`. Raises ValueError naming every mistake."""
     problems = command.Problems()
     pages = problems.chosen("kind", kinds, published.PAGES)
     mpms = problems.chosen("mpm", mpms, MPMS)
@@ -136,18 +136,18 @@ def qps_table(
     kinds: of "static", "script". mpms: of "prefork", "worker", "event".
     out: a CSV file to which each row is appended as soon as it is finished. on_progress: called with an
         `experiment.Progress` some four times a second, and when a cell ends; `experiment.Bar()`.
-    say: called at once with each sentence on what is left out.
+    say: called at once with a sentence for each thing left out.
 
     asked (all of it optional):
 
-    * requests: per cell, 1 to 20 million; by default what the scale says. rounds: 1 to 1000.
+    * requests: per cell, 1 to 20 million; by default set by the scale. rounds: 1 to 1000.
     * users: concurrent clients, 1 to 20,000 (200). keep_alive: reuse connections.
     * scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default
       the environment's MPMKIT_SCALE, or else demo.
     * also: other servers to measure in the same rounds, "httpd" or "all"; one that is not
       installed or fails is left out, as `left_out` says.
-    * scripts: the ways to run the script: "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi,
-      mod_proxy_fcgi and mod_php, too.
+    * scripts: the ways to run the script: "wsgi", "cgi", "php-fpm", "all"; with httpd also its mod_cgi,
+      mod_proxy_fcgi and mod_php.
     * processes: of the generator. launch: starts a server, ``launch(mpm, **directives)``; by default
       `mpmkit.launch`.
 
@@ -210,7 +210,7 @@ def _measure_page(
 
 
 def _must_be_whole(found: LoadRun, server: Any, what: str) -> None:
-    """Refuse a run that did not come to its end, or had no good answer, and say what happened."""
+    """Refuse a run that ended early or had no good answer, and say what happened."""
     if found.complete and found.succeeded:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.errors.most_common(3))

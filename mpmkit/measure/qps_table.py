@@ -1,5 +1,5 @@
-"""The article's tables as they were measured: from rows to medians, ratios, verdicts and text. No server
-is started and no clock is read here.
+"""The article's tables as measured: from rows to medians, ratios, verdicts and text. Starts no
+server and reads no clock.
 """
 
 import itertools
@@ -23,7 +23,7 @@ WIDTH = 100  # columns of the table as text
 
 @dataclass(repr=False)
 class QpsTable(Table):
-    """What was measured, and how it compares with what is published: kind -> MPM -> QPS."""
+    """The measured figures compared with the published ones: kind -> MPM -> QPS."""
 
     published: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -172,19 +172,19 @@ class QpsTable(Table):
         lines = [
             f"{row['users']} clients, {way}, {' to '.join(some)} requests and {shortest:.1f} s or "
             f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}",
-            "µs CPU: processor time of the server's own processes for a request",
+            "µs CPU: CPU time of the server's own processes per request",
         ]
-        # Who runs a script by php-fpm are not the server's processes.
+        # php-fpm's processes, which run its scripts, are not the server's.
         due = [row for row in self.records if row["script"] != "php-fpm"]
         if missing := sum(row["server_cpu_us"] is None for row in due):
-            lines.append(f"µs CPU is not known of {missing} of {len(due)} cells (short, or no pid)")
+            lines.append(f"µs CPU is unknown in {missing} of {len(due)} cells (short, or no pid)")
         if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
             lines.append(
-                "limit: in how many rounds the generator, or the machine that it shares with the server, was at "
-                "its limit; the figures are lower bounds, and mpmkit demand measures what decides"
+                "limit: rounds in which the generator, or the machine that it shares with the server, had no CPU "
+                "time left; the figures are lower bounds, and mpmkit demand measures what decides"
             )
         if (steal := max(row["steal"] or 0.0 for row in self.records)) >= 0.01:
-            lines.append(f"the host took away up to {steal:.0%} of the processor time")
+            lines.append(f"the host took up to {steal:.0%} of the CPU time")
         figures = "published: Apache 2.4.10 on unnamed hardware; compare ratios, not figures"
         return [*lines, *what_decides(), figures]
 

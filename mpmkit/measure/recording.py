@@ -1,6 +1,6 @@
-"""What a watch saw of a server: samples over time, events, snapshots of the scoreboard.
+"""The record of a watched server: samples over time, events, snapshots of the scoreboard.
 
-Plain values, apart from the server: they can be drawn, put into a frame, saved and read again.
+Plain values, without the server: they can be drawn, put into a frame, saved and read again.
 `mpmkit.measure.monitor` makes them.
 """
 
@@ -18,7 +18,7 @@ NAN = float("nan")
 
 
 class Sample(NamedTuple):
-    """One look. Counts, except where a unit is in the name; NaN is what is not known (yet).
+    """One look. Counts, unless a unit is in the name; NaN: not known (yet).
 
     The first columns are those of `mpmkit.simulate`. A server whose status page does not come in
     time has NaN in all but `t`, `waiting` and, if its pid is known, `processes` and `pss_mb`.

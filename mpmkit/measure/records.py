@@ -1,4 +1,4 @@
-"""Measurements on disk: one tidy row per finished cell, with the machine that gave it.
+"""Measurements on disk: one tidy row per finished cell, with the machine that measured it.
 
 One schema (`schema.py`, described for readers in data/README.md), checked when a row is written and
 again when it is read. Imports no pandas; `read_frame` loads it when called.
@@ -121,7 +121,7 @@ class RecordFile:
 def read(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a file, typed and checked. Raises RecordError naming file and line.
 
-    A last line without its end is what a full disk or a power failure left; it is left out, with a
+    An incomplete last line, left by a full disk or a power failure, is skipped with a
     warning.
     """
     path = Path(path)
@@ -184,10 +184,10 @@ def recorded_folder() -> Path:
 
 
 def recorded(name: str) -> DataFrame:
-    """A run that the project ships, as a frame: ``recorded("qps-demo")``, the file's name without .csv.
+    """A shipped run as a frame: ``recorded("qps-demo")``, the file's name without .csv.
 
-    The name of a table alone ("qps", "memory" …) gives its largest recorded run (full, else demo,
-    else another). Its machine stands in its rows. Raises RecordError, naming what there is.
+    The name of a table ("qps", "memory" …) gives its largest recorded run (full, else demo,
+    else another). The rows name its machine. Raises RecordError, naming the runs that exist.
     """
     there = sorted(file.stem for file in recorded_folder().glob("*.csv"))
     others = [one for one in there if one.startswith(f"{name}-")]

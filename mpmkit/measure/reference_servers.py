@@ -1,11 +1,11 @@
-"""The reference server that ours are compared with: the real httpd of the same MPM.
+"""The reference server for mpmkit's: the real httpd with the same MPM.
 
     with Httpd("event", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as httpd:
         measure(httpd.url)
 
 Directives are Apache's own, spelled as `mpmkit.launch` takes them, so one dictionary starts both sides.
 
-What keeps a comparison fair: the modules httpd loads (only those whose work our servers do too), and an
+To be comparable, httpd loads only modules whose work mpmkit's servers do, too, and writes an
 access log in the same format with the same buffering.
 """
 

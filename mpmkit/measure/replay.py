@@ -3,9 +3,9 @@
 mpmkit replay access.log --against http://127.0.0.1:8080 --speed 2 --scale 1.5
 
 Each request asks a script for as many bytes as were sent, after as many milliseconds as it took: ``/replay.py``
-of the samples, or any with ``?bytes=&ms=``. Requests that the trace joins go on one connection, which ends as the
-logged one did: closed with the last request, or kept until the server closes it. With --paths each asks for the
-path that was logged, of a server that has it. The load is Locust's (`mpmkit load`), which counts what was late,
+of the samples, or any with ``?bytes=&ms=``. Requests that the trace joins share a connection, which ends like
+the logged one: closed with the last request, or kept until the server closes it. With --paths each requests
+the logged path, from a server that has it. The load is Locust's (`mpmkit load`), which counts late requests,
 and connections that the server closed before the log's last request.
 """
 

@@ -1,8 +1,8 @@
-"""The schema of the records: which tables there are, their columns, and what a row must be.
+"""The schema of the records: the tables, their columns, and the rules for a row.
 
 Each table is a tidy CSV file. All begin with what a row is of (`run_id`, `table`, `scale`, `server`,
-`mpm`) and end with the machine that gave it, so that rows of several machines can lie in one frame;
-in between stand the table's own columns. Pure: values in, values or a RecordError out.
+`mpm`) and end with the machine that measured it, so that one frame can hold rows of several machines;
+in between are the table's own columns. Pure: values in, values or a RecordError out.
 """
 
 import math
@@ -19,9 +19,9 @@ class RecordError(ValueError):
 
 
 class Column(NamedTuple):
-    """One column: its name, the Python type of a value, its unit, range or words, and what it means.
+    """One column: its name, the Python type of a value, its unit, range or words, and its meaning.
 
-    `empty` says that a cell may hold nothing (None), for what is not known or does not apply.
+    `empty`: a cell may be empty (None) if the value is unknown or does not apply.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Column(NamedTuple):
 
 
 c = Column
-# What all tables have.
+# In all tables.
 WHO = (
     c("run_id", str, "", "one per command; all its rows share it"),
     c("table", str, "", "what was measured: the name of the table"),
@@ -48,12 +48,12 @@ WHEN = (
 _LOAD = (
     c("driver", str, ("locust", "ab", "wrk"), "what made the load"),
     c("driver_version", str, "", "version of the driver", True),
-    c("path", str, "", "what was asked for"),
+    c("path", str, "", "the path requested"),
     c("method", str, ("GET", "HEAD", "POST"), "of the requests"),
     c("users", int, "", "concurrent clients"),
     c("keep_alive", bool, "", "true: connections reused; false: one per request"),
     c("processes", int, "", "generator processes"),
-    c("requests", int, "", "requests that ended, well or badly, without the warm-up's"),
+    c("requests", int, "", "requests that ended, good or failed, without the warm-up"),
     c("failures", int, "", "requests without a good answer"),
     c("errors", str, "JSON", "failures by kind"),
     c("duration_s", float, "s", "first request's start to last one's end"),
@@ -67,17 +67,17 @@ _LOAD = (
     c("max_ms", float, "ms", "the slowest good answer", True),
     c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
     c("generator_wait", float, "0 to 1", "its share of time ready to run, without a CPU", True),
-    c("run_queue", float, "", "tasks ready to run for each processor, on average", True),
+    c("run_queue", float, "", "tasks ready to run per CPU, on average", True),
     c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
     c("generator_starved", bool, "", "true: the machine was the generator's limit", True),
-    c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
-    c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
-    c("ended", str, "", "requests or duration: which bound ended the run"),
+    c("retries", int, "", "requests sent again because the server was closing the kept connection"),
+    c("reconnects", int, "", "keep-alive connections that the server closed properly"),
+    c("ended", str, "", "requests or duration: the bound that ended the run"),
     c("seed", int, "", "of the load's random numbers (mix, think times, Poisson arrivals)", True),
 )
 MACHINE = (
-    c("cpu_model", str, "", "the processor, as the kernel names it", True),
-    c("cores", int, "", "processors this process may use"),
+    c("cpu_model", str, "", "the CPU, as the kernel names it", True),
+    c("cores", int, "", "CPUs that this process may use"),
     c("cpu_limit", float, "cores", "the control group's limit, empty without one", True),
     c("memory_mb", int, "MiB", "the machine's memory", True),
     c("memory_limit_mb", int, "MiB", "the control group's limit, empty without one", True),
@@ -88,44 +88,44 @@ MACHINE = (
     c("h11", str, "", "version installed", True),
     c("commit", str, "", "of the checkout, with + if it had changes", True),
     c("load1", float, "", "the machine's load average when the cell began", True),
-    c("steal", float, "0 to 1", "processor time the host took away during the cell", True),
+    c("steal", float, "0 to 1", "CPU time stolen by the host during the cell", True),
 )
 _MEMORY = (
     c("against", str, ("busy", "idle"), "requests being served, or idle kept-alive connections"),
-    c("level", int, "", "how many of them were asked for"),
-    c("held", int, "", "how many the server had answered and held when the sample was taken"),
+    c("level", int, "", "the number requested"),
+    c("held", int, "", "the number that the server had answered and held at the sample"),
     c(
         "scope",
         str,
         ("server", "parent", "child"),
         "all its processes, its parent, or its median child",
     ),
-    c("processes", int, "", "how many processes the figures are of"),
+    c("processes", int, "", "number of processes in the figures"),
     c("threads", int, "", "their threads"),
-    c("pss_kb", int, "KiB", "proportional set size: shared pages divided among who shares them"),
-    c("uss_kb", int, "KiB", "unique set size: what would be free if it ended"),
+    c("pss_kb", int, "KiB", "proportional set size: shared pages divided among processes"),
+    c("uss_kb", int, "KiB", "unique set size: what ending it would free"),
     c("rss_kb", int, "KiB", "resident set size: shared pages counted once for each process"),
-    c("swap_kb", int, "KiB", "proportional share of what is swapped out"),
+    c("swap_kb", int, "KiB", "proportional share of swapped memory"),
     c("code_kb", int, "KiB", "PSS of mapped files: programs, libraries"),
     c("heap_kb", int, "KiB", "PSS of the heap"),
     c("anonymous_kb", int, "KiB", "PSS of other anonymous memory: Python's arenas, copied pages"),
-    c("stacks_kb", int, "KiB", "PSS of stacks, the threads' included"),
+    c("stacks_kb", int, "KiB", "PSS of stacks, including the threads'"),
     c("shm_kb", int, "KiB", "PSS of shared memory: the scoreboard"),
-    c("page_tables_kb", int, "KiB", "the kernel's page tables for it; in no figure above"),
+    c("page_tables_kb", int, "KiB", "the kernel's page tables for it; not in the figures above"),
     c("slab_kb", int, "KiB", "unreclaimable kernel objects of the machine; server rows only", True),
 )
 SWEEP = (
-    c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
+    c("sweep", str, "", "identifies a grid and profile; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
 )
 OBSERVED = (
-    c("wait_p50_ms", float, "ms", "median wait of a new client, met alongside the load", True),
-    c("wait_p99_ms", float, "ms", "the 99th percentile of it (of fewer than 100 clients the longest)", True),
-    c("newcomers", int, "", "how many new clients came; those without an answer count as far as they waited"),
-    c("unanswered", int, "", "how many of them had no answer when the load ended: a wait is then a lower bound"),
+    c("wait_p50_ms", float, "ms", "median wait of a new client during the load", True),
+    c("wait_p99_ms", float, "ms", "its 99th percentile (of fewer than 100 clients the longest)", True),
+    c("newcomers", int, "", "number of new clients; for one without an answer the wait so far counts"),
+    c("unanswered", int, "", "how many had no answer when the load ended: the wait is then a lower bound"),
     c("pss_mb", float, "MB", "proportional set size of the whole server under the load", True),
     c("children", int, "", "processes of the server under the load, without the parent", True),
-    c("scoreboard", str, "JSON", "of the middle of the run: slot, letters, connections without a thread", True),
+    c("scoreboard", str, "JSON", "in the middle of the run: slot, letters, connections without a thread", True),
 )  # fmt: skip
 _KIND = (
     c("kind", str, ("static", "script"), "of page"),
@@ -135,28 +135,28 @@ _OTHERS = (
     c("work", str, "", "new (a connection per request), keep-alive, cold or warm; of demand page or script, too"),
     c("generator", str, "", "what made the load"),
     c("cpu", float, "cores", "share of a core that the generator used"),
-    c("place", int, "from 1", "its turn within the round"),
+    c("place", int, "from 1", "its position in the round"),
     c("version", str, "", "of the server", True),
     c("seconds", float, "s", "the client's time, or the window in which answers and CPU time were counted"),
     c("client_cpu", float, "cores", "share of a core that the client used"),
     c("client_bound", bool, "", "true: the client may have been the limit"),
-    c("server_cpu_us", float, "µs", "the server's CPU time a request; empty: not measurable", True),
+    c("server_cpu_us", float, "µs", "the server's CPU time per request; empty: not measurable", True),
     c("buffered_logs", bool, "", "the reference servers collected their log lines"),
     c("curve", str, "JSON", "requests begun in each second"),
     c("control", bool, "", "true: the second prefork, for the A/A comparison"),
-    c("blocks", int, "", "how many were planned"),
+    c("blocks", int, "", "the number planned"),
     c("cost_us", float, "µs", "CPU time that the script burns"),
-    c("limit_ms", float, "ms", "what p99 must not exceed"),
+    c("limit_ms", float, "ms", "the limit of p99"),
     c("holds", bool, "", "true: p99 within the limit, nothing unsent, nothing failed"),
-    c("design", str, "", "tells one plan of an experiment from another; a resumed one keeps it"),
-    c("margin", float, "0 to 1", "stated beforehand: a ratio within it is called the same"),
+    c("design", str, "", "identifies the plan of an experiment; a resumed one keeps it"),
+    c("margin", float, "0 to 1", "fixed beforehand: ratios within it are called the same"),
     c("cpus", str, "", "where generator and server ran"),
     c("rate", float, "1/s", "requests due"),
-    c("unsent", int, "", "requests of the whole load that were due and never sent"),
+    c("unsent", int, "", "requests of the whole load that were due but never sent"),
     c("x", float, "1/s", "good answers per second"),
-    c("server_u", float, "cores", "how busy the server's CPU was, softirq included"),
+    c("server_u", float, "cores", "how busy the server's CPU was, including softirq"),
     c("group_u", float, "cores", "CPU time of the server's own processes"),
-    c("stolen", float, "cores", "of the server's CPU, what the host of the virtual machine took"),
+    c("stolen", float, "cores", "part of the server's CPU stolen by the virtual machine's host"),
     c("generator_u", float, "cores", "CPU time of the generator"),
     c("budget", float, "cores", "server, generator and idle, as a share of the machine's CPUs"),
     c("flaw", str, "", "why the row is not used; empty if it is", True),
@@ -195,7 +195,7 @@ def names(table: str) -> tuple[str, ...]:
 
 
 def check(row: Mapping[str, Any]) -> Row:
-    """The row in the schema's order. Raises RecordError with everything that is wrong with it."""
+    """The row in the schema's order. Raises RecordError naming every mistake."""
     table = str(row.get("table", "qps"))
     known = names(table)
     problems = [f"{name}: missing" for name in known if name not in row]

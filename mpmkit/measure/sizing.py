@@ -3,8 +3,8 @@
     fit = slope([0, 10, 20], [5000, 8100, 11000])      # KiB against busy requests
     max_request_workers_for("4GiB", mpm="prefork", memory=table.to_frame())
 
-A server with n requests busy takes ``base + n * per_request``: a straight line through the measured points (least
-squares). A size is taken from the expensive end of the slope's 95% interval: a machine that swaps is worse than
+A server with n busy requests takes ``base + n * per_request``: a straight line through the measured points (least
+squares). A size uses the upper end of the slope's 95% interval: a machine that swaps is worse than
 one worker too few.
 """
 
@@ -28,7 +28,7 @@ class Line:
     """A straight line through points: value = base + slope * n.
 
     low, high: the 95% interval of the slope (infinite with two points: they allow no error).
-    points: how many. most: the largest n measured; beyond it the line is a guess.
+    points: their number. most: the largest n measured; beyond it the line is extrapolated.
     """
 
     base: float
@@ -49,7 +49,7 @@ class Line:
 
 
 def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
-    """Least squares. Raises ValueError unless there are two points with different n at least."""
+    """Least squares. Raises ValueError without at least two points with different n."""
     if len(set(ns)) < 2:
         raise ValueError("a slope takes at least two different levels; measure more levels")
     steep, base = statistics.linear_regression(ns, values)
@@ -83,10 +83,10 @@ def lines(
 class Sizing:
     """An answer of `max_request_workers_for`; sizes in bytes.
 
-    workers: the MaxRequestWorkers to set. base: the server without load. per_request, per_idle: what one
-    more costs, the expensive ends of the measured intervals. idle: kept-alive connections that are
-    provided for. by_rss: what summing RSS would have said, the usual and wrong way.
-    measured_to: the most requests that were busy at once when it was measured.
+    workers: the MaxRequestWorkers to set. base: the server without load. per_request, per_idle: the cost of
+    one more, at the upper ends of the measured intervals. idle: kept-alive connections
+    included. by_rss: the result of summing RSS, which is common and wrong.
+    measured_to: the most requests busy at once in the measurement.
     """
 
     mpm: str
@@ -104,7 +104,7 @@ class Sizing:
     def __str__(self) -> str:
         idle = self.idle * self.per_idle
         left = self.ram - self.reserve - self.base - idle
-        each = f"at {self.per_request / 1024:,.1f} KiB each, the dear end of the interval"
+        each = f"at {self.per_request / 1024:,.1f} KiB each, the upper end of the interval"
         held = f"{self.idle:,} kept-alive connections at {self.per_idle / 1024:,.1f} KiB"
         parts = {
             "reserve": (self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
@@ -120,7 +120,7 @@ class Sizing:
             words.append(f"rounded down to {children}: ServerLimit {limit}")
         if self.workers > self.measured_to:
             most = f"no more than {self.measured_to:,} were busy at once when it was measured"
-            words.append(f"{most}; beyond that the line is drawn on")
+            words.append(f"{most}; beyond that the line is extrapolated")
         if self.by_rss is not None:
             counts = "it counts pages that all processes share once for each"
             words.append(f"summed RSS would have allowed {self.by_rss:,}: {counts}")
@@ -163,18 +163,18 @@ def max_request_workers_for(
 ) -> Sizing:
     """The MaxRequestWorkers that a machine has room for, from measured slopes.
 
-    ram: the machine's memory, or what the server may have of it: bytes, or "4GiB".
-    mpm: prefork, worker or event. server: whose rows of `memory` to use.
+    ram: the machine's memory, or the server's share of it: bytes, or "4GiB".
+    mpm: prefork, worker or event. server: the server whose rows of `memory` to use.
     memory: rows of `memory_table` (the table, its frame or a list of rows), measured with your pages
-        and scripts: a request costs what your application makes of it.
-    idle: kept-alive connections to provide for, under event; elsewhere each of them takes a worker.
-    reserve: what is not for this server: bytes or a size. By default 20% of ram and at least
-        256 MiB: the kernel's page tables and sockets are in no process's PSS, and files that are
-        served want page cache.
+        and scripts: the cost of a request depends on your application.
+    idle: kept-alive connections to reserve memory for, under event; elsewhere each of them takes a worker.
+    reserve: memory not for this server: bytes or a size. By default 20% of ram and at least
+        256 MiB: the kernel's page tables and sockets are in no process's PSS, and served files
+        need page cache.
     threads_per_child: for worker and event; the answer is a multiple of it.
 
     Raises ValueError if memory has no busy rows of that MPM and server, if they show no growth, or if
-    the machine has no room for a single worker (the text says how much it takes).
+    the machine has no room for a single worker (the text says how much one needs).
     """
     problems = [] if mpm in MPMS else [f"mpm: {mpm!r} is not one of {', '.join(MPMS)}"]
     for name, value, least in (("idle", idle, 0), ("threads_per_child", threads_per_child, 1)):

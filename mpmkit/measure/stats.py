@@ -1,14 +1,14 @@
-"""What rounds of measurement allow to say: ratios, decisions, the published order. Pure.
+"""What rounds of measurement support: ratios, decisions, the published order. Pure.
 
 A round (or block) measures every server once, one after the other. Rounds are few (3 to 30).
 
-* Two servers are compared **within a round**, so that a slow minute, which met both alike, is not taken
-  for a difference between them: `ratio`, with a 95% interval at any number of rounds from 2. A
+* Two servers are compared **within a round**, so that a slow minute, which affects both, is not mistaken
+  for a difference between them: `ratio`, with a 95% interval from 2 rounds on. A
   difference is **larger than the noise** if that interval excludes 1.
-* Two costs are compared by **four words**, with the margin stated beforehand (`decide`). A word is said only
+* Two costs are compared by **four words**, with a margin fixed beforehand (`decide`). A word is used only
   if the whole interval supports it: above 1 + margin it is dearer, below 1 / (1 + margin) cheaper, between
   the two the same within 3%, else undecided (so many more blocks would decide). So two equal things are
-  called different in fewer than 5 of 100 comparisons, and each block makes a word likelier.
+  called different in fewer than 5 of 100 comparisons, and each block makes a decision likelier.
 * The **published order** came out, did not, or is not decidable (`verdict`).
 * The **knee** of a curve is where it bends; sweeps and stages of a load have the same one.
 """
@@ -82,8 +82,8 @@ def _around(middle: float, reach: float) -> Interval:
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
-    """How many times the other the one is: the geometric mean of the ratios within the rounds, with
-    its 95% interval (Student's, on the logarithms). One round alone has an interval without bounds.
+    """one as a multiple of other: the geometric mean of the ratios within the rounds, with
+    its 95% interval (Student's, on the logarithms). A single round has an interval without bounds.
 
     `one[i]` and `other[i]` come from the same round; the longer of the two is cut. Raises
     ValueError if there is no round in which both are above 0.
@@ -134,7 +134,7 @@ def p99(row: Mapping[str, Any]) -> tuple[float, bool]:
 
 
 def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """Where a curve that rises and then flattens bends: beyond it, more x gives little more y.
+    """The bend of a curve that rises and then flattens: beyond it, more x gains little y.
 
     The point farthest above the straight line from the first point to the highest one, both axes
     scaled to 1. None if there are fewer than 3 points or no point is more than a twentieth above it:
@@ -161,10 +161,10 @@ MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the
 
 @dataclass(frozen=True)
 class Decision:
-    """A ratio of two costs with what may be said of it.
+    """A ratio of two costs with its verdict.
 
-    blocks: how many it is of. more: blocks that would decide if they are like these; None if that is
-    not known. paired: whether the two were compared block by block.
+    blocks: their number. more: further blocks that would decide if they are like these; None if
+    unknown. paired: whether the two were compared block by block.
     """
 
     ratio: Interval
@@ -226,7 +226,7 @@ def more_blocks(ratio: Interval, blocks: int, margin: float) -> int | None:
 
 @dataclass(frozen=True)
 class Limits:
-    """In how many cells something else than the server was the limit."""
+    """In how many cells something other than the server was the limit."""
 
     cells: int = 0
     generator: int = 0
@@ -279,7 +279,7 @@ class OrderVerdict:
     """Whether the published order of the MPMs came out.
 
     Where the generator, or the machine that it shares with the servers, was the limit in a cell, a faster
-    server would not have shown: then nothing is said of an order, whatever the figures are.
+    server would not have shown: then there is no verdict on an order.
     """
 
     published_order: tuple[str, ...]

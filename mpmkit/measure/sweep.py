@@ -4,8 +4,8 @@
                   LoadProfile(path="/index.html", duration=2.0))
     table.summary()
 
-A name of the grid is a directive or a field of the load profile. The same sweep into the same file goes on where
-it was stopped, by Ctrl-C, a crash or a full disk. More rounds may be asked for than the last time; another grid
+A name of the grid is a directive or a field of the load profile. The same sweep into the same file resumes after
+Ctrl-C, a crash or a full disk. It may have more rounds than the last time; another grid
 or profile is refused. The seed of the random order is the column `sweep`.
 """
 
@@ -33,7 +33,7 @@ from mpmkit.measure.stats import knee as knee
 from mpmkit.measure.sweep_grid import GridPoint, plan
 from mpmkit.measure.text import aligned
 
-AGAIN = "; the same command goes on"
+AGAIN = "; the same command resumes"
 
 Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
 """``observe(server)``: what else is looked at while a point is measured. Its block is open during the
@@ -99,11 +99,11 @@ class SweepTable(Table):
         if any(row["p99_cut"] for row in points):
             out.append("≥: as long as the run, which cut the slowest requests off")
         if any(math.isnan(row["p99_ms"]) for row in points):
-            out.append(f"p99 takes {stats.TAIL:,} requests a round")
+            out.append(f"p99 needs {stats.TAIL:,} requests a round")
         return "\n".join(out + self.footer(AGAIN))
 
     def _best(self, rows: list[dict[str, Any]]) -> list[str]:
-        """The best point of one MPM, and beyond which value of a single name there is little more; neither
+        """The best point of one MPM, and beyond which value of a single name more gains little; neither
         where something else than the server was the limit."""
         limited = sum(any(row[name] for name in _LIMITS) for row in rows)
         if limited:
@@ -116,7 +116,7 @@ class SweepTable(Table):
         if len(self.names) == 1 and all(type(value) in (int, float) for value in values):
             bend = knee(values, [row["qps"] for row in rows])
             if bend is not None:
-                out.append(f"  beyond {self.names[0]} {bend:g} there is little more")
+                out.append(f"  beyond {self.names[0]} {bend:g} more gains little")
         return out
 
 
@@ -165,13 +165,13 @@ def sweep(
     """Measure every point of a grid, each with a fresh server.
 
     mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
-        -> the values to try. profile: the load, of which the grid changes fields.
-    rounds: how often each point is measured, 1 to 1000. directives: over the article's block, for all
+        -> the values to try. profile: the load; the grid changes its fields.
+    rounds: how often each point is measured, 1 to 1000. directives: override the article's block at all
         points. document_root: your pages. out, on_progress, launch: as in `qps_table`.
-    observe: what else is looked at at each point; the table is then an `ObservedSweep`.
+    observe: further observations at each point; the table is then an `ObservedSweep`.
 
     Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep. After an error or
-    Ctrl-C the same call goes on.
+    Ctrl-C the same call resumes.
     """
     todo = plan(mpm, grid, profile, rounds=rounds, directives=directives)
     kind = SweepTable if observe is None else ObservedSweep

@@ -1,4 +1,4 @@
-"""The grid of a sweep: its points, and everything that is wrong with them, before anything starts. Pure."""
+"""The grid of a sweep: its points, checked before anything starts. Pure."""
 
 import hashlib
 import itertools
@@ -24,7 +24,7 @@ START = 2.5  # seconds that a server and a generator take to start and end, for 
 
 @dataclass(frozen=True)
 class GridPoint(Cell):
-    """One point under one MPM: the grid's values, and what they make of directives and load."""
+    """One point under one MPM: the grid's values, and the resulting directives and load."""
 
     _: KW_ONLY
     values: dict[str, Any]
@@ -70,7 +70,7 @@ def plan(
     rounds: int = 1,
     directives: Mapping[str, Any] | None = None,
 ) -> SweepPlan:
-    """Check a sweep. Raises ValueError with everything that is wrong with it, a line a problem."""
+    """Check a sweep. Raises ValueError naming every mistake, one per line."""
     problems = Problems()
     asked = (mpms,) if isinstance(mpms, str) else tuple(mpms)
     known = [mpm for mpm in asked if mpm in problems.chosen("mpm", asked, MPMS)]

@@ -38,15 +38,15 @@ class Trace:
     """The requests of an access log, one entry of each column a request, sorted by `start`.
 
     start       seconds from the first request's start, at which it was received
-    seconds     from its reception to the end of its answer, as logged; nan where the log has none, or one that
-                cannot be: negative (the clock went back), infinite, or longer than 100 days
+    seconds     from its reception to the end of its answer, as logged; nan if the log has none, or an impossible
+                one: negative (the clock went back), infinite, or longer than 100 days
     size        bytes sent
     client      number of the client: the same address and user agent have the same
     kept        1: the connection was kept after the answer, 0: closed, -1: unknown
     connection  number of the connection
     path_class  index into `classes`
     begin       unix time of the first request's start, seconds
-    notes       sentences: how connections were inferred, resolution of times, what was left out
+    notes       sentences: how connections were inferred, resolution of times, lines left out
 
     Columns are arrays (array.array); any iterable is accepted, and all but `start` may be left out.
     Raises TraceError for columns of different lengths, and for starts that are not sorted and from 0 on.
@@ -94,7 +94,7 @@ class Trace:
             self.seconds = array("d", self.seconds)  # that of the caller stays as it is
             for i in wrong:
                 self.seconds[i] = NAN
-            text = f"{len(wrong):,} durations are negative or longer than 100 days: they count as missing."
+            text = f"{len(wrong):,} durations are negative or longer than 100 days and count as missing."
             self.notes = (*self.notes, text)
 
     def _column(self, name: str) -> array[Any]:
@@ -118,7 +118,7 @@ class Trace:
         return any(map(math.isfinite, self.seconds))
 
     def complete(self) -> Trace:
-        """Itself, or without the requests that have no duration, if those are at most 1%, with a note."""
+        """This trace, or if at most 1% of its requests have no duration, one without those, with a note."""
         lost = sum(map(math.isnan, self.seconds))
         if not 0 < lost <= BROKEN_SHARE * len(self):
             return self
@@ -164,14 +164,14 @@ class Trace:
 
     @classmethod
     def read(cls, logs: Any, *, log_format: str = "", conf: Any = None) -> Trace:
-        """Read access logs: a path, "-" for standard input, a binary file, or several of them, which are put in
-        the order of their first times; .gz is seen by its first bytes.
+        """Read access logs: a path, "-" for standard input, a binary file, or several of them, sorted
+        by their first times; .gz is recognised by its first bytes.
 
         log_format  a LogFormat, a nickname (common, combined, combinedio, vhost_combined), or a nickname and
                     more: "combined %D". Without it the first line decides.
-        conf        an httpd.conf: its LogFormat and CustomLog, and its KeepAliveTimeout for what has no %k
+        conf        an httpd.conf: its LogFormat and CustomLog, and its KeepAliveTimeout for logs without %k
 
-        Raises TraceError for a log that is not in that format (more than 1% of its lines), that has no request
+        Raises TraceError if more than 1% of the lines are not in that format, or the log has no request
         or cannot be read.
         """
         from mpmkit.measure.access_trace import read_trace
@@ -180,7 +180,7 @@ class Trace:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
-        """Read what `to_csv` wrote. Raises TraceError that names the line, OSError."""
+        """Read a file of `to_csv`. Raises TraceError, naming the line, and OSError."""
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = enumerate(file, 1)
             said: list[tuple[str, str]] = []

@@ -1,9 +1,9 @@
 """Servers that run at the same time and get their requests in turns, a tenth of a second each.
 
-A machine changes its speed from second to second, by a third or more. Two servers that are measured one after the
-other meet two machines. So one generator sends to all servers of a block, on one CPU, in turns: in each cycle
-every server has a turn at every rate, in random order. The beginning of a turn does not count: it fills the CPU's
-caches, which the servers before it have used. Nor does a turn in which something else ran there.
+A machine's speed changes from second to second, by a third or more. Two servers measured one after the
+other meet different conditions. So one generator sends to all servers of a block, on one CPU, in turns: in each
+cycle every server has a turn at every rate, in random order. The beginning of a turn does not count: it fills the
+CPU's caches, which other servers have used. Nor does a turn in which something else ran there.
 
     cycle     1                                     2
     turn      | event | httpd prefork | prefork ... | httpd prefork | event ...

@@ -1,8 +1,8 @@
 """The utilisation law S = U/X: from the rows of `mpmkit demand` to decisions. Pure.
 
 A server that is busy for the share U of the time at X answers a second has a service demand of S = U/X, the CPU
-time of one request. At several rates U against X is a line through the origin with the slope S; how well the
-means of the rates lie on it is R². Servers are compared within a block, at the rates that both have there.
+time of one request. At several rates U against X is a line through the origin with slope S; R² is how well the
+means of the rates fit it. Servers are compared within a block, at the rates that both have there.
 """
 
 import itertools

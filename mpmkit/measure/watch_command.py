@@ -81,12 +81,12 @@ def parser() -> Parser:
     add = made.add_argument
     add("url", metavar="URL", help="of the server, or of its status page (default: /server-status)")
     add("--every", type=_seconds, default=5.0, metavar="S", help="between two looks (default: 5)")
-    until = "to go on for (default: until Ctrl-C or an alarm)"
+    until = "to run (default: until Ctrl-C or an alarm)"
     add("--seconds", type=_seconds, metavar="S", help=until)
     limit = made.add_mutually_exclusive_group()
     words = "its MaxRequestWorkers (default: as many as the scoreboard has slots)"
     limit.add_argument("--limit", type=_workers, default=0, metavar="N", help=words)
-    limit.add_argument("-f", dest="conf", metavar="FILE", help="its httpd.conf, which says that")
+    limit.add_argument("-f", dest="conf", metavar="FILE", help="its httpd.conf, which has that")
     add("--format", choices=("text", "csv", "prometheus"), default="text")
     return made
 

@@ -1,10 +1,10 @@
-"""event: worker, plus a listener thread that keeps every connection that only waits.
+"""event: like worker, but connections that only wait stay with the listener thread.
 
     listener   epoll ─┬─ listening socket: above the limit? stop listening : accept ──> queue ─┐
                  ^    ├─ kept-alive connection has data ───────────────────────> queue ────────┤
                  │    ├─ slow client takes more ────────────────────────────────> queue ───────┤
                  │    ├─ lingering client closed: close                                        │
-                 │    └─ the time of a connection is over: linger, or close                    │
+                 │    └─ a connection's time is over: linger, or close                         │
                  │                                                                             │
     worker       │  READY <────────────────────────────────────────────────────────────────────┘
                  │    └──> READ ──> handler, WRITE ──> LOG ─┬─> KEEPALIVE: park ─┐
@@ -12,8 +12,8 @@
                  │                                          └─> CLOSING: park ───┤
                  └───────────────────────────────────────────────────────────────┘
 
-A worker thread holds a connection only while there is something to do for it. To *park* is to give
-it to the listener: it joins the time-out queue of what it waits for, and epoll watches its socket
+A worker thread holds a connection only while there is work to do. To *park* a connection is to give
+it to the listener: it joins a time-out queue, and epoll watches its socket
 (server/parked.py). An idle keep-alive client thus costs a few KB and no thread. A client that is
 slow to send its request still holds a thread, as in httpd.
 """
@@ -62,7 +62,7 @@ class EventChild(ThreadedChild):
     # -- the listener thread --------------------------------------------------------------------
 
     def listener_thread(self) -> None:
-        """Wait for all connections that wait; give those that have news to workers."""
+        """Watch all parked connections; give those with news to workers."""
         socks = self.socks
         self.epoll.register(self.wakeup, select.EPOLLIN)
         socks.enable()

@@ -6,8 +6,8 @@
                └───────────────────────────── CLOSING: linger <────┘
 
 One process does everything for one client, from accept to the end of its lingering close, and
-meanwhile nothing for anybody else. There is no thread and no lock. A script needs no care for its
-neighbours, and one that crashes takes one connection with it. The price is a process for each
+meanwhile serves no other client. There is no thread and no lock. A script need not be thread-safe,
+and a crash ends only one connection. The price is a process for each
 client that is served, waits in keep-alive, or is slow.
 
 All children accept from the same socket; the kernel gives each connection to one of them.

@@ -4,8 +4,8 @@
     listener_thread    accept, and give each connection to a worker: the model's own part
     worker_thread × n  pop a connection ──> process_connection: the model's own part ──> idle again
 
-To leave is a matter of order. First `leave`: no new connections, and every response says
-`Connection: close`. Then `drain`: the listener ends, then the workers, each after what it holds.
+A child leaves in two steps. `leave`: no new connections, and every response has
+`Connection: close`. `drain`: the listener ends, then the workers, each after its last connection.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ThreadedChild(Child):
         return self.status
 
     def prepare(self) -> None:
-        """Make what the threads share, before there are any."""
+        """Make what the threads share, before they start."""
         raise NotImplementedError
 
     def eventfd(self) -> int:
@@ -72,7 +72,7 @@ class ThreadedChild(Child):
                 break
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        """By `_thread`: an object of `threading` is 3 KB. A profile (server/prewarm.py) goes on in it."""
+        """By `_thread`: an object of `threading` is 3 KB. A profile (server/prewarm.py) continues in it."""
         running = allocate_lock()
         running.acquire()
         start_new_thread(partial(self.run, running, sys.getprofile(), main, *args), ())

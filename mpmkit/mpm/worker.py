@@ -9,7 +9,7 @@
                READY <──────── CLOSING: linger <───────┘
 
 A worker thread does what a whole process does under prefork, so a client costs a thread, which is
-less. Threads share memory: scripts must be thread-safe, and a crash ends all connections of its
+cheaper. Threads share memory: scripts must be thread-safe, and a crash ends all connections of its
 process. A client in keep-alive still holds its thread.
 
 The listener reserves an idle worker *before* it accepts. A process whose threads are all busy

@@ -1,15 +1,15 @@
 """Admission: may a child of event take one more connection?
 
-Prefork and worker need no such question: a connection takes a thread, so a child accepts when a
+Prefork and worker need no rule: a connection takes a thread, so a child accepts when a
 thread is idle. Event parks connections that only wait, so a child can hold more of them than it has
-threads. How many more is what the directive AsyncRequestWorkerFactor says.
+threads. AsyncRequestWorkerFactor sets how many more.
 
 The rule, as httpd 2.4 applies it (event.c): a child accepts while at least one worker is idle, and
 
     connections - lingering  <  ThreadsPerChild + idle * AsyncRequestWorkerFactor
 
-In words: one connection for each thread, and for each thread that is idle at the moment, as many
-again as the factor says. Connections in lingering close are on their way out and count as gone.
+In words: one connection for each thread, and the factor's number of connections for each thread
+that is idle now. Connections in lingering close are ending and do not count.
 A busy child thus admits fewer than an idle one, and the next connection goes to a sibling.
 
 Worked example: ThreadsPerChild 4, one child, every client parked in keep-alive, so that all four
@@ -19,18 +19,18 @@ the next client waits in the backlog.
 >>> [connection_limit(idle=4, threads_per_child=4, factor=f) for f in (1, 2, 3)]
 [8, 12, 16]
 
-The fraction of the factor is lost on the way, although its documentation shows one:
+The fraction of the factor is dropped, although httpd's documentation shows one:
 
 >>> [connection_limit(idle=4, threads_per_child=4, factor=f) for f in (0.5, 1, 1.5, 2, 2.9, 3)]
 [8, 8, 8, 12, 12, 16]
 
-With three of the four workers busy the same child takes half as many:
+With three of its four workers busy the same child takes half as many:
 
 >>> connection_limit(idle=1, threads_per_child=4, factor=2)
 6
 
-A child that stopped listening must have a little more room before it listens again, or it would
-flap at the limit. One idle worker is left out of the sum for that:
+A child that stopped listening needs a little more room before it listens again, or it would
+flap at the limit. So one idle worker is left out of the sum:
 
 >>> connection_limit(idle=4, threads_per_child=4, factor=2, listening_disabled=True)
 10

@@ -4,8 +4,8 @@ The parent takes a snapshot of the scoreboard, looks at it and makes a plan:
 
     snapshot -> look -> Seen -> plan -> Plan(spawn these slots, retire one, say this)
 
-Both steps are pure functions. The parent carries the plan out; a simulator, a notebook and the
-tests call the same two on snapshots that they made up. `Memory` is what travels from pass to pass.
+Both steps are pure functions. The parent carries out the plan; the simulator, notebooks and
+tests call the same functions on their own snapshots. `Memory` is passed from pass to pass.
 
 The decision, in one table (Max and Min are MaxSpareServers and MinSpareServers under prefork,
 MaxSpareThreads and MinSpareThreads under worker and event; L is the process limit,
@@ -24,12 +24,12 @@ MaxRequestWorkers / ThreadsPerChild):
       Workers
     . no slot       (the same thing)        AH00288, every second    AH03490, every second
 
-The rate is 1 to begin with, doubles after each pass that forked, up to 32, and falls back to 1 in
-any pass that had no reason to fork. The last burst may overshoot. After a graceful restart the doubling
-is held off for ten forking passes. Shrinking is gentler: one child a second at most.
+The rate starts at 1, doubles after each pass that forked, up to 32, and falls back to 1 in
+any pass that had no reason to fork. The last burst may overshoot. After a graceful restart ten
+forking passes do not double it. Shrinking is gentler: at most one child a second.
 
-What "idle" means is half of the algorithm. A child that is starting is idle, or a slow start would
-make the parent fork again and again for the same need. A child that is leaving is not, nor is one
+The meaning of "idle" is half of the algorithm. A starting child is idle, or a slow start would
+make the parent fork repeatedly for the same need. A leaving child is not idle, nor is one
 of an older generation, nor (event) one that has stopped listening: none of them will take the next
 client.
 
@@ -213,7 +213,7 @@ def look(snapshot: Snapshot, directives: Directives, memory: Memory) -> Seen:
     Event has all slots of ServerLimit, those above L for children that finish. Threads of a child that
     stopped listening are not idle: they will not meet the next client. (httpd's event keeps running totals,
     and its prefork compares no generation, since the parent writes GRACEFUL into the rows of the old one: to
-    count anew, in one way, comes to the same.)
+    count again, in one way, gives the same.)
     """
     mpm, threads = directives.mpm, directives.ThreadsPerChild
     slots = directives.ServerLimit if mpm == "event" else directives.process_limit

@@ -5,20 +5,20 @@
     run.to_frame().plot(x="t", y=["workers", "busy", "idle"])
 
 The decisions are the real ones: `mpmkit.policy.maintenance.look` and `plan`, which the parent of a running
-server calls, and `mpmkit.policy.admission`, which event's listener asks. Only the pool is a model, and a
-simple one. A forked child is ready at once. Load arrives from outside: at second t, `busy(t)` clients
-want a worker, and `parked(t)` clients have had an answer and stay connected (keep-alive). As many are
-served as there are workers; the rest wait. Under prefork and worker a parked client keeps a worker
-busy (K); under event it is a connection of some child, which takes it if AsyncRequestWorkerFactor lets
-it, and stops listening when that limit is reached. A retired child takes no more work, its parked
-clients come back to the others, and it is gone by the next pass or `leaving` passes later. One pass
-is one second, and the first comes one second after the start.
+server calls, and `mpmkit.policy.admission`, which event's listener calls. Only the pool is a simple
+model. A forked child is ready at once. Load comes from outside: at second t, `busy(t)` clients
+want a worker, and `parked(t)` clients have had an answer and stay connected (keep-alive). Each worker
+serves one client; the rest wait. Under prefork and worker a parked client keeps a worker
+busy (K); under event it is a connection of some child, which takes it if AsyncRequestWorkerFactor
+allows, and stops listening at that limit. A retired child takes no more work, its parked
+clients return to the others, and it is gone by the next pass or `leaving` passes later. One pass
+is one second; the first is one second after the start.
 
-What it leaves out: how long a fork takes, how long a request takes, and which child reads the byte
+The model has no time for a fork or a request, and does not choose which child reads the byte
 in the pipe of death (here: the one in the highest slot).
 
-A run has the columns of a recording of a real server (`mpmkit.watch`), and some more of its own, so
-the two can be laid over one another:
+A run has the columns of a recording of a real server (`mpmkit.watch`) and a few more, so
+the two can be compared:
 
     frame = pandas.concat([run.to_frame().assign(who="simulated"),
                            mpmkit.watch(server, 12).to_frame().assign(who="measured")])
@@ -139,19 +139,19 @@ def simulate(
 ) -> Simulation | TraceRun:
     """Run idle maintenance for `seconds` passes and report second 0 and each pass; or run a trace.
 
-    The directives are either ready-made or given by name, `simulate("prefork", StartServers=1)`;
-    not both. `busy` is how many workers the clients want: a number, a sequence with one number for
-    each second from 0 on (the last one holds on), or a function of the second; rounded down. `parked`
-    is how many further clients have had an answer and stay connected, in the same forms.
-    `leaving` is how many passes still see a retired child; 0 if it's gone by the next.
+    The directives are either ready-made or given by name, `simulate("prefork", StartServers=1)`,
+    not both. `busy` is the number of workers that clients want: a number, a sequence with one number per
+    second from 0 on (the last one persists), or a function of the second; rounded down. `parked`
+    is the number of further clients that have had an answer and stay connected, in the same forms.
+    `leaving` is how many passes still see a retired child; 0 if it is gone by the next.
 
     With `trace` (`mpmkit.Trace`: the requests of a log) the result is a TraceRun, see policy/traffic.py: in
     continuous time, with each request and connection; busy, parked, seconds and leaving are not used.
-    `on_progress` is called now and then with the share that is done. `restarts`: seconds of graceful restarts
+    `on_progress` is called now and then with the share done. `restarts`: seconds of graceful restarts
     with the same directives; an access log does not show those of its server.
 
     Raises ValueError for negative numbers, restarts after the trace, or directives given twice, DirectiveError
-    (a ValueError) for directives that can't be.
+    (a ValueError) for invalid directives.
     """
     if seconds < 0 or leaving < 0:
         raise ValueError("seconds and leaving are 0 or more")

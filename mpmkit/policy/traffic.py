@@ -3,23 +3,23 @@
     run = mpmkit.simulate("event", trace=trace, MaxRequestWorkers=150)
     run.peak_busy, run.waited, run.series["processes"], run.binds
 
-A request comes, waits for a worker where none is idle, takes one for as long as the log says, and its connection
+A request arrives, waits for a worker if none is idle, holds it for the logged duration, and its connection
 is kept or not. Once a second `maintenance.look` and `plan` decide about children, as in a running server.
 
-* A connection's first request comes when the log says. Each further one comes as long after the end of the
-  answer before it as in the log. So what waits here delays what follows it.
+* A connection's first request arrives at the logged time. Each further one follows the previous answer after the
+  logged pause. So a wait here delays the requests that follow.
 * A kept connection holds its worker under prefork and worker. Under event it is parked, as far as
-  AsyncRequestWorkerFactor lets it. A child closes all its parked connections when one of them has news, or a
+  AsyncRequestWorkerFactor allows. A child closes all its parked connections when one of them has news, or a
   new one comes, and none of its threads is idle; their clients connect again (httpd 2.4, workers_were_busy).
-* After the last request that the log has of a connection, its client is taken to stay: the connection ends by
-  KeepAliveTimeout. A log doesn't show when the client left. This is the dear end.
-* Where ListenBacklog is full a client tries again after 1, 2, 4 ... s as TCP does, six times.
+* After the last logged request of a connection, its client is assumed to stay: the connection ends by
+  KeepAliveTimeout. A log does not show when the client left, so this is the pessimistic assumption.
+* If ListenBacklog is full a client tries again after 1, 2, 4 ... s, six times, like TCP.
 
-Idle children take connections in turn. A retired child finishes what it has; under prefork an idle one is
-retired, else the oldest. At a graceful restart all are. Those without work end at once and are replaced, up to
-StartServers; a second later the parent starts what is missing of them in slots that were free; after another one
-it looks again, and ten forking passes do not double. What is left out: how long a fork takes, and that requests
-slow one another down.
+Idle children take connections in turn. A retired child finishes its requests; under prefork an idle one is
+retired, else the oldest. A graceful restart retires all. Those without work end at once and are replaced, up to
+StartServers; a second later the parent starts the missing ones in slots that were free; after another second
+it looks again, and ten forking passes do not double. The model leaves out the duration of a fork and the fact
+that requests slow one another down.
 """
 
 import math
@@ -136,7 +136,7 @@ class _Run:
         while True:
             now = heap[0][0] if heap else math.inf
             if tick <= now and tick <= due:
-                if tick < self.restarted + 1.0:  # the parent's second begins anew
+                if tick < self.restarted + 1.0:  # the parent's second begins again
                     tick = self.restarted + 1.0
                     continue
                 if now == due == math.inf and (not self.queue or still > PATIENCE):

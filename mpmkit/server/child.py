@@ -1,4 +1,4 @@
-"""A child process of the server: what it is given, and how it ends.
+"""A child process of the server: its inputs and its end.
 
 Each MPM derives its own `Child` and defines `child_main`; the rest of a child's life is in server/pool.py.
 """
@@ -87,8 +87,8 @@ class Child:
 
 
 def exit_status(error: BaseException) -> int:
-    """The exit status of a child that `error` ends: sick for lack of descriptors, memory or threads. All
-    else is like a crash: the parent replaces the child, however young it was."""
+    """The exit status of a child that `error` ends: sick for lack of descriptors, memory or threads. Any
+    other error is like a crash: the parent replaces the child, however young it was."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else CHILD_FAILED
     lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING

@@ -1,11 +1,11 @@
-"""A connection: a socket, its protocol, and what is still to be sent.
+"""A connection: a socket, its protocol, and unsent bytes.
 
-What waits here, waits in the kernel with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO), so
+Waits happen in the kernel, with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO), so
 that a read is one system call; Python's `settimeout` would poll before each. A time-out shows as
 BlockingIOError.
 
-Under prefork and worker the thread that accepted a connection holds it to its end. Under event a thread
-holds it only while there is something to do; `nonblocking` is set, and what can't be sent at once stays
+Under prefork and worker one thread holds a connection to its end. Under event a thread
+holds it only while there is work to do; `nonblocking` is set, and bytes that can't be sent at once stay
 in `pending`.
 """
 
@@ -46,10 +46,10 @@ _spare: list[mmap] = []  # buffers that no thread reads into at the moment
 
 
 def receive(sock: Any, size: int, flags: int = 0) -> bytes:
-    """As a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: what is returned has no spare room.
+    """Like a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: the result has no spare room.
 
-    `recv` makes room for `size` bytes and cuts off what is left of it. malloc keeps small pieces for their
-    thread when they are free, up to 7 of each of 64 sizes. Between them there would be holes too small for
+    `recv` allocates `size` bytes and cuts off the unused part. malloc keeps small free pieces for their
+    thread, up to 7 of each of 64 sizes. Between them are holes too small for
     the next read: with reads of any length, a child grew by megabytes.
     """
     try:

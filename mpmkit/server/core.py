@@ -6,8 +6,8 @@
     log and count     L
     then              keep the connection, or close it
 
-`process_request` is that path. An MPM only decides whose thread runs it and who waits before and
-after it; that is all the difference between prefork, worker and event.
+`process_request` is that path. An MPM only decides which thread runs it and what waits before and
+after it; that is the only difference between prefork, worker and event.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
 
 
 def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestError) -> bool:
-    """Answer a request that is no request: an error page, a line in the logs, and a close."""
+    """Answer an invalid request: an error page, a line in the logs, and a close."""
     slot.set(BUSY_WRITE)
     conn.started = time_ns()
     conn.status = error.status

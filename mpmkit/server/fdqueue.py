@@ -1,10 +1,10 @@
 """Where the listener thread hands a connection to a worker thread.
 
-    worker     pop()             I am idle; give me a connection
-    listener   wait_for_idler()  reserve an idle worker, or wait until there is one
-               try_get_idler()   the same, but never wait
+    worker     pop()             become idle and wait for a connection
+    listener   wait_for_idler()  reserve an idle worker, or wait for one
+               try_get_idler()   the same without waiting
                push(item)        the connection for the reserved worker
-               offer(item)       for an idle worker if there is one, else for the next who comes back
+               offer(item)       for an idle worker if there is one, else for the next to become idle
 
 A worker is reserved *before* accept: a process whose workers are all busy accepts nothing, and
 connections wait in the kernel's queue, where another process can take them. (Apache: fd_queue and

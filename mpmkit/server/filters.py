@@ -1,14 +1,14 @@
-"""Connection filters: what stands between a connection and its socket (httpd's input and output filters).
+"""Connection filters, between a connection and its socket (httpd's input and output filters).
 
     protocol <── recv_into ── filter ── recv_into <── socket
              ──> send ────── filter ── send ──────>
 
-A filter has a socket's methods and passes on what it does not change. `async_safe` is what event wants
-to know: does epoll, which watches the socket, still see everything? Not of a filter that keeps bytes to
-itself: a request may be ready while the socket is silent. event then leaves the connection to one
+A filter has a socket's methods and passes on what it does not change. event needs to know whether it is
+`async_safe`: does epoll, which watches the socket, still see everything? Not if a filter keeps
+bytes: a request may be ready while the socket is silent. event then leaves the connection to one
 worker thread from accept to close, as worker does (httpd's `clogging_input_filters`).
 
-`ConnectionFilter NAME argument` puts one into every connection. It is a directive of mpmkit's own.
+`ConnectionFilter NAME argument`, a directive of mpmkit's own, puts one into every connection.
 """
 
 from __future__ import annotations

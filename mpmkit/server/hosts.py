@@ -1,4 +1,4 @@
-"""Which virtual host a request is for, and what answers, logs and speaks TLS for it.
+"""The virtual host of a request, with its handler, logs and TLS context.
 
     the connection's own address ──> a chain of hosts (config/hosts.py)
     the request's Host           ──> the first of the chain that has the name, or an alias of it,
@@ -234,7 +234,7 @@ class Certificates:
 
 
 def remember(known: dict[Any, Found], key: Any, value: Found) -> Found:
-    """Clients choose the keys: a full dictionary begins anew."""
+    """Clients choose the keys: a full dictionary is cleared."""
     if len(known) >= NAMES_KEPT:
         known.clear()
     known[key] = value

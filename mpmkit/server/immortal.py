@@ -1,21 +1,21 @@
-"""Immortal objects: what children only use stays in the memory that they share with their parent.
+"""Immortal objects: objects that children only use stay in the memory shared with their parent.
 
-To use a Python object is to write its reference count: after a fork that costs a child the page of
+Using a Python object writes its reference count: after a fork that costs a child the page of
 4 KiB around each object that it uses. Since 3.12 CPython has objects whose count is never written (PEP
 683). They are recognised by the count itself: its low 32 bits have a value (VALUES) that no real count
-reaches. So an object becomes immortal when that number is written into it, at its address, which `id` is.
-/proc/self/mem does that: where it may not be written there is an error and no crash.
+reaches. So writing that number into an object, at its address (`id`), makes it immortal.
+/proc/self/mem does that: if writing is not allowed there is an error and no crash.
 
 **Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
 this once, before its first fork; it has no threads then. Children end by `os._exit`, and free nothing.
 What a list, a dict or an instance contains may still change: only its own count is fixed.
 
-**What must not be.** What is closed when its last reference goes: no object of a type that has a
-`close` or a `__del__` (sockets, files, mappings, logs, generators), and no TLS context. What a restart
-replaces stays in the parent, but for the first configuration only: a parent does not grow with restarts.
+**Excluded.** Objects that are closed with their last reference: any type with a
+`close` or a `__del__` (sockets, files, mappings, logs, generators), and TLS contexts. Objects that a restart
+replaces stay in the parent, but only those of the first configuration: a parent does not grow with restarts.
 
-**Which.** What a request may use: what is reached from the modules of this package and of h11, and from
-the parent's objects, but not by way of other modules' functions: argparse, typing and their like are
+**Included.** Objects that a request may use: those reachable from the modules of this package and of h11, and
+from the parent's objects, but not through other modules' functions: argparse, typing and similar modules are
 most of the memory. Methods of built-in types come from the garbage collector's list.
 
 **Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object (it has been run on 3.12 and

@@ -5,7 +5,7 @@
     %!200,304{Referer}i              only for other statuses than these, else "-"
     %<q %>q                          of the first and of the last of internal redirects
 
-What came from a client is quoted: no client can write lines or quotes of its own into a log.
+Text from a client is quoted: no client can write its own lines or quotes into a log.
 """
 
 from __future__ import annotations

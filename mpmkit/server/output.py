@@ -1,8 +1,8 @@
 """The sending half of a connection: bytes, mapped files, files, and what scripts yield.
 
 Each `send_…` waits in the kernel, for Timeout at most, until the client has taken the bytes. Under
-event (`nonblocking`) what can't be sent at once stays in `pending`, and `flush` goes on with it when
-the socket has room; a thread waits only while more than FlushMaxThreshold is left, as httpd's does.
+event (`nonblocking`) the rest stays in `pending`, and `flush` continues when
+the socket has room; a thread waits only while more than FlushMaxThreshold is left, as in httpd.
 """
 
 from __future__ import annotations

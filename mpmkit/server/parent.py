@@ -8,10 +8,10 @@
     HUP         restart          children killed, configuration read again, a new generation
     USR1        graceful         configuration read again, a new generation; the old one finishes
 
-The loop wakes once a second, as Apache's does: deaths, spawns and retirements happen on that grid.
-The children are the pool's (pool.py). This file owns what outlives them: the PidFile, the signals,
+The loop wakes once a second, as Apache's does: deaths, forks and retirements happen at these times.
+The children belong to the pool (pool.py). This file owns what outlives them: the PidFile, the signals,
 the configuration that is read again at a restart, and the generations. Signals are numbers in a pipe
-(`signal.set_wakeup_fd`): nothing is done inside a handler.
+(`signal.set_wakeup_fd`): a handler does nothing.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Parent:
             return
         stale = pidfile.write(path)
         if stale is not None:
-            text = f"{path} named process {stale}, which is not a server any more; taken over"
+            text = f"{path} named process {stale}, which is no longer a server; taken over"
             self.errors.write("warn", text, ah="AH00098")
         self._remove_pid_file()
         self._pid_file = path
@@ -182,7 +182,7 @@ class Parent:
         pool.replacing = False
         self.board.generation += 1  # prefork's busy children see it after the request they are in
         pool.pod.close()
-        # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
+        # Busy children hold the sockets, too, and a client would wait forever: refuse for all.
         listen.refuse_all(pool.listeners)
         listen.close_all(pool.listeners)
         self._remove_pid_file()  # at once: another server may start here while we finish

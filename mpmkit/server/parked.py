@@ -1,4 +1,4 @@
-"""Where event keeps connections that only wait: in four time-out queues, without a thread.
+"""event's parked connections: four time-out queues, no thread.
 
     state               the connection waits for    time-out          and then
     ------------------  --------------------------  ----------------  ------------------------
@@ -61,7 +61,7 @@ class ParkedConnections:
 
     due_earlier    called when a connection is due before `alarm`
     alarm          when the listener looks at the queues next. It stays when the connection that is due
-                   then was claimed: one look in vain is cheaper than many new alarms
+                   then was claimed: one useless look is cheaper than many new alarms
     """
 
     def __init__(

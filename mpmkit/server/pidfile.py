@@ -1,11 +1,11 @@
 """The PidFile: how a later command finds a server that runs in the background.
 
 One line, the parent's process id. It is written to a temporary name and renamed, so that a reader sees
-a whole one or none. It goes away with the server; one that a killed parent leaves is *stale*.
+a complete file or none. It is removed with the server; a killed parent leaves a *stale* one.
 
-Its number may have been given to another process since. httpd looks only whether that is alive, and
-would signal a stranger; here a process counts as a server if its command line is that of one.
-A symbolic link in the file's place is refused: it may be another user's.
+Its number may have been reused. httpd checks only whether that process is alive, and
+would signal a foreign one; here a process counts as a server only if its command line is a server's.
+A symbolic link in the file's place is refused: another user may have made it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Logs to a program (`CustomLog "|rotatelogs …"`): a pipe that the server writes to and a program reads.
 
 The pipe lasts as long as the configuration. The program is the parent's child, with the parent's user:
-it is started before the first child of the server, and again, on the same pipe, when it ends. So what
-was written meanwhile is not lost.
+it is started before the server's first child, and again, on the same pipe, when it ends. So lines
+written in between are not lost.
 """
 
 from __future__ import annotations

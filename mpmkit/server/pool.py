@@ -164,7 +164,7 @@ class Pool(Context):
             try:
                 stack_size(size)
             except ValueError:
-                text = f"ThreadStackSize {size} cannot be: the system's own is used"
+                text = f"ThreadStackSize {size} is impossible: the system's own is used"
                 self.note("stack", text, "warn")
         return self.child_class(self, slot).child_main()
 

@@ -1,18 +1,18 @@
-"""Before the first fork, the server serves itself a few pages, for the sake of its children's memory.
+"""Before the first fork, the server serves itself a few pages, to save memory in its children.
 
 A forked child shares its parent's memory until one of them writes to it; then the kernel gives the
-writer a copy of the page. What runs for the first few times writes a lot: Python specialises its
-bytecode, and until it has, each attribute is looked up by its name, whose reference count is written.
-If the parent has done it, the pages are shared.
+writer a copy of the page. Code writes a lot in its first few runs: Python specialises its
+bytecode, and until then each attribute is looked up by its name, whose reference count is written.
+If the parent has done this, the pages are shared.
 
-So the same code as in a child runs here, on a socket of its own, with the sample page, without a trace
-in the scoreboard or a log. In each of ROUNDS all is made anew: what a child does once in its life (its
-start, the first look at a head, a path and a file) has to run as often as what it does at each request.
-It takes some 20 ms. The first round finds out which code runs, and that code is copied to lie side by
-side (`gather`): using a code object writes to it.
+So the code of a child runs here, on its own socket, with the sample page, and leaves no trace
+in the scoreboard or a log. Each of ROUNDS starts from scratch: the steps that a child does once (its
+start, the first head, path and file) have to run as often as the steps of each request.
+It takes some 20 ms. The first round finds out which code runs, and that code is copied into adjacent
+memory (`gather`): using a code object writes to it.
 
-A whole child is rehearsed, from its birth to its end; those of worker and event with their threads, which
-have ended before the first fork.
+The rehearsal plays a whole child, from its birth to its end; those of worker and event with their threads,
+which end before the first fork.
 """
 
 from __future__ import annotations

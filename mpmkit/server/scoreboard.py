@@ -9,7 +9,7 @@ Apache's own layout (scoreboard.h), as four arrays one after the other:
     texts       client, vhost, protocol and request line of one thread slot
 
 There is no lock. Each record has one writer at a time, a byte and an aligned 64-bit integer are
-written whole, and a reader needs a snapshot, not a transaction: a state change is one store.
+written atomically, and a reader needs a snapshot, not a transaction: a state change is one store.
 
 With ScoreBoardFile the memory is a named file, as in httpd, and `Scoreboard.attach` reads it from
 another process: that costs no request, and needs no idle worker.

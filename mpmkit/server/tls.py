@@ -4,8 +4,8 @@
                                    SSLObject (OpenSSL)
     socket <── send <── outgoing ──┘                 └──< what we answer
 
-OpenSSL works on two buffers in memory and never sees the socket. So everything that `Connection`
-knows about waiting holds here, too. Two things are different:
+OpenSSL works on two memory buffers and never sees the socket. So a connection waits as it does
+without TLS. Two things are different:
 
 * A read takes whole records, the pieces that TLS encrypts (up to 16 KiB), so it may find more than was
   asked for. `recv` returns all that it can decrypt: nothing waits in OpenSSL, where no epoll would see it.
@@ -64,7 +64,7 @@ def context_for(directives: Directives) -> ssl.SSLContext:
             raise _refused(name, key, why, "AH02565") from None
         why = (
             f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
-            "(`openssl pkey -in KEY -out NEW` takes the pass phrase away), a certificate not cut short"
+            "(`openssl pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
         )
         raise _refused(name, key, why, "AH02564") from None
     if (ciphers := directives.SSLCipherSuite) is not None:
@@ -200,7 +200,7 @@ class TlsConnection(Connection):
     @property
     def hint(self) -> str:
         """For the page of a request in the clear."""
-        return "" if self.session else "This port speaks TLS: write https:// before its address."
+        return "" if self.session else "This port uses TLS: write https:// before its address."
 
     def read_request(self) -> Request | None:
         """After the handshake. Raises RequestError 400 for HTTP in the clear, as httpd does."""
@@ -229,7 +229,7 @@ class TlsConnection(Connection):
                     break
         except ssl.SSLError as error:
             if error.reason == "HTTP_REQUEST":
-                why = "HTTP in the clear to a socket that speaks TLS"
+                why = "plain HTTP to a TLS socket"
                 raise RequestError(400, why, ah="AH01996") from None
             return False
         except (TimeoutError, OSError, Disconnected):

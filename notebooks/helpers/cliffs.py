@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "event, factor 20": ("event", {"AsyncRequestWorkerFactor": 20}),
 }
 LEVELS = (50, 100, 200, 300, 500, 1000, 1500, 2000)  # kept connections
-NEWCOMERS, PAUSE = 10, 0.2  # clients that connect anew, seconds between two of their requests
+NEWCOMERS, PAUSE = 10, 0.2  # clients with new connections, seconds between two of their requests
 PROBED = 3.0  # seconds a level
 SETTLE = 12.0  # seconds that a pool has to grow, at most
 LATE = 1.2  # s: a pass of maintenance takes a second; who waits longer stands in front of a full server

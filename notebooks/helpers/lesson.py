@@ -112,7 +112,7 @@ class Item(NamedTuple):
 
 
 def feedback(item: Item, chosen: str) -> str:
-    """What is said of a choice."""
+    """The feedback on a choice."""
     return "Right." if item.options[chosen] == RIGHT else f"No: {item.options[chosen]}."
 
 

@@ -1,7 +1,7 @@
 """How many busy requests a memory limit holds: each MPM in a control group of its own, until the kernel
 ends a process.
 
-To record it anew in data/recorded (as root, Linux control groups of either version):
+To record it again in data/recorded (as root, Linux control groups of either version):
 
     cd notebooks && python -m helpers.memory_limit
 """

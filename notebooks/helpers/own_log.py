@@ -1,6 +1,6 @@
 """An access log under each MPM: the log that the project ships or the reader's, and what sliders redraw.
 
-The shipped log is a real httpd's. To record it anew, in three minutes:
+The shipped log is a real httpd's. To record it again, in three minutes:
 
     cd notebooks && python -m helpers.own_log
 """

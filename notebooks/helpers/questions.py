@@ -198,7 +198,7 @@ OF: dict[str, tuple[Item, ...]] = {
         }),
     ),
     "11": (
-        Item("A log has no %D. What can be said of the workers it kept busy?", {
+        Item("A log has no %D. What can it tell about busy workers?", {
             "nothing without an assumption about durations": RIGHT,
             "their number is that of the requests a second": "that is so if each takes one second (Little's law)",
             "their number is that of the clients": "a client keeps a worker only while it is served or kept",

@@ -56,7 +56,7 @@ def where(item: Item, link: bool = False) -> str:
 
 
 def frame(before: Quiz, after: Quiz) -> pandas.DataFrame:
-    """A row a question: the answers before and after, what is said of the later one, and where the
+    """A row a question: the answers before and after, the feedback on the later one, and where the
     answer is shown. Raises ValueError for two different quizzes."""
     if before.items != after.items:
         raise ValueError("these are two different quizzes: make both of the same questions")

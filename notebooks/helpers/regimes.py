@@ -5,7 +5,7 @@
     cold        a crowd that comes at once, second by second from the start
     starved     more kept connections than an MPM serves: how many answers did each client get?
 
-Each returns plain rows. To record them anew in data/recorded, on an idle machine:
+Each returns plain rows. To record them again in data/recorded, on an idle machine:
 
     cd notebooks && python -m helpers.regimes [05-gil 09-slow 01-cold 07-starved]
 """

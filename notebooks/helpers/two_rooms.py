@@ -27,8 +27,8 @@ def start(rooms: Any, browsers: int = BROWSERS) -> None:
 
 
 def newcomers(rooms: Any, seconds: float = WATCHED) -> dict[str, float]:
-    """MPM -> the longest wait of a newcomer, in seconds: what each room's probe, which connects anew four times
-    a second, met in so many seconds; or what notebook 03 recorded of the same servers."""
+    """MPM -> the longest wait of a newcomer, in seconds: what each room's probe, with four new connections
+    a second, met in this time; or what notebook 03 recorded of the same servers."""
     if why := why_recorded():
         print(f"RECORDED, not measured here ({why}): 03-worker-newcomers, 03-event-newcomers")
         names = [room.mpm for room in rooms.rooms]

@@ -171,7 +171,7 @@ def cell(text: str, longest: int = LONGEST) -> str:
 
 
 def replace_generated(page: str, generated: str) -> str:
-    """The page with its generated part anew; at its end if it has none yet."""
+    """The page with a new generated part; at its end if it has none yet."""
     start = re.search("<!-- from here on written by `mpmkit fidelity`", page)
     if start is None:
         return page.rstrip("\n") + "\n\n" + generated

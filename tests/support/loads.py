@@ -53,7 +53,7 @@ def in_a_network(setup: str, script: str) -> str:
 
 
 def wait_for_load(server: Misbehaving, path: str = "GET /ok HTTP/1.0", requests: int = 10) -> None:
-    """Return once so many requests have come. The server counts anew after each look."""
+    """Return once so many requests have come. The server restarts its count after each look."""
     come = 0
 
     def enough() -> bool:
