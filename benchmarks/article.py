@@ -21,6 +21,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ from mpmkit.measure.experiment import (
     Report,
     Table,
     in_rounds,
-    launcher,
+    launch,
     run,
 )
 from mpmkit.measure.procfs import cpu_ns, members
@@ -77,10 +78,7 @@ class ArticleTable(Table):
         if lost := len(self.records) - len(used):
             lines += ["", f"{lost} of {len(self.records)} turns are left out: the host took more than "
                       f"{OtherWork.MOST:.0%} of the processors"]  # fmt: skip
-        lines.append(
-            f"\nmeasured on {records.Machine.of(self.records[-1])}" if self.records else ""
-        )
-        return "\n".join([*lines[1:], *self.footer()])
+        return "\n".join([*lines[1:], "", *self.footer()])
 
 
 def rounds_of(rows: Sequence[Row], column: str) -> dict[str, dict[int, float]]:
@@ -196,7 +194,7 @@ def measure(
 ) -> ArticleTable:
     """All turns of all rounds. Raises what `experiment.run` raises."""
     file = table.keep_in(command.out_of(chosen, command.new_name("article")))
-    ours = [Cell(1, OURS, mpm, start=launcher(access_log=True)) for mpm in MPMS]
+    ours = [Cell(1, OURS, mpm, start=partial(launch, access_log=True)) for mpm in MPMS]
     theirs, table.left_out = competitors.installed(competitors.of(["httpd"]))
     cells = [
         Cell(1, one.server, one.mpm, parts=tuple(TURNS), start=one.start)

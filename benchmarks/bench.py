@@ -56,7 +56,7 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors
-from mpmkit.measure import command, records, stats
+from mpmkit.measure import command, stats
 from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import RecordFile, Row
@@ -159,7 +159,6 @@ class BenchTable(Table):
             "low–high their extremes; p99: ours | theirs; missed: the 95% interval of the ratio "
             "excludes the target"
         )
-        parts.append(f"measured on {records.Machine.of(self.records[-1])}")
         return "\n".join([*parts, *self.footer()])
 
 
@@ -241,7 +240,7 @@ def hold(stack: contextlib.ExitStack, url: str, work: Work) -> None:
     """Idle connections, as long as the stack stands. Raises BenchError if the server takes fewer."""
     with descriptors(work.held + 100):
         holding = stack.enter_context(HoldingProcess(url, "idle", path=work.path))
-    held = holding.hold(work.held)["held"]
+    held = holding.ask("hold", work.held)["held"]
     if held < work.held:
         raise BenchError(
             f"{work.name}: {held:,} of {work.held:,} connections are held; "

@@ -37,7 +37,7 @@ from benchmarks.works import BenchError
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError, run_load
 from mpmkit.load.target import target_of
-from mpmkit.measure import command, records, stats
+from mpmkit.measure import command, stats
 from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.records import RecordFile, Row
@@ -186,8 +186,7 @@ class GeneratorTable(Table):
                     samples.setdefault(row["generator"], []).append(ClientReport(*found))
             if samples:
                 parts.append(table(title, samples) + "\n")
-        machine = records.Machine.of(self.records[-1]) if self.records else ""
-        return "\n".join([*parts, f"against {self.against}, measured on {machine}", *self.footer()])
+        return "\n".join([*parts, f"against {self.against}", *self.footer()])
 
 
 def measure(

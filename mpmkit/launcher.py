@@ -16,18 +16,15 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpmkit.config.directives import MPMS, DirectiveError
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.snapshot import Counts, Snapshot, count
 from mpmkit.policy.states import DEAD, LETTERS
 from mpmkit.server import home as folder
 from mpmkit.server.scoreboard import Scoreboard, WorkerRow
-
-if TYPE_CHECKING:
-    import pandas
 
 READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes most of it
 LOGS = ("error.log", "access.log", "trace.log")
@@ -85,12 +82,10 @@ class ScoreboardView:
         counted = ", ".join(f"{states.count(c)} {c}" for c in LETTERS if states.count(c))
         return f"<scoreboard of {self.mpm}: {len(self.letters)} processes, {counted or 'empty'}>"
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> DataFrame:
         """One row a thread slot of a living process."""
-        pandas = require("pandas")
-
         rows = [(*row, LETTERS[row.state]) for row in self.workers if row.state != DEAD]
-        return pandas.DataFrame(rows, columns=[*WorkerRow._fields, "letter"])
+        return data_frame(rows, columns=[*WorkerRow._fields, "letter"])
 
 
 @dataclass(eq=False, repr=False)
@@ -296,18 +291,11 @@ def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[sub
     reading, writing = os.pipe()
     try:
         with open(os.path.join(home, "error.log"), "ab") as log:
-            process = subprocess.Popen(
-                [
-                    *command,
-                    *(word for line in lines for word in ("-c", line)),
-                    *("--lifeline", str(reading), "--home", home),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                pass_fds=[reading],
-                start_new_session=True,
-            )
+            words = [word for line in lines for word in ("-c", line)]
+            words += ["--lifeline", str(reading), "--home", home]
+            pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
+            how: Any = {"pass_fds": [reading], "start_new_session": True}
+            process = subprocess.Popen([*command, *words], **pipes, **how)
     except BaseException as error:
         os.close(writing)
         if isinstance(error, OSError):

@@ -67,9 +67,6 @@ def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
         clients.run_client(["ls", "/nowhere"], timeout=5)
 
 
-# -- who is measured when ------------------------------------------------------------------------
-
-
 def test_every_server_begins_as_often_as_the_others():
     servers = [OURS, "httpd", "httpd-php", "nginx"]
     first = [OURS, "httpd", "nginx"]
@@ -85,9 +82,6 @@ def test_every_server_begins_as_often_as_the_others():
     assert order(servers, WORKS["file-100k"], 1) == [OURS, "httpd"]
     works = [WORKS["new"], WORKS["idle-5000"]]
     assert not any(work.held for work in runnable(works, print, "worker"))
-
-
-# -- ratios --------------------------------------------------------------------------------------
 
 
 def rows(mine, theirs, work="new", failures=0, bound=False, names=(OURS, "httpd"), cpu=(None,) * 2):
@@ -141,9 +135,6 @@ def test_baselines_are_compared_with_httpd():
     assert baseline_lines(list(rows([1], [1]))) == []
 
 
-# -- the command ---------------------------------------------------------------------------------
-
-
 def test_repeated_and_distinct_heads_always_go_together():
     assert bench.arguments(["--work", "repeated"]).work == ["repeated", "distinct"]
     assert bench.arguments(["--work", "distinct", "new"]).work == ["distinct", "new", "repeated"]
@@ -174,9 +165,6 @@ def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
     }
     assert all(row["qps"] > 0 and row["scale"] == "custom" for row in written)
     assert "1 round" in printed.out and "event" in printed.out and f"rows in {out}" in printed.out
-
-
-# -- the pages and the baseline ------------------------------------------------------------------
 
 
 def test_the_pages_are_what_the_works_ask_for():
@@ -227,9 +215,6 @@ def test_a_baseline_of_event_is_refused(tmp_path):
         Baseline("event", document_root=tmp_path)
 
 
-# -- the article's case --------------------------------------------------------------------------
-
-
 def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
     """(rounds' requests/s of worker, event, prefork; where ab was the limit) -> the verdict on each step."""
     fast = {"worker": (9000.0, 9100.0), "event": (8000.0, 8100.0), "prefork": (8000.0, 8101.0)}
@@ -273,9 +258,6 @@ def test_the_articles_case_runs(tmp_path, capsys, monkeypatch):
     assert "cold start" in printed or "are left out" in printed
     assert {row["mpm"] for row in rows if row["server"] == OURS} == {"prefork", "worker", "event"}
     assert all(sum(json.loads(row["curve"])) > 0 and row["requests"] > 0 for row in rows)
-
-
-# -- two versions --------------------------------------------------------------------------------
 
 
 def test_two_versions_are_compared_in_turn(tmp_path, capsys):

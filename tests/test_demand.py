@@ -18,7 +18,7 @@ from support.waiting import poll_until
 import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.specs import RequestSpec
-from mpmkit.measure import cpus, demand, procfs, records, turns
+from mpmkit.measure import cpus, demand, experiment, procfs, records, turns
 from mpmkit.measure.competitors import NotInstalled
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
 from mpmkit.measure.demand import DemandTable, flaw_of, plan, whole_blocks
@@ -28,9 +28,6 @@ from mpmkit.measure.turns import COUNTED, LENGTH, Turn
 from mpmkit.measure.utilisation import comparisons, r_squared
 
 SAME = "the same within 3%"
-
-
-# -- the four words ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("low", "high", "word"), [
@@ -106,9 +103,6 @@ def test_blocks_that_differ_are_compared_unpaired():
     assert decide({1: 1.0}, {2: 1.0}).ratio.high == math.inf
     with pytest.raises(ValueError, match="both sides need one at least"):
         decide({1: 1.0}, {})
-
-
-# -- S = U/X -------------------------------------------------------------------------------------
 
 
 def rows(costs: dict[str, float], blocks: int = 8, seed: int = 1, **changes: Any) -> list[dict]:
@@ -194,9 +188,6 @@ def test_flaws_name_their_cause(changes, said):
     assert found.startswith(said) and bool(found) == bool(said)
 
 
-# -- CPUs ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("allowed", "siblings", "where", "said"), [
     ({0, 1}, {0: {0}}, (0, 1), ""), ({0, 1, 2, 3}, {0: {0, 1}}, (0, 2), ""),
     ({2, 5}, {2: {2, 5}}, (2, 5), "CPUs 2 and 5 are SMT siblings"),
@@ -242,9 +233,6 @@ def test_what_passed_between_two_readings(shared, busy):
     )  # fmt: skip
     nothing = Spent().columns(0)
     assert set(nothing.values()) == {0} and nothing.keys() == found.keys()
-
-
-# -- turns ---------------------------------------------------------------------------------------
 
 
 def test_each_server_has_a_turn_at_each_rate_in_every_cycle_in_random_order():
@@ -294,9 +282,6 @@ def test_what_a_turn_cost_belongs_to_its_server_and_disturbed_turns_are_left_out
     found = turns_measured({}, failed=3)
     one, other = (found[Turn(server, 1000.0)]["failures"] for server in (0, 1))
     assert one == 3 and other <= 1  # which of two turns a request between them is of, is not known
-
-
-# -- blocks --------------------------------------------------------------------------------------
 
 
 def planned(**changes: Any) -> demand.DemandPlan:
@@ -372,9 +357,6 @@ def test_a_rate_beyond_the_generator_ends_the_run_after_its_first_block():
         next(cells)
 
 
-# -- the whole -----------------------------------------------------------------------------------
-
-
 def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypatch):
     """Its figures are not checked here: other tests run on the same CPUs, which the rows say."""
     seen: dict[str, set[int]] = {}
@@ -386,7 +368,7 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
         seen.setdefault(mpm, set()).update(*map(os.sched_getaffinity, pids))
         return server
 
-    monkeypatch.setattr(mpmkit, "launch", launch)
+    monkeypatch.setattr(experiment, "launch", launch)
     monkeypatch.setitem(demand.SCALES, "smoke", (1, 2, (1000.0, 2500.0), ("page",)))
     out, before = tmp_path / "rows.csv", os.sched_getaffinity(0)
     argv = ["--scale", "smoke", "--rates", "100,300", "--without-httpd", "--out", str(out)]

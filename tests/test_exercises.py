@@ -240,9 +240,6 @@ def test_a_source_out_of_order_is_named(kinds, says):
         exercises.student_copy(source(*kinds), "a")
 
 
-# ---------------------------------------------------------------- otter-grader
-
-
 def test_the_export_has_a_test_a_task_that_fails_until_the_answer_is_right(tmp_path, capsys):
     assert otter.main([str(TARGET / "solutions"), str(tmp_path)]) == 0
     found = {}
@@ -265,9 +262,6 @@ def test_the_export_has_a_test_a_task_that_fails_until_the_answer_is_right(tmp_p
     assert "... " in found["twenty_at_once"]["code"]
     with pytest.raises(ValueError, match="the last line of a check is its verdict"):
         otter.doctest("x = 1")
-
-
-# ---------------------------------------------------------------- model answers to "Try it"
 
 
 def test_every_try_it_of_the_notebooks_has_a_model_answer():

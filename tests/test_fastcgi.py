@@ -34,8 +34,6 @@ from mpmkit.launcher import LaunchError
 from mpmkit.measure.phpfpm import PhpFpm, find_php_fpm
 from mpmkit.measure.process_group import NotInstalled
 
-# -- bytes ----------------------------------------------------------------------------------------
-
 mpm = prefork_and_event
 RECORDS = st.lists(
     st.builds(Record, st.integers(1, 11), st.integers(0, 65535), st.binary(max_size=300)),
@@ -94,9 +92,6 @@ def test_the_bytes_of_the_specification():
     for other in (b"HTTP/1.1 400 Bad Request\r\n", b"\2\6\0\1\0\0\0\0"):
         with pytest.raises(FastCgiError):
             read_records(other)
-
-
-# -- a backend ------------------------------------------------------------------------------------
 
 
 class Fake(socketserver.ThreadingUnixStreamServer):
@@ -434,9 +429,6 @@ def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
 def test_bad_directives_stop_the_start(tmp_path, line, said):
     with pytest.raises(LaunchError, match=said):
         mpmkit.launch("event", document_root=tmp_path, directives=(line,))
-
-
-# -- the real php-fpm -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

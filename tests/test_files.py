@@ -73,8 +73,6 @@ def test_a_rewriterule_that_forbids_is_named():
         assert any(line in text and "protects nothing" in text for text in texts) is named
 
 
-# -- whole files ----------------------------------------------------------------------------------
-
 PUBLIC = Path(__file__).parent / "data" / "conf" / "public"
 FILES = sorted(file.stem for file in PUBLIC.glob("*.conf"))
 
@@ -111,8 +109,6 @@ def test_public_files_start_and_protect(name, tree):
         take_errors(server)  # what was denied
     assert found == ANSWERS[name]
 
-
-# -- main files, a small one a kind --------------------------------------------------------------------
 
 WORDS_OF = re.split(r"(?m)^\[(.+)\]\n", (PUBLIC.parent / "main.txt").read_text())[1:]
 MAIN = dict(zip(WORDS_OF[::2], WORDS_OF[1::2], strict=True))
@@ -219,8 +215,6 @@ def test_the_report_has_every_line(name, tree, capsys):
     assert status == 0 and ", 0 refused (lines)" in out
     assert all(fate in out for fate in ("    served   ", "    ignored  ", "    closed   "))
 
-
-# -- any lines ------------------------------------------------------------------------------------
 
 WORDS = ("x", "*", "On", "none", "all", "granted", "127.0.0.1:80", "[L,F]", '"a b"', "${x}", "~", "(", "-1",
          "from")  # fmt: skip

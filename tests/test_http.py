@@ -48,9 +48,6 @@ def test_the_table_of_differences_is_honest():
     assert len(REPLAYED) > 60
 
 
-# -- limits ---------------------------------------------------------------------------------------
-
-
 def recorded_limits() -> dict[str, str]:
     """`limits-boundary.txt` as {what: status line}."""
     found = {}
@@ -141,9 +138,6 @@ def test_a_guarded_index_is_found_once(document_root, tmp_path):
     with serving("event", conf=conf, document_root=document_root) as server:
         for _ in range(2):
             assert get(server, "/sub/").body == b"sub index\n"
-
-
-# -- keep-alive -----------------------------------------------------------------------------------
 
 
 def test_max_keep_alive_requests_3_serves_4(mpm, document_root):
@@ -275,9 +269,6 @@ def test_who_keeps_a_connection(server):
         assert client.until_closed() == b""
 
 
-# -- time-outs ------------------------------------------------------------------------------------
-
-
 READ_TIMEOUT = {"directives": ("RequestReadTimeout header=1-2,MinRate=500 body=1,MinRate=500",)}
 
 
@@ -352,9 +343,6 @@ def test_a_silent_client_takes_no_worker(mpm, document_root):
             assert get(server).status == 200
             assert_quiet(server)
             assert silent.get().status == 200, "and it is served when it speaks"
-
-
-# -- the end of a connection ----------------------------------------------------------------------
 
 
 def test_a_response_is_not_lost_to_a_reset(server):

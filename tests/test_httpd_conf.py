@@ -65,9 +65,6 @@ def tree(tmp_path):
     return write
 
 
-# ---------------------------------------------------------------- choosing the MPM
-
-
 @pytest.mark.parametrize(
     ("mpm", "workers", "processes", "start"),
     [("prefork", 250, 250, 5), ("worker", 400, 16, 3), ("event", 400, 16, 3)],
@@ -115,9 +112,6 @@ def test_there_is_one_mpm(text, mpm, words):
         parse(text, mpm=mpm)
     assert str(caught.value).startswith(words)
     assert caught.value.ah == "AH00534"
-
-
-# ---------------------------------------------------------------- modules and conditions
 
 
 @pytest.mark.parametrize(("loaded", "condition", "counts"), [
@@ -242,9 +236,6 @@ def test_an_unknown_variable_stays_and_is_noted(monkeypatch):
     assert (note.ah, note.level) == ("AH00111", "warn") and "(httpd.conf:1)" in note.text
 
 
-# ---------------------------------------------------------------- lines
-
-
 def test_comments_continuations_and_line_numbers():
     text = "# one\n\n  Timeout \\\r\n  5\r\n\t# two\nkeepalive Off\nDirectoryIndex a\\\n b"
     assert read("f", text=text).settings == [
@@ -263,9 +254,6 @@ def test_any_text_is_read_or_refused_with_its_line(text):
         assert plain(read("f", {}, text="Timeout 1\n" + text))[0][0] == "Timeout"
     except DirectiveError as refused:
         assert str(refused).startswith("f:") and refused.line >= 1
-
-
-# ---------------------------------------------------------------- sections
 
 
 def test_sections():
@@ -352,9 +340,6 @@ def test_errors_name_the_place_and_the_remedy(text, words):
     assert words in message and message.startswith("httpd.conf:")
 
 
-# ---------------------------------------------------------------- files
-
-
 def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path):
     main = """\
         Include extra/b.conf
@@ -419,9 +404,6 @@ def test_a_file_with_other_bytes_and_a_mark_at_its_start(tmp_path):
     assert os.fsencode(name.args[0]) == b"caf\xe9"
 
 
-# ---------------------------------------------------------------- the command line's part
-
-
 def test_lines_before_and_behind_the_file():
     after = ("Timeout 3", *from_keywords("event", Timeout=6))
     conf = read("f", text="Timeout ${T}", before=("Define T 2", "Timeout 1"), after=after)
@@ -432,9 +414,6 @@ def test_lines_before_and_behind_the_file():
     for line in ("<IfModule x>", "</Files>"):  # the program's own lines are not counted
         with pytest.raises(DirectiveError, match=r"^-C:2: "):
             parse("", before=(Setting("KeepAlive", ("On",)), "Timeout 1", line))
-
-
-# ---------------------------------------------------------------- the machine
 
 
 def problems_of(text: str, **options) -> list[tuple[str, int, str]]:

@@ -37,9 +37,6 @@ def bad():
         yield server
 
 
-# -- the profile ---------------------------------------------------------------------------------
-
-
 BAD = {
     "path": ["index.html", "/a b", "/ä", None],
     "users": [0, 20_001, True, 2.0],
@@ -118,17 +115,17 @@ def test_json_that_is_no_profile_is_refused(text):
 
 def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
     profile = LoadProfile(path="/x", requests=1)
-    head = profile.request_bytes("127.0.0.1:80")
+    head = profile.request_bytes("127.0.0.1:80", profile.specs[0], False)
     assert head.startswith(b"GET /x HTTP/1.0\r\nHost: 127.0.0.1:80\r\n")
     assert head.endswith(b"\r\n\r\n") and b"onnection" not in head
-    kept = profile.but(keep_alive=True, headers=(("Host", "a"), ("X", "y"))).request_bytes("b")
+    kept = profile.but(headers=(("Host", "a"), ("X", "y"))).request_bytes(
+        "b", profile.specs[0], True
+    )
     assert kept.startswith(b"GET /x HTTP/1.1\r\n")
     assert kept.count(b"Host: ") == 1 and b"\r\nX: y\r\n" in kept
-    post = profile.but(method="POST", body="hé").request_bytes("b")
+    post = profile.but(method="POST", body="hé")
+    post = post.request_bytes("b", post.specs[0], False)
     assert post.endswith(b"Content-Length: 3\r\n\r\nh\xc3\xa9")
-
-
-# -- loopback only -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [
@@ -161,8 +158,6 @@ def test_a_bad_target_and_fields_are_refused_at_once_before_anything_starts():
     with pytest.raises(ProfileError, match="usres: no such field"):
         run_load("http://127.0.0.1:1", usres=3)
 
-
-# -- reading answers -----------------------------------------------------------------------------
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -219,8 +214,6 @@ def test_neither_cuts_nor_bytes_break_the_reader(data, cuts, junk):
     assert length <= len(junk) and isinstance(keep, bool)
     assert kind in (None, "length", "short", "malformed")
 
-
-# -- runs ----------------------------------------------------------------------------------------
 
 EITHER = {
     **dict.fromkeys(("/ok", "/chunked", "/dribble"), ""), "/big": "length",
@@ -336,9 +329,6 @@ def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
     assert in_a_network("true", FEW_PORTS).split() == ["300", "0"]
 
 
-# -- ending --------------------------------------------------------------------------------------
-
-
 def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad):
     with subprocess.Popen(
         argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --json --processes 2"),
@@ -389,8 +379,6 @@ def test_a_broken_callback_and_a_generator_that_dies_end_the_load(bad, broken):
     wait_for_silence(bad)
 
 
-# -- locust by itself ----------------------------------------------------------------------------
-
 ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
 
 
@@ -413,9 +401,6 @@ def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
 def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(options, said):
     done = run(f"{ALONE} --host http://127.0.0.1:1 {options}")
     assert done.returncode == 2 and said in done.stderr
-
-
-# -- the result ----------------------------------------------------------------------------------
 
 
 def made(errors: Counter[str] | None = None, **fields) -> LoadRun:

@@ -29,9 +29,6 @@ def bad():
         yield server
 
 
-# -- what is asked -------------------------------------------------------------------------------
-
-
 def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
     bad.counts()
     good = {"path": "/ok", "weight": 3, "expect_length": 45}
@@ -44,9 +41,6 @@ def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
     by_path = {path: len(found) for path, found in run.paths.items()}
     assert by_path == {"/ok": ok, "/status/404": missing}
     assert "/status/404: " in run.summary() and run.row()["path"] == "a mix of 2: /ok ..."
-
-
-# -- on which connections, and when ------------------------------------------------------------------
 
 
 def test_connections_are_kept_for_so_many_requests(bad):
@@ -126,9 +120,6 @@ def test_stages_send_to_several_ports_in_turn_and_keep_the_connections(bad):
     assert run.connections <= 2 * 20 and bad.counts()["connections"] <= 20
 
 
-# -- background clients --------------------------------------------------------------------------------
-
-
 def test_idle_holders_stay_and_come_back(bad):
     bad.counts()
     how = {"users": 2, "requests": 200, "keep_alive": True, "think_time": 0.01}
@@ -141,9 +132,6 @@ def test_idle_holders_stay_and_come_back(bad):
     how = {"duration": 0.7, "keep_alive": True, "think_time": 0.1, "idle_holders": 3}
     thrown = run_load(bad.url, "/drops/1", **how)
     assert thrown.background["idle closed"] >= 3
-
-
-# -- TLS -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
@@ -168,9 +156,6 @@ def test_tls(bad, tmp_path, tmp_path_factory):
             run_load(server.url, "/ok", requests=10, idle_holders=1)
 
 
-# -- faults ------------------------------------------------------------------------------------------
-
-
 def test_a_full_disk_loses_nothing(bad):
     def small_files() -> None:
         # A file that would grow beyond 3,000 bytes cannot be written, as on a disk that is full.
@@ -182,9 +167,6 @@ def test_a_full_disk_loses_nothing(bad):
     assert (done.returncode, row["ended"]) == (0, "requests")
     assert (row["requests"], row["failures"]) == (1000, 0)
     assert 0 < row["p50_ms"] <= row["p999_ms"] <= row["max_ms"]
-
-
-# -- the result ------------------------------------------------------------------------------------------
 
 
 def test_the_run_second_by_second_and_as_json(bad):
@@ -228,9 +210,6 @@ def test_the_knee_is_where_more_load_stops_to_pay(rates, stages, fields, knee):
     assert knee is None or f"the knee is at {knee}" in run.summary()
 
 
-# -- the command ------------------------------------------------------------------------------------------
-
-
 def test_the_command(bad, tmp_path):
     bad.counts()
     out, profile = tmp_path / "run.json", tmp_path / "profile.json"
@@ -247,7 +226,7 @@ def test_the_command(bad, tmp_path):
 
 @pytest.mark.parametrize(("options", "said"), [
     ("http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
-    ("http://127.0.0.1:1 --steps a,b", "must be numbers like 50,100,200"),
+    ("http://127.0.0.1:1 --steps a,b", "must be numbers like 0,50,100"),
     ("http://192.0.2.1/ --users 0", "users: must be a whole number"),
     ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
 ])  # fmt: skip

@@ -38,9 +38,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(published, "DIRECTIVES", SMALL)
 
 
-# -- who holds -----------------------------------------------------------------------------------
-
-
 @pytest.fixture(params=("worker", "event"))
 def server(request):
     with mpmkit.launch(request.param, **SMALL[request.param], **PATIENT) as server:
@@ -50,27 +47,27 @@ def server(request):
 def test_what_is_held_keeps_workers_busy_but_idle_connections_under_event(server, monkeypatch):
     monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
     with HoldingProcess(server.url, "half-sent") as holding:
-        assert holding.hold(4)["held"] == 4
+        assert holding.ask("hold", 4)["held"] == 4
         poll_until(lambda: server.scoreboard().count("R") == 4)
-        said = holding.finish()
+        said = holding.ask("finish")
         assert (said["held"], said["lost"]) == (4, 0)
         poll_until(lambda: server.scoreboard().count("R") == 0)
     with HoldingProcess(server.url, "idle") as holding:
-        said = holding.hold(9)
+        said = holding.ask("hold", 9)
         slots = 9 if server.mpm == "event" else 6
         assert (said["held"], said["waiting"], said["lost"]) == (slots, 9 - slots, 0)
-        assert holding.held() == slots
+        assert holding.ask("report")["held"] == slots
         if server.mpm != "event":
             poll_until(lambda: server.scoreboard().count("K") == 6)
         server.stop()
-        poll_until(lambda: holding.held() == 0)
+        poll_until(lambda: holding.ask("report")["held"] == 0)
 
 
 def test_a_holder_ends_with_who_started_it():
     with mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server:
         program = (
             "import sys, time\nfrom mpmkit.load.holder import HoldingProcess\n"
-            f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.hold(2)\n"
+            f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.ask('hold', 2)\n"
             "    print(holding.pid, flush=True)\n    time.sleep(60)\n"
         )
         pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
@@ -81,18 +78,18 @@ def test_a_holder_ends_with_who_started_it():
         poll_until(lambda: not procfs.alive(pid))
         # A server that closes after each answer holds nothing.
         with HoldingProcess(server.url, "idle") as holding:
-            assert holding.hold(3)["error"] == ""
-            poll_until(lambda: holding.held() == 0)
-            assert holding.report()["lost"] >= 3
+            assert holding.ask("hold", 3)["error"] == ""
+            poll_until(lambda: holding.ask("report")["held"] == 0)
+            assert holding.ask("report")["lost"] >= 3
 
 
 def test_no_server_and_a_holder_that_dies_are_errors():
     with HoldingProcess("http://127.0.0.1:1", "idle") as holding:
-        said = holding.hold(1)
+        said = holding.ask("hold", 1)
         assert said["held"] == 0 and said["error"] == "a connection failed: Connection refused"
         os.kill(holding.pid, signal.SIGKILL)
         with pytest.raises(RuntimeError, match="ended with -9"):
-            holding.held()
+            holding.ask("report")
 
 
 def test_what_has_been_accepted_and_read():
@@ -123,9 +120,6 @@ def test_descriptors_are_foreseen(monkeypatch):
         plan(("event",), ("idle",), idle=(10_000,))
 
 
-# -- lines through levels ------------------------------------------------------------------------
-
-
 @given(
     st.floats(0, 1e5),
     st.floats(-1e3, 1e3),
@@ -148,9 +142,6 @@ def test_a_slope_and_its_interval_by_hand():
     assert slope([0, 1], [1, 2]).high == float("inf")
     with pytest.raises(ValueError, match="two different levels"):
         slope([5, 5], [1, 2])
-
-
-# -- how many workers ----------------------------------------------------------------------------
 
 
 def test_room_for_workers():
@@ -217,9 +208,6 @@ def test_sizes():
     assert {text: size_in_bytes(text) for text in sizes} == sizes
 
 
-# -- the table -----------------------------------------------------------------------------------
-
-
 def test_what_the_table_says():
     own = {"pss_kb": 777, "uss_kb": 700, "rss_kb": 900, "code_kb": 777}
     child = {**rows()[0], "scope": "child", "processes": 1, **own}
@@ -271,9 +259,6 @@ def test_levels_of_a_plan(monkeypatch):
 )  # fmt: skip
 def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
     assert start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
-
-
-# -- real servers --------------------------------------------------------------------------------
 
 
 def test_memory_of_a_server_now():

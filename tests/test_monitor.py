@@ -42,9 +42,6 @@ def test_the_columns_and_the_public_names_are_one_thing():
     assert lab.Picture is lab.ScoreboardSnapshot is ScoreboardSnapshot
 
 
-# -- ours, and by the status page ----------------------------------------------------------------
-
-
 def test_who_is_busy_idle_parked_and_waiting(server, mpm):
     workers = 2 * SMALL[mpm].get("ThreadsPerChild", 1)
     poll_until(lambda: server.scoreboard().counts.idle == workers, what="all first children idle")
@@ -192,9 +189,6 @@ def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
         assert sample.accesses >= 1 and sample.qps > 0 and sample.pss_mb > 1
 
 
-# -- a crowd of clients, seen ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mpm", ("prefork", "event"))
 def test_a_crowd_that_holds_connections_is_seen(mpm):
     with serving(mpm, **POOL[mpm], KeepAliveTimeout=30) as server:
@@ -253,9 +247,6 @@ def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
 def test_a_crowd_refuses_what_it_cannot_do(how, said):
     with pytest.raises(ValueError, match=said):
         KeepAliveClients(**{"url": "http://127.0.0.1:9", **how})
-
-
-# -- recordings --------------------------------------------------------------------------------------
 
 
 def test_log_lines_are_those_an_operator_should_see():

@@ -21,8 +21,6 @@ from mpmkit.measure.stats import Limits, verdict
 
 PUBLISHED = {"prefork": 9556.0, "worker": 11038.0, "event": 10224.0}
 
-# -- what is published ---------------------------------------------------------------------------
-
 
 def test_the_published_figures_are_the_articles():
     script = {"prefork": 6094.0, "worker": 7411.0, "event": 7089.0}
@@ -36,8 +34,6 @@ def test_the_articles_directives_are_accepted_by_our_servers():
         for name, value in DIRECTIVES[mpm].items():
             assert getattr(effective, name) == value
 
-
-# -- verdicts ------------------------------------------------------------------------------------
 
 SERVERS, GENERATOR, MACHINE = Limits(9, 0, 0), Limits(9, 3, 0), Limits(9, 4, 5)
 
@@ -73,9 +69,6 @@ def test_what_a_verdict_says(rounds, limits, said):
     if said == " came out":
         pair = "worker / event: published 1.08, measured 1.27 (1.22 to 1.33)"
         assert str(judged.pairs[0]) == pair
-
-
-# -- the table -----------------------------------------------------------------------------------
 
 
 def row(mpm: str, kind: str, number: int, rate: float, **changes):
@@ -192,9 +185,6 @@ def test_each_server_and_way_to_run_the_script_has_a_table_of_its_own():
     assert set(table.summary()["kind"]) == {"static", "script", "cgi", "mod_php"}
 
 
-# -- the plan ------------------------------------------------------------------------------------
-
-
 def test_sizes_come_from_the_scale_and_the_environment(monkeypatch):
     monkeypatch.delenv("MPMKIT_SCALE", raising=False)
     assert plan().scale == "demo"
@@ -239,9 +229,6 @@ def test_the_script_table_has_a_group_for_each_way():
     }
     assert todo.profiles["cgi"].path == "/hello.cgi"
     assert list(plan(kinds=PAGES, scripts=("cgi",), rounds=1).profiles) == ["static", "cgi"]
-
-
-# -- measuring, with servers that are not ours ---------------------------------------------------
 
 
 @pytest.fixture
@@ -341,9 +328,6 @@ def test_competitors_in_the_same_rounds_and_those_that_are_missing_or_fail(
     others = text.partition("static page of 45 bytes, other servers\n")[2].splitlines()
     assert [line.split()[0] for line in others[1:3]] == ["server", "uvicorn"]
     assert set(table.summary()["server"]) == {"mpmkit"}
-
-
-# -- our servers ---------------------------------------------------------------------------------
 
 
 @pytest.mark.rival

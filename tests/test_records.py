@@ -87,9 +87,6 @@ def test_every_table_goes_to_disk_and_back(tmp_path, path, table):
         records.read_frame(place, path)
 
 
-# -- files that are not what they should be ------------------------------------------------------
-
-
 def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(path):
     whole = path.read_text()
     for torn in ("2026", "20260101T000000Z-abcdef,qps,demo,mpmkit" + "x" * 9000):
@@ -178,9 +175,6 @@ def test_a_frame_has_the_schemas_columns_and_types(path):
     assert frame["cpu_limit"].isna().all() and frame["qps"].dtype == "float64"
 
 
-# -- what is shipped -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", sorted(f.stem for f in records.recorded_folder().glob("*.csv")))
 def test_every_recorded_run_can_be_read_and_names_its_machine(name):
     frame = mpmkit.recorded(name)
@@ -211,9 +205,6 @@ def test_every_claim_holds_on_the_shipped_rows():
     assert claims.PAGE.read_text() == claims.markdown(), "run: python -m docs._tools.claims --write"
     far = claims.CLAIMS[0]._replace(expected=(1.0, 35.4, 32.7))
     assert claims.checked(far, records.read(claims.recorded(far)))[1].startswith("OUT  qps-full: ")
-
-
-# -- the machine ---------------------------------------------------------------------------------
 
 
 def test_the_machine_is_described():

@@ -67,9 +67,6 @@ def logged(server, line: str) -> bool:
     return poll_until(lambda: line in (server.root / "access_log").read_text(), cap=3, what=line)
 
 
-# -- httpd and nginx -----------------------------------------------------------------------------
-
-
 @pytest.mark.rival
 @pytest.mark.parametrize("mpm", MPMS)
 def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
@@ -163,9 +160,6 @@ def test_a_killed_interpreter_leaves_no_server(pages):
     subprocess.run(["rm", "-rf", directory], check=True)  # no process was left to remove it
 
 
-# -- Python's servers ----------------------------------------------------------------------------
-
-
 @pytest.mark.rival
 def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
     with make(KeepAlive=True, KeepAliveTimeout=3) as server:
@@ -203,9 +197,6 @@ def test_processes_and_threads_are_those_asked_for():
     sync = made(lambda: PYTHON_SERVERS["gunicorn sync"](MaxRequestWorkers=250, ListenBacklog=77))
     assert f"workers = {min(250, 2 * cores + 1)}\n" in sync._configuration()
     assert "backlog = 77\n" in sync._configuration()
-
-
-# -- what cannot start says why --------------------------------------------------------------------
 
 
 @pytest.mark.rival
@@ -258,9 +249,6 @@ def test_durations_for_nginx(given):
     assert nginx_seconds(given) == "5000ms"
     with pytest.raises(ValueError, match="is not a duration"):
         nginx_seconds("soon")
-
-
-# -- which server is compared with which -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("mpms", "names", "expected"), [

@@ -68,9 +68,6 @@ def conf(tmp_path, *lines: str) -> str:
     return str(path)
 
 
-# --- It serves -----------------------------------------------------------------------------------
-
-
 def test_one_line_says_where_and_term_ends_it(mpm):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
         assert get(server, "/").status == 200
@@ -146,8 +143,6 @@ def test_a_corrected_value_is_a_warning_and_it_serves(mpm, options, ah, says, ch
         assert len(children_of(server.pid)) == children
         assert server.err.index(ah) < server.err.index("resuming normal operations")
 
-
-# --- It can't ------------------------------------------------------------------------------------
 
 PORT = ["--port", "0"]
 TWO = "".join(f"LoadModule mpm_{mpm}_module modules/x.so\n" for mpm in MPMS[:2])

@@ -71,9 +71,6 @@ def files_with(root: Path, age: float = 0, **named) -> StaticFiles:
     return StaticFiles(str(root), options, lambda: time.time() + age)
 
 
-# -- bytes ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("path, body, kind", [
     ("/sp%20ace.txt", b"space", "text/plain"), ("/caf%C3%A9.html", b"coffee", "text/html"),
     ("/latin%E9.txt", b"latin", "text/plain"), ("/100%25.txt", b"percent", "text/plain"),
@@ -287,9 +284,6 @@ def peak(pid: int) -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
-# -- what must not be seen ------------------------------------------------------------------------
-
-
 def test_links_below_the_root_lead_nowhere_else(tmp_path):
     """Nothing below a directory that is a link out of the root; /srv/www-private is next to /srv/www, not
     below it; a root that is a link is followed."""
@@ -349,9 +343,6 @@ def test_sections_hold_for_any_way_to_a_file(document_root, tmp_path):
         assert get(server, "/file.txt").status == 200
 
 
-# -- changes --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_change_is_seen_at_once(server, document_root, replaced):
     """The very next request, in any process: also a change that keeps size and time, by a rename."""
@@ -383,9 +374,6 @@ def test_files_that_go_and_come(server, document_root):
         assert client.get("/coming/").status == 404
         assert client.get("/coming").body == b"a file now"
     path.unlink()
-
-
-# -- without a server -----------------------------------------------------------------------------
 
 
 def test_a_fresh_file_has_a_weak_tag(tmp_path):
@@ -461,8 +449,6 @@ def test_a_quoted_path_leads_back(raw):
     assert quoted.isascii() and not set(quoted) & set(b' "<>\\^`{|}\r\n\0?#')
     assert unquote_to_bytes(quoted) == raw
 
-
-# -- conditions and ranges ------------------------------------------------------------------------
 
 SAME, BEFORE = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
 TEXT = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
@@ -544,9 +530,6 @@ def test_a_directory_s_name_is_quoted_in_a_redirect(server, document_root, name,
     reply = get(server, path)
     assert reply.status == 301 and reply["X-Injected"] is None
     assert reply["Location"] == f"http://lab.example{path}/"
-
-
-# -- what directives say about files --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words, shape", [

@@ -48,9 +48,6 @@ def test_one_round_shows_no_noise():
     assert found.value == pytest.approx(math.sqrt(2 * 4)) and found.level == 0.95
 
 
-# -- where a curve bends -------------------------------------------------------------------------
-
-
 @given(st.integers(2, 18), st.floats(1, 1e4), st.floats(0, 0.1))
 def test_the_knee_of_a_line_that_flattens_is_where_it_bends(bend, steep, flat):
     xs = list(range(21))
@@ -66,9 +63,6 @@ def test_the_knee_of_a_line_that_flattens_is_where_it_bends(bend, steep, flat):
 )  # fmt: skip
 def test_what_has_a_knee(ys, knee):
     assert stats.knee(range(1, len(ys) + 1), ys) == knee
-
-
-# -- rounds and noise -------------------------------------------------------------------------
 
 
 def test_each_round_measures_all_and_begins_with_another_or_is_random_by_its_seed():

@@ -67,9 +67,6 @@ def page(server, query: str = "") -> str:
     return reply.body.decode("latin-1")
 
 
-# --- ?auto ---------------------------------------------------------------------------------------
-
-
 def test_auto_has_httpds_keys_in_its_order(server, mpm):
     """(Formats, and the page: tests/fidelity, area status.)"""
     settled(server)
@@ -173,9 +170,6 @@ def test_the_scoreboard_of_the_launcher_agrees_with_the_page(server, mpm):
     assert server.scoreboard().counts.processes == len(server.processes())
 
 
-# --- HTML ----------------------------------------------------------------------------------------
-
-
 def rows(text: str) -> list[list[str]]:
     """The cells of the worker table."""
     lines = (re.findall(r"<td>(.*?)</td>", line) for line in re.findall(r"<tr>.*?</tr>", text))
@@ -238,9 +232,6 @@ def test_pages_asked_for_at_the_same_time(server):
     queries = ("?auto", "", "?refresh") * 4
     statuses = at_once(lambda n: get(server, f"/server-status{queries[n]}").status, len(queries))
     assert set(statuses) == {200}
-
-
-# --- Formats -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("function, number, text", [

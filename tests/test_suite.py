@@ -125,9 +125,6 @@ def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
     assert run_all.peer_verdicts(rows) == [f"{said}(one round; target 2, {limit}{by_cpu}"]
 
 
-# -- the generators ------------------------------------------------------------------------------
-
-
 def sample(qps: float, cpu: float, failures: int) -> ClientReport:
     return ClientReport(0, failures, 1.0, qps, 1.0, 2.0, cpu)
 

@@ -17,6 +17,7 @@ from support.servers import MPMS, launched, one_child, serving
 from support.waiting import poll_until
 
 from docs._tools import tracer_page, tracer_record
+from docs._tools.tracer_moment import Moment, at
 from mpmkit.lab import replay, tracing
 from mpmkit.launcher import LaunchError
 from mpmkit.policy.connection_trace import CAUSES, ConnectionTrace
@@ -60,7 +61,7 @@ def test_each_connection_has_a_legal_way(run):
     trace, _, _ = run
     assert sorted(trace.clients) == list(range(1, 11))
     for number in range(1, 11):
-        steps = trace.of(number)
+        steps = [step for step in trace.steps if step.conn == number]
         causes = [step.cause for step in steps]
         assert (*causes[:2], causes[-1]) == ("connected", "accepted", "closed")
         assert all(one.after == then.before for one, then in itertools.pairwise(steps))
@@ -80,14 +81,14 @@ def test_its_counts_are_the_scoreboards(run):
     quiet = settled = 0
     for before, after, board in seen:
         around = [ns for ns in times if before - SLACK <= ns <= after + SLACK]
-        allowed = [trace.at(ns).letters for ns in (before - SLACK, *around)]
+        allowed = [at(trace, ns).letters for ns in (before - SLACK, *around)]
         for slot, letters in board.letters.items():
             for thread, letter in enumerate(letters):
                 assert letter in {rows[slot][thread] for rows in allowed if slot in rows}
         if around:
             continue
         quiet += 1
-        moment = trace.at(before)
+        moment = at(trace, before)
         assert {slot: "".join(row) for slot, row in moment.letters.items()} == board.letters
         if trace.mpm == "event" and not any(before - 2e8 <= ns <= before for ns in times):
             settled += 1
@@ -134,7 +135,7 @@ def test_a_crash_ends_the_connections_of_its_process(mpm):
             poll_until(lambda: " died " in server.trace_log(), "it is reaped")
         trace = ConnectionTrace.read(server.trace_log())
         (died,) = [step for step in trace.steps if step.cause == "died"]
-        assert trace.at(died.ns - 1).states and not trace.at(died.ns).states
+        assert at(trace, died.ns - 1).states and not at(trace, died.ns).states
     assert server.trace_log().startswith("# mpmkit trace 1: ")  # kept after the stop
 
 
@@ -163,7 +164,7 @@ def test_what_is_wrong_is_named():
 @pytest.mark.browser
 @THEIR_WARNINGS
 def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
-    """Without a kernel; the letters and counters after each step are those of policy/connection_trace.py."""
+    """Without a kernel; the letters and counters after each step are those of docs/_tools/tracer_moment.py."""
     trace, began, _ = run
     path = tmp_path / "tracer.html"
     path.write_text(tracer_page.page(tracing.shown(tracing.recordable(trace, began))))
@@ -177,7 +178,7 @@ def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
             " return [...Array(t.steps).keys()].map((n) => { t.seek(n + 1); return t.shown()[0]; }); }"
         )
         assert len(shown) == len(trace.steps)
-        moment = ConnectionTrace(trace.mpm, trace.threads, (), ()).at(0)
+        moment = Moment(trace.threads)
         for step, one in zip(trace.steps, shown, strict=True):
             moment.after(step)
             letters = {str(slot): "".join(row) for slot, row in moment.letters.items()}
@@ -187,7 +188,7 @@ def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
         page.locator(".tr").focus()
         page.keyboard.press("Home")
         said = []
-        for _ in trace.of(trace.clients.index(3) + 1):
+        for _ in [one for one in trace.steps if one.conn == trace.clients.index(3) + 1]:
             page.keyboard.press("ArrowRight")
             said.append(page.locator(".tr-say").inner_text())
         assert all(text.startswith("Client 3") for text in said) and "closes the socket" in said[-1]
@@ -241,7 +242,7 @@ def test_over_tls_and_with_virtual_hosts_it_traces_the_same_way(mpm, what, tmp_p
     assert len(trace.clients) == 2 + secure
     ways = {}
     for number in range(1, 3 + secure):
-        steps = trace.of(number)
+        steps = [step for step in trace.steps if step.conn == number]
         assert (steps[0].cause, steps[-1].cause) == ("accepted", "closed")
         assert all(one.after == then.before for one, then in itertools.pairwise(steps))
         assert {(s.before, s.after) for s in steps if s.before != s.after} <= LEGAL[mpm] | EARLY

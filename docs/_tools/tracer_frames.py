@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from docs._tools import render, tracer_page, tracer_record
+from docs._tools.tracer_moment import Moment
 from mpmkit.lab import tracing
 from mpmkit.launcher import Server
-from mpmkit.policy.connection_trace import Connect, ConnectionTrace, Moment
+from mpmkit.policy.connection_trace import Connect, ConnectionTrace
 
 CONNECTIONS = 200
 SECONDS = 5

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+else:
+    DataFrame = Any
 
 
 def require(module: str) -> Any:
@@ -20,3 +25,8 @@ def require(module: str) -> Any:
             raise
         text = f"{missing} is not installed; pip install 'mpmkit[lab]' brings it"
         raise ImportError(text, name=missing) from None
+
+
+def data_frame(rows: Any, columns: Any = None) -> DataFrame:
+    """Rows as a frame. pandas is imported here, when the first one is made."""
+    return require("pandas").DataFrame(rows, columns=columns)

@@ -4,8 +4,6 @@ Nothing here measures. It shows what `mpmkit.measure` and `mpmkit.load` give, an
 scoreboard says. Modules are loaded on first use.
 """
 
-from __future__ import annotations
-
 # Where each name lives: name -> module, with another name there behind a colon.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",

@@ -11,8 +11,6 @@ A client whose kept connection the server ends comes back after `BACK` seconds; 
 `Connection: close` comes back with its next request.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections import deque

@@ -3,8 +3,6 @@
 A panel ends when it is closed, with its kernel, or when the cell that made it runs again.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import threading
@@ -81,10 +79,8 @@ def _cell() -> tuple[str, str]:
 
 
 class Control:
-    """One row. `tell` is called with the field's name and its new text, as a reader sets it.
-
-    live: the slider calls it while it moves, not only when it is let go.
-    """
+    """One row. `tell` is called with the field's name and its new text, as a reader sets it. live: the slider
+    calls it while it moves, not only when it is let go."""
 
     def __init__(self, field: Field, tell: Callable[[str, str], None], live: bool = False) -> None:
         self.name, self.group = field.name, field.group

@@ -2,8 +2,6 @@
 a file. It has a description in words (`.alt`), and shows itself in a notebook.
 """
 
-from __future__ import annotations
-
 from html import escape
 
 from mpmkit.lab import theme as colours

@@ -1,7 +1,5 @@
 """What a watch recorded, over one time axis: a plotly figure with a strip for each quantity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import plotly.graph_objects as go

@@ -8,12 +8,10 @@ Pure. Which directives an MPM has, their bounds, defaults, units and help come f
 A value that httpd cannot read is kept, as it is typed; its hints say what is wrong, and a start refuses it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import threading
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Setting
@@ -36,6 +34,7 @@ GROUPS: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 NAMES = tuple(name for names in GROUPS.values() for name in names)
+Hints = dict[str, list[str]]
 KINDS = {"On|Off": "switch", "time": "time", "factor": "factor"}
 
 
@@ -63,7 +62,7 @@ class Field(NamedTuple):
         """The value that counts: the one that is set, or the default."""
         return self.value or self.default
 
-    def checked(self) -> Field:
+    def checked(self) -> Self:
         """The field, with what is wrong with its value."""
         try:
             self.read()
@@ -135,11 +134,8 @@ def check_mpm(mpm: str) -> str:
 
 
 class DirectiveForm(Form):
-    """An MPM and directives for it, as a reader chooses them. Directives that the MPM does not have
-    are kept until an MPM is chosen that has them.
-
-    Raises DirectiveError for an MPM or a directive that does not exist.
-    """
+    """An MPM and directives for it, as a reader chooses them. Directives that the MPM does not have are kept
+    until an MPM is chosen that has them. Raises DirectiveError for an MPM or a directive that does not exist."""
 
     def __init__(self, mpm: str, **directives: Any) -> None:
         self.mpm = check_mpm(mpm)
@@ -161,15 +157,11 @@ class DirectiveForm(Form):
         """What is set of the directives that the MPM has: name -> words of a configuration line."""
         return {n: words for n, words in self._words.items() if self.mpm in SPECS[n.lower()].mpms}
 
-    def check(
-        self, running: Directives | None = None
-    ) -> tuple[Directives | None, dict[str, list[str]]]:
-        """httpd's reading of the form: (effective directives, None if it would refuse them; its
-        messages by directive, those about no directive of the form under "").
-
-        running: what a running server has, if these are for its restart.
-        """
-        hints: dict[str, list[str]] = {}
+    def check(self, running: Directives | None = None) -> tuple[Directives | None, Hints]:
+        """httpd's reading of the form: (effective directives, None if it would refuse them; its messages by
+        directive, those about no directive of the form under ""). running: what a running server has, if
+        these are for its restart."""
+        hints: Hints = {}
         try:
             effective, notes = self._read(running)
         except DirectiveError as error:
@@ -201,25 +193,15 @@ class DirectiveForm(Form):
             if self.mpm not in spec.mpms:
                 continue
             value, high = self._words.get(name, ""), spec.high_for(self.mpm)
-            kind = KINDS.get(spec.takes, "number")
-            misread = spec.misread(value) if value else ""
-            made.append(
-                Field(
-                    name,
-                    group,
-                    kind,
-                    spec.unit,
-                    spec.doc,
-                    default=written(getattr(defaults, spec.attribute)),
-                    low=1.0 if kind == "factor" else float(spec.low or 0),
-                    high=high,
-                    reach=float(min(GROUPS[group][name], high or GROUPS[group][name])),
-                    step=0.5 if kind in ("time", "factor") else 1.0,
-                    value=value,
-                    hints=(*([misread] if misread else []), *hints.get(name, ())),
-                    refused=effective is None and name in hints,
-                )
-            )
+            kind, reach = KINDS.get(spec.takes, "number"), GROUPS[group][name]
+            low = 1.0 if kind == "factor" else float(spec.low or 0)
+            default = written(getattr(defaults, spec.attribute))
+            field = Field(name, group, kind, spec.unit, spec.doc, default, low, high)
+            said = (*filter(None, [value and spec.misread(value)]), *hints.get(name, ()))
+            refused = effective is None and name in hints
+            field = field._replace(value=value, hints=said, refused=refused)
+            step = 0.5 if kind in ("time", "factor") else 1.0
+            made.append(field._replace(reach=float(min(reach, high or reach)), step=step))
         return made
 
 

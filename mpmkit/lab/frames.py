@@ -8,8 +8,6 @@ slots, threads, generation, mpm     the scoreboard's shape
 Apart from the server's there are the figures of the room's load, and of a probe.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable
@@ -65,9 +63,7 @@ class RunningLoad:
         self._note = note
         self._stop = threading.Event()
         self._ticks: list[Tick] = []
-        self._thread = threading.Thread(
-            target=self._run, args=(url,), name="mpmkit-load", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(url,), daemon=True)
         self._thread.start()
 
     @property
@@ -110,13 +106,8 @@ class RunningLoad:
         if run is None or not run.requests:
             self._note("load: ended before its first answer")
             return
-        said = f"{run.qps:,.0f}/s, p50 {run.latency_ms(50):.3g} ms, p99 {run.latency_ms(99):.3g} ms"
-        said += f", {run.failures:,} failed" if run.failures else ""
-        if run.generator_bound:
-            said += ", the generator was the limit"
-        elif run.generator_starved:
-            said += ", the machine, which the load shares with the server, was the limit"
-        self._note(f"load ended: {said}")
+        limit = "generator" if run.generator_bound else "machine" * run.generator_starved
+        self._note(f"load ended: {run}" + f", the {limit} was the limit" * bool(limit))
 
 
 def frame(
@@ -128,24 +119,11 @@ def frame(
     seen |= load.live() if load is not None and load.running else {}
     seen |= probe.percentiles(sample.t) if probe is not None else {}
     letters = board.letters
-    rows = [
-        [
-            row.slot,
-            row.pid,
-            row.generation,
-            row.quiescing,
-            row.not_accepting,
-            letters[row.slot],
-            row.keep_alive + row.write_completion + row.lingering_close,
-        ]
-        for row in board.snapshot.processes
-        if row.pid
-    ]
-    return {
-        "figures": {name: None if v != v else round(v, 3) for name, v in seen.items()},
-        "rows": rows,
-        "slots": board.process_limit,
-        "threads": board.threads_per_child,
-        "generation": sample.generation,
-        "mpm": board.mpm,
-    }
+    rows = []
+    for row in filter(lambda row: row.pid, board.snapshot.processes):
+        held = row.keep_alive + row.write_completion + row.lingering_close
+        own = [row.slot, row.pid, row.generation, row.quiescing, row.not_accepting]
+        rows.append([*own, letters[row.slot], held])
+    figures = {name: None if v != v else round(v, 3) for name, v in seen.items()}
+    shape = {"slots": board.process_limit, "threads": board.threads_per_child, "mpm": board.mpm}
+    return {"figures": figures, "rows": rows, "generation": sample.generation, **shape}

@@ -11,8 +11,6 @@ them. A value that cannot be is kept, as it is typed. What does not apply (a rat
 until it does.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any
 
@@ -88,9 +86,7 @@ class LoadForm(Form):
         """One value: text as typed into the form, or what LoadProfile takes; None or "" for the
         default. Raises ProfileError for a name that the form does not have."""
         if name not in ROWS:
-            raise ProfileError(
-                f"{name}: the load's form has no such field, it has {', '.join(ROWS)}"
-            )
+            raise ProfileError(f"{name}: the form has no such field, it has {', '.join(ROWS)}")
         self.put(name, value)
 
     def row(self, name: str) -> Field:
@@ -117,9 +113,7 @@ class LoadForm(Form):
             weights = [(path, values[_weight(path)]) for path, _ in FILES]
             given["mix"] = tuple(RequestSpec(path, weight=w) for path, w in weights if w)
             if not given["mix"]:
-                raise ProfileError(
-                    f"{_weight(FILES[0][0])}: no page of the mix has a weight above 0"
-                )
+                raise ProfileError(f"{_weight(FILES[0][0])}: no page of the mix has a weight")
         return LoadProfile(duration=duration, **given)
 
     def browsers(self) -> tuple[int, float]:

@@ -15,8 +15,6 @@ What ends what is left:
     the load's generator                        ends with its pipe, as the kernel does
 """
 
-from __future__ import annotations
-
 import threading
 import time
 import uuid

@@ -1,7 +1,5 @@
 """What all figures share: paper and ink, an MPM's line, labels at lines' ends, descriptions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

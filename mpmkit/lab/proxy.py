@@ -7,8 +7,6 @@ that is the browser's machine, too. On Binder or a JupyterHub it isn't: there JU
 is set in the kernel's environment (/user/ann/), and jupyter-server-proxy passes /user/ann/proxy/PORT/... on.
 """
 
-from __future__ import annotations
-
 import os
 from html import escape
 from importlib.util import find_spec

@@ -14,8 +14,6 @@ Server, load generator and notebook share the machine. With fewer than two full 
 requests per second say as much about the generator as about the server: `not_headline` says so.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -122,9 +120,8 @@ def place_of(name: str) -> Path:
 
 def record(name: str, measure: Callable[[], T]) -> T:
     """What `measure()` returns; it becomes the recording of that name. If other programs and the host took more
-    than OtherWork.MOST of the machine meanwhile, the recording that there is stays, which is said.
-
-    Raises TypeError for a value that can't be recorded."""
+    than OtherWork.MOST of the machine meanwhile, the recording that there is stays, which is said. Raises
+    TypeError for a value that can't be recorded."""
     path, others = place_of(name), OtherWork()
     value = measure()
     share = others.share()

@@ -15,10 +15,7 @@ own: `_acting` lets one thread at a time start, stop or restart the server, whic
 The directives are in a file, as with httpd: start reads it, graceful and restart read it again.
 """
 
-from __future__ import annotations
-
 import contextlib
-import functools
 import shutil
 import tempfile
 import threading
@@ -26,7 +23,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self
 
 import mpmkit
 from mpmkit.config.directives import Directives
@@ -37,8 +34,6 @@ from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import Sample
-
-M = TypeVar("M", bound=Callable[..., Any])
 
 # What the room serves, apart from the samples: a script that waits, as for a database, and a file that
 # a slow reader takes a while for.
@@ -71,17 +66,6 @@ class Home:
         self.remove = weakref.finalize(owner, shutil.rmtree, self.folder, ignore_errors=True)
 
 
-def _action(method: M) -> M:
-    """Marks a method that starts, stops or changes what runs: one thread at a time may do that."""
-
-    @functools.wraps(method)
-    def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._acting:
-            return method(self, *args, **kwargs)
-
-    return cast(M, alone)
-
-
 class Room(DirectiveForm):
     """One server, its load, and what is seen of them. All methods may be called from any thread.
 
@@ -112,7 +96,7 @@ class Room(DirectiveForm):
         self._history: list[dict[str, Any]] = []
         self.on_frame: Callable[[dict[str, Any]], None] | None = None
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,29 +126,27 @@ class Room(DirectiveForm):
         server = self._server
         return server if server is not None and server.running else None
 
-    @_action
     def start(self) -> None:
-        """Start the chosen MPM with the directives. A running server is stopped first; a load that
-        ran on it goes on with the new one.
-
-        Raises DirectiveError for what httpd would refuse, LaunchError when it does not start.
-        """
-        if self._closed:
-            raise LaunchError("this control room was closed; make another")
-        effective, loaded = self.checked(), self.loading
-        self.stop()
-        server = launch(self.mpm, conf=self._write_conf(), document_root=self._home.pages)
-        self._server, self._running_with = server, effective
-        self._began = time.monotonic()
-        self._history.clear()
-        self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
-        self.note(f"start {self.mpm}, pid {server.pid}")
-        self._probe, self._crowd = Probe(server.url), KeepAliveClients(server.url)
-        self._resize_crowd()
-        self._watch.start()
-        if loaded:
-            with contextlib.suppress(ValueError):  # what the form says now is refused
-                self.start_load()
+        """Start the chosen MPM with the directives. A running server is stopped first; a load that ran on it
+        goes on with the new one. Raises DirectiveError for what httpd would refuse, LaunchError when it does
+        not start."""
+        with self._acting:
+            if self._closed:
+                raise LaunchError("this control room was closed; make another")
+            effective, loaded = self.checked(), self.loading
+            self.stop()
+            server = launch(self.mpm, conf=self._write_conf(), document_root=self._home.pages)
+            self._server, self._running_with = server, effective
+            self._began = time.monotonic()
+            self._history.clear()
+            self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
+            self.note(f"start {self.mpm}, pid {server.pid}")
+            self._probe, self._crowd = Probe(server.url), KeepAliveClients(server.url)
+            self._resize_crowd()
+            self._watch.start()
+            if loaded:
+                with contextlib.suppress(ValueError):  # what the form says now is refused
+                    self.start_load()
 
     def graceful(self) -> None:
         """USR1: the file is read again, a new generation starts, the old one finishes."""
@@ -174,41 +156,41 @@ class Room(DirectiveForm):
         """HUP: the file is read again, all children are ended, a new generation starts."""
         self._signal("restart")
 
-    @_action
     def _signal(self, word: str) -> None:
-        server = self.server
-        if server is None:
-            raise LaunchError(f"no server runs; start one before {word}")
-        if server.mpm != self.mpm:
-            raise LaunchError(f"{word} cannot change the MPM: stop and start")
-        effective = self.checked(self._running_with)
-        self._write_conf()
-        server.signal(word)
-        self._running_with = effective
-        self.note(word)
+        with self._acting:
+            server = self.server
+            if server is None:
+                raise LaunchError(f"no server runs; start one before {word}")
+            if server.mpm != self.mpm:
+                raise LaunchError(f"{word} cannot change the MPM: stop and start")
+            effective = self.checked(self._running_with)
+            self._write_conf()
+            server.signal(word)
+            self._running_with = effective
+            self.note(word)
 
-    @_action
     def stop(self) -> None:
         """TERM, and the load ends, too. Without a server nothing happens."""
-        self.stop_load()
-        server, probe, crowd = self._server, self._probe, self._crowd
-        self._server = self._probe = self._crowd = None
-        for one in (self._watch, probe, crowd):
-            if one is not None:
-                one.close()
-        if server is not None:
-            ran = server.running
-            server.stop()
-            if ran:
-                self.note("stop")
-            self._frame = {}
+        with self._acting:
+            self.stop_load()
+            server, probe, crowd = self._server, self._probe, self._crowd
+            self._server = self._probe = self._crowd = None
+            for one in (self._watch, probe, crowd):
+                if one is not None:
+                    one.close()
+            if server is not None:
+                ran = server.running
+                server.stop()
+                if ran:
+                    self.note("stop")
+                self._frame = {}
 
-    @_action
     def close(self) -> None:
         """Stop everything for good; nothing of the room is left. Twice does nothing."""
-        self._closed = True
-        self.stop()
-        self._home.remove()
+        with self._acting:
+            self._closed = True
+            self.stop()
+            self._home.remove()
 
     def _ended(self) -> None:
         """The server ended without our doing: say so, and clear away what belonged to it."""
@@ -244,45 +226,40 @@ class Room(DirectiveForm):
         """The load's fields that apply now, with what is wrong with them."""
         return self._load_form.fields()
 
-    @_action
     def start_load(self) -> None:
-        """Locust's users against the running server, as the form says, until `stop_load`, or for 600 s.
+        """Locust's users against the running server, as the form says, until `stop_load`, or for 600 s. Raises
+        LaunchError without a server, ValueError for a bad value (nothing is changed then)."""
+        with self._acting:
+            profile, server = self._load_form.profile(LOAD_SECONDS), self.server
+            if server is None:
+                raise LaunchError("no server runs; start one before the load")
+            self.stop_load()
+            self._load = RunningLoad(server.url, profile, self.note)
+            connections = "kept connections" if profile.keep_alive else "a new connection each"
+            page = "a mix" if profile.mix else profile.path
+            parts = (f"{profile.users} users", page, connections, self._load_form.summary())
+            self.note(f"load: {', '.join(filter(None, parts))}")
 
-        Raises LaunchError without a server, ValueError for a bad value (nothing is changed then).
-        """
-        profile, server = self._load_form.profile(LOAD_SECONDS), self.server
-        if server is None:
-            raise LaunchError("no server runs; start one before the load")
-        self.stop_load()
-        self._load = RunningLoad(server.url, profile, self.note)
-        connections = "kept connections" if profile.keep_alive else "a new connection each"
-        page = "a mix" if profile.mix else profile.path
-        parts = (f"{profile.users} users", page, connections, self._load_form.summary())
-        self.note(f"load: {', '.join(filter(None, parts))}")
-
-    @_action
     def renew_load(self) -> bool:
-        """A load that runs goes on as the form says now; True if that was so. Without a load, with
-        one as the form says, or with a value that is refused, nothing happens.
-
-        Whether a load runs is looked up under the lock: a value that changes while the load before it
-        is still ending must not be lost.
-        """
-        load = self._load
-        if load is None or not load.running:
+        """A load that runs goes on as the form says now; True if that was so. Without a load, with one as the
+        form says, or with a value that is refused, nothing happens. Whether a load runs is looked up under
+        the lock: a value that changes while the load before it is still ending must not be lost."""
+        with self._acting:
+            load = self._load
+            if load is None or not load.running:
+                return False
+            with contextlib.suppress(ValueError):
+                if self._load_form.profile(LOAD_SECONDS) != load.profile:
+                    self.start_load()
+                    return True
             return False
-        with contextlib.suppress(ValueError):
-            if self._load_form.profile(LOAD_SECONDS) != load.profile:
-                self.start_load()
-                return True
-        return False
 
-    @_action
     def stop_load(self) -> None:
         """End the load; what it measured becomes an event. Without a load nothing happens."""
-        if self._load is not None:
-            self._load.stop()
-            self._load = None
+        with self._acting:
+            if self._load is not None:
+                self._load.stop()
+                self._load = None
 
     @property
     def loading(self) -> bool:
@@ -316,17 +293,11 @@ class Room(DirectiveForm):
     def status(self) -> dict[str, Any]:
         """What is chosen and what runs, as plain values."""
         server = self.server
-        return {
-            "mpm": self.mpm,
-            "running": server is not None,
-            "running_mpm": server.mpm if server else "",
-            "pid": server.pid if server else 0,
-            "url": server.url if server else "",
-            "unapplied": self.unapplied(),
-            "loading": self.loading,
-            "load_summary": self._load_form.summary(),
-            "began": round(self._began, 3),
-        }
+        mpm, pid, url = (server.mpm, server.pid, server.url) if server else ("", 0, "")
+        runs = {"running": server is not None, "running_mpm": mpm, "pid": pid, "url": url}
+        load = {"loading": self.loading, "load_summary": self._load_form.summary()}
+        own = {"mpm": self.mpm, "unapplied": self.unapplied(), "began": round(self._began, 3)}
+        return own | runs | load
 
     def note(self, text: str) -> None:
         """An event in words, at the present time."""

@@ -9,8 +9,6 @@ Pure: no server, no thread. The axis is a directive with a range of numbers or a
 Which values httpd would refuse or correct is found by `sweep_grid.plan`, value by value.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,16 +91,11 @@ class SweepForm(Form):
         spec = SPECS.get(self.axis.lower())
         first, last = RANGES.get(self.axis, ((spec and spec.low) or 1, AXES[self.axis]))
         reach, step = AXES[self.axis], 0.5 if self.axis in FRACTIONS else 1.0
-        low, high, steps = RANGE
-        ends = (
-            low._replace(default=f"{first:g}", reach=reach, step=step),
-            high._replace(default=f"{last:g}", reach=reach, step=step),
-        )
-        return [
-            self.filled(row)._replace(help=row.label)
-            for row in (*ends, steps, *FIELDS, *MORE)
-            if row.name != self.axis
-        ]
+        *ends, steps = RANGE
+        low, high = (one._replace(reach=reach, step=step) for one in ends)
+        ends = [low._replace(default=f"{first:g}"), high._replace(default=f"{last:g}")]
+        rows = [row for row in (*ends, steps, *FIELDS, *MORE) if row.name != self.axis]
+        return [self.filled(row)._replace(help=row.label) for row in rows]
 
     def values(self) -> list[float]:
         """The axis's values, rising, none twice. MaxRequestWorkers is a multiple of ThreadsPerChild."""
@@ -162,7 +155,5 @@ class SweepForm(Form):
         form = self.read()
         same = ("path", "keep_alive", *LABELS)
         fields = {name: form[name] for name in same if name in form}
-        seconds, timeout = form["seconds"], max(1.0, form["seconds"])
-        return LoadProfile(
-            **fields, duration=seconds, timeout=timeout, warmup_seconds=form["warmup"]
-        )
+        times = {"duration": form["seconds"], "timeout": max(1.0, form["seconds"])}
+        return LoadProfile(**fields, **times, warmup_seconds=form["warmup"])

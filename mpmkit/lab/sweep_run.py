@@ -11,8 +11,6 @@ none has to wait. A wait that has no end when the load ends counts as far as it 
 marked: the figure is a lower bound.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -93,19 +91,15 @@ class SweepRun:
     """
 
     def __init__(
-        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[SweepRun], None]
+        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[Any], None]
     ) -> None:
         self.rows: list[Row] = []
         self.progress: Progress | None = None
         self.text = "starting …"
         values = dict.fromkeys(point.values[form.axis] for point in form.plan().points)
-        self._asked: dict[str, Any] = {
-            "mpm": form.taking(),
-            "grid": {form.axis: list(values)},
-            "profile": form.profile(),
-            "directives": form.fixed(),
-            "out": out,
-        }
+        grid = {form.axis: list(values)}
+        self._asked: dict[str, Any] = {"mpm": form.taking(), "grid": grid, "out": out}
+        self._asked |= {"profile": form.profile(), "directives": form.fixed()}
         self._pages, self._changed = pages, changed
         self._stop, self._ended = threading.Event(), threading.Event()
         self._server: Server | None = None
@@ -177,12 +171,9 @@ class SweepGrid:
         are bounds where the generator was the limit, waits where new clients were still waiting."""
         waits = metric.startswith("wait")
         of_bound = "unanswered" if waits else "generator_bound" if metric == "qps" else ""
-        known = ((value, self.at(mpm, value)) for value in self.values)
-        return [
-            (value, float(row[metric]), bool(row.get(of_bound)))
-            for value, row in known
-            if row.get(metric) is not None
-        ]
+        rows = {value: self.at(mpm, value) for value in self.values}
+        known = {value: row for value, row in rows.items() if row.get(metric) is not None}
+        return [(x, float(row[metric]), bool(row.get(of_bound))) for x, row in known.items()]
 
     def board(self, mpm: str, value: float) -> ScoreboardSnapshot | None:
         """The scoreboard at an operating point, None if it was not kept."""

@@ -9,8 +9,6 @@ the slider below the curves moves the operating point: its figures and its score
 What is chosen is `sweep_form.SweepForm`, what is measured `sweep_run`; here are widgets only.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from html import escape

@@ -5,8 +5,6 @@ protanopia, deuteranopia and tritanopia. The light set is Paul Tol's high-contra
 only sign: figures label bars and lines directly, and each MPM has a dash and a marker of its own.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,7 @@
 // The tracer: recorded steps of connections, drawn run by run on a canvas and stepped through together.
 //
 // What is shown is the sum of the steps until now; `apply` is the rule, the same as `Moment.after` of
-// policy/connection_trace.py. A process is a house, a worker thread a room, a connection a dot. No library, no kernel:
+// docs/_tools/tracer_moment.py. A process is a house, a worker thread a room, a connection a dot. No library, no kernel:
 // `mount(element, {runs, palette})` is all that a static page needs.
 
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";

@@ -9,8 +9,6 @@ keeps the line's text and function, and its number is looked up when the recordi
 moved since is found, and one that is gone is shown without a number.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Iterable
@@ -93,11 +91,8 @@ def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmki
 def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
     """The lines of a file of mpm/, and (first line, last line, name) of each function."""
     text = (_MODELS / file).read_text(encoding="utf-8")
-    functions = [
-        (node.lineno, node.end_lineno or 0, node.name)
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef)
-    ]
+    nodes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef)]
+    functions = [(node.lineno, node.end_lineno or 0, node.name) for node in nodes]
     return [line.strip() for line in text.splitlines()], functions
 
 

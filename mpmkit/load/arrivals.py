@@ -13,8 +13,6 @@ rescaled time. Several generators share one schedule by taking turns (constant: 
 k-th request) or by thinning (poisson: the k-th part of the rate each, whose sum is Poisson again).
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re

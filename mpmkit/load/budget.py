@@ -4,8 +4,6 @@ of the open loop).
 Imported by the locustfile alone: gevent belongs in no other process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
@@ -31,11 +29,9 @@ Planned = tuple[int, int, int, bool]
 
 
 class Budget:
-    """How many requests this process may still send, after the seconds of the warm-up.
-
-    Each process has its share of the total from the start (`share`), so the total is exact without a message
-    between processes. on_measure is called when the warm-up is over.
-    """
+    """How many requests this process may still send, after the seconds of the warm-up. Each process has its
+    share of the total from the start (`share`), so the total is exact without a message between processes.
+    on_measure is called when the warm-up is over."""
 
     def __init__(self, requests: int, warm_seconds: float, on_measure: Callable[[], None]) -> None:
         self.left = 0  # measured requests; 0 during the warm-up

@@ -6,9 +6,6 @@ mpmkit load http://127.0.0.1:8080/ --steps 50,100,200,400 --step-seconds 5 --kee
 mpmkit load http://127.0.0.1:8080/ --profile checkout.json --json
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,19 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mpmkit.config.arguments import Parser
-from mpmkit.load.fields import option
+from mpmkit.load.fields import listed, option
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.result import known
 from mpmkit.load.runner import LoadError, LoadInterrupted, run_load
 
 DEFAULT_SECONDS = 10.0  # of a load that nothing bounds
-
-
-def _levels(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be numbers like 50,100,200, not {text!r}") from None
 
 
 def parser() -> Parser:
@@ -47,7 +37,7 @@ def parser() -> Parser:
             add(f"--{field.name.replace('_', '-')}", **how)
     add("--profile", metavar="FILE", help="a load profile as JSON; the other options change it")
     steps = "users (or, in the open loop, requests/s) one step after the other"
-    add("--steps", type=_levels, metavar="A,B,C", help=steps)
+    add("--steps", type=listed(float), metavar="A,B,C", help=steps)
     add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
     add("--seconds", action="store_true", help="print the run second by second, too")
     row = "print one JSON object instead: a row of data/README.md"

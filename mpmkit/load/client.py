@@ -17,8 +17,6 @@ Abandoned connections are reset, which leaves no TIME_WAIT either. docs/LOAD.md 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
 
-from __future__ import annotations
-
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import contextlib
 import errno
@@ -331,11 +329,9 @@ class Client:
             self.waiting = False
 
     def open(self, asks_at_once: bool = False):
-        """A connected socket. Raises OSError, or Overdue.
-
-        asks_at_once: a request follows without a wait, so the acknowledgement that ends the handshake may go with
-        it (TCP_QUICKACK off). On loopback we carry each packet to the server's end ourselves, in our own time.
-        """
+        """A connected socket. Raises OSError, or Overdue. asks_at_once: a request follows without a wait, so the
+        acknowledgement that ends the handshake may go with it (TCP_QUICKACK off). On loopback we carry each
+        packet to the server's end ourselves, in our own time."""
         state = self.state
         sock = _socket.socket(state.family, state.kind)
         self.sock = sock

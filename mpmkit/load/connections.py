@@ -15,8 +15,6 @@ Each connection is an asyncio task on the thread's loop. `held` counts the conne
 and that the server has not ended; of half-sent ones those that it has read.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -41,6 +39,7 @@ that is long enough to tell a growing pool from a full one."""
 HOLD_WITHIN = 60.0  # seconds of `hold` at most, for a server that takes only some a second
 IN_FLIGHT = 64  # connections that wait for their first answer during `hold`: fewer than any backlog
 READ_TICK = 0.1  # seconds between two reads of a slow reader
+LOOK = 0.005  # seconds between two looks of `wait`
 
 AWAY, ASKING, HELD = "away", "asking", "held"
 
@@ -123,8 +122,7 @@ class HeldConnections:
         self._statuses: list[int] = []
         self._clients: dict[Connection, asyncio.Task[None]] = {}
         self._wanted = count
-        self._finishing = self._closing = self._telling = False
-        self._changed = threading.Condition()
+        self._finishing = self._closing = False
         # A loop of our own, not the caller's.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop, self._stop = self._runner.get_loop(), asyncio.Event()
@@ -189,9 +187,11 @@ class HeldConnections:
         return now | {"error": self.error, "totals": dict(self.totals)}
 
     def wait(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Wait until `done`, which is looked at after each change, or for some seconds."""
-        with self._changed:
-            return self._changed.wait_for(done, seconds)
+        """Wait until `done`, which is looked at all the time, or for some seconds."""
+        until = time.monotonic() + seconds
+        while not (found := done()) and time.monotonic() < until:
+            time.sleep(LOOK)
+        return found
 
     def close(self) -> None:
         """End all connections. Twice does nothing."""
@@ -224,7 +224,6 @@ class HeldConnections:
                 with contextlib.suppress(OSError):  # its reader will see
                     conn.sock.send(b"\r\n")
         self._finishing = False
-        self._tell()
 
     async def _live(self, conn: Connection) -> None:
         """One connection after the other, for as long as there is `again`."""
@@ -236,7 +235,7 @@ class HeldConnections:
                 pause = await self._use(conn)
             except (OSError, Lost) as error:
                 self.losses += 1
-                self._count(self._kind(conn, error))
+                self.totals[self._kind(conn, error)] += 1
             self._hang_up(conn)
             if self.again is None:
                 return
@@ -250,7 +249,7 @@ class HeldConnections:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await self._loop.sock_connect(sock, self._address)
         conn.ready = True
-        self._count("opened")
+        self.totals["opened"] += 1
 
     async def _use(self, conn: Connection) -> float | None:
         """What the mode says, until the connection ends. Seconds before the client comes back."""
@@ -281,7 +280,7 @@ class HeldConnections:
         async with asyncio.timeout(self.timeout):
             data = await self._loop.sock_recv(conn.sock, max(1, int(self.rate * READ_TICK)))
         self._enter(conn, HELD)
-        self._count("bytes", len(data))
+        self.totals["bytes"] += len(data)
         await asyncio.sleep(len(data) / self.rate)
         return data
 
@@ -298,7 +297,7 @@ class HeldConnections:
         kind, keep, _ = verdict
         if kind is not None:
             raise Lost(kind)
-        self._count("answered")
+        self.totals["answered"] += 1
         return keep
 
     async def _received(self, conn: Connection, seconds: float | None) -> bytes | None:
@@ -342,19 +341,3 @@ class HeldConnections:
         self.states[conn.state] -= 1
         self.states[state] += 1
         conn.state = state
-        self._tell()
-
-    def _count(self, what: str, more: int = 1) -> None:
-        self.totals[what] += more
-        self._tell()
-
-    def _tell(self) -> None:
-        """Have those who `wait` look, once for all that happens in one turn of the loop."""
-        if not self._telling:
-            self._telling = True
-            self._loop.call_soon(self._notify)
-
-    def _notify(self) -> None:
-        self._telling = False
-        with self._changed:
-            self._changed.notify_all()

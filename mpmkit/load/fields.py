@@ -15,28 +15,21 @@ like        of a text: (regular expression, what a text must do); None for other
 =========== ====================================================================================
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import textwrap
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
     shape = {"low": None, "high": None, "unit": "", "choices": (), "none": "", "loop": ""}
     metadata = shape | {"like": None} | more | {"kind": kind, "help": help}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def text(
-    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), **more: Any
-) -> Any:
-    """A field that is text."""
-    return _made(default, help, "text", like=like, **more)
 
 
 def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
@@ -54,7 +47,8 @@ def choice(default: str, choices: tuple[str, ...], help: str, **more: Any) -> An
     return _made(default, help, "choice", choices=choices, **more)
 
 
-# A field that is True or False; that is a tuple, empty by default, which its owner checks.
+# A field that is text; that is True or False; that is a tuple, empty by default, which its owner checks.
+text = partial(_made, kind="text", like=("(?s).*", "be text"))
 switch = partial(_made, kind="switch")
 several = partial(_made, (), kind="list")
 
@@ -65,10 +59,8 @@ def is_number(value: object) -> bool:
 
 
 def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
-    """What is wrong with the value of a field that is described so, as "must be ..., not ...", or "".
-
-    needed: None is refused here, though the field allows it.
-    """
+    """What is wrong with the value of a field that is described so, as "must be ..., not ...", or "". needed:
+    None is refused here, though the field allows it."""
     kind = how["kind"]
     if kind == "list" or (value is None and how["none"] and not needed):
         return ""
@@ -87,13 +79,9 @@ def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
     return "" if good else f"must {must}, not {value!r}"
 
 
-def problems_of(
-    made: Any, where: str = "", *, loop: str = "", needed: bool = False
-) -> Iterator[str]:
-    """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`.
-
-    loop: it belongs to this kind of loop, and has no field of the other. needed: None is refused.
-    """
+def problems_of(made: Any, where: str = "", loop: str = "", needed: bool = False) -> Iterator[str]:
+    """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`. loop: it belongs to
+    this kind of loop, and has no field of the other. needed: None is refused."""
     for field in dataclasses.fields(made):
         value, of = getattr(made, field.name), field.metadata["loop"]
         if loop and of and of != loop:
@@ -131,21 +119,29 @@ def documented(kind: type) -> str:
 
 
 def option(field: dataclasses.Field) -> dict[str, Any] | None:
-    """What argparse's `add_argument` needs for a field; None for what an option cannot say.
-
-    Its default is None: an option that is not given changes nothing.
-    """
+    """What argparse's `add_argument` needs for a field; None for what an option cannot say. Its default is None:
+    an option that is not given changes nothing."""
     how = field.metadata
     made: dict[str, Any] = {"help": described(field).replace("%", "%%"), "default": None}
     seconds = "S" if how["unit"] == "seconds" else "N"
     more: dict[str, dict[str, Any]] = {
-        "choice": {"choices": how["choices"]},
-        "switch": {"action": "store_const", "const": True},
-        "text": {"metavar": "TEXT"},
-        "whole": {"type": int, "metavar": seconds},
+        "choice": {"choices": how["choices"]}, "switch": {"action": "store_const", "const": True},
+        "text": {"metavar": "TEXT"}, "whole": {"type": int, "metavar": seconds},
         "number": {"type": float, "metavar": seconds},
-    }
+    }  # fmt: skip
     return made | more[how["kind"]] if how["kind"] in more else None
+
+
+def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """For an option that takes several as a,b. Raises ArgumentTypeError."""
+
+    def read(text: str) -> list[T]:
+        try:
+            return [kind(part) for part in map(str.strip, text.split(",")) if part]
+        except ValueError:
+            raise ArgumentTypeError(f"must be numbers like 0,50,100, not {text!r}") from None
+
+    return read
 
 
 def read_share(text: str) -> float:

@@ -4,8 +4,6 @@ It needs no file on disk: the profile and the log are in memory (memfd_create). 
 pipe. Of a second pipe it holds one end and only this process the other: it ends when this process does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -16,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from mpmkit.load.result import LoadRun
 
@@ -56,16 +54,11 @@ class Generator:
         self._unread = b""
         self.at_end = False  # of its reports
         try:
-            self.process = subprocess.Popen(
-                [*argv, "--load-profile", f"@/dev/fd/{given}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                cwd="/",  # where no locust.conf is
-                env=environ,
-                pass_fds=(given, theirs, life),
-                start_new_session=True,
-            )
+            null, passed = subprocess.DEVNULL, (given, theirs, life)
+            pipes: Any = {"stdin": null, "stdout": null, "stderr": self._log, "pass_fds": passed}
+            place: Any = {"cwd": "/", "env": environ}  # where no locust.conf is
+            command = [*argv, "--load-profile", f"@/dev/fd/{given}"]
+            self.process = subprocess.Popen(command, **pipes, **place, start_new_session=True)
         except BaseException:
             self._close()
             raise
@@ -73,7 +66,7 @@ class Generator:
             for fd in (given, theirs, life):
                 os.close(fd)
 
-    def __enter__(self) -> Generator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,8 +8,6 @@ the request; it is fired for failures only.
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
 
-from __future__ import annotations
-
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import bisect
 import itertools
@@ -24,7 +22,6 @@ from typing import Any
 import gevent
 from locust import __version__ as locust_version
 from locust import events
-from locust.exception import StopTest
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
@@ -48,7 +45,7 @@ clock = time.perf_counter_ns
 
 TICK = 0.25  # seconds between two reports
 LATE_NS = 1_000_000  # from due to sent: what is later counts as late
-REPORTED = ("late", "retries", "reconnects", "connections", "ended")
+REPORTED = ("started_at", "late", "retries", "reconnects", "connections", "ended")
 
 
 class LoadFailure(Exception):
@@ -56,7 +53,7 @@ class LoadFailure(Exception):
 
 
 class State:
-    """What one generator process shares in a test. send: where its reports go. Raises StopTest, OSError."""
+    """What one generator process shares in a test. send: where its reports go. Raises ValueError, OSError."""
 
     body_bytes = 0  # since the last report
     # Since the measured part began:
@@ -83,10 +80,7 @@ class State:
     def __init__(
         self, environment: Any, profile: LoadProfile, send: Callable[[dict[str, Any]], None]
     ) -> None:
-        try:
-            target = target_of(environment.host or "")
-        except ValueError as error:
-            raise StopTest(f"--host: {error}") from None
+        target = target_of(environment.host or "")
         self.environment, self.profile, self.send = environment, profile, send
         self.latencies: list[int] = []  # since the last report
         self.which: list[int] = []  # which line of the mix each latency is of, if several
@@ -97,13 +91,13 @@ class State:
         self.family, address = found[0], found[4]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
         self.host, self.tls = target.host, None
-        spread = target.loopback and self.family == _socket.AF_INET
-        self.sources = LOOPBACK_SOURCES if spread else 0
         if target.scheme == "https":
             try:
                 self.tls = tls.context(profile.ca_file, target.loopback)
             except OSError as error:
-                raise StopTest(f"ca_file: {profile.ca_file}: {error}") from None
+                raise ValueError(f"ca_file: {profile.ca_file}: {error}") from None
+        spread = target.loopback and self.family == _socket.AF_INET
+        self.sources = LOOPBACK_SOURCES if spread else 0
         self.specs = profile.specs
         places = [target._replace(port=spec.port or target.port) for spec in self.specs]
         self.addresses = [(address[0], place.port, *address[2:]) for place in places]
@@ -111,7 +105,7 @@ class State:
         # For each line of the mix: on a connection of its own, on a kept one, the last on it.
         ways = ((False, False), (True, False), (True, True))
         self.requests = [
-            tuple(profile.request_bytes(place.place, spec, keep=k, last=last) for k, last in ways)
+            tuple(profile.request_bytes(place.place, spec, *way) for way in ways)
             for spec, place in zip(self.specs, places, strict=True)
         ]
         self.random = random.Random(f"{profile.seed} {os.getpid()}")
@@ -119,7 +113,7 @@ class State:
         self.timeout_ns = int(profile.timeout * 1e9)
         self.stage_ends = list(itertools.accumulate(stage.seconds for stage in profile.stages))
         if short := too_few_descriptors(profile.users + OWN_FILES):
-            raise StopTest(f"users: {short}")
+            raise ValueError(f"users: {short}")
         raise_descriptors(profile.users + OWN_FILES)
         # This process's part of the budget and of the schedule.
         runner, (index, of) = environment.runner, (0, 1)
@@ -129,10 +123,7 @@ class State:
         requests = share(profile.requests or MAX_REQUESTS, index, of)
         self.budget = Budget(requests, profile.warmup_seconds, self.measure)
         if profile.open_loop and not isinstance(runner, MasterRunner):
-            try:
-                self.schedule = Schedule(profile, index, of)
-            except ValueError as error:
-                raise StopTest(f"plan: {profile.plan}: {error}") from None
+            self.schedule = Schedule(profile, index, of)
             if profile.planned_seconds is not None:
                 self.deadline = self.schedule.origin + int(profile.planned_seconds * 1e9)
 
@@ -157,15 +148,11 @@ class State:
     def fail(self, kind: str, t0: int, which: int) -> None:
         """A measured request failed."""
         self.failures[kind] += 1
-        spec = self.specs[which]
+        spec, ms = self.specs[which], (clock() - t0) / 1e6
         events.request.fire(
-            request_type=spec.method,
-            name=spec.name,
-            context={},
-            response_time=(clock() - t0) / 1e6,
-            response_length=0,
+            request_type=spec.method, name=spec.name, context={}, response_time=ms, response_length=0,
             exception=LoadFailure(kind),
-        )
+        )  # fmt: skip
 
     def left_loop(self) -> None:
         """A user's loop ended. The last one ends the run, if there is nothing left to claim."""
@@ -246,22 +233,13 @@ class State:
         self.late += sum(lag > LATE_NS for lag in lags)
         since = self.started_ns or clock()
         cpu, wait = self.shares or self._shares()
-        self.send(
-            {
-                "process": f"{os.uname().nodename} {os.getpid()}",
-                "version": locust_version,
-                "started_at": self.started_at,
-                "origin": since / 1e9,
-                "end": max(0, clock() - since) / 1e9,
-                "last_end": max(0, self.last_end - since) / 1e9,
-                "failures": failures,
-                "paths": {path: pack(found) for path, found in paths.items()},
-                "lag": pack(lags),
-                "cpu": cpu,
-                "wait": wait,
-                **{name: getattr(self, name) for name in REPORTED},
-            }
-        )
+        own = {name: getattr(self, name) for name in REPORTED}
+        who = {"process": f"{os.uname().nodename} {os.getpid()}", "version": locust_version}
+        times = {"end": max(0, clock() - since) / 1e9, "origin": since / 1e9}
+        times["last_end"] = max(0, self.last_end - since) / 1e9
+        packed = {path: pack(found) for path, found in paths.items()}
+        came = {"failures": failures, "paths": packed, "lag": pack(lags), "cpu": cpu, "wait": wait}
+        self.send(own | who | times | came)
 
     def _count(self, found: list[int], spec: RequestSpec) -> None:
         """To Locust's statistics: the sum of what events.request.fire would have made of each, as Locust adds up

@@ -9,14 +9,13 @@ percentiles of a sum are those of one histogram that saw everything. Locust's st
 and more, and most answers on loopback take less than one.
 """
 
-from __future__ import annotations
-
 import array
 import base64
 import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import Self
 
 LIMIT = 1 << 62
 """Largest value: 146 years in ns. More is an error of the caller's clock."""
@@ -39,7 +38,7 @@ def pack(values: list[int]) -> str:
     return base64.b64encode(array.array("q", values).tobytes()).decode("ascii")
 
 
-def unpack(text: str) -> array.array[int]:
+def unpack(text: str) -> array.array:
     """Read back what `pack` wrote."""
     return array.array("q", base64.b64decode(text))
 
@@ -64,7 +63,7 @@ class Histogram:
         self.total += sum(values)
         self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
 
-    def merge(self, other: Histogram) -> Histogram:
+    def merge(self, other: Self) -> Self:
         """Add what another one counted; this one."""
         self.counts.update(other.counts)
         self.total += other.total
@@ -86,11 +85,9 @@ class Histogram:
         return self.total / len(self) if self.counts else math.nan
 
     def percentile(self, percent: float) -> float:
-        """The smallest value that `percent` (0 to 100) of those counted did not exceed, in ns.
-
-        Nearest rank; the middle of its bucket, so to within 0.05%, and never outside what was seen.
-        nan if nothing was counted. Raises ValueError outside 0 to 100.
-        """
+        """The smallest value that `percent` (0 to 100) of those counted did not exceed, in ns. Nearest rank; the
+        middle of its bucket, so to within 0.05%, and never outside what was seen. nan if nothing was counted.
+        Raises ValueError outside 0 to 100."""
         if not 0 <= percent <= 100:
             raise ValueError(f"percentile: must be 0 to 100, not {percent!r}")
         if not self.counts:

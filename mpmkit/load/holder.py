@@ -1,16 +1,12 @@
 """Held connections as a process, so that thousands of sockets and their memory are not the caller's.
 
     with HoldingProcess(server.url, "idle") as holding:
-        holding.hold(5000)["held"]
+        holding.ask("hold", 5000)["held"]
 
 The process, ``python -m mpmkit.load.holder JSON``, takes the arguments of `HeldConnections` and then lines on
-standard input, each the name of a method and its number (hold N, resize N, finish, report); it answers each
-with a `report` as a line of JSON.
-
-It ends with its standard input, so also if the process that started it is killed.
+standard input, each the name of a method and its number; it answers each with a `report` as a line of JSON. It
+ends with its standard input, so also if the process that started it is killed.
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -18,7 +14,7 @@ import math
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Self
 
 from mpmkit.load.connections import HeldConnections
 from mpmkit.load.preflight import raise_descriptors
@@ -29,23 +25,17 @@ AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes b
 
 
 class HoldingProcess:
-    """HeldConnections in a process of its own, until the end of a `with` block.
-
-    Arguments as of HeldConnections. Its methods raise RuntimeError if the process has ended.
-    """
+    """HeldConnections in a process of its own, until the end of a `with` block. Arguments as of
+    HeldConnections."""
 
     def __init__(self, url: str, mode: str = "idle", **how: Any) -> None:
         given = json.dumps({"url": url, "mode": mode} | how)
-        self._process: Any = subprocess.Popen(
-            [sys.executable, "-m", "mpmkit.load.holder", given],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "mpmkit.load.holder", given]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process: Any = subprocess.Popen(command, **pipes, start_new_session=True)
         self.pid = self._process.pid
 
-    def __enter__(self) -> HoldingProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,27 +49,12 @@ class HoldingProcess:
             process.wait()
         process.stdout.close()
 
-    # As of HeldConnections; `held` of what `finish` reports counts the answers.
-
-    def hold(self, number: int) -> dict[str, Any]:
-        return self._ask(f"hold {number}")
-
-    def resize(self, number: int) -> dict[str, Any]:
-        return self._ask(f"resize {number}")
-
-    def finish(self) -> dict[str, Any]:
-        return self._ask("finish")
-
-    def report(self) -> dict[str, Any]:
-        return self._ask("report")
-
-    def held(self) -> int:
-        return int(self.report()["held"])
-
-    def _ask(self, command: str) -> dict[str, Any]:
+    def ask(self, method: str, *number: int) -> dict[str, Any]:
+        """Call hold, resize, finish or report of the HeldConnections; its report then. `held` of what `finish`
+        reports counts the answers. Raises RuntimeError if the process has ended."""
         line = ""
         with contextlib.suppress(OSError):
-            self._process.stdin.write(command + "\n")
+            self._process.stdin.write(" ".join([method, *map(str, number)]) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         if not line:
@@ -93,14 +68,11 @@ def idle_holders(url: str, profile: LoadProfile) -> HoldingProcess | None:
     the generator no time."""
     if not profile.idle_holders:
         return None
-    holding = HoldingProcess(
-        url,
-        request=profile.request_bytes(target_of(url).place, keep=True).decode("latin-1"),
-        expect_status=profile.specs[0].expect_status,
-        timeout=profile.timeout,
-        again=AGAIN,
-    )
-    holding.resize(profile.idle_holders)
+    spec = profile.specs[0]
+    request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
+    how: dict[str, Any] = {"timeout": profile.timeout, "again": AGAIN, "request": request}
+    holding = HoldingProcess(url, expect_status=spec.expect_status, **how)
+    holding.ask("resize", profile.idle_holders)
     return holding
 
 

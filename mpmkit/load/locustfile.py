@@ -12,8 +12,6 @@ Reports go to one `Receiver`: of the process, or of Locust's master if the users
 ``--load-results FILE``, writes them to a file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -25,7 +23,7 @@ from typing import Any
 import gevent
 from gevent import get_hub
 from locust import LoadTestShape, User, events, task
-from locust.exception import StopTest, StopUser
+from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 try:
@@ -89,7 +87,7 @@ def add_options(parser) -> None:
 
 
 def profile_of(options) -> LoadProfile:
-    """The profile that Locust's options describe. Raises StopTest with the reason if it cannot be one."""
+    """The profile that Locust's options describe. Raises ProfileError."""
     text = options.load_profile or "{}"
     try:
         given = loaded(Path(text[1:]).read_text() if text.startswith("@") else text)
@@ -99,8 +97,8 @@ def profile_of(options) -> LoadProfile:
             # Without a bound of ours, Locust's stop button or --run-time ends the run.
             given |= {"requests": MAX_REQUESTS, "time_limit": MAX_SECONDS}
         return LoadProfile(**given)
-    except (ProfileError, OSError) as error:
-        raise StopTest(f"load profile: {error}") from None
+    except (ValueError, OSError) as error:
+        raise ProfileError(f"load profile: {error}") from None
 
 
 @events.init.add_listener
@@ -111,12 +109,11 @@ def on_init(environment, runner, **_) -> None:
         environment.mpmkit_life = get_hub().loop.io(life_fd, READ)
         environment.mpmkit_life.start(lambda: os._exit(3))
     options = environment.parsed_options
-    try:
-        # Refuse what cannot be before anything starts.
+    try:  # refuse what cannot be before anything starts
         profile = profile_of(options)
         if environment.host:
             target_of(environment.host)
-    except (StopTest, ValueError) as error:
+    except ValueError as error:
         log.error("%s", error)
         sys.exit(2)
     if options.load_profile:
@@ -136,11 +133,9 @@ def on_init(environment, runner, **_) -> None:
 
 
 class Receiver:
-    """Receives the reports: of this process, or as the master those of the workers.
-
-    They go on to the process that started us, or are added up here. As the master it ends the run when
-    all workers that live have sent their last one.
-    """
+    """Receives the reports: of this process, or as the master those of the workers. They go on to the process
+    that started us, or are added up here. As the master it ends the run when all workers that live have sent
+    their last one."""
 
     def __init__(self, environment) -> None:
         self.environment = environment
@@ -211,7 +206,7 @@ class Receiver:
         totals: Counter[str] = Counter()
         if self.holders is not None:
             with self.holders, contextlib.suppress(RuntimeError):  # their process died
-                found = self.holders.report()["totals"]
+                found = self.holders.ask("report")["totals"]
                 totals = Counter({f"idle {what}": count for what, count in found.items()})
         if reports_fd is not None:
             self.pass_on({"background": totals}, wait=True)
@@ -242,7 +237,7 @@ def on_test_start(environment, **_) -> None:
         made = State(environment, profile, environment.mpmkit_send)
         if receiver is not None:
             receiver.begin(profile)
-    except (StopTest, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         # Raised from here, it would leave Locust waiting for users that never come.
         log.error("%s", error)
         environment.process_exit_code = 2

@@ -4,8 +4,6 @@ Towards one server a client can vary only its address and port, some 28,000, and
 first keeps a connection's addresses for a minute (TIME_WAIT). docs/LOAD.md says how the generator avoids that.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math

@@ -15,15 +15,13 @@ True        one HTTP/1.1 connection per user, reused until the server closes it,
             a connection is opened for each of its lines, which docs/LOAD.md describes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from mpmkit.load.fields import (
     choice,
@@ -87,7 +85,7 @@ class LoadProfile(RequestFields):
     plan: str | None = text(
         None,
         "a file with a line for each connection: SECONDS,LINE of each request, and `close`",
-        ("/.+", "be an absolute path"),
+        like=("/.+", "be an absolute path"),
         none="as arrival and rate say",
         loop="open",
     )
@@ -117,7 +115,7 @@ class LoadProfile(RequestFields):
         if problems:
             raise ProfileError("; ".join(problems))
 
-    def but(self, **changes: Any) -> LoadProfile:
+    def but(self, **changes: Any) -> Self:
         """The same load with some fields changed. Raises ProfileError for an unknown field."""
         refuse_unknown(changes)
         return replace(self, **changes)
@@ -158,18 +156,9 @@ class LoadProfile(RequestFields):
                 return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
         return last
 
-    def request_bytes(
-        self,
-        host: str,
-        spec: RequestSpec | None = None,
-        *,
-        keep: bool | None = None,
-        last: bool = False,
-    ) -> bytes:
-        """The request, as sent. host: the Host field. spec: a line of the mix, by default the first. keep: for a
-        connection that is kept, by default as `keep_alive` says; last: which the server is to close after it."""
-        spec = spec or self.specs[0]
-        keep = self.keep_alive if keep is None else keep
+    def request_bytes(self, host: str, spec: RequestSpec, keep: bool, last: bool = False) -> bytes:
+        """The request, as sent. host: the Host field. spec: a line of the mix. keep: for a connection that is
+        kept; last: which the server is to close after it."""
         body = spec.body.encode()
         names = {name.lower() for name, _ in self.headers}
         lines = [f"{spec.method} {spec.path} HTTP/{'1.1' if keep else '1.0'}"]
@@ -187,7 +176,7 @@ class LoadProfile(RequestFields):
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> LoadProfile:
+    def from_json(cls, text: str) -> Self:
         """A profile read back. Raises ProfileError for anything but what `to_json` writes."""
         return cls(**loaded(text))
 

@@ -7,8 +7,6 @@ is no other result. So a process that dies loses only its work since its last re
 Imports neither locust nor gevent.
 """
 
-from __future__ import annotations
-
 import array
 from collections import Counter
 from typing import Any
@@ -35,10 +33,8 @@ class Collector:
         self.seconds = 0.0
 
     def add(self, report: dict[str, Any]) -> Tick | None:
-        """One report; what is new in it, with its time in the process's own seconds.
-
-        The last report of all is {"background": ...}, what background clients got.
-        """
+        """One report; what is new in it, with its time in the process's own seconds. The last report of all is
+        {"background": ...}, what background clients got."""
         if "background" in report:
             self.background = Counter(report["background"])
             return None
@@ -58,10 +54,8 @@ class Collector:
         return tick
 
     def run(self, why: str = "") -> LoadRun | None:
-        """The result until now; None if no process has reported.
-
-        why: what ended the run, where the processes could not say it.
-        """
+        """The result until now; None if no process has reported. why: what ended the run, where the processes
+        could not say it."""
         parts = list(self.last.values())
         if not parts:
             return None
@@ -76,21 +70,12 @@ class Collector:
             tick._replace(begin=tick.begin + at - began, end=tick.end + at - began)
             for at, tick in self.ticks
         )
+        cpu, wait = (tuple(part[name] for part in started) for name in ("cpu", "wait"))
         return LoadRun(
-            target=self.target,
-            profile=self.profile,
-            duration=max(0.0, last - began),
-            ticks=tuple(ticks),
-            paths=self.paths,
-            lag=self.lag,
-            processes_cpu=tuple(part["cpu"] for part in started),
-            processes_wait=tuple(part["wait"] for part in started),
-            background=self.background,
-            ended=self._reason(parts, why),
-            started_at=began,
-            version=parts[0]["version"],
-            **total,
-        )
+            self.target, self.profile, max(0.0, last - began), tuple(ticks), started_at=began,
+            processes_cpu=cpu, processes_wait=wait, paths=self.paths, lag=self.lag, background=self.background,
+            ended=self._reason(parts, why), version=parts[0]["version"], **total,
+        )  # fmt: skip
 
     def _reason(self, parts: list[dict[str, Any]], why: str) -> str:
         reasons = [part["ended"] for part in parts if part["ended"]]

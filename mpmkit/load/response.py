@@ -13,8 +13,6 @@ a bounded memo, keyed by its exact bytes, and parses only new ones. h11 reads he
 body of known length is counted here, because h11 would copy it, and the last heads are kept.
 """
 
-from __future__ import annotations
-
 import functools
 
 import h11
@@ -35,10 +33,8 @@ def _client(method: str) -> h11.Connection:
 
 @functools.lru_cache(1024)
 def framing(head: bytes, method: str) -> tuple[int, int, bool]:
-    """(status, body length or CHUNKED or UNTIL_CLOSE, keep) of a head with its blank line.
-
-    Raises h11.RemoteProtocolError.
-    """
+    """(status, body length or CHUNKED or UNTIL_CLOSE, keep) of a head with its blank line. Raises
+    h11.RemoteProtocolError."""
     http = _client("HEAD")  # whose answer ends with its head
     http.receive_data(head)
     response = http.next_event()
@@ -57,11 +53,9 @@ def framing(head: bytes, method: str) -> tuple[int, int, bool]:
 
 
 class ResponseReader:
-    """Reads one response piece by piece; body bytes are counted and not kept.
-
-    `feed(data)` and `eof()` return the verdict, or None while more is needed. `status` is 0 before the head.
-    expect_status, expect_length: of a good answer; None: any.
-    """
+    """Reads one response piece by piece; body bytes are counted and not kept. `feed(data)` and `eof()` return
+    the verdict, or None while more is needed. `status` is 0 before the head. expect_status, expect_length: of
+    a good answer; None: any."""
 
     def __init__(
         self, method: str = "GET", expect_status: int | None = 200, expect_length: int | None = None

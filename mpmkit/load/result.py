@@ -1,7 +1,5 @@
 """What a load measured. Imports neither locust nor gevent."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -24,9 +22,8 @@ SHOWN_PATHS = 12  # in the summary; a replayed log has hundreds
 
 # Of a row: what a run has by the same name, and percentiles.
 COLUMNS = (
-    *("started_at", "path", "users", "keep_alive", "requests", "failures", "qps", "mean_ms"),
-    *("generator_cpu", "generator_wait", "run_queue", "generator_bound", "retries", "reconnects"),
-    "ended",
+    *("started_at", "path", "users", "requests", "failures", "qps", "mean_ms", "generator_cpu"),
+    *("generator_wait", "run_queue", "generator_bound", "retries", "reconnects", "ended"),
 )
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "max": 100}
 
@@ -77,11 +74,6 @@ class LoadRun(Outcome):
     def users(self) -> int:
         """Concurrent clients."""
         return self.profile.users
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether connections were reused."""
-        return self.profile.keep_alive
 
     @property
     def path(self) -> str:
@@ -152,6 +144,7 @@ class LoadRun(Outcome):
         return {
             **{name: getattr(self, name) for name in COLUMNS},
             **{f"{name}_ms": self.latency_ms(percent) for name, percent in PERCENTILES.items()},
+            "keep_alive": self.profile.keep_alive,
             "driver": "locust",
             "driver_version": self.version,
             "method": self.profile.specs[0].method,
@@ -165,10 +158,8 @@ class LoadRun(Outcome):
     def summary(self) -> str:
         """A few lines for people."""
         profile = self.profile
-        lines = [
-            self._requested(),
-            f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
-        ]
+        good = f"{self.succeeded:,} good answers in {self.duration:.2f} s"
+        lines = [self._requested(), f"{self.qps:,.0f} requests/s: {good}"]
         if self.succeeded:
             far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
             tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
@@ -179,17 +170,14 @@ class LoadRun(Outcome):
         what = "requests/s due" if profile.open_loop else "users"
         for one in self.stages:
             lines.append(f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}")
-        if (knee := self.knee) is not None:
-            lines.append(
-                f"  the knee is at {knee.load:,.0f} {what}: beyond it more load gains little"
-            )
+        if knee := self.knee:
+            beyond = "beyond it more load gains little"
+            lines.append(f"  the knee is at {knee.load:,.0f} {what}: {beyond}")
         if profile.open_loop and self.duration > 0:
             lines.append(f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s")
         if self.late:
-            lines.append(
-                f"{self.late:,} of {len(self.lag):,} requests were sent more than 1 ms "
-                "after they were due; their latency counts from then"
-            )
+            after = "more than 1 ms after they were due; their latency counts from then"
+            lines.append(f"{self.late:,} of {len(self.lag):,} requests were sent {after}")
         if self.background:
             lines.append(f"background: {_listed(sorted(self.background.items()))}")
         if self.failures:
@@ -209,7 +197,7 @@ class LoadRun(Outcome):
     def _requested(self) -> str:
         """What was requested, by how many, and in which way."""
         profile = self.profile
-        way = "keep-alive" if self.keep_alive else "new connection each"
+        way = "keep-alive" if profile.keep_alive else "new connection each"
         if profile.open_loop:
             rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
             way += ", at planned times" if profile.plan else f", {profile.arrival} arrivals, {rate}"
@@ -231,16 +219,11 @@ class LoadRun(Outcome):
 
     def to_json(self) -> str:
         """The run as JSON: its profile and row, and its histograms, whole, by path, by second and by stage."""
-        plain = {
-            "target": self.target,
-            "profile": asdict(self.profile),
-            "row": known(self.row()),
-            "background": self.background,
-            "histogram": self.histogram,
-            "lag": self.lag,
-            "paths": self.paths,
-            "seconds": [vars(one) for one in self.seconds],
-            "stages": [vars(one) for one in self.stages],
+        names = ("target", "background", "histogram", "lag", "paths")
+        plain: dict[str, Any] = {name: getattr(self, name) for name in names}
+        plain |= {"profile": asdict(self.profile), "row": known(self.row())}
+        plain |= {
+            name: [vars(one) for one in getattr(self, name)] for name in ("seconds", "stages")
         }
         return json.dumps(plain, default=Histogram.to_json)
 

@@ -7,8 +7,6 @@ The generator is Locust, in a separate process (`generator_process.py`), because
 process that imports it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import socket
@@ -123,9 +121,8 @@ def _run_locust(
         while not generator.ended():
             now = time.monotonic()
             if now > until:
-                return (
-                    f"time limit of {profile.time_limit:g} s (the generator did not end by itself)"
-                )
+                late = "the generator did not end by itself"
+                return f"time limit of {profile.time_limit:g} s ({late})"
             if generator.at_end:
                 time.sleep(0.005)  # its processes are gone, or will be in a moment
             take(generator.read(0.1))

@@ -1,7 +1,5 @@
 """The parts of a load profile: one kind of request, and one stage of a load that changes."""
 
-from __future__ import annotations
-
 from dataclasses import MISSING, dataclass
 
 from mpmkit.load.fields import choice, number, switch, text, whole
@@ -19,11 +17,13 @@ class RequestFields:
     path: str = text(
         "/",
         "what to request, from / on",
-        ("/[!-~]*", "begin with '/' and be ASCII without blanks (percent-encode them)"),
+        like=("/[!-~]*", "begin with '/' and be ASCII without blanks (percent-encode them)"),
     )
     method: str = choice("GET", METHODS, "of the request")
     body: str = text(
-        "", "sent with POST, in UTF-8", (r"(?s).{0,1048576}", "be at most 1,048,576 characters")
+        "",
+        "sent with POST, in UTF-8",
+        like=(r"(?s).{0,1048576}", "be at most 1,048,576 characters"),
     )
     expect_status: int | None = whole(200, 100, 599, "the status of a good answer", none="any")
     expect_length: int | None = whole(

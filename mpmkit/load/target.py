@@ -1,7 +1,5 @@
 """Where a load may go: loopback, and hosts that their owner names in the environment."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 from typing import NamedTuple

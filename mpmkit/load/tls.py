@@ -4,8 +4,6 @@ The loops handle waiting only by `BlockingIOError`. So `recv` and `send` behave 
 raise it where they would have to wait. Nothing here waits or uses gevent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ssl
 from collections.abc import Callable
@@ -15,11 +13,9 @@ RECORDS = 65_536
 
 
 def context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
-    """How certificates are checked: against `ca_file` if given; else not at all on loopback (a test
-    server's are its own), and against the system's elsewhere.
-
-    Raises OSError or ssl.SSLError for a file that holds no certificates.
-    """
+    """How certificates are checked: against `ca_file` if given; else not at all on loopback (a test server's are
+    its own), and against the system's elsewhere. Raises OSError or ssl.SSLError for a file that holds no
+    certificates."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca_file is not None:
         made.load_verify_locations(ca_file)

@@ -1,7 +1,5 @@
 """A run by time: the ticks of its reports, and the windows shown to a reader."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 from collections import Counter
@@ -65,14 +63,17 @@ class Outcome:
         exceed, to within 0.1%; nan if there was none. Raises ValueError outside 0 to 100."""
         return self.histogram.percentile(percentile) / 1e6
 
+    def __str__(self) -> str:
+        failed = f", {self.failures:,} failed" if self.errors else ""
+        p50, p99 = self.latency_ms(50), self.latency_ms(99)
+        return f"{self.qps:,.0f} requests/s, p50 {p50:.3g} ms, p99 {p99:.3g} ms{failed}"
+
 
 @dataclass
 class Window(Outcome):
-    """A stretch of a run: a second of it, or a stage.
-
-    begin, end: seconds from the first request that counts. load: users (closed loop) or requests/s
-    (open loop) that were due at its end. duration: seconds of it that the processes reported on.
-    """
+    """A stretch of a run: a second of it, or a stage. begin, end: seconds from the first request that counts.
+    load: users (closed loop) or requests/s (open loop) that were due at its end. duration: seconds of it that
+    the processes reported on."""
 
     begin: float
     end: float
@@ -81,19 +82,12 @@ class Window(Outcome):
     errors: Counter[str] = field(default_factory=Counter)
     histogram: Histogram = field(default_factory=Histogram)
 
-    def __str__(self) -> str:
-        failed = f", {self.failures:,} failed" if self.errors else ""
-        p50, p99 = self.latency_ms(50), self.latency_ms(99)
-        return f"{self.qps:,.0f} requests/s, p50 {p50:.3g} ms, p99 {p99:.3g} ms{failed}"
-
 
 def windows(
     ticks: Iterable[Tick], edges: Sequence[float], level: Callable[[float], float], sources: int
 ) -> list[Window]:
-    """What fell between each two edges (seconds). A tick belongs to where its middle lies.
-
-    level: users or rate that are due at a time. sources: how many processes the ticks came from.
-    """
+    """What fell between each two edges (seconds). A tick belongs to where its middle lies. level: users or rate
+    that are due at a time. sources: how many processes the ticks came from."""
     made = [Window(begin, end, level(end - 1e-9)) for begin, end in itertools.pairwise(edges)]
     for tick in ticks:
         number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1

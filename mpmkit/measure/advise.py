@@ -8,14 +8,13 @@ how many workers would be busy if no request had to wait. They are raised as lon
 they let clients wait (docs/ADVISE.md).
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from random import Random
 from typing import Any
 
@@ -76,10 +75,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Case:
-    """What the trace meets under one MPM. kind: "given" or "proposed".
-
-    memory: KiB in the second in which it is most (`Cost.at`). reasons: directive -> why it has that number.
-    """
+    """What the trace meets under one MPM. kind: "given" or "proposed". memory: KiB in the second in which it is
+    most (`Cost.at`). reasons: directive -> why it has that number."""
 
     mpm: str
     kind: str
@@ -91,14 +88,13 @@ class Case:
 
     def memory_over_time(self) -> list[float]:
         """KiB expected in each second of the run."""
-        return [self.cost.at(*held)[1] for held in _held(self.directives, self.run)]
+        return [middle for _, middle, _ in _memory(self.directives, self.run, self.cost)]
 
 
-def _held(d: Directives, run: TraceRun) -> Iterator[tuple[float, float]]:
-    """(workers that there are, kept connections) in each second."""
-    series = run.series
-    for processes, kept in zip(series["processes"], series["kept"], strict=True):
-        yield processes * d.ThreadsPerChild, kept
+def _memory(d: Directives, run: TraceRun, cost: Cost) -> Iterator[tuple[float, float, float]]:
+    """`Cost.at` each second."""
+    for processes, kept in zip(run.series["processes"], run.series["kept"], strict=True):
+        yield cost.at(processes * d.ThreadsPerChild, kept)
 
 
 @dataclass(frozen=True)
@@ -119,10 +115,8 @@ class Advice:
         if not good:
             return f"Under each proposal more than {FEW_WAIT:.0%} of the requests wait: see what binds."
         if len({case.cost.measured for case in good}) > 1:
-            return (
-                "Memory was measured on your server for one MPM alone; that of the others is a plain httpd's, so "
-                "it does not decide between them."
-            )
+            alone = "Memory was measured on your server for one MPM alone; that of the others is a plain httpd's"
+            return f"{alone}, so it does not decide between them."
         best = min(good, key=lambda case: case.memory[1])
         near = [c.mpm for c in good if c is not best and not c.memory[0] > best.memory[2]]
         same = f"; that of {' and '.join(near)} is not clearly more" if near else ""
@@ -132,11 +126,9 @@ class Advice:
 
 
 def grown(trace: Trace, growth: float) -> Trace:
-    """The trace with `growth` times as many connections, each whole, with its requests and pauses.
-
-    Superposed: copies come up to COPY_SECONDS later, so bursts become higher, and as long as before. For
-    growth < 1 connections are left out evenly (thinned).
-    """
+    """The trace with `growth` times as many connections, each whole, with its requests and pauses. Superposed:
+    copies come up to COPY_SECONDS later, so bursts become higher, and as long as before. For growth < 1
+    connections are left out evenly (thinned)."""
     if growth == 1:
         return trace
     chance = Random(1)
@@ -224,7 +216,7 @@ def _case(load: Trace, job: tuple[str, Directives, Cost, int], report: Report) -
             if attempt == ATTEMPTS or not proposal.raised(run):
                 break
         reasons = proposal.reasons
-    memory = cost.at(*max(_held(d, run), key=lambda held: cost.at(*held)[1]))
+    memory = max(_memory(d, run, cost), key=itemgetter(1))
     return Case(d.mpm, kind, d, run, memory, cost, reasons)
 
 

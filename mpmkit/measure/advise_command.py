@@ -4,8 +4,6 @@ mpmkit advise -f /etc/apache2/apache2.conf --log access.log --growth 1.5 --memor
 mpmkit advise --log access.log.1.gz --log access.log --log-format "combined %D" --html report.html
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
@@ -38,9 +36,6 @@ HTTPD = ("apache2", "httpd")
 PARALLEL = 20_000  # requests, from which on processes of their own are worth their start
 
 
-# -- directives ----------------------------------------------------------------------------------
-
-
 def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | None, list[str]]:
     """(MPM, its directives or None, notes) of an httpd.conf as it is for that MPM, by default its own. Without a
     file httpd's defaults. Of the file only what a trace meets is used. Raises ValueError with file and line."""
@@ -64,9 +59,6 @@ def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | Non
     of_mpm = any(SPECS[one.name.lower()].source == "mpm" for one in settings)
     said = [] if of_mpm else [f"{file} has no numbers for {mpm}: httpd's defaults."]
     return mpm, d, [*said, *(str(note) for note in notes if note.level == "warn")]
-
-
-# -- memory --------------------------------------------------------------------------------------
 
 
 def recorded_costs() -> dict[str, Cost]:
@@ -120,28 +112,16 @@ def _name(pid: int | str) -> str:
     return procfs.text_of(f"/proc/{pid}/comm").strip()
 
 
-# -- the command ---------------------------------------------------------------------------------
-
-
 def parser() -> Parser:
-    made = Parser(
-        prog="mpmkit advise",
-        description="Which MPM, and which numbers, for the requests of an access log.",
-    )
-    add = made.add_argument
-    add(
-        "--log",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="access log; several, .gz, or -",
-    )
+    what = "Which MPM, and which numbers, for the requests of an access log."
+    made = Parser(prog="mpmkit advise", description=what)
+    add, logs = made.add_argument, "access log; several, .gz, or -"
+    add("--log", action="append", required=True, metavar="FILE", help=logs)
     add("-f", dest="conf", metavar="FILE", help="httpd.conf (default: httpd's default numbers)")
     add("--log-format", default="", metavar="FORMAT", help='its LogFormat, or "combined %%D"')
     live = made.add_mutually_exclusive_group()
-    live.add_argument(
-        "--pid", type=int, metavar="PID", help="of the running httpd: its memory counts"
-    )
+    pid = "of the running httpd: its memory counts"
+    live.add_argument("--pid", type=int, metavar="PID", help=pid)
     live.add_argument("--status", metavar="URL", help="of its status page: its MPM counts")
     add("--memory", default=0, metavar="SIZE", help="of the machine, like 4GiB")
     add("--growth", type=float, default=1.0, metavar="N", help="times the connections (default: 1)")
@@ -155,12 +135,12 @@ def _writer(options: argparse.Namespace) -> str:
     own = configured(options.conf, None)[0]
     if options.status is None:
         return own
+    place = without_login(options.status)
     try:
         running = StatusPage(options.status, 5.0).mpm.lower()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{without_login(options.status)}: {error}") from None
+        raise ValueError(f"{place}: {error}") from None
     if own and running and running != own:
-        place = without_login(options.status)
         raise ValueError(f"{place}: runs {running}, but {options.conf} loads {own}")
     return running or own
 

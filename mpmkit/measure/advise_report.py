@@ -1,10 +1,10 @@
 """An `Advice` as text, as JSON, and as one HTML file with its plots."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from mpmkit.measure.advise import Advice, Case
@@ -36,28 +36,20 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
 
 
-def _memory(case: Case) -> str:
-    low, middle, high = (kb / 1024 for kb in case.memory)
-    reach = f" ({low:,.0f}-{high:,.0f})" if high == high else ""
-    return f"{middle:,.0f}{reach} MiB{'' if case.cost.measured else ' *'}"
-
-
-def _binds(advice: Advice, case: Case) -> str:
-    for name, (when, count) in case.run.binds.items():
-        return f"{name}, {advice.trace.clock(when)}, {count:,} connections"
-    return "-"
-
-
 def rows(advice: Advice) -> list[tuple[str, ...]]:
     """A row of text for each case, below HEAD."""
     found: list[tuple[str, ...]] = [HEAD]
     for case in advice.cases:
         run, d = case.run, case.directives
+        low, middle, high = (f"{kb / 1024:,.0f}" for kb in case.memory)
+        reach = "" if math.isnan(case.memory[2]) else f" ({low}-{high})"
+        first = next(iter(run.binds.items()), None)
         found.append((
             case.mpm, case.kind, f"{run.peak_busy:,}", f"{run.busy_p99:,}",
             f"{d.process_limit * d.ThreadsPerChild:,}", f"{run.waited:.1%}", _seconds(run.wait_quantile(0.99)),
             _seconds(max(run.waits)), f"{run.overflow:,}", f"{run.forks:,}", f"{run.ends:,}",
-            f"{run.peak_processes:,}", _memory(case), _binds(advice, case),
+            f"{run.peak_processes:,}", f"{middle}{reach} MiB{' *' * (not case.cost.measured)}",
+            f"{first[0]}, {advice.trace.clock(first[1][0])}, {first[1][1]:,} connections" if first else "-",
         ))  # fmt: skip
     return found
 
@@ -125,9 +117,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# -- HTML ----------------------------------------------------------------------------------------
-
-
 def _points(values: Sequence[float], high: float, width: int, height: int) -> str:
     """A polyline's points; of several values that fall together the largest."""
     step = max(1, math.ceil(len(values) / COLUMNS))
@@ -156,23 +145,6 @@ def plot(cases: Sequence[Case], title: str) -> str:
     )
 
 
-# Colours of text on their background have a contrast of 4.5 at least, in both schemes.
-STYLE = (
-    ":root{color-scheme:light dark;--ink:#222;--paper:#fff;--soft:#f4f4f1;--rule:#ccc;--given:#666;"
-    "--proposed:#1b6ca8}@media(prefers-color-scheme:dark){:root{--ink:#e6e6e6;--paper:#16181b;--soft:#23262b;"
-    "--rule:#4a4e55;--given:#a3a7ad;--proposed:#6fb6ea}}"
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:var(--ink);"
-    "background:var(--paper)}.wide{overflow-x:auto}.wide:focus-visible{outline:2px solid var(--proposed)}"
-    "table{border-collapse:collapse;font-size:13px}"
-    "th,td{padding:.3em .6em;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}"
-    "li{white-space:pre-line}th{font-weight:600}td:last-child,th:last-child{text-align:left;white-space:normal;min-width:16em}"
-    "pre{background:var(--soft);padding:1em;margin:1em 0}figure{margin:0}svg{width:100%}rect{fill:var(--soft)}"
-    ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(17em,1fr));gap:1em}"
-    "figcaption{font-size:13px}.given{color:var(--given)}.proposed{color:var(--proposed)}"
-    "polyline{fill:none;stroke:currentColor;stroke-width:1.5}"
-)
-
-
 def _wide(label: str, inside: str) -> str:
     """What may be wider than the window scrolls by itself, with the arrow keys, too: it can have the focus."""
     return f"<div class='wide' role='region' aria-label='{label}' tabindex='0'>{inside}</div>"
@@ -191,8 +163,7 @@ def _table(advice: Advice) -> str:
 
 def html(advice: Advice, title: str) -> str:
     """One page with tables, plots (SVG) and blocks, in the reader's colour scheme; it loads nothing."""
-    parts = [f"<h1>{escape(title)}</h1>"]
-    parts += ["<ul>", *(f"<li>{escape(note)}</li>" for note in advice.notes), "</ul>"]
+    parts = []
     if advice.cases:
         parts += [_table(advice), *(f"<p>{escape(line)}</p>" for line in sources(advice))]
         when = f"{advice.trace.clock(0)} to {advice.trace.clock(advice.trace.span)}"
@@ -200,14 +171,12 @@ def html(advice: Advice, title: str) -> str:
             f"<p><b>{escape(advice.verdict())}</b></p><p>From {when}: "
             "<span class='given'>as given</span>, <span class='proposed'>as proposed</span>.</p>"
         )
-        for mpm in dict.fromkeys(case.mpm for case in advice.cases):
-            cases = [case for case in advice.cases if case.mpm == mpm]
-            plots = "".join(plot(cases, name) for name in DRAWN)
-            text = next(block(case) for case in cases if case.kind == "proposed")
-            parts.append(f"<h2>{mpm}</h2><div class='plots'>{plots}</div>")
-            parts.append(_wide(f"Lines for {mpm}", f"<pre>{escape(text)}</pre>"))
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
-        "<meta name='viewport' content='width=device-width'>"
-        f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
-    )
+    for mpm in dict.fromkeys(case.mpm for case in advice.cases):
+        cases = [case for case in advice.cases if case.mpm == mpm]
+        plots = "".join(plot(cases, name) for name in DRAWN)
+        text = next(block(case) for case in cases if case.kind == "proposed")
+        parts.append(f"<h2>{mpm}</h2><div class='plots'>{plots}</div>")
+        parts.append(_wide(f"Lines for {mpm}", f"<pre>{escape(text)}</pre>"))
+    page = Template(Path(__file__).with_name("advise.html").read_text(encoding="utf-8"))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in advice.notes)
+    return page.substitute(title=escape(title), notes=notes, answer="".join(parts))

@@ -7,12 +7,10 @@ generator uses, which has a CPU of its own (`cpus`). The rate is found by bisect
 a request counts from when it was due.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,11 +115,8 @@ class CapacityTable(Table):
                 between = f"{mean.low:,.0f} to {mean.high:,.0f}" if mean.level else "one round"
                 lines.append([mpm, f"{mean.value:,.0f}", between, str(len(rates))])
         costs = {mpm: {n: 1 / rate for n, rate in rates.items()} for mpm, rates in found.items()}
-        said = [
-            f"  {one} / {other}, time a request: {decide(costs[one], costs[other])}"
-            for one, other in (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
-            if costs[one] and costs[other]
-        ]
+        pairs = [(one, other) for one, other in stats.PAIRS if costs[one] and costs[other]]
+        said = [f"  {a} / {b}, time a request: {decide(costs[a], costs[b])}" for a, b in pairs]
         flaws = [row["flaw"] for row in self.records if row["flaw"]]
         if flaws:
             number = f"{len(flaws)} of {len(self.records)} cells"
@@ -159,14 +154,14 @@ def capacity_table(
     design = " ".join(map(str, (*mpms, limit_ms, cost_us, seconds, precision)))
     same: dict[str, Any] = {"design": design, "seed": SEED, "cpus": str(place), "margin": MARGIN}
     same |= {"limit_ms": float(limit_ms), "cost_us": float(cost_us)}
-    start = launch or experiment.launcher()
+    start = launch or experiment.launch
     servers = [Cell(1, OURS, mpm, start=start) for mpm in mpms]
     cells = experiment.in_rounds(servers, range(1, (rounds or most) + 1), SEED)
     table.planned = len(cells)
     file = table.keep_in(out)
     experiment.resume(table, file, design=design)
 
-    def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
+    def measure(cell: Cell, report: Report) -> experiment.Figures:
         how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
         both = {place.generator, place.server}
         start = partial(cell.start, cell.mpm, **how)
@@ -199,15 +194,9 @@ def step(
 ) -> dict[str, Any]:
     """Put one rate on the server: the columns of its row. The machine is read whenever the generator reports, so
     that answers and the CPU time for them are of the same moments, from the first report to the last."""
-    load = LoadProfile(
-        path="/burn.py",
-        expect_length=2,
-        users=USERS,
-        arrival="poisson",
-        rate=rate,
-        duration=max(seconds, 1.1 * TAIL / rate),
-        warmup_seconds=0.5,
-    )
+    how: dict[str, Any] = {"users": USERS, "arrival": "poisson", "warmup_seconds": 0.5}
+    how |= {"rate": rate, "duration": max(seconds, 1.1 * TAIL / rate)}
+    load = LoadProfile(path="/burn.py", expect_length=2, **how)
     seen: list[tuple[Tick, cpus.Reading]] = []
 
     def tick(now: Tick) -> None:
@@ -219,15 +208,11 @@ def step(
     good = sum(len(tick.latencies) for tick, _ in seen[1:])
     failures = sum(tick.failures.total() for tick, _ in seen[1:])
     spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, place.shared) if seen else cpus.Spent()
-    columns: dict[str, Any] = {
-        "requests": good + failures,
-        "failures": failures,
-        **spent.columns(good),
-    }
+    columns: dict[str, Any] = {"requests": good + failures, "failures": failures}
     p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
     unsent = found.errors["unsent"]
     held = p99 is not None and p99 <= limit_ms and not found.failures and found.complete
-    columns |= {"rate": rate, "p99_ms": p99, "unsent": unsent, "holds": held}
+    columns |= spent.columns(good) | {"rate": rate, "p99_ms": p99, "unsent": unsent, "holds": held}
     return {**columns, "flaw": flaw_of(columns)}
 
 

@@ -1,7 +1,5 @@
 """Shared by the experiments' command lines: options, checks, where rows are kept, exit status."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
+from mpmkit.load.fields import listed, problem
 from mpmkit.measure import competitors, records
 from mpmkit.measure.experiment import Bar, ExperimentError, SomeTable, one_line
 from mpmkit.measure.records import RecordError
@@ -18,9 +17,6 @@ Scale = TypeVar("Scale")
 
 AGAIN = "; the same command resumes from here"
 SCALE_NAMES = ("smoke", "demo", "full")
-
-
-# -- checks --------------------------------------------------------------------------------------
 
 
 class Problems(list[str]):
@@ -51,16 +47,14 @@ class Problems(list[str]):
 
     def rounds(self, value: Any, most: int = 1000, name: str = "rounds") -> None:
         """A number of rounds, or None for what the scale says."""
-        if value is not None and (type(value) is not int or not 1 <= value <= most):
-            self.append(f"{name}: must be a whole number from 1 to {most}, not {value!r}")
+        self.numbers(name, () if value is None else (value,), 1, most, "whole")
 
-    def numbers(self, name: str, values: Iterable[Any], least: float, most: float) -> None:
-        """Numbers within bounds."""
-        for value in values:
-            if isinstance(value, bool) or not (
-                isinstance(value, int | float) and least <= value <= most
-            ):
-                self.append(f"{name}: must be {least:,} to {most:,}, not {value!r}")
+    def numbers(
+        self, name: str, values: Iterable[Any], least: float, most: float, kind: str = "number"
+    ) -> None:
+        """Numbers within bounds; kind: "number" or "whole"."""
+        how = {"kind": kind, "low": least, "high": most, "unit": "", "none": ""}
+        self += [f"{name}: {wrong}" for value in values if (wrong := problem(how, value))]
 
     def scale(self, name: str | None, scales: Mapping[str, Scale]) -> tuple[str, Scale]:
         """A scale by its name, by default that of MPMKIT_SCALE, or else demo."""
@@ -71,12 +65,8 @@ class Problems(list[str]):
         return chosen, scales.get(chosen, scales["demo"])
 
 
-# -- options -------------------------------------------------------------------------------------
-
-
-def words(text: str) -> list[str]:
-    """The words of an option that takes several as a,b."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+words = listed(str)  # of an option that takes several as a,b
+WORDS: dict[str, Any] = {"action": "extend", "type": words}
 
 
 def directive(text: str) -> tuple[str, str]:
@@ -89,41 +79,26 @@ def directive(text: str) -> tuple[str, str]:
 
 
 SHARED: dict[str, dict[str, Any]] = {
-    "--mpm": {
-        "action": "extend",
-        "type": words,
-        "dest": "mpms",
-        "metavar": "MPM",
-        "help": "only this MPM; several as a,b",
-    },
+    "--mpm": WORDS | {"dest": "mpms", "metavar": "MPM", "help": "only this MPM; several as a,b"},
     "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
     "--scale": {
-        "metavar": "SCALE",
-        "help": "smoke (seconds), demo (minutes; the default) or full (as in the article); also by "
-        "the environment's MPMKIT_SCALE",
+        "metavar": "SCALE", "help": "smoke (seconds), demo (minutes; the default) or full (as in the "
+        "article); also by the environment's MPMKIT_SCALE",
     },
-    "--also": {
-        "action": "extend",
-        "type": words,
-        "metavar": "SERVER",
-        "help": f"measure this server in the same rounds: {', '.join(competitors.names())}, or all; "
-        "several as a,b. One that is not installed is named and left out",
+    "--also": WORDS | {
+        "metavar": "SERVER", "help": "measure this server in the same rounds; several as a,b. One that is not "
+        f"installed is named and left out: {', '.join(competitors.names())}, or all",
     },
     "--document-root": {"metavar": "DIR", "help": "your pages"},
     "--directive": {
-        "action": "append",
-        "type": directive,
-        "default": [],
-        "dest": "directives",
-        "metavar": "'Name value'",
+        "action": "append", "type": directive, "default": [], "dest": "directives", "metavar": "'Name value'",
         "help": "a directive over the article's; may be repeated",
     },
     "--out": {
-        "metavar": "FILE.csv",
-        "help": "append the rows to this file. Without it they are kept in data/runs of the checkout "
-        "that mpmkit runs from; an installed mpmkit keeps no rows then",
+        "metavar": "FILE.csv", "help": "append the rows to this file. Without it they are kept in data/runs of "
+        "the checkout that mpmkit runs from; an installed mpmkit keeps no rows then",
     },
-}
+}  # fmt: skip
 
 
 def add_options(parser: Parser, *names: str, **helps: str) -> None:
@@ -154,9 +129,6 @@ def out_of(options: argparse.Namespace, name: str) -> Path | None:
 def new_name(table: str) -> str:
     """The name of a new file of rows."""
     return f"{table}-{records.new_run_id()}"
-
-
-# -- running -------------------------------------------------------------------------------------
 
 
 def say(text: str) -> None:

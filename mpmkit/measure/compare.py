@@ -5,8 +5,6 @@ the limit, that time is not the server's, and the row is left out. Rounds that b
 are compared in pairs, others by Welch's interval; the four words are those of `stats.decide`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -88,11 +86,8 @@ def compare_files(
 def junit(found: dict[str, Decision]) -> str:
     """The decisions as JUnit's XML: "dearer" is a failure, "undecided" is skipped."""
     words = [decision.word for decision in found.values()]
-    counts = {
-        "tests": len(words),
-        "failures": words.count(DEARER),
-        "skipped": words.count(UNDECIDED),
-    }
+    failed, skipped = words.count(DEARER), words.count(UNDECIDED)
+    counts = {"tests": len(words), "failures": failed, "skipped": skipped}
     suite = ElementTree.Element("testsuite", name="mpmkit compare", errors="0")
     suite.attrib |= {name: str(count) for name, count in counts.items()}
     for name, decision in found.items():

@@ -10,8 +10,6 @@ the MPM of ours that it is compared with.
 The page is the same file for all, the script the same application.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -89,9 +87,8 @@ def names() -> tuple[str, ...]:
 
 def of(names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()) -> list[Cell]:
     """The servers of these names for these MPMs, as cells with all their pages; installed or not. Raises
-    KeyError for another name.
-
-    `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
+    KeyError for another name. `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a
+    script, too."""
     asked, wanted = tuple(mpms), {*STATIC, *kinds}
     found = []
     for name in dict.fromkeys(names):
@@ -111,10 +108,9 @@ def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
         try:
             if one.server != OURS or "php-fpm" in one.parts:
                 one.start(one.stands_for)
+            here.append(one)
         except (NotInstalled, ServerFailed) as error:
             own = [] if one.server == OURS else [one.server]
             way = [part for part in one.parts[:1] if part in published.SCRIPTS]
             missing.append(f"without {' '.join(own + way)}: {error}")
-        else:
-            here.append(one)
     return here, list(dict.fromkeys(missing))

@@ -6,8 +6,6 @@ that is work of the host, which appears as stolen time and varies from second to
 of the looper is exactly the idle time of its CPU.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess
@@ -15,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from mpmkit.measure import procfs
 
@@ -115,9 +113,6 @@ def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
             looper.wait()
 
 
-# -- how busy ------------------------------------------------------------------------------------
-
-
 class Reading(NamedTuple):
     """Seconds until now: the clock; idle time of all CPUs; idle and stolen time of the server's CPU; CPU time of
     the generator and of each server's processes."""
@@ -167,7 +162,7 @@ class Spent(NamedTuple):
     known: float = 0.0
 
     @classmethod
-    def between(cls, old: Reading, new: Reading, server: int, shared: bool) -> Spent:
+    def between(cls, old: Reading, new: Reading, server: int, shared: bool) -> Self:
         """server: its number among the readings' servers. shared: it has one CPU with the generator. If not, what
         is neither idle nor stolen on the server's CPU is the server's, softirq included: the kernel knows the
         time of the looper exactly, and samples kinds of work by its tick."""

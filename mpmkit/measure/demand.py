@@ -8,8 +8,6 @@ event and a second prefork (the A/A control), of mpmkit and of httpd if it is in
 requests in turns (`turns`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -17,11 +15,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.load.fields import read_share
+from mpmkit.load.fields import listed, read_share
 from mpmkit.load.runner import run_load
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
@@ -44,14 +43,13 @@ SCALES: dict[str, tuple[int, int, tuple[float, ...], tuple[str, ...]]] = {
     "full": (20, 15, (1000.0, 2000.0, 3000.0), tuple(WORKS)),
 }
 
+WHO = ("server", "mpm", "control", "work")  # the columns that tell loads apart
+
 _FEW = {"StartServers": 4}  # children, of 25 threads
+_POOLS = {"prefork": {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}}
 DIRECTIVES: dict[str, dict[str, Any]] = {
-    mpm: {**published.DIRECTIVES[mpm], **pool, "KeepAlive": True, "MaxKeepAliveRequests": 0}
-    for mpm, pool in (
-        ("prefork", {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}),
-        ("worker", _FEW),
-        ("event", _FEW),
-    )
+    mpm: {**block, **_POOLS.get(mpm, _FEW), "KeepAlive": True, "MaxKeepAliveRequests": 0}
+    for mpm, block in published.DIRECTIVES.items()
 }
 """The article's, but that no child is forked or ended while it is measured."""
 
@@ -80,8 +78,7 @@ class DemandTable(Table):
     @property
     def measured(self) -> int:
         """Loads that have their rows."""
-        names = ("round", "server", "mpm", "control", "work")
-        return len({tuple(row[name] for name in names) for row in self.records})
+        return len({tuple(row[name] for name in ("round", *WHO)) for row in self.records})
 
     def result(self, row: Row) -> str:
         """What progress says of a finished load."""
@@ -118,9 +115,6 @@ class DemandTable(Table):
             lines.append([str(who), f"{s.value:.1f}", between, of_group, *at, *last])
         said = comparisons(self.records, work, self.margin)
         return [*aligned(lines, (0, 2)), *(f"  {pair}: {one}" for pair, one in said.items())]
-
-
-# -- the plan ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -172,9 +166,9 @@ def plan(
     speeds = speeds if rates is None else tuple(rates) or (0,)
     problems.numbers("rates", speeds, 1, 1_000_000)
     problems.numbers("margin", (margin,), 0.001, 0.5)
-    problems.numbers("seed", (seed if type(seed) is int else str(seed),), 0, 1 << 31)
+    problems.numbers("seed", (seed,), 0, 1 << 31, "whole")
     problems.raise_any()
-    start = launch or experiment.launcher()
+    start = launch or experiment.launch
     cells = [Cell(1, OURS, mpm, parts=kinds, stands_for=mpm, start=start) for mpm in MPMS]
     rivals, missing = competitors.installed(competitors.of(also))
     static = tuple(work for work in kinds if WORKS[work][0] == "static")
@@ -183,9 +177,6 @@ def plan(
     speeds = tuple(sorted(set(map(float, speeds))))
     blocks = blocks or most
     return DemandPlan(cells, kinds, speeds, blocks, cycles, seed, margin, chosen, missing)
-
-
-# -- measuring -----------------------------------------------------------------------------------
 
 
 def demand_table(
@@ -229,10 +220,7 @@ def demand_table(
     if table.resumed:
         table.notes.append(f"{table.resumed} of {table.planned} loads are of an earlier run")
 
-    def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        return _measure_block(todo, table, place, cell, report)
-
-    cells = _cells(todo, table, left)
+    cells, measure = _cells(todo, table, left), partial(_measure_block, todo, table, place)
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
@@ -241,8 +229,7 @@ def whole_blocks(rows: list[Row], todo: DemandPlan) -> list[Row]:
     block can have been stopped; earlier ones lack what had failed for good."""
     rows = current(rows)
     last = max((row["round"] for row in rows), default=0)
-    names = ("server", "mpm", "control", "work")
-    have = {tuple(row[name] for name in names) for row in rows if row["round"] == last}
+    have = {tuple(row[name] for name in WHO) for row in rows if row["round"] == last}
     wanted = {(c.server, c.mpm, c.control, work) for c in todo.cells for work in c.parts}
     return [row for row in rows if row["round"] != last or wanted <= have]
 
@@ -267,7 +254,7 @@ def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterato
 
 def _measure_block(
     todo: DemandPlan, table: DemandTable, place: cpus.Placement, block: Cell, report: Report
-) -> Iterator[list[Row]]:
+) -> experiment.Figures:
     """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
     same: dict[str, Any] = {"design": todo.id, "seed": todo.seed, "margin": todo.margin}
     same |= {"blocks": todo.blocks, "cpus": str(place)}
@@ -292,9 +279,9 @@ def _measure_block(
             groups = [servers[cell].pid for cell in some]
             sampler = turns.Sampler(len(order), groups, place, awake)
             found = run_load(urls[0], profile=load, on_tick=sampler.tick)
-            gone = next((cell for cell in some if experiment.is_gone(servers[cell])), None)
-            if gone is not None or not found.complete:
-                words = experiment.last_words(servers[gone]) if gone is not None else ""
+            gone = [servers[cell] for cell in some if experiment.is_gone(servers[cell])]
+            if gone or not found.complete:
+                words = "".join(map(experiment.last_words, gone[:1]))
                 raise RuntimeError(f"block {block.round}, {work}: {found.ended}{words}")
             sampler.join()
             sums = turns.loads(order, load, found, sampler, place.shared)
@@ -318,19 +305,11 @@ def _started(cells: Iterable[Cell], table: DemandTable) -> Iterator[dict[Cell, A
             except RuntimeError as error:
                 if cell.server == OURS:
                     raise
-                who = (cell.server, cell.mpm, cell.control)
-                had = [(row["server"], row["mpm"], row["control"]) for row in table.records]
-                table.leave_out(cell, error, had.count(who))
+                had = [tuple(row[name] for name in WHO[:3]) for row in table.records]
+                table.leave_out(cell, error, had.count((cell.server, cell.mpm, cell.control)))
             else:
                 servers[cell] = server
         yield servers
-
-
-# -- the command line ----------------------------------------------------------------------------
-
-
-def _rates(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -343,9 +322,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "resumes an interrupted run.",
     )
     add = parser.add_argument
-    how: dict[str, Any] = {"action": "extend", "type": command.words, "metavar": "WORK"}
-    add("--work", dest="works", **how, help=f"{', '.join(WORKS)}; several as a,b")
-    add("--rates", type=_rates, metavar="X,X", help="requests/s, two or more: 2000,4000")
+    kinds = f"{', '.join(WORKS)}; several as a,b"
+    add("--work", dest="works", **command.WORDS, metavar="WORK", help=kinds)
+    add("--rates", type=listed(float), metavar="X,X", help="requests/s, two or more: 2000,4000")
     add("--blocks", type=int, metavar="N", help="how often each server is measured")
     add("--seed", type=int, metavar="N", help="of the random order (1)")
     add("--margin", type=read_share, metavar="P", help="the same within (3%%)")

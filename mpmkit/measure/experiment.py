@@ -9,8 +9,6 @@ random order, from a seed kept in the rows (randomised complete blocks): a machi
 all cells, and no cell always follows the same one. Nothing runs in parallel.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys
@@ -21,33 +19,18 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from mpmkit.config.extras import DataFrame
+from mpmkit.launcher import launch
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import procfs, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row, new_run_id
-
-if TYPE_CHECKING:
-    import pandas
 
 OURS = "mpmkit"
 
 Launch = Callable[..., AbstractContextManager[Any]]
 """``launch(mpm, **directives)``: a context manager with a `.url`."""
-
-
-def launcher(**fixed: Any) -> Launch:
-    """`mpmkit.launch` with these arguments, document_root for example."""
-
-    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-        import mpmkit
-
-        return mpmkit.launch(mpm, **fixed, **directives)
-
-    return start
-
-
-# -- cells and tables ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -66,7 +49,7 @@ class Cell:
     parts: tuple[str, ...] = ("",)
     control: bool = False
     stands_for: str = ""
-    start: Launch = field(default=launcher(), compare=False, repr=False)
+    start: Launch = field(default=launch, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -88,12 +71,11 @@ def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None
     made = []
     for number in rounds:
         these = [replace(cell, round=number) for cell in cells]
-        if seed is not None:
-            these = [
-                replace(cell, parts=tuple(stats.turns(cell.parts, number, f"{seed} {cell.label}")))
-                for cell in stats.turns(these, number, str(seed))
-            ]
-        made += these
+        for cell in these if seed is None else stats.turns(these, number, str(seed)):
+            if seed is not None:
+                parts = stats.turns(cell.parts, number, f"{seed} {cell.label}")
+                cell = replace(cell, parts=tuple(parts))
+            made.append(cell)
     return made
 
 
@@ -129,7 +111,7 @@ class Table:
         """Figures that have their rows."""
         return len(self.records)
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> DataFrame:
         """The rows as a tidy frame (the columns of data/README.md)."""
         return records.frame(self.records, self.name)
 
@@ -150,9 +132,11 @@ class Table:
         self.left_out.append(f"without {cell.label} {since}: {one_line(error)}")
 
     def footer(self, again: str = "") -> list[str]:
-        """The last lines of the table as text: whether it is complete, notes, where the rows are."""
-        measured = f"{self.measured} of {self.planned} {self.unit} were measured{again}"
-        lines = [f"NOT COMPLETE: {measured}"] if self.measured < self.planned else []
+        """The last lines of the table as text: the machine, whether it is complete, notes, where the rows are."""
+        lines = [f"measured on {records.Machine.of(self.records[-1])}"] if self.records else []
+        if self.measured < self.planned:
+            measured = f"{self.measured} of {self.planned} {self.unit} were measured{again}"
+            lines.append(f"NOT COMPLETE: {measured}")
         where = [f"rows in {self.out}"] if self.out is not None else []
         return [*lines, *self.left_out, *self.notes, *where]
 
@@ -179,9 +163,6 @@ class Interrupted(KeyboardInterrupt):
         self.table: Any = table
 
 
-# -- running -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Progress:
     """How far an experiment is: `done` of `planned` figures, those that a file held before included.
@@ -206,6 +187,8 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 Say = Callable[[str], None]
+Figures = Iterator[list[Row]]
+"""The rows of each figure of a cell, as soon as they are there."""
 Report = Callable[[str, float], None]
 """``report(text, share)``: what is measured, and how much of this figure is done."""
 
@@ -303,17 +286,10 @@ class Conditions:
     """What the machine did while a figure was measured, as columns of its row. Made before it."""
 
     def __init__(self, table: Table, cell: Cell) -> None:
-        self._row = {
-            "run_id": table.run_id,
-            "table": table.name,
-            "scale": table.scale,
-            "server": cell.server,
-            "mpm": cell.mpm or None,
-            "round": cell.round,
-            "load1": os.getloadavg()[0],
-            "started_at": records.utc(time.time()),
-            **table.machine,
-        }
+        of_run = {"run_id": table.run_id, "table": table.name, "scale": table.scale}
+        of_cell = {"server": cell.server, "mpm": cell.mpm or None, "round": cell.round}
+        now = {"load1": os.getloadavg()[0], "started_at": records.utc(time.time())}
+        self._row: Row = {**of_run, **of_cell, **now, **table.machine}
         self._cpu = procfs.machine_times()
 
     def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
@@ -321,9 +297,6 @@ class Conditions:
         said = " ".join(f"{name}={value}" for name, value in directives.items())
         steal = procfs.machine_times().steal_since(self._cpu)
         return records.check({**self._row, "directives": said, "steal": steal, **columns})
-
-
-# -- words ---------------------------------------------------------------------------------------
 
 
 def is_gone(server: Any) -> bool:

@@ -9,23 +9,22 @@ of which the middle one counts. Each level has a fresh server with the number of
 maintenance would settle: a growing pool overshoots, and takes a second per child to shrink.
 """
 
-from __future__ import annotations
-
-import argparse
 import http.client
 import math
 import os
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, DirectiveError
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
+from mpmkit.load.fields import listed
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
@@ -36,20 +35,14 @@ from mpmkit.measure.procfs import processes_of, sample, settle, slab_kb
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import max_request_workers_for, room_for
 
-if TYPE_CHECKING:
-    import pandas
-
 MOST = 20_000  # connections; as many as a load profile may have
 SECONDS_A_LEVEL = 4.0  # about what one takes, for the estimate
 
 # No connection is closed while memory is looked at.
 PATIENT: dict[str, Any] = {
-    "KeepAlive": True,
-    "KeepAliveTimeout": 600,
-    "MaxKeepAliveRequests": 0,
-    "Timeout": 600,
+    "KeepAlive": True, "KeepAliveTimeout": 600, "MaxKeepAliveRequests": 0, "Timeout": 600,
     "RequestReadTimeout": "header=0 body=0",
-}
+}  # fmt: skip
 
 # scale -> busy levels as shares of MaxRequestWorkers, numbers of idle connections, rounds
 SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
@@ -63,10 +56,7 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
 }
 
 
-# -- one server, now -----------------------------------------------------------------------------
-
-
-def memory_of(server: Any) -> pandas.DataFrame:
+def memory_of(server: Any) -> DataFrame:
     """The memory of each process of a running server, as it is now; sizes in KiB, parent first.
 
     server: from `mpmkit.launch` or a reference server (it has a `.pid`), or a pid. The columns are pid,
@@ -74,22 +64,14 @@ def memory_of(server: Any) -> pandas.DataFrame:
     does not run.
     """
     pid = server if isinstance(server, int) else server.pid
-    rows = [
-        {
-            "pid": one,
-            "role": "parent" if one == pid else "child",
-            "threads": threads,
-            **vars(memory),
-            "page_tables": tables,
-        }
-        for one, memory, threads, tables in processes_of(pid)
-    ]
+    rows = []
+    for one, memory, threads, tables in processes_of(pid):
+        role = "parent" if one == pid else "child"
+        who = {"pid": one, "role": role, "threads": threads}
+        rows.append({**who, **vars(memory), "page_tables": tables})
     if not rows:
         raise ValueError(f"no server runs with process {pid}")
-    return require("pandas").DataFrame(rows)
-
-
-# -- the plan ------------------------------------------------------------------------------------
+    return data_frame(rows)
 
 
 @dataclass(frozen=True)
@@ -147,7 +129,7 @@ def plan(
         problems.append(f"document_root: there is no folder {root}")
     if not path.startswith("/") or not path.isascii() or any(c <= " " for c in path):
         problems.append(f"path: must begin with / and be ASCII without blanks, not {path!r}")
-    ours = experiment.launcher(document_root=root, access_log=True)
+    ours = partial(experiment.launch, document_root=root, access_log=True)
     found: list[Level] = []
     for mpm in mpms:
         block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
@@ -179,14 +161,12 @@ def plan(
 
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
-    """Levels that were given, in order; empty if none were."""
-    found = [] if values is None else list(values)
-    if wrong := [value for value in found if type(value) is not int or not 0 <= value <= MOST]:
-        problems.append(f"{name}: must be whole numbers from 0 to {MOST:,}, not {wrong[0]!r}")
-        return []
+    """Levels that were given, in order; empty if none were, or one cannot be."""
+    found, before = [] if values is None else list(values), len(problems)
+    problems.numbers(name, found, 0, MOST, "whole")
     if values is not None and not found:
         problems.append(f"{name}: give at least one level")
-    return sorted(set(found))
+    return sorted(set(found)) if len(problems) == before else []
 
 
 def _held(mpm: str, levels: Sequence[int], workers: int) -> list[int]:
@@ -226,9 +206,6 @@ def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
     return max(1, min(most // threads, max(math.ceil(wanted / threads), least)))
 
 
-# -- measuring -----------------------------------------------------------------------------------
-
-
 def memory_table(
     mpms: str | Iterable[str] = MPMS,
     against: str | Iterable[str] = AGAINST,
@@ -261,7 +238,7 @@ def memory_table(
     cells = experiment.in_rounds(here, range(1, todo.rounds + 1))
     table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
 
-    def measure(cell: Level, report: Report) -> Iterator[list[Row]]:
+    def measure(cell: Level, report: Report) -> experiment.Figures:
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
         yield _measure_level(cell, table, todo.path)
 
@@ -282,12 +259,11 @@ def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
             words = experiment.last_words(server) if experiment.is_gone(server) else ""
             raise RuntimeError(f"{error}{words}") from None
     same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
-    return [
-        conditions.row(
-            directives, **same, **columns, scope=scope, slab_kb=slab if scope == "server" else None
-        )
-        for scope, columns in found.items()
-    ]
+    rows = []
+    for scope, columns in found.items():
+        own = {"scope": scope, "slab_kb": slab if scope == "server" else None}
+        rows.append(conditions.row(directives, **same, **columns, **own))
+    return rows
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
@@ -304,28 +280,17 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
     mode = "half-sent" if cell.against == "busy" else "idle"
     if mode == "half-sent" and cell.level:
         with HoldingProcess(server.url, mode, path=path) as first:
-            first.hold(cell.level)
-            first.finish()
+            first.ask("hold", cell.level)
+            first.ask("finish")
     with HoldingProcess(server.url, mode, path=path) as holding:
-        said = holding.hold(cell.level)
+        said = holding.ask("hold", cell.level)
         if said["error"]:
             raise RuntimeError(f"{cell.level:,} {cell.against}: {said['error']}")
         settle(server.pid)
         found, slab = sample(server.pid), slab_kb()
         if not found:
             raise RuntimeError(f"{cell.label} ended with {cell.level:,} {cell.against}")
-        return found, min(cell.level, holding.held()), slab
-
-
-# -- the command line ----------------------------------------------------------------------------
-
-
-def _whole_numbers(text: str) -> list[int]:
-    try:
-        return [int(part.replace("_", "")) for part in text.split(",") if part.strip()]
-    except ValueError:
-        problem = f"must be whole numbers like 0,50,100, not {text!r}"
-        raise argparse.ArgumentTypeError(problem) from None
+        return found, min(cell.level, holding.ask("report")["held"]), slab
 
 
 def _parser() -> Parser:
@@ -335,10 +300,9 @@ def _parser() -> Parser:
         "how many workers a machine has room for.",
     )
     add = parser.add_argument
-    how: dict[str, Any] = {"action": "extend", "type": command.words}
-    add("--against", **how, metavar="WHAT", help="busy, idle (both)")
-    add("--busy", type=_whole_numbers, metavar="N,N", help="busy levels")
-    add("--idle", type=_whole_numbers, metavar="N,N", help="idle levels")
+    add("--against", **command.WORDS, metavar="WHAT", help="busy, idle (both)")
+    add("--busy", type=listed(int), metavar="N,N", help="busy levels")
+    add("--idle", type=listed(int), metavar="N,N", help="idle levels")
     add("--path", help="the page to serve first (/index.html)")
     ram = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
     add("--ram", metavar="SIZE", help=ram)

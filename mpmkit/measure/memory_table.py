@@ -1,22 +1,15 @@
 """Measured memory per request model: levels, the cost of one more, the meaning of the terms."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mpmkit.config.extras import require
-from mpmkit.measure import records
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.measure.experiment import Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import Line, lines
 from mpmkit.measure.text import aligned
-
-if TYPE_CHECKING:
-    import pandas
 
 AGAINST = ("busy", "idle")
 
@@ -47,7 +40,7 @@ class MemoryTable(Table):
         against requests busy or connections idle."""
         return lines(self.records, columns or ("pss_kb",))
 
-    def costs(self) -> pandas.DataFrame:
+    def costs(self) -> DataFrame:
         """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
         slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables."""
         more = {name: self.lines(f"{name}_kb") for name in ("uss", "rss", "page_tables")}
@@ -57,7 +50,7 @@ class MemoryTable(Table):
             row |= {"base": line.base, "cost": line.slope, "low": line.low, "high": line.high}
             row |= {f"cost_{name}": found[key].slope for name, found in more.items()}
             rows.append({**row, "points": line.points})
-        return require("pandas").DataFrame(rows)
+        return data_frame(rows)
 
     def text(self) -> str:
         """The levels, the costs, and what the words mean."""
@@ -103,23 +96,11 @@ class MemoryTable(Table):
         return "\n".join(aligned(rows))
 
     def _small_print(self) -> str:
-        most = max(
-            (row for row in self.records if row["scope"] == "server"),
-            key=lambda row: row["rss_kb"] / max(1, row["pss_kb"]),
+        words = (
+            "held: the number that the server took; under prefork and worker each one holds a worker",
+            "summed RSS counts a shared page in every process",
+            "cost and base: slope and start of a line through the levels in PSS, without page tables and sockets",
         )
-        summed = (
-            f"{most['rss_kb'] / 1024:,.0f} MiB for {most['server']} {most['mpm'] or ''}".rstrip()
-        )
-        words = [
-            "held: the number that the server took; under prefork and worker each idle connection holds "
-            "a worker",
-            "summed RSS counts a shared page in every process: with "
-            f"{most['level']:,} {most['against']} it is {summed}, but {most['pss_kb'] / 1024:,.0f} "
-            "MiB (PSS) are in use",
-            "the cost is the slope of a straight line through the levels in PSS, the base its start; "
-            "page tables and sockets are the kernel's and in neither",
-            f"measured on {records.Machine.of(self.records[-1])}",
-        ]
         return "\n".join([*words, *self.footer()])
 
 

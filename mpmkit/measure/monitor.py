@@ -10,8 +10,6 @@ httpd is asked for its status page (`?auto`), which keeps one of its workers bus
 subtracted.
 """
 
-from __future__ import annotations
-
 import base64
 import http.client
 import math
@@ -20,8 +18,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mpmkit.launcher import LaunchError, ScoreboardView, Server
@@ -43,6 +42,9 @@ class Running(Protocol):
     pid: int
 
 
+Watched = Server | Running | str
+
+
 class _Look(NamedTuple):
     """What one look finds, before it is compared with the one before."""
 
@@ -57,17 +59,11 @@ def _counts(letters: str, held: Sequence[int], idle: int, busy: int) -> dict[str
     """The fields that letters, idle and busy workers, and connections without a thread (kept alive, writing,
     closing) make."""
     keep_alive, writing, closing = held
-    return {
-        "workers": idle + busy,
-        "idle": idle,
-        "busy": busy,
-        "parked": letters.count("K") + keep_alive,
-        "threads": len(letters) - letters.count(LETTERS[0]),
-        "reading": letters.count("R"),
-        "writing": letters.count("W") + letters.count("L") + writing,
-        "closing": letters.count("C") + closing,
-        "without_thread": sum(held),
-    }
+    count = Counter(letters)
+    counts = {"workers": idle + busy, "idle": idle, "busy": busy, "without_thread": sum(held)}
+    counts |= {"threads": len(letters) - count[LETTERS[0]], "reading": count["R"]}
+    counts |= {"parked": count["K"] + keep_alive, "closing": count["C"] + closing}
+    return {**counts, "writing": count["W"] + count["L"] + writing}
 
 
 class _Scoreboard:
@@ -188,7 +184,7 @@ class Watch(Recording):
 
     def __init__(
         self,
-        server: Server | Running | str,
+        server: Watched,
         *,
         every: float = EVERY,
         on_sample: Callable[[Sample, Any], None] | None = None,
@@ -212,7 +208,7 @@ class Watch(Recording):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.go_on, name="mpmkit-watch", daemon=True)
 
-    def start(self) -> Watch:
+    def start(self) -> Self:
         """Take the first sample now, the others in a thread."""
         self.look()
         self._thread.start()
@@ -226,7 +222,7 @@ class Watch(Recording):
                 self._thread.join()
             self.look()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -331,9 +327,7 @@ class Watch(Recording):
         self.events += [Event(now, "log", line) for line in look.lines]
 
 
-def watch(
-    server: Server | Running | str, seconds: float | None = None, *, every: float = 1.0
-) -> Watch:
+def watch(server: Watched, seconds: float | None = None, *, every: float = 1.0) -> Watch:
     """Record a server's pool for `seconds` from now, or without `seconds` in a `with` block. Raises as `Watch`,
     and ValueError for negative seconds."""
     if seconds is not None and seconds < 0:

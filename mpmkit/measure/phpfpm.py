@@ -7,8 +7,6 @@
 www-data when root starts it.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 from pathlib import Path

@@ -5,8 +5,6 @@ It needs no root and touches no service of the machine: their configuration is n
 logs and pid files are never used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import grp
 import os
@@ -109,27 +107,19 @@ class ProcessGroup:
         file = self.root / self.config_name
         file.write_text(self._configuration())
         with open(self.root / "console", "wb") as console:
-            self._process = subprocess.Popen(
-                self._command(file),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                cwd=self.root,
-                env=self._environment(),
-                start_new_session=True,
-            )
+            pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": console, "stderr": console}
+            place: Any = {"cwd": self.root, "env": self._environment(), "start_new_session": True}
+            self._process = subprocess.Popen(self._command(file), **pipes, **place)
         self.pid = self._process.pid
         self._guard = guard(self.pid)
         deadline = time.monotonic() + READY_WITHIN
-        while time.monotonic() < deadline:
-            status = self._process.poll()
-            if status is not None:
-                raise ServerFailed(f"{self.name} ended with status {status}: {self.error_log()}")
+        while (status := self._process.poll()) is None and time.monotonic() < deadline:
             if self._is_ready():
                 return
             time.sleep(0.01)
         late = f"did not answer within {READY_WITHIN:g} s"
-        raise ServerFailed(f"{self.name} {late}: {self.error_log()}")
+        why = late if status is None else f"ended with status {status}"
+        raise ServerFailed(f"{self.name} {why}: {self.error_log()}")
 
     def stop(self) -> None:
         """TERM, then KILL after `stop_within` seconds; returns when no process of it is left. Twice does

@@ -5,16 +5,14 @@ psutil is asked where it gives the same figure. It has no CPU time in nanosecond
 listening socket. proc(5) describes the files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 STEADY = 1.5  # seconds without a new or ended process or thread: more than the parent's one second
@@ -35,9 +33,6 @@ def numbers(path: str) -> dict[str, int]:
     return {label: int(value) for label, value in found}
 
 
-# -- processes -----------------------------------------------------------------------------------
-
-
 def stat(pid: int) -> list[str]:
     """/proc/PID/stat from its third field, the state, on. Empty if there is no such process."""
     # The name in parentheses may hold anything.
@@ -52,11 +47,8 @@ def alive(pid: int) -> bool:
 def members(group: int) -> list[int]:
     """The living processes of a process group."""
     stats = {int(name): stat(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
-    return [
-        pid
-        for pid, words in stats.items()
-        if words and int(words[2]) == group and words[0] not in "ZX"
-    ]
+    of_it = {pid: words[0] for pid, words in stats.items() if words and int(words[2]) == group}
+    return [pid for pid, state in of_it.items() if state not in "ZX"]
 
 
 def children(pid: int) -> list[int]:
@@ -79,9 +71,6 @@ def tasks(pid: int) -> list[str]:
 def status_numbers(pid: int) -> dict[str, int]:
     """The numbers of /proc/PID/status: Threads, VmPTE (KiB of page tables) …; empty if it has ended."""
     return numbers(f"/proc/{pid}/status")
-
-
-# -- CPU time ------------------------------------------------------------------------------------
 
 
 def ran_for(task: str) -> int:
@@ -136,9 +125,6 @@ class Meter:
         return used / (done - before) / 1000 if used > 0 else None
 
 
-# -- memory --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Footprint:
     """KiB of one process, or of several added up.
@@ -163,8 +149,9 @@ class Footprint:
     stacks: int = 0
     shm: int = 0
 
-    def __add__(self, other: Footprint) -> Footprint:
-        return Footprint(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: Self) -> Self:
+        sums = (getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
+        return type(self)(*sums)
 
 
 @dataclass
@@ -282,31 +269,22 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
     if not looks:
         return {}
     look = looks[len(looks) // 2]
+    parent = [one for one in look if one[0] == pid]
     children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
-    scopes = {
-        "server": look,
-        "parent": [one for one in look if one[0] == pid],
-        "child": children[len(children) // 2 :][:1],
-    }
-    return {scope: _columns(processes) for scope, processes in scopes.items() if processes}
-
-
-def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
-    total = sum((memory for _, memory, *_ in look), Footprint())
-    return {
-        "processes": len(look),
-        "threads": sum(threads for *_, threads, _ in look),
-        **{f"{name}_kb": value for name, value in vars(total).items()},
-        "page_tables_kb": sum(tables for *_, tables in look),
-    }
+    scopes = {"server": look, "parent": parent, "child": children[len(children) // 2 :][:1]}
+    found = {}
+    for scope, processes in scopes.items():
+        if processes:
+            _, memory, threads, tables = zip(*processes, strict=True)
+            counts = {"processes": len(processes), "threads": sum(threads)}
+            sizes = {f"{name}_kb": kb for name, kb in vars(sum(memory, Footprint())).items()}
+            found[scope] = {**counts, **sizes, "page_tables_kb": sum(tables)}
+    return found
 
 
 def slab_kb() -> int | None:
     """KiB of kernel objects of the whole machine that can't be given back, sockets among them."""
     return numbers("/proc/meminfo").get("SUnreclaim")
-
-
-# -- the machine ---------------------------------------------------------------------------------
 
 
 class MachineTimes(NamedTuple):
@@ -317,7 +295,7 @@ class MachineTimes(NamedTuple):
     steal: int
     running: int
 
-    def steal_since(self, before: MachineTimes) -> float | None:
+    def steal_since(self, before: Self) -> float | None:
         """The share (0 to 1) of the time since `before` that the host gave to others."""
         passed = self.total - before.total
         return min(1.0, max(0, self.steal - before.steal) / passed) if passed > 0 else None
@@ -332,8 +310,6 @@ def machine_times(text: str | None = None) -> MachineTimes:
     running = int(found.get("procs_running", ["0"])[0])
     return MachineTimes(sum(ticks), ticks[7] if len(ticks) > 7 else 0, running)
 
-
-# -- sockets -------------------------------------------------------------------------------------
 
 LISTENING = "0A"
 TABLES = ("/proc/net/tcp", "/proc/net/tcp6")

@@ -1,7 +1,5 @@
 """The demand of a trace, and the numbers of an MPM that follow from it, each with its reason."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from array import array
@@ -25,7 +23,7 @@ def holds(d: Directives) -> float:
     return d.KeepAliveTimeout if d.KeepAlive and d.mpm != "event" else 0.0
 
 
-def demand(trace: Trace, keep: float, factor: float = 1.0) -> array[int]:
+def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
     """For each second the most workers that would be busy if no request had to wait.
 
     keep: seconds for which a kept connection holds a worker. factor: of the durations, which all requests
@@ -133,14 +131,9 @@ class Proposal:
             "KeepAliveTimeout": self.keep,
         }  # fmt: skip
         why["StartServers"] = f"{self.mean:.0f} busy on average, plus spares"
-        why[f"MinSpare{kind}"] = (
-            f"busy workers rise by up to {self.rise} in the {FORK_SECONDS} s that a fork takes"
-            + (
-                f"; with fewer than {spare}, too many wait"
-                if spare > self._whole(self.rise)
-                else ""
-            )
-        )
+        more = f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
+        rise = f"busy workers rise by up to {self.rise} in the {FORK_SECONDS} s that a fork takes"
+        why[f"MinSpare{kind}"] = rise + more
         why[f"MaxSpare{kind}"] = "twice the minimum, so children do not keep ending and starting"
         if given.threaded:
             why["ThreadsPerChild"] = "unchanged"

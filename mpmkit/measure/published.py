@@ -5,8 +5,6 @@ The published figures come from another server on unnamed hardware. Only the ord
 the MPMs and their ratios can be compared (`stats.verdict`).
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,32 +13,24 @@ from typing import Any
 from mpmkit.measure.records import data_folder
 
 _THREADS = {
-    "StartServers": 3,
-    "MinSpareThreads": 75,
-    "MaxSpareThreads": 250,
-    "ThreadsPerChild": 25,
-    "MaxRequestWorkers": 400,
-    "MaxConnectionsPerChild": 0,
-}
+    "StartServers": 3, "MinSpareThreads": 75, "MaxSpareThreads": 250, "ThreadsPerChild": 25,
+    "MaxRequestWorkers": 400, "MaxConnectionsPerChild": 0,
+}  # fmt: skip
 # What the article sets, in its order. MinSpareServers and MaxSpareServers are prefork's alone.
 DIRECTIVES: dict[str, dict[str, int]] = {
     "prefork": {
-        "StartServers": 5,
-        "MinSpareServers": 5,
-        "MaxSpareServers": 10,
-        "MaxRequestWorkers": 250,
-        "MaxConnectionsPerChild": 0,
+        "StartServers": 5, "MinSpareServers": 5, "MaxSpareServers": 10,
+        "MaxRequestWorkers": 250, "MaxConnectionsPerChild": 0,
     },
     "worker": _THREADS,
     "event": _THREADS,
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Page:
-    """One column of the article: what is asked for and how long a good answer is, in bytes.
-
-    script: how it is run ("" for a static page)."""
+    """One column of the article: what is asked for and how long a good answer is, in bytes. script: how it is
+    run ("" for a static page)."""
 
     kind: str
     path: str

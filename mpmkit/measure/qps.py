@@ -8,12 +8,12 @@ after a warm-up that is not counted: prefork takes some ten seconds to grow from
 that 200 clients need. The article's settings and results are in `published`, the resulting table in `qps_table`.
 """
 
-from __future__ import annotations
-
+import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from mpmkit.config.arguments import Parser
@@ -24,7 +24,6 @@ from mpmkit.measure import command, competitors, experiment, published, records
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Say
 from mpmkit.measure.procfs import Meter
 from mpmkit.measure.qps_table import QpsTable
-from mpmkit.measure.records import Row
 
 TIME_LIMIT = 900.0  # seconds that one cell may take at most
 
@@ -46,9 +45,6 @@ SCALES: dict[str, QpsScale] = {
     "demo": QpsScale(requests=None, seconds=4.0, warmup=3.0, rounds=3),
     "full": QpsScale(requests=200_000, seconds=None, warmup=15.0, rounds=5, least=8.0),
 }
-
-
-# -- the plan ------------------------------------------------------------------------------------
 
 
 class QpsPlan(NamedTuple):
@@ -102,13 +98,11 @@ def plan(
         except ProfileError as error:
             problems += str(error).split("; ")
     problems.raise_any()
-    return QpsPlan(
-        _cells(pages, mpms, others, launch or experiment.launcher()),
-        rounds or size.rounds,
-        "custom" if requests is not None or rounds is not None else chosen,
-        profiles,
-        size.least if requests is None else 0.0,
-    )
+    cells = _cells(pages, mpms, others, launch or experiment.launch)
+    if (requests, rounds) != (None, None):
+        chosen = "custom"
+    least = size.least if requests is None else 0.0
+    return QpsPlan(cells, rounds or size.rounds, chosen, profiles, least)
 
 
 def _cells(
@@ -119,18 +113,13 @@ def _cells(
     plain = tuple(page for page in pages if page in published.PAGES)
     starts = [(plain, launch)] if plain else []
     starts += [((way,), competitors.ours(way, launch)) for way in pages if way in published.WAYS]
-    cells = [
-        Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start)
-        for mpm in mpms
-        for parts, start in starts
-    ]
+    cells = []
+    for mpm, (parts, start) in itertools.product(mpms, starts):
+        cells.append(Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start))
     for one in competitors.of(also, mpms, pages):
         parts = tuple(page for page in pages if page in one.parts)
         cells += [replace(one, parts=parts)] if parts else []
     return cells
-
-
-# -- measuring -----------------------------------------------------------------------------------
 
 
 def qps_table(
@@ -174,16 +163,13 @@ def qps_table(
         raise ValueError("; ".join(table.left_out))
     cells = experiment.in_rounds(here, range(1, todo.rounds + 1), table.run_id)
     table.planned = sum(len(cell.parts) for cell in cells)
-
-    def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        return _measure_server(todo, table, cell, report)
-
+    measure = partial(_measure_server, todo, table)
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
 def _measure_server(
     todo: QpsPlan, table: QpsTable, cell: Cell, report: Report
-) -> Iterator[list[Row]]:
+) -> experiment.Figures:
     """Start one server, measure its pages, stop it."""
     directives: dict[str, Any] = dict(published.DIRECTIVES[cell.stands_for])
     directives["KeepAlive"] = todo.profiles[cell.parts[0]].keep_alive
@@ -191,14 +177,9 @@ def _measure_server(
         for kind in cell.parts:
             conditions = experiment.Conditions(table, cell)
             found, cpu_us = _measure_page(todo, cell, kind, server, report)
-            page = published.page(kind)
-            columns = {
-                **found.row(),
-                "kind": page.kind,
-                "script": page.script or None,
-                "started_at": records.utc(found.started_at),
-                "server_cpu_us": cpu_us,
-            }
+            page, began = published.page(kind), records.utc(found.started_at)
+            own = {"kind": page.kind, "script": page.script or None, "server_cpu_us": cpu_us}
+            columns = found.row() | own | {"started_at": began}
             yield [conditions.row(directives, **columns)]
 
 
@@ -233,15 +214,10 @@ def _must_be_whole(found: LoadRun, server: Any, what: str) -> None:
     if found.complete and found.succeeded:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.errors.most_common(3))
-    raise RuntimeError(
-        f"{what}: {found.ended if not found.complete else 'no good answer'}; "
-        f"{found.succeeded:,} of {found.requests:,} requests were answered well"
-        + (f" ({kinds})" if kinds else "")
-        + experiment.last_words(server)
-    )
-
-
-# -- the command line ----------------------------------------------------------------------------
+    why = "no good answer" if found.complete else found.ended
+    good = f"{found.succeeded:,} of {found.requests:,} requests were answered well"
+    errors = f" ({kinds})" * bool(kinds)
+    raise RuntimeError(f"{what}: {why}; {good}{errors}{experiment.last_words(server)}")
 
 
 def _parser() -> Parser:
@@ -257,8 +233,7 @@ def _parser() -> Parser:
         f"how the script is run: {', '.join(published.WAYS)} or all; may be repeated (default: "
         "wsgi). php-fpm is started for it; with --also httpd, mod_php is measured, too"
     )
-    how: dict[str, Any] = {"action": "extend", "type": command.words, "metavar": "WAY"}
-    add("--script", dest="scripts", **how, help=script)
+    add("--script", dest="scripts", **command.WORDS, metavar="WAY", help=script)
     add("--requests", type=int, metavar="N", help="requests per cell")
     add("--users", type=int, metavar="N", help="concurrent clients (200, as in the article)")
     add("--keep-alive", action="store_true", help="reuse connections (the article did not)")

@@ -2,28 +2,23 @@
 server and reads no clock.
 """
 
-from __future__ import annotations
-
+import itertools
 import math
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.measure import published, records, stats, utilisation
 from mpmkit.measure.experiment import OURS, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
 from mpmkit.measure.text import aligned
 
-if TYPE_CHECKING:
-    import pandas
-
 WIDTH = 100  # columns of the table as text
-CPU_PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
 
 
 @dataclass(repr=False)
@@ -57,12 +52,8 @@ class QpsTable(Table):
 
     def _rows(self, kind: str, server: str, mpm: str | None = None) -> list[Row]:
         """The rows of a server, or of one of its MPMs."""
-        return [
-            row
-            for row in self.records
-            if (published.column(row), row["server"]) == (kind, server)
-            and mpm in (None, row["mpm"] or "")
-        ]
+        rows = [row for row in self.records if mpm in (None, row["mpm"] or "")]
+        return [row for row in rows if (published.column(row), row["server"]) == (kind, server)]
 
     def limits(self, kind: str, server: str = OURS, mpm: str | None = None) -> Limits:
         """In how many cells the generator, or the machine, was the limit."""
@@ -80,24 +71,20 @@ class QpsTable(Table):
 
     # -- figures -----------------------------------------------------------------------------------
 
-    def summary(self) -> pandas.DataFrame:
+    def summary(self) -> DataFrame:
         """One row per kind, server and MPM: published, median, min, max of the rounds, noise (the standard
         deviation of their logarithms), both ratios to prefork, the measured one within the rounds and with its
         95% interval (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how
         many rounds the generator or the machine was the limit (bound; in words: limit)."""
-        found = [
-            self._line(kind, server, mpm)
-            for kind in self.kinds
-            for server in self.servers
-            for mpm in self.rounds(kind, server)
-            if mpm
-        ]
-        return require("pandas").DataFrame(found)
+        found = []
+        for kind, server in itertools.product(self.kinds, self.servers):
+            found += [self._line(kind, server, mpm) for mpm in self.rounds(kind, server) if mpm]
+        return data_frame(found)
 
     def _line(self, kind: str, server: str, mpm: str) -> Row:
         """The figures of an MPM of a server, or of one that has none."""
         rounds = self.rounds(kind, server)
-        values = list(rounds[mpm].values())
+        values = [*rounds[mpm].values()]
         cpu = self.rounds(kind, server, "server_cpu_us").get(mpm, {}).values()
         figures = self._published(kind)
         theirs = figures.get(mpm, math.nan)
@@ -122,8 +109,9 @@ class QpsTable(Table):
             alone = [server for server in self.servers if "" in self.rounds(kind, server)]
             parts += [self._table(kind, [one]) for one in self.servers if one not in alone]
             parts.append(self._table(kind, alone, mpms=False))
-        small = [line for one in self._small_print() for line in textwrap.wrap(one, WIDTH)]
-        parts.append("\n".join([*small, *self.footer()]))
+        machine, *last = self.footer()
+        small = (textwrap.wrap(one, WIDTH) for one in (*self._small_print(), machine))
+        parts.append("\n".join([*itertools.chain(*small), *last]))
         return "\n\n".join(part for part in parts if part)
 
     def _table(self, kind: str, servers: Sequence[str], mpms: bool = True) -> str:
@@ -134,21 +122,24 @@ class QpsTable(Table):
         if not lines:
             return ""
         head = ["MPM" if mpms else "server", "published", "median", "all rounds", "published"]
-        rows = [[*head, "measured", "µs CPU", "limit"]]
+        rows, failed = [[*head, "measured", "µs CPU", "limit"]], []
         for line in lines:
+            where = self._rows(kind, line["server"], line["mpm"])
+            failures, requests = (sum(row[n] for row in where) for n in ("failures", "requests"))
+            if failures:
+                who = f"{line['server']} {line['mpm']}"
+                failed.append(f"{who}: {failures:,} of {requests:,} requests FAILED")
             ends = f"{line['min']:,.0f} to {line['max']:,.0f}" if line["rounds"] > 1 else "-"
             figures = [_number(line[name], ",.0f") for name in ("published", "median")]
             ratios = [_number(line[name], ".2f") for name in ("published_ratio", "ratio")]
             name = line["mpm" if mpms else "server"]
-            rows.append(
-                [name, *figures, ends, *ratios, _number(line["cpu_us"], ".1f"), line["limit"]]
-            )
+            cpu = _number(line["cpu_us"], ".1f")
+            rows.append([name, *figures, ends, *ratios, cpu, line["limit"]])
         table = aligned(rows, left=(0, 7))
         # Two columns stand under one heading, as both are ratios to prefork.
         over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
         of = f", {servers[0]}" if mpms and servers[0] != OURS else ", other servers" * (not mpms)
         said = self._conclusions(kind, servers[0]) if mpms else []
-        failed = [line for server in servers for line in self._failed(kind, server)]
         title = f"requests/s, {published.page(kind).title}{of}"
         return "\n".join([title, over, *table, *failed, *said])
 
@@ -165,21 +156,12 @@ class QpsTable(Table):
         cpu = self.rounds(kind, server, "server_cpu_us")
         ratios = [
             f"{one} / {other} {ratio_text(_ratio(cpu[one], cpu[other]))}"
-            for one, other in CPU_PAIRS
+            for one, other in stats.PAIRS
             if len(cpu.get(one, {}).keys() & cpu.get(other, {}).keys()) > 1
         ]
         if ratios:
             said.append("µs CPU within the rounds: " + ", ".join(ratios))
         return [part for one in said for part in textwrap.wrap(one, WIDTH, subsequent_indent="  ")]
-
-    def _failed(self, kind: str, server: str) -> list[str]:
-        found = []
-        for mpm in self.rounds(kind, server):
-            rows = self._rows(kind, server, mpm)
-            failures, requests = (sum(row[n] for row in rows) for n in ("failures", "requests"))
-            if failures:
-                found.append(f"{server} {mpm}: {failures:,} of {requests:,} requests FAILED")
-        return found
 
     def _small_print(self) -> list[str]:
         row, rounds = self.records[-1], max(row["round"] for row in self.records)
@@ -190,31 +172,21 @@ class QpsTable(Table):
         lines = [
             f"{row['users']} clients, {way}, {' to '.join(some)} requests and {shortest:.1f} s or "
             f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}",
-            f"measured on {records.Machine.of(row)}",
-            "µs CPU: CPU time of the server's own processes per request, whatever the generator's speed",
+            "µs CPU: CPU time of the server's own processes per request",
         ]
         # php-fpm's processes, which run its scripts, are not the server's.
         due = [row for row in self.records if row["script"] != "php-fpm"]
         if missing := sum(row["server_cpu_us"] is None for row in due):
-            lines.append(
-                f"µs CPU is unknown in {missing} of {len(due)} cells: it needs a cell of more than a second, "
-                "on a server whose processes are known"
-            )
+            lines.append(f"µs CPU is unknown in {missing} of {len(due)} cells (short, or no pid)")
         if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
             lines.append(
-                "limit: rounds in which the generator, or the machine that it shares with the server, had "
-                "no CPU time left. A faster server would not have shown there, and the figures are lower "
-                "bounds; mpmkit demand measures what decides: the CPU time of a request at fixed rates"
+                "limit: rounds in which the generator, or the machine that it shares with the server, had no CPU "
+                "time left; the figures are lower bounds, and mpmkit demand measures what decides"
             )
-        steal = max(row["steal"] or 0.0 for row in self.records)
-        if steal >= 0.01:
+        if (steal := max(row["steal"] or 0.0 for row in self.records)) >= 0.01:
             lines.append(f"the host took up to {steal:.0%} of the CPU time")
-        return [
-            *lines,
-            *what_decides(),
-            "published: Apache 2.4.10 on hardware the article does not name; the order and the "
-            "ratios can be compared, not the figures",
-        ]
+        figures = "published: Apache 2.4.10 on unnamed hardware; compare ratios, not figures"
+        return [*lines, *what_decides(), figures]
 
 
 def what_decides() -> list[str]:
@@ -229,10 +201,7 @@ def what_decides() -> list[str]:
         "mpmkit demand: CPU time of a static page on a new connection, within blocks, at fixed rates"
     ]
     for server in (OURS, "httpd"):
-        pairs = (
-            (one, other, found.get(f"{server} {one} / {server} {other}"))
-            for one, other in CPU_PAIRS
-        )
+        pairs = ((a, b, found.get(f"{server} {a} / {server} {b}")) for a, b in stats.PAIRS)
         ratios = [f"{a} / {b} {ratio_text(d.ratio)} {d.word}" for a, b, d in pairs if d]
         said += [f"{server}: {', '.join(ratios)}"] * bool(ratios)
     return said

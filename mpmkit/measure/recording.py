@@ -4,20 +4,15 @@ Plain values, without the server: they can be drawn, put into a frame, saved and
 `mpmkit.measure.monitor` makes them.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.launcher import ScoreboardView
 from mpmkit.policy.simulator import COLUMNS
-
-if TYPE_CHECKING:
-    import pandas
 
 NAN = float("nan")
 
@@ -68,7 +63,7 @@ class ScoreboardSnapshot(NamedTuple):
     rows: tuple[tuple[int, str, int], ...]
 
     @classmethod
-    def of(cls, board: ScoreboardView, label: str = "", t: float = 0.0) -> ScoreboardSnapshot:
+    def of(cls, board: ScoreboardView, label: str = "", t: float = 0.0) -> Self:
         """From what `server.scoreboard()` returns."""
         held = {
             row.slot: row.keep_alive + row.write_completion + row.lingering_close
@@ -140,11 +135,9 @@ class Recording(Sequence[Sample]):
         """The events, one a line, with their second."""
         return "\n".join(f"{event.t:6.1f} s  {event.text}" for event in list(self.events))
 
-    def to_frame(self) -> pandas.DataFrame:
-        """One row a sample. Needs pandas, which is imported only here."""
-        pandas = require("pandas")
-
-        return pandas.DataFrame(list(self), columns=Sample._fields)
+    def to_frame(self) -> DataFrame:
+        """One row a sample."""
+        return data_frame(list(self), columns=Sample._fields)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: samples as lists in the order of `fields`, NaN as None."""
@@ -157,18 +150,16 @@ class Recording(Sequence[Sample]):
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Recording:
+    def from_json(cls, data: dict[str, Any]) -> Self:
         """Raises ValueError for what `to_json` did not make."""
         try:
             if tuple(data["fields"]) != Sample._fields:
                 raise ValueError(f"its fields are {data['fields']}")
             samples = [Sample(*(NAN if v is None else v for v in row)) for row in data["samples"]]
-            snapshots = [
-                ScoreboardSnapshot(
-                    label, t, mpm, tuple((int(s), str(x), int(n)) for s, x, n in rows)
-                )
-                for label, t, mpm, rows in data["snapshots"]
-            ]
+            snapshots = []
+            for label, t, mpm, rows in data["snapshots"]:
+                rows = tuple((int(slot), str(letters), int(held)) for slot, letters, held in rows)
+                snapshots.append(ScoreboardSnapshot(label, t, mpm, rows))
             return cls(data["mpm"], samples, [Event(*one) for one in data["events"]], snapshots)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no recording of a watch: {error!r}") from None

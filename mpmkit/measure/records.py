@@ -4,8 +4,6 @@ One schema (`schema.py`, described for readers in data/README.md), checked when 
 again when it is read. Imports no pandas; `read_frame` loads it when called.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import fcntl
@@ -21,17 +19,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Self
 
 from mpmkit._version import __version__
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, require
 from mpmkit.measure.procfs import text_of
 from mpmkit.measure.schema import TABLES, Column, RecordError, Row, check, names
 
 __all__ = ["TABLES", "RecordError", "Row", "check", "names"]
-
-if TYPE_CHECKING:
-    import pandas
 
 
 def new_run_id() -> str:
@@ -45,33 +40,24 @@ def utc(seconds: float) -> str:
 
 
 def _to_text(value: Any) -> str:
-    if value is None:
-        return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def _from_text(column: Column, text: str) -> Any:
-    if text == "":
-        return None
-    if column.type is bool:
-        if text not in ("true", "false"):
-            raise RecordError(f"{column.name}: must be true or false, not {text!r}")
-        return text == "true"
+    read = {"true": True, "false": False}.__getitem__ if column.type is bool else column.type
     try:
-        return column.type(text)
-    except ValueError:
-        raise RecordError(f"{column.name}: must be {column.type.__name__}, not {text!r}") from None
+        return None if text == "" else read(text)
+    except (KeyError, ValueError):
+        must = "true or false" if column.type is bool else column.type.__name__
+        raise RecordError(f"{column.name}: must be {must}, not {text!r}") from None
 
 
 def _line(values: Iterable[str]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow(values)
     return out.getvalue()
-
-
-# -- the file ------------------------------------------------------------------------------------
 
 
 class RecordFile:
@@ -163,33 +149,25 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
-def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> pandas.DataFrame:
+def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> DataFrame:
     """Rows of one table as a frame with the schema's columns and types, `started_at` as a time.
 
     `table` counts if there are no rows; otherwise they say what they are.
     """
-    pandas = require("pandas")
-
-    rows = list(rows)
+    pandas, rows = require("pandas"), list(rows)
     columns = TABLES[rows[0]["table"] if rows else table]
     made = pandas.DataFrame(rows, columns=[column.name for column in columns])
     made["started_at"] = pandas.to_datetime(made["started_at"], utc=True, format="ISO8601")
     return made.astype({column.name: "float64" for column in columns if column.type is float})
 
 
-def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
+def read_frame(*paths: str | os.PathLike[str]) -> DataFrame:
     """The rows of one or more files of one table in one frame. Raises RecordError."""
     rows = [row for path in paths for row in read(path)]
-    tables = ", ".join(sorted({row["table"] for row in rows}))
-    if ", " in tables:
-        where = ", ".join(map(str, paths))
-        raise RecordError(
-            f"{where}: hold rows of different tables ({tables}); read them one by one"
-        )
+    if len(tables := sorted({row["table"] for row in rows})) > 1:
+        where, which = ", ".join(map(str, paths)), ", ".join(tables)
+        raise RecordError(f"{where}: hold rows of different tables ({which}); read them one by one")
     return frame(rows)
-
-
-# -- what is shipped -----------------------------------------------------------------------------
 
 
 def data_folder(name: str) -> Path:
@@ -205,7 +183,7 @@ def recorded_folder() -> Path:
     return data_folder("recorded")
 
 
-def recorded(name: str) -> pandas.DataFrame:
+def recorded(name: str) -> DataFrame:
     """A shipped run as a frame: ``recorded("qps-demo")``, the file's name without .csv.
 
     The name of a table ("qps", "memory" …) gives its largest recorded run (full, else demo,
@@ -219,9 +197,6 @@ def recorded(name: str) -> pandas.DataFrame:
     made = read_frame(recorded_folder() / f"{found[0]}.csv")
     made.attrs["recorded"] = found[0]
     return made
-
-
-# -- the machine ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -241,7 +216,7 @@ class Machine:
     commit: str | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Machine:
+    def of(cls, row: Mapping[str, Any]) -> Self:
         """The machine that a record was measured on."""
         return cls(**{name: row[name] for name in cls.__annotations__})
 
@@ -274,19 +249,17 @@ def machine() -> Machine:
         r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", text_of("/proc/cpuinfo"), re.MULTILINE
     )
     cpus, memory = group_limits()
+    versions: dict[str, str | None] = {"locust": None, "h11": None}
+    for name in versions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return Machine(
         cpu_model=" ".join(model[1].split()) if model else platform.machine() or None,
-        cores=len(os.sched_getaffinity(0)),
-        cpu_limit=cpus,
-        memory_mb=psutil.virtual_memory().total >> 20,
-        memory_limit_mb=memory,
-        kernel=platform.release(),
-        python=platform.python_version(),
-        mpmkit=__version__,
-        locust=_installed("locust"),
-        h11=_installed("h11"),
-        commit=_commit(),
-    )
+        cores=len(os.sched_getaffinity(0)), cpu_limit=cpus,
+        memory_mb=psutil.virtual_memory().total >> 20, memory_limit_mb=memory,
+        kernel=platform.release(), python=platform.python_version(), mpmkit=__version__,
+        commit=_commit(), **versions,
+    )  # fmt: skip
 
 
 def group_limits(root: str | os.PathLike[str] = "/") -> tuple[float | None, int | None]:
@@ -303,13 +276,6 @@ def group_limits(root: str | os.PathLike[str] = "/") -> tuple[float | None, int 
                 limits.append(int(words[0]) / (int(words[1]) if words[1:] else 1 << 20))
     memory = min(found["memory.max"], default=None)
     return min(found["cpu.max"], default=None), None if memory is None else int(memory)
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

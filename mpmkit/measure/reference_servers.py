@@ -9,8 +9,6 @@ To be comparable, httpd loads only modules whose work mpmkit's servers do, too, 
 access log in the same format with the same buffering.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import re
@@ -40,11 +38,9 @@ NEWLINE = "\n"
 
 
 class ReferenceServer(ProcessGroup):
-    """A server of another make, for the length of a `with` block.
-
-    Attributes once started: `name` ("httpd event"), `version`, `url` without a trailing slash,
-    `port`, `pid` of its control process, `root` (its directory: configuration and logs).
-    """
+    """A server of another make, for the length of a `with` block. Attributes once started: `name` ("httpd
+    event"), `version`, `url` without a trailing slash, `port`, `pid` of its control process, `root` (its
+    directory: configuration and logs)."""
 
     name = "server"
 
@@ -166,9 +162,6 @@ DirectoryIndex index.html
 {NEWLINE.join(log if self.access_log else ())}
 {NEWLINE.join(f"{one.name} {' '.join(one.args)}" for one in self._settings)}
 {self.extra}"""
-
-
-# -- finding httpd and its modules ------------------------------------------------------------------
 
 
 def find_httpd() -> str:

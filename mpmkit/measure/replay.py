@@ -9,8 +9,6 @@ the logged path, from a server that has it. The load is Locust's (`mpmkit load`)
 and connections that the server closed before the log's last request.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -55,8 +53,7 @@ def with_paths(
     trace: Trace, logs: Sequence[str], log_format: str, conf: str | None
 ) -> tuple[Trace, list[Asked]]:
     """(the requests whose path can be asked for again, those paths): a trace has none, so the logs are read once
-    more. `size` of the trace is then the place of its path. Raises ValueError where there are none.
-    """
+    more. `size` of the trace is then the place of its path. Raises ValueError where there are none."""
     if "-" in logs:
         raise ValueError("paths: standard input can be read only once; write the log to a file")
     nicknames, text = access_log.NICKNAMES, log_format
@@ -95,9 +92,8 @@ def plan(
     trace: Trace, speed: float, script: str, file: Path, paths: Sequence[Asked] = ()
 ) -> dict[str, Any]:
     """Write to `file` the plan of a load (docs/LOAD.md), a line for each connection; the fields of its profile.
-    Requests of a log without durations are answered at once. paths: see `with_paths`; any status is good then.
-    Raises ValueError for a log that takes too long.
-    """
+    Requests of a log without durations are answered at once. paths: see `with_paths`; any status is good
+    then. Raises ValueError for a log that takes too long."""
     last = dict(zip(trace.connection, range(len(trace)), strict=True))
     lines: dict[tuple[int, int], int] = {}  # (size or place in paths, ms) -> line of the mix
     words: dict[int, list[str]] = {}  # connection -> its requests

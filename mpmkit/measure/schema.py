@@ -5,8 +5,6 @@ Each table is a tidy CSV file. All begin with what a row is of (`run_id`, `table
 in between are the table's own columns. Pure: values in, values or a RecordError out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -194,9 +192,6 @@ def names(table: str) -> tuple[str, ...]:
     if table not in TABLES:
         raise RecordError(f"no table {table!r}; there are {', '.join(TABLES)}")
     return tuple(column.name for column in TABLES[table])
-
-
-# -- checking ------------------------------------------------------------------------------------
 
 
 def check(row: Mapping[str, Any]) -> Row:

@@ -8,8 +8,6 @@ squares). A size uses the upper end of the slope's 95% interval: a machine that 
 one worker too few.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import statistics
@@ -77,14 +75,8 @@ def lines(
             mpm = row["mpm"] if isinstance(row["mpm"], str) and row["mpm"] else None
             points = found.setdefault((row["server"], mpm, row["against"]), [])
             points.append((row["held"], sum(row[column] for column in columns)))
-    return {
-        key: slope(*zip(*points, strict=True))
-        for key, points in found.items()
-        if len({n for n, _ in points}) > 1
-    }
-
-
-# -- how many workers a machine has room for -----------------------------------------------------
+    several = {key: points for key, points in found.items() if len({n for n, _ in points}) > 1}
+    return {key: slope(*zip(*points, strict=True)) for key, points in several.items()}
 
 
 @dataclass(frozen=True)
@@ -114,14 +106,14 @@ class Sizing:
         left = self.ram - self.reserve - self.base - idle
         each = f"at {self.per_request / 1024:,.1f} KiB each, the upper end of the interval"
         held = f"{self.idle:,} kept-alive connections at {self.per_idle / 1024:,.1f} KiB"
-        parts = [
-            ("reserve", self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
-            ("base", self.base, "the server before it has a request"),
-            *([("idle", idle, held)] if self.idle else []),
-            ("requests", left, each),
-        ]
+        parts = {
+            "reserve": (self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
+            "base": (self.base, "the server before it has a request"),
+            "idle": (idle, held),
+            "requests": (left, each),
+        }
         words = [f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}"]
-        words += [f"  {name:<11}{_mib(size):>12}  {what}" for name, size, what in parts]
+        words += [f"  {name:<11}{_mib(n):>12}  {what}" for name, (n, what) in parts.items() if n]
         if self.mpm != "prefork":
             children = f"whole children of ThreadsPerChild {self.threads_per_child}"
             limit = max(1, self.workers // self.threads_per_child)
@@ -184,8 +176,23 @@ def max_request_workers_for(
     Raises ValueError if memory has no busy rows of that MPM and server, if they show no growth, or if
     the machine has no room for a single worker (the text says how much one needs).
     """
-    total, kept = _checked(ram, reserve, mpm, idle, threads_per_child)
-    rows = _rows(memory)
+    problems = [] if mpm in MPMS else [f"mpm: {mpm!r} is not one of {', '.join(MPMS)}"]
+    for name, value, least in (("idle", idle, 0), ("threads_per_child", threads_per_child, 1)):
+        if type(value) is not int or value < least:
+            problems.append(f"{name}: must be a whole number from {least}, not {value!r}")
+    if idle and mpm in ("prefork", "worker"):
+        why = "a kept-alive connection keeps a worker; count it as one"
+        problems.append(f"idle: under {mpm} {why}")
+    try:
+        total, kept = room_for(ram, reserve)
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+    rows = getattr(memory, "records", memory)
+    rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+    if not rows or "pss_kb" not in rows[0]:
+        raise ValueError("memory: give what memory_table returns, or a frame of the table memory")
     line, per_idle = _costs(rows, server, mpm, idle)
     base, step = max(0.0, line.base), 1 if mpm == "prefork" else threads_per_child
 
@@ -206,26 +213,6 @@ def max_request_workers_for(
     return Sizing(mpm, found, *sizes, by_rss, step, int(line.most))
 
 
-def _checked(
-    ram: str | int, reserve: str | int | None, mpm: str, idle: int, threads_per_child: int
-) -> tuple[int, int]:
-    """`room_for`, with everything that is wrong with the arguments in one ValueError."""
-    problems = [] if mpm in MPMS else [f"mpm: {mpm!r} is not one of {', '.join(MPMS)}"]
-    for name, value, least in (("idle", idle, 0), ("threads_per_child", threads_per_child, 1)):
-        if type(value) is not int or value < least:
-            problems.append(f"{name}: must be a whole number from {least}, not {value!r}")
-    if idle and mpm in ("prefork", "worker"):
-        why = "a kept-alive connection keeps a worker; count it as one"
-        problems.append(f"idle: under {mpm} {why}")
-    try:
-        found = room_for(ram, reserve)
-    except ValueError as error:
-        problems.append(str(error))
-    if problems:
-        raise ValueError("; ".join(problems))
-    return found
-
-
 def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tuple[Line, float]:
     """The line of busy requests in KiB, and what an idle connection costs at most. Raises ValueError."""
     found = lines(rows, ("pss_kb", "page_tables_kb"))
@@ -242,15 +229,6 @@ def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tupl
             f"({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
         )
     return line, max(0.0, parked.dear) if idle and parked else 0.0
-
-
-def _rows(memory: Any) -> list[dict[str, Any]]:
-    """A table, a frame or rows as rows. Raises ValueError for anything else."""
-    rows = getattr(memory, "records", memory)
-    rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
-    if not rows or "pss_kb" not in rows[0]:
-        raise ValueError("memory: give what memory_table returns, or a frame of the table memory")
-    return rows
 
 
 def _mib(size: float) -> str:

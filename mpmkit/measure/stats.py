@@ -13,8 +13,6 @@ A round (or block) measures every server once, one after the other. Rounds are f
 * The **knee** of a curve is where it bends; sweeps and stages of a load have the same one.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import statistics
@@ -30,12 +28,10 @@ LEVEL = 0.95
 TAIL = 1_000  # answers from which on a 99th percentile is one: of 100 it is the slowest of all
 
 # The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
-_T = tuple(
-    float(point)
-    for point in "12.706 4.303 3.182 2.776 2.571 2.447 2.365 2.306 2.262 2.228 2.201 2.179 2.160 "
-    "2.145 2.131 2.120 2.110 2.101 2.093 2.086 2.080 2.074 2.069 2.064 2.060 2.056 2.052 2.048 "
-    "2.045 2.042".split()
-)
+_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 
 
 def turns(cells: Sequence[T], round_number: int, seed: str | None = None) -> list[T]:
@@ -53,9 +49,6 @@ def t_quantile(freedom: int) -> float:
     if freedom < 1:
         return math.inf
     return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
-
-
-# -- intervals -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -160,9 +153,8 @@ def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     return -place if height > 0.05 else None
 
 
-# -- does it cost more? Four words ---------------------------------------------------------------
-
 MARGIN = 0.03
+PAIRS = (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))  # that are compared
 CHEAPER, DEARER, UNDECIDED = "cheaper", "dearer", "undecided"
 MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the margin
 
@@ -230,9 +222,6 @@ def more_blocks(ratio: Interval, blocks: int, margin: float) -> int | None:
         if t_quantile(blocks + more - 1) * spread / math.sqrt(blocks + more) < room:
             return more
     return None
-
-
-# -- did the published order come out? -----------------------------------------------------------
 
 
 @dataclass(frozen=True)

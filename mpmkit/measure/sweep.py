@@ -9,21 +9,21 @@ Ctrl-C, a crash or a full disk. It may have more rounds than the last time; anot
 or profile is refused. The seed of the random order is the column `sweep`.
 """
 
-from __future__ import annotations
-
 import argparse
+import contextlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.measure import command, experiment, records, stats
@@ -33,17 +33,11 @@ from mpmkit.measure.stats import knee as knee
 from mpmkit.measure.sweep_grid import GridPoint, plan
 from mpmkit.measure.text import aligned
 
-if TYPE_CHECKING:
-    import pandas
-
 AGAIN = "; the same command resumes"
 
 Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
 """``observe(server)``: what else is looked at while a point is measured. Its block is open during the
 load; what it gives is called with the run, and returns the further columns of the table `observed`."""
-
-
-# -- the table -----------------------------------------------------------------------------------
 
 
 @dataclass(repr=False)
@@ -56,7 +50,7 @@ class SweepTable(Table):
     unit = "points"
     measured_columns: ClassVar[tuple[str, ...]] = ("qps", "p50_ms", "p99_ms")
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> DataFrame:
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
         the grid. A field of the load that is swept has the value of the grid."""
         made = super().to_frame()
@@ -65,9 +59,9 @@ class SweepTable(Table):
             made[name] = [point[name] for point in points]
         return made
 
-    def summary(self) -> pandas.DataFrame:
+    def summary(self) -> DataFrame:
         """`points` as a frame."""
-        return require("pandas").DataFrame(self.points())
+        return data_frame(self.points())
 
     def points(self) -> list[dict[str, Any]]:
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, and p99_ms, NaN below 1,000
@@ -76,22 +70,15 @@ class SweepTable(Table):
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.records:
             groups.setdefault((row["mpm"], row["point"]), []).append(row)
-        groups = {key: groups[key] for key in sorted(groups, key=_by_values)}
-        tails = {key: [stats.p99(row) for row in rows] for key, rows in groups.items()}
-        return [
-            {
-                "mpm": key[0],
-                **json.loads(key[1]),
-                "rounds": len(rows),
-                **{name: _median(row[name] for row in rows) for name in self.measured_columns},
-                "p99_ms": _median(ms for ms, _ in tails[key]),
-                "p99_cut": any(cut for _, cut in tails[key]),
-                "failures": sum(row["failures"] for row in rows),
-                "generator_bound": any(row["generator_bound"] for row in rows),
-                "generator_starved": any(row["generator_starved"] for row in rows),
-            }
-            for key, rows in groups.items()
-        ]
+        found = []
+        for (mpm, point), rows in sorted(groups.items(), key=_by_values):
+            tails, cuts = zip(*map(stats.p99, rows), strict=True)
+            made = {"mpm": mpm, **json.loads(point), "rounds": len(rows)}
+            made |= {name: _median(row[name] for row in rows) for name in self.measured_columns}
+            made |= {"p99_ms": _median(tails), "p99_cut": any(cuts)}
+            made |= {"failures": sum(row["failures"] for row in rows)}
+            found.append(made | {name: any(row[name] for row in rows) for name in _LIMITS})
+        return found
 
     def text(self) -> str:
         """The summary as text, the best point of each MPM, where a curve bends, the machine."""
@@ -113,7 +100,6 @@ class SweepTable(Table):
             out.append("≥: as long as the run, which cut the slowest requests off")
         if any(math.isnan(row["p99_ms"]) for row in points):
             out.append(f"p99 needs {stats.TAIL:,} requests a round")
-        out.append(f"measured on {records.Machine.of(self.records[-1])}")
         return "\n".join(out + self.footer(AGAIN))
 
     def _best(self, rows: list[dict[str, Any]]) -> list[str]:
@@ -146,11 +132,12 @@ class ObservedSweep(SweepTable):
 _LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
 
 
-def _by_values(key: tuple[str, str]) -> tuple[Any, ...]:
+def _by_values(group: tuple[tuple[str, str], Any]) -> tuple[Any, ...]:
     """MPMs in their order, numbers by their size, words after them."""
-    values = json.loads(key[1]).values()
+    (mpm, point), _ = group
+    values = json.loads(point).values()
     words = [(isinstance(v, str), 0 if isinstance(v, str) else v, str(v)) for v in values]
-    return MPMS.index(key[0]), words
+    return MPMS.index(mpm), words
 
 
 def _median(values: Iterable[float | None]) -> float:
@@ -160,9 +147,6 @@ def _median(values: Iterable[float | None]) -> float:
 
 def _ms(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:,.1f}"
-
-
-# -- measuring -----------------------------------------------------------------------------------
 
 
 def sweep(
@@ -196,10 +180,10 @@ def sweep(
     experiment.resume(table, file, sweep=todo.id)
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
     cells = [cell for cell in todo.cells() if (*cell.key, cell.round) not in have]
-    start = launch or experiment.launcher(document_root=document_root)
+    start = launch or partial(experiment.launch, document_root=document_root)
     look = observe or (lambda server: nullcontext(lambda found: {}))
 
-    def measure(cell: GridPoint, report: Report) -> Iterator[list[Row]]:
+    def measure(cell: GridPoint, report: Report) -> experiment.Figures:
         report(f"round {cell.round}, {cell}", 0.0)
         conditions = experiment.Conditions(table, cell)
         with start(cell.mpm, **cell.directives) as server, look(server) as seen:
@@ -214,20 +198,13 @@ def sweep(
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress)
 
 
-# -- the command line ----------------------------------------------------------------------------
-
-
 def value_of(text: str) -> str | int | float | bool:
     """A value as it is written on the command line: a number, On or Off, or else text."""
     words = {"on": True, "true": True, "off": False, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            pass
-    return text
+    return words.get(text.lower(), text)
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
@@ -265,6 +242,7 @@ def _parser() -> Parser:
         rounds="how often each point (1)",
         scale="seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items()),
     )
+    parser.set_defaults(rounds=1)
     return parser
 
 
@@ -283,16 +261,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.requests is None and options.duration is None:
             load["duration"] = seconds
         what = (options.mpm, dict(options.grid), LoadProfile(**load))
-        how: dict[str, Any] = {
-            "directives": {name: value_of(value) for name, value in options.directives}
-        }
-        how |= {} if options.rounds is None else {"rounds": options.rounds}
+        directives = {name: value_of(value) for name, value in options.directives}
+        how: dict[str, Any] = {"directives": directives, "rounds": options.rounds}
         todo = plan(*what, **how)
         out = command.out_of(options, f"sweep-{todo.id}")
-        command.say(
-            f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
-            f"{experiment.duration(todo.seconds)} if none is there yet"
-        )
+        many = f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}"
+        command.say(f"{many}, about {experiment.duration(todo.seconds)} if none is there yet")
         root = options.document_root
         table = sweep(*what, **how, document_root=root, out=out, on_progress=bar)
         if table.resumed:

@@ -1,7 +1,5 @@
 """The grid of a sweep: its points, checked before anything starts. Pure."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -114,52 +112,45 @@ def _point(
         profile = profile.but(**{name: value for name, value in point.items() if name in LOADS})
     except ProfileError as error:
         refused += str(error).split("; ")
-    base = {"KeepAlive": profile.keep_alive, **published.DIRECTIVES[mpm]}
-    refused += _refusals(mpm, base, given)
-    return GridPoint(
-        1, OURS, mpm, values=point, directives={**base, **given}, profile=profile
-    ), refused
+    made = {"KeepAlive": profile.keep_alive, **published.DIRECTIVES[mpm], **given}
+    refused += _refusals(mpm, made, given)
+    return GridPoint(1, OURS, mpm, values=point, directives=made, profile=profile), refused
 
 
 def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, list[Any]]:
     """The grid with directives in Apache's spelling."""
     if not isinstance(grid, Mapping) or not grid:
-        problems.append(
-            "grid: give names with the values to try, like {'ThreadsPerChild': [5, 25]}"
-        )
+        example = "{'ThreadsPerChild': [5, 25]}"
+        problems.append(f"grid: give names with the values to try, like {example}")
         return {}
     axes: dict[str, list[Any]] = {}
     for name, given in grid.items():
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
             problems.append(f"{name}: give a list of values, not {given!r}")
             continue
-        values, canonical = list(given), name
-        if name not in LOADS:
-            try:
-                canonical = spec_for(name, None).name
-            except ValueError as error:
-                also = f"nor is it a field of a load profile: {', '.join(LOADS)}"
-                problems.append(f"{error} ({also})")
-                continue
-        if not values:
-            problems.append(f"{name}: has no value to try")
-        if canonical in axes:
-            problems.append(f"{name}: is in the grid twice")
-        for value in values:
-            if not isinstance(value, str | int | float | bool):
-                problems.append(f"{name}: {value!r} is not a text, number or truth value")
+        try:
+            canonical = name if name in LOADS else spec_for(name, None).name
+        except ValueError as error:
+            also = f"nor is it a field of a load profile: {', '.join(LOADS)}"
+            problems.append(f"{error} ({also})")
+            continue
+        values = list(given)
+        wrong = [one for one in values if not isinstance(one, str | int | float | bool)]
+        problems += [f"{name}: {one!r} is not a text, number or truth value" for one in wrong]
+        problems += [f"{name}: has no value to try"] * (not values)
+        problems += [f"{name}: is in the grid twice"] * (canonical in axes)
         if len({json.dumps(value, default=str) for value in values}) < len(values):
             problems.append(f"{name}: has a value twice")
         axes[canonical] = values
     return axes
 
 
-def _refusals(mpm: str, base: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Why a server would not run with these directives as they stand."""
+def _refusals(mpm: str, made: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Why a server would not run with the directives as they stand. given: those that may not be corrected; the
+    article's block is only a base."""
     found: list[str] = []
     settings: list[Setting] = []
-    # Later names win; the article's block is only a base and may be corrected.
-    for name, value in {**base, **given}.items():
+    for name, value in made.items():
         try:
             settings += from_keywords(mpm, **{name: value})
         except ValueError as error:

@@ -1,7 +1,5 @@
 """Tables as text, for a terminal and for the README."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 
 

@@ -10,8 +10,6 @@ CPU's caches, which other servers have used. Nor does a turn in which something 
     requests   ,,|||||_ ,,||||||||||||_ ,,||||||...        , before it counts   _ pause: the last answers
 """
 
-from __future__ import annotations
-
 import itertools
 import operator
 import threading
@@ -61,14 +59,8 @@ def profile(turns: Sequence[Turn], lines: Sequence[RequestSpec], keep_alive: boo
     for server, rate in turns:
         line = server + 1
         stages += [Stage(LEAD + COUNTED, rate=rate, line=line), Stage(PAUSE, rate=0.01, line=line)]
-    return LoadProfile(
-        mix=tuple(lines),
-        stages=tuple(stages),
-        users=USERS,
-        keep_alive=keep_alive,
-        arrival="constant",
-        warmup_seconds=0.3,
-    )
+    how: dict[str, Any] = {"users": USERS, "arrival": "constant", "warmup_seconds": 0.3}
+    return LoadProfile(mix=tuple(lines), stages=tuple(stages), keep_alive=keep_alive, **how)
 
 
 class Sampler(threading.Thread):

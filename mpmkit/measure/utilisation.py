@@ -5,8 +5,6 @@ time of one request. At several rates U against X is a line through the origin w
 means of the rates fit it. Servers are compared within a block, at the rates that both have there.
 """
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping
@@ -82,9 +80,8 @@ def comparisons(rows: Iterable[Row], work: str, margin: float = MARGIN) -> dict[
     servers = sorted({who.server for who in found}, key=lambda name: (name != OURS, name))
     pairs = []
     for server in servers:
-        prefork, worker, event = (Who(server, mpm) for mpm in MPMS)
-        pairs.append((Who(server, "prefork", True), prefork))
-        pairs += [(worker, prefork), (event, prefork), (event, worker)]
+        pairs.append((Who(server, "prefork", True), Who(server, "prefork")))
+        pairs += [(Who(server, one), Who(server, other)) for one, other in stats.PAIRS]
     for one, other in itertools.combinations(servers, 2):
         pairs += [(Who(one, mpm), Who(other, mpm)) for mpm in MPMS]
     decisions = {}

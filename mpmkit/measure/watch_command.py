@@ -5,8 +5,6 @@ mpmkit watch http://user:password@www.example.org/status      behind a login
 mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys
@@ -63,14 +61,13 @@ def shown(one: Headroom, form: str) -> str:
     if form == "csv":
         return f"{one.t:.1f},{one.busy},{one.idle},{one.free},{one.full_in:.1f},{one.alarm}"
     if form == "prometheus":
-        lines = ["# TYPE mpmkit_workers gauge"]
-        lines += [f'mpmkit_workers{{state="{n}"}} {getattr(one, n)}' for n in Headroom._fields[1:4]]
-        lines += [
-            "# TYPE mpmkit_full_in_minutes gauge",
-            f"mpmkit_full_in_minutes {one.full_in:.1f}",
-        ]
-        lines += ["# TYPE mpmkit_alarm gauge"]
-        lines += [f'mpmkit_alarm{{letter="{key}"}} {int(one.alarm == key)}' for key in ALARMS]
+        workers = {f'{{state="{n}"}}': getattr(one, n) for n in Headroom._fields[1:4]}
+        alarms = {f'{{letter="{key}"}}': int(one.alarm == key) for key in ALARMS}
+        found = {"workers": workers, "full_in_minutes": {"": f"{one.full_in:.1f}"}, "alarm": alarms}
+        lines = []
+        for name, values in found.items():
+            lines.append(f"# TYPE mpmkit_{name} gauge")
+            lines += [f"mpmkit_{name}{labels} {value}" for labels, value in values.items()]
         return "\n".join(lines)
     grows = f", at this growth full in {one.full_in:.0f} min" if one.full_in == one.full_in else ""
     alarm = f"; ALARM: full of {one.alarm} ({ALARMS[one.alarm]})" if one.alarm else ""
@@ -84,7 +81,8 @@ def parser() -> Parser:
     add = made.add_argument
     add("url", metavar="URL", help="of the server, or of its status page (default: /server-status)")
     add("--every", type=_seconds, default=5.0, metavar="S", help="between two looks (default: 5)")
-    add("--seconds", type=_seconds, metavar="S", help="to run (default: until Ctrl-C or an alarm)")
+    until = "to run (default: until Ctrl-C or an alarm)"
+    add("--seconds", type=_seconds, metavar="S", help=until)
     limit = made.add_mutually_exclusive_group()
     words = "its MaxRequestWorkers (default: as many as the scoreboard has slots)"
     limit.add_argument("--limit", type=_workers, default=0, metavar="N", help=words)

@@ -1,18 +1,15 @@
 """A trace: the steps of a server's connections, as values; what TraceLog's file means.
 
     trace = ConnectionTrace.read(server.trace_log())
-    trace.at(trace.steps[-1].ns).letters        the scoreboard after that step
 
 A step says which connection or thread went from which state to which, by which cause, and by which
 line of mpm/*.py (server/trace.py writes it). So the scoreboard at any moment is the sum of the steps
-until then: `Moment.after` is that rule, and tracer.js has the same.
+until then: `apply` of lab/tracer.js is that rule.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 from mpmkit.policy.states import LETTERS
 
@@ -34,7 +31,6 @@ CAUSES = frozenset({
     "connected", "accepted", "reserved", "released", "pushed", "popped", "parked", "edge", "claimed",
     "expired", "lingered", "closed", "enabled", "disabled", "born", "died", *CAUSE_OF_LETTER.values(),
 })  # fmt: skip
-OF_A_THREAD = frozenset(CAUSE_OF_LETTER.values())
 
 
 class Step(NamedTuple):
@@ -49,47 +45,6 @@ class Step(NamedTuple):
     after: str
     cause: str
     line: str
-
-
-@dataclass
-class Moment:
-    """What a scoreboard shows after some steps.
-
-    letters    slot -> the letters of its threads
-    states     connection -> its state
-    holders    connection -> (slot, pid) of the process that has it
-    """
-
-    threads: int
-    letters: dict[int, list[str]] = field(default_factory=dict)
-    states: dict[int, str] = field(default_factory=dict)
-    holders: dict[int, tuple[int, int]] = field(default_factory=dict)
-    _pids: dict[int, int] = field(default_factory=dict)
-
-    def after(self, step: Step) -> None:
-        """Go on by one step."""
-        row = self.letters.setdefault(step.child, ["."] * self.threads) if step.child >= 0 else []
-        if step.cause == "born":
-            self._pids[step.child] = step.pid
-        elif step.cause == "died":
-            row[:] = "." * self.threads
-            dead = step.child, self._pids.pop(step.child, 0)
-            for conn in [one for one, holder in self.holders.items() if holder == dead]:
-                del self.states[conn], self.holders[conn]
-        elif step.cause in OF_A_THREAD:
-            row[step.thread] = step.after
-        if step.conn:
-            self.states[step.conn] = step.after
-            self.holders[step.conn] = step.child, step.pid
-            if step.cause == "closed":
-                del self.states[step.conn], self.holders[step.conn]
-
-    def parked(self, slot: int) -> tuple[int, int, int, int]:
-        """The connections of a process of event: all, in write completion, in keep-alive, lingering."""
-        states = [state for conn, state in self.states.items() if self.holders[conn][0] == slot]
-        lingering = states.count("LINGER_NORMAL") + states.count("LINGER_SHORT")
-        writing, keeping = states.count("WRITE_COMPLETION"), states.count("KEEPALIVE")
-        return len(states), writing, keeping, lingering
 
 
 class Connect(NamedTuple):
@@ -113,7 +68,7 @@ class ConnectionTrace:
     clients: tuple[int, ...]
 
     @classmethod
-    def read(cls, text: str, connects: Iterable[Connect] = ()) -> ConnectionTrace:
+    def read(cls, text: str, connects: Iterable[Connect] = ()) -> Self:
         """From the text of a TraceLog, of its last start; with `connects`, a connection begins with
         its client's. Raises ValueError for another file."""
         head, _, rest = text.rpartition("# mpmkit trace 1: ")[2].partition("\n")
@@ -134,19 +89,6 @@ class ConnectionTrace:
         rows.sort(key=lambda row: row[0])
         steps, clients = _numbered(rows, given)
         return cls(mpm, int(threads), steps, clients)
-
-    def at(self, ns: int) -> Moment:
-        """The moment `ns`: all steps until then, that one included."""
-        moment = Moment(self.threads)
-        for step in self.steps:
-            if step.ns > ns:
-                break
-            moment.after(step)
-        return moment
-
-    def of(self, conn: int) -> list[Step]:
-        """The steps of one connection."""
-        return [step for step in self.steps if step.conn == conn]
 
     def to_json(self, began: int) -> dict[str, Any]:
         """Plain values: microseconds since `began` (ns), and lines by their number in `lines`."""

@@ -159,51 +159,41 @@ BUSY = "busy"  # no decision: reported with TOO_FEW when many are forked at once
 # For each message: its level, Apache's id for it in each MPM, and our words.
 MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
     BUSY: (
-        "info",
-        {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
+        "info", {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
         "load rises fast: forking {forks} children in addition to {total} ({leaving} leaving), with "
         "{idle} idle workers. Consider raising StartServers or {spare}",
     ),
     REACHED: (
-        "error",
-        {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
+        "error", {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
         "MaxRequestWorkers ({workers}) is reached, {idle} idle: no more children may be "
         "forked, and new clients wait in the listen queue. Consider raising MaxRequestWorkers",
     ),
     NEAR: (
-        "error",
-        {"worker": "AH00287", "event": "AH10159"},
+        "error", {"worker": "AH00287", "event": "AH10159"},
         "MaxRequestWorkers ({workers}) is reached and fewer than MinSpareThreads are left idle "
         "({idle}). Consider raising MaxRequestWorkers",
     ),
     FULL: (
-        "error",
-        {"worker": "AH00288", "event": "AH03490"},
+        "error", {"worker": "AH00288", "event": "AH03490"},
         "no slot of the scoreboard is free, though MaxRequestWorkers ({workers}) is not "
         "reached: {total} children, {leaving} of them leaving. Consider raising ServerLimit",
     ),
     SICK: (
-        "alert",
-        {"worker": "AH02325", "event": "AH02324"},
+        "alert", {"worker": "AH02325", "event": "AH02324"},
         "children leave for lack of resources and none ever had all its threads up: shutting down",
     ),
-}
+}  # fmt: skip
 
 
 def _note(what: str, seen: Seen, directives: Directives, forks: int = 0) -> Note:
     level, ids, text = MESSAGES[what]
-    return Note(
-        ids[directives.mpm],
-        level,
-        text.format(
-            forks=forks,
-            idle=seen.idle,
-            total=seen.total,
-            leaving=seen.total - seen.active_processes,
-            workers=directives.MaxRequestWorkers,
-            spare="MinSpareServers" if directives.mpm == "prefork" else "MinSpareThreads",
-        ),
-    )
+    spare = "MinSpareServers" if directives.mpm == "prefork" else "MinSpareThreads"
+    counts = {"forks": forks, "idle": seen.idle, "total": seen.total}
+    counts |= {
+        "leaving": seen.total - seen.active_processes,
+        "workers": directives.MaxRequestWorkers,
+    }
+    return Note(ids[directives.mpm], level, text.format(spare=spare, **counts))
 
 
 # --- Look ----------------------------------------------------------------------------------------

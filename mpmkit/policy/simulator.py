@@ -27,24 +27,21 @@ the two can be compared:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Directives, Note
-from mpmkit.config.extras import require
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
-from mpmkit.policy.admission import connections_above_limit
+from mpmkit.policy.admission import connection_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
-from mpmkit.policy.snapshot import ProcessRow, Snapshot
-from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_WRITE, DEAD, GRACEFUL, READY
+from mpmkit.policy.snapshot import Snapshot
+from mpmkit.policy.trace_child import Child, rows
 from mpmkit.policy.trace_run import TraceRun
 from mpmkit.policy.traffic import simulate_trace
 
-if TYPE_CHECKING:
-    import pandas
-
 Busy = Callable[[int], float] | Iterable[float] | float
+Demand = Callable[[int], int]
 
 # What a simulated run and a recorded one (`mpmkit.watch`) both have, in this order.
 COLUMNS = ("t", "processes", "workers", "idle", "busy", "waiting", "parked")
@@ -94,15 +91,13 @@ class Simulation(tuple[Second, ...]):
         """What the error log would say, with the second in which it says it."""
         return tuple((second.t, note) for second in self for note in second.notes)
 
-    def to_frame(self) -> pandas.DataFrame:
-        """One row for each second, notes as text. Needs pandas, which is imported only here."""
-        pandas = require("pandas")
-
+    def to_frame(self) -> DataFrame:
+        """One row for each second, notes as text."""
         rows = [
             second._replace(notes="; ".join(map(str, second.notes)))  # type: ignore[arg-type]
             for second in self
         ]
-        return pandas.DataFrame(rows, columns=Second._fields)
+        return data_frame(rows, columns=Second._fields)
 
     def __str__(self) -> str:
         head = f"{'t':>4} {'processes':>9} {'idle':>6} {'busy':>6} {'waiting':>7}  {'':6} decision"
@@ -172,18 +167,12 @@ def simulate(
         if moments and not 0 <= moments[0] <= moments[-1] <= last:
             raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
         return simulate_trace(directives, trace, on_progress, moments)
-    return _second_by_second(directives, _demand(busy), _demand(parked), seconds, leaving)
-
-
-def _second_by_second(
-    directives: Directives,
-    wanted: Callable[[int], int],
-    staying: Callable[[int], int],
-    seconds: int,
-    leaving: int,
-) -> Simulation:
     pool = _Pool(directives, leaving)
-    memory = Memory()
+    return _second_by_second(pool, _demand(busy), _demand(parked), seconds)
+
+
+def _second_by_second(pool: _Pool, wanted: Demand, staying: Demand, seconds: int) -> Simulation:
+    directives, memory = pool.d, Memory()
     first = range(min(directives.StartServers, directives.process_limit))
     decided = Plan(tuple(first), 0, (), memory, decision="")
     rows = []
@@ -199,18 +188,10 @@ def _second_by_second(
             pool.retire()
         if not t:
             found = pool.work(wanted(t), staying(t))
-        second = Second(
-            t,
-            sum(1 for row in pool.rows if row.pid),
-            len(pool.serving()) * directives.ThreadsPerChild,
-            *found,
-            spawned=len(decided.spawn),
-            retired=decided.retire,
-            rate=memory.idle_spawn_rate,
-            decision=decided.decision,
-            notes=decided.notes,
-        )
-        rows.append(second)
+        there = sum(child is not None for child in pool.slots)
+        workers = len(pool.serving()) * directives.ThreadsPerChild
+        done = len(decided.spawn), decided.retire, memory.idle_spawn_rate
+        rows.append(Second(t, there, workers, *found, *done, decided.decision, decided.notes))
         if decided.shutdown:
             break
     run = Simulation(rows)
@@ -218,7 +199,7 @@ def _second_by_second(
     return run
 
 
-def _demand(busy: Busy) -> Callable[[int], int]:
+def _demand(busy: Busy) -> Demand:
     """Every way to say how many workers are wanted, as whole workers at a second."""
     if callable(busy):
         return lambda t: int(busy(t))
@@ -232,39 +213,31 @@ def _demand(busy: Busy) -> Callable[[int], int]:
 
 
 class _Pool:
-    """The children, as rows of a scoreboard of its own."""
+    """The children of the seconds model: how many workers have a client, and under event how many are parked."""
 
     def __init__(self, directives: Directives, leaving: int) -> None:
-        self.directives = directives
-        self.leaving = leaving
-        self.rows = [self._empty(slot) for slot in range(directives.ServerLimit)]
-        self.deaths: dict[int, int] = {}  # pid -> passes left
-        self.next_pid = 1
+        self.d, self.leaving, self.threads = directives, leaving, directives.ThreadsPerChild
+        self.slots: list[Child | None] = [None] * directives.ServerLimit
 
-    def _empty(self, slot: int) -> ProcessRow:
-        return ProcessRow(slot, states=bytes([DEAD]) * self.directives.ThreadsPerChild)
+    def serving(self) -> list[Child]:
+        """The children that take clients, lowest slots first."""
+        return [child for child in self.slots if child and not child.quiescing]
 
     def fork(self, slot: int) -> None:
-        states = bytes([READY]) * self.directives.ThreadsPerChild
-        self.rows[slot] = ProcessRow(slot, pid=self.next_pid, states=states)
-        self.next_pid += 1
+        self.slots[slot] = child = Child(slot, self.threads, self.leaving)
+        child.listening = True
 
     def retire(self) -> None:
         """Ask the child in the highest slot that isn't leaving yet. Its work is the others' now."""
-        row = self.serving()[-1]
-        states = bytes([GRACEFUL]) * self.directives.ThreadsPerChild
-        self.rows[row.slot] = replace(row, quiescing=1, states=states)
-        self.deaths[row.pid] = self.leaving
+        child = self.serving()[-1]
+        child.quiescing, child.busy, child.idle = True, self.threads, 0
 
     def remove_dead(self) -> None:
-        """Empty the slots of the children whose passes are over. A row may be a new child's by now."""
-        for row in self.rows:
-            if row.pid in self.deaths:
-                if self.deaths[row.pid] == 0:
-                    self.rows[row.slot] = self._empty(row.slot)
-                    del self.deaths[row.pid]
-                else:
-                    self.deaths[row.pid] -= 1
+        """Empty the slots of the children whose passes are over."""
+        for child in [child for child in self.slots if child and child.quiescing]:
+            if not child.left:
+                self.slots[child.slot] = None
+            child.left -= 1
 
     def work(self, wanted: int, parked: int) -> tuple[int, int, int, int]:
         """Give the clients to the workers, lowest slots first: (idle and busy workers, clients that
@@ -272,24 +245,18 @@ class _Pool:
         if wanted < 0 or parked < 0:
             raise ValueError(f"busy and parked can't be negative: {min(wanted, parked)}")
         # Under prefork and worker a client that stays connected takes a worker, after those that ask.
-        staying = 0 if self.directives.mpm == "event" else parked
-        threads = self.directives.ThreadsPerChild
+        staying = 0 if self.d.mpm == "event" else parked
         asking, keeping = wanted, staying
-        idle = 0
-        for row in self.serving():
-            served = min(asking, threads)
-            kept = min(keeping, threads - served)
+        for child in self.serving():
+            served = min(asking, self.threads)
+            kept = min(keeping, self.threads - served)
             asking, keeping = asking - served, keeping - kept
-            rest = threads - served - kept
-            idle += rest
-            states = (
-                bytes([BUSY_WRITE]) * served
-                + bytes([BUSY_KEEPALIVE]) * kept
-                + bytes([READY]) * rest
-            )
-            self.rows[row.slot] = replace(row, states=states)
+            held = child.connections - child.busy
+            child.busy, child.idle = served + kept, self.threads - served - kept
+            child.connections = child.busy + held
+        idle = sum(child.idle for child in self.serving())
         busy = wanted - asking + staying - keeping
-        if self.directives.mpm != "event":
+        if self.d.mpm != "event":
             return idle, busy, asking + keeping, staying - keeping
         held = self._park(parked)
         return idle, busy, asking + parked - held, held
@@ -300,37 +267,22 @@ class _Pool:
         Parked clients stay where they are. Newcomers go to the lowest child that may accept, and a child
         that has reached its limit stops listening: its idle threads don't count on the next look.
         """
-        held = sum(row.keep_alive for row in self.serving())
-        for row in reversed(self.serving()):
-            gone = min(row.keep_alive, max(held - wanted, 0))
+        children = self.serving()
+        held = sum(child.connections - child.busy for child in children)
+        for child in reversed(children):
+            gone = min(child.connections - child.busy, max(held - wanted, 0))
+            child.connections -= gone
             held -= gone
-            self.rows[row.slot] = replace(row, keep_alive=row.keep_alive - gone)
-        for row in self.serving():
-            while held < wanted and not self._above_limit(row):
-                row = replace(row, keep_alive=row.keep_alive + 1)
+        for child in children:
+            while held < wanted and self._accepts(child):
+                child.connections += 1
                 held += 1
-            busy = row.states.count(BUSY_WRITE)
-            self.rows[row.slot] = replace(
-                row, connections=busy + row.keep_alive, not_accepting=int(self._above_limit(row))
-            )
+            child.listening = self._accepts(child)
         return held
 
-    def _above_limit(self, row: ProcessRow) -> bool:
-        d = self.directives
-        busy = row.states.count(BUSY_WRITE)
-        return connections_above_limit(
-            idle=d.ThreadsPerChild - busy,
-            connections=busy + row.keep_alive,
-            lingering=0,
-            threads_per_child=d.ThreadsPerChild,
-            factor=d.async_factor,
-            listening_disabled=False,
-        )
-
-    def serving(self) -> list[ProcessRow]:
-        """The children that take clients, lowest slots first."""
-        return [row for row in self.rows if row.pid and not row.quiescing]
+    def _accepts(self, child: Child) -> bool:
+        most = connection_limit(child.idle, self.threads, self.d.async_factor)
+        return child.connections < most
 
     def snapshot(self) -> Snapshot:
-        d = self.directives
-        return Snapshot(d.ServerLimit, d.ThreadsPerChild, 0, 0.0, tuple(self.rows))
+        return Snapshot(self.d.ServerLimit, self.threads, 0, 0.0, rows(self.slots, self.threads))

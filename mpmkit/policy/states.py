@@ -33,18 +33,9 @@ LETTERS = ".S_RWKLDCGI"
 
 # In words, for a legend.
 WORDS = (
-    "no process",
-    "starting up",
-    "waiting for a connection",
-    "reading a request",
-    "sending a reply",
-    "keep-alive",
-    "writing the log",
-    "looking up a name",
-    "closing a connection",
-    "finishing gracefully",
-    "idle, being stopped",
-)
+    "no process", "starting up", "waiting for a connection", "reading a request", "sending a reply", "keep-alive",
+    "writing the log", "looking up a name", "closing a connection", "finishing gracefully", "idle, being stopped",
+)  # fmt: skip
 
 # Two ranges, as the numeric order gives them. The first is what maintenance counts as idle, the
 # second what it counts as active; READY is in both, which is why httpd's "active" includes threads

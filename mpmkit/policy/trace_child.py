@@ -1,6 +1,4 @@
-"""A process of a simulated pool (traffic.py), and the rows of the scoreboard that `maintenance.look` reads."""
-
-from __future__ import annotations
+"""A process of a simulated pool, and the rows of the scoreboard that `maintenance.look` reads."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,7 +8,8 @@ from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
 
 
 class Child:
-    """A process: `idle` and `busy` threads, its connections, `parked` ones (by their next request)."""
+    """A process: `idle` and `busy` threads, its connections, `parked` ones (by their next request); `left`: new
+    connections until it leaves (-1: any number), or in the simulation of seconds, passes until it is gone."""
 
     __slots__ = ("busy", "connections", "heir", "idle", "left", "listening", "parked", "quiescing",
                  "slot")  # fmt: skip

@@ -1,7 +1,5 @@
 """What a trace met under some directives: the result of `simulate(mpm, trace=...)`."""
 
-from __future__ import annotations
-
 import math
 from array import array
 from collections.abc import Iterable, Sequence
@@ -29,7 +27,7 @@ class TraceRun:
     """
 
     directives: Directives
-    waits: array[float]
+    waits: array
     peak_busy: int = 0
     busy_p99: int = 0
     mean_busy: float = 0.0
@@ -39,7 +37,7 @@ class TraceRun:
     forks: int = 0
     ends: int = 0
     binds: dict[str, tuple[float, int]] = field(default_factory=dict)
-    series: dict[str, array[float]] = field(default_factory=dict)
+    series: dict[str, array] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add_up(self, busy_time: Sequence[float], kept_time: float) -> None:

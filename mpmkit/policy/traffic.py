@@ -22,8 +22,6 @@ it looks again, and ten forking passes do not double. The model leaves out the d
 that requests slow one another down.
 """
 
-from __future__ import annotations
-
 import math
 from array import array
 from collections import deque

@@ -388,16 +388,6 @@ class WorkerSlot:
         self.my_bytes_served += sent
         self.duration += took
         _store(
-            self._view,
-            self._offset,
-            self.conn_count,
-            self.conn_bytes,
-            self.access_count,
-            self.bytes_served,
-            self.my_access_count,
-            self.my_bytes_served,
-            self.duration,
-            took,
-            now,
-            self.tid,
-        )
+            self._view, self._offset, self.conn_count, self.conn_bytes, self.access_count, self.bytes_served,
+            self.my_access_count, self.my_bytes_served, self.duration, took, now, self.tid,
+        )  # fmt: skip
