@@ -138,9 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m benchmarks.versions", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument(
-        "trees", nargs=2, metavar=("OLD", "NEW"), help="folders of the two versions"
-    )
+    # One metavar: with two, argparse of 3.11 cannot print its help.
+    parser.add_argument("trees", nargs=2, metavar="TREE", help="folders: the old version, the new")
     parser.add_argument("--work", metavar="WORK", help=f"{', '.join(WORKS)}; several as a,b")
     parser.add_argument("--pairs", type=int, default=60, metavar="N", help="of turns (60)")
     parser.add_argument(
