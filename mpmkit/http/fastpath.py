@@ -30,7 +30,7 @@ SEEN_ONCE = 256  # hashes of heads and lines that have come once; all are forgot
 _PLAIN_LINE = re.compile(
     rb"([A-Z-]+) ((/[^\x00-\x20\"#?\\\x7f-\xff]*)(?:\?([^\x00-\x20\"#\\\x7f-\xff]*))?) HTTP/1\.([01])"
 )
-PLAIN_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+PLAIN_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*)")
 CONDITIONAL = frozenset(
     b"if-match if-none-match if-modified-since if-unmodified-since if-range range".split()
 )

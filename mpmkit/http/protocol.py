@@ -32,7 +32,7 @@ _BLANK_LINES = re.compile(rb"(?:\r\n)*")
 # and a length that is given twice, even the same one.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BLANK_CONTINUATION = re.compile(rb"\r\n[ \t]+\r\n")
-_FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")  # of a continued field: one blank (RFC 9112, 5.2)
+_FOLD = re.compile(rb"\r\n[ \t]+")  # and the blanks before it are one blank (RFC 9112, 5.2)
 _LENGTHS = re.compile(rb"\ncontent-length:([^\r]*(?:\r\n[ \t][^\r]*)*)", re.IGNORECASE)
 
 # What h11 says of a head, and httpd's id for the same.
@@ -93,9 +93,7 @@ class Protocol:
         buffer = self._buffer
         try:
             request = cache.known.get(buffer)
-        except (
-            TypeError
-        ):  # a GrowingHead, which no dict takes; to ask first would cost each request
+        except TypeError:  # a GrowingHead, which no dict takes: to ask first would cost more
             return self._grown()
         if request is not None:
             self._between = True
@@ -287,7 +285,8 @@ def _read_by_h11(head: bytes, directives: Directives) -> h11.Request:
         raise RequestError(400, "more than one Content-Length", ah="AH10242")
     parser = h11.Connection(h11.SERVER)
     line, end, fields = head.partition(b"\r\n")
-    parser.receive_data(line + end + _FOLD.sub(b" ", fields))
+    parts = [part.rstrip(b" \t") for part in _FOLD.split(fields)]
+    parser.receive_data(line + end + b" ".join(parts))
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
