@@ -1,6 +1,8 @@
 """Sections, patterns and links: who may have what. The real httpd is the judge in test_fidelity."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -73,6 +75,31 @@ def test_handlers_by_extension():
     }  # fmt: skip
     known = {".cgi": "cgi", ".py": "wsgi"}
     assert {name: by_extension(known, f"/srv/{name}") for name in handlers} == handlers
+
+
+ALPHABETS = """
+import sys
+from mpmkit.config.checks import check
+from mpmkit.config.httpd_conf import Source, read
+from mpmkit.handlers.sections import Sections
+from mpmkit.http.target import split_target
+conf = read(Source(sys.argv[1], mpm="event"))
+rules = Sections(check("event", conf.settings, conf.sections)[0]).rules
+path, _ = split_target("GET", b"/%C3%BC/x")
+print([rule.is_for(path, "/srv" + path) for rule in rules])
+"""
+
+
+@pytest.mark.parametrize("utf8", ["0", "1"])
+def test_a_rule_for_a_name_of_another_alphabet_holds_whatever_the_locale(utf8, tmp_path):
+    """A name is bytes, in the file and in a request."""
+    kinds = ("Location /ü", "LocationMatch ^/ü/", "Directory /srv/ü", 'Directory "/srv/[!a]*"')
+    text = "".join(f"<{kind}>\nRequire all denied\n</{kind.split()[0]}>\n" for kind in kinds)
+    (tmp_path / "f").write_text(text, encoding="utf-8")
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": utf8, "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", ALPHABETS, str(tmp_path / "f")]
+    said = subprocess.check_output(command, env=env, text=True, stderr=subprocess.STDOUT)
+    assert said == f"{[True] * 4}\n"
 
 
 def test_links_are_asked_for_only_where_a_rule_forbids_them(tmp_path):

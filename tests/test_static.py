@@ -315,6 +315,14 @@ def test_no_way_out_of_the_root(server, path):
     assert b"root:" not in reply.body and b"0123456789" not in reply.body
 
 
+@pytest.mark.parametrize("root", ["/", "//"])
+def test_the_root_of_the_machine_may_be_that_of_the_site(root):
+    """Its own path has no name but the slash."""
+    with serving("prefork", document_root=root, directives=[f"Alias /all/ {root}"]) as server:
+        assert [get(server, path).status for path in ("/", "/all/", "/no", "/etc")] == [404, 404, 404, 301]
+        assert get(server, "/proc/version").status == get(server, "/all/proc/version").status == 200
+
+
 def test_what_is_not_a_file_is_not_served(server, document_root):
     """A pipe would make its reader wait forever; names may be too long, files unreadable."""
     if not (pipe := document_root / "pipe").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,7 +29,7 @@ def substituted(target: str, found: re.Match[bytes]) -> str:
             return sign[2]
         number = int(sign[1])
         value = found[number] if number <= found.re.groups else None
-        return (value or b"").decode("utf-8", "surrogateescape")
+        return os.fsdecode(value or b"")
 
     return re.sub(r"\$([0-9])|\\(.)", part, target)
 
@@ -40,7 +41,7 @@ def alias(kind: str) -> Callable[[Words], tuple[Words]]:
         if kind.endswith("Match"):
             expression(words[0])
             return ((kind, *words),)
-        return ((kind, url_path(words[0]), words[1]),)
+        return ((kind, url_path(words[0]), words[1]),)  # and mod_wsgi's options
 
     return parse
 
@@ -57,7 +58,7 @@ class Redirection(NamedTuple):
     def of(self, path: str) -> str | None:
         """Where a URL path is redirected to, "" where it has only the status, None if it is not."""
         if self.pattern is not None:
-            found = self.pattern.search(path.encode("utf-8", "surrogateescape"))
+            found = self.pattern.search(os.fsencode(path))
             return None if found is None else substituted(self.target, found)
         if self.path is None:
             return self.target

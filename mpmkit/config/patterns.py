@@ -7,6 +7,7 @@ than a server that does not start.
 
 from __future__ import annotations
 
+import os
 import re
 from posixpath import normpath
 
@@ -82,7 +83,7 @@ _WILD_CLASS = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]", re.ASCII)
 
 def _as_bytes(text: str) -> str:
     """The bytes of a text, one character each."""
-    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return os.fsencode(text).decode("latin-1")
 
 
 def _literal(char: str) -> str:

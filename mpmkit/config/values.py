@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from posixpath import normpath
 from typing import Any
 
 Words = tuple[str, ...]
@@ -19,6 +20,7 @@ LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
 TRACES = tuple(f"trace{number}" for number in range(1, 9))
 INT_MAX = 2**31 - 1
 UNLIMITED = 1 << 62
+LONGEST_WAIT = 2_000_000  # seconds; `poll` takes its milliseconds in 31 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,8 @@ def number(words: Words) -> int:
 
 
 def seconds(words: Words) -> float:
-    """atoi's seconds: Timeout 1m is one second, as in httpd."""
-    return float(atoi(words[0]))
+    """atoi's seconds: Timeout 1m is one second, as in httpd. mpmkit: LONGEST_WAIT at most."""
+    return float(min(atoi(words[0]), LONGEST_WAIT))
 
 
 def based_number(words: Words) -> int:
@@ -310,8 +312,8 @@ def read_timeout(words: Words) -> dict[str, float]:
         if found is None:
             why = "takes handshake=, header= or body= and init[-max][,MinRate=rate]"
             raise ValueError(f'{why} in whole numbers, not "{word}"')
-        stage, init = found[1], int(found[2])
-        most, rate = int((found[3] or "-0")[1:]), int((found[4] or "=0").partition("=")[2])
+        stage, init = found[1], atoi(found[2])
+        most, rate = atoi((found[3] or "-0")[1:]), atoi((found[4] or "=0").partition("=")[2])
         if found[3] and most <= init:
             raise ValueError(f'takes a range whose end is above its start, not "{word}"')
         if found[4] and not rate:
@@ -358,18 +360,25 @@ def error_document(words: Words) -> dict[int, str]:
     code = atoi(words[0])
     if not 100 <= code <= 599:
         raise ValueError(f'takes a status from 100 to 599, not "{words[0]}"')
-    return {code: words[1]}
+    return {code: site_path(words[1]) if words[1].startswith("/") else words[1]}
 
 
 def url_path(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError(f'takes a URL path that starts with "/", not "{text}"')
-    return text
+    return re.sub("//+", "/", text)  # as a request's
+
+
+def site_path(text: str) -> str:
+    """A path as those of requests are, without `/../`, and its query: rules are for such paths."""
+    path, mark, query = text.partition("?")
+    short = normpath(url_path(path))
+    return short + "/" * (path.endswith("/") and short != "/") + mark + query
 
 
 def unless_disabled(words: Words) -> str:
     """FallbackResource: a path of the site."""
-    return "" if words[0].lower() == "disabled" else url_path(words[0])
+    return "" if words[0].lower() == "disabled" else site_path(words[0])
 
 
 def index_names(words: Words) -> Words:
@@ -392,8 +401,8 @@ def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
         key, _, value = word.lower().partition("=")
         if key in ("enablereuse", "disablereuse") and value in ("on", "off"):
             settings["enablereuse"] = float((value == "on") == (key == "enablereuse"))
-        elif key in ("max", "timeout") and value.isdigit() and int(value):
-            settings[key] = float(value)
+        elif key in ("max", "timeout") and value.isdigit() and atoi(value):
+            settings[key] = float(min(atoi(value), LONGEST_WAIT))
         else:
             why = "knows enablereuse=on|off, max=number and timeout=seconds"
             raise ValueError(f'{why}, not "{word}"')

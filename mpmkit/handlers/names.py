@@ -17,6 +17,12 @@ from mpmkit.config.alias import expression, substituted
 T = TypeVar("T")
 
 
+def tidy(name: str) -> str:
+    """An absolute name without `//`, `/./` and `/../`, as rules have it; a slash at its end stays."""
+    whole = os.path.abspath(name).replace("//", "/")  # POSIX leaves two at the beginning
+    return whole + "/" if name.endswith("/") and whole != "/" else whole
+
+
 def joined(root: str, rest: str) -> str:
     """The file below `root` that the rest of a URL path leads to. Only a doubled slash is taken out: as by
     httpd, `Alias /a/ /srv/b` makes /a/x to /srv/bx."""
@@ -37,7 +43,7 @@ class UrlMapping(NamedTuple):
         """That of a line."""
         if kind.endswith("Match"):
             return cls(kind.removesuffix("Match"), "", root, expression(path))
-        return cls(kind, path, root)
+        return cls(kind, path, tidy(root))
 
     def holds(self, path: str) -> bool:
         """Does `path` begin with whole segments of the prefix, or match the pattern?"""
@@ -56,9 +62,9 @@ class UrlMapping(NamedTuple):
         if self.pattern is None:
             return self
         found = self.pattern.search(os.fsencode(path))
-        name = substituted(self.root, found) if found else ""
+        name = tidy(substituted(self.root, found) if found else "")
         alike = len(os.path.commonprefix((path[::-1], name[::-1])))  # noqa: RUF071 - up to any character
-        return UrlMapping(self.kind, path[: len(path) - alike], name[: len(name) - alike])
+        return UrlMapping(self.kind, path[: len(path) - alike], name[: len(name) - alike] or "/")
 
 
 def by_extension(table: Mapping[str, T], filename: str) -> T | None:

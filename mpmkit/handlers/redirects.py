@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mpmkit.config.alias import Redirection
+from mpmkit.handlers.gateway import CONTROL
 from mpmkit.http.messages import REASONS, Request, Response, page
 from mpmkit.http.target import OwnName
 
@@ -43,7 +44,8 @@ def redirected_away(
     """The answer for a line's target: a URL, a path of this site, or nothing but the status."""
     if status >= 400 or status not in REASONS:
         return page(status if status in REASONS else 500, request.method)
-    if not target.startswith(b"/") and not _ABSOLUTE.match(target):
+    # What a group of RedirectMatch puts into the query is not escaped, and may be no header line.
+    if CONTROL.search(target) or not (target.startswith(b"/") or _ABSOLUTE.match(target)):
         return page(500, request.method)
     return moved(status, target, request, conn, own)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config.values import ETAG, etag_parts
 from mpmkit.handlers.conditional import precondition, ranged
-from mpmkit.handlers.names import by_extension, dangling, joined, leads_out
+from mpmkit.handlers.names import by_extension, dangling, joined, leads_out, tidy
 from mpmkit.handlers.redirects import moved, quote_path
 from mpmkit.http.messages import METHODS, FileBody, Page, Request, Response, http_date, page
 from mpmkit.http.target import OwnName
@@ -207,7 +207,7 @@ class StaticFiles:
         self, root: str, options: FileOptions | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         # With its links: rules are written for names.
-        self.root = os.path.abspath(root)
+        self.root = tidy(root).rstrip("/") or "/"
         self.options = options or FileOptions()
         self._skip = 0
         self._clock = clock
@@ -216,7 +216,7 @@ class StaticFiles:
     def variant(self, root: str, prefix: str, values: Mapping[str, Any]) -> StaticFiles:
         """The same handler for an Alias, or with what directives say there, by attribute."""
         other = copy(self)
-        other.root = os.path.abspath(root) + ("/" if prefix and root.endswith("/") else "")
+        other.root = root
         other.options = self.options.but(values)
         other._skip = len(prefix)
         other._cached = {}
@@ -226,12 +226,10 @@ class StaticFiles:
         file = self._cached.get(request.path)
         if file is not None:
             try:
-                st = os.stat(file.filename)
+                if signature_of(os.stat(file.filename)) != file.signature:
+                    file = None
             except OSError:
                 file = None
-            else:
-                if signature_of(st) != file.signature:
-                    file = None
             if file is None:
                 self._cached.pop(request.path, None)
         if file is None:
@@ -288,7 +286,7 @@ class StaticFiles:
         if not path.startswith("/"):
             return page(404, request.method) if known else self._not_allowed(request, conn)
         options = self.options
-        filename = self._file(path).rstrip("/")
+        filename = self._file(path).rstrip("/") or "/"
         try:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
@@ -339,6 +337,7 @@ class StaticFiles:
         file_of = self.site.file if self.site is not None else self._file
         for name in self.options.indexes:
             url = name if name.startswith("/") else path + name
+            url = tidy(url) if "/." in url else url
             filename = file_of(url)
             try:
                 return url, filename, os.stat(filename)

@@ -167,7 +167,7 @@ class Request:
     expect_continue: bool
     conditional: bool
     length: int | None
-    memo: tuple[Any, Any] | None
+    memo: tuple[Any, ...] | None
 
     __slots__ = tuple(__annotations__)
 
@@ -256,8 +256,9 @@ def page(status: int, method: str = "GET", *, extra: bytes = b"", what: str = ""
     ).encode("utf-8", "replace")
     after = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
     fields = extra + b"Content-Length: %d\r\n" % len(body)
-    if method == "HEAD":  # like httpd, without the length of a page that is not made
+    if method == "HEAD" or status in BODYLESS_STATUSES:  # as httpd, without a length
         fields, body = extra, b""
+        after = b"\r\n" if method != "HEAD" else after
     closing = status in CLOSING_STATUSES
     return Page(status, fields, after, body, len(body), closing, None, None, extra, what)
 

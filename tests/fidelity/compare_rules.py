@@ -71,6 +71,13 @@ def cases() -> Iterator[tuple[str, str]]:
         yield f"Options {outer}, below {inner or 'as above'}", text
     for kind in ("Location", "DirectoryMatch", "FilesMatch"):
         yield f"Options None in {kind}", section(kind, WHOLE[kind], "Options None")
+    # However an alias is written, a file has one name.
+    private = section("Directory", "{d}/a/private", DENY)
+    for to in ("/b/../a/", "/./a/", "//a/", "/a/./", "/nothing/../a/"):
+        yield f"Alias to {to}", f'Alias "{{u}}/near/" "{{d}}{to}"\n{private}'
+    for start, to in product(("/near/", "/nea"), ("/a/./$1", "/b/../a/$1", "//a//$1", "/a/.$1")):
+        alias = f'AliasMatch "^{{u}}{start}(.*)" "{{d}}{to}"'
+        yield f"AliasMatch {start} to {to}", f"{alias}\n{private}"
     # No program may run here: a file that is one gets 403, any other file is sent.
     for arg in (".sta", "STA", ".ini .sta", ".bak", ".{k}ht"):
         yield f"AddHandler {arg}", section("Directory", "{d}", f"AddHandler cgi-script {arg}")
