@@ -4,6 +4,7 @@ the background, its PidFile."""
 import math
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -170,6 +171,8 @@ def test_a_wrong_command_line(args, first, here):
     ("ErrorLog logs/none/log", "(2)No such file or directory: AH02291: ErrorLog"),
     ("CustomLog logs/none/log common", "(2)No such file or directory: AH02297: CustomLog"),
     ("ErrorLog syslog", "ErrorLog syslog: logs to syslog are not supported"),
+    ("CustomLog \"|'rotatelogs\" common", "CustomLog |'rotatelogs: No closing quotation"),
+    ("ErrorLog \"||\"", "ErrorLog ||: no program is named"),
 ])  # fmt: skip
 def test_t_fails_where_the_start_would(house, line, says, here):
     house.write(line)
@@ -324,6 +327,38 @@ def test_graceful_starts_a_server_that_is_not_there(house):
     pid = house.pid
     house.do("-k", "stop")
     all_gone([pid], "the server")
+
+
+@pytest.mark.parametrize("lines", [
+    ["Listen é:{port}"], ["CustomLog \"|'x\" common"], ["Include {root}/pipe"], ["ErrorLog logs/\0"],
+    ["<IfModule x>"] * 3000 + ["</IfDefine>"],
+], ids=["name", "program", "pipe", "NUL", "deep"])  # fmt: skip
+def test_no_file_ends_a_server_that_runs(lines, house):
+    """Whatever reading it raises; a <VirtualHost> of no possible name is one without an address."""
+    os.mkfifo(house.root / "pipe")
+    house.write("<VirtualHost a..b:80>", "ServerName x", "</VirtualHost>")
+    with house.running() as pid:
+        values = {"port": house.port, "root": house.root}
+        house.write(*(line.format(**values) for line in lines))
+        os.kill(pid, signal.SIGUSR1)
+        poll_until(lambda: "the new configuration is not used" in house.log, "it is logged")
+        assert house.get() == b"hello\n"
+
+
+def test_a_restart_without_descriptors_leaves_the_server_as_it_was(house):
+    """However many the parent has left."""
+    house.write()
+    with house.running() as pid:
+        most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        for spare in range(8):
+            count = len(os.listdir(f"/proc/{pid}/fd")) + spare
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, most[1]))
+            os.kill(pid, signal.SIGUSR1)
+            words = ("is not used", "resuming normal operations")
+            poll_until(lambda: sum(map(house.log.count, words)) == spare + 2, "it is logged")  # noqa: B023
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
+            poll_until(lambda: house.get() == b"hello\n", "it serves")
+        assert "Too many open files" in house.log
 
 
 def test_a_bad_file_leaves_the_server_as_it_was(house):

@@ -3,6 +3,8 @@
 And before the first request, nothing of the site runs at all.
 """
 
+import signal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,11 +51,15 @@ def test_whole_numbers(value, most, zeros):
     assert whole_number(text, most) == whole_number(text.encode(), most) == expected
 
 
-ENDS = "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError".split()
+ENDS = "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError Untold".split()
 RAISING = """
 import asyncio
+class Untold(Exception):
+    @property
+    def __notes__(self):
+        raise SystemExit("what the traceback module does not expect")
 RAISED = {e.__name__: e for e in (SystemExit, KeyboardInterrupt, GeneratorExit,
-                                  asyncio.CancelledError, BaseException, MemoryError)}
+                                  asyncio.CancelledError, BaseException, MemoryError, Untold)}
 
 class Pieces:
     def __init__(self, where, error):
@@ -87,7 +93,8 @@ def test_whatever_an_application_raises_the_process_goes_on(raising, where):
         reply = exchange(raising, request(f"/raise.py?{where}={name}", close=True))
         assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
         errors = poll_until(lambda: take_errors(raising), what="logged")
-        assert any(name in error for error in errors)
+        shown = "traceback cannot be written" if name == "Untold" else name
+        assert any(shown in error for error in errors)
     assert get(raising, "/").status == 200
     assert set(before) <= set(raising.processes())
 
@@ -128,6 +135,27 @@ def test_a_child_that_fails_in_its_first_second_is_replaced(mpm, tmp_path):
         errors = poll_until(lambda: take_errors(server), what="it is logged")
         assert any("a fault of the server's own" in error for error in errors)
         assert not any("AH02324" in error or "AH02325" in error for error in errors)
+
+
+ENDING = """
+import os
+def application(environ, start_response):
+    kind, number = environ["QUERY_STRING"].split("=")
+    os._exit(int(number)) if kind == "exit" else os.kill(os.getpid(), int(number))
+"""
+
+
+def test_a_child_ends_as_it_may_the_server_goes_on(mpm, tmp_path):
+    """Statuses that a child has for the parent, when a script ends it; a signal without a name."""
+    (tmp_path / "end.py").write_text(ENDING)
+    (tmp_path / "index.html").write_text("here")
+    with serving(mpm, document_root=tmp_path) as server:
+        for how in ("exit=15", "exit=7", "exit=1", f"kill={signal.SIGRTMIN + 1}"):
+            before = server.processes()
+            exchange(server, request(f"/end.py?{how}"))
+            poll_until(lambda: set(before) - set(server.processes()), what="one has ended")  # noqa: B023
+            poll_until(lambda: get(server, "/").status == 200, what="others serve")
+        poll_until(lambda: "ended by signal SIGRT (35)" in server.error_log(), what="it is named")
 
 
 LEAVES_A_MARK = """

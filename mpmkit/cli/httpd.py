@@ -51,8 +51,8 @@ def source(chosen: Options) -> Source:
         if os.path.basename(root) == "conf":
             root = os.path.dirname(root)
     try:
-        with open(file):
-            pass
+        # A pipe may have no writer to wait for.
+        open(file, opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)).close()
     except OSError as error:
         text = f"httpd: Could not open configuration file {file}: {error.strerror}"
         raise Refusal(text) from None
@@ -145,11 +145,11 @@ def check_folders(directives: Directives) -> None:
     files += [("CustomLog", log[0]) for one in (directives, *hosts) for log in one.CustomLog]
     for name, path in dict.fromkeys(files):
         is_log = name.endswith("Log")
-        if not path or (is_log and path.startswith("|")):
+        if not path:
             continue
         folder = os.path.dirname(path) or "/"
         why = not_a_file(path, name) if is_log else ""
-        if not why and not os.path.isdir(folder):
+        if not (why or (is_log and path.startswith("|")) or os.path.isdir(folder)):
             why = f"{name} {path}: there is no directory {folder}: make it"
             why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"
         if why:

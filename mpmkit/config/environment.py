@@ -11,6 +11,17 @@ from mpmkit.config.settings import DirectiveError, Host, Note, Setting
 COMPILED_IN = "compiled in"  # the "file" of a setting that no line has
 
 
+def text_of(path: str) -> str:
+    """A file of lines. Raises OSError, also for a pipe or a device, which may have no end, and for NULs."""
+    if not os.path.isfile(path) and os.path.exists(path) and path != os.devnull:
+        raise OSError("it is no file")
+    with open(path, "rb") as file:  # a text's decoder is looked up as `settings.split_words` says
+        text = os.fsdecode(file.read().removeprefix(b"\xef\xbb\xbf"))
+    if "\0" in text:
+        raise OSError("it holds NULs: write it as UTF-8")
+    return text
+
+
 def validate_environment(
     directives: Directives,
     settings: Iterable[Setting] = (),
@@ -54,6 +65,8 @@ def validate_environment(
         try:
             # "#1000" is a number and needs no name on this machine
             number = 1 if who is None else int(who[1:]) if who.startswith("#") else find(who)[2]
+            if not 0 <= number < (1 << 32) - 1:  # -1 is no one's
+                raise ValueError
         except (KeyError, ValueError):
             wrong(name, f"{who} does not exist on this machine: name one that does", ah)
             continue

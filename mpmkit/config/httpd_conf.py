@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mpmkit.config import conditions
+from mpmkit.config.environment import text_of
 from mpmkit.config.modules import Modules
 from mpmkit.config.settings import (
     CONDITIONS,
@@ -41,11 +42,9 @@ from mpmkit.config.settings import (
 )
 from mpmkit.config.unsupported import foreign
 
-# Deep enough for every real tree; a file that includes itself is found before that.
-INCLUDE_DEPTH = 20
-
-# After so many mistakes it is another kind of file, or files that include each other.
-MOST_PROBLEMS = 100
+INCLUDE_DEPTH = 20  # enough for every real tree; a file that includes itself is found before
+DEEPEST = 100  # containers around one
+MOST_PROBLEMS = 100  # after so many it is another kind of file, or files that include each other
 
 KINDS = {kind.lower(): kind for kind in (*SECTIONS, *CONDITIONS)}
 
@@ -259,6 +258,8 @@ class _Reader:
         counts = self.containers[-1].counts
         here = _Container(where)
         self.containers.append(here)
+        if len(self.containers) > DEEPEST:
+            raise ValueError(f"<{where.name}> is inside {DEEPEST} others: move it out")
         if not counts:
             return
         inside, closed, _ = text[1:].rpartition(">")
@@ -420,8 +421,7 @@ class _Reader:
         if len(self.open_files) > INCLUDE_DEPTH:
             raise ValueError(f"{where.name}: more than {INCLUDE_DEPTH} files deep: {path}")
         try:
-            with open(path, "rb") as file:  # a text's decoder is looked up as split_words says
-                text = file.read().decode("utf-8-sig", "surrogateescape")
+            text = text_of(path)
         except OSError as error:
             why = f"{where.name} {path} cannot be read: {error.strerror or error}"
             raise DirectiveError.at(where, why) from None

@@ -177,8 +177,8 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
     return finish_request(conn, slot, service)
 
 
-def respond(conn: Connection, request: Request, response: Response, service: Service) -> None:
-    """Send `response`, by the way that its body asks for."""
+def respond(conn: Connection, request: Any, response: Response, service: Service) -> None:
+    """Send `response`, by the way that its body asks for. Without a request it is bytes, and the last."""
     body: Any = response.body
     conn.status = response.status
     if not conn.keep_alive:
@@ -316,14 +316,7 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     if not error.silent:
         of_head = conn.request.method == "HEAD" if conn.request else conn.protocol.of_head
         response = service.error_page(error.status, conn, "HEAD" if of_head else "GET")
-        assert isinstance(response.body, bytes)
-        head = service.head_start.lines(error.status, conn.started // 1_000_000_000)
-        data = b"".join((head, response.fields, CLOSE, response.after, response.body))
-        conn.body_sent, conn.sent = len(response.body), len(data)
-        try:
-            conn.send(data)
-        except Disconnected:
-            pass
+        respond(conn, conn.request, response, service)
     if conn.request is not None or service.access is None:
         return finish_request(conn, slot, service)
     conn.request = conn.protocol.refused()  # for the access log alone: it is no request

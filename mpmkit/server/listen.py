@@ -165,7 +165,7 @@ def bind(address: str, port: int) -> Listener:
         raise ListenError(
             f"({error.errno}){error.strerror}: AH00072: cannot bind to {_text((host, port))}; {remedy}"
         ) from None
-    except (OverflowError, socket.gaierror) as error:
+    except (OverflowError, TypeError) as error:  # the name has characters that no name has
         sock.close()
         raise ListenError(f"AH00072: cannot bind to {_text((host, port))}: {error}") from None
     return sock
@@ -315,11 +315,15 @@ def has_pending_connection(listener: Listener) -> bool:
 
 
 def dummy_connection(listener: Listener) -> None:
-    """Connect and close at once: the kernel wakes one of the children that wait on `listener`."""
+    """Connect and close at once: the kernel wakes one of the children that wait on `listener`. Without a
+    descriptor for it nothing happens; it is tried again."""
     host, port = _name(listener)
-    with socket.socket(listener.family) as sock:
-        sock.setblocking(False)
-        sock.connect_ex((_here(listener, host), port))
+    try:
+        with socket.socket(listener.family) as sock:
+            sock.setblocking(False)
+            sock.connect_ex((_here(listener, host), port))
+    except OSError:
+        pass
 
 
 def close_all(listeners: Sequence[Listener]) -> None:

@@ -46,6 +46,11 @@ class LogError(Exception):
 
 def not_a_file(path: str, directive: str) -> str:
     """What is wrong with a log that is no file and no program, "" for one that is."""
+    if path.startswith("|"):
+        try:
+            piped.command(path)
+        except ValueError as error:
+            return f"{directive} {path}: {error}"
     if not path.startswith("syslog:") and path != "syslog":
         return ""
     return f"{directive} {path}: logs to syslog are not supported; name a file, or a program that sends them"
@@ -126,7 +131,11 @@ class ErrorLog:
         import traceback  # here: it is rarely needed, and every child would carry it
 
         self.write("error", text, module="wsgi", client=client)
-        self.write_lines("error", traceback.format_exc(), module="wsgi", client=client)
+        try:
+            trace = traceback.format_exc()
+        except BaseException as error:  # an application's exception is a program, too
+            trace = f"its traceback cannot be written: {type(error).__name__}"
+        self.write_lines("error", trace, module="wsgi", client=client)
 
     def failure(self, text: str, error: BaseException | None) -> None:
         """An error of the server's own."""

@@ -25,14 +25,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from mpmkit._version import __version__
-from mpmkit.config.directives import DirectiveError
 from mpmkit.http.target import split_host
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import listen, pidfile
 from mpmkit.server.child import OK, Child, Setup
 from mpmkit.server.immortal import make_immortal
-from mpmkit.server.logs import ErrorLog, LogError, close_logs
+from mpmkit.server.logs import ErrorLog, close_logs
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.pool import Pool
 from mpmkit.server.prewarm import fill_gaps
@@ -197,19 +196,19 @@ class Parent:
 
     def restart(self) -> None:
         """HUP: end this generation at once, read the configuration again, begin another."""
-        if not self._reconfigure():
+        if (pod := self._reconfigure()) is None:
             return
         self.pool.reclaim()
         self.pool.note("restart", "caught SIGHUP, restarting")
         self.board.generation += 1
         self.board.restart()
-        self._next_generation()
+        self._next_generation(pod)
         self.pool.start(self.setup.directives.StartServers)
         self._note_running()
 
     def graceful(self) -> None:
         """USR1: begin another generation with the configuration read again; let the old one finish."""
-        if not self._reconfigure():
+        if (pod := self._reconfigure()) is None:
             return
         pool = self.pool
         pool.note("graceful", "caught SIGUSR1, doing a graceful restart")
@@ -218,7 +217,7 @@ class Parent:
             for slot in pool.slots:
                 self.board.set_states(slot, GRACEFUL, 1, only=NOT_DEAD)
         pool.old_pod = old = pool.pod
-        self._next_generation()
+        self._next_generation(pod)
         # New children first, where slots are free, so that one always accepts.
         count = self.setup.directives.StartServers
         pool.to_start = count - pool.start(count)
@@ -227,21 +226,24 @@ class Parent:
         pool.memory = maintenance.after_graceful_restart(pool.memory)
         self._note_running()
 
-    def _reconfigure(self) -> bool:
-        """Read the configuration again. If it is bad, say so and go on with the present one (httpd's
-        parent exits then, unless apachectl looked first)."""
+    def _reconfigure(self) -> PipeOfDeath | None:
+        """Read the configuration again; returns the next generation's pipe. None: it is bad, which is said,
+        and the present one stays (httpd's parent exits then, unless apachectl looked first)."""
         pool = self.pool
-        setup = None
+        setup = pod = None
         try:
             setup = self.configure()
+            pod = PipeOfDeath()  # while there is a way back: there may be no descriptors left
             listeners = listen.open_listeners(setup.directives, pool.listeners)
-        except (DirectiveError, listen.ListenError, LogError, OSError) as error:
+        except Exception as error:  # whatever a file holds, the server goes on
             ah = getattr(error, "ah", "AH00526")
-            why = f"the new configuration is not used: {error}"
+            why = f"the new configuration is not used: {str(error) or type(error).__name__}"
             self.errors.write_lines("error", why, ah=ah)
             if setup is not None:
                 close_logs(setup.service.errors, setup.service.access)
-            return False
+            if pod is not None:
+                pod.close()
+            return None
         old = pool.setup.service
         listen.close_all([sock for sock in pool.listeners if sock not in listeners])
         pool.listeners = listeners
@@ -254,12 +256,12 @@ class Parent:
             self.errors.write("error", f"{error}; the old one stays", ah="AH00099")
         for note in setup.notes:
             self.errors.note(note, f"mpm_{setup.directives.mpm}")
-        return True
+        return pod
 
-    def _next_generation(self) -> None:
+    def _next_generation(self, pod: PipeOfDeath) -> None:
         gc.unfreeze()
         gc.collect()  # the old configuration: frozen before its children's fork, it would stay for good
-        self.pool.pod = PipeOfDeath()
+        self.pool.pod = pod
         self.board.config_generation += 1
         self.board.set_limits(self.setup.directives)
         self._name_vhosts()

@@ -18,10 +18,7 @@ class PipedLog:
     """`|program arguments`, also with a second `|`; `|$line` is a line for the shell."""
 
     def __init__(self, log: str) -> None:
-        from shlex import split  # here: few servers have such a log
-
-        self.name = line = log.removeprefix("|").removeprefix("|")
-        self.argv = ["/bin/sh", "-c", line[1:]] if line.startswith("$") else split(line)
+        self.name, self.argv = log.removeprefix("|").removeprefix("|"), command(log)
         self.pid = 0
         self.reading, self.writing = os.pipe()
 
@@ -37,8 +34,19 @@ class PipedLog:
         )
 
 
+def command(log: str) -> list[str]:
+    """The words of the program's line. Raises ValueError for one that cannot be read."""
+    from shlex import split  # here: few servers have such a log
+
+    line = log.removeprefix("|").removeprefix("|")
+    words = ["/bin/sh", "-c", line[1:]] if line.startswith("$") else split(line)
+    if not words:
+        raise ValueError("no program is named")
+    return words
+
+
 def open_pipe(log: str) -> int:
-    """The end that is written to. Raises ValueError for a line that is no command."""
+    """The end that is written to. Raises ValueError as `command`, OSError."""
     pipe = PipedLog(log)
     _pipes[pipe.writing] = pipe
     return pipe.writing

@@ -158,12 +158,17 @@ class Pool(Context):
 
     def serve(self, slot: int) -> int:
         """Be the child of that slot; returns its exit status."""
-        process.drop_privileges(self.setup.directives)
+        try:
+            process.drop_privileges(self.setup.directives)
+        except (OSError, KeyError, OverflowError) as error:
+            text = f"cannot become User and Group: {error}"
+            self.errors.write("alert", text, ah="AH02162", module="unixd")
+            return CHILD_FATAL
         if self.setup.directives.threaded:
             size = self.setup.directives.ThreadStackSize
             try:
                 stack_size(size)
-            except ValueError:
+            except (ValueError, OverflowError):
                 text = f"ThreadStackSize {size} is impossible: the system's own is used"
                 self.note("stack", text, "warn")
         return self.child_class(self, slot).child_main()
@@ -236,21 +241,23 @@ class Pool(Context):
         if slot is None and pid not in self._extra:
             self.note("unknown", f"child process {pid} was not in the scoreboard", "warn")
         self._extra.discard(pid)
-        current = False
+        current = began = False
         if slot is not None:
             current = self.board.generation_of(slot) == self.board.generation
+            began = self.board.began(slot)
             self.board.died(slot)
         code = os.waitstatus_to_exitcode(status)
         crashed = code < 0 or code == CHILD_FAILED
         self._killed |= crashed
         if code == CHILD_SICK:
             self.memory = self.memory.with_sick_child()
-        elif code == CHILD_FATAL and current:
+        elif code == CHILD_FATAL and current and not began:  # no script has ended it
             text = f"child process {pid} cannot serve with this configuration; the server stops"
             self.errors.write("alert", text, ah="AH00050")
             self.fatal = 1
         elif code < 0 and -code not in EXPECTED_SIGNALS:
-            name = signal.Signals(-code).name
+            # Of most real-time signals `signal.Signals` knows no name.
+            name = next((one.name for one in signal.Signals if one == -code), "SIGRT")
             text = f"child process {pid} was ended by signal {name} ({-code})"
             self.errors.write("notice", text, ah="AH00052")
         if not self.replacing:

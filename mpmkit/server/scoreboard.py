@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from mpmkit.config.directives import MPMS, Directives
 from mpmkit.http.messages import text_field
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
-from mpmkit.policy.states import DEAD
+from mpmkit.policy.states import DEAD, STARTING
 from mpmkit.server.pidfile import own_file
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
@@ -226,6 +226,11 @@ class Scoreboard:
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
         return (self.make_slot or WorkerSlot)(self, slot, thread)
+
+    def began(self, slot: int) -> bool:
+        """A thread of the child of that row has begun to serve."""
+        first = slot * self.thread_limit
+        return not {DEAD, STARTING}.issuperset(self._states[first : first + self.thread_limit])
 
     def generation_of(self, slot: int) -> int:
         return self._processes[slot * PROCESS + P_GENERATION]

@@ -235,9 +235,7 @@ class TlsConnection(Connection):
         except (TimeoutError, OSError, Disconnected):
             return False
         self.session = session
-        if isinstance(
-            self.recv, Received
-        ):  # for a log's %I: after the handshake's the decrypted bytes
+        if isinstance(self.recv, Received):  # for a log's %I: from now on the decrypted bytes
             self.recv.from_now_on(session.recv)
         else:
             self.recv = session.recv
