@@ -54,7 +54,10 @@ RESTRICTS = {
     "<RequireAll>\nRequire all granted\n<RequireNone>\nRequire user x\n</RequireNone>\n</RequireAll>": "",
     "<RequireAny>\nRequire valid-user\nRequire local\n</RequireAny>": "",
     "<If true>\nRequire all granted\n</If>": "", "<ElseIf true>\nDeny from all\n</ElseIf>": "",
-    "<Else>\nAllowMethods GET\n</Else>": "", "<If true>\n<Files x>\nRequire local\n</Files>\n</If>": "",
+    "<Else>\nAllowMethods GET\n</Else>": "", "<If true>\nRedirect 403 /\n</If>": "",
+    "<If true>\nRedirectMatch gone .\n</If>": "", "<If true>\nAddType application/x-httpd-php .x\n</If>": "",
+    "<If \"%{HTTP_HOST} =~ /[^x]/\">\nRequire all denied\n</If>": "",
+    "<If true>\n<Files x>\nRequire local\n</Files>\n</If>": "",
     "<Files *.txt>\nRequire all denied\n</Files>": "", "<FilesMatch x>\nRequire user y\n</FilesMatch>": "",
     # How users are found says nothing by itself: with what asks for one it is closed.
     **{
@@ -158,7 +161,8 @@ def test_what_another_module_would_know_of_a_client_is_not_guessed(variable, rul
 
 
 @pytest.mark.parametrize("line", [
-    "<If true>\nHeader set A b\n</If>", "AuthType None", "SSLVerifyClient optional", "AuthMerging Off",
+    "<If true>\nHeader set A b\n</If>", "<If true>\nRedirect 301 / https://x/\n</If>",
+    "AuthType None", "SSLVerifyClient optional", "AuthMerging Off",
 ])  # fmt: skip
 def test_what_restricts_nothing_closes_nothing(line):
     assert answers(f"<Location />\n{line}\n</Location>") == 0

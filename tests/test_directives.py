@@ -258,7 +258,7 @@ def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
     ("RequestReadTimeout HEADER=1-9,minrate=7 body=0",
      RequestReadTimeout(header_init=1, header_max=9, header_rate=7, body_init=0, body_rate=0)),
     ("Listen 80", (ListenAddress("", 80, "http"),)),
-    ("Listen *:443", (ListenAddress("", 443, "https"),)),
+    ("Listen *:443", (ListenAddress("", 443, "http"),)), ("Listen *:8443 https", (ListenAddress("", 8443, "https"),)),
     ("Listen [::1]:8080 HTTPS", (ListenAddress("::1", 8080, "https"),)),
     ("Listen 127.0.0.1:auto", (ListenAddress("127.0.0.1", 0, "http"),)),
     ("AddHandler cgi-script cgi .PL", {".cgi": "cgi-script", ".pl": "cgi-script"}),

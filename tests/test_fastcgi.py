@@ -419,10 +419,8 @@ def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
 
 
 @pytest.mark.parametrize("line, said", [
-    ('SetHandler "proxy:http://x"', "names no backend"),
     ('SetHandler "proxy:unix:relative|fcgi://localhost"', "names no backend"),
     ('SetHandler "proxy:fcgi://"', "names no backend"),
-    ('SetHandler "proxy:unix:/a|http://localhost"', "names no backend"),
     ("ProxySet fcgi://localhost", "Proxy"), ("ProxySet fcgi://localhost reuse=on", "Proxy"),
     ("ProxySet fcgi://localhost max=0", "Proxy"), ("ProxyTimeout -1", "Proxy"),
 ])  # fmt: skip

@@ -97,7 +97,8 @@ def tree(tmp_path, monkeypatch):
 ANSWERS = {
     "shop": {"/index.html": 200, "/staff/x.html": 403, "/a.bak": 403, "/server-info": 403, "/.git/x": 403,
              "/.well-hidden": 404, "/old/x": 301, "/media/index.html": 200, "/media/a.bak": 403, "/a.php": 403},
-    "proxy": {"/index.html": 200, "/balancer-manager": 403, "/a.php": 403, "/a.media": 403},
+    "proxy": {"/index.html": 200, "/balancer-manager": 403, "/a.php": 403, "/a.media": 403, "/a.bak": 403,
+              "/staff/x.html": 403},
     "intranet": {"/index.html": 200, "/people/x.html": 403, "/forms/x.html": 200},
 }  # fmt: skip
 

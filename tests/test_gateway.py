@@ -112,9 +112,10 @@ def test_redirects_end():
     ("/icons", "/usr/icons", "/icons/a", "/usr/icons/a"),
     ("/icons", "/usr/icons", "/icons", "/usr/icons"), ("/icons", "/usr/icons", "/iconsx", None),
     ("/icons/", "/usr/icons/", "/icons", None), ("/", "/srv/", "/a", "/srv/a"),
+    ("/icons", "//usr/./share//../icons/.", "/icons/a", "/usr/icons/a"), ("/icons", "/", "/icons/a", "/a"),
 ])  # fmt: skip
 def test_aliases_stand_for_whole_segments(prefix, root, path, file):
-    place = UrlMapping("Alias", prefix, root)
+    place = UrlMapping.of("Alias", prefix, root)
     assert place.holds(path) is (file is not None)
     if file is not None:
         assert place.file(path) == file
@@ -148,9 +149,9 @@ def test_what_a_head_decides_is_made_once_and_never_changes():
     one = Script("/pages/one.py", "/one.py", "", "/pages", "", "")
     other = Script("/pages/other.py", "/other.py", "/more", "/pages", "/pages/more", "")
 
-    def made(asked: Request, script: Script, port: int) -> dict:
+    def made(asked: Request, script: Script, port: int, scheme: str = "http") -> dict:
         environ: dict = {}
-        conn = SimpleNamespace(local=("127.0.0.1", 80), peer=("192.0.2.1", port), scheme="http")
+        conn = SimpleNamespace(local=("127.0.0.1", 80), peer=("192.0.2.1", port), scheme=scheme)
         variables.add(environ, asked, conn, script)
         return environ
 
@@ -159,6 +160,9 @@ def test_what_a_head_decides_is_made_once_and_never_changes():
     expected = {**first, "REMOTE_PORT": "2000"}
     first.clear()
     assert made(request_, one, 2000) == expected
+    plain = request("GET", (b"host", b"lab.example"))
+    ports = [made(plain, one, 1, scheme)["SERVER_PORT"] for scheme in ("http", "https", "http")]
+    assert ports == ["80", "443", "80"]
     second = made(request_, other, 2000)
     assert (second["SCRIPT_NAME"], second["PATH_INFO"]) == ("/other.py", "/more")
     new = redirected(request_, "/other.py", b"q=1", {"X": "y"})

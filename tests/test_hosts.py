@@ -149,7 +149,10 @@ def test_addresses(words, found):
 
 
 @pytest.mark.parametrize(("listen", "hosts", "speaks"), [
-    ("443", "", True), ("443", "<VirtualHost *:443>\nSSLEngine Off\n</VirtualHost>", False),
+    ("443", "", False), ("443", "SSLCertificateFile x", True), ("443", "SSLEngine On", True),
+    ("443", "<VirtualHost *:443>\nSSLCertificateFile x\n</VirtualHost>", True),
+    ("443", "<VirtualHost *:443>\nSSLEngine On\n</VirtualHost>", True),
+    ("443", "<VirtualHost *:443>\nSSLEngine Off\n</VirtualHost>", False),
     ("8443", "<VirtualHost *:8443>\nSSLEngine On\n</VirtualHost>", True),
     ("8443", "<VirtualHost *:8444>\nSSLEngine On\n</VirtualHost>", False),
     *((f"{address}:81", "<VirtualHost 127.0.0.1>\nSSLEngine On\n</VirtualHost>\n<VirtualHost *>\n</VirtualHost>",

@@ -563,6 +563,17 @@ def test_a_script_s_source_is_never_sent(server):
                 assert reply.status in (200, 400, 403, 404, 405, 501), (path, method)
 
 
+def test_where_no_program_may_run_no_application_does(document_root, tmp_path):
+    """As under mod_wsgi: Options without ExecCGI, but for what a WSGIScriptAlias names."""
+    section = f"<Directory {document_root}>\nOptions -ExecCGI\n</Directory>\n"
+    alias = f"WSGIScriptAlias /app {document_root}/hello.py process-group=x\n"
+    conf = write(tmp_path / "f", section + alias)
+    with serving("event", document_root=document_root, conf=conf) as server:
+        assert [get(server, path).status for path in ("/hello.py", "/app")] == [403, 200]
+        (error,) = take_errors(server)
+        assert f"Options ExecCGI is off in the directory of {document_root}/hello.py" in error
+
+
 def test_names_that_are_scripts_and_that_are_not(server, document_root, tmp_path):
     write(document_root / "dir" / "index.py", script("index"))
     (document_root / "folder.py").mkdir(exist_ok=True)

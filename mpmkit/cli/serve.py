@@ -30,11 +30,11 @@ from mpmkit.server.pidfile import PidFileError
 DEFAULTS = (
     Setting("DocumentRoot", (SAMPLES,)),
     Setting("AddHandler", ("wsgi-script", ".py")),
+    Setting("Options", ("+ExecCGI",)),
     Setting("ExtendedStatus", ("On",)),
 )
 DEFAULT_SECTIONS = (
-    Section("Directory", SAMPLES,
-            (Setting("AddHandler", ("cgi-script", ".cgi")), Setting("Options", ("+ExecCGI",)))),
+    Section("Directory", SAMPLES, (Setting("AddHandler", ("cgi-script", ".cgi")),)),
     # For clients on this machine: a file may have a public Listen.
     Section("Location", "/server-status",
             (Setting("SetHandler", ("server-status",)), Setting("Require", ("local",)))),

@@ -45,7 +45,7 @@ CLOSED_REQUIREMENTS = {
         "user valid-user group file-owner file-group dbm-group dbm-file-group dbd-group dbd-login dbd-logout "
         "ldap-user ldap-group ldap-dn ldap-attribute ldap-filter ldap-search").split(), _USER),
 }  # fmt: skip
-# Within an <If>, which is not evaluated, these close the section that it is in.
+# See `unsupported.decides`.
 DECIDE = {*ENFORCED, *CLOSED, "authtype", "sethandler", "addhandler", "forcetype", "options"}
 # Where the variables begin that a line of mod_setenvif sets.
 _SETTERS = {

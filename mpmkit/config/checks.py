@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mpmkit.config import access
+from mpmkit.config import access, unsupported
 from mpmkit.config import hosts as virtual_hosts
 from mpmkit.config.alias import Redirection, expression
 from mpmkit.config.directives import ROWS, SPECS, Directives, VirtualHost, spec_for
@@ -169,7 +169,7 @@ class _Reader:
         before = len(self.problems)
         try:
             if section.kind in CONDITIONS:
-                decides = not access.DECIDE.isdisjoint(s.name.lower() for s in section.settings)
+                decides = any(map(unsupported.decides, section.settings))
                 ends = "what is in it is ignored", "closed: what it is for answers 403"
                 self.note("warn", f"{shown} is not evaluated, {ends[decides]}", where)
             else:
@@ -399,10 +399,13 @@ def _resolve_tls(values: dict[str, Any], hosts: Sequence[VirtualHost]) -> None:
     """Which listening sockets speak TLS: afterwards just those whose protocol is "https"."""
     engine, listen = values["SSLEngine"], values["Listen"]
     everywhere = engine and not any(one.protocol == "https" for one in listen)
+    files = [values["SSLCertificateFile"], *(host.directives.SSLCertificateFile for host in hosts)]
     resolved = []
     for one in listen:
-        tls = virtual_hosts.speaks_tls(hosts, one.address, one.port, one.protocol)
+        # Debian's file has 443 before there is a site for it: that is HTTP, as by httpd.
+        protocol = one.protocol if engine or any(files) or one.port != 443 else "http"
+        tls = virtual_hosts.speaks_tls(hosts, one.address, one.port, protocol)
         if tls is None:
-            tls = everywhere or (engine is not False and one.protocol == "https")
+            tls = everywhere or (engine is not False and protocol == "https")
         resolved.append(replace(one, protocol="https" if tls else "http"))
     values["Listen"] = tuple(resolved)

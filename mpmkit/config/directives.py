@@ -288,8 +288,9 @@ class Directives:
                "doc": "Like ScriptAlias, for URL paths that match a regular expression"},
               {"name": "ScriptAlias", "parse": alias("ScriptAlias"), "takes": "path directory",
                "doc": "A URL path whose files are CGI programs"},
-              {"name": "WSGIScriptAlias", "parse": alias("WSGIScriptAlias"), "takes": "path directory",
-               "doc": "A URL path served by a WSGI application", "source": "mod_wsgi"}))
+              {"name": "WSGIScriptAlias", "parse": alias("WSGIScriptAlias"), "args": (2, 6),
+               "takes": "path directory [option=value] ...", "source": "mod_wsgi",
+               "doc": "A URL path served by a WSGI application; options are not looked at"}))
     redirects: tuple[Redirection, ...] = directive(redirect(), (),
         "A URL path redirected to another URL, or answered with only a status", name="Redirect",
         takes="[status] [path] [URL]", source="mod_alias", args=(1, 3), where="any", merge=append,

@@ -54,8 +54,7 @@ def _lines(conf: Conf) -> Iterator[tuple[Setting, str]]:
     for part in parts:
         yield from ((one, "") for one in part.settings if one.line)
         for section in part.sections:
-            names = {one.name.lower() for one in section.settings}
-            fate = IGNORED if access.DECIDE.isdisjoint(names) else CLOSED
+            fate = CLOSED if any(map(unsupported.decides, section.settings)) else IGNORED
             fate = fate if section.kind in CONDITIONS else ""
             yield from ((one, fate) for one in section.settings)
 

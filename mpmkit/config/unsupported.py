@@ -24,6 +24,7 @@ from mpmkit.config.settings import Host, Note, Setting
 TABLE = f"{__file__.rpartition('/')[0]}/httpd_directives.txt"
 QUIET, IGNORED, CLOSED, REFUSED = FATES = ("quiet", "ignored", "closed", "refused")
 HANDLERS = ("wsgi-script", "cgi-script", "default-handler", "none", "server-status")
+RUNNERS = re.compile("(fcgi|scgi|uwsgi|ajp)://")
 PROGRAM_TYPES = "application/x-httpd-"  # so begin media types that are handlers: mod_php's
 DEFAULTS = {"mergeslashes": "on", "stricthostcheck": "off"}  # of refused directives
 SHOWN = 8  # names in one warning
@@ -49,24 +50,38 @@ class Foreign(NamedTuple):
         return f"{self.name} is a {what} of {self.module} that mpmkit does not have: take it out"
 
 
+def is_backend(handler: str) -> bool:
+    """Is it a backend, one of FastCGI as far as can be told?"""
+    other = re.match(r"(?i)proxy:(unix:[^|]*\|)?+(?!fcgi:|unix:)\w+:/", handler)
+    return handler.startswith("proxy:") and other is None
+
+
 def lacks_handler(setting: Setting) -> bool:
     """Does a line name a handler that is not here?"""
     name, word = setting.name.lower(), "".join(setting.args[:1]).lower()
     if name in ("addtype", "forcetype"):
         return word.startswith(PROGRAM_TYPES)
-    known = word in HANDLERS or word.startswith("proxy:")
+    known = word in HANDLERS or is_backend(word)
     return name in ("sethandler", "addhandler") and not known
 
 
 def runs_programs(setting: Setting) -> bool:
-    """Is it a ProxyPass to a FastCGI backend? Without it, its programs would be sent as they are."""
+    """Is it a ProxyPass to what runs programs? Without it, these would be sent as they are."""
     name = setting.name.lower()
-    return name in ("proxypass", "proxypassmatch") and "fcgi://" in " ".join(setting.args)
+    return name in ("proxypass", "proxypassmatch") and bool(RUNNERS.search(" ".join(setting.args)))
 
 
 def closes(setting: Setting) -> bool:
     """Does the scope of a line answer 403 because its handler is missing?"""
     return lacks_handler(setting) or runs_programs(setting)
+
+
+def decides(setting: Setting) -> bool:
+    """Within an <If>, which is not evaluated, such a line closes the section that it is in: it says who may
+    have what, or what runs it."""
+    name, first = setting.name.lower(), "".join(setting.args[:1]).lower()
+    refuses = name in ("redirect", "redirectmatch") and re.match("gone$|[45]", first)
+    return name in access.DECIDE or closes(setting) or bool(refuses)
 
 
 def foreign(name: str) -> Foreign | None:
@@ -121,7 +136,7 @@ class Lacking:
             self._notes.append(Note("", "debug", text))
         elif setting.name.lower() not in access.CLOSED:
             self._ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
-            if row.name == "RewriteRule" and (_forbids(setting) or "fcgi://" in words):
+            if row.name == "RewriteRule" and (_forbids(setting) or RUNNERS.search(words)):
                 why = "protects nothing: mpmkit does not rewrite, write Require all denied"
                 self._warn(f"RewriteRule {words} {why}{setting.place}")
 
@@ -148,7 +163,7 @@ class Lacking:
 
     def _redirect(self, setting: Setting) -> Setting:
         self._closes(setting, "write SetHandler proxy:fcgi://HOST:PORT in a <FilesMatch>")
-        path = () if "fcgi://" in setting.args[0] else setting.args[:1]
+        path = () if RUNNERS.search(setting.args[0]) else setting.args[:1]
         name = "RedirectMatch" if path and setting.name[-1] in "hH" else "Redirect"
         return replace(setting, name=name, args=("403", *path))
 

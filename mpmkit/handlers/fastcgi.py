@@ -132,10 +132,10 @@ class Backend(Programs):
             sock.setblocking(False)
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # or the name can be no name: a..b
             if sock is not None:
                 sock.close()
-            why = f"{self.name}: {error.strerror or error}; is it running?"
+            why = f"{self.name}: {getattr(error, 'strerror', None) or error}; is it running?"
             raise ScriptFailed(
                 503, f"failed to make connection to backend: {why}", "AH01079"
             ) from None

@@ -33,7 +33,7 @@ class Script(NamedTuple):
     name        its URL path (SCRIPT_NAME); `path_info` is the rest of the request's path
     translated  the file of path_info, taken as a URL path (PATH_TRANSLATED)
     prefix      the Alias that the path came by, "" without one (CONTEXT_PREFIX)
-    allowed     a program may be run there, by Options ExecCGI or a ScriptAlias
+    allowed     a program or application may be run there, by Options ExecCGI or an alias for scripts
     """
 
     filename: str
@@ -106,9 +106,10 @@ class Variables:
                 environ["REDIRECT_QUERY_STRING"] = request.url_query.decode("latin-1")
             return
         memo = request.memo
-        if memo is None or memo[0] is not script:
-            memo = request.memo = (script, self._of_request(request, script, conn.scheme))
-        environ.update(memo[1])
+        if memo is None or memo[0] is not script or memo[1] is not conn.scheme:
+            variables = self._of_request(request, script, conn.scheme)
+            memo = request.memo = (script, conn.scheme, variables)
+        environ.update(memo[2])
 
     def _of_request(self, request: Request, script: Script, scheme: str) -> dict[str, str]:
         """The variables that a request's head and a script's place decide.

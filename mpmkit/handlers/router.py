@@ -20,7 +20,7 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Directives
-from mpmkit.config.unsupported import PROGRAM_TYPES
+from mpmkit.config.unsupported import PROGRAM_TYPES, is_backend
 from mpmkit.handlers.gateway import Script, redirected
 from mpmkit.handlers.names import UrlMapping, by_extension
 from mpmkit.handlers.redirects import redirected_away, redirection
@@ -249,7 +249,7 @@ class Router:
         config = self._sections.config_for(path, filename)
         rest = path[end:]
         translated = self.file(rest) if rest else ""
-        allowed = mapping.kind == "ScriptAlias" or "ExecCGI" in config.options
+        allowed = mapping.kind.endswith("ScriptAlias") or "ExecCGI" in config.options
         place = (filename, path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
         script, run = Script(*place), self._scripts_of(handler).run
         if handler == "wsgi-script" or not by_name:
@@ -338,7 +338,7 @@ class Router:
         names = [*server.values["handlers"].values(), *([server.handler] if server.handler else [])]
         used = names + [name for rule in rules if rule.of_a_file for name in rule.handlers]
         for name in names + [name for rule in rules for name in rule.handlers]:
-            if name.startswith("proxy:"):
+            if is_backend(name):
                 self._scripts_of(name)
             elif name.lower() not in known:
                 self._lacking.add(name)
@@ -348,7 +348,7 @@ class Router:
 
 def is_script(handler: str) -> bool:
     """Does this handler run what a file holds, instead of sending it?"""
-    return handler in ("wsgi-script", "cgi-script") or handler.startswith("proxy:")
+    return handler in ("wsgi-script", "cgi-script") or is_backend(handler)
 
 
 def _ends(path: str, start: int) -> Iterator[int]:

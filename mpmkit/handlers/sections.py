@@ -23,10 +23,10 @@ from itertools import chain, islice
 from stat import S_ISLNK
 from typing import Any
 
-from mpmkit.config.access import DECIDE
 from mpmkit.config.directives import ROWS, Directives, Section, laid_over, section_values
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import CONDITIONS
+from mpmkit.config.unsupported import decides
 from mpmkit.config.values import Words, signed
 from mpmkit.handlers.access import Access, access_of
 
@@ -81,7 +81,7 @@ class SectionRule:
         self.settings = () if closed else section.settings
         self.values = {} if closed else section_values(section)
         self.access = access_of(self.settings, unknown)
-        if closed and DECIDE & {setting.name.lower() for setting in section.settings}:
+        if closed and any(map(decides, section.settings)):
             self.access = Access(closed=True)
         self.options: Words = self.values.get("Options", ())
         self.of_a_file = bool(section.file)  # not one of the package's own defaults
@@ -91,7 +91,7 @@ class SectionRule:
             self.arg = canonical(self.arg)
         # Of how many directories the argument of a <Directory> consists; 0 for other kinds.
         self.depth = self.arg.count("/") if self.kind == "Directory" else 0
-        pattern = section_pattern(self.kind, self.arg)
+        pattern = None if closed else section_pattern(self.kind, self.arg)
         self._search = None if pattern is None else pattern.search
 
     @property

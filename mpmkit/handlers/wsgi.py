@@ -98,6 +98,7 @@ class WsgiScripts:
         self._sendfile = directives.EnableSendfile
         self._applications: dict[str, Application] = {}
         self.service: Service | None = None  # what write() needs to send before the end
+        self._errors = errors
         self._stderr = _ErrorStream(errors)
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
@@ -113,6 +114,10 @@ class WsgiScripts:
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Run the application in a script's file."""
         name = script.filename
+        if not script.allowed:  # as mod_wsgi
+            text = f"Options ExecCGI is off in the directory of {name}"
+            self._errors.write("error", text, module="wsgi", client=conn.peer)
+            return page(403, request.method)
         application = self._applications.get(name)
         if application is None:
             application = Application(script.root, name)

@@ -22,10 +22,8 @@ from mpmkit.measure import access_log
 from mpmkit.measure.access_log import Known, LineFormat, Reader
 
 KEEP_ALIVE_TIMEOUT = 5.0  # seconds: httpd's default
-STEP_BACK = (
-    5.0,
-    120.0,
-)  # seconds by which ends, or starts, of two lines may go back; more is the clock
+# Seconds by which ends, or starts, of two lines may go back; more is the clock.
+STEP_BACK = (5.0, 120.0)
 SAMPLE = 50_000  # requests on which the error of the inference is estimated
 LONGEST_KEPT = 600.0  # seconds for which a connection with %k is remembered
 PURGE = 100_000  # requests after which connections that wait longer are forgotten
