@@ -218,7 +218,7 @@ def test_the_report_has_every_line(name, tree, capsys):
 
 
 WORDS = ("x", "*", "On", "none", "all", "granted", "127.0.0.1:80", "[L,F]", '"a b"', "${x}", "~", "(", "-1",
-         "from")  # fmt: skip
+         "from", "header=" + "9" * 400, "=~ /[^x]/", "|'", "a..b", "gone", "proxy:http://x")  # fmt: skip
 NAMES = [spec.name for spec in ROWS] + [row.name for row in FOREIGN if row.name[0] != "<"]
 CONTAINERS = ["Directory", "Files", "LocationMatch", "VirtualHost", "If", "Limit", "RequireAny", "IfModule",
               "IfVersion", "Proxy", "Macro"]  # fmt: skip

@@ -80,10 +80,9 @@ class Chain:
         )
 
     def _find(self, name: str) -> HostService:
-        # As names are (RFC 1035): a pattern's time may grow faster than the name.
-        short = len(name) < 256
+        short = name[:256]  # longer ones are no names (RFC 1035), and would take a pattern long
         for site, names, patterns in self._tests:
-            if name in names or (short and any(pattern.fullmatch(name) for pattern in patterns)):
+            if name in names or any(pattern.fullmatch(short) for pattern in patterns):
                 return site
         return self._addresses.get(name, self.default)
 
