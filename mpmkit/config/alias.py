@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from mpmkit.config.patterns import section_pattern
-from mpmkit.config.values import Words, url_path
+from mpmkit.config.values import NAMES, Words, url_path
 
 STATUSES = {"permanent": 301, "temp": 302, "seeother": 303, "gone": 410}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -29,7 +28,7 @@ def substituted(target: str, found: re.Match[bytes]) -> str:
             return sign[2]
         number = int(sign[1])
         value = found[number] if number <= found.re.groups else None
-        return os.fsdecode(value or b"")
+        return (value or b"").decode(NAMES, "surrogateescape")
 
     return re.sub(r"\$([0-9])|\\(.)", part, target)
 
@@ -58,7 +57,7 @@ class Redirection(NamedTuple):
     def of(self, path: str) -> str | None:
         """Where a URL path is redirected to, "" where it has only the status, None if it is not."""
         if self.pattern is not None:
-            found = self.pattern.search(os.fsencode(path))
+            found = self.pattern.search(path.encode(NAMES, "surrogateescape"))
             return None if found is None else substituted(self.target, found)
         if self.path is None:
             return self.target

@@ -7,9 +7,10 @@ than a server that does not start.
 
 from __future__ import annotations
 
-import os
 import re
 from posixpath import normpath
+
+from mpmkit.config.values import NAMES
 
 _POSIX = {
     "alpha": r"a-zA-Z", "digit": r"0-9", "alnum": r"a-zA-Z0-9", "upper": r"A-Z", "lower": r"a-z",
@@ -83,7 +84,7 @@ _WILD_CLASS = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]", re.ASCII)
 
 def _as_bytes(text: str) -> str:
     """The bytes of a text, one character each."""
-    return os.fsencode(text).decode("latin-1")
+    return text.encode(NAMES, "surrogateescape").decode("latin-1")
 
 
 def _literal(char: str) -> str:

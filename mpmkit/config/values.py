@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from posixpath import normpath
@@ -20,6 +21,7 @@ LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
 TRACES = tuple(f"trace{number}" for number in range(1, 9))
 INT_MAX = 2**31 - 1
 UNLIMITED = 1 << 62
+NAMES = sys.getfilesystemencoding()  # how `os` reads names of files, with surrogateescape
 LONGEST_WAIT = 2_000_000  # seconds; `poll` takes its milliseconds in 31 bits
 
 
