@@ -34,11 +34,14 @@ MOVED = {
     "notebooks/rendered)": "notebooks/00-start-here.ipynb)",
     "notebooks/exercises)": "notebooks/exercises/e1-pools.ipynb)",
 }
-# The tracer's page needs no kernel; it is written next to the pages.
+# The tracer's page needs no kernel; it is written next to the pages, and shown where its text has a picture.
+PICTURE = re.compile(r"!\[[^]]*\]\(img/tracer\.png\)")
 TRACER = (
-    '<iframe src="../tracer.html" title="The tracer" width="100%" height="900" loading="lazy"></iframe>'
-    '\n\n<p><a href="../tracer.html">The tracer in a window of its own</a></p>'
+    '<iframe src="../tracer.html" title="The tracer" width="100%" height="680"></iframe>'
+    '\n\n<p><a href="../tracer.html">The tracer in its own window</a></p>'
 )
+# No column of contents: the tracer needs the width, and the first page has no sections.
+WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n"
 REDIRECT = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>{0}</title>'
     '<meta http-equiv="refresh" content="0; url={1}"><link rel="canonical" href="{1}">'
@@ -63,9 +66,10 @@ def stage(target: Path) -> None:
         if page.name == "index.md":  # the first page of the site
             text = re.sub(r"\]\((?!\.\./|https?:|#)", "](docs/", text).replace("](../", "](")
             page = ROOT / page.name
-        (target / page.relative_to(ROOT)).write_text(text, encoding="utf-8")
-    with open(target / "docs" / "TRACER.md", "a", encoding="utf-8") as tracer:
-        tracer.write(f"\n## Live\n\n{TRACER}\n")
+        if page.name == "TRACER.md":
+            text = PICTURE.sub(TRACER, text)
+        wide = page.name in ("index.md", "TRACER.md")
+        (target / page.relative_to(ROOT)).write_text(WIDE * wide + text, encoding="utf-8")
     (target / "docs" / "API.md").write_text(api(), encoding="utf-8")
     for name, text in error_pages(
         (ROOT / "docs" / "ERRORS.md").read_text(encoding="utf-8")

@@ -18,8 +18,8 @@ body { margin: 0 auto; padding: 12px; max-width: 1200px; background: #ffffff; co
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 20px; margin: 0 0 4px; } p.lead { margin: 0 0 10px; max-width: 75ch; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #e8e8e8; } }"""
-LEAD = """Ten clients, the same for each model, and four workers: prefork has four processes, worker and event
-two processes of two threads. Each step is one that a real run took, as its TraceLog has it."""
+LEAD = """Three real runs with the same ten clients and four workers: prefork has four processes, worker and event
+two processes of two threads. Every step comes from the run's TraceLog."""
 
 
 def page(runs: Iterable[dict[str, Any]] | None = None, lead: str = LEAD) -> str:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     if not argv:
         raise SystemExit(__doc__)
     runs = shown(*(Path(name).read_text() for name in argv[1:])) if argv[1:] else None
-    lead = "Steps of real runs, as their TraceLog has them." if runs else LEAD
+    lead = "Real runs; every step comes from their TraceLog." if runs else LEAD
     Path(argv[0]).write_text(page(runs, lead), encoding="utf-8")
 
 

@@ -175,7 +175,7 @@ class Scene {
     const { run } = this;
     const alone = run.mpm === "prefork";
     const pad = 6, size = 2 * this.radius + 8, room = size + (this.radius > 8 ? 18 : 6);  // a letter, a dot
-    const wide = alone ? room + 2 * pad : Math.max(132, Math.min(width, (width - GAP) / 2));
+    const pair = (width - GAP) / 2, wide = alone ? room + 2 * pad : pair < 132 ? width : pair;
     const across = Math.max(1, Math.floor((width + GAP) / (wide + GAP)));
     const columns = alone ? 1 : Math.max(1, Math.floor((wide - 2 * pad) / (room + 4)));
     const rows = Math.ceil(run.threads / columns);
@@ -470,7 +470,7 @@ export function mount(el, { runs, palette }) {
       const { canvas } = scene, tall = scene.plan.height;
       if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(tall * ratio)) {
         Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(tall * ratio) });
-        canvas.style.height = `${tall}px`;
+        Object.assign(canvas.style, { width: `${width}px`, height: `${tall}px` });  // not scaled: no blur
       }
     }
     // Next to each other, the words below the pictures begin at one height.
