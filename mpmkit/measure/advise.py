@@ -231,9 +231,10 @@ def warm(d: Directives, busy: float) -> Directives:
 def _reach(trace: Trace, writer: Directives | None) -> Iterator[str]:
     """What the log does not show."""
     if trace.span < LEAST_SPAN:
+        covers = f"{trace.span:.0f} s" if trace.span < 120 else f"{trace.span / 60:.0f} minutes"
         yield (
-            f"The log covers {trace.span / 60:.0f} minutes: hours in which more happens are not in it. Give a "
-            "whole day, better a week."
+            f"The log covers {covers}: hours in which more happens are not in it. Give a whole day, better a "
+            "week."
         )
     if writer is None:
         yield (

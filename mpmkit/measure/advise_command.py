@@ -7,7 +7,6 @@ mpmkit advise --log access.log.1.gz --log access.log --log-format "combined %D" 
 import argparse
 import json
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -135,19 +134,11 @@ def _writer(options: argparse.Namespace) -> str:
     own = configured(options.conf, None)[0]
     if options.status is None:
         return own
-    place = without_login(options.status)
-    try:
-        running = StatusPage(options.status, 5.0).mpm.lower()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{place}: {error}") from None
+    page = StatusPage(options.status, 5.0)
+    running = page.mpm.lower()
     if own and running and running != own:
-        raise ValueError(f"{place}: runs {running}, but {options.conf} loads {own}")
+        raise ValueError(f"{page.page}: runs {running}, but {options.conf} loads {own}")
     return running or own
-
-
-def without_login(url: str) -> str:
-    """For messages: no user and no password."""
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def answer(options: argparse.Namespace, bar: Bar) -> Advice:
@@ -161,6 +152,7 @@ def answer(options: argparse.Namespace, bar: Bar) -> Advice:
         threads, kept = given[writer].ThreadsPerChild, costs[writer].kept
         costs[writer] = running_cost(options.pid, threads, kept)
     trace = Trace.read(options.log, log_format=options.log_format, conf=options.conf)
+    say("\n".join(f"left out: {line}" for line in trace.broken))
     advice = advise(
         given, trace, costs, growth=options.growth, ram=options.memory, writer=writer,
         on_progress=lambda share, text: bar(Progress(0, 1, text, share)),

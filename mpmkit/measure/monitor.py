@@ -122,15 +122,20 @@ class StatusPage:
             with urllib.request.urlopen(request, timeout=patience) as reply:
                 lines = reply.read().decode("latin-1").splitlines()
         except urllib.error.HTTPError as error:
-            login = error.code in (401, 403)
-            remedy = "; put USER:PASSWORD@ before the host, or allow it from here (Require local)"
-            what = f"answers {error.code}, not a status page{remedy * login}"
+            login = (
+                "give the right password" if self.headers else "put USER:PASSWORD@ before the host"
+            )
+            remedy = f"; {login}, or allow it from here (Require local)"
+            what = f"answers {error.code}, not a status page{remedy * (error.code in (401, 403))}"
             raise OSError(f"{self.page} {what}") from None
         except TimeoutError:
             why = f"gives no answer within {patience:g} s; every worker may be busy"
             raise OSError(f"{self.page} {why}") from None
         except http.client.HTTPException as error:
             raise OSError(f"{self.page} does not answer in HTTP: {error!r}") from None
+        except OSError as error:
+            why: object = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise OSError(f"{self.page} cannot be reached: {why}") from None
         auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
         if "Scoreboard" not in auto:
             why = "is not a status page; is SetHandler server-status configured?"

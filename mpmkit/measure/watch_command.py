@@ -7,14 +7,14 @@ mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
 
 import argparse
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpmkit.config.arguments import Parser
-from mpmkit.measure.advise_command import configured, without_login
+from mpmkit.measure.advise_command import configured
+from mpmkit.measure.command import say
 from mpmkit.measure.monitor import StatusPage
 
 ALARMS = {"G": "finishing gracefully", "K": "keep-alive", "R": "reading a request"}
@@ -139,5 +139,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError) as error:
-        print(f"mpmkit: {without_login(options.url)}: {error}", file=sys.stderr)
+        say(str(error))
     return 1
