@@ -76,12 +76,12 @@ NOT_UTC = "%{%Y-%m-%d %H:%M:%S}t %D"
 @pytest.mark.parametrize("text, form, says", [
     ("", "", "no line"), ("", "common", "no whole line"), ("x\n" * 50, "", "no known format"),
     (combined(1, " 15"), "", "'combined %D' if it is in microseconds, 'combined %T' if in seconds"),
-    (common(1) * 50 + combined(1) * 50, "", r"50 of 100 lines.*line 51:.*looks like log_format='combined'"),
-    (combined(1, " 15") * 3, "combined", r"3 of 3 lines.*line 1:.*looks like log_format='combined %D'"),
+    (common(1) * 50 + combined(1) * 50, "", r"(?s)50 of 100 .*'combined': the log has two.*line 51:.*line 55:"),
+    (combined(1, " 15") * 3, "combined", r"(?s)3 of 3 lines.*look like log_format='combined %D'\..*line 1:"),
     ("a b c\n" * 3, "common", "give its LogFormat"), (common(1), "%h %D", "no time of the request"),
     (common(1), "%{%H:%M}t", "no time of the request"), (common(1), "%é %t", "unknown"),
     (common(1), "%t %", "cut short"), (common(1), "%{%Q}t", "cannot be read"),
-    (common(1).replace("17/May", "32/May"), "common", "1 of 1 lines"),
+    (common(1).replace("17/May", "32/May"), "common", "(?s)1 of 1 lines.*line 1: .*32/May"),
     (common(1)[:-1], "common", "no whole line"), ("9" * 400 + " 5\n", "%{usec}t %D", "1 of 1 lines"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_said(text, form, says):
@@ -93,10 +93,14 @@ LONG = "x" * 1_000_000
 
 
 @pytest.mark.parametrize("text, form, count, note", [
-    (common(1) * 199 + "\0\0\0\n", "common", 199, "1 are broken and left out, the first is .*line 200: .*x00"),
+    (common(1) * 199 + "\0\0\0\n", "common", 199, r"(?s)1 \(.*line 200\)..*line 200: '.x00.x00.x00'"),
+    ("".join(common(1) * 200 + "x" * n + "\n" for n in (1, 2, 119, 4)), "common", 800,
+     r"(?s)out: 4 \(.*line 201; .*line 804\)..*line 402: 'xx'\n.*line 603: 'x{59} \.\.\. x{59}'\n.*804: 'x{4}'"),
+    (common(1) * 999 + common(1).replace("17/May", "32/May") * 7, "common", 999,
+     r"(?s)left out: 7 \(.*line 1000; .*line 1004, \.\.\.\)..*line 1004: .*32/May"),
     (common(1) + common(2)[:30], "common", 1, "still being written"),
     (common(1) + common(2, target="/" + LONG), "common", 2, "2 lines"),
-    (common(1) * 200 + "x" * (5 << 20) + "\n" + common(2), "common", 201, "1 are broken"),
+    (common(1) * 200 + "x" * (5 << 20) + "\n" + common(2), "common", 201, "left out: 1"),
     (common(10, " 5") + common(1, " 5"), "common %D", 2, "clock goes back by 9 s"),
     ("2015-10-25 01:59:59 5\n2015-10-25 01:00:00 5\n", NOT_UTC, 2, "back by 3,599 s.*end of summer time"),
     ("2015-10-25 01:59:59 5\n", NOT_UTC, 1, "no zone and are taken as UTC"),
@@ -109,7 +113,9 @@ LONG = "x" * 1_000_000
 def test_odd_logs_are_read_and_said(text, form, count, note):
     trace = read(text, form)
     assert len(trace) == count
-    assert re.search(note, "\n".join(trace.notes)), trace.notes
+    assert re.search(note, "\n".join((*trace.notes, *trace.broken))), trace.notes
+    texts = [line.split(": ", 1)[1] for line in trace.broken]
+    assert not any(text in note for text in texts for note in trace.notes), "the CSV has the notes"
     if "+0200" in text:
         assert trace.start[1] == 2.0 and not any("clock" in one for one in trace.notes)
 
@@ -306,5 +312,5 @@ def test_a_line_of_the_fast_pattern_is_one_of_the_strict_pattern():
         form = LineFormat("combined")
         reader = access_log.Reader(form)
         found = list(reader.columns("x", [(good * 3 + line.replace("\\", "") + good * 2).encode()]))
-        assert len(found[0][0]) == 5 and reader.broken == 1, line
+        assert len(found[0][1]) == 5 and reader.broken == 1, line
     assert form.text == COMBINED

@@ -1,8 +1,8 @@
 """Access logs: any LogFormat becomes one regular expression, whole blocks of lines become columns of values.
 
 A block of lines is matched by one call (re.findall). If it finds fewer matches than the block has lines, that
-block is gone through line by line: what does not match is counted, and the first such line is kept with its
-number. A block without a backslash has no escaped quotes: it is matched by simpler sets, which are twice as fast.
+block is gone through line by line: what does not match is counted, the first few are kept with their numbers. A
+block without a backslash has no escaped quotes: it is matched by simpler sets, which are twice as fast.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -26,7 +27,8 @@ from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, piece
 BLOCK = 1 << 15  # bytes read at once; its lines and columns fit a cache of the processor
 LONGEST_LINE = 4 << 20  # bytes; a longer line is broken
 BROKEN_SHARE = 0.01  # of the lines may be broken
-MOST_CACHED = 50_000  # entries of a cache of texts that occur again and again
+SHOWN, SHOWN_LENGTH = 5, 120  # so many broken lines are shown, with so many characters
+CACHED = 1 << 12  # texts that occur again and again; a cache of the processor has room for them
 
 # Nicknames that distributions give, and what is tried where no format is given.
 NICKNAMES = {
@@ -89,16 +91,9 @@ WANTED = {
 }  # fmt: skip
 
 
-class Known(dict[Any, Any]):
-    """Recurring texts, each with its `value`, or numbered as they first occur."""
-
-    def __init__(self, value: Callable[[Any], Any] | None = None) -> None:
-        super().__init__()
-        self.value = value
-
-    def __missing__(self, key: Any) -> Any:
-        made = self[key] = self.value(key) if self.value else len(self)
-        return made
+Columns = tuple[Sequence[bytes], ...]  # the groups of a format, a sequence for each
+# Of a block of lines: the columns, unix times of the starts, durations in seconds or None; nan where none is.
+Entries = tuple[Columns, list[float], list[float] | None]
 
 
 class Clock:
@@ -123,11 +118,9 @@ class Clock:
         self.resolution = 1 / max(
             (unit for unit, _ in filter(None, (self.whole, self.part))), default=1
         )
-        usual = self.layout[1:] == DEFAULT_CLOCK
-        self._read, self._minutes = (
-            Known(self._by_minute if usual else self._parsed),
-            Known(self._parsed),
-        )
+        usual, cached = self.layout[1:] == DEFAULT_CLOCK, lru_cache(CACHED)
+        self._read = cached(self._by_minute if usual else self._parsed)
+        self._minute = cached(self._parsed)
 
     def seconds(self, columns: Sequence[Sequence[bytes]]) -> list[float]:
         """Unix times of all lines of a block; nan where a text is not a time."""
@@ -141,12 +134,9 @@ class Clock:
                     for text in columns[at]
                 ]
             return self._with_part(found, columns) if unit == 1 else found
-        if len(self._read) > MOST_CACHED:
-            self._read.clear()
-            self._minutes.clear()
         texts = [columns[at] for at in self.columns]
         keys: Any = texts[0] if len(texts) == 1 else zip(*texts, strict=True)
-        return self._with_part(list(map(self._read.__getitem__, keys)), columns)
+        return self._with_part(list(map(self._read, keys)), columns)
 
     def _with_part(self, found: list[float], columns: Sequence[Sequence[bytes]]) -> list[float]:
         if self.part is None:
@@ -157,7 +147,7 @@ class Clock:
     def _by_minute(self, key: bytes) -> float:
         """Of DEFAULT_CLOCK. A day has 86,400 seconds, and strptime takes as long as ten lines."""
         second = key[19:21]
-        minute = self._minutes[key[:19] + b"00" + key[21:]]
+        minute = self._minute(key[:19] + b"00" + key[21:])
         return minute + int(second) if second.isdigit() and second < b"60" else math.nan
 
     def _parsed(self, key: Any) -> float:
@@ -210,25 +200,22 @@ class LineFormat:
         if not self.begin.usable and not self.end.usable:
             raise TraceError(f"log_format: {text!r} has no time of the request; %t is one")
 
-    def seconds(self, columns: Sequence[Sequence[bytes]]) -> tuple[list[float], list[float] | None]:
-        """(unix time of each request's start, its duration in seconds or None) of the columns of a block; nan
-        for an entry without one."""
+    def entries(self, found: Sequence[Sequence[bytes]]) -> Entries:
+        """Of the groups of each line."""
+        columns: Columns = tuple(zip(*found, strict=True))
         lasted = None
         if "seconds" in self.columns:
-            scale, texts = self.scale, columns[self.columns["seconds"]]
-            try:
-                lasted = [number * scale for number in map(float, texts)]
-            except ValueError:
-                lasted = [_number(text) * scale for text in texts]
+            lasted = _numbers(columns[self.columns["seconds"]], self.scale)
         if not self.begin.usable:
             ends = self.end.seconds(columns)
             pairs = zip(ends, lasted or [0.0] * len(ends), strict=True)
-            return [end - (long if long == long else 0.0) for end, long in pairs], lasted
+            starts = [end - (long if long == long else 0.0) for end, long in pairs]
+            return columns, starts, lasted
         starts = self.begin.seconds(columns)
         if lasted is None and self.end.usable:
             ends = self.end.seconds(columns)
             lasted = [end - start for start, end in zip(starts, ends, strict=True)]
-        return starts, lasted
+        return columns, starts, lasted
 
 
 def _compiled(parts: Sequence[Piece], captured: Sequence[int], fast: bool) -> re.Pattern[bytes]:
@@ -262,11 +249,12 @@ def _pattern(part: Piece, around: str, fast: bool) -> str:
     return f"(?:-|{body})" if part.condition else body
 
 
-def _number(text: bytes) -> float:
-    try:
-        return float(text)
-    except ValueError:  # "-"
-        return math.nan
+def _numbers(texts: Sequence[bytes], scale: float) -> list[float]:
+    """Times `scale`; nan for what is no number ("-")."""
+    for kind in (int, float):  # int is twice as fast
+        with suppress(ValueError, OverflowError):
+            return [number * scale for number in map(kind, texts)]
+    return [math.nan if len(texts) == 1 else _numbers([text], scale)[0] for text in texts]
 
 
 def _key(part: Piece) -> str:
@@ -344,12 +332,12 @@ class Reader:
     form: LineFormat
     lines: int = 0
     broken: int = 0
-    first_broken: str = ""
-    likely: str = ""  # the format of that line
+    shown: dict[str, str] = field(default_factory=dict)  # place of a broken line -> its text
+    likely: str = ""  # the format of the first one
     unfinished: int = 0  # last lines without an end: still being written
 
-    def columns(self, name: str, lines: Iterable[bytes]) -> Iterator[tuple[Sequence[bytes], ...]]:
-        """The groups of the format, a block of lines (of `blocks`) at once."""
+    def columns(self, name: str, lines: Iterable[bytes]) -> Iterator[Entries]:
+        """What a block of lines (of `blocks`) has, one block after the other."""
         number = 0
         for block in lines:
             if not block.endswith(b"\n"):
@@ -357,23 +345,29 @@ class Reader:
                 return
             pattern = self.form.pattern if b"\\" in block else self.form.fast
             found, count = pattern.findall(block), block.count(b"\n")
-            if len(found) != count:
+            entries = self.form.entries(found) if len(found) == count else None
+            if entries is None or math.isnan(sum(entries[1])):
                 found = list(self._one_by_one(name, block, number))
+                entries = self.form.entries(found) if found else None
             number += count
             self.lines += count
-            if found:
-                yield tuple(zip(*found, strict=True))
+            if entries:
+                yield entries
 
     def _one_by_one(self, name: str, block: bytes, number: int) -> Iterator[tuple[bytes, ...]]:
         for place, line in enumerate(block.split(b"\n")[:-1], number + 1):
-            if found := self.form.pattern.match(line):
+            found = self.form.pattern.match(line)
+            if found and not math.isnan(self.form.entries([found.groups()])[1][0]):
                 yield found.groups()
-            else:
-                self.broken += 1
-                if not self.first_broken:
-                    shown = line[:200].decode("ascii", "backslashreplace")
-                    self.first_broken = f"{name}, line {place}: {shown!r}"
-                    self.likely = likely_format(line)
+                continue
+            self.likely = self.likely if self.broken else likely_format(line)
+            self.broken += 1
+            if self.broken <= SHOWN:
+                self.shown[f"{name}, line {place}"] = excerpt(line)
+
+    def examples(self) -> tuple[str, ...]:
+        """The first broken lines, with their numbers."""
+        return tuple(f"{where}: {line}" for where, line in self.shown.items())
 
     def check(self) -> None:
         """Raise TraceError if more than BROKEN_SHARE of the lines are broken, or there is no line."""
@@ -381,12 +375,22 @@ class Reader:
             raise TraceError("the log has no whole line; is it the right file?")
         if self.broken > BROKEN_SHARE * self.lines:
             remedy = (
-                f"it looks like log_format={self.likely!r}" if self.likely else "give its LogFormat"
+                f"they look like log_format={self.likely!r}"
+                if self.likely
+                else "give its LogFormat"
             )
+            if self.likely and self.broken < (1 - BROKEN_SHARE) * self.lines:
+                remedy += ": the log has two formats, give only the lines of one"
             raise TraceError(
-                f"{self.broken:,} of {self.lines:,} lines are not {self.form.text!r}; the first is "
-                f"{self.first_broken}; {remedy}"
+                f"{self.broken:,} of {self.lines:,} lines are not {self.form.text!r}; {remedy}. The first are\n"
+                + "\n".join(self.examples())
             )
+
+
+def excerpt(line: bytes) -> str:
+    """A line as it can be shown: printable, and not too long; what is wrong is often at its end."""
+    text, part = repr(line)[1:], SHOWN_LENGTH // 2
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:part]} ... {text[-part:]}"
 
 
 def likely_format(line: bytes, more: Sequence[str] = ("", " %D", " %D %X %k")) -> str:
@@ -406,10 +410,8 @@ def guessed(name: str, block: bytes) -> LineFormat:
     give = (
         f"{known!r} if it is in microseconds, {other!r} if in seconds" if known else "its LogFormat"
     )
-    shown = lines[0][:200].decode("ascii", "backslashreplace")
-    raise TraceError(
-        f"{name}: {what}; give log_format={give}, or conf, the httpd.conf; line 1 is {shown!r}"
-    )
+    text = f"{name}: {what}; give log_format={give}, or conf, the httpd.conf"
+    raise TraceError(f"{text}; line 1 is {excerpt(lines[0])}")
 
 
 def in_order(
@@ -425,8 +427,8 @@ def in_order(
             continue
         form = form or guessed(name, first)
         line = form.pattern.search(first)
-        at = form.seconds([[text] for text in line.groups()])[0][0] if line else math.inf
-        found.append((at, name, chain([first], lines)))
+        at = form.entries([line.groups()])[1][0] if line else math.inf
+        found.append((at if at == at else math.inf, name, chain([first], lines)))
     if form is None:
         raise TraceError("the log has no line; is it the right file?")
     return Reader(form), [(name, lines) for _, name, lines in sorted(found, key=lambda one: one[0])]

@@ -12,19 +12,20 @@ import os
 import re
 from array import array
 from bisect import insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from itertools import chain, compress, islice, repeat
+from contextlib import ExitStack, suppress
+from functools import lru_cache
+from itertools import chain, compress, count, islice, repeat
 from typing import Any
 
 from mpmkit.measure import access_log
-from mpmkit.measure.access_log import Known, LineFormat, Reader
+from mpmkit.measure.access_log import CACHED, Entries, LineFormat, Reader
 
 KEEP_ALIVE_TIMEOUT = 5.0  # seconds: httpd's default
 # Seconds by which ends, or starts, of two lines may go back; more is the clock.
 STEP_BACK = (5.0, 120.0)
-SAMPLE = 50_000  # requests on which the error of the inference is estimated
+SAMPLE = 20_000  # requests on which the error of the inference is estimated
 LONGEST_KEPT = 600.0  # seconds for which a connection with %k is remembered
 PURGE = 100_000  # requests after which connections that wait longer are forgotten
 SCRIPTS = (b".php", b".cgi", b".py", b".pl", b".jsp", b".asp", b".aspx", b".do", b".fcgi", b".rb")
@@ -42,8 +43,7 @@ def _kind(line: bytes) -> int:
     """Of a request line or a path: 1 for a script, 2 for HTTP/1.0, or their sum."""
     words = line.split(b" ")
     target = words[1] if len(words) > 1 else words[0]
-    path, query, _ = target.partition(b"?")
-    script = bool(query) or words[0] == b"POST" or path.lower().endswith(SCRIPTS)
+    script = b"?" in target or words[0] == b"POST" or target[-6:].lower().endswith(SCRIPTS)
     return script + 2 * (words[-1] == b"HTTP/1.0")
 
 
@@ -57,47 +57,36 @@ class _Columns:
         self.client, self.place, self.serial = array("I"), array("I"), array("q")
         self.kept, self.path_class = array("b"), array("B")
         self.back = 0.0  # seconds by which the clock went back, at most
-        self.dropped = 0  # lines whose time is no time
         self._last = -1e18
-        self._clients, self._places = Known(), Known()
-        self._kinds, self._sizes = Known(_kind), Known(_whole)
+        self._clients, self._places = _numbered(), _numbered()
+        self._kind = lru_cache(CACHED)(_kind)  # of its own: no path outlives the reading
         self._salt = os.urandom(16)
 
-    def add(self, found: tuple[Sequence[bytes], ...]) -> None:
+    def add(self, entries: Entries) -> None:
         """A block of lines."""
-        at, count = self.form.columns, len(found[0])
-        starts, lasted = self.form.seconds(found)
-        if math.isnan(sum(starts)):
-            bad = [index for index, start in enumerate(starts) if start != start]
-            self.dropped += len(bad)
-            good = sorted(set(range(count)).difference(bad))
-            if good:
-                self.add(tuple([column[index] for index in good] for column in found))
-            return
+        at, (found, starts, lasted) = self.form.columns, entries
         self._watch_clock(starts, lasted)
         self.start.fromlist(starts)
         if lasted:
             self.seconds.fromlist(lasted)
         if "size" in at:
-            self.size.fromlist(list(map(self._sizes.__getitem__, found[at["size"]])))
+            self.size.fromlist(_wholes(found[at["size"]]))
         if "serial" in at:
-            self.serial.extend(map(self._sizes.__getitem__, found[at["serial"]]))
+            self.serial.fromlist(_wholes(found[at["serial"]]))
         self._number(self.client, self._clients, found, ("address", "agent"))
         if "port" in at or "process" in at:
             self._number(self.place, self._places, found, ("address", "agent", "process", "port"))
         if "line" in at:
-            kinds = bytes(map(self._kinds.__getitem__, found[at["line"]]))
+            kinds = bytes(map(self._kind, found[at["line"]]))
             self.path_class.frombytes(kinds.translate(SCRIPT))
             if "kept" not in at:
                 self.kept.frombytes(kinds.translate(CLOSED))
         if "kept" in at:
             self.kept.fromlist([KEPT.get(sign, -1) for sign in found[at["kept"]]])
-        for known in (self._kinds, self._sizes):
-            if len(known) > access_log.MOST_CACHED:
-                known.clear()
 
     def _number(
-        self, column: array[int], known: Known, found: Sequence[Sequence[bytes]], names: Sequence[str]
+        self, column: array[int], known: defaultdict[int, int], found: Sequence[Sequence[bytes]],
+        names: Sequence[str],
     ) -> None:  # fmt: skip
         """Numbers of clients by a salted hash of those columns: no address is kept, even meanwhile."""
         texts = [found[self.form.columns[name]] for name in names if name in self.form.columns]
@@ -107,8 +96,8 @@ class _Columns:
 
     def _watch_clock(self, starts: list[float], lasted: list[float] | None) -> None:
         times = list(map(operator.add, starts, lasted)) if lasted else starts
-        back = self._last - times[0], *map(operator.sub, times, islice(times, 1, None))
-        self.back, self._last = max(self.back, max(back)), times[-1]
+        steps = map(operator.sub, [self._last, *times], times)
+        self.back, self._last = max(self.back, *steps), times[-1]
 
     def sort(self) -> None:
         """Put the requests in the order of their starts, and fill the columns that the log does not have."""
@@ -128,16 +117,27 @@ class _Columns:
             self.place = self.client
 
 
-def _whole(text: bytes) -> int:
-    """A number of bytes, or of requests; 0 for "-" and for what no server can have counted."""
-    return int(text) if text.isdigit() and len(text) < 19 else 0
+def _numbered() -> defaultdict[int, int]:
+    """Gives each key a number, in the order in which they first occur."""
+    known: defaultdict[int, int] = defaultdict()
+    known.default_factory = known.__len__
+    return known
+
+
+def _wholes(texts: Sequence[bytes]) -> list[int]:
+    """Numbers of bytes, or of requests; 0 for "-" and for what no server can have counted."""
+    with suppress(ValueError):
+        found = list(map(int, texts))
+        if 0 <= min(found) and max(found) < 10**18:
+            return found
+    return [int(text) if text.isdigit() and len(text) < 19 else 0 for text in texts]
 
 
 def _spread(starts: array[float], begin: float) -> array[float]:
     """Seconds from `begin` of starts that are whole seconds: those of one are spread over it evenly, in their
     order."""
-    offsets = Known(lambda count: [1.0 / count * index for index in range(count)])
-    later = chain.from_iterable(map(offsets.__getitem__, Counter(starts).values()))
+    offsets = lru_cache(CACHED)(lambda count: [1.0 / count * index for index in range(count)])
+    later = chain.from_iterable(map(offsets, Counter(starts).values()))
     return array("d", map(operator.sub, map(operator.add, starts, later), repeat(begin)))
 
 
@@ -158,15 +158,15 @@ def joined(
         ends = array("d", [e if e == e else s for e, s in zip(ends, columns.start, strict=False)])
     limit = (LONGEST_KEPT if serials else gap) + tolerance
     before = array("q", [-1]) * len(ends)  # the request that each goes on from
-    mixed = _in_turn(columns, ends, limit, serials, before)
+    visits, mixed = _in_turn(columns, ends, limit, tolerance, serials, before)
     if mixed:
-        _side_by_side(columns, ends, limit, tolerance, serials, before, mixed)
-    kept, numbers, count = array("b", columns.kept), array("I"), 0
+        _side_by_side(columns, ends, limit, tolerance, serials, before, visits, mixed)
+    kept, numbers, new = array("b", columns.kept), array("I"), 0
     add = numbers.append
     for one in before:
         if one < 0:
-            add(count)
-            count += 1
+            add(new)
+            new += 1
         else:
             add(numbers[one])
             kept[one] = 1
@@ -177,89 +177,94 @@ def joined(
 
 
 def _in_turn(
-    columns: Any, ends: array[float], limit: float, serials: bool, before: array[int]
-) -> set[int]:
+    columns: Any, ends: array[float], limit: float, tolerance: float, serials: bool, before: array[int]
+) -> tuple[list[int], set[int]]:  # fmt: skip
     """Join the requests of clients that ask for one thing after another: only the connection that a client
-    used last can go on. Returns the clients of whom that can't be said."""
-    mixed: set[int] = set()
-    latest: dict[int, int] = {}  # request of each client
-    get, ports, kept, serial_of = latest.get, columns.ports, columns.kept, columns.serial
-    rows = zip(columns.place, columns.start, ends, strict=False)
-    for index, (place, start, ended) in enumerate(rows):
-        previous, latest[place] = get(place), index
-        if previous is None:
+    used last can go on. Returns the visit of each request, and the visits of which that can't be said. A visit
+    ends where all connections of the client are too old to go on."""
+    visits, mixed, ports = list(range(len(ends))), set[int](), columns.ports
+    latest: dict[
+        int, tuple[int, float, int, int, int]
+    ] = {}  # of each client the request that ends last
+    get, rows = (
+        latest.get,
+        zip(columns.place, columns.start, ends, columns.kept, columns.serial, strict=False),
+    )
+    for index, (place, start, ended, keeps, serial) in enumerate(rows):
+        last = get(place)
+        if last is None or start - limit > last[1]:
+            latest[place] = index, ended, keeps, serial, index
             continue
-        end = ends[previous]
-        if start < end or ended < start:
-            mixed.add(place)
-            continue
-        goes_on = kept[previous] and start - limit <= end
-        if serials:
-            serial, keeps = serial_of[index], kept[index]
-            goes_on = goes_on and serial == serial_of[previous] + (keeps != 0)
-            goes_on = goes_on and (keeps or serial or ports)
-            if not goes_on and (serial or (ports and not keeps)):
-                mixed.add(place)
-        if goes_on:
+        previous, end, kept, number, visit = last
+        visits[index] = visit
+        if ended < end or start + tolerance < end:
+            mixed.add(visit)
+            if ended < end:
+                continue
+        elif not serials:
+            if kept:
+                before[index] = previous
+        elif kept and serial == number + (keeps != 0) and (keeps or serial or ports):
             before[index] = previous
-    return mixed
+        elif serial or (ports and not keeps):
+            mixed.add(visit)
+        latest[place] = index, ended, keeps, serial, visit
+    return visits, mixed
 
 
 def _side_by_side(
     columns: Any, ends: array[float], limit: float, tolerance: float, serials: bool, before: array[int],
-    mixed: set[int],
+    visits: list[int], mixed: set[int],
 ) -> None:  # fmt: skip
-    """Join the requests of clients with several connections at a time: all that wait are looked through."""
-    # Connections that wait, by client and the %k of a next request: (end, first request, last one), in order.
-    there: dict[int, list[tuple[float, int, int]]] = {}
-    rows = zip(
-        range(len(ends)), columns.start, ends, columns.place, columns.serial, columns.kept,
-        strict=False,
-    )  # fmt: skip
-    get, purge, ports = there.get, PURGE, columns.ports
-    for index, start, end, place, serial, keeps in compress(
-        rows, map(mixed.__contains__, columns.place)
-    ):
+    """Join the requests of visits with several connections at a time: all that wait are looked through."""
+    # Of a visit, by the %k of a next request: those that wait, (end, first request, last one), in order.
+    there: dict[int, dict[int, list[tuple[float, int, int]]]] = {}
+    rows = zip(count(), columns.start, ends, visits, columns.serial, columns.kept, strict=False)
+    purge, ports = PURGE, columns.ports
+    for index, start, end, visit, serial, keeps in compress(rows, map(mixed.__contains__, visits)):
         if index >= purge:
             purge, low = index + PURGE, start - limit
-            for key in [key for key, some in there.items() if not some or some[-1][0] < low]:
+            for key in [
+                key for key, mine in there.items()
+                if all(not some or some[-1][0] < low for some in mine.values())
+            ]:  # fmt: skip
                 del there[key]
-        best, last, key, then = None, False, place, place
+        mine = there.get(visit)
+        if mine is None:
+            mine = there[visit] = {}
+        low, high, first, best = start - limit, start + tolerance, index, None
+        key, then, waits = 0, 0, keeps
         if serials:
-            key = place << 32 | serial
-            then = key + 1
-            if not keeps and (serial > 0 or ports):
-                best = _taken(get(then), start - limit, start + tolerance)
-                last = best is not None
-        if best is None and (some := get(key)):
-            if start - limit <= some[-1][0] <= start + tolerance:
-                best = some.pop()
-            else:
-                best = _taken(some, start - limit, start + tolerance)
-        before[index] = best[2] if best else -1
-        # With a number of its own, - is MaxKeepAliveRequests, after which one more request may come.
-        if keeps or (serials and serial > 0 and not last):
-            one = end, best[1] if best else index, index
-            some = get(then)
+            key, then = serial, serial + 1
+            # With a number of its own, - is MaxKeepAliveRequests, after which one more request may come.
+            waits = keeps or serial
+            if not keeps and (serial or ports) and (some := mine.get(then)):
+                best = some.pop() if low <= some[-1][0] <= high else _taken(some, low, high)
+                waits = best is None and serial
+        if best is None and (some := mine.get(key)):
+            best = some.pop() if low <= some[-1][0] <= high else _taken(some, low, high)
+        if best is not None:
+            _, first, before[index] = best
+        if waits:
+            some = mine.get(then)
             if some is None:
-                there[then] = [one]
-            elif not some or some[-1] < one:
-                some.append(one)
+                mine[then] = [(end, first, index)]
+            elif not some or some[-1][0] < end:
+                some.append((end, first, index))
             else:
-                insort(some, one)
+                insort(some, (end, first, index))
 
 
 def _taken(
-    some: list[tuple[float, int, int]] | None, low: float, high: float
+    some: list[tuple[float, int, int]], low: float, high: float
 ) -> tuple[float, int, int] | None:
     """Take the connection that answered last within those times out of those that wait, which are in order."""
-    if some:
-        at = len(some) - 1
-        while at >= 0 and some[at][0] > high:
-            at -= 1
-        if at >= 0 and some[at][0] >= low:
-            return some.pop(at)
-        del some[: at + 1]  # too old, from now on
+    at = len(some) - 1
+    while at >= 0 and some[at][0] > high:
+        at -= 1
+    if at >= 0 and some[at][0] >= low:
+        return some.pop(at)
+    del some[: at + 1]  # too old, from now on
     return None
 
 
@@ -302,7 +307,6 @@ def read_trace(logs: Any, log_format: str, conf: Any) -> dict[str, Any]:
         for name, lines in streams:
             for found in reader.columns(name, lines):
                 columns.add(found)
-    reader.broken += columns.dropped
     reader.check()
     return _finished(reader, columns, gap)
 
@@ -333,7 +337,7 @@ def _finished(reader: Reader, columns: _Columns, gap: float) -> dict[str, Any]:
     return {
         "start": columns.start, "seconds": columns.seconds, "size": columns.size, "client": columns.client,
         "kept": kept, "connection": numbers, "path_class": columns.path_class, "begin": begin,
-        "notes": tuple(notes),
+        "notes": tuple(notes), "broken": reader.examples(),
     }  # fmt: skip
 
 
@@ -348,7 +352,8 @@ def _continues(numbers: array[int]) -> Iterator[bool]:
 def _lines_note(reader: Reader) -> str:
     text = f"{reader.lines:,} lines of {reader.form.text!r}"
     if reader.broken:
-        text += f"; {reader.broken:,} are broken and left out, the first is {reader.first_broken}"
+        more = ", ..." * (reader.broken > len(reader.shown))
+        text += f"; broken and left out: {reader.broken:,} ({'; '.join(reader.shown)}{more})"
     if reader.unfinished:
         text += "; a last line without its end is left out: the log is still being written"
     return text + "."

@@ -68,9 +68,9 @@ def with_paths(
         if at is None:
             raise ValueError("paths: the log has no request lines; %r is one")
         for name, lines in streams:
-            for found in reader.columns(name, lines):
-                rows += zip(reader.form.seconds(found)[0], found[at], strict=True)
-    rows = sorted((row for row in rows if row[0] == row[0]), key=itemgetter(0))
+            for found, starts, _ in reader.columns(name, lines):
+                rows += zip(starts, found[at], strict=True)
+    rows.sort(key=itemgetter(0))
     if len(rows) != len(trace):
         raise ValueError("paths: the log changed while it was read; give a copy of it")
     places: dict[Asked, int] = {}
@@ -163,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not 0 < options.speed <= 1000 or not 0 < options.scale <= 1000:
             raise ValueError("speed, scale: must be more than 0 and at most 1000")
         read = Trace.read(options.log, log_format=options.log_format, conf=options.conf)
+        say("\n".join(f"left out: {line}" for line in read.broken))
         paths: list[Asked] = []
         if options.paths:
             read, paths = with_paths(read, options.log, options.log_format, options.conf)

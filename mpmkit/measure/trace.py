@@ -47,6 +47,8 @@ class Trace:
     path_class  index into `classes`
     begin       unix time of the first request's start, seconds
     notes       sentences: how connections were inferred, resolution of times, lines left out
+    broken      the first lines that were left out, with their numbers; only these are text of the log, and
+                `to_csv` does not write them
 
     Columns are arrays (array.array); any iterable is accepted, and all but `start` may be left out.
     Raises TraceError for columns of different lengths, and for starts that are not sorted and from 0 on.
@@ -62,6 +64,7 @@ class Trace:
     classes: tuple[str, ...] = CLASSES
     begin: float = 0.0
     notes: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.start = self._column("start")
