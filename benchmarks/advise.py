@@ -7,17 +7,27 @@ writes a log. The log is simulated under the same MPM with tight limits, prefork
 real httpd runs the same plan with these limits. The page is a CGI program that sleeps as long as
 the plan says, so a request that took longer had to wait. Eighteen servers, some ten minutes. --write puts the
 table into docs/ADVISE.md; the exit status is 1 if a figure is out of its bounds.
+
+    python -m benchmarks.advise --restart proxy [--restart cgi-reaped] [--slots 6]
+
+restarts event gracefully in the midst of the steady load, once for each --restart: with a page that httpd
+fetches by mod_proxy, or with the CGI program (`cgi-reaped`: below a process that reaps orphans at once).
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import statistics
 import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,6 +55,16 @@ sleep $((ms / 1000)).${part#1}
 printf "Content-Type: text/plain\r\n\r\n%${bytes#*=}s"
 """
 LOG = "%h %t %{remote}p %D %X %k %{usec}t %b"
+RESTART = 8.0  # second of the steady load, at which event is restarted with --restart
+# Runs a program, and reaps each orphan below it when it ends.
+REAPER = """
+import ctypes, os, signal, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+program = subprocess.Popen(sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+while os.wait()[0] != program.pid:
+    pass
+"""
 WORKERS = {"steady": 15, "burst": 20, "browsers": 30}  # MaxRequestWorkers of the tight servers
 
 
@@ -143,17 +163,44 @@ class Sampler(threading.Thread):
             self.busy = max(self.busy, busy)
 
 
+class Reaped(Httpd):
+    """Its orphans are reaped at once; `pid` is not httpd's, but that of its parent."""
+
+    def _command(self, file: Path) -> list[str]:
+        return [sys.executable, "-c", REAPER, *super()._command(file)]
+
+
+class Backend(BaseHTTPRequestHandler):
+    """What the CGI program does, behind mod_proxy."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        asked = dict(word.split("=") for word in self.path.partition("?")[2].split("&"))
+        time.sleep(int(asked["ms"]) / 1000)
+        self.send_response(200)
+        self.send_header("Content-Length", asked["bytes"])
+        self.end_headers()
+        self.wfile.write(b"x" * int(asked["bytes"]))
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
 @contextmanager
-def served(mpm: str, root: Path, **directives: Any) -> Iterator[Httpd]:
+def served(
+    mpm: str, root: Path, httpd: type[Httpd] = Httpd, log: str = LOG, more: str = "",
+    modules: Sequence[str] = ("status",), **directives: Any,
+) -> Iterator[Httpd]:  # fmt: skip
     extra = (
-        f'LogFormat "{LOG}" trace\nCustomLog "trace_log" trace "expr=%{{REQUEST_URI}} == \'{PATH}\'"\n'
+        f'{more}LogFormat "{log}" trace\nCustomLog "trace_log" trace "expr=%{{REQUEST_URI}} == \'{PATH}\'"\n'
         '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
     )
-    with Httpd(
-        mpm, document_root=root, cgi=True, modules=["status"], access_log=False, extra=extra, **directives
-    ) as httpd:  # fmt: skip
+    with httpd(
+        mpm, document_root=root, cgi=True, modules=modules, access_log=False, extra=extra, **directives
+    ) as server:  # fmt: skip
         time.sleep(2)
-        yield httpd
+        yield server
 
 
 def recorded(mpm: str, root: Path, profile: LoadProfile) -> mpmkit.Trace:
@@ -209,6 +256,76 @@ def compare(name: str, root: Path) -> Iterator[tuple[str, str, Outcome, Outcome]
     yield name, "event, by prefork's log", predicted("event", logs["prefork"], name), real
 
 
+class Restarter(threading.Thread):
+    """Sends USR1 to httpd `RESTART` seconds after the first line of its log, and sees its children begin."""
+
+    def __init__(self, pid: int, log: Path) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.log, self.at, self.done = pid, log, 0.0, threading.Event()
+        self.born: dict[int, float] = {}
+
+    def run(self) -> None:
+        due = 0.0
+        while not self.done.wait(0.02):
+            now = time.time()
+            if not due and self.log.exists() and self.log.stat().st_size:
+                due = now + RESTART
+            elif due and not self.at and now >= due:
+                self.at = now
+                os.kill(self.pid, signal.SIGUSR1)
+            for child in procfs.children(self.pid):
+                if procfs.status_numbers(child).get("Threads", 1) > 1:
+                    self.born.setdefault(child, now)
+
+
+def restarted(kind: str, root: Path, slots: int) -> str:
+    """What a graceful restart did, measured and predicted with the durations in the log of the same run."""
+    profile = LoadProfile(**replay.plan(load("steady"), 1.0, PATH, root / "steady.plan"))
+    limits = {**tight("event", "steady"), "ServerLimit": slots}
+    backend = ThreadingHTTPServer(("127.0.0.1", 0), Backend)
+    backend.socket.listen(128)
+    threading.Thread(target=backend.serve_forever, daemon=True).start()
+    how: dict[str, Any] = {"httpd": Reaped} if kind == "cgi-reaped" else {}
+    if kind == "proxy":
+        there = f"http://127.0.0.1:{backend.server_port}{PATH}"
+        how = {
+            "modules": ("status", "proxy", "proxy_http"),
+            "more": f'ProxyPass "{PATH}" "{there}"\n',
+        }
+    with served("event", root, log=f"{LOG} %P", **how, **limits) as httpd:
+        pid = procfs.children(httpd.pid)[0] if kind == "cgi-reaped" else httpd.pid
+        restarter = Restarter(pid, httpd.root / "trace_log")
+        restarter.start()
+        run = mpmkit.run_load(httpd.url, profile=profile)
+        restarter.done.set()
+        restarter.join(60)
+        rows = [line.split() for line in (httpd.root / "trace_log").read_text().splitlines()]
+        full = (httpd.root / "error_log").read_text().count("AH03490")
+    backend.shutdown()
+    at, began = restarter.at, min(int(row[-3]) for row in rows) / 1e6
+    # Start, end and process of each request.
+    requests = [
+        (int(row[-3]) / 1e6, (int(row[-3]) + int(row[-6])) / 1e6, int(row[-1])) for row in rows
+    ]
+    old = [child for child, born in restarter.born.items() if born <= at]
+    new = sorted(born - at for born in restarter.born.values() if born > at)
+    busy = [
+        sum(begin <= at < end for begin, end, process in requests if process == one) for one in old
+    ]
+    took = [end - begin for begin, end, _ in sorted(requests)]
+    asked = load("steady")
+    asked.seconds[: len(took)] = array("d", took[: len(asked)])
+    moments = [at - began + 0.37 * n for n in range(-5, 6)]
+    shares = [
+        mpmkit.simulate("event", trace=asked, restarts=[moment], **limits).waited_longer(SLACK)
+        for moment in moments
+    ]
+    cells = (kind, slots, f"{statistics.fmean(took):.3f}",
+             f"{min(shares):.0%} to {max(shares):.0%}", f"{late(run):.0%}", str(sorted(busy))[1:-1],
+             ", ".join(f"{born:.1f}" for born in new), full)  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def table(found: Sequence[tuple[str, str, Outcome, Outcome]]) -> str:
     lines = [
         "| load | MPM | peak busy: predicted | measured | waited: predicted | measured "
@@ -238,6 +355,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.advise", description="Predicted against measured.")
     parser.add_argument("--load", action="append", choices=list(WORKERS), help="only this load")
     parser.add_argument("--write", action="store_true", help="the table, into docs/ADVISE.md")
+    kinds = ("proxy", "cgi", "cgi-reaped")
+    parser.add_argument(
+        "--restart", action="append", choices=kinds, default=[], help="instead of a load"
+    )
+    parser.add_argument("--slots", type=int, default=3, help="ServerLimit for --restart")
     options = parser.parse_args(argv)
     found = []
     with tempfile.TemporaryDirectory(prefix="mpmkit-advise-") as place:
@@ -246,11 +368,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         (root / "sleep.cgi").write_text(PAGE)
         (root / "sleep.cgi").chmod(0o755)
         (root / "index.html").write_text("x")
-        for name in options.load or WORKERS:
+        if options.restart:
+            print(
+                "| page | slots | mean s | waited: predicted | measured | busy then | forked, s after | AH03490 |"
+            )
+        for kind in options.restart:
+            print(restarted(kind, root, options.slots), flush=True)
+        for name in options.load or (() if options.restart else WORKERS):
             for row in compare(name, root):
                 print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
                 found.append(row)
-    print(table(found))
+    if found:
+        print(table(found))
     if options.write:
         write(Path(__file__).resolve().parents[1] / "docs" / "ADVISE.md", table(found))
     return int(any(one.off(real) for *_, one, real in found))
