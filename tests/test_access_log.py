@@ -223,11 +223,8 @@ def test_connections_are_those_of_a_search_through_all_that_wait(
         columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
     )
     for index, (start, seconds, place, serial, keeps) in enumerate(rows):
-        found = last = (
-            search(place, serial + 1, start)
-            if serials and (serial or ports) and not keeps
-            else None
-        )
+        ahead = serials and (serial or ports) and not keeps
+        found = last = search(place, serial + 1, start) if ahead else None
         found = found or search(place, serial if serials else 0, start)
         numbers.append(found[1] if found else max(numbers, default=-1) + 1)
         if found:
@@ -294,21 +291,16 @@ def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):
     (tmp_path / "trace.csv").write_bytes(b"\xff\0")
     with pytest.raises(TraceError, match="is not a trace"):
         mpmkit.Trace.from_csv(tmp_path / "trace.csv")
-    for columns, says in (
-        ({"start": [2, 1]}, "sorted"),
-        ({"start": [1], "size": [1, 2]}, "has 2 entries"),
-    ):
+    short = {"start": [1], "size": [1, 2]}
+    for columns, says in (({"start": [2, 1]}, "sorted"), (short, "has 2 entries")):
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace(**columns)
 
 
 def test_a_line_of_the_fast_pattern_is_one_of_the_strict_pattern():
     """Blocks without a backslash are matched by the fast one; broken lines must not swallow their neighbours."""
-    good, bad = (
-        common(1, ' "-" "a"'),
-        (combined(1).replace('"-"', '"-'), "x\n", good_half := common(1)),
-    )
-    for line in (*bad, good_half[:20] + "\n"):
+    good = common(1, ' "-" "a"')
+    for line in (combined(1).replace('"-"', '"-'), "x\n", common(1), common(1)[:20] + "\n"):
         form = LineFormat("combined")
         reader = access_log.Reader(form)
         found = list(reader.columns("x", [(good * 3 + line.replace("\\", "") + good * 2).encode()]))

@@ -59,23 +59,13 @@ _CLOCK = (
 )
 _CLOCK |= {"d": r"[ \d]\d", "Y": r"\d{4}", "j": r"\d{3}", "z": r"[-+]\d{4}", "%": "%"}
 _WRITTEN_OUT = {
-    "%T": "%H:%M:%S",
-    "%R": "%H:%M",
-    "%F": "%Y-%m-%d",
-    "%D": "%m/%d/%y",
-    "%e": "%d",
-    "%h": "%b",
-}
+    "%T": "%H:%M:%S", "%R": "%H:%M", "%F": "%Y-%m-%d", "%D": "%m/%d/%y", "%e": "%d", "%h": "%b",
+}  # fmt: skip
 DEFAULT_CLOCK = "[%d/%b/%Y:%H:%M:%S %z]"
 # The numeric forms of %{...}t: units a second; "_frac" is the part of a second.
 _UNITS = {
-    "sec": 1,
-    "%s": 1,
-    "msec": 1000,
-    "usec": 1_000_000,
-    "msec_frac": 1000,
-    "usec_frac": 1_000_000,
-}
+    "sec": 1, "%s": 1, "msec": 1000, "usec": 1_000_000, "msec_frac": 1000, "usec_frac": 1_000_000,
+}  # fmt: skip
 
 _SCALES = {"%D": 1e-6, "%{us}T": 1e-6, "%{ms}T": 1e-3, "%T": 1.0, "%{s}T": 1.0}
 # What is wanted of a line: name -> directives that have it, the best one first.
