@@ -8,7 +8,7 @@ real httpd runs the same plan with these limits. The page is a CGI program that 
 the plan says, so a request that took longer had to wait. Eighteen servers, some ten minutes. --write puts the
 table into docs/ADVISE.md; the exit status is 1 if a figure is out of its bounds.
 
-    python -m benchmarks.advise --restart proxy [--restart cgi-reaped] [--slots 6]
+    python -m benchmarks.advise --restart proxy [--restart cgi-reaped] [--slots 6] [--after 7.8]
 
 restarts event gracefully in the midst of the steady load, once for each --restart: with a page that httpd
 fetches by mod_proxy, or with the CGI program (`cgi-reaped`: below a process that reaps orphans at once).
@@ -55,7 +55,6 @@ sleep $((ms / 1000)).${part#1}
 printf "Content-Type: text/plain\r\n\r\n%${bytes#*=}s"
 """
 LOG = "%h %t %{remote}p %D %X %k %{usec}t %b"
-RESTART = 8.0  # second of the steady load, at which event is restarted with --restart
 # Runs a program, and reaps each orphan below it when it ends.
 REAPER = """
 import ctypes, os, signal, subprocess, sys
@@ -257,11 +256,11 @@ def compare(name: str, root: Path) -> Iterator[tuple[str, str, Outcome, Outcome]
 
 
 class Restarter(threading.Thread):
-    """Sends USR1 to httpd `RESTART` seconds after the first line of its log, and sees its children begin."""
+    """Sends USR1 to httpd so many seconds after the first line of its log, and sees its children begin."""
 
-    def __init__(self, pid: int, log: Path) -> None:
+    def __init__(self, pid: int, log: Path, after: float) -> None:
         super().__init__(daemon=True)
-        self.pid, self.log, self.at, self.done = pid, log, 0.0, threading.Event()
+        self.pid, self.log, self.after, self.at, self.done = pid, log, after, 0.0, threading.Event()
         self.born: dict[int, float] = {}
 
     def run(self) -> None:
@@ -269,7 +268,7 @@ class Restarter(threading.Thread):
         while not self.done.wait(0.02):
             now = time.time()
             if not due and self.log.exists() and self.log.stat().st_size:
-                due = now + RESTART
+                due = now + self.after
             elif due and not self.at and now >= due:
                 self.at = now
                 os.kill(self.pid, signal.SIGUSR1)
@@ -278,7 +277,7 @@ class Restarter(threading.Thread):
                     self.born.setdefault(child, now)
 
 
-def restarted(kind: str, root: Path, slots: int) -> str:
+def restarted(kind: str, root: Path, slots: int, after: float) -> str:
     """What a graceful restart did, measured and predicted with the durations in the log of the same run."""
     profile = LoadProfile(**replay.plan(load("steady"), 1.0, PATH, root / "steady.plan"))
     limits = {**tight("event", "steady"), "ServerLimit": slots}
@@ -294,7 +293,7 @@ def restarted(kind: str, root: Path, slots: int) -> str:
         }
     with served("event", root, log=f"{LOG} %P", **how, **limits) as httpd:
         pid = procfs.children(httpd.pid)[0] if kind == "cgi-reaped" else httpd.pid
-        restarter = Restarter(pid, httpd.root / "trace_log")
+        restarter = Restarter(pid, httpd.root / "trace_log", after)
         restarter.start()
         run = mpmkit.run_load(httpd.url, profile=profile)
         restarter.done.set()
@@ -360,6 +359,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--restart", action="append", choices=kinds, default=[], help="instead of a load"
     )
     parser.add_argument("--slots", type=int, default=3, help="ServerLimit for --restart")
+    parser.add_argument(
+        "--after", type=float, default=8.0, help="seconds of the load, for --restart"
+    )
     options = parser.parse_args(argv)
     found = []
     with tempfile.TemporaryDirectory(prefix="mpmkit-advise-") as place:
@@ -373,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "| page | slots | mean s | waited: predicted | measured | busy then | forked, s after | AH03490 |"
             )
         for kind in options.restart:
-            print(restarted(kind, root, options.slots), flush=True)
+            print(restarted(kind, root, options.slots, options.after), flush=True)
         for name in options.load or (() if options.restart else WORKERS):
             for row in compare(name, root):
                 print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
