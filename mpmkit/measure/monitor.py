@@ -134,8 +134,8 @@ class StatusPage:
         except http.client.HTTPException as error:
             raise OSError(f"{self.page} does not answer in HTTP: {error!r}") from None
         except OSError as error:
-            why: object = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise OSError(f"{self.page} cannot be reached: {why}") from None
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise OSError(f"{self.page} cannot be reached: {reason}") from None
         auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
         if "Scoreboard" not in auto:
             why = "is not a status page; is SetHandler server-status configured?"
