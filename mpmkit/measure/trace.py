@@ -4,7 +4,7 @@
     trace.span, len(trace), max(trace.seconds), trace.think_times()
     trace.to_csv("trace.csv"); mpmkit.Trace.from_csv("trace.csv")
 
-It has no address, no user agent and no path: a client is a number, a path a class.
+Its columns, notes and CSV have no address, no user agent and no path: a client is a number, a path a class.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Trace:
     path_class  index into `classes`
     begin       unix time of the first request's start, seconds
     notes       sentences: how connections were inferred, resolution of times, lines left out
-    broken      the first lines that were left out, with their numbers; only these are text of the log, and
-                `to_csv` does not write them
+    broken      the first lines that were left out, with their numbers: the only text of the log;
+                `to_csv` does not write it
 
     Columns are arrays (array.array); any iterable is accepted, and all but `start` may be left out.
     Raises TraceError for columns of different lengths, and for starts that are not sorted and from 0 on.
