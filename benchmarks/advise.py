@@ -10,7 +10,7 @@ table into docs/ADVISE.md; the exit status is 1 if a figure is out of its bounds
 
     python -m benchmarks.advise --restart proxy [--restart cgi-reaped] [--slots 6] [--after 7.8]
 
-restarts event gracefully in the midst of the steady load, once for each --restart: with a page that httpd
+restarts event gracefully in the middle of the steady load, once for each --restart: with a page that httpd
 fetches by mod_proxy, or with the CGI program (`cgi-reaped`: below a process that reaps orphans at once).
 """
 

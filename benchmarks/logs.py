@@ -2,7 +2,7 @@
 
     python -m benchmarks.logs [--lines 200000] [--rounds 5] [--against CHECKOUT]
 
-Each reading is a process of its own, and its time is its processor time. The rows differ in the LogFormat, in the
+Each reading is a process of its own, and its time is its CPU time. The rows differ in the LogFormat, in the
 lines a second, and in what clients do: `one` asks for one thing after another, `three` opens three connections
 at once, as browsers do. With --against each reading is done by another checkout, too, in turn.
 """
