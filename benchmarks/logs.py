@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout, read by in turn")
     options = parser.parse_args(argv)
     own = str(Path(__file__).resolve().parents[1])
-    checkouts = [own] + [str(Path(options.against).resolve())] * bool(options.against)
+    checkouts = [own, *([str(Path(options.against).resolve())] if options.against else [])]
     print(
         "format, lines/s in the log, connections: lines/s read (median, least to most), bytes a line"
     )
