@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from mpmkit import lab
+from mpmkit.measure import records, stats, utilisation
+from mpmkit.measure.demand import DemandTable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,3 +29,43 @@ def test_which_mpm_has_the_recorded_figures():
     counted = lab.recorded("05-counter")
     numbers = (one["counted"] for one in counted.values())
     assert "prefork counted {}, worker {}, event {}".format(*numbers) in page
+
+
+def test_pages_have_the_recorded_service_demand():
+    readme, demand, which = (
+        (ROOT / name).read_text() for name in ("README.md", "docs/DEMAND.md", "docs/WHICH-MPM.md")
+    )
+    rows = {
+        name: records.read(records.recorded_folder() / f"demand-{name}.csv")
+        for name in ("earlier", "demo", "works")
+    }
+    table = DemandTable(rows["demo"])
+    table.works = ("page",)
+    assert table.text().strip().partition("\n\n")[0] in readme
+    earlier, later = (utilisation.comparisons(rows[name], "page") for name in ("earlier", "demo"))
+    words = {pair: (earlier[pair].word, later[pair].word) for pair in later}
+    for pair, (word, later_word) in words.items():
+        assert (
+            f"| {pair} | {_said(earlier[pair], word)} | {_said(later[pair], later_word)} |"
+            in demand
+        )
+        assert word == later_word or word == stats.UNDECIDED
+    kept = utilisation.comparisons(rows["works"], "keep-alive")
+    for kind, found in (
+        ("script", utilisation.comparisons(rows["works"], "script")),
+        ("keep-alive", kept),
+    ):
+        for pair, one in found.items():
+            assert f"| {kind} | {pair} | {_said(one, one.word)} |" in demand
+    for what, found in (("new", later), ("kept", kept)):
+        for server in ("httpd", "mpmkit"):
+            ratios = (
+                found[f"{server} {mpm} / {server} prefork"].ratio for mpm in ("worker", "event")
+            )
+            said = " | ".join(map(stats.ratio_text, ratios))
+            assert f"| {server}, {what} connections | 1 | {said} |" in which
+
+
+def _said(one: stats.Decision, word: str) -> str:
+    ratio = one.ratio
+    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) {word}"

@@ -55,7 +55,8 @@ RUNS = {
     "qps-demo": Run("mpmkit bench --only qps --scale demo --also httpd,nginx", 12),
     "qps-scripts": Run("mpmkit qps --kind script --script all --also httpd", 20),
     "bench-demo": Run("python -m benchmarks.bench --work all", 60),
-    "demand-demo": Run("mpmkit demand --blocks 12", 7),
+    "demand-demo": Run("mpmkit demand --blocks 48", 25),
+    "demand-works": Run("mpmkit demand --work script,keep-alive --blocks 12", 10),
     "article-full": Run("python -m benchmarks.article --scale full --rounds 3", 12),
     "memory-demo": Run("mpmkit memory --also httpd", 8),
     "memory-400": Run("mpmkit memory --mpm worker,event --against busy --busy 400 --also httpd", 1),
@@ -113,11 +114,11 @@ def slope(against: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]
     return lambda rows: [sizing.lines(rows)[server, mpm, against].slope for mpm in MPMS]
 
 
-def demand(server: str) -> Callable[[Rows], list[float]]:
+def demand(server: str, work: str = "page") -> Callable[[Rows], list[float]]:
     """CPU time of a request as a multiple of prefork's: a figure for worker and for event."""
 
     def figures(rows: Rows) -> list[float]:
-        found = utilisation.comparisons(rows, "page")
+        found = utilisation.comparisons(rows, work)
         return [
             found[f"{server} {mpm} / {server} prefork"].ratio.value for mpm in ("worker", "event")
         ]
@@ -157,8 +158,12 @@ CLAIMS = [
     Claim("bench-demo", "times mod_php, kept", ALL, bench("script-keepalive", "httpd-php"),
           (1.38, 2.12, 2.18), 0.2),
     Claim("bench-demo", "times itself, 5,000 idle", "event", bench("idle-5000", "mpmkit-free"), (0.96,), 0.1),
-    Claim("demand-demo", "CPU time, times prefork", THREADED, demand("mpmkit"), (1.14, 1.33), 0.15),
-    Claim("demand-demo", "CPU time, times prefork, httpd", THREADED, demand("httpd"), (1.07, 1.19), 0.1),
+    Claim("demand-demo", "CPU time, times prefork", THREADED, demand("mpmkit"), (1.12, 1.28), 0.15),
+    Claim("demand-demo", "CPU time, times prefork, httpd", THREADED, demand("httpd"), (1.02, 1.10), 0.1),
+    Claim("demand-works", "CPU time, kept, times prefork", THREADED, demand("mpmkit", "keep-alive"),
+          (0.50, 0.73), 0.2),
+    Claim("demand-works", "CPU time, kept, times prefork, httpd", THREADED, demand("httpd", "keep-alive"),
+          (0.91, 1.07), 0.1),
     Claim("article-full", "requests/s by ab, new, warm, httpd", ALL, by_ab("warm", "httpd"),
           (12811, 12849, 9429), 0.3),
     Claim("article-full", "requests/s by ab, new, warm", ALL, by_ab("warm", "mpmkit"),
