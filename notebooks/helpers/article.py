@@ -31,7 +31,7 @@ def medians(case: ArticleTable, column: str = "qps") -> pandas.DataFrame:
 def steps(case: ArticleTable) -> pandas.DataFrame:
     """What was found of each step of the published order: a row a server, a step and a measure, a column a
     kind of turn."""
-    found = {}
+    found: dict[tuple[str, ...], dict[str, str]] = {}
     for server in dict.fromkeys(row["server"] for row in case.used):
         for work in TURNS:
             rows = [row for row in case.used if (row["server"], row["work"]) == (server, work)]
