@@ -406,7 +406,9 @@ def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
         elif key in ("max", "timeout") and value.isdigit() and atoi(value):
             settings[key] = float(min(atoi(value), LONGEST_WAIT))
         else:
-            raise ValueError(f'knows enablereuse=on|off, max=number and timeout=seconds, not "{word}"')
+            raise ValueError(
+                f'knows enablereuse=on|off, max=number and timeout=seconds, not "{word}"'
+            )
     return ((words[0], settings),)
 
 
