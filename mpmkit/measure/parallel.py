@@ -2,25 +2,28 @@
 
     results = in_processes(work, shared, jobs, report)  # [work(shared, job, report) for job in jobs]
 
-The processes are forks, which have `shared` without copying it. They do not outlive the caller, however it ends.
+A process reads pickles on its standard input (`work` and `shared`, then a job at a time) and writes pickles. It
+ends when its input does, or when what it writes has no reader: it does not outlive the caller, however that ends.
 """
 
-import multiprocessing
+from __future__ import annotations
+
+import contextlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 Report = Callable[[float, str], object]
 """``report(share, text)``: how much is done, 0 to 1, and what is going on."""
 Work = Callable[[Any, Any, Report], Any]
 
+ROOT = str(Path(__file__).resolve().parents[2])
 LOOK = 0.2  # seconds between two reports
-FORK = multiprocessing.get_context("fork")
-_given: Any = None  # in such a process: work, shared, and the queue of its reports
 
 
 def in_turn(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
@@ -33,44 +36,77 @@ def in_turn(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> lis
 
 
 def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
-    """The same, in processes. Jobs and results are pickled. Raises what a call raised, ChildProcessError if a
-    process ended. All processes have ended then."""
-    said, shares, text, before = FORK.SimpleQueue(), [0.0] * len(jobs), "", FORK.active_children()
-    count = min(len(jobs), len(os.sched_getaffinity(0)))
-    with ProcessPoolExecutor(count, FORK, _begin, (work, shared, said)) as pool:
+    """The same, in processes. work: a function of a module. It, jobs and results are pickled.
+
+    Raises what a call raised, ChildProcessError if a process ended. All processes have ended then.
+    """
+    todo, results, shares, said = enumerate(jobs), [None] * len(jobs), [0.0] * len(jobs), [""]
+
+    def attend(process: subprocess.Popen[bytes]) -> None:
+        """Give it jobs, until all are given."""
+        assert process.stdin and process.stdout
         try:
-            calls = left = [pool.submit(_call, *one) for one in enumerate(jobs)]
-            while left:
-                done, left = map(list, wait(left, LOOK, FIRST_EXCEPTION))
-                for call in done:
-                    call.result()
-                while not said.empty():
-                    number, shares[number], text = said.get()
-                report(sum(shares) / len(jobs) if left else 1.0, text)
-        except BaseException as error:
-            for process in set(FORK.active_children()) - set(before):
-                process.kill()
-            if isinstance(error, BrokenProcessPool):
-                text = "a process of the simulation ended; is there too little memory?"
-                raise ChildProcessError(text) from None
-            raise
-    return [call.result() for call in calls]
+            pickle.dump((work, shared), process.stdin)
+            for number, job in todo:
+                pickle.dump(job, process.stdin)
+                process.stdin.flush()
+                while isinstance(answer := pickle.load(process.stdout), tuple):
+                    shares[number], said[0] = answer
+                if isinstance(answer[0], Exception):
+                    raise answer[0]
+                results[number], shares[number] = answer[0], 1.0
+        except (EOFError, BrokenPipeError):
+            text = f"a process of the simulation ended with status {process.wait()}"
+            raise ChildProcessError(f"{text}; is there too little memory?") from None
+
+    with ThreadPoolExecutor(len(jobs)) as threads, contextlib.ExitStack() as stack:
+        left = set()
+        for _ in range(min(len(jobs), len(os.sched_getaffinity(0)))):
+            left.add(threads.submit(attend, stack.enter_context(_process())))
+        while left:
+            done, left = wait(left, LOOK, FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            report(sum(shares) / len(jobs), said[0])
+    return results
 
 
-def _begin(*given: Any) -> None:
-    """In a process, before its first call."""
-    global _given
-    _given = given
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
-    threading.Thread(target=_end_with_caller, daemon=True).start()
+@contextlib.contextmanager
+def _process() -> Iterator[subprocess.Popen[bytes]]:
+    path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mpmkit.measure.parallel"], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        with contextlib.suppress(BrokenPipeError):  # of what it has not read
+            process.__exit__(None, None, None)
 
 
-def _end_with_caller() -> None:
-    if caller := multiprocessing.parent_process():
-        caller.join()
-    os._exit(1)
+def main() -> None:
+    """A process: calls, until its input ends."""
+    source, out = sys.stdin.buffer, sys.stdout.buffer
+
+    def send(answer: Any) -> None:
+        pickle.dump(answer, out)
+        out.flush()
+
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        work, shared = pickle.load(source)
+        while True:
+            job = pickle.load(source)
+            try:
+                found = work(shared, job, lambda share, text: send((share, text)))
+            except BrokenPipeError:
+                break
+            except Exception as error:
+                found = error
+            send([found])
+    os._exit(0)  # it must not try to flush what has no reader
 
 
-def _call(number: int, job: Any) -> Any:
-    work, shared, said = _given
-    return work(shared, job, lambda share, text: said.put((number, share, text)))
+if __name__ == "__main__":
+    main()
