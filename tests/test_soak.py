@@ -26,9 +26,10 @@ def test_restarts_kills_and_any_bytes_do_no_harm(mpm):
     lines = list(soak.soaked(mpm, restarts=4, kills=4, requests=200, posts=240, kept=2400))
     assert not [line for line in lines if "WRONG" in line], "\n".join(lines)
     assert [line.partition(":")[0] for line in lines if " requests" in line and ":" in line] == [
-        "4 restarts", "4 kills", "any bytes", "any bytes over TLS", "posts", "kept alive"
+        "4 restarts", "4 kills", "any bytes", "any bytes over TLS", "posts", "kept alive",
+        *(f"posts over TLS to echo.{kind}" for kind in ("py", "cgi", "fcgi")),
     ]  # fmt: skip
-    assert len([line for line in lines if line.startswith("the children's")]) == 2
+    assert len([line for line in lines if line.startswith("the children's")]) == 5
 
 
 @pytest.mark.parametrize(("kib", "descriptors", "grow"), [
