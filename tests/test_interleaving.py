@@ -29,6 +29,7 @@ from mpmkit.server.parked import ParkedConnections
 
 FILES = {module.__file__ for module in (fastpath, messages, timeouts, fdqueue, parked)}
 SCHEDULES = 100
+MOST_STEPS = 50_000  # of a schedule; the longest takes a tenth of them
 _mine = threading.local()  # a job's way to let another go on: `_mine.step()`
 
 
@@ -46,6 +47,14 @@ class Lock:
         self.taken = False
 
 
+class NoLock:
+    __enter__ = __exit__ = lambda *_: None
+
+
+class Stuck(Exception):
+    """A schedule without an end: who waits was forgotten."""
+
+
 class Queue(deque):
     put = deque.append
 
@@ -61,11 +70,14 @@ def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[
     turns = [threading.Semaphore(0) for _ in jobs]
     stopped = threading.Semaphore(0)
     running = set(range(len(jobs)))
+    steps = 0
 
     def run(number: int) -> None:
         def step() -> None:
             stopped.release()
             turns[number].acquire()
+            if steps > MOST_STEPS:
+                raise Stuck
 
         def trace(frame: Any, event: str, _: object) -> Any:
             if frame.f_code.co_filename not in FILES:
@@ -93,6 +105,7 @@ def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[
     while running:
         turns[schedule.choice(sorted(running))].release()
         assert stopped.acquire(timeout=60)
+        steps += 1
     for thread in threads:
         thread.join(10)
     return results
@@ -179,3 +192,13 @@ def test_a_parked_connection_goes_to_one_of_those_who_want_it(seed, turns):
     ]
     assert sorted(interleaved(jobs, random.Random(seed))) == [False, False, True]
     assert conn.state == PROCESSING and not any(place.counts())
+
+
+def test_a_lock_that_is_missing_is_noticed(turns, monkeypatch):
+    monkeypatch.setattr(fdqueue, "Lock", NoLock)
+    with pytest.raises((AssertionError, TypeError)):
+        test_each_connection_has_one_worker_and_all_end(None)
+    monkeypatch.setattr(parked, "Lock", NoLock)
+    with pytest.raises((AssertionError, TypeError)):
+        for seed in range(SCHEDULES):
+            test_a_parked_connection_goes_to_one_of_those_who_want_it(seed, None)
