@@ -61,6 +61,20 @@ def test_a_buffer_is_for_one_read_at_a_time(monkeypatch):
         assert waiting.result() == b"e" and len(connection._spare) == 2
 
 
+def test_a_head_of_any_length_is_one_read_and_takes_a_buffer_only_if_it_is_long(monkeypatch):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for length in (1, 478, 479, 480, 5000, 8192):
+            monkeypatch.setattr(connection, "_spare", [])
+            theirs.sendall(bytes(length))
+            assert len(connection.receive_head(ours, 8192)) == length
+            assert len(connection._spare) == (length >= connection.SHORT)
+        theirs.sendall(bytes(9000))
+        assert [len(connection.receive_head(ours, 8192)) for _ in range(2)] == [8192, 808]
+        with pytest.raises(BlockingIOError):
+            connection.receive_head(ours, 8192, socket.MSG_DONTWAIT)
+
+
 def test_a_parent_keeps_nothing_of_a_configuration_that_was_read(tmp_path):
     """No names made at run time, which the interpreter's cache of look-ups holds: one for each word, at first."""
     conf = tmp_path / "httpd.conf"

@@ -211,8 +211,7 @@ def _serve(stage: Context, child_class: type[Child]) -> None:
     os.sched_setaffinity(0, cpus)  # a child with threads chooses one
     until = time.monotonic() + 1.0
     while len(os.listdir(TASKS)) > threads and time.monotonic() < until:
-        # Its threads have run, and the system has yet to end them: a fork comes next.
-        time.sleep(0.0001)
+        time.sleep(0.0001)  # they have run, and the system has yet to end them: a fork comes next
     memory = maintenance.Memory()
     seen = maintenance.look(stage.board.rows(maintenance.MAX_SPAWN_RATE), directives, memory)
     maintenance.plan(seen, directives, memory)
