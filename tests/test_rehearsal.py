@@ -20,7 +20,7 @@ CHILDREN = {
     "prefork": prefork.PreforkChild, "worker": worker.WorkerChild, "event": event.EventChild,
 }  # fmt: skip
 # What each round's clients get, in the order in which they come.
-ANSWERS = [200] * 4 + [404] + [200] * 2
+ANSWERS = [200] * 4 + [404] + [200] * 4
 
 
 class Handlers:

@@ -44,13 +44,21 @@ from mpmkit.server.scoreboard import Scoreboard
 # CPython 3.11 specialises a function after 8 runs, later ones sooner. The first round is before the copy.
 ROUNDS = 11
 # What runs in a child or in its parent, and can't be rehearsed: its code is copied whole.
-UNREHEARSED = {f"mpmkit.server.{name}" for name in ("pod", "pool", "process", "scoreboard")}
+UNREHEARSED = {
+    "mpmkit.policy.maintenance",
+    *(
+        f"mpmkit.server.{name}"
+        for name in ("listen", "logs", "pod", "pool", "process", "scoreboard")
+    ),
+}
 # What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
     + b"GET /hello.py HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
     + b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
+    + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n"
+    + b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: %b\r\n\r\n" % (b"x" * 7817)
+    + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",  # it comes in two pieces: a read takes 8192 bytes
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
 )
 # What is taken over from the server's own directives: what decides which code of this package runs, and
@@ -65,8 +73,11 @@ SITE = (
 # CPython's allocator of small objects (obmalloc.c): pools of 16 KiB behind a header of 48 bytes, each for
 # one size, a multiple of 16 up to 512. Larger blocks are the C library's.
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
-LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, 1024, 768, 640, 528)
-LOCKS = 2000  # of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill
+LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -16))
+TCACHE = 1032  # malloc keeps free blocks up to this size for their thread, 7 of each
+# Of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill; and as many variables
+# of the environment, for the smallest: to start a thread takes one.
+LOCKS = 2000
 TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
 _filling: list[Any] = []
@@ -139,14 +150,20 @@ def fill_gaps() -> None:
     blocks of 40 sizes in as many gaps that was a quarter of its memory. It costs the parent 0.5 MB, once.
     """
     gc.collect()  # empties the interpreter's lists of free objects, too
+    highest = 0
     for size in LARGE_SIZES:
-        highest = rising = 0
-        while rising < 4 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
-            _filling.append(bytes(size - sys.getsizeof(b"")))
+        rising = 0
+        while rising < 2 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
+            # Not `bytes(…)` of zeros: calloc takes nothing from what malloc keeps for the thread (tcache).
+            room = size - sys.getsizeof(b"")
+            _filling.append(b" " * room if size <= TCACHE else bytes(room))
             address = id(_filling[-1])
             rising = rising + 1 if address > highest else 0
             highest = max(highest, address)
     _filling.extend(allocate_lock() for _ in range(LOCKS))
+    for number in range(LOCKS):  # the C library keeps what a variable has ever been
+        os.putenv("_", str(1 << 60 | number))
+    os.unsetenv("_")
     makers = [object, lambda: 1 << 40 | len(_filling)]  # of 16 and 32 bytes
     makers += [partial(bytes, size - sys.getsizeof(b"")) for size in SIZES]
     for make in makers:
@@ -184,7 +201,11 @@ def gather(ran: set[int]) -> None:
     A code object's count and inline caches are written where it runs: each one alone among others that
     never run costs a child a page. It takes 0.1 MB of the parent.
     """
-    fill_gaps()  # or the copies would lie in the gaps
+    every = ((one, one.__code__) for one in gc.get_objects() if type(one) is FunctionType)
+    # With the old code, whose place a copy must not take.
+    found = [pair for pair in every if id(pair[1]) in ran or pair[0].__module__ in UNREHEARSED]
+    texts = [code.co_code for _, code in found]  # made once, and not to lie between the copies
+    fill_gaps()  # nor the copies in the gaps
     copies: dict[int, CodeType] = {}
 
     def copy(code: CodeType) -> CodeType:
@@ -193,14 +214,16 @@ def gather(ran: set[int]) -> None:
                 copy(one) if type(one) is CodeType and id(one) in ran else one
                 for one in code.co_consts
             )
-            copies[id(code)] = code.replace(co_consts=tuple(inner))
+            text = code.co_code
+            # Its last instruction again, which never runs, so that all of them lie in one place: smaller
+            # ones would be in a pool for each size.
+            text += text[-2:] * max(0, (SIZES.stop - sys.getsizeof(code)) // 2 + 1)
+            copies[id(code)] = code.replace(co_code=text, co_consts=tuple(inner))
         return copies[id(code)]
 
-    found = [one for one in gc.get_objects() if type(one) is FunctionType]
-    kept = [one.__code__ for one in found]  # a copy must not take the place of an old one
-    for function, code in zip(found, kept, strict=True):
-        if id(code) in ran or function.__module__ in UNREHEARSED:
-            function.__code__ = copy(code)
+    for function, code in found:
+        function.__code__ = copy(code)
+    del texts
 
 
 def _serve(stage: Context, child_class: type[Child]) -> None:
