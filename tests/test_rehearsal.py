@@ -90,6 +90,21 @@ def test_code_that_has_run_is_copied_and_no_other():
     assert idle.__code__ is other and sys.getprofile() is None
 
 
+def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
+    """What is made after `fill_gaps` does not take the place of what was freed before."""
+    program = """if True:
+        from mpmkit.server.prewarm import fill_gaps
+        def made():
+            return [b"x" * (size - 33) for size in range(528, 1033, 16) for _ in range(9)]
+        before = made()
+        places = set(map(id, before))
+        del before
+        fill_gaps()
+        after = made()
+        assert places.isdisjoint(map(id, after))"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
 def test_prefork_has_no_threads_to_remember():
     """`threading` does something in each forked child, in 0.4 MB of its own."""
     program = (

@@ -31,9 +31,7 @@ from mpmkit.server.output import BODY_SIZE, Disconnected, Output
 
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
 BLANK = 16  # bytes that are too few for a request, and may be blank lines
-SHORT = (
-    479  # bytes that an object has room for in the largest block of Python's own allocator (512)
-)
+SHORT = 479  # bytes that fit in the largest block (512) of Python's own allocator
 LINGER_READ = 32768
 LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a lingering close
 LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
@@ -66,8 +64,7 @@ def receive(sock: Any, size: int, flags: int = 0) -> bytes:
 
 
 def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
-    """As `receive`. A head is short, and many threads wait for one: none of them needs a buffer until more
-    comes than one small block holds."""
+    """As `receive`; a thread that waits for a head, which is short mostly, holds no buffer."""
     if size > HEAD_SIZE:
         return receive(sock, size, flags)
     data = sock.recv(SHORT, flags)

@@ -44,13 +44,7 @@ from mpmkit.server.scoreboard import Scoreboard
 # CPython 3.11 specialises a function after 8 runs, later ones sooner. The first round is before the copy.
 ROUNDS = 11
 # What runs in a child or in its parent, and can't be rehearsed: its code is copied whole.
-UNREHEARSED = {
-    "mpmkit.policy.maintenance",
-    *(
-        f"mpmkit.server.{name}"
-        for name in ("listen", "logs", "pod", "pool", "process", "scoreboard")
-    ),
-}
+UNREHEARSED = {f"mpmkit.server.{name}" for name in ("pod", "pool", "process", "scoreboard")}
 # What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
@@ -75,9 +69,7 @@ SITE = (
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
 LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -16))
 TCACHE = 1032  # malloc keeps free blocks up to this size for their thread, 7 of each
-# Of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill; and as many variables
-# of the environment, for the smallest: to start a thread takes one.
-LOCKS = 2000
+LOCKS = 2000  # of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill
 TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
 _filling: list[Any] = []
@@ -154,14 +146,13 @@ def fill_gaps() -> None:
     for size in LARGE_SIZES:
         rising = 0
         while rising < 2 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
-            # Not `bytes(…)` of zeros: calloc takes nothing from what malloc keeps for the thread (tcache).
-            room = size - sys.getsizeof(b"")
+            room = size - sys.getsizeof(b"")  # `bytes` is by calloc, which takes none of those
             _filling.append(b" " * room if size <= TCACHE else bytes(room))
             address = id(_filling[-1])
             rising = rising + 1 if address > highest else 0
             highest = max(highest, address)
     _filling.extend(allocate_lock() for _ in range(LOCKS))
-    for number in range(LOCKS):  # the C library keeps what a variable has ever been
+    for number in range(LOCKS):  # 24 bytes each, which are kept; a thread's start takes as many
         os.putenv("_", str(1 << 60 | number))
     os.unsetenv("_")
     makers = [object, lambda: 1 << 40 | len(_filling)]  # of 16 and 32 bytes
@@ -204,7 +195,7 @@ def gather(ran: set[int]) -> None:
     every = ((one, one.__code__) for one in gc.get_objects() if type(one) is FunctionType)
     # With the old code, whose place a copy must not take.
     found = [pair for pair in every if id(pair[1]) in ran or pair[0].__module__ in UNREHEARSED]
-    texts = [code.co_code for _, code in found]  # made once, and not to lie between the copies
+    texts = {id(code): code.co_code for _, code in found}  # not to lie between the copies
     fill_gaps()  # nor the copies in the gaps
     copies: dict[int, CodeType] = {}
 
@@ -214,16 +205,14 @@ def gather(ran: set[int]) -> None:
                 copy(one) if type(one) is CodeType and id(one) in ran else one
                 for one in code.co_consts
             )
-            text = code.co_code
-            # Its last instruction again, which never runs, so that all of them lie in one place: smaller
-            # ones would be in a pool for each size.
+            text = texts.get(id(code)) or code.co_code
+            # The last instruction again, never run: small copies would be in a pool for each size.
             text += text[-2:] * max(0, (SIZES.stop - sys.getsizeof(code)) // 2 + 1)
             copies[id(code)] = code.replace(co_code=text, co_consts=tuple(inner))
         return copies[id(code)]
 
     for function, code in found:
         function.__code__ = copy(code)
-    del texts
 
 
 def _serve(stage: Context, child_class: type[Child]) -> None:
