@@ -96,7 +96,7 @@ def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
         from mpmkit.server.prewarm import fill_gaps
         def made():
             return [b"x" * (size - 33) for size in range(528, 1033, 16) for _ in range(9)]
-        before = made()
+        before, wall = made(), bytes(3000)
         places = set(map(id, before))
         del before
         fill_gaps()
