@@ -52,8 +52,6 @@ class GrowingHead(bytearray):
     LimitRequestFieldSize and LimitRequestFields hold as it grows: a client can't fill our memory.
     """
 
-    __slots__ = ("_fields", "_line", "_seen")
-
     def __init__(self, head: bytes) -> None:
         super().__init__(head)
         self._seen = 0

@@ -148,9 +148,8 @@ def fill_gaps() -> None:
         while rising < 2 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
             room = size - sys.getsizeof(b"")  # `bytes` is by calloc, which takes none of those
             _filling.append(b" " * room if size <= TCACHE else bytes(room))
-            address = id(_filling[-1])
-            rising = rising + 1 if address > highest else 0
-            highest = max(highest, address)
+            rising = rising + 1 if id(_filling[-1]) > highest else 0
+            highest = max(highest, id(_filling[-1]))
     _filling.extend(allocate_lock() for _ in range(LOCKS))
     for number in range(LOCKS):  # 24 bytes each, which are kept; a thread's start takes as many
         os.putenv("_", str(1 << 60 | number))
