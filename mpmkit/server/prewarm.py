@@ -206,7 +206,7 @@ def gather(ran: set[int]) -> None:
             )
             text = texts.get(id(code)) or code.co_code
             # The last instruction again, never run: small copies would be in a pool for each size.
-            text += text[-2:] * max(0, (SIZES.stop - sys.getsizeof(code)) // 2 + 1)
+            text += text[-2:] * max(0, (SIZES.stop + 8 - sys.getsizeof(code)) // 2 + 1)
             copies[id(code)] = code.replace(co_code=text, co_consts=tuple(inner))
         return copies[id(code)]
 
