@@ -68,7 +68,6 @@ SITE = (
 # one size, a multiple of 16 up to 512. Larger blocks are the C library's.
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
 LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -16))
-TCACHE = 1032  # malloc keeps free blocks up to this size for their thread, 7 of each
 LOCKS = 2000  # of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill
 TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
@@ -136,18 +135,15 @@ def rehearse(
 
 
 def fill_gaps() -> None:
-    """Take up the gaps in the parent's memory, so that what children make lies close together.
-
-    A child that uses a free block has a copy of its page, with all the parent's objects there: with
-    blocks of 40 sizes in as many gaps that was a quarter of its memory. It costs the parent 0.5 MB, once.
-    """
+    """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page. With blocks
+    of 40 sizes in as many gaps that was a quarter of a child's memory. It costs the parent 0.5 MB, once."""
     gc.collect()  # empties the interpreter's lists of free objects, too
     highest = 0
     for size in LARGE_SIZES:
         rising = 0
         while rising < 2 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
-            room = size - sys.getsizeof(b"")  # `bytes` is by calloc, which takes none of those
-            _filling.append(b" " * room if size <= TCACHE else bytes(room))
+            # `bytes` is by calloc, which takes none of those up to 1032 that malloc keeps for a thread.
+            _filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
             rising = rising + 1 if id(_filling[-1]) > highest else 0
             highest = max(highest, id(_filling[-1]))
     _filling.extend(allocate_lock() for _ in range(LOCKS))
@@ -186,11 +182,8 @@ def _code_of(run: Callable[[], None]) -> set[int]:
 
 
 def gather(ran: set[int]) -> None:
-    """Copy the code of functions that have run, so that it lies side by side.
-
-    A code object's count and inline caches are written where it runs: each one alone among others that
-    never run costs a child a page. It takes 0.1 MB of the parent.
-    """
+    """Copy the code of functions that have run, so that it lies side by side: its count and inline caches are
+    written where it runs. It takes 0.1 MB of the parent."""
     every = ((one, one.__code__) for one in gc.get_objects() if type(one) is FunctionType)
     # With the old code, whose place a copy must not take.
     found = [pair for pair in every if id(pair[1]) in ran or pair[0].__module__ in UNREHEARSED]
@@ -200,10 +193,7 @@ def gather(ran: set[int]) -> None:
 
     def copy(code: CodeType) -> CodeType:
         if id(code) not in copies:
-            inner = (
-                copy(one) if type(one) is CodeType and id(one) in ran else one
-                for one in code.co_consts
-            )
+            inner = (copy(one) if id(one) in ran else one for one in code.co_consts)
             text = texts.get(id(code)) or code.co_code
             # The last instruction again, never run: small copies would be in a pool for each size.
             text += text[-2:] * max(0, (SIZES.stop + 8 - sys.getsizeof(code)) // 2 + 1)
