@@ -41,7 +41,8 @@ def test_a_launched_server_serves_the_samples(mpm):
         assert server.url == f"http://127.0.0.1:{server.port}"
         assert server.running and alive(server.pid)
         poll_until(
-            lambda: sorted(server.processes()) == sorted(children_of(server.pid)), "the same children"
+            lambda: sorted(server.processes()) == sorted(children_of(server.pid)),
+            "the same children",
         )
         page, script = get(server, "/"), get(server, "/hello.py")
         assert len(page.body) == 45 and script.body == b"hello world"
