@@ -3,16 +3,16 @@
     python -m benchmarks.soak [--mpm event] [--restarts 50] [--kills 100] [--requests 20000] [--posts 20000]
                               [--kept 200000] [--hours 2] [--seed 0]
 
-Clients post bodies of any length to scripts that return them: first over TLS, to WSGI
-and CGI, while the server is restarted gracefully, with an invalid configuration every fourth time.
-Then random children are killed. A request may fail only if a child was killed during it. Then come
-connections with arbitrary bytes: well-formed requests cut anywhere, some with a wrong byte, some with a request
-in their body. Each has its own id, which no other client may see. Finally a server with long-lived children gets
---posts bodies of any length, and --kept requests for a page on kept-alive connections.
+Clients post bodies of any length to scripts that return them: first over TLS, to WSGI, CGI and FastCGI, while the
+server is restarted gracefully, with an invalid configuration every fourth time. Then random children are killed.
+A request may fail only if a child was killed during it. Then come connections with arbitrary bytes: well-formed
+requests cut anywhere, some with a wrong byte, some with a request in their body. Each has its own id, which no
+other client may see. Finally servers with long-lived children get --posts bodies of any length, --kept requests
+for a page on kept-alive connections, and over TLS a quarter as many posts to each of WSGI, CGI and FastCGI.
 
 Memory (RssAnon), descriptors and threads are read: of the parent after each restart and kill; of parent and
-children at STEPS moments of the last two loads. The slopes, with their 95% intervals, are those of the second
-half. Loopback only. It takes some minutes.
+children at STEPS moments of the last loads. Printed are the slope of the first half, in which much is used for
+the first time, and that of the second with its 95% interval. Loopback only. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import os
 import random
 import signal
 import socket
+import socketserver
 import ssl
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from typing import Any
 from benchmarks.socket_fuzz import CLIENTS, WITHIN, fuzzed, make_site
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
+from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.launcher import Server, launch
 from mpmkit.measure import procfs
 from mpmkit.measure.sizing import slope
@@ -55,10 +57,13 @@ printf 'Content-Type: text/plain\\r\\n\\r\\nid=%s %d' "$QUERY_STRING" "$(wc -c)"
 CONF = """
 <Directory "{0}">
     AddHandler cgi-script .cgi
+    AddHandler "proxy:unix:{1}/backend|fcgi://localhost" .fcgi
     Options +ExecCGI
 </Directory>
 """
 REFUSED = "KeepAliveTimeout never\n"
+# What is posted to; CGI's answer has no checksum.
+WSGI, OTHERS = "echo.py", ("echo.cgi", "echo.fcgi")
 # As many workers as clients, in children that stay.
 _THREADS = {
     "StartServers": 1,
@@ -81,6 +86,36 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.01)
 
 
+class Backend(socketserver.ThreadingUnixStreamServer):
+    """FastCGI's, for the length of a `with` block: answers as the WSGI script does."""
+
+    daemon_threads, request_queue_size = True, 64
+
+    def __enter__(self) -> Backend:
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        rest, params, body = b"", b"", b""
+        with suppress(ConnectionError):  # a child was killed
+            while more := request.recv(65536):
+                records, rest = fcgi.read_records(rest + more)
+                params += b"".join(one.content for one in records if one.type == fcgi.PARAMS)
+                given = [one.content for one in records if one.type == fcgi.STDIN]
+                body += b"".join(given)
+                if given and not given[-1]:
+                    unique = params.partition(b"QUERY_STRING")[2][:16]
+                    what = b"id=%b %d %d" % (unique, len(body), zlib.crc32(body))
+                    answer = fcgi.stream(
+                        fcgi.STDOUT, b"Content-Type: text/plain\n\n" + what, end=True
+                    )
+                    request.sendall(answer + fcgi.record(fcgi.END_REQUEST, bytes(8)))
+
+
 # --- What grows --------------------------------------------------------------------------------------
 
 
@@ -96,18 +131,18 @@ def sizes(pids: Iterable[int]) -> dict[str, int]:
 
 
 def growth(whose: str, seen: Sequence[dict[str, int]], each: str, most: int) -> Iterator[str]:
-    """A line for what was seen of processes at equal distances: the slopes of the second half by step, and
-    what is WRONG. most: KiB by which they may differ."""
-    half = seen[len(seen) // 2 :]
+    """A line for what was seen of processes at equal distances: the slopes of both halves by step, and
+    what is WRONG in the second. most: KiB by which they may differ."""
+    first, half = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     if len(half) < 3:
         return
     texts, third = [], len(half) // 3
     for unit in half[0]:
         values = [one[unit] for one in half]
+        before = slope(range(len(first)), [one[unit] for one in first]).slope
         line = slope(range(len(half)), values)
-        texts.append(
-            f"{values[-1]:,} {unit}, {line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})"
-        )
+        now = f"{line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})"
+        texts.append(f"{values[-1]:,} {unit}, {before:+.2f}, then {now}")
         # Certainly up, and never as low again as it was.
         risen = min(values[-third:]) - max(values[:third])
         # One descriptor more is a connection or file that was opened late.
@@ -120,11 +155,12 @@ def growth(whose: str, seen: Sequence[dict[str, int]], each: str, most: int) -> 
 
 
 class Load:
-    """Clients in threads for the length of a `with` block; when what failed was on its way. Over TLS one
-    request in ten is for a CGI script."""
+    """Clients in threads for the length of a `with` block, which post to any of `scripts`; when what failed
+    was on its way."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, scripts: Sequence[str] = (WSGI,)) -> None:
         self.port = server.port
+        self.scripts = scripts
         file = server.certificate
         self.tls = ssl.create_default_context(cafile=file) if file else None
         self.ended = threading.Event()
@@ -154,9 +190,9 @@ class Load:
         while not self.ended.is_set():
             unique = source.randbytes(8).hex()
             body = source.randbytes(int(2 ** source.uniform(0, LONGEST)))
-            script, wanted = "echo.py", f"id={unique} {len(body)} {zlib.crc32(body)}"
-            if self.tls is not None and source.random() < 0.1:
-                script, wanted = "echo.cgi", f"id={unique} {len(body)}"
+            script, wanted = source.choice(self.scripts), f"id={unique} {len(body)}"
+            if script != "echo.cgi":
+                wanted += f" {zlib.crc32(body)}"
             began = time.monotonic()
             try:
                 connection.request("POST", f"/{script}?{unique}", body)
@@ -221,12 +257,17 @@ def kill(server: Server, number: int) -> None:
 
 
 def disturbed(
-    server: Server, what: str, count: int, disturb: Callable[[int], None], killing: bool
+    server: Server,
+    what: str,
+    count: int,
+    disturb: Callable[[int], None],
+    killing: bool = False,
+    scripts: Sequence[str] = (WSGI,),
 ) -> Iterator[str]:
     """`disturb(number)` so often under load: a line, what was wrong, and how the parent grows."""
     kills: list[float] = []
     seen: list[dict[str, int]] = []
-    with Load(server) as load:
+    with Load(server, scripts) as load:
         for number in range(count):
             kills += [time.monotonic()] * killing
             disturb(number)
@@ -276,6 +317,13 @@ def steady(server: Server, what: str, load: Load | Kept, count: int) -> Iterator
     yield from growth("the children's", children, each, WORKERS * CLIENTS)
 
 
+def posted(server: Server, what: str, script: str, count: int) -> Iterator[str]:
+    """`count` posts to a script: a line, what was wrong, and what grows."""
+    with Load(server, (script,)) as load:
+        lines = list(steady(server, what, load, count))
+    yield from (*load.report(what), *lines)
+
+
 # --- All of it ---------------------------------------------------------------------------------------
 
 
@@ -283,17 +331,19 @@ def soaked(
     mpm: str, restarts: int, kills: int, requests: int, posts: int, kept: int, seed: int = 0
 ) -> Iterator[str]:
     """Everything for one MPM, line by line as it is known."""
-    with tempfile.TemporaryDirectory(prefix="mpmkit-soak-") as where:
+    with tempfile.TemporaryDirectory(prefix="mpmkit-soak-") as where, ExitStack() as stack:
         site, conf = Path(where, "site"), Path(where, "httpd.conf")
         site.mkdir()
         hosts = make_site(site)
         (site / "page.html").write_text("a page\n")
         (site / "echo.cgi").write_text(CGI)
         (site / "echo.cgi").chmod(0o755)
-        conf.write_text(good := CONF.format(site))
-        with launch(mpm, conf=conf, document_root=site, tls=True) as server:
-            again = partial(restart, server, conf, good)
-            yield from disturbed(server, "restarts", restarts, again, killing=False)
+        conf.write_text(good := CONF.format(site, where))
+        over_tls = partial(launch, mpm, conf=conf, document_root=site, tls=True)
+        stack.enter_context(Backend(f"{where}/backend", None))  # type: ignore[arg-type]
+        with over_tls() as server:
+            again, scripts = partial(restart, server, conf, good), (*[WSGI] * 8, *OTHERS)
+            yield from disturbed(server, "restarts", restarts, again, scripts=scripts)
             yield from clean(server)
         with launch(mpm, conf=hosts, document_root=site) as server:
             yield from disturbed(server, "kills", kills, partial(kill, server), killing=True)
@@ -303,13 +353,15 @@ def soaked(
             yield from fuzzed(server.port, requests // 20, seed, server.certificate)
             yield from clean(server)
         with launch(mpm, document_root=site, **STAYING[mpm]) as server:
-            with Load(server) as load:
-                lines = list(steady(server, "posts", load, posts))
-            yield from (*load.report("posts"), *lines)
-            with ExitStack() as stack:
-                asking = Kept(server.port, stack)
+            yield from posted(server, "posts", WSGI, posts)
+            with ExitStack() as socks:
+                asking = Kept(server.port, socks)
                 lines = list(steady(server, "kept-alive requests", asking, kept))
             yield from (f"kept alive: {asking.done:,} requests", *lines)
+            yield from clean(server)
+        with over_tls(**STAYING[mpm]) as server:
+            for script in (WSGI, *OTHERS):
+                yield from posted(server, f"posts over TLS to {script}", script, posts // 4)
             yield from clean(server)
 
 

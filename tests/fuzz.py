@@ -80,6 +80,10 @@ class Pieces:
         buffer[: len(data)] = data
         return len(data)
 
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[: self.recv_into(buffer, size, flags)])
+
     def send(self, data: Any, flags: int = 0) -> int:
         assert not self.closed, "sent after the close"
         self.sent += bytes(data)

@@ -27,7 +27,9 @@ from support.servers import (
 )
 from support.waiting import alive, poll_until
 
+from mpmkit.handlers.cgi import Program
 from mpmkit.launcher import Server
+from mpmkit.server.connection import receive
 
 mpm = prefork_and_event
 ENV = '#!/bin/sh\necho "Content-Type: text/plain"\necho\nenv\necho "PWD is $(pwd)"\n'
@@ -142,6 +144,16 @@ RESET = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
 
 def variables(reply) -> dict[str, str]:
     return dict(line.split("=", 1) for line in reply.body.decode().splitlines() if "=" in line)
+
+
+def test_a_read_of_a_program_has_no_more_than_was_asked_for():
+    """`receive` promises its caller that, whatever the buffer has room for."""
+    out, program_s = os.pipe()
+    with open(out, "rb"), open(program_s, "wb", 0) as writing:
+        writing.write(b"abcdef")
+        program = Program.__new__(Program)
+        program._out = out
+        assert [receive(program, size) for size in (2, 3, 9)] == [b"ab", b"cde", b"f"]
 
 
 # -- its variables --------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from mpmkit.server.parked import ParkedConnections
 
 FILES = {module.__file__ for module in (fastpath, messages, timeouts, fdqueue, parked)}
 SCHEDULES = 100
+MOST_STEPS = 50_000  # of a schedule; the longest takes a tenth of them
 _mine = threading.local()  # a job's way to let another go on: `_mine.step()`
 
 
@@ -46,6 +47,14 @@ class Lock:
         self.taken = False
 
 
+class NoLock:
+    __enter__ = __exit__ = lambda *_: None
+
+
+class Stuck(Exception):
+    """A schedule without an end: who waits was forgotten."""
+
+
 class Queue(deque):
     put = deque.append
 
@@ -61,11 +70,14 @@ def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[
     turns = [threading.Semaphore(0) for _ in jobs]
     stopped = threading.Semaphore(0)
     running = set(range(len(jobs)))
+    steps = 0
 
     def run(number: int) -> None:
         def step() -> None:
             stopped.release()
             turns[number].acquire()
+            if steps > MOST_STEPS:
+                raise Stuck
 
         def trace(frame: Any, event: str, _: object) -> Any:
             if frame.f_code.co_filename not in FILES:
@@ -90,9 +102,16 @@ def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in running]
     for thread in threads:
         thread.start()
+    going_on, number = (
+        1 - 2.0 ** -schedule.randint(0, 6),
+        -1,
+    )  # in each schedule for 1 to 64 steps on average
     while running:
-        turns[schedule.choice(sorted(running))].release()
+        if number not in running or schedule.random() > going_on:
+            number = schedule.choice(sorted(running))
+        turns[number].release()
         assert stopped.acquire(timeout=60)
+        steps += 1
     for thread in threads:
         thread.join(10)
     return results
@@ -166,16 +185,35 @@ def test_each_connection_has_one_worker_and_all_end(turns):
         assert (listened, ended, queue.idle) == (None, None, 0)
 
 
+# Who may want a connection at the same moment; it is parked already where no worker parks it.
+WANTING = (("park", "news", "expire"), ("park", "news"), ("news", "expire"))
+
+
 @pytest.mark.parametrize("seed", range(SCHEDULES))
-def test_a_parked_connection_goes_to_one_of_those_who_want_it(seed, turns):
-    """A worker parks it, as news come and as its time is over: one of the three has it then."""
+@pytest.mark.parametrize("wanting", WANTING, ids="-".join)
+def test_a_parked_connection_goes_to_one_of_those_who_want_it(wanting, seed, turns):
+    """A worker parks it, as news come and as its time is over: one of them has it then."""
     waits = SimpleNamespace(KeepAliveTimeout=0.0, Timeout=60.0)
     place = ParkedConnections(SimpleNamespace(register=lambda *_: None), waits, clock=lambda: 100.0)
     conn = type("Conn", (), {"fd": 7, "state": PROCESSING, "edge": False, "watching": 0})()
-    jobs = [
-        lambda: not place.park(conn, KEEPALIVE),
-        lambda: place.news(conn) == KEEPALIVE and place.claim(conn),
-        lambda: len(place.expired()) == 1,
-    ]
-    assert sorted(interleaved(jobs, random.Random(seed))) == [False, False, True]
+    if "park" not in wanting:
+        place.park(conn, KEEPALIVE)
+    jobs = {
+        "park": lambda: not place.park(conn, KEEPALIVE),
+        "news": lambda: place.news(conn) == KEEPALIVE and place.claim(conn),
+        "expire": lambda: len(place.expired()) == 1,
+    }
+    found = interleaved([jobs[who] for who in wanting], random.Random(seed))
+    assert found.count(True) == 1 and found.count(False) == len(wanting) - 1, found
     assert conn.state == PROCESSING and not any(place.counts())
+
+
+def test_a_lock_that_is_missing_is_noticed(turns, monkeypatch):
+    monkeypatch.setattr(fdqueue, "Lock", NoLock)
+    with pytest.raises((AssertionError, TypeError)):
+        test_each_connection_has_one_worker_and_all_end(None)
+    monkeypatch.setattr(parked, "Lock", NoLock)
+    for wanting in WANTING[1:]:
+        with pytest.raises(AssertionError):
+            for seed in range(SCHEDULES):
+                test_a_parked_connection_goes_to_one_of_those_who_want_it(wanting, seed, None)

@@ -20,7 +20,7 @@ CHILDREN = {
     "prefork": prefork.PreforkChild, "worker": worker.WorkerChild, "event": event.EventChild,
 }  # fmt: skip
 # What each round's clients get, in the order in which they come.
-ANSWERS = [200] * 4 + [404] + [200] * 2
+ANSWERS = [200] * 4 + [404] + [200] * 4
 
 
 class Handlers:
@@ -80,13 +80,29 @@ def test_code_that_has_run_is_copied_and_no_other():
 
     old, other = ran.__code__, idle.__code__
     prewarm.gather(prewarm._code_of(ran))
-    assert ran.__code__ is not old and ran.__code__ == old and ran() == 3
+    assert ran.__code__ is not old and ran.__code__.co_code.startswith(old.co_code) and ran() == 3
+    assert sys.getsizeof(ran.__code__) > prewarm.SIZES[-1], "together with larger ones"
     inner = [
         next(one for one in code.co_consts if hasattr(one, "co_code"))
         for code in (old, ran.__code__)
     ]
     assert inner[0] is not inner[1], "what each call makes again, too"
     assert idle.__code__ is other and sys.getprofile() is None
+
+
+def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
+    """What is made after `fill_gaps` does not take the place of what was freed before."""
+    program = """if True:
+        from mpmkit.server.prewarm import fill_gaps
+        def made():
+            return [b"x" * (size - 33) for size in range(528, 1033, 16) for _ in range(9)]
+        before, wall = made(), bytes(3000)
+        places = set(map(id, before))
+        del before
+        fill_gaps()
+        after = made()
+        assert places.isdisjoint(map(id, after))"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
 
 
 def test_prefork_has_no_threads_to_remember():

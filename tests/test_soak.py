@@ -15,6 +15,7 @@ from benchmarks import soak
 from benchmarks.socket_fuzz import fuzzed
 from mpmkit.config import httpd_conf
 from mpmkit.config.log_format import pieces
+from mpmkit.handlers.static import read_types
 from mpmkit.server import connection
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -25,9 +26,10 @@ def test_restarts_kills_and_any_bytes_do_no_harm(mpm):
     lines = list(soak.soaked(mpm, restarts=4, kills=4, requests=200, posts=240, kept=2400))
     assert not [line for line in lines if "WRONG" in line], "\n".join(lines)
     assert [line.partition(":")[0] for line in lines if " requests" in line and ":" in line] == [
-        "4 restarts", "4 kills", "any bytes", "any bytes over TLS", "posts", "kept alive"
+        "4 restarts", "4 kills", "any bytes", "any bytes over TLS", "posts", "kept alive",
+        *(f"posts over TLS to echo.{kind}" for kind in ("py", "cgi", "fcgi")),
     ]  # fmt: skip
-    assert len([line for line in lines if line.startswith("the children's")]) == 2
+    assert len([line for line in lines if line.startswith("the children's")]) == 5
 
 
 @pytest.mark.parametrize(("kib", "descriptors", "grow"), [
@@ -59,6 +61,20 @@ def test_a_buffer_is_for_one_read_at_a_time(monkeypatch):
         assert waiting.result() == b"e" and len(connection._spare) == 2
 
 
+def test_a_head_of_any_length_is_one_read_and_takes_a_buffer_only_if_it_is_long(monkeypatch):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for length in (1, 478, 479, 480, 5000, 8192):
+            monkeypatch.setattr(connection, "_spare", [])
+            theirs.sendall(bytes(length))
+            assert len(connection.receive_head(ours, 8192)) == length
+            assert len(connection._spare) == (length >= connection.SHORT)
+        theirs.sendall(bytes(9000))
+        assert [len(connection.receive_head(ours, 8192)) for _ in range(2)] == [8192, 808]
+        with pytest.raises(BlockingIOError):
+            connection.receive_head(ours, 8192, socket.MSG_DONTWAIT)
+
+
 def test_a_parent_keeps_nothing_of_a_configuration_that_was_read(tmp_path):
     """No names made at run time, which the interpreter's cache of look-ups holds: one for each word, at first."""
     conf = tmp_path / "httpd.conf"
@@ -68,12 +84,13 @@ def test_a_parent_keeps_nothing_of_a_configuration_that_was_read(tmp_path):
     for _ in range(2):
         before = sys.getallocatedblocks()
         for _ in range(40):
+            assert read_types(str(conf))  # of any text: as TypesConfig's file
             settings = httpd_conf.read(httpd_conf.Source(str(conf), mpm="event")).settings
             assert list(pieces(settings[1].args[0]))
         del settings
         gc.collect()
         grown.append(sys.getallocatedblocks() - before)
-    assert grown[1] < 40, grown
+    assert grown[1] < 8, grown
 
 
 class Confused(BaseHTTPRequestHandler):

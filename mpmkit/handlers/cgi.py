@@ -186,8 +186,8 @@ class Program(Output):
                     raise RequestError(500, "the client left while its script ran", silent=True)
         return b""
 
-    def recv_into(self, buffer: mmap, *_: int) -> int:
-        return os.readv(self._out, (buffer,))
+    def recv_into(self, buffer: mmap, size: int, _: int) -> int:
+        return os.readv(self._out, (memoryview(buffer)[:size],))
 
     def _receive(self) -> bytes:
         piece = receive(self, PIECE)

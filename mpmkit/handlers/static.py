@@ -387,8 +387,8 @@ def answered_by(handler: Callable, request: Request, conn: Connection) -> Respon
 def read_types(file: str) -> dict[str, str]:
     """A table of media types, as TypesConfig names: `text/html  html htm` a line. Raises OSError."""
     types: dict[str, str] = {}
-    with open(file, encoding="utf-8", errors="replace") as lines:
+    with open(file, "rb") as lines:  # a text's decoder would be looked up at each restart
         for line in lines:
-            media_type, *extensions = line.partition("#")[0].split() or [""]
-            types |= {f".{extension.lower()}": media_type for extension in extensions}
+            media_type, *found = line.partition(b"#")[0].decode("utf-8", "replace").split() or [""]
+            types |= {f".{extension.lower()}": media_type for extension in found}
     return types

@@ -113,13 +113,13 @@ def size(number: int) -> str:
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _stat(pid: int) -> list[str]:
+def _stat(pid: int) -> list[bytes]:
     """The fields of /proc/PID/stat from the third on; zeros when there is no such process."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(") ")[2].split()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()
     except OSError:
-        return ["0"] * 20
+        return [b"0"] * 20
 
 
 def cpu_of(pid: int) -> Cpu:

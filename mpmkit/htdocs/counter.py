@@ -18,9 +18,7 @@ def application(environ, start_response):
     global count
     if environ["QUERY_STRING"] != "look":
         seen = count
-        time.sleep(
-            0.002
-        )  # whatever a real script does meanwhile: a query, a file, a lock of its own
+        time.sleep(0.002)  # whatever a real script does: a query, a file, a lock of its own
         count = seen + 1
     body = f"{os.getpid()} {count}\n".encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])

@@ -31,6 +31,7 @@ from mpmkit.server.output import BODY_SIZE, Disconnected, Output
 
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
 BLANK = 16  # bytes that are too few for a request, and may be blank lines
+SHORT = 479  # bytes that fit in the largest block (512) of Python's own allocator
 LINGER_READ = 32768
 LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a lingering close
 LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
@@ -60,6 +61,19 @@ def receive(sock: Any, size: int, flags: int = 0) -> bytes:
         return buffer[: sock.recv_into(buffer, size, flags)]
     finally:
         _spare.append(buffer)
+
+
+def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
+    """As `receive`; a thread that waits for a head, which is short mostly, holds no buffer."""
+    if size > HEAD_SIZE:
+        return receive(sock, size, flags)
+    data = sock.recv(SHORT, flags)
+    if len(data) == SHORT:
+        try:
+            data += receive(sock, size - SHORT, _NOW)
+        except OSError:  # no more yet; or a reset, after which the next read finds the end
+            pass
+    return data
 
 
 class Received:
@@ -123,7 +137,7 @@ class Connection(Output):
         nonblocking: bool = False,
     ) -> None:
         super().__init__(sock, directives, nonblocking)
-        self.recv: Callable[..., bytes] = MethodType(receive, sock)
+        self.recv: Callable[..., bytes] = MethodType(receive_head, sock)
         self.peer = peer
         self.protocol = Protocol(directives, heads)
         self.async_safe = True

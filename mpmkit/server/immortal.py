@@ -28,7 +28,7 @@ import builtins
 import gc
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -94,21 +94,9 @@ def trial(memory: int) -> bytes:
     return value
 
 
-def _addresses(root: Any) -> list[int]:
-    """Of the objects that are to become immortal, and are not."""
-    found = _reachable(root)
-    kinds = set(map(type, found.values()))
-    mortal = {kind for kind in kinds if any(hasattr(kind, name) for name in _ENDS)} | {FrameType}
-    count = sys.getrefcount
-    return [
-        address
-        for address, one in found.items()
-        if count(one) < IMMORTAL and type(one) not in mortal
-    ]
-
-
-def _reachable(root: Any) -> dict[int, Any]:
-    """All that a request may use, by address."""
+def _addresses(root: Any) -> Iterator[int]:
+    """Of what a request may use and is not immortal. Each becomes so before the next is asked for: so leaves,
+    which are most of it, need not be remembered, and the parent's memory has fewer gaps afterwards."""
     modules = [one for one in list(sys.modules.values()) if isinstance(one, ModuleType)]
     ours = [one for one in modules if one.__name__.partition(".")[0] in OURS]
     foreign = {id(vars(one)) for one in modules} - {id(vars(one)) for one in ours}
@@ -119,21 +107,28 @@ def _reachable(root: Any) -> dict[int, Any]:
     fresh |= _by_address(value for one in named for value in vars(one).values())
     fresh |= _by_address(one for one in gc.get_objects() if type(one) in _METHODS)
     fresh[id(root)] = root
-    found = dict(fresh)
+    found, count, lasting = set(foreign), sys.getrefcount, {FrameType: False}
     while fresh:
-        followed = [
-            one
-            for one in fresh.values()
-            if type(one) not in _LEAVES
-            and (type(one) is not FunctionType or id(one.__globals__) not in foreign)
-        ]
+        followed = []
+        for address, one in fresh.items():
+            kind = type(one)
+            if kind not in lasting:
+                lasting[kind] = not any(hasattr(kind, name) for name in _ENDS)
+            if lasting[kind] and count(one) < IMMORTAL:
+                yield address
+            if kind not in _LEAVES:
+                found.add(address)
+                if kind is not FunctionType or id(one.__globals__) not in foreign:
+                    followed.append(one)
         there = gc.get_referents(*followed)
         for one in followed:
             if type(one) is CodeType:  # the collector does not look into these
                 there += one.co_consts, one.co_names, one.co_name, one.co_qualname
-        fresh = _by_address(one for one in there if id(one) not in found and id(one) not in foreign)
-        found |= fresh
-    return found
+        fresh = _by_address(
+            one
+            for one in there
+            if id(one) not in found and (type(one) not in _LEAVES or count(one) < IMMORTAL)
+        )
 
 
 def _by_address(objects: Iterable[Any]) -> dict[int, Any]:

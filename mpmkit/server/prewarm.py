@@ -50,7 +50,9 @@ CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
     + b"GET /hello.py HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
     + b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
+    + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n"
+    + b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: %b\r\n\r\n" % (b"x" * 7817)
+    + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",  # it comes in two pieces: a read takes 8192 bytes
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
 )
 # What is taken over from the server's own directives: what decides which code of this package runs, and
@@ -65,7 +67,7 @@ SITE = (
 # CPython's allocator of small objects (obmalloc.c): pools of 16 KiB behind a header of 48 bytes, each for
 # one size, a multiple of 16 up to 512. Larger blocks are the C library's.
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
-LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, 1024, 768, 640, 528)
+LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -16))
 LOCKS = 2000  # of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill
 TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
@@ -133,20 +135,21 @@ def rehearse(
 
 
 def fill_gaps() -> None:
-    """Take up the gaps in the parent's memory, so that what children make lies close together.
-
-    A child that uses a free block has a copy of its page, with all the parent's objects there: with
-    blocks of 40 sizes in as many gaps that was a quarter of its memory. It costs the parent 0.5 MB, once.
-    """
+    """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page. With blocks
+    of 40 sizes in as many gaps that was a quarter of a child's memory. It costs the parent 0.5 MB, once."""
     gc.collect()  # empties the interpreter's lists of free objects, too
+    highest = 0
     for size in LARGE_SIZES:
-        highest = rising = 0
-        while rising < 4 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
-            _filling.append(bytes(size - sys.getsizeof(b"")))
-            address = id(_filling[-1])
-            rising = rising + 1 if address > highest else 0
-            highest = max(highest, address)
+        rising = 0
+        while rising < 2 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
+            # `bytes` is by calloc, which takes none of those up to 1032 that malloc keeps for a thread.
+            _filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
+            rising = rising + 1 if id(_filling[-1]) > highest else 0
+            highest = max(highest, id(_filling[-1]))
     _filling.extend(allocate_lock() for _ in range(LOCKS))
+    for number in range(LOCKS):  # 24 bytes each, which are kept; a thread's start takes as many
+        os.putenv("_", str(1 << 60 | number))
+    os.unsetenv("_")
     makers = [object, lambda: 1 << 40 | len(_filling)]  # of 16 and 32 bytes
     makers += [partial(bytes, size - sys.getsizeof(b"")) for size in SIZES]
     for make in makers:
@@ -179,28 +182,26 @@ def _code_of(run: Callable[[], None]) -> set[int]:
 
 
 def gather(ran: set[int]) -> None:
-    """Copy the code of functions that have run, so that it lies side by side.
-
-    A code object's count and inline caches are written where it runs: each one alone among others that
-    never run costs a child a page. It takes 0.1 MB of the parent.
-    """
-    fill_gaps()  # or the copies would lie in the gaps
+    """Copy the code of functions that have run, so that it lies side by side: its count and inline caches are
+    written where it runs. It takes 0.1 MB of the parent."""
+    every = ((one, one.__code__) for one in gc.get_objects() if type(one) is FunctionType)
+    # With the old code, whose place a copy must not take.
+    found = [pair for pair in every if id(pair[1]) in ran or pair[0].__module__ in UNREHEARSED]
+    texts = {id(code): code.co_code for _, code in found}  # not to lie between the copies
+    fill_gaps()  # nor the copies in the gaps
     copies: dict[int, CodeType] = {}
 
     def copy(code: CodeType) -> CodeType:
         if id(code) not in copies:
-            inner = (
-                copy(one) if type(one) is CodeType and id(one) in ran else one
-                for one in code.co_consts
-            )
-            copies[id(code)] = code.replace(co_consts=tuple(inner))
+            inner = (copy(one) if id(one) in ran else one for one in code.co_consts)
+            text = texts.get(id(code)) or code.co_code
+            # The last instruction again, never run: small copies would be in a pool for each size.
+            text += text[-2:] * max(0, (SIZES.stop + 8 - sys.getsizeof(code)) // 2 + 1)
+            copies[id(code)] = code.replace(co_code=text, co_consts=tuple(inner))
         return copies[id(code)]
 
-    found = [one for one in gc.get_objects() if type(one) is FunctionType]
-    kept = [one.__code__ for one in found]  # a copy must not take the place of an old one
-    for function, code in zip(found, kept, strict=True):
-        if id(code) in ran or function.__module__ in UNREHEARSED:
-            function.__code__ = copy(code)
+    for function, code in found:
+        function.__code__ = copy(code)
 
 
 def _serve(stage: Context, child_class: type[Child]) -> None:
@@ -211,8 +212,7 @@ def _serve(stage: Context, child_class: type[Child]) -> None:
     os.sched_setaffinity(0, cpus)  # a child with threads chooses one
     until = time.monotonic() + 1.0
     while len(os.listdir(TASKS)) > threads and time.monotonic() < until:
-        # Its threads have run, and the system has yet to end them: a fork comes next.
-        time.sleep(0.0001)
+        time.sleep(0.0001)  # they have run, and the system has yet to end them: a fork comes next
     memory = maintenance.Memory()
     seen = maintenance.look(stage.board.rows(maintenance.MAX_SPAWN_RATE), directives, memory)
     maintenance.plan(seen, directives, memory)
