@@ -379,7 +379,6 @@ def site_path(text: str) -> str:
 
 
 def unless_disabled(words: Words) -> str:
-    """FallbackResource: a path of the site."""
     return "" if words[0].lower() == "disabled" else site_path(words[0])
 
 
@@ -406,9 +405,8 @@ def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
         elif key in ("max", "timeout") and value.isdigit() and atoi(value):
             settings[key] = float(min(atoi(value), LONGEST_WAIT))
         else:
-            raise ValueError(
-                f'knows enablereuse=on|off, max=number and timeout=seconds, not "{word}"'
-            )
+            why = "knows enablereuse=on|off, max=number and timeout=seconds"
+            raise ValueError(f'{why}, not "{word}"')
     return ((words[0], settings),)
 
 
