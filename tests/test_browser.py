@@ -423,6 +423,9 @@ def scrub(page, panel) -> None:
     page.wait_for_function(paper, timeout=20_000)
     assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing is cut off"
     shot(page, "sweep-dark-narrow", ".mk-sweep")
+    page.evaluate(f"void {CONTEXT}.session.kernel.restart()")
+    page.get_by_text("The kernel of this panel has ended").wait_for(timeout=20_000)
+    assert page.locator(".mk-sweep > .mk-head").evaluate("head => head.inert")
 
 
 def figures_of_notebooks() -> dict:
@@ -441,6 +444,7 @@ def figures_of_notebooks() -> dict:
     users = SweepTable(records.read(replay.place_of("07-users.csv")), ("users",)).summary()
     made = {"breathes": of.timeline(of.recorded("01-prefork-breathes"), title="prefork")}
     made |= {f"memory, {k}": memory_plots.memory_curve(memory, k) for k in ("busy", "idle")}
+    made |= {f"parts, {k}": memory_plots.memory_parts(memory, k) for k in ("busy", "idle")}
     made |= {
         "cliffs": cliffs.cliffs_figure(of.recorded("03-cliffs")),
         "think": cliffs.think_figure(of.recorded("03-think")),
@@ -457,27 +461,40 @@ def figures_of_notebooks() -> dict:
     return made
 
 
-BOXES = """[...document.querySelectorAll('.annotation-text-g, .textpoint text')]
+BOXES = """[...document.querySelectorAll('.annotation-text-g, .textpoint text, .gtitle')]
 .filter(one => one.textContent.trim()).map(one => {
   const {left, right, top, bottom} = one.getBoundingClientRect(), frame =
     document.querySelector('.main-svg').getBoundingClientRect();
   return [one.textContent, left, right, top, bottom, left < frame.left - 1 || right > frame.right + 1];
 })"""
+CROSSED = """[...document.querySelectorAll('.annotation-text-g')].filter(label => {
+  const {left, right, top, bottom} = label.getBoundingClientRect();
+  return [...document.querySelectorAll('.scatterlayer path.js-line, .shapelayer path')].some(line => {
+    const length = line.getTotalLength(), place = line.getScreenCTM();
+    return Array.from({length: length / 2}, (_, n) => line.getPointAtLength(2 * n).matrixTransform(place))
+      .some(({x, y}) => x > left + 1 && x < right - 1 && y > top + 2 && y < bottom - 2);
+  });
+}).map(label => label.textContent)"""
 
 
-def test_no_label_of_a_figure_lies_on_another(browser, tmp_path):
+@pytest.mark.parametrize("width", [1000, 606], ids=["wide", "narrow"])
+def test_no_label_of_a_figure_lies_on_another_or_on_a_line(browser, tmp_path, width):
+    """Narrow: a cell at 1,000 pixels, next to Lab's side bar."""
     page = browser.new_page()
-    page.set_viewport_size({"width": 1000, "height": 900})
+    page.set_viewport_size({"width": width, "height": 900})
     wrong = []
     for name, figure in figures_of_notebooks().items():
         file = tmp_path / "figure.html"
         figure.write_html(file, include_plotlyjs="directory")
         page.goto(file.as_uri())
         page.wait_for_selector(".main-svg")
-        shot(page, f"figure-{name}")
+        shot(page, f"figure-{name}-{width}")
+        frame = page.locator(".main-svg").first.bounding_box()
+        assert frame["width"] == width - 16, f"{name}: as wide as the page"
         boxes = page.evaluate(BOXES)
         assert boxes, name
         wrong += [f"{name}: {text} is cut off" for text, *_, cut in boxes if cut]
+        wrong += [f"{name}: a line crosses {text}" for text in page.evaluate(CROSSED)]
         for one, other in itertools.combinations(boxes, 2):
             (_, left, right, top, bottom, _), (_, west, east, north, south, _) = one, other
             if min(right, east) - max(left, west) > 1 and min(bottom, south) - max(top, north) > 2:

@@ -129,7 +129,8 @@ def test_a_figure_can_be_read_aloud():
     dots = order.ratio_dots(summary)
     said = plots.alt_text(dots)
     assert "worker, static page: 1.25 measured (0.92 to 1.71), 1.16 published" in said
-    (bar,) = (one for one in dots.data if one.text == ("1.25 (0.92 to 1.71)",))
+    (bar,) = (one for one in dots.data if one.y == ("worker, static page<br>1.25 (0.92 to 1.71)",)
+              and one.error_x.array)  # fmt: skip
     ends = bar.x[0] - bar.error_x.arrayminus[0], bar.x[0] + bar.error_x.array[0]
     assert ends == pytest.approx((0.92, 1.71), abs=0.005)
     alone = plots.alt_text(order.ratio_dots(qps_table({"prefork": [90], "event": [99]}).summary()))

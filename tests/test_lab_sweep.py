@@ -1,6 +1,7 @@
 """The sweep panel's form, run and grid, without a browser; the recorded grids."""
 
 import json
+import shutil
 
 import pytest
 from support.waiting import alive, poll_until
@@ -165,10 +166,13 @@ def test_rows_over_two_names_are_not_for_the_panel():
 
 
 def test_the_panel_scrubs_without_a_server(tmp_path, monkeypatch):
+    """Recorded: a grid that the project ships, and the rows of an earlier sweep."""
     monkeypatch.setenv("MPMKIT_REPLAY", "1")
+    shutil.copy(RECORDED[0], tmp_path / "sweep-panel-mine.csv")
     panel = lab.sweep_panel(folder=tmp_path)
     try:
         assert panel.mode.value == "Recorded" and panel.running is None
+        panel.files.value = dict(panel.files.options)["panel-mine"]
         assert "measured on" in panel.state.value
         seen = set()
         for value in panel.grid.values:

@@ -122,8 +122,9 @@ def test_a_choice_is_compared_and_leaves_its_question_in_a_copy(capsys):
 def test_threads_of_one_process_compute_no_more_than_one():
     rows = lab.recorded("05-gil")
     threads, processes = (regimes.grows(rows, "computes", k) for k in ("threads", "processes"))
-    assert threads < 1.3 < processes
-    assert all(regimes.grows(rows, "waits", key) > 3 for key in ("threads", "processes"))
+    # The question is about eight threads, not about the best of all numbers of them.
+    assert threads[0] == 8 and threads[1] < 1.25 < 2 < processes[1]
+    assert all(regimes.grows(rows, "waits", key)[1] > 3 for key in ("threads", "processes"))
     assert max(row["cores"] for row in rows if row["processes"] == 1) < 1.1
 
 

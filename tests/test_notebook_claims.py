@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import article, cliffs, notebook_helpers, order, sweep_plots
+from helpers import article, cliffs, labels, notebook_helpers, order, sweep_plots
 
 import mpmkit
 from mpmkit import lab
@@ -108,16 +108,29 @@ def test_browsers_that_think_get_what_the_bound_allows():
     assert rates["event, factor 20", most] >= 10 * rates["prefork", most]
 
 
-def test_names_of_lines_do_not_touch():
-    figure = cliffs.cliffs_figure(lab.recorded("03-cliffs"))
-    notes = [note for note in figure.layout.annotations if note.text in EDGES]
-    assert len(notes) == 2 * len(EDGES)
-    for one, other in itertools.combinations(notes, 2):
-        apart = abs(one.y - other.y) >= 0.19 or abs(one.x - other.x) > 0.3
-        assert one.yref != other.yref or apart, (one.text, other.text)
-    assert "full at 1,200" in plots.alt_text(figure)
-    said = plots.alt_text(cliffs.think_figure(lab.recorded("03-think")))
+@pytest.mark.parametrize("width", labels.WIDTHS)
+def test_names_cross_no_line_and_do_not_touch(width):
+    for figure in (
+        cliffs.cliffs_figure(lab.recorded("03-cliffs")),
+        cliffs.think_figure(lab.recorded("03-think")),
+    ):
+        names = [note for note in figure.layout.annotations if note.text in EDGES]
+        assert len(names) % len(EDGES) == 0 < len(names)
+        boxes = []
+        for note in names:
+            view = labels.View(figure, note.xref, note.yref, width)
+            at = (0.0, 10**note.x, 10**note.y, note.xshift, -note.yshift)
+            boxes.append(view.box(at, labels.LETTER * len(note.text)))
+            crossed = [one for one, *part in view.parts if labels.crosses(*part, boxes[-1])]
+            assert not crossed, note.text
+        for (a, b, c, d), (e, f, g, h) in itertools.combinations(boxes, 2):
+            assert b <= e or f <= a or d <= g or h <= c
+    said = plots.alt_text(figure)
     assert said.count(" of ") >= len(EDGES) * len(cliffs.BROWSERS)
+
+
+def test_the_cliffs_are_described():
+    assert "full at 1,200" in plots.alt_text(cliffs.cliffs_figure(lab.recorded("03-cliffs")))
     assert set(mpmkit.MPMS) <= {case.split(",")[0] for case in EDGES}
 
 

@@ -87,7 +87,7 @@ def ratios(found: Iterable[Comparison]) -> go.Figure:
         "<br><sup>marker: median of the rounds · line: 95% interval of their mean"
         "<br>*: the client was at its limit in most rounds; the ratio may be higher</sup>",
         alt="Requests per second as a multiple of httpd's: " + ", ".join(said) + ".",
-        height=190 + 64 * len(works),
+        height=154 + 64 * len(works),
         margin={"l": 190, "t": 130, "r": 110, "b": 56},
     )
     figure.add_vline(x=1, line={"color": ink, "width": 1, "dash": "dot"})

@@ -2,30 +2,40 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 import pandas
 import plotly.graph_objects as go
+import plotly.io
 
 from mpmkit.lab import theme as colours
 
 OURS = "mpmkit"
-LIMITED = "the load generator was the limit, or the machine that it shares"
-WIDTH = 960  # CSS pixels: a Lab page holds it, and the labels of six bars a panel fit
+LIMITED = "the load generator, or the machine it shares, was the limit"
+WIDTH = 960  # CSS pixels of a still picture: the labels of six bars a panel fit
+LETTERS = 78  # of a line below a title, so that a narrow cell holds it
+plotly.io.defaults.default_width = WIDTH
 
 
 def dress(
     figure: go.Figure, title: str, *, alt: str = "", theme: str | None = None, **layout: Any
 ) -> None:
-    """Title, colours, fonts and quiet axes, as all figures have them, and the description `alt`.
+    """Title, colours, fonts and quiet axes, as all figures have them, and the description `alt`. A figure is
+    as wide as its cell; what is below its title is broken into lines that a narrow one holds, with room.
 
     layout: plotly's settings that differ from those.
     """
     settings = colours.layout(theme)
     x, y = settings.pop("xaxis"), settings.pop("yaxis")
+    head, sup, below = title.removesuffix("</sup>").partition("<br><sup>")
+    lines = [line for part in below.split("<br>") for line in wrap(part, LETTERS)]
+    more = 36 * max(0, len(lines) - 1)
+    settings["margin"]["t"] += more
+    settings["height"] = layout.pop("height", 460) + more
     figure.update_layout(
-        {"showlegend": False, "width": WIDTH, "height": 460, **settings},
-        title={"text": title, "x": 0, "xref": "paper"},
+        {"showlegend": False, "autosize": True, **settings},
+        title={"text": head + sup + "<br>".join(lines), "x": 0, "xref": "paper"},
         meta={"alt": alt},
     )
     figure.update_layout(layout).update_xaxes(x).update_yaxes(y)
@@ -69,25 +79,15 @@ def mpm_line(
 
 
 def label_ends(
-    figure: go.Figure,
-    ends: Iterable[tuple[float, float, str, str]],
-    room: float,
-    *,
-    near: float = math.inf,
-    shift: float = 6,
-    **where: Any,
+    figure: go.Figure, ends: Iterable[tuple[float, float, str, str]], room: float, **where: Any
 ) -> None:
-    """Write labels at lines' ends, (y, x, text, colour), moved up so that none covers another.
-
-    Labels less than `near` apart in x are at least `room` apart in y. Both, and the places, are in the
-    axis's units: of a logarithmic axis, in powers of ten.
-    """
-    placed: list[tuple[float, float]] = []
+    """Write names in the margin at lines' ends, (y, x, text, colour), at least `room` apart in y, so that none
+    covers another."""
+    below = -math.inf
     for y, x, text, colour in sorted(ends):
-        y = max([y, *(below + room for below, place in placed if abs(place - x) < near)])
-        placed.append((y, x))
+        below = max(y, below + room)
         font = {"color": colour, "size": 13}
-        place = {"x": x, "y": y, "showarrow": False, "xanchor": "left", "xshift": shift}
+        place = {"x": x, "y": below, "showarrow": False, "xanchor": "left", "xshift": 6}
         figure.add_annotation(text=text, font=font, **place, **where)
 
 

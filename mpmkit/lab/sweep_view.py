@@ -245,8 +245,8 @@ class SweepPanel(Frame):
         bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" if bounds else ""
         alt = f"{label} against {axis}. {'; '.join(said)}."
         dress(
-            figure, f"{label} against {axis}{bound}", alt=alt, theme=tone, width=None, height=340, autosize=True,
-            showlegend=True, margin={"l": 70, "r": 20, "t": 60, "b": 50},
+            figure, f"{label} against {axis}{bound}", alt=alt, theme=tone, height=340, showlegend=True,
+            margin={"l": 70, "r": 20, "t": 60, "b": 50},
         )  # fmt: skip
         figure.update_xaxes(title_text=axis)
         figure.update_yaxes(title_text=label, type="log" if metric.startswith("wait") else "linear")

@@ -12,6 +12,7 @@ from typing import Any
 
 import ipywidgets
 import pandas
+from helpers.lesson import Still
 
 from mpmkit.config.directives import MPMS
 from mpmkit.measure.sizing import Sizing, max_request_workers_for
@@ -59,7 +60,7 @@ def _size(memory: Any, ram_gib: float, mpm: str, idle: int, threads: int) -> Siz
 
 def calculator(memory: Any) -> Any:
     """An ipywidgets box: sliders for memory, idle connections and ThreadsPerChild, a choice of the
-    MPM, and the answer below, which follows them."""
+    MPM, and the answer below, which follows them. An executed copy has the answer they begin with."""
     records = memory.to_frame() if hasattr(memory, "to_frame") else memory
     busy = set(records[records["against"] == "busy"]["mpm"])
     there = [mpm for mpm in MPMS if mpm in busy]
@@ -88,4 +89,6 @@ def calculator(memory: Any) -> Any:
     for part in (ram, idle, threads, mpm):
         part.observe(show, "value")
     show()
-    return ipywidgets.VBox([mpm, ram, idle, threads, result])
+    begins = f"memory {ram.value:g} GiB, {mpm.value}, no idle connections, ThreadsPerChild {threads.value}"
+    still = f"<p>In JupyterLab, four controls change this. Here: {begins}.</p>{result.value}"
+    return Still(still, mpm, ram, idle, threads, result)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from helpers.labels import label_lines
 from plotly.subplots import make_subplots
 
 import mpmkit
@@ -21,7 +22,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
 from mpmkit.lab import theme as colours
 from mpmkit.lab.clients import KeepAliveClients
-from mpmkit.lab.plots import dress, label_ends, mpm_line
+from mpmkit.lab.plots import dress, mpm_line
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.published import DIRECTIVES
 
@@ -39,6 +40,7 @@ SETTLE = 12.0  # seconds that a pool has to grow, at most
 LATE = 1.2  # s: a pass of maintenance takes a second; who waits longer stands in front of a full server
 BROWSERS = (100, 1000, 3000)
 THINK = 1.0  # seconds
+Name = tuple[Any, str, str]  # a line, its name, the colour
 
 
 def _directives(case: str) -> tuple[str, dict[str, Any]]:
@@ -174,18 +176,15 @@ def _by_case(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
 # -- figures -------------------------------------------------------------------------------------------
 
 
-def _add(
-    figure: Any, case: str, rows: list[dict[str, Any]], x: str, y: str, **where: Any
-) -> tuple[float, float, str, str]:
-    """Add the line of a case; its end on logarithmic axes, for the name. Hollow: some newcomers had no
-    answer."""
+def _add(figure: Any, case: str, rows: list[dict[str, Any]], x: str, y: str, **where: Any) -> Name:
+    """Add the line of a case; the line, its name and its colour. Hollow: some newcomers had no answer."""
     mpm, more = CASES[case]
     hollow = [y == "wait_ms" and row["unanswered"] and row["wait_ms"] > 1000 * LATE for row in rows]
     xs, ys = [row[x] for row in rows], [row[y] for row in rows]
     look = {"hovertemplate": "%{x:,}: %{y:,.4g}<extra>" + case + "</extra>"}
     line = mpm_line(mpm, xs, ys, name=case, hollow=hollow, **look)
     figure.add_trace(line.update(line_dash="longdash") if more else line, **where)
-    return math.log10(ys[-1]), math.log10(xs[-1]), case, colours.text_colour(mpm)
+    return figure.data[-1], case, colours.text_colour(mpm)
 
 
 def cliffs_figure(rows: list[dict[str, Any]]) -> Any:
@@ -193,10 +192,10 @@ def cliffs_figure(rows: list[dict[str, Any]]) -> Any:
     the directives say that each MPM is full."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
     said: list[str] = []
-    ends: dict[int, list[tuple[float, float, str, str]]] = {1: [], 2: []}
+    names: list[Name] = []
     for case, own in _by_case(rows):
         for place, key in enumerate(("wait_ms", "pss_mb"), 1):
-            ends[place].append(_add(figure, case, own, "kept", key, row=place, col=1))
+            names.append(_add(figure, case, own, "kept", key, row=place, col=1))
         found = (
             f"{r['wait_ms']:,.3g} ms and {r['pss_mb']:,.0f} MB with {r['kept']:,}" for r in own
         )
@@ -208,11 +207,9 @@ def cliffs_figure(rows: list[dict[str, Any]]) -> Any:
             x=math.log10(full), y=1.0, yref="paper", yanchor="bottom", showarrow=False, text=f"{full:,}",
             font={"color": colours.text_colour(mpm), "size": 13},
         )  # fmt: skip
-    for place, names in ends.items():
-        label_ends(figure, names, 0.2, near=0.5, shift=9, row=place, col=1)
     dress(
         figure,
-        "A new client among kept connections<br><sup>dotted: where the directives say that a server is full · "
+        "A new client among kept connections<br><sup>dotted: where the directives say that a server is full<br>"
         "hollow: some newcomers had no answer yet, their wait so far counts</sup>",
         height=620, alt="A newcomer's wait and memory against kept connections. " + "; ".join(said) + ".",
     )  # fmt: skip
@@ -223,14 +220,15 @@ def cliffs_figure(rows: list[dict[str, Any]]) -> Any:
     figure.update_yaxes(
         type="log", title_text="memory (PSS), MB", row=2, col=1, tickvals=[20, 50, 100, 200, 500]
     )
+    label_lines(figure, names)
     return figure
 
 
 def think_figure(rows: list[dict[str, Any]]) -> Any:
     """Throughput against the number of browsers, with the bound of each case as a thin line."""
-    figure, ends, said = go.Figure(), [], []
+    figure, names, said = go.Figure(), [], []
     for case, own in _by_case(rows):
-        ends.append(_add(figure, case, own, "browsers", "qps"))
+        names.append(_add(figure, case, own, "browsers", "qps"))
         many = [round(80 * 1.05**n) for n in range(80)]
         bound = [browser_bound(case, n) for n in many]
         thin = {"color": colours.stroke(CASES[case][0]), "width": 1}
@@ -239,7 +237,6 @@ def think_figure(rows: list[dict[str, Any]]) -> Any:
         )
         found = (f"{r['qps']:,.0f} of {r['bound']:,.0f} with {r['browsers']:,}" for r in own)
         said.append(f"{case}: {', '.join(found)}")
-    label_ends(figure, ends, 0.2, near=0.5, shift=9)
     dress(
         figure,
         "Browsers that think for a second<br><sup>thin: min(N/(Z + R), W/(Z + S)), W from the directives</sup>",
@@ -249,4 +246,5 @@ def think_figure(rows: list[dict[str, Any]]) -> Any:
     figure.update_yaxes(
         type="log", title_text="requests/s", range=[math.log10(60), math.log10(5000)]
     )
+    label_lines(figure, names)
     return figure

@@ -55,16 +55,13 @@ def qps_bars(summary: pandas.DataFrame) -> go.Figure:
     note = spread(int(summary["rounds"].max()))
     if servers[1:]:
         note += f" · grey: {', '.join(servers[1:])}"
-    bound = "bound" in summary and bool(summary["bound"].any())
-    if bound:
+    if "bound" in summary and summary["bound"].any():
         note += f"<br>*: in some rounds {LIMITED}"
-    more = 36 if bound else 0  # room for a second line under the title
     dress(
         figure,
         f"Requests per second<br><sup>a scale for each panel · solid: {note}</sup>",
         alt=f"Requests per second. {'. '.join(said)}.",
-        height=180 + more + 260 * max(place["row"] for place in places.values()),
-        margin={"t": 100 + more},
+        height=180 + 260 * max(place["row"] for place in places.values()),
         bargap=0.14,
         bargroupgap=0.04,
         uniformtext={"minsize": 10, "mode": "show"},

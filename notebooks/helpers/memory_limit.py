@@ -144,11 +144,11 @@ def figure(rows: Sequence[dict[str, Any]], predicted: dict[str, float]) -> go.Fi
                               "showlegend": False, "hoverinfo": "skip"}  # fmt: skip
     drawn = go.Figure()
     drawn.add_bar(
-        x=mpms, y=known, text=[f"{n:.0f} predicted" for n in known], marker=frame, **common
+        x=mpms, y=known, text=[f"{n:.0f}<br>predicted" for n in known], marker=frame, **common
     )
     drawn.add_bar(
         x=mpms, y=[row["held"] for row in rows], marker={"color": [colours.colour(mpm) for mpm in mpms]},
-        text=[f"{row['held']}{add} held" for row, add in zip(rows, more, strict=True)], **common,
+        text=[f"{row['held']}{add}<br>held" for row, add in zip(rows, more, strict=True)], **common,
     )  # fmt: skip
     said = (f"{row['mpm']} {row['held']} (predicted {predicted[row['mpm']]:.0f})" for row in rows)
     dress(

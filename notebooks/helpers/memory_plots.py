@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas
 import plotly.graph_objects as go
+from helpers.labels import label_lines
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import OURS, dress, label_ends, mpm_line, need
+from mpmkit.lab.plots import OURS, dress, mpm_line, need
 from mpmkit.measure.sizing import slope
 
 AGAINST = {"busy": "requests being served at once", "idle": "kept-alive connections, idle"}
@@ -36,7 +36,7 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
     """
     figure, ink = go.Figure(), colours.ink()
     said: list[str] = []
-    ends: list[tuple[float, float, str, str]] = []
+    names: list[tuple[Any, str, str]] = []
     for server, mpm, name, own in _by_server(frame, against):
         middle = own.groupby("held")["pss_kb"].median() / 1024
         xs, ys, cost = middle.index.tolist(), middle.tolist(), ""
@@ -46,24 +46,22 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         hover = "%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>"
         line = mpm_line(mpm, xs, ys, name=name, server=server, hovertemplate=hover)
         figure.add_trace(line)
-        ends.append((math.log10(ys[-1]), xs[-1], f" {name}{cost}", ink))
+        names.append((figure.data[-1], f"{name}{cost}", ink))
         said.append(
             f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}"
         )
-    most = max(x for _, x, *_ in ends)
-    # Lines that end at nearly the same place have their labels in one column, clear of all markers.
-    ends = [(y, most if x > 0.95 * most else x, text, ink) for y, x, text, _ in ends]
-    label_ends(figure, ends, 0.17, near=0.7 * most, shift=4)
     dress(
         figure,
         "Memory of the whole server<br><sup>PSS, shared pages divided among the processes that share "
-        f"them · at each line's end: what one more {ONE_MORE[against]} costs</sup>",
+        f"them<br>at each line: what one more {ONE_MORE[against]} costs</sup>",
         alt=f"Memory against {AGAINST[against]}. {'; '.join(said)}.",
     )
+    most = max(x for line in figure.data for x in line.x)
     figure.update_xaxes(title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1])
     figure.update_yaxes(
         title_text="MiB, logarithmic", type="log", tickvals=[10, 20, 50, 100, 200, 500, 1000]
     )
+    label_lines(figure, names)
     return figure
 
 
@@ -87,44 +85,39 @@ def _by_server(
 
 
 def memory_parts(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
-    """What the memory of each server is made of at its highest level: a stacked bar a server, in MiB
-    of PSS, with summed RSS next to it as an outline, which counts shared pages once for each process.
+    """What the memory of each server is made of at its highest level: a bar a server, as shares of PSS, so
+    that a small server can be read next to a large one. At its name PSS and summed RSS, which counts shared
+    pages once for each process.
 
     `frame` as for `memory_curve`. Raises ValueError if there is nothing of that kind.
     """
-    ink = colours.ink()
-    names, tops, said = [], [], []
+    ink, names, tops, said = colours.ink(), [], [], []
     for *_, name, own in _by_server(frame, against):
         at = own[own["level"] == own["level"].max()]
         held = f"{int(at['held'].median()):,}"
         top = {part: float(at[f"{part}_kb"].median()) / 1024 for part in (*PARTS, "pss", "rss")}
-        names.append(f"{name}<br>{held} {against}")
+        sums = f"PSS {top['pss']:,.0f} MiB, summed RSS {top['rss']:,.0f}"
+        names.append(f"{name}, {held} {against}<br><sup>{sums}</sup>")
         tops.append(top)
-        said.append(f"{name} with {held}: PSS {top['pss']:,.0f} MiB, summed RSS {top['rss']:,.0f}")
-
-    def bar(part: str, title: str, group: int, total: str, **marker: Any) -> go.Bar:
-        text = [f"{total.upper()} {top[total]:,.0f}" for top in tops] if total else None
-        return go.Bar(
-            x=names, y=[top[part] for top in tops], name=title, offsetgroup=group, marker=marker,
-            text=text, textposition="outside" if total else "none", constraintext="none",
-            cliponaxis=False, hovertemplate="%{y:,.1f} MiB " + title + "<extra></extra>",
+        said.append(f"{name} with {held}: {sums}")
+    figure = go.Figure()
+    for (part, title), shade in zip(PARTS.items(), SHADES, strict=True):
+        figure.add_bar(
+            y=names, x=[100 * top[part] / sum(top[one] for one in PARTS) for top in tops], orientation="h",
+            name=title, marker={"color": colours.pale(ink, shade)}, customdata=[top[part] for top in tops],
+            hovertemplate="%{customdata:,.1f} MiB, %{x:.0f}%<extra>" + title + "</extra>",
         )  # fmt: skip
-
-    last = list(PARTS)[-1]  # on top of the stack: it has the sum above it
-    figure = go.Figure([
-        bar(part, title, 0, "pss" * (part == last), color=colours.pale(ink, shade))
-        for (part, title), shade in zip(PARTS.items(), SHADES, strict=True)
-    ])  # fmt: skip
-    outline = {"color": "rgba(0,0,0,0)", "line": {"color": ink, "width": 1.5}}
-    figure.add_trace(bar("rss", "summed RSS", 1, "rss", **outline))
     dress(
         figure,
-        "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
-        "RSS, counts shared pages once for each process</sup>",
+        "What the memory is made of<br><sup>shares of the memory in use (PSS)<br>"
+        "summed RSS counts shared pages once for each process</sup>",
         alt=f"What the memory is made of. {'; '.join(said)}.",
         barmode="stack",
         showlegend=True,
-        legend={"orientation": "h", "y": -0.2},
+        legend={"orientation": "h", "y": -0.18, "traceorder": "normal"},
+        height=230 + 48 * len(names),
+        margin={"l": 190},
     )
-    figure.update_yaxes(title_text="MiB", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(title_text="%", range=[0, 100])
     return figure

@@ -35,17 +35,17 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
             paper, star = row["published_ratio"], "*" * bool(row.get("bound"))
             known = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
             values += [one for one in (ratio, low, high, paper) if not math.isnan(one)]
+            row_name = f"{label}<br>{ratio:.2f}{star}{known}"
             colour, ink = colours.stroke(mpm), colours.ink()
             ends = {"array": [high - ratio], "arrayminus": [ratio - low], "symmetric": False}
             bar = {"type": "data", "thickness": 2.5, "width": 8, "color": colour, **ends}
             figure.add_trace(mpm_line(
-                mpm, [ratio], [label], mode="markers+text", marker={"size": 13},
-                error_x=bar if known else None, text=[f"{ratio:.2f}{star}{known}"],
-                textposition="bottom center", hovertemplate="%{x:.2f} × prefork<extra></extra>",
+                mpm, [ratio], [row_name], mode="markers", marker={"size": 13},
+                error_x=bar if known else None, hovertemplate="%{x:.2f} × prefork<extra></extra>",
             ))  # fmt: skip
             if not math.isnan(paper):
                 figure.add_scatter(
-                    x=[paper], y=[label], mode="markers+text", showlegend=False, text=["published"],
+                    x=[paper], y=[row_name], mode="markers+text", showlegend=False, text=["published"],
                     textposition="top center", textfont={"size": 11, "color": ink}, hoverinfo="x",
                     marker={"symbol": "circle-open", "size": 11, "color": ink},
                 )  # fmt: skip
@@ -58,10 +58,10 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
         "Requests per second as a multiple of prefork's (dotted)<br><sup>filled: within the rounds, line: "
         f"95% interval · hollow: the article's figures{star}</sup>",
         alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
-        margin={"l": 150, "t": 130},
-        height=190 + 90 * max(1, len(lines)),
+        margin={"l": 170},
+        height=160 + 90 * max(1, len(lines)),
     )
-    # Room for the labels, which plotly does not count when it chooses a range.
+    # Room for the word, which plotly does not count when it chooses a range.
     low, high = min(values), max(values)
     room = 0.12 * (high - low) + 0.02
     figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])

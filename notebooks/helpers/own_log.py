@@ -159,14 +159,14 @@ def figure(found: Mapping[str, TraceRun]) -> go.Figure:
             y=limit, line={"color": colours.ink(), "width": 1, "dash": "dot"}, col=place
         )
         waited = f"{run.waited:.1%} waited, p99 {run.wait_quantile(0.99):.2f} s"
-        drawn.layout.annotations[place - 1].text = f"{mpm}: {waited}"
+        drawn.layout.annotations[place - 1].text = f"{mpm}<br><sup>{waited}</sup>"
         said.append(f"{mpm}: at most {run.peak_busy} of {limit} workers busy, {waited}")
     dress(
         drawn,
         "Busy workers, and filled above them who waits for one<br><sup>dotted: MaxRequestWorkers</sup>",
         alt="Busy workers over time. " + "; ".join(said) + ".",
-        height=380,
-        margin={"t": 110},
+        height=400,
+        margin={"t": 125},
     )
     drawn.update_xaxes(title_text="seconds")
     drawn.update_yaxes(title_text="workers", rangemode="tozero", col=1)

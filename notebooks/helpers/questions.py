@@ -123,9 +123,9 @@ OF: dict[str, tuple[Item, ...]] = {
             "the memory at rest, divided by the workers": "that counts the base as if each worker had one",
             "RSS of one process": "most of it is shared with the others",
         }),
-        Item("The line was measured up to 400 busy workers, and says 16,900 fit. Then", {
-            "that is drawn on, and memory only: CPU ends before": RIGHT,
-            "set 16,900": "no run has shown more than 400, and so many busy requests need CPU time",
+        Item("The line was measured up to 400 busy workers, and says that forty times as many fit. Then", {
+            "the line is drawn on, and it is about memory alone: measure higher": RIGHT,
+            "set forty times as many": "no run has shown more than 400, and so many busy requests need CPU time",
             "set 400": "more may fit; measure at a higher level",
         }),
     ),
@@ -184,7 +184,7 @@ OF: dict[str, tuple[Item, ...]] = {
         Item("What do mpmkit and httpd have in common in these runs?", {
             "the number of processes, second by second": RIGHT,
             "requests per second": "those differ, and by how much depends on the machine",
-            "CPU time for a request": "it differs by a factor of about two here",
+            "CPU time for a request": "it differs by a factor of two to three here",
         }),
         Item("When may two requests/s be divided by one another?", {
             "when they come from the same rounds": RIGHT,
@@ -193,7 +193,7 @@ OF: dict[str, tuple[Item, ...]] = {
         }),
         Item("nginx did 9,585/s in one round and 62,215 in another. Then", {
             "other work ran: its middle says little": RIGHT,
-            "nginx is unstable": "the other servers of that round were slow, too",
+            "nginx is unstable": "the two measured just before it were slowest in that round, too",
             "take the mean": "it would mix a machine that was free with one that was not",
         }),
     ),
@@ -220,9 +220,9 @@ OF: dict[str, tuple[Item, ...]] = {
             "event": "a request that is worked on holds a thread of event, too",
             "prefork": "each crawler's request holds a process",
         }),
-        Item("What does twice the workers do about twenty-four crawlers that wait for eight?", {
-            "it shortens the wait, as long as the pages only wait": RIGHT,
-            "it ends the wait": "24 are still more than 16, and crawlers come back at once",
+        Item("What do twice the workers do about the crawlers?", {
+            "they shorten the wait, as long as the pages wait rather than compute": RIGHT,
+            "they make a page in half the time": "a page takes 0.2 s in any case: the wait is shorter",
             "nothing": "twice as many pages are made at the same time",
         }),
         Item("A stream of events is silent for a minute. What does event do with its thread?", {
@@ -243,7 +243,7 @@ OF: dict[str, tuple[Item, ...]] = {
             "each waits for a connection": "that is an underscore",
         }, ("02-worker", "Keep-alive takes the threads")),
         Item("Forty clients come at once to five processes of prefork. How does the pool grow?", {
-            "by 1, 2, 4, 8 … in a second": RIGHT,
+            "by 1, 2, 4, 8 … from one second to the next": RIGHT,
             "by all that are missing, at once": "the parent looks once a second, and begins with one",
             "by one in each second": "it doubles as long as too few are idle",
         }, ("01-prefork", "The pool breathes")),

@@ -25,13 +25,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 from helpers import misbehaving_clients
+from helpers.labels import label_lines
 from plotly.subplots import make_subplots
 
 import mpmkit
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import dress, label_ends, mpm_line
+from mpmkit.lab.plots import dress, mpm_line
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.procfs import cpu_ns
 from mpmkit.measure.published import DIRECTIVES
@@ -235,25 +236,21 @@ def gil_map(rows: list[dict[str, Any]]) -> go.Figure:
     return figure
 
 
-def grows(rows: list[dict[str, Any]], script: str, key: str) -> float:
-    """How many times as many requests/s more threads bring, at best, in one process (key "threads"), or more
-    processes of one thread (key "processes")."""
+def grows(rows: list[dict[str, Any]], script: str, key: str) -> tuple[int, float]:
+    """The most threads in one process (key "threads"), or the most processes of one thread (key "processes"),
+    and how many times the requests/s of one they bring."""
     other = {"threads": "processes", "processes": "threads"}[key]
     own = {row[key]: row["qps"] for row in rows if row["script"] == script and row[other] == 1}
-    return float(max(qps for many, qps in own.items() if many > 1) / own[1])
+    return max(own), own[max(own)] / own[1]
 
 
 def cold_figure(found: dict[str, Any]) -> go.Figure:
     """Requests/s, second by second from the start, a line an MPM."""
-    figure, ends, said = go.Figure(), [], []
+    figure, said = go.Figure(), []
     for mpm, one in found.items():
         ys = one["qps"]
-        xs = [n + 1 for n in range(len(ys))]
-        figure.add_trace(mpm_line(mpm, xs, ys))
-        ends.append((ys[-1], xs[-1], mpm, colours.text_colour(mpm)))
+        figure.add_trace(mpm_line(mpm, [n + 1 for n in range(len(ys))], ys))
         said.append(f"{mpm}: {', '.join(f'{y:,.0f}' for y in ys)}")
-    top = max(max(one["qps"]) for one in found.values())
-    label_ends(figure, ends, 0.06 * top, shift=10)
     dress(
         figure,
         f"A cold start: {USERS} clients from the first second<br><sup>the script waits {STEP:g} s, "
@@ -263,6 +260,7 @@ def cold_figure(found: dict[str, Any]) -> go.Figure:
     last = max(len(one["qps"]) for one in found.values())
     figure.update_xaxes(title_text="seconds", range=[0.5, 1.14 * last])
     figure.update_yaxes(title_text="requests per second", rangemode="tozero")
+    label_lines(figure, [(line, line.name, colours.text_colour(line.name)) for line in figure.data])
     return figure
 
 

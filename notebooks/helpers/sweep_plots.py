@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas
 import plotly.graph_objects as go
+from helpers.labels import label_lines
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import LIMITED, count, dress, label_ends, mpm_line, need
+from mpmkit.lab.plots import LIMITED, count, dress, mpm_line, need
 from mpmkit.measure.stats import knee
 
 UNITS = {
@@ -82,12 +83,11 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps") -> go.
     if not all(isinstance(v, int | float) for v in rows[x].tolist()):
         raise ValueError(f"{x} is not made of numbers; a curve needs some")
     figure, ink = go.Figure(), colours.ink()
-    said, ends = [], []
+    said = []
     for name, own in rows.sort_values(x).groupby("mpm", sort=False):
         mpm, xs, ys = str(name), own[x].tolist(), own[value].tolist()
         hover = f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>"
         figure.add_trace(mpm_line(mpm, xs, ys, hollow=own["limited"], hovertemplate=hover))
-        ends.append((ys[-1], xs[-1], f" {mpm}", ink))
         points = ", ".join(f"{count(v)} at {one:g}" for one, v in zip(xs, ys, strict=True))
         bend = knee(xs, ys) if value == "qps" else None
         if bend is not None:
@@ -98,13 +98,13 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps") -> go.
             points += f", knee at {bend:g}"
         said.append(f"{mpm}: {points}")
     low, high = min(rows[x]), max(rows[x])
-    label_ends(figure, ends, 0.055 * max(y for y, *_ in ends), near=0.4 * high, shift=0)
     unit = UNITS.get(value, value)
     hollow = f"<br><sup>hollow: {LIMITED}</sup>" if rows["limited"].any() else ""
     title, alt = f"{unit[0].upper()}{unit[1:]} against {x}{hollow}", f"{unit} against {x}. "
     dress(figure, title, alt=alt + "; ".join(said) + ".")
     figure.update_xaxes(title_text=x, range=[low - 0.04 * (high - low), high + 0.18 * (high - low)])
     figure.update_yaxes(title_text=unit, rangemode="tozero")
+    label_lines(figure, [(line, line.name, ink) for line in figure.data])
     return figure
 
 
