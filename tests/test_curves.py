@@ -84,7 +84,7 @@ def test_a_map_of_a_sweep():
     assert (list(heat.x), list(heat.y)) == (["10", "20", "40", "80"], ["5", "25"])
     assert [list(line) for line in heat.z] == [[1000, 2000, 2100, 2150]] * 2
     assert list(heat.text[0]) == ["1,000", "2,000", "2,100", "2,150*"]
-    assert "*: the load generator, or" in figure.layout.title.text
+    assert "*: the load generator or" in figure.layout.title.text
     assert "8 points" in plots.alt_text(figure) and "2,150" in plots.alt_text(figure)
     with pytest.raises(ValueError, match="say which MPM: worker, event"):
         sweep_plots.sweep_heat(summary, "users", "ThreadsPerChild")
@@ -102,7 +102,7 @@ def test_a_machine_that_was_the_limit_is_marked_like_the_generator():
     curve = sweep_plots.sweep_curve(summary[summary["ThreadsPerChild"] == 5], "users")
     hollow = [symbol.endswith("-open") for symbol in curve.data[0].marker.symbol]
     assert hollow == [True, False, False, True]
-    assert "the machine it shares" in curve.layout.title.text
+    assert "or its machine was the limit" in curve.layout.title.text
 
 
 def test_the_knee_of_a_sweep_is_marked():

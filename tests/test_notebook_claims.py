@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import article, cliffs, labels, notebook_helpers, order, sweep_plots
+from helpers import article, cliffs, labels, notebook_helpers, order, sweep_plots, theory
 
 import mpmkit
 from mpmkit import lab
@@ -66,6 +66,21 @@ def test_the_page_has_what_ab_found_on_httpd():
         )
 
 
+def test_the_ninth_client_waits_until_a_kept_connection_ends():
+    """The eight finish after two seconds and keep their connections for KeepAliveTimeout, 5 s."""
+    answer = lab.recorded("09-full")["answer"]
+    assert answer["connect_s"] < 0.1 and answer["first_byte_s"] == pytest.approx(7, abs=0.3)
+
+
+def test_erlang_c_is_within_ten_per_cent_of_what_was_measured():
+    rows = lab.recorded("08-open")
+    service = sum(r["service"] * r["rate"] for r in rows) / sum(r["rate"] for r in rows)
+    for row in rows:
+        predicted = theory.mean_response(row["rate"], service, 8)
+        assert row["response"] == pytest.approx(predicted, rel=0.1)
+        assert row["inside"] == pytest.approx(theory.little(row["rate"], row["response"]), rel=0.1)
+
+
 def test_no_verdict_where_the_generator_was_the_limit():
     rows = records.read(replay.place_of("qps-full.csv"))
     table = QpsTable(rows, published.figures(), planned=len(rows))
@@ -97,6 +112,15 @@ def test_newcomers_begin_to_wait_where_the_directives_say(case):
     said = cliffs.where(case, rows)
     assert f"by the directives from {EDGES[case]:,} on" in said
     assert ("newcomers wait from between" in said) == (rows[-1]["kept"] > EDGES[case])
+
+
+def test_below_the_cliff_newcomers_wait_for_a_pool_that_grows():
+    rows = lab.recorded("03-cliffs")
+    (said,) = cliffs.growing(rows)
+    assert said.startswith("worker: with 200 kept connections a newcomer waited up to 1.0 s")
+    assert "of 175 threads" in said and said.endswith("(7 processes, at last 14)")
+    late = [row for row in rows if 300 < row["wait_ms"] < 1000 * cliffs.LATE]
+    assert [row["kept"] for row in late] == [200], "each such wait has its sentence"
 
 
 def test_browsers_that_think_get_what_the_bound_allows():

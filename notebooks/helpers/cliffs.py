@@ -7,6 +7,7 @@ the throughput of browsers that think between two requests.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -133,6 +134,21 @@ def where(case: str, rows: list[dict[str, Any]]) -> str:
     else:
         said = f"newcomers wait from between {max(well, default=0):,} and {min(late):,} kept connections on"
     return f"{case}: {said}; by the directives from {predicted(case):,} on"
+
+
+def growing(rows: list[dict[str, Any]]) -> Iterable[str]:
+    """A sentence for each level below the cliff at which newcomers waited: the threads that the pool had at the
+    level before were fewer than the kept connections, and the parent looks once a second."""
+    for before, row in itertools.pairwise(rows):
+        mpm, given = _directives(row["case"])
+        threads = before["processes"] * (given.get("ThreadsPerChild", 1) if mpm != "prefork" else 1)
+        slow = 300 < row["wait_ms"] and row["kept"] < predicted(row["case"])
+        if slow and before["case"] == row["case"] and threads < row["kept"]:
+            yield (
+                f"{row['case']}: with {row['kept']:,} kept connections a newcomer waited up to "
+                f"{row['wait_ms'] / 1000:.1f} s; the pool, of {threads} threads, was full until the parent, "
+                f"looking once a second, had forked ({before['processes']} processes, at last {row['processes']})"
+            )
 
 
 def think(numbers: Sequence[int] = BROWSERS, cases: Iterable[str] = CASES) -> list[dict[str, Any]]:

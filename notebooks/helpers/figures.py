@@ -59,7 +59,7 @@ def qps_bars(summary: pandas.DataFrame) -> go.Figure:
         note += f"<br>*: in some rounds {LIMITED}"
     dress(
         figure,
-        f"Requests per second<br><sup>a scale for each panel · solid: {note}</sup>",
+        f"Requests per second<br><sup>a scale each · solid: {note}</sup>",
         alt=f"Requests per second. {'. '.join(said)}.",
         height=180 + 260 * max(place["row"] for place in places.values()),
         bargap=0.14,

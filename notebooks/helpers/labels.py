@@ -109,12 +109,13 @@ class View:
         and a frame that cuts it off."""
         left, right, top, bottom = box = self.box(place, wide)
         inside = left > self.left + 2 and right < self.width
-        inside &= top > self.top - 4 and bottom < self.bottom + 9
+        inside &= top > self.top + 1 and bottom < self.bottom + 9
         names = sum(a < right and left < b and c < bottom and top < d for a, b, c, d in self.taken)
         lines = sum(crosses(*part, box) for _, *part in self.parts)
-        room = left - NEAR, right + NEAR, top - NEAR, bottom + NEAR
+        x, y = self.at(*place[1:3])  # a line between a name and its point makes it another line's
+        room = min(left - NEAR, x), max(right + NEAR, x), min(top - NEAR, y), max(bottom + NEAR, y)
         near = any(one is not line and crosses(*part, room) for one, *part in self.parts)
-        return 1e6 * (not inside) + 1e4 * (names + lines) + FAR * near
+        return 1e6 * (not inside) + 1e4 * (names + lines) + 2 * FAR * near
 
 
 def crosses(start: Point, end: Point, box: Box) -> bool:

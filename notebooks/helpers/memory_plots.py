@@ -119,5 +119,6 @@ def memory_parts(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         margin={"l": 190},
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_layout(title={"xref": "container", "x": 0.02})  # names take the left
     figure.update_xaxes(title_text="%", range=[0, 100])
     return figure

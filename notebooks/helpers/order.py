@@ -66,6 +66,7 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
     room = 0.12 * (high - low) + 0.02
     figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])
     figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_layout(title={"xref": "container", "x": 0.02})  # names take the left
     return figure
 
 
