@@ -55,7 +55,7 @@ def test_a_curve_goes_through_the_levels(frame):
     rising = [(20_000 + 100 * n) / 1024 for n in (0, 50, 100, 200)]
     assert drawn["event"][1] == pytest.approx(rising)
     labels = [note.text for note in figure.layout.annotations]
-    assert "prefork, 1,000 KiB each" in labels and "httpd event, 50.0 KiB each" in labels
+    assert "prefork, 1,000 KiB" in labels and "httpd event, 50.0 KiB" in labels
     assert figure.data[0].line.color == theme.LIGHT["prefork"]
     assert figure.data[2].line.color == theme.OTHERS["httpd"]
     axis = figure.layout.yaxis

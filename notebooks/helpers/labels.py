@@ -18,7 +18,7 @@ from mpmkit.lab.plots import WIDTH
 WIDTHS = (WIDTH, 590)  # CSS pixels: a still picture; a cell at 1,000 pixels next to Lab's side bar
 LETTER, LINE, SIZE = 7.0, 18.0, 13  # pixels: a letter's mean width, a line's height, the font
 POINTS = 6  # of a line at which its name may stand, from its end on
-FAR = 25.0  # pixels that a point counts which is one farther from the end, or another line near a name
+FAR = 25.0  # pixels that a point counts which is one farther from the end; twice that, another line near a name
 GAP, NEAR = 9.0, 6.0  # pixels from a point to its name; from a name to another line
 
 Point = tuple[float, float]
@@ -114,7 +114,10 @@ class View:
         lines = sum(crosses(*part, box) for _, *part in self.parts)
         x, y = self.at(*place[1:3])  # a line between a name and its point makes it another line's
         room = min(left - NEAR, x), max(right + NEAR, x), min(top - NEAR, y), max(bottom + NEAR, y)
-        near = any(one is not line and crosses(*part, room) for one, *part in self.parts)
+        near = any(
+            one is not line and one.type == "scatter" and crosses(*part, room)
+            for one, *part in self.parts
+        )
         return 1e6 * (not inside) + 1e4 * (names + lines) + 2 * FAR * near
 
 

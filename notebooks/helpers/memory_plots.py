@@ -46,7 +46,7 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         hover = "%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>"
         line = mpm_line(mpm, xs, ys, name=name, server=server, hovertemplate=hover)
         figure.add_trace(line)
-        names.append((figure.data[-1], f"{name}{cost}", ink))
+        names.append((figure.data[-1], f"{name}{cost.removesuffix(' each')}", ink))
         said.append(
             f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}"
         )

@@ -55,8 +55,8 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
     star = f"<br>*: in some rounds {LIMITED}" if any(summary.get("bound", ())) else ""
     dress(
         figure,
-        "Requests per second as a multiple of prefork's (dotted)<br><sup>filled: within the rounds, line: "
-        f"95% interval · hollow: the article's figures{star}</sup>",
+        "Requests per second as a multiple of prefork's (dotted)<br><sup>filled: within the rounds, "
+        f"with its 95% interval · hollow: the article's{star}</sup>",
         alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
         margin={"l": 170},
         height=160 + 90 * max(1, len(lines)),
