@@ -23,7 +23,7 @@ from typing import Any
 
 import mpmkit
 from mpmkit.lab.clients import KeepAliveClients
-from mpmkit.lab.sweep_form import SweepForm
+from mpmkit.lab.sweep_form import LABELS, SweepForm
 from mpmkit.launcher import LaunchError, Server
 from mpmkit.load.result import LoadRun
 from mpmkit.measure.experiment import ExperimentError, Interrupted, Progress
@@ -80,6 +80,11 @@ def observe(server: Server) -> Iterator[Callable[[LoadRun], Row]]:
         Watch(server, every=LOOK, on_sample=look),
     ):
         yield columns
+
+
+def number(value: float) -> str:
+    """Four digits, or all of a whole number: 12,431; 4.364."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 class SweepRun:
@@ -142,7 +147,8 @@ class SweepRun:
     def _report(self, now: Progress) -> None:
         if self._stop.is_set():
             raise KeyboardInterrupt
-        self.progress, self.text = now, str(now)
+        (axis,) = self._asked["grid"]
+        self.progress, self.text = now, str(now).replace(f"{axis}=", f"{LABELS.get(axis, axis)} ")
         if now.row is not None:
             self.rows.append(now.row)
         self._changed(self)
@@ -181,13 +187,14 @@ class SweepGrid:
         if not kept:
             return None
         rows = tuple(tuple(one) for one in json.loads(kept))
-        return ScoreboardSnapshot(f"{mpm}, {self.axis} {value:g}", 0.0, mpm, rows)
+        axis = LABELS.get(self.axis, self.axis)
+        return ScoreboardSnapshot(f"{mpm}, {axis} {value:g}", 0.0, mpm, rows)
 
     def describe(self, mpm: str, value: float) -> dict[str, str]:
         """The figures of an operating point in words: {"requests/s": "1,234", ...}."""
         row = self.at(mpm, value)
         figures = ((label, row.get(name)) for name, label in METRICS.items() if row)
-        said = {label: "–" if one is None else f"{one:,.4g}" for label, one in figures}
+        said = {label: "–" if one is None else number(one) for label, one in figures}
         if row.get("unanswered"):
             said["new clients still waiting"] = f"{row['unanswered']} of {row['newcomers']}"
         return said

@@ -28,7 +28,7 @@ from mpmkit.lab.plots import alt_text, dress, mpm_line
 from mpmkit.lab.replay import not_headline, why_recorded
 from mpmkit.lab.room import Home
 from mpmkit.lab.sweep_form import AXES, LABELS, NAMES, RANGE, SweepForm
-from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
+from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun, number
 from mpmkit.measure import records
 from mpmkit.measure.experiment import duration
 
@@ -241,15 +241,15 @@ class SweepPanel(Frame):
                 x=[xs[place] for place in here], y=[ys[place] for place in here], mode="markers",
                 marker=ring, showlegend=False, hoverinfo="skip",
             )  # fmt: skip
-            said.append(f"{mpm}: " + ", ".join(f"{y:,.4g} at {x:g}" for x, y, _ in points))
+            said.append(f"{mpm}: " + ", ".join(f"{number(y)} at {x:g}" for x, y, _ in points))
         bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" if bounds else ""
         alt = f"{label} against {axis}. {'; '.join(said)}."
         dress(
-            figure, f"{label} against {axis}{bound}", alt=alt, theme=tone, height=340, showlegend=True,
-            margin={"l": 70, "r": 20, "t": 60, "b": 50},
+            figure, label + bound, alt=alt, theme=tone, height=340, showlegend=True,
+            margin={"l": 50, "r": 20, "t": 60, "b": 50},
         )  # fmt: skip
         figure.update_xaxes(title_text=axis)
-        figure.update_yaxes(title_text=label, type="log" if metric.startswith("wait") else "linear")
+        figure.update_yaxes(type="log" if metric.startswith("wait") else "linear")
         return figure
 
 
