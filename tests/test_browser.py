@@ -477,7 +477,7 @@ CROSSED = """[...document.querySelectorAll('.annotation-text-g')].filter(label =
 }).map(label => label.textContent)"""
 
 
-@pytest.mark.parametrize("width", [1000, 606], ids=["wide", "narrow"])
+@pytest.mark.parametrize("width", [1000, 584], ids=["wide", "narrow"])
 def test_no_label_of_a_figure_lies_on_another_or_on_a_line(browser, tmp_path, width):
     """Narrow: a cell at 1,000 pixels, next to Lab's side bar."""
     page = browser.new_page()

@@ -14,7 +14,7 @@ from mpmkit.lab import theme as colours
 OURS = "mpmkit"
 LIMITED = "the load generator or its machine was the limit"
 WIDTH = 960  # CSS pixels of a still picture: the labels of six bars a panel fit
-LETTERS = 72  # of a line below a title, so that a narrow cell holds it
+LETTERS = 70  # of a line below a title, so that a narrow cell holds it
 plotly.io.defaults.default_width = WIDTH
 
 

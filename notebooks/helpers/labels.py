@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from mpmkit.lab.plots import WIDTH
 
-WIDTHS = (WIDTH, 590)  # CSS pixels: a still picture; a cell at 1,000 pixels next to Lab's side bar
+WIDTHS = (WIDTH, 568)  # CSS pixels: a still picture; a cell at 1,000 pixels next to Lab's side bar
 LETTER, LINE, SIZE = 7.0, 18.0, 13  # pixels: a letter's mean width, a line's height, the font
 POINTS = 6  # of a line at which its name may stand, from its end on
 FAR = 25.0  # pixels that a point counts which is one farther from the end; twice that, another line near a name
