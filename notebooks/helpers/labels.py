@@ -109,7 +109,7 @@ class View:
         and a frame that cuts it off."""
         left, right, top, bottom = box = self.box(place, wide)
         inside = left > self.left + 2 and right < self.width
-        inside &= top > self.top + 1 and bottom < self.bottom + 9
+        inside &= top > self.top + 1 and bottom < self.bottom
         names = sum(a < right and left < b and c < bottom and top < d for a, b, c, d in self.taken)
         lines = sum(crosses(*part, box) for _, *part in self.parts)
         x, y = self.at(*place[1:3])  # a line between a name and its point makes it another line's
