@@ -82,7 +82,9 @@ class View:
         self.left, self.right = (space.l + share * wide for share in self.x.domain or (0, 1))
         self.bottom, self.top = (space.t + (1 - up) * high for up in self.y.domain or (0, 1))
         own = [one for one in figure.data if (one.xaxis or "x", one.yaxis or "y") == (x, y)]
-        self.parts = [(one, *part) for one in own for part in pairwise(self.points(one))]
+        self.parts: list[tuple[Any, Point, Point]] = [
+            (one, start, end) for one in own for start, end in pairwise(self.points(one))
+        ]
         for one in layout.shapes:  # lines across
             if one.xref == x:
                 place, _ = self.at(one.x0, one.x0)
@@ -109,15 +111,13 @@ class View:
         and a frame that cuts it off."""
         left, right, top, bottom = box = self.box(place, wide)
         inside = left > self.left + 2 and right < self.width
-        inside &= top > self.top + 1 and bottom < self.bottom
+        inside &= top > self.top + 1 and bottom < self.bottom + 9
         names = sum(a < right and left < b and c < bottom and top < d for a, b, c, d in self.taken)
-        lines = sum(crosses(*part, box) for _, *part in self.parts)
+        lines = sum(crosses(start, end, box) for _, start, end in self.parts)
         x, y = self.at(*place[1:3])  # a line between a name and its point makes it another line's
         room = min(left - NEAR, x), max(right + NEAR, x), min(top - NEAR, y), max(bottom + NEAR, y)
-        near = any(
-            one is not line and one.type == "scatter" and crosses(*part, room)
-            for one, *part in self.parts
-        )
+        near = any(one is not line and one.type == "scatter" and crosses(start, end, room)
+                   for one, start, end in self.parts)  # fmt: skip
         return 1e6 * (not inside) + 1e4 * (names + lines) + 2 * FAR * near
 
 
