@@ -30,7 +30,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -163,7 +163,9 @@ class Load:
         self.scripts = scripts
         file = server.certificate
         self.tls = ssl.create_default_context(cafile=file) if file else None
-        self.ended = threading.Event()
+        self.ended, self.may = threading.Event(), threading.Event()
+        self.may.set()
+        self.asks = [False] * CLIENTS
         self.done = 0
         self.wrong: list[str] = []
         self.lost: list[tuple[float, float, bool]] = []  # began, failed, on a kept connection
@@ -188,6 +190,11 @@ class Load:
         source = random.Random(number)
         connection, kept = self._connection(), False
         while not self.ended.is_set():
+            self.asks[number] = True
+            if kept and not self.may.is_set():
+                self.asks[number] = False
+                self.may.wait()
+                continue
             unique = source.randbytes(8).hex()
             body = source.randbytes(int(2 ** source.uniform(0, LONGEST)))
             script, wanted = source.choice(self.scripts), f"id={unique} {len(body)}"
@@ -214,6 +221,17 @@ class Load:
         """Wait for so many answers; each within WITHIN seconds."""
         while (before := self.done) < count:
             until(lambda: self.done > before, "an answer")
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Within the block no request is on its way, since a program that runs has pipes, and each client has
+        a connection."""
+        self.may.clear()
+        try:
+            until(lambda: not any(self.asks), "all requests are answered")
+            yield
+        finally:
+            self.may.set()
 
     def result(self, kills: Sequence[float]) -> tuple[str, int]:
         """A line, and how many requests failed although no child was killed meanwhile. A kept connection may
@@ -303,6 +321,8 @@ class Kept:
                     raise TimeoutError(f"not 200: {answer[:80]!r}")
             self.done += CLIENTS
 
+    still = nullcontext
+
 
 def steady(server: Server, what: str, load: Load | Kept, count: int) -> Iterator[str]:
     """`count` requests of a load; how the parent and the children grow."""
@@ -310,8 +330,10 @@ def steady(server: Server, what: str, load: Load | Kept, count: int) -> Iterator
     first = load.done
     for step in range(1, STEPS + 1):
         load.until_done(first + count * step // STEPS)
-        parent.append(sizes([server.pid]))
-        children.append(sizes(server.processes()))
+        with load.still():
+            until(lambda: not any(map(server.scoreboard().count, "RWLC")), "idle workers")
+            parent.append(sizes([server.pid]))
+            children.append(sizes(server.processes()))
     each = f"each {count // STEPS:,} {what}"
     yield from growth("the parent's", parent, each, PARENTS)
     yield from growth("the children's", children, each, WORKERS * CLIENTS)

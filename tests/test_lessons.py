@@ -30,6 +30,25 @@ def test_a_notebook_has_the_shape_of_a_lesson(path):
     assert "MPMKIT_REPLAY=1` both are the recorded" not in str(cells), "a run next to itself"
 
 
+NUMBERS = {"ten": 10, "twelve": 12, "fifteen": 15, "twenty-five": 25}
+
+
+def test_the_course_is_read_in_three_hours():
+    """As stated, which is at least 200 words a minute and 3 s for a line of code."""
+    total = 0
+    for path in LESSONS:
+        cells = json.loads(path.read_text())["cells"]
+        texts = {kind: "".join("".join(c["source"]) + "\n" for c in cells if c["cell_type"] == kind)
+                 for kind in ("markdown", "code")}  # fmt: skip
+        (stated,) = re.findall(r"([a-z-]+) minutes to read", texts["markdown"])
+        lines = len([line for line in texts["code"].splitlines() if line.strip()])
+        assert NUMBERS[stated] >= len(re.findall(r"\w+", texts["markdown"])) / 200 + lines / 20, (
+            path
+        )
+        total += NUMBERS[stated]
+    assert total <= 180
+
+
 def test_questions_have_one_right_option_and_a_sentence_for_each_wrong_one():
     assert set(questions.OF) == {path.name[:2] for path in LESSONS} | {"class"}
     for name, items in questions.OF.items():

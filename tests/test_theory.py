@@ -91,6 +91,6 @@ def test_figures_draw_the_formula_and_the_points():
     barred = theory.response_curve(
         0.02, 8, [100, 300], [0.021, 0.025], spreads=[(0.019, 0.022), (0.02, 0.03)]
     )
-    assert list(barred.data[-1].y) == [20, 30] and "95% of simulated" in barred.layout.title.text
+    assert list(barred.data[-1].y) == [20, 30] and "bars: 95% of" in barred.layout.title.text
     closed = theory.closed_curve(0.02, 8, [4, 24], [190, 390])
     assert max(closed.data[0].y) == pytest.approx(400)
