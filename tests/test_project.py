@@ -195,7 +195,7 @@ def test_notebook_sources_carry_no_outputs_and_cells_are_short(path: Path):
 
 TESTS = sorted((ROOT / "tests").glob("*.py")) + sorted((ROOT / "tests" / "support").glob("*.py"))
 # Of Python in tests/; the comparison with httpd (tests/fidelity) is not counted.
-MOST_TEST_LINES = 24_142
+MOST_TEST_LINES = 24_161
 
 
 def test_no_test_sleeps_to_let_something_happen():
