@@ -148,6 +148,8 @@ def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
         conf.write_text(text)
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace.read(log, conf=conf)
+    trace = mpmkit.Trace.read(log, conf=conf, log_format="common %D")
+    assert trace.seconds[0] == 0.5, "a given format needs no CustomLog"
 
 
 class Growing:

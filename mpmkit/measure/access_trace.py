@@ -268,9 +268,9 @@ def _taken(
     return None
 
 
-def from_conf(conf: Any, log: str) -> tuple[dict[str, str], str, float | None]:
-    """(nicknames, format of the CustomLog that writes a file of that name, KeepAliveTimeout in s or None) of an
-    httpd.conf. Raises TraceError for one that cannot be read."""
+def from_conf(conf: Any, log: str, text: str) -> tuple[dict[str, str], str, float | None]:
+    """(nicknames, format, KeepAliveTimeout in s or None) of an httpd.conf; the format is `text`, or that of the
+    CustomLog that writes a file of that name. Raises TraceError for one that cannot be read."""
     found = access_log.read_conf(conf)
     nicknames, logs, keep_alive, last = dict(access_log.NICKNAMES), [], None, access_log.COMMON
     for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
@@ -287,9 +287,9 @@ def from_conf(conf: Any, log: str) -> tuple[dict[str, str], str, float | None]:
     chosen = [text for name, text in logs if os.path.basename(log).startswith(name)] or [
         text for _, text in logs
     ]
-    if not chosen:
+    if not text and not chosen:
         raise access_log.TraceError(f"conf: {conf}: has no CustomLog; give log_format")
-    return nicknames, chosen[0], keep_alive
+    return nicknames, text or chosen[0], keep_alive
 
 
 def read_trace(logs: Any, log_format: str, conf: Any) -> dict[str, Any]:
@@ -297,8 +297,8 @@ def read_trace(logs: Any, log_format: str, conf: Any) -> dict[str, Any]:
     several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
     nicknames, gap, text = access_log.NICKNAMES, KEEP_ALIVE_TIMEOUT, log_format
     if conf is not None:
-        nicknames, of_conf, keep_alive = from_conf(conf, str(several[0]))
-        text, gap = text or of_conf, gap if keep_alive is None else keep_alive
+        nicknames, text, keep_alive = from_conf(conf, str(several[0]), text)
+        gap = gap if keep_alive is None else keep_alive
     with ExitStack() as stack:
         reader, streams = access_log.in_order(
             several, LineFormat(text, nicknames) if text else None, stack

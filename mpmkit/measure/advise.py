@@ -246,7 +246,7 @@ def _reach(trace: Trace, writer: Directives | None) -> Iterator[str]:
     full = [t for t, busy in enumerate(demand(trace, holds(writer))) if busy >= FULL * limit]
     if full:
         yield (
-            f"The log ran into the limit: all {limit} workers were busy in {len(full):,} seconds, first at "
+            f"The log ran into the limit: all {limit} workers were busy in {len(full):,} s, first at "
             f"{trace.clock(full[0])}. What waited is in the log with the time at which a worker read it, and "
             "clients that gave up are not in it. The demand was higher: take the numbers as the least, raise "
             "MaxRequestWorkers, log again, and ask again."

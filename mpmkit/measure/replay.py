@@ -58,8 +58,7 @@ def with_paths(
         raise ValueError("paths: standard input can be read only once; write the log to a file")
     nicknames, text = access_log.NICKNAMES, log_format
     if conf is not None:
-        nicknames, of_conf, _ = from_conf(conf, logs[0])
-        text = text or of_conf
+        nicknames, text, _ = from_conf(conf, logs[0], text)
     rows: list[tuple[float, bytes]] = []
     with ExitStack() as stack:
         form = access_log.LineFormat(text, nicknames) if text else None
