@@ -51,7 +51,7 @@ class Foreign(NamedTuple):
 
 
 def is_backend(handler: str) -> bool:
-    """Is it a backend, one of FastCGI as far as can be told?"""
+    """Whether a handler is a backend, and its address does not name a protocol other than FastCGI."""
     other = re.match(r"(?i)proxy:(unix:[^|]*\|)?+(?!fcgi:|unix:)\w+:/", handler)
     return handler.startswith("proxy:") and other is None
 
