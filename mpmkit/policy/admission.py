@@ -36,8 +36,6 @@ flap at the limit. So one idle worker is left out of the sum:
 10
 """
 
-from __future__ import annotations
-
 
 def connection_limit(
     idle: int, threads_per_child: int, factor: float, listening_disabled: bool = False
@@ -67,7 +65,6 @@ def connections_above_limit(
     """
     if idle <= 0:
         return True
-    if connections <= lingering:
-        return False  # everybody here is about to leave
-    staying = connections - lingering
-    return staying >= connection_limit(idle, threads_per_child, factor, listening_disabled)
+    staying = connections - lingering  # 0: all are about to leave
+    limit = connection_limit(idle, threads_per_child, factor, listening_disabled)
+    return staying > 0 and staying >= limit

@@ -57,15 +57,12 @@ class Connect(NamedTuple):
 
 @dataclass(frozen=True)
 class ConnectionTrace:
-    """The steps of one server, in the order of time. Connections are numbered from 1 as they appear.
-
-    clients     for each connection, the number of its client (or its own)
-    """
+    """The steps of one server, in the order of time. Connections are numbered from 1 as they appear."""
 
     mpm: str
     threads: int
     steps: tuple[Step, ...]
-    clients: tuple[int, ...]
+    clients: tuple[int, ...]  # for each connection, the number of its client (or its own)
 
     @classmethod
     def read(cls, text: str, connects: Iterable[Connect] = ()) -> Self:
@@ -93,9 +90,7 @@ class ConnectionTrace:
     def to_json(self, began: int) -> dict[str, Any]:
         """Plain values: microseconds since `began` (ns), and lines by their number in `lines`."""
         lines = sorted({step.line for step in self.steps})
-        steps = [
-            [(step.ns - began) // 1000, *step[1:-1], lines.index(step.line)] for step in self.steps
-        ]
+        steps = [[(s.ns - began) // 1000, *s[1:-1], lines.index(s.line)] for s in self.steps]
         own = {"mpm": self.mpm, "threads": self.threads, "clients": list(self.clients)}
         return own | {"lines": lines, "steps": steps}
 

@@ -24,8 +24,6 @@ the two can be compared:
                            mpmkit.watch(server, 12).to_frame().assign(who="measured")])
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, overload
 
@@ -48,28 +46,19 @@ COLUMNS = ("t", "processes", "workers", "idle", "busy", "waiting", "parked")
 
 
 class Second(NamedTuple):
-    """One second of a run. Counts of processes, workers and clients, none of them negative.
-
-    `idle`, `busy` and `waiting` are what the pass of this second found: workers without and with
-    a client, and clients that are not served. `parked` are clients that have had an answer and stay:
-    event holds them without a worker, under prefork and worker they are among `busy`. `spawned`
-    and `retired` are what it did about it, and `processes` and `workers` what exists after it (a
-    child that is leaving still counts). `decision` is a key of
-    `mpmkit.policy.maintenance.DECISIONS`; "" at second 0, when the first StartServers children are forked
-    and nothing is decided yet. `rate` is the spawn rate left for the next pass.
-    """
+    """One second of a run. Counts of processes, workers and clients, none of them negative."""
 
     t: int
-    processes: int
+    processes: int  # that exist after this second's pass; one that is leaving still counts
     workers: int
-    idle: int
+    idle: int  # what the pass found: workers without and with a client
     busy: int
-    waiting: int
-    parked: int
+    waiting: int  # clients that are not served
+    parked: int  # clients that have had an answer and stay: under prefork and worker among `busy`
     spawned: int
     retired: int
-    rate: int
-    decision: str
+    rate: int  # the spawn rate left for the next pass
+    decision: str  # a key of maintenance.DECISIONS; "" at second 0, when the first are forked
     notes: tuple[Note, ...]
 
 
@@ -93,10 +82,7 @@ class Simulation(tuple[Second, ...]):
 
     def to_frame(self) -> DataFrame:
         """One row for each second, notes as text."""
-        rows = [
-            second._replace(notes="; ".join(map(str, second.notes)))  # type: ignore[arg-type]
-            for second in self
-        ]
+        rows = [(*second[:-1], "; ".join(map(str, second.notes))) for second in self]
         return data_frame(rows, columns=Second._fields)
 
     def __str__(self) -> str:
@@ -171,7 +157,7 @@ def simulate(
     return _second_by_second(pool, _demand(busy), _demand(parked), seconds)
 
 
-def _second_by_second(pool: _Pool, wanted: Demand, staying: Demand, seconds: int) -> Simulation:
+def _second_by_second(pool: "_Pool", wanted: Demand, staying: Demand, seconds: int) -> Simulation:
     directives, memory = pool.d, Memory()
     first = range(min(directives.StartServers, directives.process_limit))
     decided = Plan(tuple(first), 0, (), memory, decision="")
@@ -203,10 +189,7 @@ def _demand(busy: Busy) -> Demand:
     """Every way to say how many workers are wanted, as whole workers at a second."""
     if callable(busy):
         return lambda t: int(busy(t))
-    if not isinstance(busy, Iterable):
-        number = int(busy)
-        return lambda t: number
-    numbers = [int(number) for number in busy]
+    numbers = [int(number) for number in (busy if isinstance(busy, Iterable) else (busy,))]
     if not numbers:
         raise ValueError("busy is empty: it needs one number at least")
     return lambda t: numbers[min(t, len(numbers) - 1)]
@@ -262,11 +245,9 @@ class _Pool:
         return idle, busy, asking + parked - held, held
 
     def _park(self, wanted: int) -> int:
-        """Event: let so many clients be parked, as far as the children take them; how many are held.
-
-        Parked clients stay where they are. Newcomers go to the lowest child that may accept, and a child
-        that has reached its limit stops listening: its idle threads don't count on the next look.
-        """
+        """Event: let so many clients be parked, as far as the children take them; how many are held. Parked
+        clients stay where they are. Newcomers go to the lowest child that may accept, and a child that has
+        reached its limit stops listening: its idle threads don't count on the next look."""
         children = self.serving()
         held = sum(child.connections - child.busy for child in children)
         for child in reversed(children):

@@ -6,8 +6,7 @@ and the tests make them up.
 Source: httpd 2.4, scoreboard.h, and mod_status.c for `count`.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,19 +15,15 @@ from mpmkit.policy.states import DEAD, GRACEFUL, IDLE_KILL, READY, STARTING
 
 @dataclass(frozen=True, slots=True)
 class ProcessRow:
-    """One process slot of the scoreboard. An empty slot has pid 0.
-
-    `states` holds one byte for each thread slot (`mpmkit.policy.states`); there are ThreadLimit of them
-    (prefork: one), of which the first ThreadsPerChild are in use. `quiescing` is non-zero from the
-    moment the child began to leave. `not_accepting` and the counters from `connections` on are
-    event's.
-    """
+    """One process slot of the scoreboard. An empty slot has pid 0. `states` holds one byte for each thread
+    slot (`mpmkit.policy.states`); there are ThreadLimit of them (prefork: one), of which the first
+    ThreadsPerChild are in use."""
 
     slot: int
     pid: int = 0
     generation: int = 0
-    quiescing: int = 0
-    not_accepting: int = 0
+    quiescing: int = 0  # not 0 from the moment the child began to leave
+    not_accepting: int = 0  # this and the counters below are event's
     connections: int = 0
     write_completion: int = 0
     lingering_close: int = 0
@@ -38,16 +33,12 @@ class ProcessRow:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The scoreboard at one moment: one row for each slot, in the order of the slots.
-
-    `generation` is the running one (0 at first, one more after each restart). `restart_time` is
-    for the status page; no decision here depends on a time.
-    """
+    """The scoreboard at one moment: one row for each slot, in the order of the slots."""
 
     server_limit: int
     thread_limit: int
-    generation: int
-    restart_time: float
+    generation: int  # the running one: 0 at first, one more after each restart
+    restart_time: float  # no decision here depends on it
     processes: tuple[ProcessRow, ...]
 
 
@@ -61,12 +52,15 @@ class Counts(NamedTuple):
     stopping: int
 
 
-def count(snapshot: Snapshot, threads_per_child: int) -> Counts:
-    """What the status page shows, by mod_status's rules: a thread counts if its process lives and is not
-    quiescing, and is idle if its process is also of the running generation. Idle maintenance counts
-    otherwise: a starting thread is idle, and an idle one is active, too (maintenance.look)."""
+def count(
+    snapshot: Snapshot, threads_per_child: int, rows: Iterable[ProcessRow] | None = None
+) -> Counts:
+    """What the status page shows of all rows, or of some, by mod_status's rules: a thread counts if its
+    process lives and is not quiescing, and is idle if its process is also of the running generation. Idle
+    maintenance counts otherwise: a starting thread is idle, and an idle one is active, too
+    (maintenance.look)."""
     busy = graceful = idle = processes = stopping = 0
-    for row in snapshot.processes:
+    for row in snapshot.processes if rows is None else rows:
         if not row.pid:
             continue
         processes += 1

@@ -13,8 +13,6 @@ up in a counter of its process and in no letter.
 Source: httpd 2.4, scoreboard.h (worker states), httpd.h and event.c (connection states).
 """
 
-from __future__ import annotations
-
 # --- Worker states: one byte for each thread in the scoreboard -----------------------------------
 
 DEAD = 0

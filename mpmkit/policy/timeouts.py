@@ -14,8 +14,6 @@ Source of the behaviour: httpd 2.4, event.c (keepalive_q, write_completion_q, li
 short_linger_q), with the directives KeepAliveTimeout and Timeout.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -24,19 +22,15 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 class TimeoutQueue(Generic[Item]):
-    """Items in the order in which they began to wait, all with the same time-out.
-
-    `timeout` is in seconds, >= 0. It may be changed at any time and then holds for those that came
-    before, too: a dying child shortens its lingering close from 30 s to 2 s that way.
-
-    Not a plain dict: what is removed from its front leaves a gap that `next(iter(d))` walks over each
-    time. OrderedDict is a linked list, whose head is one step away.
-    """
+    """Items in the order in which they began to wait, all with the same time-out: `timeout` in seconds, >= 0.
+    It may be changed at any time and then holds for those that came before, too: a dying child shortens its
+    lingering close from 30 s to 2 s that way."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         # When each began to wait. The start is kept rather than the expiry, so that `timeout` can change
-        # for those that already wait.
+        # for those that already wait. Not a plain dict: what is removed from its front leaves a gap that
+        # `next(iter(d))` walks over each time; OrderedDict is a linked list, whose head is one step away.
         self._began: OrderedDict[Item, float] = OrderedDict()
 
     def append(self, item: Item, now: float) -> None:
@@ -70,11 +64,9 @@ class TimeoutQueue(Generic[Item]):
 
 
 class ReadDeadline:
-    """RequestReadTimeout `init-max,MinRate=rate`, and Timeout, for one head or one body.
-
-    A stage may take `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all.
-    Without RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read.
-    """
+    """RequestReadTimeout `init-max,MinRate=rate`, and Timeout, for one head or one body. A stage may take
+    `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all. Without
+    RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read."""
 
     __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
 
