@@ -88,6 +88,15 @@ def test_the_time_of_a_request_is_linear_however_it_is_cut(stream, size):
     assert len(found) == 1 and found[0][0]["path"]
 
 
+def test_the_time_of_many_fields_is_linear():
+    """LimitRequestFields 0 lets any number come."""
+    fields = b"".join(b"X-%d: y\r\n" % i for i in range(20_000))
+    head = b"GET / HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n"
+    began = time.thread_time()
+    request = parse_head(head, directives(LimitRequestFields=0))
+    assert len(request.headers) == 20_001 and time.thread_time() - began < 6
+
+
 def test_what_is_wrong_behind_blanks_is_found_at_once():
     """A control character behind 8,000 of them: as fast as one behind letters."""
     cpu = []

@@ -15,7 +15,7 @@ from support.files import DATA
 from support.servers import SMALL, serving, shows
 from support.waiting import poll_until
 
-from mpmkit.handlers.status_data import StatusData, cpu_of, format_g, format_uptime, size
+from mpmkit.handlers.status import StatusData, cpu_of, format_g, format_uptime, size
 from mpmkit.server.scoreboard import Scoreboard
 
 RECORDED = DATA / "status"

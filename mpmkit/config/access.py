@@ -92,6 +92,7 @@ def closed_by(setting: Setting, unknown: frozenset[str] = frozenset()) -> str:
     return next((why for kind, given in asked if (why := unknowable(kind, given, unknown))), "")
 
 
+# Those that httpd knows (http_protocol.c: the method registry): another one is 501, not 405.
 METHODS = frozenset((
     "GET HEAD PUT POST DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK "
     "VERSION-CONTROL CHECKOUT UNCHECKOUT CHECKIN UPDATE LABEL REPORT MKWORKSPACE MKACTIVITY "

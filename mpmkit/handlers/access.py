@@ -9,19 +9,15 @@ Each section is an `Access`, merged over the previous one as httpd merges its mo
 rule (`closed`) admits no client, negated or not.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mpmkit.config import access as config
 from mpmkit.config.access import ALL, Group, Line, Methods
 from mpmkit.config.settings import Setting
-
-if TYPE_CHECKING:
-    from mpmkit.http.messages import Request
-    from mpmkit.server.connection import Connection
+from mpmkit.http.messages import Request
+from mpmkit.server.connection import Connection
 
 GRANTED, DENIED, NEUTRAL, UNKNOWN = range(4)
 
@@ -49,19 +45,15 @@ def _last(lines: Sequence[tuple[Methods, str]], method: str, default: str) -> st
 
 
 class Access(NamedTuple):
-    """What sections say together. None: not a word.
-
-    users       AuthType names a way to ask for users, which is nothing with a Require
-    closed      no client is admitted
-    """
+    """What sections say together. None: not a word."""
 
     require: Group | None = None
     compat: Compat | None = None
-    users: bool | None = None
+    users: bool | None = None  # AuthType asks for users, which is nothing with a Require
     tls: bool = False
-    closed: bool = False
+    closed: bool = False  # no client is admitted
 
-    def over(self, base: Access) -> Access:
+    def over(self, base: "Access") -> "Access":
         """What holds when this section is merged upon another."""
         return Access(
             self.require or base.require,
@@ -86,9 +78,8 @@ class Access(NamedTuple):
         compat = self.compat
         if self.closed:
             return False
-        host = (not self.tls or conn.scheme == "https") and (
-            compat is None or compat.admits(request, conn)
-        )
+        tls = not self.tls or conn.scheme == "https"
+        host = tls and (compat is None or compat.admits(request, conn))
         any_is_enough = compat and _last(compat.satisfy, request.method, "all") == "any"
         if host == bool(any_is_enough):  # admitted by Satisfy Any, refused by Satisfy All
             return host
@@ -150,10 +141,6 @@ def _is_for(part: Group | Line, method: str) -> bool:
     if isinstance(part, Line):
         return method in part.limited
     return any(_is_for(one, method) for one in part.parts)
-
-
-# ---------------------------------------------------------------------------------------------
-# What may be asked of a client
 
 
 def address(text: str) -> tuple[int, int]:

@@ -15,20 +15,19 @@ program holds one end of a pipe, and the kernel signals the group when the other
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import suppress
 from mmap import mmap
 from stat import S_ISDIR, S_ISREG
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mpmkit.handlers.gateway import OF_THE_SERVER, Script, latin
+from mpmkit.handlers.gateway import OF_THE_SERVER, Environ, Script, latin
 from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed, StderrLines
 from mpmkit.http.messages import Request, RequestError
@@ -43,6 +42,12 @@ SHORT_WAIT = 0.02
 GRACE = 3.0  # seconds between TERM and KILL, and that a program may go on after its output's end
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ")  # of the server's own environment
 
+# What to do about a program that can't be started.
+REMEDIES = {
+    errno.EACCES: "Permission denied: make it executable (chmod +x)",
+    errno.ENOENT: "No such file: its first line (#!) names an interpreter that is missing",
+    errno.ENOEXEC: "Exec format error: a script begins with #! and its interpreter",
+}
 F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
 
 
@@ -55,20 +60,14 @@ class CgiScripts(Programs):
         super().__init__(router)
         self.timeout = router.directives.Timeout
         self._base |= {key: latin(os.environ[key]) for key in PASSED_ON if key in os.environ}
-        _dev_null()
 
-    def start(
-        self, environ: dict[str, str], request: Request, conn: Connection, script: Script
-    ) -> Output:
+    def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
         """May this file be run? If so, run it. Raises ScriptFailed, in httpd's order."""
         name = script.filename
         if not script.allowed:
-            raise ScriptFailed(
-                403,
-                f"Options ExecCGI is off in the directory of {name}; write Options +ExecCGI in "
-                "its <Directory>, or use ScriptAlias",
-                "AH02809",
-            )
+            remedy = "write Options +ExecCGI in its <Directory>, or use ScriptAlias"
+            text = f"Options ExecCGI is off in the directory of {name}; {remedy}"
+            raise ScriptFailed(403, text, "AH02809")
         try:
             mode = os.stat(name).st_mode
         except PermissionError:
@@ -81,25 +80,28 @@ class CgiScripts(Programs):
         if not S_ISREG(mode) or leads_out(name, script.root):
             why = f"{name} is not a file, or a link that leads out of {script.root}"
             raise ScriptFailed(403, why)
-        with _scheduled_as_the_server():
+        # A program inherits CPUs and scheduling policy from the thread that starts it, which may have one
+        # CPU and SCHED_BATCH (server/process.py). So the thread has those of the server for that moment.
+        own = os.sched_getaffinity(0), os.sched_getscheduler(0)
+        _schedule(*OF_THE_SERVER)
+        try:
             return Program(self, environ, request, conn, name)
+        finally:
+            _schedule(*own)
 
 
 class Program(Output):
     """One running program, and its answer. Raises ScriptFailed when it can't be started."""
 
     def __init__(
-        self, handler: CgiScripts, environ: dict, request: Request, conn: Connection, filename: str
+        self, handler: CgiScripts, environ: Environ, request: Request, conn: Connection, file: str
     ) -> None:
-        self.name = os.path.basename(filename)
-        self._filename = filename
-        self._request = request
-        self._conn = conn
+        self.name = os.path.basename(file)
+        self._file, self._request, self._conn = file, request, conn
         self._timeout = handler.timeout
-        self._at_end = False  # of its output
-        self._silent = False  # stderr is at its end
+        self._at_end = self._silent = False  # its output, its stderr has come to its end
         self._stderr = StderrLines(
-            lambda text: handler.log("error", f"stderr from {filename}: {text}", "AH01215", conn)
+            lambda text: handler.log("error", f"stderr from {file}: {text}", "AH01215", conn)
         )
         self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
         opened: list[int] = []
@@ -108,27 +110,23 @@ class Program(Output):
             self._err, theirs_err = _pipe(opened)
             # The program holds the first of these; see the module's docstring.
             self._held, self._line = _pipe(opened)
-            self._in, theirs_in = -1, _dev_null()
+            self._in, theirs_in = -1, subprocess.DEVNULL
             if request.length != 0:
                 theirs_in, self._in = _pipe(opened)
                 os.set_blocking(self._in, False)
-            self._process = subprocess.Popen(
-                [os.fsencode(filename)],
-                env={key: value.encode("latin-1") for key, value in environ.items()},
-                cwd=os.path.dirname(filename),
-                stdin=theirs_in,
-                stdout=theirs_out,
-                stderr=theirs_err,
-                pass_fds=(self._held,),
-                process_group=0,
-            )
+            env = {key: value.encode("latin-1") for key, value in environ.items()}
+            how: Any = {"cwd": os.path.dirname(file), "env": env, "process_group": 0}
+            how |= {"stdin": theirs_in, "stdout": theirs_out, "stderr": theirs_err}
+            self._process = subprocess.Popen([os.fsencode(file)], pass_fds=(self._held,), **how)
         except (OSError, ValueError) as error:
             for fd in opened:
                 os.close(fd)
-            text = f"exec of '{filename}' failed: {_why(error)}"
+            why = REMEDIES.get(getattr(error, "errno", 0) or 0) or getattr(error, "strerror", None)
+            text = f"exec of '{file}' failed: {why or error}"
             raise ScriptFailed(500, text, "AH01223") from None
-        for fd in (theirs_out, theirs_err, *((theirs_in,) if self._in >= 0 else ())):
-            os.close(fd)
+        for fd in (theirs_out, theirs_err, theirs_in):
+            if fd >= 0:
+                os.close(fd)
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._poll.register(self._err, select.POLLIN)
@@ -140,8 +138,6 @@ class Program(Output):
         fcntl.fcntl(self._held, fcntl.F_SETOWN, -self._process.pid)
         fcntl.fcntl(self._held, F_SETSIG, signal.SIGTERM)
         fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_ASYNC)
-
-    # -- its answer ---------------------------------------------------------------------------
 
     def head(self) -> Head:
         head = super().head()
@@ -172,7 +168,7 @@ class Program(Output):
                     self._end_of_body()
             events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
             if not events:
-                text = f"Timeout waiting for output from CGI script {self._filename}"
+                text = f"Timeout waiting for output from CGI script {self._file}"
                 raise ScriptFailed(504, text, "AH01220", "warn")
             for fd, _ in events:
                 if fd == self._out:
@@ -180,8 +176,13 @@ class Program(Output):
                 if fd == self._err:
                     self._read_stderr()
                 elif fd == self._in:
-                    if self._give():
+                    try:
+                        self._piece = self._piece[os.write(fd, self._piece) :]
                         until = monotonic() + self._timeout
+                    except BlockingIOError:
+                        pass
+                    except OSError:  # it reads no more, as it may
+                        self._end_of_body()
                 else:
                     raise RequestError(500, "the client left while its script ran", silent=True)
         return b""
@@ -196,31 +197,17 @@ class Program(Output):
             self._poll.unregister(self._out)
         return piece
 
-    def _give(self) -> bool:
-        """Write some of the body to the program. True: it took something."""
-        try:
-            self._piece = self._piece[os.write(self._in, self._piece) :]
-        except BlockingIOError:
-            return False
-        except OSError:  # it reads no more, as it may
-            self._end_of_body()
-            return False
-        return True
-
     def _end_of_body(self) -> None:
         self._poll.unregister(self._in)
         os.close(self._in)
         self._in = -1
 
     def _read_stderr(self) -> None:
-        """What it writes to stderr, for the error log."""
         data = os.read(self._err, PIECE)
         if not data:
             self._poll.unregister(self._err)
             self._silent = True
         self._stderr.feed(data or b"\n")
-
-    # -- its end ------------------------------------------------------------------------------
 
     def close(self) -> None:
         """At its output's end it may take GRACE seconds for its own exit. Otherwise the whole group gets
@@ -229,27 +216,20 @@ class Program(Output):
             return
         if not (self._at_end and self._exits()):
             # The leader is not waited for yet, so the group's number cannot have been reused.
-            self._signal(signal.SIGTERM)
-            self._exits()
-            self._signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+                self._exits()
+                os.killpg(self._process.pid, signal.SIGKILL)
         fcntl.fcntl(self._held, fcntl.F_SETFL, 0)  # what it left running in the background may stay
         self._process.wait()
         os.set_blocking(self._err, False)
-        try:
+        with suppress(BlockingIOError):  # what it left running could still write something
             while not self._silent:
                 self._read_stderr()
-        except BlockingIOError:  # what it left running could still write something
-            pass
         for fd in (self._out, self._err, self._held, self._line, self._in):
             if fd >= 0:
                 os.close(fd)
         self._held = self._in = -1
-
-    def _signal(self, number: int) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass
 
     def _exits(self) -> bool:
         """Wait GRACE seconds for the leader's exit, and leave it a zombie: the group's number stays its
@@ -266,43 +246,13 @@ class Program(Output):
             os.close(pid)
 
 
-@contextmanager
-def _scheduled_as_the_server() -> Iterator[None]:
-    """A program inherits CPUs and scheduling policy from the thread that starts it, which may have one CPU
-    and SCHED_BATCH (server/process.py). So the thread has those of the server for that moment."""
-    own = os.sched_getaffinity(0), os.sched_getscheduler(0)
-    _schedule(*OF_THE_SERVER)
-    try:
-        yield
-    finally:
-        _schedule(*own)
-
-
 def _schedule(cpus: set[int], policy: int) -> None:
     os.sched_setaffinity(0, cpus)
     if os.sched_getscheduler(0) != policy:
         os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
-@cache
-def _dev_null() -> int:
-    """Opened once a process, however often the configuration is read."""
-    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-
 def _pipe(opened: list[int]) -> tuple[int, int]:
     ends = os.pipe()
     opened += ends
     return ends
-
-
-def _why(error: Exception) -> str:
-    """What to do about a program that can't be started."""
-    match error:
-        case PermissionError():
-            return "Permission denied: make it executable (chmod +x)"
-        case FileNotFoundError():
-            return "No such file: its first line (#!) names an interpreter that is missing"
-        case OSError(errno=8):
-            return "Exec format error: a script begins with #! and its interpreter"
-    return str(getattr(error, "strerror", None) or error)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mpmkit.http.messages import Request, Response, page, parse_http_date, whole_number
+from mpmkit.http.messages import LONGEST, Request, Response, page, parse_http_date, whole_number
 
 if TYPE_CHECKING:
     from mpmkit.handlers.static import CachedFile
@@ -20,37 +20,33 @@ if TYPE_CHECKING:
 SETTLED = 60  # seconds after a file's change within which its date is too coarse for If-Range
 BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
 PIECE = 65536  # bytes of a large file's range that are read at a time
-
 MOST = 20  # ranges that overlap, and those that begin before the one ahead of them
 
 
 def precondition(request: Request, file: CachedFile, now: float) -> Response | None:
     """The answer to If-Match, If-None-Match and the dates; None: go on to Range."""
     status = met(request, file.etag, file.mtime, now)
-    if status == 304:
-        return Response(304, file.fields, b"\r\n")
     if status == 412:
         length = b"Content-Length: %d\r\n" % (file.size if request.method == "HEAD" else 0)
         return Response(412, file.fields + length, file.after)
-    return None
+    return Response(304, file.fields, b"\r\n") if status else None
 
 
 def met(request: Request, etag: bytes, changed: int, now: float) -> int:
     """412 or 304 by the request's conditions (RFC 9110, 13.2.2), 0 where they are met. `changed` is the
     time of the last change; what has none is of now."""
-    match = request.get(b"if-match")
+    match, none_match = request.get(b"if-match"), request.get(b"if-none-match")
     if match is not None:
         if not etag_in(match, etag, strong=True):
             return 412
     else:
-        when = _date(request, b"if-unmodified-since")
+        when = parse_http_date(request.get(b"if-unmodified-since") or b"")
         if when is not None and changed > when:
             return 412
-    none_match = request.get(b"if-none-match")
     if none_match is not None:
         same = etag_in(none_match, etag, strong=False)
     else:
-        when = _date(request, b"if-modified-since")
+        when = parse_http_date(request.get(b"if-modified-since") or b"")
         # A date in the future is not a Last-Modified of ours: it is ignored.
         same = when is not None and changed <= when <= now
     if same and request.method in ("GET", "HEAD"):
@@ -58,17 +54,11 @@ def met(request: Request, etag: bytes, changed: int, now: float) -> int:
     return 412 if same and none_match is not None else 0
 
 
-def _date(request: Request, name: bytes) -> int | None:
-    value = request.get(name)
-    return parse_http_date(value) if value else None
-
-
 def ranged(
     request: Request, file: CachedFile, most: int, now: float, conn: Connection
 ) -> Response | None:
-    """The answer to Range (RFC 9110, 14.2), up to that many ranges; None: send the whole file.
-
-    Raises OSError."""
+    """The answer to Range (RFC 9110, 14.2), up to that many ranges; None: send the whole file. Raises
+    OSError."""
     header = request.get(b"range")
     size = file.size
     if header is None or not size or request.method == "POST" or not _if_range(request, file, now):
@@ -113,11 +103,9 @@ def _parts(
 
 
 def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, int]] | None:
-    """First and last bytes that a Range header asks for; neighbours that touch are joined.
-
-    []: all of them are beyond the file. None: the header is to be ignored, because it is invalid or
-    asks for more work than the whole file.
-    """
+    """First and last bytes that a Range header asks for; neighbours that touch are joined. []: all of them
+    are beyond the file. None: the header is to be ignored, because it is invalid or asks for more work than
+    the whole file."""
     unit, _, text = header.partition(b"=")
     if unit.lower() != b"bytes":
         return None
@@ -133,14 +121,9 @@ def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, i
         low, high = whole_number(first), whole_number(last)
         if low is None or high is None:
             return None
-        if first:
-            start, end = low, high if last else size - 1
-            if last and end < start:
-                return None
-        else:
-            if not high:
-                return None  # the last 0 bytes: no range at all
-            start, end = max(0, size - high), size - 1
+        start, end = (low, high if last else LONGEST) if first else (max(0, size - high), size - 1)
+        if end < start:
+            return None  # also for the last 0 bytes: no range at all
         if start >= size:
             continue
         end = min(end, size - 1)
@@ -152,9 +135,7 @@ def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, i
                 start, end = min(start, before), max(end, until)
                 ranges.pop()
         ranges.append((start, end))
-    if max(overlaps, reversals) > MOST:
-        return None
-    if sum(end + 1 - start for start, end in ranges) > size:
+    if max(overlaps, reversals) > MOST or sum(end + 1 - start for start, end in ranges) > size:
         return None
     return ranges
 

@@ -9,23 +9,17 @@ The handler wraps the router only if the configuration, or a section of it, need
 `messages.page` are changed; a script's answer, of any status, stays unchanged.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
+from mpmkit.handlers.router import Router
 from mpmkit.http.fastpath import CONDITIONAL
-from mpmkit.http.messages import REASONS, Answer, Page, Request, RequestError, Response, page, text
+from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
+from mpmkit.server.connection import Connection
+from mpmkit.server.logs import ErrorLog
 from mpmkit.server.output import Disconnected
 
-if TYPE_CHECKING:
-    from mpmkit.handlers.router import Router
-    from mpmkit.server.connection import Connection
-    from mpmkit.server.logs import ErrorLog
-
 HTML = b"text/html; charset=iso-8859-1"
+DEFAULT = "default"  # the word for the built-in page
 
 
 class ErrorPages:
@@ -62,51 +56,39 @@ class ErrorPages:
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         """The page for a request that was refused before any handler: it may have a text, no redirect."""
-        document = _document_for(status, self._directives.ErrorDocument) or ""
-        if document and not _elsewhere(document):
-            return _text(page(status, method), document, method)
-        return page(status, method, what=conn.hint)
+        document = self._directives.ErrorDocument.get(status, DEFAULT)
+        if document.lower() in (DEFAULT, "") or _elsewhere(document):
+            return page(status, method, what=conn.hint)
+        return _text(page(status, method), document, method)
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
         documents = self._router.config_for(request.path).values["ErrorDocument"]
-        target = _document_for(response.status, documents)
-        if target is None:
+        target = documents.get(response.status, DEFAULT)
+        if target.lower() == DEFAULT:
             return response
         if not _elsewhere(target):
             return _text(response, target, request.method)
         if not target.startswith("/"):
             location = b"Location: %b\r\n" % target.encode("latin-1", "replace")
             return page(302, request.method, extra=location)
-        document, of = self._document(target, response, request, conn)
-        if type(document) is not Page and document is not None:
-            more = (document.length, response.close or document.close, None)
-            fields = response.extra + document.fields
-            return Answer(response.status, fields, document.after, document.body, *more, of)
-        failed = document.status if document is not None else 500
-        what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
-        return page(response.status, request.method, extra=response.extra, what=what)
-
-    def _document(
-        self, target: str, response: Page, request: Request, conn: Connection
-    ) -> tuple[Response | None, Request]:
-        """The answer of the path that ErrorDocument names, None if it leads back to itself; and its request."""
         path, _, query = target.partition("?")
         raw = query.encode("latin-1", "replace")
         before = {"REQUEST_METHOD": request.method}
         new = redirected(request, path, raw, before, status=response.status)
-        if new is None:
-            return None, request
-        # The client's conditions were about the resource that it requested.
-        new.headers = tuple(field for field in new.headers if field[0] not in CONDITIONAL)
-        new.conditional = False
-        answer = self._router(new, conn)
-        return answer, getattr(answer, "request", None) or new
-
-
-def _document_for(status: int, documents: Mapping[int, str]) -> str | None:
-    """ErrorDocument's value; None for `default`, too."""
-    target = documents.get(status)
-    return None if target is None or target.lower() == "default" else target
+        failed = 500  # it leads back to itself
+        if new is not None:
+            # The client's conditions were about the resource that it requested.
+            new.headers = tuple(field for field in new.headers if field[0] not in CONDITIONAL)
+            new.conditional = False
+            document = self._router(new, conn)
+            if type(document) is not Page:
+                fields = response.extra + document.fields
+                more = (response.close or document.close, None, document.request or new)
+                body = (document.after, document.body, document.length)
+                return Response(response.status, fields, *body, *more)
+            failed = document.status
+        what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
+        return page(response.status, request.method, extra=response.extra, what=what)
 
 
 def _elsewhere(target: str) -> bool:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
-from mpmkit.handlers.gateway import Redirected, Script
+from mpmkit.handlers.gateway import Environ, Redirected, Script
 from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import PIECE, Output, Programs, ScriptFailed, StderrLines
 from mpmkit.handlers.static import signature_of
@@ -45,10 +45,7 @@ _HANDLER = re.compile(
 
 
 class Backend(Programs):
-    """The handler for one backend: how to reach it, and the connections that this process keeps.
-
-    Raises DirectiveError for a `handler`, as SetHandler has it, that can't be read.
-    """
+    """The handler for one backend. Raises DirectiveError for a SetHandler that can't be read."""
 
     module = "proxy_fcgi"
 
@@ -57,11 +54,9 @@ class Backend(Programs):
         d = router.directives
         found = _HANDLER.match(handler)
         if found is None:
-            raise DirectiveError(
-                f"SetHandler {handler!r} names no backend; write "
-                "proxy:unix:/path/to/socket|fcgi://localhost or proxy:fcgi://127.0.0.1:9000",
-                directive="SetHandler",
-            )
+            remedy = "proxy:unix:/path/to/socket|fcgi://localhost or proxy:fcgi://127.0.0.1:9000"
+            text = f"SetHandler {handler!r} names no backend; write {remedy}"
+            raise DirectiveError(text, directive="SetHandler")
         self.name = handler.removeprefix("proxy:")
         self._url = found["url"]
         port = int(found["port"] or DEFAULT_PORT)
@@ -76,9 +71,7 @@ class Backend(Programs):
         self._checked: dict[Script, tuple[int, int, int, int]] = {}  # the version that was checked
         self._idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
 
-    def start(
-        self, environ: dict[str, str], request: Request, conn: Connection, script: Script
-    ) -> Output:
+    def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
         """Send the request's head. Raises ScriptFailed."""
         self._check(script)
         if isinstance(request, Redirected) and script.path_info:
@@ -91,10 +84,8 @@ class Backend(Programs):
                 body, at_end = body + piece, not piece
             if at_end:
                 environ["CONTENT_LENGTH"] = str(len(body))
-        params = fcgi.pairs(
-            (key.encode("latin-1"), value.encode("latin-1")) for key, value in environ.items()
-        )
-        head = fcgi.begin(self._keep) + fcgi.stream(fcgi.PARAMS, params, end=True)
+        items = ((k.encode("latin-1"), v.encode("latin-1")) for k, v in environ.items())
+        head = fcgi.begin(self._keep) + fcgi.stream(fcgi.PARAMS, fcgi.pairs(items), end=True)
         head += fcgi.stream(fcgi.STDIN, body, end=at_end)
         return Exchange(self, self._take() or self._connect(), conn, head, at_end)
 
@@ -117,8 +108,6 @@ class Backend(Programs):
                 self._checked.clear()
             self._checked[script] = signature
 
-    # -- connections --------------------------------------------------------------------------
-
     def _connect(self) -> socket.socket:
         """A new connection. Raises ScriptFailed 503."""
         family = socket.AF_UNIX
@@ -136,26 +125,23 @@ class Backend(Programs):
             if sock is not None:
                 sock.close()
             why = f"{self.name}: {getattr(error, 'strerror', None) or error}; is it running?"
-            raise ScriptFailed(
-                503, f"failed to make connection to backend: {why}", "AH01079"
-            ) from None
+            text = f"failed to make connection to backend: {why}"
+            raise ScriptFailed(503, text, "AH01079") from None
         return sock
 
     def _take(self) -> socket.socket | None:
         """A kept connection that is still open, the one used last first; None: no such connection."""
-        while self._idle:
+        while True:
             try:
                 sock = self._idle.pop()
-            except IndexError:  # another thread took it
-                return None
-            try:
                 sock.recv(1, socket.MSG_PEEK)
+            except IndexError:
+                return None
             except BlockingIOError:
                 return sock
             except OSError:
                 pass
             sock.close()  # the backend has closed it, or sent bytes without a request
-        return None
 
     def give_back(self, sock: socket.socket) -> None:
         """The connection has done its request in good order: keep it, up to ProxySet's max."""
@@ -173,10 +159,8 @@ class Exchange(Output):
     def __init__(
         self, backend: Backend, sock: socket.socket, conn: Connection, out: bytes, complete: bool
     ) -> None:
-        self.name = backend.name
-        self._backend = backend
+        self.name, self._backend, self._conn = backend.name, backend, conn
         self._sock: socket.socket | None = sock
-        self._conn = conn
         self._out = memoryview(out)  # what the backend has not taken yet
         self._complete = complete
         self._in = b""  # what it sent, behind the last whole record
@@ -258,20 +242,16 @@ class Exchange(Output):
         for kind, number, content in records:
             if number != fcgi.ID:
                 raise fcgi.FastCgiError(f"a record for request {number}, there is only {fcgi.ID}")
-            if kind == fcgi.STDOUT:
-                if content:
-                    self._pieces.append(content)
+            if kind == fcgi.STDOUT and content:
+                self._pieces.append(content)
             elif kind == fcgi.STDERR:
                 self._stderr.feed(content)
             elif kind == fcgi.END_REQUEST:
-                self._end(content)
-
-    def _end(self, content: bytes) -> None:
-        self._stderr.feed(b"\n")
-        self._ended = True
-        _, status = fcgi.read_end(content)
-        if status == fcgi.OVERLOADED:
-            raise ScriptFailed(503, f"{self.name}: the backend is overloaded", "AH01075")
-        if status != fcgi.COMPLETE:
-            why = f"the backend refuses this kind of request (protocol status {status})"
-            raise ScriptFailed(502, f"{self.name}: {why}", "AH01075")
+                self._stderr.feed(b"\n")
+                self._ended = True
+                _, status = fcgi.read_end(content)
+                if status == fcgi.OVERLOADED:
+                    raise ScriptFailed(503, f"{self.name}: the backend is overloaded", "AH01075")
+                if status != fcgi.COMPLETE:
+                    why = f"the backend refuses this kind of request (protocol status {status})"
+                    raise ScriptFailed(502, f"{self.name}: {why}", "AH01075")

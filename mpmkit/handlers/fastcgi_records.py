@@ -5,8 +5,6 @@ stream   records of one type, ended by one without content (PARAMS, STDIN, STDOU
 pair     length of name (1 or 4) │ length of value (1 or 4) │ name │ value
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from struct import Struct
 from typing import NamedTuple
@@ -62,12 +60,8 @@ def pairs(items: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Name-value pairs."""
     parts: list[bytes] = []
     for name, value in items:
-        short = len(name) < 128 and len(value) < 128
-        parts += (
-            bytes((len(name), len(value))) if short else _length(len(name)) + _length(len(value)),
-            name,
-            value,
-        )
+        sizes = len(name), len(value)
+        parts += (bytes(sizes) if max(sizes) < 128 else b"".join(map(_length, sizes)), name, value)
     return b"".join(parts)
 
 

@@ -3,70 +3,54 @@
 WSGI, CGI and FastCGI pass a script the same variables in different encodings. Nothing here waits.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from mpmkit.config.directives import Directives
 from mpmkit.http.messages import Request, server_header
 from mpmkit.http.target import OwnName
+from mpmkit.server.connection import Connection
 from mpmkit.server.variables import variables_of
-
-if TYPE_CHECKING:
-    from mpmkit.config.directives import Directives
-    from mpmkit.server.connection import Connection
 
 # What a header's name is made of, and what its value may not contain (RFC 9110, 5.1 and 5.5).
 FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # CPUs and scheduling policy that the server was started with. This file is read before its first fork.
 OF_THE_SERVER = os.sched_getaffinity(0), os.sched_getscheduler(0)
+Environ = dict[str, Any]  # a script's variables
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
 
 class Script(NamedTuple):
-    """The script of a request.
+    """The script of a request."""
 
-    filename    the script's file; it may not lead out of `root`
-    name        its URL path (SCRIPT_NAME); `path_info` is the rest of the request's path
-    translated  the file of path_info, taken as a URL path (PATH_TRANSLATED)
-    prefix      the Alias that the path came by, "" without one (CONTEXT_PREFIX)
-    allowed     a program or application may be run there, by Options ExecCGI or an alias for scripts
-    """
-
-    filename: str
-    name: str
-    path_info: str
+    filename: str  # its file; it may not lead out of `root`
+    name: str  # its URL path (SCRIPT_NAME)
+    path_info: str  # the rest of the request's path
     root: str
-    translated: str = ""
-    prefix: str = ""
-    allowed: bool = True
+    translated: str = ""  # the file of path_info, taken as a URL path (PATH_TRANSLATED)
+    prefix: str = ""  # the Alias that the path came by, "" without one (CONTEXT_PREFIX)
+    allowed: bool = True  # it may be run, by Options ExecCGI or an alias for scripts
 
 
 class Redirected(Request):
     """A request that the server made from another one: for a script's `Location: /path`, or for an
-    ErrorDocument.
-
-    depth   how many redirects led here; before: the variables of the redirecting script
-    status  the error's, or 200; url: the path that was requested, url_query: its query
-    """
+    ErrorDocument."""
 
     __slots__ = ("before", "depth", "status", "url", "url_query")
 
-    before: dict[str, str]
-    depth: int
-    status: int
-    url: str
+    before: dict[str, str]  # the variables of the redirecting script
+    depth: int  # how many redirects led here
+    status: int  # the error's, or 200
+    url: str  # the path that was requested
     url_query: bytes
 
 
 class Variables:
-    """The variables of scripts, as far as the configuration decides them.
-
-    The name and port are those of the client's Host; under UseCanonicalName On, ServerName's.
-    """
+    """The variables of scripts, as far as the configuration decides them. The name and port are those of
+    the client's Host; under UseCanonicalName On, ServerName's."""
 
     def __init__(self, directives: Directives, document_root: str) -> None:
         self._own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
@@ -80,14 +64,9 @@ class Variables:
             "DOCUMENT_ROOT": document_root,
         }
 
-    def add(
-        self, environ: dict[str, Any], request: Request, conn: Connection, script: Script
-    ) -> None:
-        """Add to a copy of `base` what RFC 3875, 4.1 and httpd have in common: text, bytes as latin-1.
-
-        What does not depend on the connection is made once for each Request, and the same head sent
-        again is the same Request (http/protocol.py).
-        """
+    def add(self, environ: Environ, request: Request, conn: Connection, script: Script) -> None:
+        """Add to a copy of `base` what RFC 3875, 4.1 and httpd have in common: text, bytes as latin-1. What does
+        not depend on the connection is made once for each Request, which the same head sent again is."""
         environ["SERVER_ADDR"] = conn.local[0]
         if self._rules:
             environ.update(variables_of(self._rules, request, conn))
@@ -98,8 +77,7 @@ class Variables:
             environ["HTTPS"] = "on"
         if isinstance(request, Redirected):
             environ.update(self._of_request(request, script, conn.scheme))
-            for key, value in request.before.items():
-                environ[f"REDIRECT_{key}"] = value
+            environ.update((f"REDIRECT_{key}", value) for key, value in request.before.items())
             environ["REDIRECT_STATUS"] = str(request.status)
             environ["REDIRECT_URL"] = latin(request.url)
             if request.url_query:
@@ -112,10 +90,8 @@ class Variables:
         environ.update(memo[2])
 
     def _of_request(self, request: Request, script: Script, scheme: str) -> dict[str, str]:
-        """The variables that a request's head and a script's place decide.
-
-        A header that would become a variable with another meaning is left out.
-        """
+        """The variables that a request's head and a script's place decide. A header that would become a
+        variable with another meaning is left out."""
         environ = {
             "SERVER_PROTOCOL": f"HTTP/{request.version[0]}.{request.version[1]}",
             "REQUEST_METHOD": request.method,
@@ -131,17 +107,14 @@ class Variables:
             key = HEADER_KEYS.get(name)
             if key is None:
                 key = _header_key(name)
-            if not key:
-                continue
-            text = value.decode("latin-1")
-            environ[key] = f"{environ[key]}, {text}" if key in environ else text
+            if key:
+                text = value.decode("latin-1")
+                environ[key] = f"{environ[key]}, {text}" if key in environ else text
         asked = environ.get("HTTP_HOST", "").encode("latin-1")
         environ["SERVER_NAME"], environ["SERVER_PORT"] = self._own.place(asked, scheme)
         return environ
 
-    def of_program(
-        self, environ: dict[str, str], request: Request, conn: Connection, script: Script
-    ) -> None:
+    def of_cgi(self, environ: Environ, request: Request, conn: Connection, script: Script) -> None:
         """The same for CGI and FastCGI: what httpd passes there, and no credentials, as other users
         may see a process's environment (CGIPassAuth Off)."""
         self.add(environ, request, conn, script)

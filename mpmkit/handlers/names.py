@@ -5,12 +5,10 @@ while the server runs (`current` → `releases/2`) leads to the new files at onc
 cached.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from mpmkit.config.alias import expression, substituted
 
@@ -21,6 +19,12 @@ def tidy(name: str) -> str:
     """An absolute name without `//`, `/./` and `/../`, as rules have it; a slash at its end stays."""
     whole = os.path.abspath(name).replace("//", "/")  # POSIX leaves two at the beginning
     return whole + "/" if name.endswith("/") and whole != "/" else whole
+
+
+def within(path: str, prefix: str) -> bool:
+    """Does `path` begin with whole segments of the prefix?"""
+    rest = path[len(prefix) : len(prefix) + 1]
+    return path.startswith(prefix) and (rest in ("", "/") or prefix[-1:] in ("", "/"))
 
 
 def joined(root: str, rest: str) -> str:
@@ -39,32 +43,31 @@ class UrlMapping(NamedTuple):
     pattern: re.Pattern[bytes] | None = None
 
     @classmethod
-    def of(cls, kind: str, path: str, root: str) -> UrlMapping:
+    def of(cls, kind: str, path: str, root: str) -> Self:
         """That of a line."""
         if kind.endswith("Match"):
             return cls(kind.removesuffix("Match"), "", root, expression(path))
         return cls(kind, path, tidy(root))
 
     def holds(self, path: str) -> bool:
-        """Does `path` begin with whole segments of the prefix, or match the pattern?"""
+        """Does `path` begin with the prefix, or match the pattern?"""
         if self.pattern is not None:
             return self.pattern.search(os.fsencode(path)) is not None
-        if not path.startswith(self.prefix):
-            return False
-        return path[len(self.prefix) :][:1] in ("", "/") or self.prefix.endswith("/")
+        return within(path, self.prefix)
 
     def file(self, path: str) -> str:
         """The file that a path of this mapping leads to."""
         return joined(self.root, path[len(self.prefix) :])
 
-    def at(self, path: str) -> UrlMapping:
+    def at(self, path: str) -> Self:
         """For one path: a pattern is the Alias that does the same to this path."""
         if self.pattern is None:
             return self
         found = self.pattern.search(os.fsencode(path))
         name = tidy(substituted(self.root, found) if found else "")
         alike = len(os.path.commonprefix((path[::-1], name[::-1])))  # noqa: RUF071 - up to any character
-        return UrlMapping(self.kind, path[: len(path) - alike], name[: len(name) - alike] or "/")
+        prefix, root = path[: len(path) - alike], name[: len(name) - alike] or "/"
+        return self._replace(prefix=prefix, root=root, pattern=None)
 
 
 def by_extension(table: Mapping[str, T], filename: str) -> T | None:

@@ -14,8 +14,8 @@ from time import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.handlers.conditional import met
-from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Script, Variables, latin
-from mpmkit.handlers.wsgi_head import LONGEST_HEAD
+from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Environ, Script, Variables, latin
+from mpmkit.handlers.wsgi_head import HOP_BY_HOP, LONGEST_HEAD
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     REASONS,
@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 PIECE = 65536  # bytes read from a script at a time: what a pipe holds
 STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
 # Headers that a script may not send: they are about the connection, which is the server's.
-RESERVED_HEADERS = frozenset(
-    {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "date", "server"}
-)
+RESERVED = HOP_BY_HOP - {"proxy-authenticate", "proxy-authorization"} | {"date", "server"}
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 
 
@@ -52,18 +50,12 @@ class ScriptFailed(Exception):
 
 
 class Head(NamedTuple):
-    """A script's header lines, read.
+    """A script's header lines, read."""
 
-    status      its Status, 0 without one; reason: its own reason phrase; None: the usual one
-    location    its Location, "" without one
-    fields      the other header lines, in their order, with CRLF; Content-Type is `content_type`
-    length      its Content-Length
-    """
-
-    status: int
-    reason: bytes | None
-    location: str
-    fields: bytes
+    status: int  # 0 without one
+    reason: bytes | None  # its own phrase; None: the usual one
+    location: str  # "" without one
+    fields: bytes  # the other header lines but Content-Type, in their order, with CRLF
     content_type: bytes
     length: int | None
     etag: bytes
@@ -113,7 +105,7 @@ def read_head(lines: bytes, name: str) -> Head:
                 raise ScriptFailed(500, f"bad Content-Length from script '{name}'")
         elif lower == "location":
             location = value.decode("latin-1")
-        elif lower in RESERVED_HEADERS:
+        elif lower in RESERVED:
             framed = framed or lower == "transfer-encoding"
         else:
             etag = value if lower == "etag" else etag
@@ -132,11 +124,8 @@ class Output:
 
     def read(self) -> bytes:
         """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and its
-        stderr goes to the error log.
-
-        Raises ScriptFailed when the time-out passes and nothing moves; RequestError when the client is
-        gone, or sends an invalid body.
-        """
+        stderr goes to the error log. Raises ScriptFailed when the time-out passes and nothing moves;
+        RequestError when the client is gone, or sends an invalid body."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -144,16 +133,16 @@ class Output:
 
     def head(self) -> Head:
         """Its header lines. Raises ScriptFailed, and what `read` raises."""
-        data = b""
+        data, why = b"", ""
         while (found := split_head(data)) is None:
-            if not (piece := self.read()):
-                end = "Premature end of script headers"
-                what = end if data else "End of script output before headers"
-                raise ScriptFailed(500, f"{what}: {self.name}", self.ah)
-            data += piece
+            data += (piece := self.read())
             if len(data) > LONGEST_HEAD:
-                why = f"more than {LONGEST_HEAD} bytes of headers: {self.name}"
-                raise ScriptFailed(500, why, self.ah)
+                why = f"more than {LONGEST_HEAD} bytes of headers"
+            elif not piece:
+                end = "Premature end of script headers"
+                why = end if data else "End of script output before headers"
+            if why:
+                raise ScriptFailed(500, f"{why}: {self.name}", self.ah)
         lines, self.first = found
         return read_head(lines, self.name)
 
@@ -178,16 +167,14 @@ class Programs:
         self._variables = Variables(router.directives, router.document_root)
         self._base = {key: latin(value) for key, value in self._variables.base.items()}
 
-    def start(
-        self, environ: dict[str, str], request: Request, conn: Connection, script: Script
-    ) -> Output:
+    def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
         """Start a script with these variables. Raises ScriptFailed."""
         raise NotImplementedError
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Run a script, and make a Response of its answer. What ScriptFailed says is logged."""
         environ = self._base.copy()
-        self._variables.of_program(environ, request, conn, script)
+        self._variables.of_cgi(environ, request, conn, script)
         output = Output()
         try:
             output = self.start(environ, request, conn, script)
@@ -201,7 +188,7 @@ class Programs:
             raise
 
     def answer(
-        self, output: Output, request: Request, conn: Connection, environ: dict[str, str]
+        self, output: Output, request: Request, conn: Connection, environ: Environ
     ) -> Response:
         """The Response to a script's head, with a body that takes the output as it comes. The output is
         closed at the latest when the answer is sent. Raises ScriptFailed."""
@@ -210,21 +197,18 @@ class Programs:
         if head.location:
             location = b"Location: %b\r\n" % head.location.encode("latin-1")
             if status == 200:
-                try:
-                    for _ in output:  # the rest is dropped, but it may write it
-                        pass
-                finally:
-                    output.close()
+                for _ in output:  # the rest is dropped, but it may write it
+                    pass
+                output.close()
                 if head.location.startswith("/"):
                     return self._router.redirect(request, conn, head.location, fields, environ)
                 return page(302, request.method, extra=fields + location)
             fields += location
         if not head.status and request.conditional and request.method in ("GET", "HEAD"):
             now = time()
-            changed = parse_http_date(head.modified) if head.modified else None
-            status = (
-                met(request, head.etag, int(now) if changed is None else changed, now) or status
-            )
+            changed = parse_http_date(head.modified)
+            changed = int(now) if changed is None else changed
+            status = met(request, head.etag, changed, now) or status
             if status == 412:
                 output.close()
                 return page(412, request.method)
@@ -238,15 +222,13 @@ class Programs:
         after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
         pieces: Iterable[bytes] = output if whole is None else (whole,)
         if bodyless or request.method == "HEAD":
-            unsent = ScriptBody(output, _dropped(output), failed)
-            return Response(status, fields, after, unsent, 0, reason=head.reason)
-        if whole is not None and length == len(whole) and head.reason is None:
+            # Nothing is sent, but it is read to its end, so that the script can come to its own.
+            pieces, length = (piece for piece in output if not piece), 0
+        elif whole is not None and length == len(whole) and head.reason is None:
             return Response(status, fields, after, whole, length)
-        if length is not None:
-            name = output.name
-            pieces = measured(
-                pieces, length, lambda text: ScriptFailed(500, f"{text} from script '{name}'")
-            )
+        elif length is not None:
+            where = f" from script '{output.name}'"
+            pieces = measured(pieces, length, partial(ScriptFailed, 500), where)
         body = ScriptBody(output, pieces, failed)
         return Response(status, fields, after, body, length, reason=head.reason)
 
@@ -276,15 +258,8 @@ class ScriptBody:
             raise RequestError(error.status, str(error)) from None
 
 
-def _dropped(output: Output) -> Iterator[bytes]:
-    """Nothing; but the output is read to its end, so that the script can come to its own."""
-    for _ in output:
-        pass
-    yield from ()
-
-
 def measured(
-    pieces: Iterable[bytes], length: int, error: Callable[[str], Exception]
+    pieces: Iterable[bytes], length: int, error: Callable[[str], Exception], where: str = ""
 ) -> Iterator[bytes]:
     """`pieces` of a body with a Content-Length: not a byte more, as it would be the beginning of the
     next response to the client. Raises `error(text)` for more bytes, or fewer."""
@@ -292,11 +267,11 @@ def measured(
     for piece in pieces:
         if len(piece) > left:
             yield piece[:left]
-            raise error(f"more bytes than Content-Length {length}")
+            raise error(f"more bytes than Content-Length {length}{where}")
         left -= len(piece)
         yield piece
     if left:
-        raise error(f"{left} bytes less than Content-Length {length}")
+        raise error(f"{left} bytes less than Content-Length {length}{where}")
 
 
 class StderrLines:

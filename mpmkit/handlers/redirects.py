@@ -1,19 +1,14 @@
 """Redirects: Redirect and related directives (mod_alias), and a directory without its slash."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from mpmkit.config.alias import Redirection
 from mpmkit.handlers.gateway import CONTROL
 from mpmkit.http.messages import REASONS, Request, Response, page
 from mpmkit.http.target import OwnName
-
-if TYPE_CHECKING:
-    from mpmkit.server.connection import Connection
+from mpmkit.server.connection import Connection
 
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"

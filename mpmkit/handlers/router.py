@@ -14,7 +14,7 @@ is the file system checked, at each request.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from stat import S_ISDIR
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from mpmkit.handlers.redirects import redirected_away, redirection
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import Answer, Page, Request, RequestError, Response, page
+from mpmkit.http.messages import Page, Request, RequestError, Response, page
 from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
@@ -36,39 +36,32 @@ if TYPE_CHECKING:
     from mpmkit.server.logs import ErrorLog
 
 Handler = Callable[[Request, "Connection"], Response]
+Handlers = Mapping[str, Handler]
 
 DECISIONS_KEPT = 1024
 
 
 class Router:
-    """The handler that calls the others. `named` are handlers that SetHandler may name.
-
-    Raises DirectiveError for a section or a handler that can't be used.
-    """
+    """The handler that calls the others. `named` are handlers that SetHandler may name. Raises
+    DirectiveError for a section or a handler that can't be used."""
 
     def __init__(
-        self,
-        directives: Directives,
-        files: StaticFiles,
-        scripts: WsgiScripts,
-        named: Mapping[str, Handler],
-        errors: ErrorLog,
+        self, d: Directives, files: StaticFiles, wsgi: WsgiScripts, named: Handlers, log: ErrorLog
     ) -> None:
-        self.directives = directives
-        self.errors = errors
+        self.directives, self.errors = d, log
         self._named = named
-        self._trace = directives.TraceEnable.lower() != "off"
-        self._sections = Sections(directives)
+        self._trace = d.TraceEnable.lower() != "off"
+        self._sections = Sections(d)
         self.document_root = files.root
         self._root = UrlMapping("DocumentRoot", "", files.root)
-        aliases = [UrlMapping.of(*alias) for alias in directives.aliases]
+        aliases = [UrlMapping.of(*alias) for alias in d.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
         files.site = self
         self._files = files
         # For each mapping, and for what the sections say there.
         self._static = {(self._root, self._sections.server): files}
-        self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": scripts}
+        self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": wsgi}
         self._lacking: set[str] = set()  # handlers that are named and not here: unsupported.py
         self._check_handlers()
         self._decisions: dict[str, Handler] = {}
@@ -86,15 +79,12 @@ class Router:
             return self._echo(request)
         return decision(request, conn)
 
-    # -- deciding -----------------------------------------------------------------------------
-
     def decide(self, path: str) -> Handler:
         """The handler of `path`."""
-        if path == "*":
-            return _whole_server
+        if path == "*":  # OPTIONS: of the whole server
+            return lambda request, conn: Response(200, b"Content-Length: 0\r\n", b"\r\n")
         if found := redirection(self.directives.redirects, path):
-            own = self._files.options.own
-            return partial(redirected_away, *found, own=own)
+            return partial(redirected_away, *found, own=self._files.options.own)
         handler = self._chosen(path)
         watched = self._sections.watched(self.file(path))
         if not watched:
@@ -149,7 +139,10 @@ class Router:
         """The handler that is not a script's: one by its name, or that of files."""
         if config.handler in self._lacking:
             return self._guarded(config, self._lacks)
-        handler = self._named.get(config.handler or "") or self._files_of(mapping, config)
+        handler = self._named.get(config.handler or "") or self._static.get((mapping, config))
+        if handler is None:
+            files = self._files.variant(mapping.root, mapping.prefix, config.values)
+            handler = self._static[mapping, config] = files
         return self._guarded(config, handler)
 
     def mapping(self, path: str) -> UrlMapping:
@@ -167,32 +160,28 @@ class Router:
         """What the sections say about a URL path and its file."""
         return self._sections.config_for(path, self.file(path))
 
-    def _files_of(self, mapping: UrlMapping, config: MergedConfig) -> StaticFiles:
-        key = (mapping, config)
-        if key not in self._static:
-            self._static[key] = self._files.variant(mapping.root, mapping.prefix, config.values)
-        return self._static[key]
-
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, for the clients that its sections admit and the bodies that they allow."""
-        handler = self._elsewhere(config, handler)
-        if (limit := config.values["LimitRequestBody"]) is not None:
-            inner = handler
-
-            def handler(request: Request, conn: Connection) -> Response:
-                if conn.protocol.in_body:
-                    conn.protocol.limit_body(request, limit)
-                return inner(request, conn)
-
-        access = config.access
-        if access.admits_all:
+        """`handler`, for the clients that its sections admit and the bodies that they allow; unless a
+        section redirects the path, or there is no file and a FallbackResource."""
+        access, values, own = config.access, config.values, self._files.options.own
+        limit, lines = values["LimitRequestBody"], values["redirects"]
+        fallback, index = values["FallbackResource"], values["DirectoryIndex"]
+        everyone = access.admits_all
+        if everyone and limit is None and not lines and not fallback:
             return handler
 
         def guarded(request: Request, conn: Connection) -> Response:
-            if access.admits(request, conn):
-                return handler(request, conn)
-            text = f"client denied by server configuration: {self.file(request.path)}"
-            return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
+            if not (everyone or access.admits(request, conn)):
+                text = f"client denied by server configuration: {self.file(request.path)}"
+                return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
+            if limit is not None and conn.protocol.in_body:
+                conn.protocol.limit_body(request, limit)
+            if lines and (found := redirection(lines, request.path)):
+                return redirected_away(*found, request, conn, own)
+            if fallback and request.path != fallback and self._is_missing(request.path, index):
+                if os.path.isfile(self.file(fallback)):
+                    return self.decide(fallback)(request.for_path(Request, fallback), conn)
+            return handler(request, conn)
 
         return guarded
 
@@ -208,24 +197,6 @@ class Router:
         self.errors.write("error", text, client=conn.peer, **where)
         return page(status, request.method)
 
-    def _elsewhere(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, unless a section redirects the path, or there is no file and a FallbackResource."""
-        lines, fallback = config.values["redirects"], config.values["FallbackResource"]
-        if not lines and not fallback:
-            return handler
-        index = config.values["DirectoryIndex"]
-        own = self._files.options.own
-
-        def elsewhere(request: Request, conn: Connection) -> Response:
-            if found := redirection(lines, request.path):
-                return redirected_away(*found, request, conn, own)
-            if fallback and request.path != fallback and self._is_missing(request.path, index):
-                if os.path.isfile(self.file(fallback)):
-                    return self.decide(fallback)(request.for_path(Request, fallback), conn)
-            return handler(request, conn)
-
-        return elsewhere
-
     def _is_missing(self, path: str, index: Iterable[str]) -> bool:
         """There is no such file; or it is a directory, and none of its `index` files is there."""
         try:
@@ -239,8 +210,6 @@ class Router:
         urls = [name if name.startswith("/") else path + name for name in index]
         return bool(urls) and not any(os.path.exists(self.file(url)) for url in urls)
 
-    # -- scripts ------------------------------------------------------------------------------
-
     def _running(
         self, handler: str, mapping: UrlMapping, path: str, end: int, by_name: bool = False
     ) -> Handler:
@@ -250,8 +219,8 @@ class Router:
         rest = path[end:]
         translated = self.file(rest) if rest else ""
         allowed = mapping.kind.endswith("ScriptAlias") or "ExecCGI" in config.options
-        place = (filename, path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
-        script, run = Script(*place), self._scripts_of(handler).run
+        place = (path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
+        script, run = Script(filename, *place), self._scripts_of(handler).run
         if handler == "wsgi-script" or not by_name:
             return self._guarded(config, lambda request, conn: run(request, conn, script))
         directory = os.path.dirname(filename)
@@ -266,30 +235,24 @@ class Router:
 
     def _walking(self, mapping: UrlMapping, path: str, handler: str) -> Handler:
         """A handler that asks the file system, at each request, which part of the path is the script."""
+        ends = _ends(path, len(mapping.prefix))
 
         def walk(request: Request, conn: Connection) -> Response:
-            end = len(path)
-            for end in _ends(path, len(mapping.prefix)):
-                try:
-                    if not S_ISDIR(os.stat(mapping.file(path[:end])).st_mode):
-                        break
-                except (OSError, ValueError):
-                    break
-            return self._running(handler, mapping, path, end)(request, conn)
+            here = (end for end in ends if not os.path.isdir(mapping.file(path[:end])))
+            return self._running(handler, mapping, path, next(here, len(path)))(request, conn)
 
         return walk
 
     def _scripts_of(self, handler: str) -> WsgiScripts | Programs:
         """What runs the scripts of a handler. Most servers never need CGI or FastCGI."""
-        if handler not in self._scripts:
-            if handler == "cgi-script":
-                from mpmkit.handlers.cgi import CgiScripts
+        if handler not in self._scripts and handler == "cgi-script":
+            from mpmkit.handlers.cgi import CgiScripts
 
-                self._scripts[handler] = CgiScripts(self)
-            else:
-                from mpmkit.handlers.fastcgi import Backend
+            self._scripts[handler] = CgiScripts(self)
+        elif handler not in self._scripts:
+            from mpmkit.handlers.fastcgi import Backend
 
-                self._scripts[handler] = Backend(self, handler)
+            self._scripts[handler] = Backend(self, handler)
         return self._scripts[handler]
 
     def redirect(
@@ -309,11 +272,8 @@ class Router:
         answer = answered_by(self, new, conn)
         if type(answer) is Page:  # ErrorDocument may change it: errors.py
             return answer
-        more = (answer.length, answer.close, answer.reason)
-        of = getattr(answer, "request", None) or new
-        return Answer(answer.status, fields + answer.fields, answer.after, answer.body, *more, of)
-
-    # -- the rest -----------------------------------------------------------------------------
+        fields, more = fields + answer.fields, (answer.close, answer.reason, answer.request or new)
+        return Response(answer.status, fields, answer.after, answer.body, answer.length, *more)
 
     def _echo(self, request: Request) -> Response:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
@@ -324,18 +284,16 @@ class Router:
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
-        """Which of the handlers that are named exist.
-
-        What programs and backends need is made now, before the first fork, so that children share it;
-        but not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
-        """
+        """Which of the handlers that are named exist. What programs and backends need is made now, before
+        the first fork, so that children share it; but not for the samples alone: `subprocess` costs each
+        child a quarter of a megabyte."""
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
         server, rules = self._sections.server, self._sections.rules
         kinds = [*self._files.options.types.values()]
         for rule in rules:
             kinds += [*rule.values.get("types", {}).values(), rule.values.get("ForceType") or ""]
         self._typed = any(kind.lower().startswith(PROGRAM_TYPES) for kind in kinds)
-        names = [*server.values["handlers"].values(), *([server.handler] if server.handler else [])]
+        names = [*server.values["handlers"].values(), server.handler or "none"]
         used = names + [name for rule in rules if rule.of_a_file for name in rule.handlers]
         for name in names + [name for rule in rules for name in rule.handlers]:
             if is_backend(name):
@@ -351,19 +309,6 @@ def is_script(handler: str) -> bool:
     return handler in ("wsgi-script", "cgi-script") or is_backend(handler)
 
 
-def _ends(path: str, start: int) -> Iterator[int]:
+def _ends(path: str, start: int) -> list[int]:
     """Where the segments of a path end: from `start`, an alias's own end, to the whole of it."""
-    if start and path[start : start + 1] == "/":
-        yield start
-    at = path.find("/", start + 1)
-    while 0 <= at < len(path) - 1:
-        yield at
-        at = path.find("/", at + 1)
-    if at == len(path) - 1 > start:
-        yield at
-    yield len(path)
-
-
-def _whole_server(request: Request, conn: Connection) -> Response:
-    """`OPTIONS *`."""
-    return Response(200, b"Content-Length: 0\r\n", b"\r\n")
+    return [at for at in range(start or 1, len(path)) if path[at] == "/"] + [len(path)]

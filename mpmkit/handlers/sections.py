@@ -14,8 +14,6 @@ Each section becomes a `SectionRule` once, at the start. `Sections.config_for` m
 a path over the server's own settings, later ones over earlier ones: a `MergedConfig`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,14 +27,11 @@ from mpmkit.config.settings import CONDITIONS
 from mpmkit.config.unsupported import decides
 from mpmkit.config.values import Words, signed
 from mpmkit.handlers.access import Access, access_of
+from mpmkit.handlers.names import within
 
 ORDER = (
-    ("Directory",),
-    ("DirectoryMatch",),
-    ("Files", "FilesMatch"),
-    ("Location", "LocationMatch"),
-    CONDITIONS,
-)
+    ("Directory",), ("DirectoryMatch",), ("Files", "FilesMatch"), ("Location", "LocationMatch"), CONDITIONS,
+)  # fmt: skip
 SEEN = 5000  # directories that are looked into for .htaccess files
 MERGED_KEPT = 1024  # of what sets of sections say together
 # What a section may say, by attribute of `Directives`.
@@ -47,16 +42,12 @@ ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLink
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MergedConfig:
-    """What all sections together say about a path and its file.
+    """What all sections together say about a path and its file."""
 
-    values      by attribute of `Directives`, upon the server's own. LimitRequestBody is None where no section
-                at all has one: then the protocol applies it
-    by_name     a <Files> section set the handler
-    access      who may have it
-    """
-
+    # By attribute of `Directives`, upon the server's own. LimitRequestBody is None where no section at all
+    # has one: then the protocol applies it.
     values: Mapping[str, Any]
-    by_name: bool
+    by_name: bool  # a <Files> section set the handler
     access: Access
 
     @property
@@ -117,17 +108,12 @@ class SectionRule:
             subject = filename[filename.rfind("/") + 1 :]
         if self._search is not None:
             return self._search(os.fsencode(subject)) is not None
-        if kind == "Files":
-            return subject == self.arg
-        if not subject.startswith(self.arg):
-            return False
-        return self.arg[-1:] in ("/", "") or subject[len(self.arg) :][:1] in ("/", "")
+        return subject == self.arg if kind == "Files" else within(subject, self.arg)
 
     def over(self, config: MergedConfig) -> MergedConfig:
         """What holds when this section is merged upon `config`."""
-        by_name = config.by_name
-        if "SetHandler" in self.values:
-            by_name = self.kind.startswith("Files")
+        said = "SetHandler" in self.values
+        by_name = self.kind.startswith("Files") if said else config.by_name
         values = laid_over(config.values, self.values)
         return MergedConfig(values, by_name, self.access.over(config.access))
 
@@ -210,10 +196,8 @@ def forbidden_link(watched: Iterable[tuple[str, bool]]) -> str | None:
             st = os.lstat(name)
         except (OSError, ValueError):
             return None  # a missing path is no link, nor is anything below it
-        if not S_ISLNK(st.st_mode):
-            continue
         try:
-            if not if_owner or os.stat(name).st_uid != st.st_uid:
+            if S_ISLNK(st.st_mode) and not (if_owner and os.stat(name).st_uid == st.st_uid):
                 return name
         except OSError:
             return name

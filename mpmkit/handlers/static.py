@@ -21,11 +21,12 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpmkit.config.access import METHODS
 from mpmkit.config.values import ETAG, etag_parts
 from mpmkit.handlers.conditional import precondition, ranged
 from mpmkit.handlers.names import by_extension, dangling, joined, leads_out, tidy
 from mpmkit.handlers.redirects import moved, quote_path
-from mpmkit.http.messages import METHODS, FileBody, Page, Request, Response, http_date, page
+from mpmkit.http.messages import FileBody, Page, Request, Response, http_date, page
 from mpmkit.http.target import OwnName
 
 if TYPE_CHECKING:
@@ -54,29 +55,19 @@ TYPES = {
 
 
 class FileOptions(NamedTuple):
-    """What directives say about every file; defaults are httpd's.
+    """What directives say about every file; defaults are httpd's."""
 
-    indexes, slash  DirectoryIndex, DirectorySlash
-    types, forced, charset  AddType and TypesConfig; ForceType; AddDefaultCharset, for text/html and
-                text/plain without a charset of their own
-    etag        FileETag: what a tag is made of, of INode, MTime, Size; nothing: files have no tag
-    ranges      MaxRanges: a request that asks for more gets the whole file, which is less work
-    sendfile, mmap  EnableSendfile, EnableMMAP: how a large file is sent; with both, by sendfile
-    listings    mod_autoindex is loaded: it answers for a directory without an index file
-    own         ServerName, for redirects
-    """
-
-    indexes: tuple[str, ...] = ("index.html",)
-    slash: bool = True
-    types: Mapping[str, str] = TYPES
-    forced: str | None = None
-    charset: str = ""
-    etag: tuple[str, ...] = ETAG
-    ranges: int = 200
-    sendfile: bool = False
+    indexes: tuple[str, ...] = ("index.html",)  # DirectoryIndex
+    slash: bool = True  # DirectorySlash
+    types: Mapping[str, str] = TYPES  # AddType and TypesConfig
+    forced: str | None = None  # ForceType
+    charset: str = ""  # AddDefaultCharset: of text/html and text/plain that name none
+    etag: tuple[str, ...] = ETAG  # FileETag: of INode, MTime, Size; nothing: files have no tag
+    ranges: int = 200  # MaxRanges: more of them get the whole file, which is less work
+    sendfile: bool = False  # EnableSendfile, EnableMMAP: how a large file is sent; both: sendfile
     mmap: bool = True
-    listings: bool = False
-    own: OwnName = OwnName()
+    listings: bool = False  # mod_autoindex is loaded: it answers for what has no index file
+    own: OwnName = OwnName()  # ServerName, for redirects
 
     @classmethod
     def of(cls, d: Directives, types: Mapping[str, str], listings: bool = False) -> FileOptions:
@@ -104,21 +95,14 @@ def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
 
 
 class CachedFile:
-    """One version of one file, and the responses made for it.
-
-    get     the whole of a small file
-    mapped  the whole of a file that stays mapped; the body is a memoryview of the mapping
-    asked   the whole of it has been requested before
-    """
+    """One version of one file, and the responses made for it."""
 
     __slots__ = (
         "after", "asked", "etag", "fields", "filename", "get", "head", "mapped", "maps", "mtime",
         "sendfile", "signature", "size",
     )  # fmt: skip
 
-    def __init__(
-        self, filename: str, st: os.stat_result, now: float, kind: str | None, options: FileOptions
-    ) -> None:
+    def __init__(self, filename: str, st: os.stat_result, now: float, options: FileOptions) -> None:
         self.filename = filename
         self.signature = signature_of(st)
         self.size = st.st_size
@@ -134,20 +118,23 @@ class CachedFile:
             b"ETag: %b\r\n" % self.etag if self.etag else b"",
             b"bytes" if options.ranges else b"none",
         )
+        kind = options.forced or by_extension(options.types, filename)
+        if options.charset and kind in ("text/html", "text/plain"):
+            kind = f"{kind}; charset={options.charset}"
         self.after = b"Content-Type: %b\r\n\r\n" % kind.encode() if kind else b"\r\n"
         # httpd leaves the length out of a HEAD's answer when it is 0.
         length = b"Content-Length: %d\r\n" % self.size
         self.head = Response(200, self.fields + (length if self.size else b""), self.after)
-        self.get: Response | None = None
-        self.mapped: Response | None = None
-        self.asked = False
+        self.get: Response | None = None  # the whole of a small file
+        self.mapped: Response | None = None  # of one that stays mapped: a memoryview of the mapping
+        self.asked = False  # the whole of it has been requested before
         self.sendfile = options.sendfile
         self.maps = options.mmap and not options.sendfile
         if self.size <= SMALL:
             with open(filename, "rb") as file:
                 body = file.read(SMALL + 1)
             if len(body) == self.size:
-                self.get = Response(200, self.fields + length, self.after, body, self.size)
+                self.get = self._whole(body)
 
     def response(self, conn: Connection) -> Response:
         """The whole file. Raises OSError when it can't be opened any more."""
@@ -177,7 +164,7 @@ class CachedFile:
             return
         self.mapped = self._whole(memoryview(mapping))
 
-    def _whole(self, body: memoryview | FileBody) -> Response:
+    def _whole(self, body: bytes | memoryview | FileBody) -> Response:
         length = b"Content-Length: %d\r\n" % self.size
         return Response(200, self.fields + length, self.after, body, self.size)
 
@@ -196,11 +183,9 @@ class NoIndex(FileNotFoundError):
 
 class StaticFiles:
     """The handler. `root` is the document root. With the `prefix` of an Alias: URL paths begin with it,
-    and `root` is what it stands for.
+    and `root` is what it stands for."""
 
-    site    the router, which knows the handler of a directory's index file: it may be a script, or denied
-    """
-
+    # The router, which knows the handler of a directory's index file: it may be a script, or denied.
     site: Router | None = None
 
     def __init__(
@@ -224,15 +209,13 @@ class StaticFiles:
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         file = self._cached.get(request.path)
-        if file is not None:
-            try:
-                if signature_of(os.stat(file.filename)) != file.signature:
-                    file = None
-            except OSError:
+        try:
+            if file is not None and signature_of(os.stat(file.filename)) != file.signature:
                 file = None
-            if file is None:
-                self._cached.pop(request.path, None)
+        except OSError:
+            file = None
         if file is None:
+            self._cached.pop(request.path, None)
             found = self.find(request, conn)
             if isinstance(found, Response):
                 return found
@@ -246,7 +229,12 @@ class StaticFiles:
                 case "HEAD" if not request.conditional:
                     return file.head
                 case "GET" | "HEAD" | "POST":
-                    return self._conditional(request, file, conn)
+                    now = self._clock()
+                    answer = precondition(request, file, now)
+                    if request.method == "HEAD":
+                        return answer or file.head
+                    answer = answer or ranged(request, file, self.options.ranges, now, conn)
+                    return answer or file.response(conn)
                 case "OPTIONS":
                     return Response(200, ALLOW + b"Content-Length: 0\r\n", file.after)
                 case _:
@@ -255,11 +243,8 @@ class StaticFiles:
             return self._refused(error, request, conn)
 
     def _before_large(self, file: CachedFile) -> None:
-        """A whole file that is not kept in memory is requested: map it, if it is worth it.
-
-        The first time it is not: a mapping costs more than to read the file once. A version that is not
-        remembered is always requested for the first time.
-        """
+        """A whole file that is not kept in memory is requested: map it, if it is worth it. The first time it
+        is not: a mapping costs more than to read the file once."""
         if not file.asked:
             file.asked = True
         elif file.mapped is None and file.maps and file.size <= MMAP_LIMIT:
@@ -270,23 +255,13 @@ class StaticFiles:
                     other.mapped = None
             file.map()
 
-    def _conditional(self, request: Request, file: CachedFile, conn: Connection) -> Response:
-        """The answer to a request with a Range or an If-… header."""
-        now = self._clock()
-        if (refusal := precondition(request, file, now)) is not None:
-            return refusal
-        if request.method == "HEAD":
-            return file.head
-        return ranged(request, file, self.options.ranges, now, conn) or file.response(conn)
-
     def find(self, request: Request, conn: Connection) -> CachedFile | Response:
         """The file that the request's path names, or the response that refuses it."""
-        path = request.path
-        known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
-        if not path.startswith("/"):
-            return page(404, request.method) if known else self._not_allowed(request, conn)
-        options = self.options
+        path, options = request.path, self.options
         filename = self._file(path).rstrip("/") or "/"
+        known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
+        if not path.startswith("/") or not (known or os.path.isdir(filename)):
+            return page(404, request.method) if known else self._not_allowed(request, conn)
         try:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
@@ -299,21 +274,16 @@ class StaticFiles:
                 # An earlier name may come later: only the first is remembered for the directory's path.
                 if handler is not self or url != path + options.indexes[0] or not known:
                     return answered_by(handler, request.for_path(Request, url), conn)
-            elif known and path.endswith("/"):
+            elif path.endswith("/"):
                 return page(404, request.method)
-            if not known:
-                return self._not_allowed(request, conn)
             if leads_out(filename, self.root):
                 text = f"a symbolic link leads out of {self.root}: {filename}"
                 return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 text = f"not a file that the server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
-            kind = options.forced or by_extension(options.types, filename)
-            if options.charset and kind in ("text/html", "text/plain"):
-                kind = f"{kind}; charset={options.charset}"
             now = self._clock()
-            file = CachedFile(filename, st, now, kind, options)
+            file = CachedFile(filename, st, now, options)
         except (OSError, ValueError) as error:
             if not known:
                 return self._not_allowed(request, conn)

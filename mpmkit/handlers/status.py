@@ -4,33 +4,31 @@
                                └─> html    mod_status's parts and columns, our words around them
 
 A program that reads httpd's status page can read this one: keys, order and number formats are
-mod_status's, and tests compare them with what a real httpd answered.
+mod_status's, and tests compare them with what a real httpd answered. Nothing is measured here but the CPU
+time of the processes, which the kernel counts anyway.
 """
 
-from __future__ import annotations
-
+import os
 import re
+import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import cache
 
-from mpmkit.handlers.status_data import StatusData, built, format_g, format_uptime, size
-from mpmkit.http.messages import Request, Response, escape, page, text, whole_number
+from mpmkit import _version
+from mpmkit.http.messages import SERVER, Request, Response, escape, page, text, whole_number
 from mpmkit.http.target import split_host
+from mpmkit.policy.snapshot import count
 from mpmkit.policy.states import BUSY, DEAD, GRACEFUL, IDLE_KILL, LETTERS, READY, STARTING, WORDS
-
-if TYPE_CHECKING:
-    from mpmkit.server.connection import Connection
-    from mpmkit.server.scoreboard import Scoreboard
+from mpmkit.server.connection import Connection
+from mpmkit.server.scoreboard import Scoreboard
 
 REFRESH = 10  # seconds of a `?refresh` without a number
 
 
 class Status:
-    """The handler. `board` is called for the scoreboard at each request.
-
-    `name` is ServerName: the server's name on the page when the client sent no Host.
-    """
+    """The handler. `board` is called for the scoreboard at each request. `name` is ServerName: the server's
+    name on the page when the client sent no Host."""
 
     def __init__(
         self, board: Callable[[], Scoreboard], *, extended: bool = True, name: str = ""
@@ -53,57 +51,91 @@ class Status:
         data = StatusData(self._board(), self._extended, time.time())
         host = (request.get(b"host") or b"").decode("latin-1")
         name = split_host(host)[0] or self._name or "localhost"
-        if "auto" in query:
-            kind, body = b"text/plain", auto(data, name)
-        else:
-            kind, body = b"text/html", html(data, name, conn.local[0])
-        raw = body.encode("latin-1", "xmlcharrefreplace")
-        return text(200, raw, kind + b"; charset=ISO-8859-1", request.method, extra)
+        plain = "auto" in query
+        body = auto(data, name) if plain else html(data, name, conn.local[0])
+        kind = b"text/%b; charset=ISO-8859-1" % (b"plain" if plain else b"html")
+        return text(200, body.encode("latin-1", "xmlcharrefreplace"), kind, request.method, extra)
+
+
+class StatusData:
+    """Everything the page shows, from one snapshot of the scoreboard. `now`: seconds since the epoch."""
+
+    def __init__(self, board: Scoreboard, extended: bool, now: float) -> None:
+        self.board, self.mpm = board, board.mpm
+        self.extended, self.now = extended, now
+        self.snapshot = board.snapshot()
+        self.rows = [row for row in self.snapshot.processes if row.pid]
+        self.counts = count(self.snapshot, board.threads_per_child)
+        self.uptime = max(0, int(now) - board.restart_time // 1_000_000_000)
+        self.load = os.getloadavg()
+        # As `?auto` calls it, as the page does, and the value.
+        self.facts = (
+            ("ServerVersion", "Server Version", f"{SERVER} (Python {sys.version.split()[0]})"),
+            ("ServerMPM", "Server MPM", self.mpm),
+            ("Server Built", "Server Built", built()),
+            ("CurrentTime", "Current Time", local(now)),
+            ("RestartTime", "Restart Time", local(board.restart_time / 1e9)),
+            ("ParentServerConfigGeneration", "Parent Server Config. Generation", board.config_generation),
+            ("ParentServerMPMGeneration", "Parent Server MPM Generation", board.generation),
+        )  # fmt: skip
+        if extended:
+            self.accesses, sent, duration = board.totals()
+            self.kbytes = sent // 1024
+            self.duration = duration // 1_000_000
+            self.cpus = {row.pid: cpu_of(row.pid) for row in self.rows}
+            of_all = (cpu_of(board.parent_pid), *self.cpus.values())
+            self.cpu = tuple(map(sum, zip(*of_all, strict=True)))
+            age = age_of(board.parent_pid)
+            self.cpu_load = 100 * sum(self.cpu) / age if age else 0.0
+
+    @property
+    def letters(self) -> str:
+        """All slots as letters; a DEAD one beyond the configured limits is left out."""
+        threads, processes = self.board.threads_per_child, self.board.process_limit
+        return "".join(
+            LETTERS[state]
+            for row in self.snapshot.processes
+            for thread, state in enumerate(row.states)
+            if state != DEAD or (row.slot < processes and thread < threads)
+        )
+
+
+def values(f: StatusData) -> dict[str, object]:
+    """What `?auto` shows, by httpd's keys and in their order."""
+    found: dict[str, object] = {key: value for key, _, value in f.facts}
+    found |= {"ServerUptimeSeconds": f.uptime, "ServerUptime": format_uptime(f.uptime).lstrip()}
+    found |= zip(("Load1", "Load5", "Load15"), (f"{value:.2f}" for value in f.load), strict=True)
+    if f.extended:
+        found |= {
+            "Total Accesses": f.accesses,
+            "Total kBytes": f.kbytes,
+            "Total Duration": f.duration,
+        }
+        keys = ("CPUUser", "CPUSystem", "CPUChildrenUser", "CPUChildrenSystem")
+        found |= zip(keys, map(format_g, f.cpu), strict=True)
+        found |= {"CPULoad": format_g(f.cpu_load)} if f.cpu_load else {}
+        found["Uptime"] = f.uptime
+        rates = (
+            ("ReqPerSec", f.accesses, f.uptime), ("BytesPerSec", 1024 * f.kbytes, f.uptime),
+            ("BytesPerReq", 1024 * f.kbytes, f.accesses), ("DurationPerReq", f.duration, f.accesses),
+        )  # fmt: skip
+        found |= {key: format_g(amount / of) for key, amount, of in rates if of}
+    found |= zip(("BusyWorkers", "GracefulWorkers", "IdleWorkers"), f.counts[:3], strict=True)
+    if f.mpm == "event":
+        found |= {
+            "Processes": f.counts.processes, "Stopping": f.counts.stopping,
+            "ConnsTotal": sum(row.connections for row in f.rows), "ConnsAsyncWaitIO": 0,
+            "ConnsAsyncWriting": sum(row.write_completion for row in f.rows),
+            "ConnsAsyncKeepAlive": sum(row.keep_alive for row in f.rows),
+            "ConnsAsyncClosing": sum(row.lingering_close for row in f.rows),
+        }  # fmt: skip
+    return found | {"Scoreboard": f.letters}
 
 
 def auto(f: StatusData, server_name: str) -> str:
     """The text of `?auto`."""
-    lines = [
-        server_name,
-        *(f"{key}: {value}" for key, _, value in f.facts),
-        f"ServerUptimeSeconds: {f.uptime}",
-        f"ServerUptime:{format_uptime(f.uptime)}",
-        *(f"Load{minutes}: {value:.2f}" for minutes, value in zip((1, 5, 15), f.load, strict=True)),
-    ]
-    if f.extended:
-        lines += (
-            f"Total Accesses: {f.accesses}",
-            f"Total kBytes: {f.kbytes}",
-            f"Total Duration: {f.duration}",
-        )
-        keys = ("User", "System", "ChildrenUser", "ChildrenSystem")
-        lines += (f"CPU{key}: {format_g(used)}" for key, used in zip(keys, f.cpu, strict=True))
-        if f.cpu_load:
-            lines.append(f"CPULoad: {format_g(f.cpu_load)}")
-        lines.append(f"Uptime: {f.uptime}")
-        if f.uptime:
-            lines.append(f"ReqPerSec: {format_g(f.accesses / f.uptime)}")
-            lines.append(f"BytesPerSec: {format_g(1024 * f.kbytes / f.uptime)}")
-        if f.accesses:
-            lines.append(f"BytesPerReq: {format_g(1024 * f.kbytes / f.accesses)}")
-            lines.append(f"DurationPerReq: {format_g(f.duration / f.accesses)}")
-    lines += (
-        f"BusyWorkers: {f.counts.busy}",
-        f"GracefulWorkers: {f.counts.graceful}",
-        f"IdleWorkers: {f.counts.idle}",
-    )
-    if f.mpm == "event":
-        lines += (
-            f"Processes: {f.counts.processes}",
-            f"Stopping: {f.counts.stopping}",
-            f"ConnsTotal: {sum(row.connections for row in f.rows)}",
-            "ConnsAsyncWaitIO: 0",
-            f"ConnsAsyncWriting: {sum(row.write_completion for row in f.rows)}",
-            f"ConnsAsyncKeepAlive: {sum(row.keep_alive for row in f.rows)}",
-            f"ConnsAsyncClosing: {sum(row.lingering_close for row in f.rows)}",
-        )
-    lines.append(f"Scoreboard: {f.letters}")
-    return "\n".join(lines) + "\n"
+    lines = (f"{key}: {value}".rstrip() for key, value in values(f).items())
+    return "\n".join((server_name, *lines)) + "\n"
 
 
 # -- the page for people ---------------------------------------------------------------------------
@@ -163,30 +195,28 @@ def _row(cells: tuple[object, ...]) -> str:
 
 
 def _summary(f: StatusData) -> list[str]:
+    v = values(f)
     lines = [
         f"Server uptime: {format_uptime(f.uptime)}",
-        f"Server load: {' '.join(f'{value:.2f}' for value in f.load)}",
+        f"Server load: {v['Load1']} {v['Load5']} {v['Load15']}",
     ]
     if f.extended:
-        total = size(1024 * f.kbytes)
+        sent = 1024 * f.kbytes
         lines.append(
-            f"Total accesses: {f.accesses} - Total Traffic: {total} - Total Duration: {f.duration}"
+            f"Total accesses: {f.accesses} - Total Traffic: {size(sent)} - Total Duration: {f.duration}"
         )
-        used = zip(("u", "s", "cu", "cs"), f.cpu, strict=True)
-        usage = "CPU Usage: " + " ".join(f"{name}{format_g(value)}" for name, value in used)
-        lines.append(usage + (f" - {format_g(f.cpu_load)}% CPU load" if f.cpu_load else ""))
+        usage = "CPU Usage: u{CPUUser} s{CPUSystem} cu{CPUChildrenUser} cs{CPUChildrenSystem}"
+        load = " - {CPULoad}% CPU load" if f.cpu_load else ""
+        lines.append((usage + load).format_map(v))
         rates = []
         if f.uptime:
-            rates.append(f"{format_g(f.accesses / f.uptime)} requests/sec")
-            rates.append(f"{size(1024 * f.kbytes // f.uptime)}/second")
+            rates += [f"{v['ReqPerSec']} requests/sec", f"{size(sent // f.uptime)}/second"]
         if f.accesses:
-            rates.append(f"{size(1024 * f.kbytes // f.accesses)}/request")
-            rates.append(f"{format_g(f.duration / f.accesses)} ms/request")
-        if rates:
-            lines.append(" - ".join(rates))
+            rates += [f"{size(sent // f.accesses)}/request", f"{v['DurationPerReq']} ms/request"]
+        lines += [" - ".join(rates)] if rates else []
     lines.append(
-        f"{f.counts.busy} requests currently being processed, {f.counts.graceful} workers "
-        f"gracefully restarting, {f.counts.idle} idle workers"
+        "{BusyWorkers} requests currently being processed, {GracefulWorkers} workers "
+        "gracefully restarting, {IdleWorkers} idle workers".format_map(v)
     )
     return lines
 
@@ -198,14 +228,9 @@ def _processes(f: StatusData) -> str:
     for row in f.rows:
         old = row.generation != f.snapshot.generation
         stopping = ("yes" if row.quiescing else "no") + (" (old gen)" if old else "")
-        busy = graceful = idle = 0
-        if not row.quiescing:
-            states = row.states[: f.board.threads_per_child]
-            graceful = states.count(GRACEFUL)
-            idle = 0 if old else states.count(READY)
-            busy = sum(states.count(state) for state in BUSY)
+        threads = count(f.snapshot, f.board.threads_per_child, (row,))[:3]
         waiting = (0, row.write_completion, row.keep_alive, row.lingering_close)
-        numbers = (row.connections, busy, graceful, idle, *waiting)
+        numbers = (row.connections, *threads, *waiting)
         sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         accepting = "no" if row.not_accepting else "yes"
         rows.append((row.slot, row.pid, stopping, numbers[0], accepting, *numbers[1:]))
@@ -250,3 +275,66 @@ def _workers(f: StatusData) -> str:
     legend = (f"<tr><th>{name}</th><td>{what}</td></tr>" for name, what in COLUMNS.items() if what)
     rest = "\n".join(legend)
     return f'<table border="0">{table}\n</table>\n<hr />\n<table class="plain">\n{rest}\n</table>'
+
+
+def format_uptime(seconds: int) -> str:
+    """` 1 day 2 hours 3 minutes 4 seconds`, zero parts left out, with httpd's leading blank."""
+    parts = []
+    for size, word in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        amount, seconds = divmod(seconds, size)
+        if amount:
+            parts.append(f" {amount} {word}{'s' if amount > 1 else ''}")
+    return "".join(parts)
+
+
+def format_g(value: float) -> str:
+    """APR's %g: six significant digits, no zero before the point, and no exponent for large numbers."""
+    text = f"{value:.6g}"
+    if "e+" in text:
+        text = f"{float(text):.0f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def local(seconds: float) -> str:
+    """A time in httpd's own format: `Sunday, 22-Nov-2026 20:21:35 UTC`."""
+    return time.strftime("%A, %d-%b-%Y %H:%M:%S %Z", time.localtime(seconds))
+
+
+@cache
+def built() -> str:
+    """When this version was installed, as an ISO date-time: it is never compiled."""
+    installed = os.stat(_version.__file__).st_mtime
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(installed))
+
+
+def size(number: int) -> str:
+    """Bytes as mod_status writes them: `999 B`, `5.0 kB`, `0.5 MB`, `0.5 GB`."""
+    for shift, unit in ((30, "GB"), (20, "MB"), (10, "kB")):
+        if number >= (512 << (shift - 10) if shift > 10 else 5 << 10):
+            return f"{number / (1 << shift):.1f} {unit}"
+    return f"{number} B"
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on; zeros when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return [b"0"] * 20
+
+
+def cpu_of(pid: int) -> tuple[float, ...]:
+    """Seconds of CPU that a process has used, as user and system, and the same of the children that it has
+    waited for (proc_pid_stat(5), utime to cstime)."""
+    return tuple(int(field) / _TICKS for field in _stat(pid)[11:15])
+
+
+def age_of(pid: int) -> float:
+    """Seconds since a process started; 0 without such a process. Its CPU time is counted from then on,
+    and not from the RestartTime that a SIGHUP resets."""
+    started = int(_stat(pid)[19]) / _TICKS
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else 0.0

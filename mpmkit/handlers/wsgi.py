@@ -6,8 +6,6 @@ the MPM: under prefork a script has its process to itself, under worker and even
 threads run the same module at the same time.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -15,33 +13,25 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable, Iterator
 from stat import S_ISREG
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mpmkit.config.directives import Directives
 from mpmkit.handlers.gateway import Redirected, Script, Variables
 from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import measured
 from mpmkit.handlers.static import signature_of
 from mpmkit.handlers.wsgi_head import Head, read_head
-from mpmkit.http.messages import BODYLESS_STATUSES, FileBody, Request, Response, page
-from mpmkit.server.core import Begun, begin
+from mpmkit.http.messages import BODYLESS_STATUSES, LONGEST, FileBody, Request, Response, page
+from mpmkit.server.connection import Connection
+from mpmkit.server.core import Begun, Service, begin
+from mpmkit.server.logs import ErrorLog
 from mpmkit.server.output import Disconnected
-
-if TYPE_CHECKING:
-    from mpmkit.config.directives import Directives
-    from mpmkit.server.connection import Connection
-    from mpmkit.server.core import Service
-    from mpmkit.server.logs import ErrorLog
-
 
 LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of their line
 
 
 class Application:
-    """One `.py` file: its application, loaded again when the file changes.
-
-    The module goes into `sys.modules` under a name made of the file's path, because frameworks look
-    there for the folder of their templates (Flask), and classes for the module they are from.
-    """
+    """One `.py` file: its application, loaded again when the file changes."""
 
     def __init__(self, root: str, path: str) -> None:
         self.path = path
@@ -55,8 +45,7 @@ class Application:
     def version(self) -> tuple[int, int, int, int]:
         """The file's version now. Raises OSError; PermissionError, too, for what is not a file or is a
         symbolic link that leads out of the document root."""
-        st = os.stat(self.path)
-        signature = signature_of(st)
+        signature = signature_of(st := os.stat(self.path))
         if signature != self._signature:
             if leads_out(self.path, self._root) or not S_ISREG(st.st_mode):
                 raise PermissionError(self.path)
@@ -76,11 +65,11 @@ class Application:
 
     def _load(self) -> Callable[..., Iterable[bytes]]:
         with open(self.filename, "rb") as file:
-            source = file.read()
-        module = ModuleType(self._name)
+            code = compile(file.read(), self.filename, "exec", dont_inherit=True)
+        # Frameworks look into sys.modules for the folder of their templates (Flask), and classes for
+        # the module they are from.
+        sys.modules[self._name] = module = ModuleType(self._name)
         module.__file__ = self.filename
-        code = compile(source, self.filename, "exec", dont_inherit=True)
-        sys.modules[self._name] = module
         exec(code, module.__dict__)
         application = getattr(module, "application", None)
         if not callable(application):
@@ -102,7 +91,6 @@ class WsgiScripts:
         self._stderr = _ErrorStream(errors)
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
             "wsgi.multithread": directives.threaded,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
@@ -134,41 +122,37 @@ class WsgiScripts:
         self._variables.add(environ, request, conn, script)
         environ["SCRIPT_FILENAME"] = application.filename
         environ["wsgi.url_scheme"] = conn.scheme
-        if request.length == 0:
-            environ["wsgi.input"] = io.BytesIO()
-        else:
-            environ["wsgi.input"] = io.BufferedReader(_Body(conn))
-            if request.length is None:
-                environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-        response = run_application(function, environ, _Call(request, conn, self.service))
-        if self._stderr.held:
-            self._stderr.flush()
+        reads = request.length != 0
+        environ["wsgi.input"] = io.BufferedReader(_Body(conn)) if reads else io.BytesIO()
+        if request.length is None:
+            environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
+        call = _Call(request, conn, self.service, self._stderr)
+        try:
+            response = call.run(function, environ)
+        finally:
+            if self._stderr.held:
+                self._stderr.flush()
         if type(response.body) is FileBody:
             response.body.sendfile = self._sendfile
         return response
 
 
 class FileWrapper:
-    """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling"): a file as an iterable.
-
-    An application that returns one, of a regular file, has it sent as a static file would be: by
-    sendfile where that is on, and under event without a thread that waits for a slow client.
-    """
+    """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling"): a file as an iterable. An
+    application that returns one, of a regular file, has it sent as a static file would be: by sendfile
+    where that is on, and under event without a thread that waits for a slow client."""
 
     def __init__(self, file: Any, block_size: int = 65536) -> None:
         self.file = file
-        self.most: int | None = None  # bytes to send: the application's Content-Length
+        self.most = LONGEST  # bytes to send: the application's Content-Length
         self._block_size = block_size
         self.close = getattr(file, "close", lambda: None)
 
     def __iter__(self) -> Iterator[bytes]:
-        size, left = self._block_size, self.most
-        while data := self.file.read(size if left is None else min(size, left)):
+        left = self.most
+        while left > 0 and (data := self.file.read(min(self._block_size, left))):
             yield data
-            if left is not None:
-                left -= len(data)
-                if left <= 0:
-                    return
+            left -= len(data)
 
     def body(self) -> FileBody | None:
         """What is left of the file, by a descriptor of its own; None: it is not a regular file, or what
@@ -180,114 +164,112 @@ class FileWrapper:
         try:
             fd, at = file.fileno(), file.tell()
             st = os.fstat(fd)
-            if not S_ISREG(st.st_mode):
-                return None
-            left = max(0, st.st_size - at)
-            return FileBody(os.dup(fd), at, left if self.most is None else min(left, self.most))
+            left = min(max(0, st.st_size - at), self.most)
+            return FileBody(os.dup(fd), at, left) if S_ISREG(st.st_mode) else None
         except (AttributeError, OSError, ValueError):
             return None
 
 
-def run_application(
-    application: Callable[..., Iterable[bytes]], environ: dict[str, Any], call: _Call
-) -> Response:
-    """Call the application and make a Response of its answer.
-
-    Raises what the application raises, and AssertionError where it breaks PEP 3333; but when write() has
-    sent the head already, the Response's body raises it.
-    """
-    try:
-        result = application(environ, call.start_response)
-        if not call.written and call.begun is None:
-            if type(result) in (list, tuple):
-                # The whole body is at hand: one send, and its length is known.
-                body = b"".join(result)
-                return call.response(body, len(body))
-            if type(result) is FileWrapper and (file := call.file(result)) is not None:
-                return call.response(file, file.count)
-        pieces = _Pieces(result, call)
-        try:
-            return call.response(pieces, None) if call.begun is None else call.going_on(pieces)
-        except BaseException:
-            pieces.close()
-            raise
-    except BaseException as error:
-        if call.begun is None or isinstance(error, Disconnected):
-            raise
-        return call.going_on(_raising(error))
-
-
-def _raising(error: BaseException) -> Iterator[bytes]:
-    raise error
-    yield b""
-
-
 class _Call:
-    """One call of an application: what it passed to `start_response`, and what write() has sent."""
+    """One call of an application: what it passed to `start_response`, what write() has sent, and, as an
+    iterable, the pieces that follow. `run` calls it, and makes a Response of its answer. The first piece is
+    taken before the head is sent, because an application may call start_response as late as then. Of a body
+    with a Content-Length no more bytes are sent (`programs.measured`)."""
 
-    def __init__(self, request: Request, conn: Connection, service: Service | None) -> None:
-        self.request = request
-        self.begun: Begun | None = None
-        self._conn = conn
+    _result: Iterable[bytes]
+    _rest: Iterable[bytes]
+    _left: int | None  # bytes of the Content-Length that follow
+
+    def __init__(
+        self, request: Request, conn: Connection, service: Service | None, stderr: "_ErrorStream"
+    ) -> None:
+        self._request, self._conn, self._stderr = request, conn, stderr
         # An answer that another one becomes a part of (ErrorDocument, Location) has its head later.
         self._service = None if isinstance(request, Redirected) else service
-        self.head: Head | None = None
-        self.written: list[bytes] = []
-        self.sent = False
+        self._head: Head | None = None
+        self._begun: Begun | None = None  # the response that write() has begun to send
+        self._written: list[bytes] = []  # what write() could not send
+        self._sent = False
+
+    def run(self, application: Callable[..., Iterable[bytes]], environ: dict[str, Any]) -> Response:
+        """Raises what the application raises, and AssertionError where it breaks PEP 3333; but when write()
+        has sent the head already, the Response's body raises it."""
+        try:
+            result = application(environ, self.start_response)
+            if not self._written and self._begun is None:
+                if type(result) in (list, tuple):
+                    # The whole body is at hand: one send, and its length is known.
+                    body = b"".join(result)
+                    return self._response(body, len(body))
+                if type(result) is FileWrapper and (file := self._file(result)) is not None:
+                    return self._response(file, file.count)
+            self._result, self._first = result, []
+            try:
+                self._rest = rest = iter(result)
+                for piece in rest:
+                    self._first.append(piece if type(piece) is bytes else _plain(piece))
+                    if piece or self._written:
+                        break
+                return self._response(self, None) if self._begun is None else self._going_on(self)
+            except BaseException:
+                self.close()
+                raise
+        except BaseException as error:
+            if self._begun is None or isinstance(error, Disconnected):
+                raise
+            return self._going_on(_raising(error))
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None):
         if exc_info is not None:
             try:
-                if self.sent:
+                if self._sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # no reference cycle through the traceback
-            self.written.clear()  # it belonged to the response that this one replaces
-        elif self.head is not None:
+            self._written.clear()  # it belonged to the response that this one replaces
+        elif self._head is not None:
             raise AssertionError("start_response was called a second time without exc_info")
-        self.head = read_head(status, tuple(map(tuple, headers)))
+        self._head = read_head(status, tuple(map(tuple, headers)))
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's old way: sent at once, with the head before it.
-
-        Once the application's iterable is being sent, it goes with the next piece of that.
-        """
+        """PEP 3333's old way: sent at once, with the head before it. Once the application's iterable is
+        being sent, it goes with the next piece of that."""
         if type(data) is not bytes:
             data = _plain(data)
         if not data:
             return
-        head = self.head
+        head = self._head
         assert head is not None
-        if self.begun is None:
-            if self._service is None or self.sent or self.written or self._bodyless(head):
-                self.written.append(data)
+        if self._begun is None:
+            if self._service is None or self._sent or self._written or self._bodyless(head):
+                self._written.append(data)
                 return
-            self.begun = begin(self._conn, self.request, self.response([], None), self._service)
-            self.sent = True
-        left = len(data) if head.length is None else head.length - self.begun.count
-        self.begun.write(data[:left])
+            self._begun = begin(self._conn, self._request, self._response([], None), self._service)
+            self._sent = True
+        left = len(data) if head.length is None else head.length - self._begun.count
+        self._begun.write(data[:left])
         if left < len(data):
             raise AssertionError(f"more bytes than Content-Length {head.length}")
 
     def _bodyless(self, head: Head) -> bool:
-        return head.code in BODYLESS_STATUSES or self.request.method == "HEAD"
+        return head.code in BODYLESS_STATUSES or self._request.method == "HEAD"
 
-    def going_on(self, pieces: Iterable[bytes]) -> Response:
+    def _going_on(self, pieces: Iterable[bytes]) -> Response:
         """The response whose head, and some of its body, write() has sent: `pieces` come after them."""
-        assert self.begun is not None and self.head is not None
-        answer = self.response([], None)
-        if isinstance(pieces, _Pieces) and self.head.length is not None:
-            pieces.declared = self.head.length - self.begun.count
-        self.begun.rest = pieces
-        answer.body = self.begun
+        assert self._begun is not None
+        answer = self._response([], None)
+        if self._left is not None:
+            self._left -= self._begun.count
+        self._begun.rest = pieces
+        answer.body = self._begun
         return answer
 
-    def file(self, wrapper: FileWrapper) -> FileBody | None:
+    def _file(self, wrapper: FileWrapper) -> FileBody | None:
         """The file, if it can be the body as it is: of the declared length, and with a plain head."""
-        if (head := self.head) is None:
+        if (head := self._head) is None:
             return None
-        wrapper.most = head.length
+        wrapper.most = LONGEST if head.length is None else head.length
         if self._bodyless(head) or head.reason is not None or (file := wrapper.body()) is None:
             return None
         if head.length not in (None, file.count):
@@ -296,68 +278,33 @@ class _Call:
         wrapper.close()
         return file
 
-    def response(self, body: Any, length: int | None) -> Response:
-        head = self.head
-        if head is None:
+    def _response(self, body: Any, length: int | None) -> Response:
+        if (head := self._head) is None:
             raise AssertionError("the application did not call start_response")
         code, fields, declared = head.code, head.fields, head.length
-        if code in BODYLESS_STATUSES or self.request.method == "HEAD":
-            if declared is None and length and self.request.method == "HEAD":
+        if code in BODYLESS_STATUSES or self._request.method == "HEAD":
+            if declared is None and length and code not in BODYLESS_STATUSES:
                 fields += b"Content-Length: %d\r\n" % length
-            if hasattr(body, "close"):
-                body.close()
+            if body is self:
+                self.close()
             body, declared = b"", 0
         elif declared is None and length is not None:
             fields += b"Content-Length: %d\r\n" % length
             declared = length
         elif declared is not None and length is not None and declared != length:
             raise AssertionError(f"Content-Length says {declared}, the body has {length} bytes")
-        if isinstance(body, _Pieces):
-            body.declared = declared
+        self._left = declared
         if head.reason is not None:
             body = [body] if type(body) is bytes else body  # only this way sends a reason
         return Response(code, fields, head.after, body, declared, reason=head.reason)
 
-
-def _plain(data: Any) -> bytes:
-    """What an application sends; also of a subclass of bytes."""
-    if not isinstance(data, bytes):
-        raise AssertionError(f"the application sends {type(data).__name__}, not bytes")
-    return bytes(memoryview(data))
-
-
-class _Pieces:
-    """An application's iterable. The first piece is taken before the head is sent, because an
-    application may call start_response as late as then.
-
-    `declared` is the application's Content-Length: no more bytes are sent (`programs.measured`).
-    """
-
-    def __init__(self, result: Iterable[bytes], call: _Call) -> None:
-        self.declared: int | None = None
-        self._result = result
-        self._iterator = iter(result)
-        self._call = call
-        self._first: list[bytes] = []
-        try:
-            for piece in self._iterator:
-                if type(piece) is not bytes:
-                    piece = _plain(piece)
-                self._first.append(piece)
-                if piece or call.written:
-                    break
-        except BaseException:
-            self.close()
-            raise
-
     def __iter__(self) -> Iterator[bytes]:
-        pieces = self._all()
-        return pieces if self.declared is None else measured(pieces, self.declared, AssertionError)
+        pieces = self._pieces()
+        return pieces if self._left is None else measured(pieces, self._left, AssertionError)
 
-    def _all(self) -> Iterator[bytes]:
-        self._call.sent = True
-        written = self._call.written
-        for pieces in (self._first, self._iterator):
+    def _pieces(self) -> Iterator[bytes]:
+        self._sent, written = True, self._written
+        for pieces in (self._first, self._rest):
             for piece in pieces:
                 while written:
                     yield written.pop(0)
@@ -365,10 +312,27 @@ class _Pieces:
         yield from written
 
     def close(self) -> None:
-        """Close the application's iterable, once."""
-        close, self._result = getattr(self._result, "close", None), ()
-        if close is not None:
-            close()
+        """Close the application's iterable, once, and let go of it: it may hold `start_response`."""
+        close = getattr(self._result, "close", None)
+        self._result = self._rest = ()
+        try:
+            if close is not None:
+                close()
+        finally:
+            if self._stderr.held:
+                self._stderr.flush()
+
+
+def _raising(error: BaseException) -> Iterator[bytes]:
+    raise error
+    yield b""
+
+
+def _plain(data: Any) -> bytes:
+    """What an application sends; also of a subclass of bytes."""
+    if not isinstance(data, bytes):
+        raise AssertionError(f"the application sends {type(data).__name__}, not bytes")
+    return bytes(memoryview(data))
 
 
 class _Body(io.RawIOBase):

@@ -3,8 +3,6 @@
 "200 OK", [("Content-Type", "text/plain")] ──> Head, or AssertionError
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,26 +22,19 @@ HEADS_KEPT = 128  # of applications' answers: status and headers, checked and wr
 
 
 class Head(NamedTuple):
-    """What an application passed to `start_response`, as it goes to the client.
-
-    fields, after   header lines, as a Response has them
-    length          its Content-Length, None without one
-    reason          its own reason phrase; None: the usual one
-    """
+    """What an application passed to `start_response`, as it goes to the client."""
 
     code: int
-    fields: bytes
+    fields: bytes  # header lines, as a Response has them
     after: bytes
-    length: int | None
-    reason: bytes | None
+    length: int | None  # its Content-Length
+    reason: bytes | None  # its own phrase; None: the usual one
 
 
 @lru_cache(HEADS_KEPT)
 def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
-    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError.
-
-    Most applications repeat themselves, so valid heads are remembered.
-    """
+    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError. Most applications
+    repeat themselves, so valid heads are remembered."""
     if not _STATUS.match(status):
         raise AssertionError(f"status {status!r} is not like '200 OK'")
     code, reason = int(status[:3]), status[4:]

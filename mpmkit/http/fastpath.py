@@ -12,12 +12,12 @@ tests compare all that it accepts with `parse_head`'s reading of the same bytes.
 memory, which costs more than parsing them.
 """
 
-from __future__ import annotations
-
 import re
+from typing import Any
 
+from mpmkit.config.access import METHODS
 from mpmkit.config.directives import Directives
-from mpmkit.http.messages import METHODS, Request
+from mpmkit.http.messages import Request
 from mpmkit.http.target import is_host, split_target
 
 HEADS_REMEMBERED = 512
@@ -54,20 +54,16 @@ def tokens(value: bytes | None) -> frozenset[bytes]:
 
 
 class RequestCache:
-    """The short ways to a Request, and their caches in a process.
-
-    known    heads without a body, byte by byte, and their Requests
-    lines    field lines of plain heads: each with its field and its bits (`_HOST_LINE` and so on)
-
-    Both are bounded, and emptied when they are full. All threads of a process share them without a lock: each
-    step is one operation on a dict or a set, and what it finds is whole. Threads that add at the same moment
-    may go beyond a bound, by one entry each.
-    """
+    """The short ways to a Request, and their caches in a process, `known` and `lines`. Both are bounded,
+    and emptied when they are full. All threads of a process share them without a lock: each step is one
+    operation on a dict or a set, and what it finds is whole. Threads that add at the same moment may go
+    beyond a bound, by one entry each."""
 
     __slots__ = ("_fields", "_longest", "_once", "known", "lines")
 
     def __init__(self, directives: Directives) -> None:
-        self.known: dict[bytes, Request] = {}
+        self.known: dict[bytes, Request] = {}  # by a head without a body, byte by byte
+        # By a field line of plain heads: its field, and its bits (`_HOST_LINE` and so on).
         self.lines: dict[bytes, tuple[Field, int]] = {}
         self._once: set[int] = set()  # hashes
         # A head that is no longer than one of its lines may be needs no closer look at each.
@@ -76,26 +72,24 @@ class RequestCache:
 
     def remember(self, head: bytes, request: Request) -> None:
         """Know `head` from now on, if it has been here before."""
-        if len(head) <= LONGEST_REMEMBERED and self._twice(head):
-            if len(self.known) >= HEADS_REMEMBERED:
-                self.known.clear()
-            self.known[head] = request
+        if len(head) <= LONGEST_REMEMBERED:
+            self._learn(self.known, head, request, HEADS_REMEMBERED)
 
-    def _twice(self, data: bytes) -> bool:
-        """Have the same bytes been here lately? (Or others with the same hash: that does no harm.)"""
-        number = hash(data)
-        if number in self._once:
-            return True
-        if len(self._once) >= SEEN_ONCE:
-            self._once.clear()
-        self._once.add(number)
-        return False
+    def _learn(self, table: dict[bytes, Any], data: bytes, value: Any, most: int) -> None:
+        """Put `data` into a table if it has been here lately (or other bytes with the same hash: that does no
+        harm)."""
+        if (number := hash(data)) in self._once:
+            if len(table) >= most:
+                table.clear()
+            table[data] = value
+        else:
+            if len(self._once) >= SEEN_ONCE:
+                self._once.clear()
+            self._once.add(number)
 
     def read_plain(self, head: bytes) -> Request | None:
-        """The Request of `head`, which ends in a blank line, if it is plain and nothing follows.
-
-        None: it is not, and h11 decides. Raises RequestError for an invalid path.
-        """
+        """The Request of `head`, which ends in a blank line, if it is plain and nothing follows. None: it
+        is not, and h11 decides. Raises RequestError for an invalid path."""
         lines = head.split(b"\r\n")
         line = lines[0]
         start = _PLAIN_LINE.fullmatch(line)
@@ -120,24 +114,18 @@ class RequestCache:
         if method not in _METHODS:
             return None
         request = Request()
-        request.head = head
-        request.line = line
-        request.log_line = line.decode("ascii")
-        request.method = _METHODS[method]
-        request.target = target
+        request.head, request.line, request.log_line = head, line, line.decode("ascii")
+        request.method, request.target = _METHODS[method], target
         path = raw.decode("ascii")
         if "%" in path or "//" in path or "/." in path:
             request.path, request.query = split_target(request.method, target)
         else:
             request.path, request.query = path, query or b""
-        request.version = _VERSIONS[minor]
-        request.headers = tuple(fields)
+        request.version, request.headers = _VERSIONS[minor], tuple(fields)
         request.conditional = seen & _IF_OR_RANGE != 0
         request.asks_keep_alive = seen & _KEEP_ALIVE != 0
         request.close = seen & _CLOSE != 0 or (minor == b"0" and not seen & _KEEP_ALIVE)
-        request.length = 0
-        request.expect_continue = False
-        request.memo = None
+        request.length, request.expect_continue, request.memo = 0, False, None
         return request
 
     def _read_line(self, line: bytes) -> tuple[Field, int] | None:
@@ -160,8 +148,6 @@ class RequestCache:
             else:
                 return None
         found = (name, value), bits
-        if len(line) <= LONGEST_LINE_REMEMBERED and self._twice(line):
-            if len(self.lines) >= LINES_REMEMBERED:
-                self.lines.clear()
-            self.lines[line] = found
+        if len(line) <= LONGEST_LINE_REMEMBERED:
+            self._learn(self.lines, line, found, LINES_REMEMBERED)
         return found

@@ -4,8 +4,6 @@ LimitRequestLine (414), LimitRequestFieldSize and LimitRequestFields, bare line 
 request lines (400).
 """
 
-from __future__ import annotations
-
 import os
 import re
 
@@ -26,8 +24,7 @@ def check_line(head: bytes, directives: Directives) -> int:
     line_end = head.find(b"\r\n")
     if (line_end if line_end >= 0 else len(head) - head.endswith(b"\r")) > limit + 1:
         # Whichever of the two comes first in the bytes: the answer must not depend on how they are cut.
-        bare = _BARE_LINE_FEED.search(head, 0, limit + 2)
-        if bare is None:
+        if not _BARE_LINE_FEED.search(head, 0, limit + 2):
             raise RequestError(414, f"request line over LimitRequestLine {limit}", ah="AH00565")
     if head.count(b"\n") != head.count(b"\r\n"):
         raise _bare_line_feed()
@@ -46,11 +43,9 @@ def check_limits(head: bytes, directives: Directives) -> None:
 
 
 class GrowingHead(bytearray):
-    """A head whose first line is right, and whose end may be still to come.
-
-    Only what is new is looked at, so the time that a head takes is linear, however its client cuts it.
-    LimitRequestFieldSize and LimitRequestFields hold as it grows: a client can't fill our memory.
-    """
+    """A head whose first line is right, and whose end may be still to come. Only what is new is looked at,
+    so the time that a head takes is linear, however its client cuts it. LimitRequestFieldSize and
+    LimitRequestFields hold as it grows: a client can't fill our memory."""
 
     def __init__(self, head: bytes) -> None:
         super().__init__(head)

@@ -9,8 +9,6 @@ same bytes (`fastpath.py`). A `Response` is the answer's head in the order httpd
     Content-Type, blank line                     |  `after`: prepared by the handler
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable
@@ -40,13 +38,6 @@ REASONS = {
     506: "Variant Also Negotiates", 507: "Insufficient Storage", 508: "Loop Detected",
     510: "Not Extended", 511: "Network Authentication Required",
 }  # fmt: skip
-
-# Methods httpd knows; another one is 501, not 405 (http_protocol.c: the method registry).
-METHODS = frozenset(
-    "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK "
-    "UNLOCK VERSION-CONTROL CHECKOUT UNCHECKOUT CHECKIN UPDATE LABEL REPORT MKWORKSPACE "
-    "MKACTIVITY BASELINE-CONTROL MERGE".split()
-)
 
 # After these the connection is closed (httpd: ap_status_drops_connection).
 CLOSING_STATUSES = frozenset({400, 408, 411, 413, 414, 500, 501, 503})
@@ -117,11 +108,8 @@ LOGGED_AS = {
 
 
 class RequestError(Exception):
-    """A request that gets `status` and no handler. `detail` is for the error log, `ah` httpd's id for
-    the same.
-
-    `silent`: end the connection without an answer, as httpd does when not even the request line came.
-    """
+    """A request that gets `status` and no handler. `detail` is for the error log, `ah` httpd's id for the
+    same. `silent`: no answer but the connection's end, as by httpd when not even the request line came."""
 
     def __init__(self, status: int, detail: str = "", *, silent: bool = False, ah: str = ""):
         super().__init__(detail or REASONS[status])
@@ -139,35 +127,23 @@ R = TypeVar("R", bound="Request")
 
 
 class Request:
-    """A request's head. Names of `headers` are lower case; all is bytes as sent but for `path`.
-
-    head, line      all of it as it came; its first line without the CRLF
-    path, query     decoded path (str, surrogate-escaped), query without `?` (bytes)
-    version         (1, 0) or (1, 1): what the client may expect of us
-    close           the client said `Connection: close`, or is HTTP/1.0 and did not ask for keep-alive
-    asks_keep_alive the client said `keep-alive`
-    conditional     there is a Range or an If-… header: the answer may not be the whole resource
-    length          Content-Length; 0 without a body; None when chunked
-    expect_continue the client waits for `100 Continue` before it sends the body
-    log_line        the line as the access log quotes it
-    memo            a handler's own cache: what it derived from this head
-    """
+    """A request's head: bytes as sent, where no other form is named."""
 
     method: str
     target: bytes
-    path: str
-    query: bytes
-    version: tuple[int, int]
-    headers: tuple[tuple[bytes, bytes], ...]
-    head: bytes
-    line: bytes
-    log_line: str
-    close: bool
-    asks_keep_alive: bool
-    expect_continue: bool
-    conditional: bool
-    length: int | None
-    memo: tuple[Any, ...] | None
+    path: str  # decoded, surrogate-escaped
+    query: bytes  # without `?`
+    version: tuple[int, int]  # (1, 0) or (1, 1): what the client may expect of us
+    headers: tuple[tuple[bytes, bytes], ...]  # names in lower case
+    head: bytes  # all of it
+    line: bytes  # the first line without the CRLF
+    log_line: str  # the line as the access log quotes it
+    close: bool  # the client said `Connection: close`, or did not ask for keep-alive by HTTP/1.0
+    asks_keep_alive: bool  # the client said `keep-alive`
+    expect_continue: bool  # the client waits for `100 Continue` before it sends the body
+    conditional: bool  # there is a Range or an If-… header: it may not get the whole resource
+    length: int | None  # Content-Length; 0 without a body; None when chunked
+    memo: tuple[Any, ...] | None  # a handler's own cache: what it derived from this head
 
     __slots__ = tuple(__annotations__)
 
@@ -187,59 +163,37 @@ class Request:
         other.path = path
         return other
 
-    def __repr__(self) -> str:
-        return f"<Request {self.line.decode('latin-1')!r}>"
-
 
 @dataclass(eq=False, slots=True)
 class FileBody:
-    """`count` bytes of an open file from `offset`. The sender closes it.
-
-    sendfile    the kernel may copy it to the socket (EnableSendfile)
-    """
+    """`count` bytes of an open file from `offset`. The sender closes it."""
 
     fd: int
     offset: int
     count: int
-    sendfile: bool = False
+    sendfile: bool = False  # the kernel may copy it to the socket (EnableSendfile)
 
 
 @dataclass(eq=False, slots=True)
 class Response:
-    """What a handler answers.
-
-    fields, after   header lines with CRLF, `after` with the blank line that ends the head
-    body            bytes, a memoryview of a mapped file (only for a connection that is `direct`), a
-                    FileBody, or an iterable of bytes (close() is called if it has one)
-    length          bytes of the body when it is known before, else None (then chunked, or closed)
-    close           end the connection after this response
-    reason          a script's own reason phrase, if `body` is an iterable; None: the usual one
-    """
+    """What a handler answers. A memoryview as the body is a mapped file's, only for a connection that is
+    `direct`; of an iterable, close() is called if it has one."""
 
     status: int
-    fields: bytes
-    after: bytes
+    fields: bytes  # header lines with CRLF
+    after: bytes  # more of them, and the blank line that ends the head
     body: bytes | memoryview | FileBody | Iterable[bytes] = b""
-    length: int | None = 0
-    close: bool = False
-    reason: bytes | None = None
+    length: int | None = 0  # bytes of the body, if known before; None: chunked, or closed
+    close: bool = False  # end the connection after this response
+    reason: bytes | None = None  # a script's own phrase, for an iterable; None: the usual one
+    request: Request | None = None  # answered, if the server made it of the client's
 
 
 @dataclass(eq=False, slots=True)
-class Answer(Response):
-    """A response to a `request` that the server made of the client's; None: to the client's own."""
+class Page(Response):
+    """A page of the server's own, which answers in place of a resource (`page`)."""
 
-    request: Request | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Page(Answer):
-    """A page of the server's own, which answers in place of a resource (`page`).
-
-    extra, what     as given to `page`, for a handler that makes another one of it (handlers/errors.py)
-    """
-
-    extra: bytes = b""
+    extra: bytes = b""  # both as given to `page`: handlers/errors.py makes another one of it
     what: str = ""
 
 
@@ -279,8 +233,6 @@ def escape(value: str) -> str:
         value = value.replace(char, entity)
     return value
 
-
-# -- status line, Date and Server, once a second ---------------------------------------------------
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -327,10 +279,7 @@ def parse_http_date(value: bytes) -> int | None:
 
 
 class HeadStart:
-    """The first lines of a response. They change once a second, so they are made once a second.
-
-    `server` is the value of the Server header, by the ServerTokens directive.
-    """
+    """The first lines of a response, made once a second. `server`: the Server header's value."""
 
     def __init__(self, server: str = SERVER) -> None:
         self._server = server

@@ -10,24 +10,24 @@ request line. After it comes the server's part: the path, the body's framing, wh
 kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
 """
 
-from __future__ import annotations
-
 import os
 import re
 
 import h11
 
+from mpmkit.config.access import METHODS
 from mpmkit.config.directives import Directives
-from mpmkit.http.body import Body
+from mpmkit.http.body import Body, pieces, refused
 from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
 from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_limits, check_line
-from mpmkit.http.messages import METHODS, Request, RequestError, whole_number
+from mpmkit.http.messages import Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
 TRAILERS = 8190  # bytes of them, as of one field of a head
-BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
-
+# Some clients send blank lines after a body: to wait for the rest of a request that begins with them would be
+# to wait for nothing (RFC 9112, 2.2). Before a request line httpd accepts ten (DEFAULT_LIMIT_BLANK_LINES).
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
+_TEN_BLANK_LINES = re.compile(rb"(?:\r\n){0,10}")
 # What httpd refuses in a head, and h11 does not: control characters, a continuation line of blanks,
 # and a length that is given twice, even the same one.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -45,7 +45,7 @@ _H11_SAYS = {
 class Protocol:
     """One connection's side of HTTP/1.x. All connections of a process share `cache`."""
 
-    __slots__ = ("_allowed", "_between", "_body", "_buffer", "_cache", "_directives")
+    __slots__ = ("_allowed", "_between", "_body", "_buffer", "_cache", "_directives", "_pieces")
 
     def __init__(self, directives: Directives, cache: RequestCache) -> None:
         self._directives = directives
@@ -54,8 +54,6 @@ class Protocol:
         self._between = False  # a request has been read: blank lines after it are skipped
         self._body: Body | None = None
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
-
-    # -- heads --------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
         if self._buffer:
@@ -94,7 +92,11 @@ class Protocol:
         try:
             request = cache.known.get(buffer)
         except TypeError:  # a GrowingHead, which no dict takes: to ask first would cost more
-            return self._grown()
+            assert isinstance(buffer, GrowingHead)
+            if not buffer.complete(self._directives):
+                return None
+            self._buffer = bytes(buffer)
+            return self.next_request()
         if request is not None:
             self._between = True
             self._buffer = b""
@@ -111,59 +113,41 @@ class Protocol:
                     return self._incomplete(buffer)
                 request = parse_head(head, self._directives)
                 if request.length != 0:
-                    self._begin_body(request, buffer[end:])
+                    self._body = body = Body(buffer[end:])
+                    most = min(self._directives.LimitRequestFieldSize, TRAILERS)
+                    self._pieces = pieces(body, request.length, most)
+                    self.limit_body(request, self._directives.longest_body)
+                    self._between, self._buffer = True, b""
                     return request
             cache.remember(head, request)
         rest = buffer[end:]
         self._between = True
-        self._buffer = _without_blank_lines(rest) if rest else rest
+        self._buffer = _BLANK_LINES.sub(b"", rest, 1) if rest else rest
         return request
-
-    def _grown(self) -> Request | None:
-        """More has come of a head whose first line is right."""
-        assert isinstance(self._buffer, GrowingHead)
-        if not self._buffer.complete(self._directives):
-            return None
-        self._buffer = bytes(self._buffer)
-        return self.next_request()
 
     def _incomplete(self, buffer: bytes) -> Request | None:
         """Not a whole head yet. Refuse now what can't become a valid one."""
         if self._between and buffer.startswith(b"\r\n"):
-            self._buffer = _without_blank_lines(buffer)
+            self._buffer = _BLANK_LINES.sub(b"", buffer, 1)
             return self.next_request() if self._buffer else None
         if buffer.startswith((b"\r", b"\n")):
-            for _ in range(BLANK_LINES):
-                if buffer.startswith(b"\r\n"):
-                    buffer = buffer[2:]
-            if buffer.startswith((b"\n", b"\r\n")):
+            rest = _TEN_BLANK_LINES.sub(b"", buffer, 1)
+            if rest.startswith((b"\n", b"\r\n")):
                 raise RequestError(400, "blank lines instead of a request line", ah="AH03445")
-            if buffer in (b"", b"\r"):
+            if rest in (b"", b"\r"):
                 return None
-            if buffer.startswith(b"\r"):
+            if rest.startswith(b"\r"):
                 raise RequestError(400, "a carriage return instead of a request line", ah="AH03447")
-            self._buffer = buffer
+            self._buffer = rest
             return self.next_request()
         if check_line(buffer, self._directives) > 0:
             self._buffer = head = GrowingHead(buffer)  # type: ignore[assignment]
             head.complete(self._directives)
         return None
 
-    # -- bodies -------------------------------------------------------------------------------
-
-    def _begin_body(self, request: Request, first: bytes) -> None:
-        most = min(self._directives.LimitRequestFieldSize, TRAILERS)
-        self._body = body = Body(request.length, most)
-        self.limit_body(request, self._directives.longest_body)
-        self._between = True
-        self._buffer = b""
-        body.feed(first)
-
     def limit_body(self, request: Request, limit: int) -> None:
         """LimitRequestBody of the section that `request` is for; 0: none. Before any of the body is read.
-
-        Raises RequestError 413 for a body that is announced to be longer.
-        """
+        Raises RequestError 413 for a body that is announced to be longer."""
         if limit and request.length is not None and request.length > limit:
             why = f"body of {request.length} bytes is over LimitRequestBody {limit}"
             raise RequestError(413, why, ah="AH01588")
@@ -180,23 +164,24 @@ class Protocol:
         self._body.feed(data)
 
     def next_piece(self) -> bytes | None:
-        """The next piece of the body; b"" at its end, None: more bytes are needed.
-
-        Raises RequestError: 400 for bad framing, 413 over LimitRequestBody; and again at each
-        call after that, so that no script that swallows it makes the rest look like a request.
-        """
+        """The next piece of the body; b"" at its end, None: more bytes are needed. Raises RequestError: 400
+        for bad framing, 413 over LimitRequestBody; and again at each call after that, so that no script
+        that swallows it makes the rest look like a request."""
         body = self._body
         if body is None:
             return b""
         if self._allowed is not None and self._allowed < 0:
             raise RequestError(413, "the body's chunks were over LimitRequestBody", ah="AH01591")
-        data = body.next_piece()
+        try:
+            data = next(self._pieces)
+        except StopIteration:  # an earlier call has said why
+            raise refused("its framing was invalid") from None
         if data and self._allowed is not None:
             self._allowed -= len(data)
             if self._allowed < 0:
                 return self.next_piece()
         if data == b"":
-            self._buffer = _without_blank_lines(body.rest)
+            self._buffer = _BLANK_LINES.sub(b"", body.rest, 1)
             self._body = None
         return data
 
@@ -211,14 +196,6 @@ def _new_request(head: bytes, line: bytes, method: str, target: bytes) -> Reques
     return request
 
 
-def _without_blank_lines(data: bytes) -> bytes:
-    """What follows a request, without the blank lines that some clients send after a body: waiting
-    for the rest of a request that begins with them would be waiting for nothing (RFC 9112, 2.2)."""
-    blank = _BLANK_LINES.match(data)
-    assert blank is not None
-    return data[blank.end() :]
-
-
 def parse_head(head: bytes, directives: Directives) -> Request:
     """One complete head, by httpd's strict rules and h11's. Raises RequestError."""
     event = _read_by_h11(head, directives)
@@ -229,8 +206,10 @@ def parse_head(head: bytes, directives: Directives) -> Request:
     _check_host(request)
     if len(head) > (size := directives.LimitRequestFieldSize):
         # It is also for fields of one name together, as httpd merges them.
-        names = {name for name, _ in request.headers}
-        if any(len(name) + 2 + len(request.get(name) or b"") > size + 1 for name in names):
+        sizes: dict[bytes, int] = {}
+        for name, value in request.headers:
+            sizes[name] = sizes.get(name, len(name)) + 2 + len(value)
+        if max(sizes.values(), default=0) > size + 1:
             why = f"header fields together are over LimitRequestFieldSize {size}"
             raise RequestError(400, why, ah="AH00561")
     request.conditional = any(name in CONDITIONAL for name, _ in request.headers)
@@ -250,11 +229,9 @@ def parse_head(head: bytes, directives: Directives) -> Request:
 
 
 def partial_request(head: bytes, directives: Directives) -> Request | None:
-    """As much of a refused head as was right, for the access log: httpd, too, keeps what it had read.
-
-    The request line, and the fields before the first line that is malformed, over a limit or
-    incomplete; the path as it was sent. None if not even the request line is right.
-    """
+    """As much of a refused head as was right, for the access log: httpd, too, keeps what it had read. The
+    request line, and the fields before the first line that is malformed, over a limit or incomplete; the
+    path as it was sent. None if not even the request line is right."""
     whole, blank, _ = head.partition(b"\r\n\r\n")
     line, *rest = (whole + blank[:2]).split(b"\r\n")[:-1] or [b""]
     if len(line) > directives.LimitRequestLine or not REQUEST_LINE.match(line):

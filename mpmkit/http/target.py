@@ -1,10 +1,8 @@
 """Where a request leads: its target and its Host (RFC 9112, 3.2), and a request line as text for a log."""
 
-from __future__ import annotations
-
 import os
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from mpmkit.http.messages import RequestError, whole_number
 
@@ -47,9 +45,8 @@ def _is_ipv6(address: bytes) -> bool:
         address = head + b":0:0"
     before, gap, after = address.partition(b"::")
     groups = [group for part in (before, after) if part for group in part.split(b":")]
-    return (len(groups) == 8 or (bool(gap) and len(groups) < 8)) and all(
-        0 < len(group) < 5 for group in groups
-    )
+    complete = len(groups) == 8 or (bool(gap) and len(groups) < 8)
+    return complete and all(0 < len(group) < 5 for group in groups)
 
 
 def _is_name(name: bytes) -> bool:
@@ -68,7 +65,7 @@ class OwnName(NamedTuple):
     canonical: bool = False
 
     @classmethod
-    def of(cls, text: str, canonical: bool = False) -> OwnName:
+    def of(cls, text: str, canonical: bool = False) -> Self:
         """From the directives."""
         scheme, found, host = text.rpartition("://")
         return cls(*split_host(host), scheme.lower() if found else "", canonical and bool(text))
@@ -97,12 +94,10 @@ def split_host(text: str) -> tuple[str, str]:
 
 
 def split_target(method: str, target: bytes) -> tuple[str, bytes]:
-    """The path, decoded and normalised, and the query of a request target.
-
-    Origin form, absolute form (its authority is ignored here, as for httpd without name-based
-    hosts) and `*` for OPTIONS. A path with `%2F` (AllowEncodedSlashes Off) or `%00` names no
-    resource: it comes back empty. Raises RequestError 400 for a path that leaves the root or a bad escape.
-    """
+    """The path, decoded and normalised, and the query of a request target. Origin form, absolute form (its
+    authority is ignored here, as for httpd without name-based hosts) and `*` for OPTIONS. A path with `%2F`
+    (AllowEncodedSlashes Off) or `%00` names no resource: it comes back empty. Raises RequestError 400 for a
+    path that leaves the root or a bad escape."""
     if target.startswith(b"/"):
         pass
     elif target == b"*" and method == "OPTIONS":

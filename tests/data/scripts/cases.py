@@ -268,6 +268,17 @@ def case_errors(environ, start_response):
     return []
 
 
+def case_errors_then_a_mistake(environ, start_response):
+    environ["wsgi.errors"].write("left over")
+    raise RuntimeError("a mistake")
+
+
+def case_errors_in_pieces(environ, start_response):
+    start_response("200 OK", HTML)
+    yield b"a"
+    environ["wsgi.errors"].write("left over")
+
+
 def case_read(environ, start_response):
     body = environ["wsgi.input"].read()
     start_response("200 OK", HTML)
