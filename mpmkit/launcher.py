@@ -5,8 +5,6 @@ notebook's kernel. It holds the reading end of a pipe whose writing end is here.
 ends, even by SIGKILL, the server sees the end of the pipe, stops and removes its files.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import select
@@ -16,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.extras import DataFrame, data_frame
@@ -38,7 +36,7 @@ SIGNALS = {
 }  # fmt: skip
 
 # Also those without a name (a notebook's cell run twice): they are stopped when the interpreter ends.
-_running: set[Server] = set()
+_running: set["Server"] = set()
 
 
 class LaunchError(Exception):
@@ -46,11 +44,9 @@ class LaunchError(Exception):
 
 
 class ScoreboardView:
-    """A frozen picture of a server's scoreboard.
-
-    `snapshot` has the processes, `workers` a row per thread slot that is alive or has served requests,
-    `counts` the busy and idle workers by the status page's rules, `str()` the letters, one line per process.
-    """
+    """A frozen picture of a server's scoreboard. `snapshot` has the processes, `workers` a row per thread
+    slot that is alive or has served requests, `counts` the busy and idle workers by the status page's
+    rules, `str()` the letters, one line per process."""
 
     def __init__(self, board: Scoreboard) -> None:
         self.mpm = board.mpm
@@ -90,15 +86,11 @@ class ScoreboardView:
 
 @dataclass(eq=False, repr=False)
 class Server:
-    """A running server. Made by `launch`; a context manager that stops it.
-
-    directives      those given by name
-    certificate     with `tls=True`: the file that clients must trust (curl --cacert), else None
-    """
+    """A running server. Made by `launch`; a context manager that stops it."""
 
     mpm: str
-    directives: dict[str, Any]
-    certificate: str | None
+    directives: dict[str, Any]  # those given by name
+    certificate: str | None  # with `tls=True`: the file that clients must trust (curl --cacert)
     _process: subprocess.Popen
     _lifeline: int
     _home: str
@@ -106,9 +98,6 @@ class Server:
     url: str = "http://127.0.0.1:0"
     _logs: dict[str, str] = field(default_factory=dict)  # once it has stopped: file name -> text
     _owner: int = field(default_factory=os.getpid)
-
-    def __post_init__(self) -> None:
-        _running.add(self)
 
     @property
     def pid(self) -> int:
@@ -123,7 +112,7 @@ class Server:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,10 +123,8 @@ class Server:
         return f"<mpmkit {self.mpm} {self.url} pid {self.pid} {state}>"
 
     def scoreboard(self) -> ScoreboardView:
-        """What every worker is doing now. Reads shared memory: costs the server nothing.
-
-        Raises LaunchError when the server has stopped.
-        """
+        """What every worker is doing now. Reads shared memory: costs the server nothing. Raises LaunchError
+        when the server has stopped."""
         try:
             board = Scoreboard.attach(os.path.join(self._home, "scoreboard"))
         except FileNotFoundError:
@@ -257,9 +244,9 @@ def launch(
         raise
     certificate = os.path.join(home, "server.crt") if tls else None
     server = Server(mpm or "", dict(named), certificate, process, lifeline, home, lock)
+    _running.add(server)
     try:
-        server.url = _ready_line(process)
-        server.mpm = server.scoreboard().mpm
+        server.url, server.mpm = _ready_line(process), server.scoreboard().mpm
     except BaseException as error:
         server.stop()
         if not isinstance(error, LaunchError):
@@ -323,9 +310,9 @@ def _line(name: str, *args: str) -> str:
     return " ".join([name, *(f'"{word}"' for word in words)])
 
 
-def running() -> Iterator[Server]:
+def running() -> list[Server]:
     """The servers that this process has launched and not stopped."""
-    return iter(list(_running))
+    return list(_running)
 
 
 @atexit.register

@@ -22,7 +22,7 @@ from mpmkit.launcher import running
 def everything_ends():
     with nothing_left():
         yield
-    assert list(running()) == []
+    assert running() == []
 
 
 def nothing_started() -> bool:

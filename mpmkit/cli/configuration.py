@@ -46,13 +46,7 @@ class StartError(Exception):
 
 
 class Configuration:
-    """Reads a configuration at the start and again at each restart.
-
-    sections        those that precede the file's
-    document_root   whether DocumentRoot must exist (httpd -T: no)
-    strict          whether directives that mpmkit lacks are refused (httpd --strict)
-    background      output to standard error belongs in the error log
-    """
+    """Reads a configuration at the start and again at each restart."""
 
     def __init__(
         self,
@@ -63,10 +57,10 @@ class Configuration:
         strict: bool = False,
     ) -> None:
         self.source = source
-        self.sections = tuple(sections)
-        self.document_root = document_root
-        self.strict = strict
-        self.background = False
+        self.sections = tuple(sections)  # those that precede the file's
+        self.document_root = document_root  # it must exist (httpd -T: it need not)
+        self.strict = strict  # directives that mpmkit lacks are refused (httpd --strict)
+        self.background = False  # output to standard error belongs in the error log
         self._autoindex = False  # mod_autoindex is loaded
         self._parent: Parent | None = None
         self._scripts: list[WsgiScripts] = []  # of this reading: one for each host
@@ -84,18 +78,13 @@ class Configuration:
             text = f"no MPM: name prefork, worker or event by {remedy}"
             raise DirectiveError.of([*conf.problems, DirectiveError(text, ah="AH00534")])
         settings = self.settings(conf)
-        directives, notes = check(
-            conf.mpm,
-            settings,
-            [*self.sections, *conf.sections],
-            conf.hosts,
-            running=self._parent.setup.directives if self._parent is not None else None,
-            problems=[*conf.problems, *_format_problems(settings, conf.hosts)],
-            strict=self.strict,
-        )
-        missing = validate_environment(
-            directives, settings, document_root=self.document_root, hosts=conf.hosts
-        )
+        sections = [*self.sections, *conf.sections]
+        running = self._parent.setup.directives if self._parent is not None else None
+        problems = [*conf.problems, *_format_problems(settings, conf.hosts)]
+        more: Any = {"running": running, "problems": problems, "strict": self.strict}
+        directives, notes = check(conf.mpm, settings, sections, conf.hosts, **more)
+        options: Any = {"document_root": self.document_root, "hosts": conf.hosts}
+        missing = validate_environment(directives, settings, **options)
         return directives, (*conf.notes, *notes, *missing, *_unread(directives, settings))
 
     def setup(self) -> Setup:
@@ -211,17 +200,13 @@ def error_log(directives: Directives) -> ErrorLog:
 
 def access_log(directives: Directives) -> AccessLog | None:
     """Raises LogError."""
-    if not directives.CustomLog:
+    d = directives
+    if not d.CustomLog:
         return None
-    return AccessLog(directives.CustomLog, site(directives))
-
-
-def site(d: Directives) -> Site:
-    """What the access log's formats may say of the server."""
     canonical, server = d.UseCanonicalName == "On", server_header(d.ServerTokens)
     root = d.DocumentRoot or ""
     names = d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables
-    return Site(*names, d.MaxKeepAliveRequests)
+    return AccessLog(d.CustomLog, Site(*names, d.MaxKeepAliveRequests))
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:

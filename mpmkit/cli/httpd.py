@@ -6,11 +6,11 @@ are reported on the terminal: the command waits until the server in the backgrou
 failed. The exit status is 0, or 1 on any failure. docs/CONTROL.md has the options.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from mpmkit.cli.configuration import Configuration, StartError
 from mpmkit.cli.httpd_options import USAGE, WORDS, Options, UsageError, options
@@ -41,9 +41,8 @@ FAILURES = (DirectiveError, ListenError, LogError, PidFileError, StartError, Ref
 
 
 def source(chosen: Options) -> Source:
-    """Where the configuration comes from; every name is absolute, for later restarts.
-
-    Raises Refusal for a file that can't be read."""
+    """Where the configuration comes from; every name is absolute, for later restarts. Raises Refusal for a
+    file that can't be read."""
     root = chosen.server_root
     file = os.path.abspath(os.path.join(root or os.getcwd(), chosen.file or CONFIG_FILE))
     if root is None:
@@ -88,8 +87,16 @@ def run(chosen: Options) -> int:
     configuration = Configuration(given, document_root=chosen.check_root, strict=chosen.strict)
     conf = read(given)
     stops = chosen.word in ("stop", "graceful-stop")
-    if (text := asked_of_file(chosen, conf, given)) is not None:
-        print(text)
+    # -V and --report, whether the file is right or not.
+    if chosen.print == "V" and conf.mpm is not None:
+        from mpmkit.cli import httpd_info
+
+        print(httpd_info.settings(conf.mpm, given.server_root or ""))
+        return 0
+    if chosen.report:
+        from mpmkit.config.report import report_of
+
+        print(report_of(conf))
         return 0
     try:
         directives, notes = configuration.read(conf)
@@ -118,19 +125,6 @@ def run(chosen: Options) -> int:
     elif signal_server(chosen.word or "start", directives.PidFile):
         return start(chosen, configuration)
     return 0
-
-
-def asked_of_file(chosen: Options, conf: Conf, given: Source) -> str | None:
-    """What -V and --report print, whether the file is right or not."""
-    if chosen.print == "V" and conf.mpm is not None:
-        from mpmkit.cli import httpd_info
-
-        return httpd_info.settings(conf.mpm, given.server_root or "")
-    if chosen.report:
-        from mpmkit.config.report import report_of
-
-        return report_of(conf)
-    return None
 
 
 # What is made at the start, and the id for what cannot be.
@@ -202,9 +196,8 @@ def stop_anyway(conf: Conf, word: str) -> int:
 
 
 def start(chosen: Options, configuration: Configuration) -> int:
-    """Make a server of what was read; returns its exit status, or that of its start.
-
-    Raises what FAILURES lists, while there is a terminal to report it on."""
+    """Make a server of what was read; returns its exit status, or that of its start. Raises what FAILURES
+    lists, while there is a terminal to report it on."""
     if chosen.has("DEBUG", "ONE_PROCESS"):
         raise Refusal(
             "-D DEBUG and -D ONE_PROCESS: a server has a parent and children here; for a debugger write "
@@ -223,13 +216,8 @@ def start(chosen: Options, configuration: Configuration) -> int:
         setup.service.errors.write("warn", why, module="unixd")
     foreground = chosen.has("FOREGROUND")
     pipe = None if foreground else in_background(fork=not chosen.has("NO_DETACH"))
-    parent = configuration.parent(
-        setup,
-        listeners,
-        ready=lambda url: started(pipe),
-        own=[] if pipe is None else [pipe],
-        command_line=chosen.command_line,
-    )
+    own: Any = {"own": [] if pipe is None else [pipe], "command_line": chosen.command_line}
+    parent = configuration.parent(setup, listeners, ready=lambda url: started(pipe), **own)
     parent.write_pid_file()
     if not foreground:
         # Nothing more can go wrong that anyone at a terminal could correct.
@@ -251,20 +239,16 @@ def in_background(*, fork: bool) -> int:
         _, status = os.waitpid(pid, 0)
         raise SystemExit(os.waitstatus_to_exitcode(status) or 1)
     os.close(reading)
-    try:
+    with suppress(PermissionError):  # we lead a process group already, and that is as good
         os.setsid()
-    except PermissionError:
-        pass  # we lead a process group already, and that is as good
     return writing
 
 
 def started(pipe: int | None) -> None:
     """The server serves."""
     if pipe is not None:
-        try:
+        with suppress(BrokenPipeError):  # no process waits any more
             os.write(pipe, b"!")
-        except BrokenPipeError:
-            pass  # no process waits any more
         os.close(pipe)
 
 

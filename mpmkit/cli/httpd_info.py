@@ -3,14 +3,11 @@
 The format is httpd's, line for line, so that programs that read httpd's output can read it.
 """
 
-from __future__ import annotations
-
 import grp
 import os
 import platform
 import pwd
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,16 +16,14 @@ from mpmkit.config.directives import Directives, VirtualHost
 from mpmkit.config.hosts import chains
 from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.modules import BUILT_IN
+from mpmkit.handlers.status import built
 from mpmkit.http.target import split_host
 from mpmkit.server.hosts import addresses_of
 
 
 def version() -> str:
-    built = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(os.stat(_version.__file__).st_mtime))
-    return (
-        f"Server version: mpmkit/{_version.__version__} ({platform.system()})\n"
-        f"Server built:   {built}"
-    )
+    name = f"mpmkit/{_version.__version__} ({platform.system()})"
+    return f"Server version: {name}\nServer built:   {built()}"
 
 
 def settings(mpm: str, server_root: str) -> str:
@@ -55,9 +50,6 @@ Server compiled with....
 
 def compiled_in() -> str:
     return "\n".join(["Compiled in modules:", *(f"  {file}" for file in BUILT_IN.values())])
-
-
-# -- dumps ----------------------------------------------------------------------------------------
 
 
 def dump(names: Sequence[str], conf: Conf, directives: Directives, defines: Sequence[str]) -> str:

@@ -1,7 +1,5 @@
 """Parse httpd's command line: its letters, and mpmkit's additional long options."""
 
-from __future__ import annotations
-
 import getopt
 import os
 import shlex
@@ -12,12 +10,9 @@ from typing import Any, NamedTuple
 
 # -k word: the signal for a server that runs.
 WORDS = {
-    "start": None,
-    "restart": signal.SIGHUP,
-    "graceful": signal.SIGUSR1,
-    "graceful-stop": signal.SIGWINCH,
-    "stop": signal.SIGTERM,
-}
+    "start": None, "restart": signal.SIGHUP, "graceful": signal.SIGUSR1,
+    "graceful-stop": signal.SIGWINCH, "stop": signal.SIGTERM,
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -95,10 +90,9 @@ class Options:
 
 def options(argv: Sequence[str]) -> Options:
     """Read the words of the command line, in httpd's way. Raises UsageError."""
-    short = "".join(
-        row.option[1:] + ":" * bool(row.argument) for row in ROWS if row.option[1] != "-"
-    )
-    long = [row.option[2:] + "=" * bool(row.argument) for row in ROWS if row.option[1] == "-"]
+    names = [(row.option, bool(row.argument)) for row in ROWS]
+    short = "".join(name[1:] + ":" * takes for name, takes in names if name[1] != "-")
+    long = [name[2:] + "=" * takes for name, takes in names if name[1] == "-"]
     try:
         pairs, rest = getopt.getopt(list(argv), short, long)
     except getopt.GetoptError as error:

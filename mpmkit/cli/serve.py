@@ -8,13 +8,12 @@ are gone; with 1 and one clear line when it cannot start, before anything is for
 wrong command line.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import select
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mpmkit.cli.configuration import SAMPLES, Configuration, StartError
 from mpmkit.config.arguments import Parser
@@ -96,40 +95,25 @@ def _certificate(folder: str, named: bool) -> tuple[Setting, ...]:
     certificate, key = self_signed(folder)
     if named:
         print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
-    return from_keywords(
-        None, SSLEngine=True, SSLCertificateFile=certificate, SSLCertificateKeyFile=key
-    )
+    files = {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": key}
+    return from_keywords(None, SSLEngine=True, **files)
 
 
 def ready(url: str) -> None:
     """The one line that says that clients can connect."""
-    try:
+    with suppress(OSError):  # no one reads it
         os.write(1, f"ready {url}\n".encode())
-    except OSError:
-        pass  # no one reads it
 
 
 def main(argv: Sequence[str]) -> int:
     """Run a server until a signal ends it; returns the exit status."""
     args = arguments(argv)
-    if args.home is not None or not args.tls:
-        return serve(args, args.home if args.tls else None)
-    from shutil import rmtree
-
-    folder = home.make()
+    # A place for what exists as long as the server: the launcher's, or for a certificate one of its own.
+    folder = home.make() if args.tls and args.home is None else args.home
     try:
-        home.hold(folder)
-        return serve(args, folder)
-    finally:
-        rmtree(folder, ignore_errors=True)
-
-
-def serve(args: argparse.Namespace, folder: str | None = None) -> int:
-    """`main`, with a place for what exists as long as the server."""
-    try:
-        if args.home is not None:
-            home.hold(args.home)
-        configuration = LabConfiguration(args, folder)
+        if folder is not None:
+            home.hold(folder)
+        configuration = LabConfiguration(args, folder if args.tls else None)
         setup = configuration.setup()
         listeners = open_listeners(setup.directives, configuration.free)
         for note in setup.notes:
@@ -141,10 +125,12 @@ def serve(args: argparse.Namespace, folder: str | None = None) -> int:
         for line in str(error).splitlines():
             print(f"mpmkit: {line}", file=sys.stderr)
         return 1
-    status = parent.run()
-    if args.home is not None and args.lifeline is not None:
-        if select.select([args.lifeline], [], [], 0)[0]:  # its writer is gone: ours to tidy up
+    else:
+        return parent.run()
+    finally:
+        left = args.lifeline is not None and select.select([args.lifeline], [], [], 0)[0]
+        # Its owner is gone, or is this process.
+        if folder is not None and (left or args.home is None):
             from shutil import rmtree
 
-            rmtree(args.home, ignore_errors=True)
-    return status
+            rmtree(folder, ignore_errors=True)
