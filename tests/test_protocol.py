@@ -257,6 +257,7 @@ def test_a_body_s_end_is_the_next_request_s_beginning():
 @pytest.mark.parametrize("body, pieces, status", [
     (b"!\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", [], 400),
     (b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n", [b"abc"], 413),
+    (b"!\r\n0\r\n\r\nGET / HTTP/1.1\r\n", [], 400), (b"0\r\nX Y: z\r\n\r\nGET / HTTP/1.1\r\n", [], 400),
 ])  # fmt: skip
 def test_a_refused_body_stays_refused(body, pieces, status):
     """However often a script asks: what follows must never pass for a request."""

