@@ -72,10 +72,15 @@ def test_the_common_format():
     ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
     ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
     ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
-    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R", "- - - - - -"),
+    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R %{日}o", "- - - - - - -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
+
+
+def test_the_servers_name_is_written_in_bytes():
+    log = compile_format("%v %V", Site("例.example"))
+    assert log(connection(request=None), NOW) == r"\xe4\xbe\x8b.example \xe4\xbe\x8b.example"
 
 
 @pytest.mark.parametrize("kept, keep_alive, shown", [

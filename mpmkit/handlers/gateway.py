@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpmkit.config.setenvif import variables_of
 from mpmkit.http.messages import Request, server_header
 from mpmkit.http.target import OwnName
-from mpmkit.server.variables import variables_of
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
