@@ -16,10 +16,12 @@ from support.files import recorded_root
 from support.servers import assert_quiet, serving
 from support.waiting import poll_until
 
-from mpmkit.config.directives import Note
+from mpmkit.config.directives import Note, VirtualHost
 from mpmkit.config.log_format import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
+from mpmkit.server import piped
+from mpmkit.server.hosts import HostLogs, Hosts, HostService
 from mpmkit.server.log_format import FIELDS, OF_REQUEST, Site, compile_format
 from mpmkit.server.logs import AccessLog, ErrorLog, LogError, open_log
 
@@ -76,6 +78,13 @@ def test_the_common_format():
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
+
+
+def test_the_program_of_a_hosts_error_log_ends_with_its_configuration():
+    fd = open_log("|cat", "ErrorLog")
+    main, site = (HostService(DIRECTIVES, None, None, ErrorLog(one)) for one in (2, fd))
+    HostLogs(Hosts(main, [(VirtualHost((("", 0),), DIRECTIVES), site)])).close()
+    assert fd not in piped._pipes
 
 
 def test_the_servers_name_is_written_in_bytes():

@@ -104,28 +104,10 @@ def test_logs_to_programs(tmp_path):
             return side.log().count("AH00106")
 
         assert pair.both(what) == [3, 3]
-
-
-def test_error_logs_to_programs(tmp_path):
-    """Those of a configuration that is no longer used end, a virtual host's, too, and are not missed."""
-    script = program(tmp_path / "program", PROGRAM.format(folder=tmp_path))
-    host = ["<VirtualHost *>", f'ErrorLog "|{script} host"', "</VirtualHost>"]
-    with serving("event", directives=[f'ErrorLog "|{script} errors"', *host]) as server:
+    with serving("event", directives=[f'ErrorLog "|{script} errors"']) as server:
         exchange(server, b"GET /%2f HTTP/1.0\r\n\r\n")
-        errors, pid = (tmp_path / f"{server.pid}.{name}" for name in ("errors.log", "host.pid"))
-
-        def running(starts: int) -> str:
-            text = pid.read_text().strip() if pid.exists() else ""
-            said = errors.read_text() if errors.exists() else ""
-            ready = said.count("resuming normal operations") == starts
-            return text if ready and text and os.path.exists(f"/proc/{text}") else ""
-
-        for starts in (1, 2):
-            number = poll_until(lambda: running(starts), "its program runs")  # noqa: B023
-            os.kill(server.pid, signal.SIGUSR1)
-            poll_until(lambda: not os.path.exists(f"/proc/{number}"), "its program ended")  # noqa: B023
-        poll_until(lambda: running(3))
-        assert "AH00106" not in errors.read_text()
+        errors = tmp_path / f"{server.pid}.errors.log"
+        poll_until(lambda: "resuming normal operations" in errors.read_text())
 
 
 LOGS = r"""

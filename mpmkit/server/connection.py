@@ -131,7 +131,8 @@ class Connection(Output):
         self.async_safe = True
         self.kept = self.received = 0
         self.request: Request | None = None
-        self.edge, self.watching = False, 0
+        self.edge = False
+        self.watching = 0
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
         self._body_deadline: ReadDeadline | None = None
         self._continued = False

@@ -45,8 +45,9 @@ class Site:
     most_kept: int = 0  # MaxKeepAliveRequests; 0: no limit
 
     def __post_init__(self) -> None:
-        """own: ServerName; without one, the machine's name."""
+        """own: ServerName; without one, the machine's name. host: its name, as a log has it."""
         self.own = OwnName.of(self.name or os.uname().nodename, self.canonical)
+        self.host = quote_line(os.fsencode(self.own.host))
 
     def place(self, conn: Connection) -> tuple[str, str]:
         """The name and the port that the request of a connection was sent to."""
@@ -116,8 +117,11 @@ def _header(key: bytes, conn: Connection, now: int) -> str:
 
 def _cookie(key: bytes, conn: Connection, now: int) -> str:
     cookies = conn.request.get(b"cookie") if conn.request is not None else None
-    pairs = (one.strip().partition(b"=") for one in (cookies or b"").split(b";"))
-    return next((quote_line(found) for name, equals, found in pairs if equals and name == key), "-")
+    for one in (cookies or b"").split(b";"):
+        name, equals, found = one.strip().partition(b"=")
+        if equals and name == key:
+            return quote_line(found)
+    return "-"
 
 
 def _variable(name: str, site: Site, conn: Connection, now: int) -> str:
@@ -126,7 +130,7 @@ def _variable(name: str, site: Site, conn: Connection, now: int) -> str:
     return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
 
 
-def _answered(name: str, site: Site, conn: Connection, now: int) -> str:
+def _answered(name: str, lines: re.Pattern[bytes], site: Site, conn: Connection, now: int) -> str:
     """%{NAME}o: a header of the response. Those that the connection writes come from its state."""
     if name == "date":
         return http_date(conn.started // 1_000_000_000)
@@ -135,12 +139,15 @@ def _answered(name: str, site: Site, conn: Connection, now: int) -> str:
     if name == "connection":
         asks = conn.request is not None and conn.request.asks_keep_alive
         return "close" if not conn.keep_alive else "Keep-Alive" if asks else "-"
-    response, wanted = getattr(conn, "response", None), name.encode("latin-1", "replace")
-    for line in (response.fields + response.after).split(b"\r\n") if response is not None else ():
-        key, _, value = line.partition(b":")
-        if key.lower() == wanted:
-            return quote_line(value.lstrip(b" "))
-    return "-"
+    response = getattr(conn, "response", None)
+    found = lines.search(response.fields + response.after) if response is not None else None
+    return quote_line(found[1]) if found else "-"
+
+
+def _header_of_response(argument: str, site: Site) -> Field:
+    name = re.escape(argument.encode("latin-1", "replace"))
+    lines = re.compile(rb"(?im)^%b: *([^\r\n]*)\r?$" % name)
+    return partial(_answered, argument.lower(), lines, site)
 
 
 def _local(index: int, conn: Connection, now: int) -> str:
@@ -188,15 +195,17 @@ OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
 }
 # Of the server. As httpd's ap_set_keepalive counts: responses after which the connection was kept, so the
 # last request repeats a number; but for the one after MaxKeepAliveRequests, before which %X is - already.
-OF_SITE: dict[str, Callable[[Site, Connection, int], str]] = {
-    "v": lambda site, conn, now: quote_line(os.fsencode(site.own.host)),
-    "V": lambda site, conn, now: quote_line(site.shown(conn)),
-    "p": lambda site, conn, now: site.place(conn)[1],
-    "X": lambda site, conn, now: (
-        "+" if conn.keep_alive and conn.kept + 1 != site.most_kept else "-"
+OF_SITE: dict[str, Callable[[Site], Field]] = {
+    "v": lambda site: lambda conn, now: site.host,
+    "V": lambda site: lambda conn, now: quote_line(site.shown(conn)),
+    "p": lambda site: lambda conn, now: site.place(conn)[1],
+    "X": lambda site: (
+        lambda conn, now: "+" if conn.keep_alive and conn.kept + 1 != site.most_kept else "-"
     ),
-    "k": lambda site, conn, now: str(
-        max(0, conn.kept - (not conn.keep_alive and conn.kept != site.most_kept))
+    "k": lambda site: (
+        lambda conn, now: str(
+            max(0, conn.kept - (not conn.keep_alive and conn.kept != site.most_kept))
+        )
     ),
 }
 # %{word}LETTER, with one of a few words.
@@ -213,7 +222,7 @@ CHOICES: dict[str, dict[str, Field]] = {
 WITH_TEXT: dict[str, Callable[[str, Site], Field]] = {
     "i": lambda argument, site: partial(_header, argument.lower().encode("latin-1", "replace")),
     "C": lambda argument, site: partial(_cookie, argument.encode("latin-1", "replace")),
-    "o": lambda argument, site: partial(_answered, argument.lower(), site),
+    "o": _header_of_response,
     "e": lambda argument, site: partial(_variable, argument, site),
     "t": _time,
     # Variables of mod_ssl, notes of modules, trailers: not known here.
@@ -259,7 +268,7 @@ def _part(piece: Piece, site: Site) -> Field:
         if letter in FIELDS:
             return FIELDS[letter]
         if letter in OF_SITE:
-            return partial(OF_SITE[letter], site)
+            return OF_SITE[letter](site)
     elif letter in WITH_TEXT:
         return WITH_TEXT[letter](argument, site)
     elif letter in CHOICES:
