@@ -247,8 +247,8 @@ def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
 @pytest.mark.parametrize(("line", "value"), [
     ("Timeout 1m", 1.0), ("Timeout abc", 0.0), ("KeepAliveTimeout 2", 2.0),
     ("KeepAliveTimeout 2sec", 2.0), ("KeepAliveTimeout 700ms", 0.7), ("KeepAliveTimeout 1H", 3600.0),
-    ("KeepAliveTimeout 2min", 120.0), ("keepalive oFF", False), ("ThreadStackSize 0x10", 16),
-    ("ThreadStackSize 010", 8), ("ThreadStackSize 08", 0), ("MaxRanges none", 0),
+    ("KeepAliveTimeout 2min", 120.0), ("KeepAliveTimeout 1000h", 2e6), ("keepalive oFF", False),
+    ("ThreadStackSize 0x10", 16), ("ThreadStackSize 010", 8), ("ThreadStackSize 08", 0), ("MaxRanges none", 0),
     ("SendBufferSize 0", 0), ("ServerTokens prod", "ProductOnly"), ("FileETag -MTime", ("-MTime",)),
     ("FileETag all", ("All",)), ("FileETag None", ("None",)),
     ("HttpProtocolOptions require1.0", ("Strict", "LenientMethods", "Require1.0")),

@@ -47,6 +47,7 @@ def site(tmp_path):
             ServerName b.example
             DocumentRoot "{tmp_path}/b"
             CustomLog "{tmp_path}/b_log" short
+            CustomLog "{tmp_path}/b_bytes" "%I"
         </VirtualHost>
         """)
     )
@@ -92,6 +93,11 @@ def test_each_host_has_its_site_its_logs_and_its_name(site):
                 client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
                 assert client.reply().status == 200
                 assert column in {worker.vhost for worker in server.scoreboard().workers}
+            asked = b"GET / HTTP/1.1\r\nHost: b.example\r\n\r\n"
+            assert client.ask(asked).status == 200
+        poll_until(
+            lambda: lines(site / "b_bytes")[-1:] == [str(len(asked))], "%I is of one request"
+        )
 
 
 def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):

@@ -122,7 +122,7 @@ def test_there_is_one_mpm(text, mpm, words):
     # one that a LoadModule names is there, whether mpmkit has it or not; a built-in one stays
     ("http2_module", "http2_module", True), ("http2_module", "mod_http2.c", True),
     ("ldap_module", "util_ldap.c", True), ("", "mod_rewrite.c", False),
-    ("ssl_module", "ssl_module", True),
+    ("ssl_module", "ssl_module", True), ("http_module", "http_core.c", True),
     ("ssl_module", "mod_ssl.c", True), ("dir_module", "mod_dir.c", True),
 ])  # fmt: skip
 def test_ifmodule(loaded, condition, counts):
@@ -347,12 +347,14 @@ def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path)
         IncludeOptional none/*.conf
         IncludeOptional none/file.conf
         Timeout 9
+        Include */w.conf
     """
     files = {"main.conf": main, "extra/b.conf": "Timeout 2", "extra/a.conf": "Timeout 1"}
-    conf = read(tree(files))
-    assert [s.args[0] for s in conf.settings] == [str(tmp_path), "2", "1", "2", "9"]
+    conf = read(tree(files | {"s-t/w.conf": "Timeout 4", "s/w.conf": "Timeout 3"}))
+    assert [s.args[0] for s in conf.settings] == [str(tmp_path), *"212934"]
     assert [(os.path.basename(i.path), i.line, i.depth) for i in conf.includes] == [
         ("main.conf", 0, 0), ("b.conf", 1, 1), ("a.conf", 2, 1), ("b.conf", 2, 1),
+        ("w.conf", 6, 1), ("w.conf", 6, 1),
     ]  # fmt: skip
 
 
@@ -365,10 +367,13 @@ def test_server_root_of_the_caller_and_of_the_file(tree, tmp_path):
     assert check("event", conf.settings)[0].ServerRoot == f"{root}/two"
 
 
-def test_a_directory_is_included_with_all_below_it(tree):
-    names = ["d/b", "d/a", "d/f/c", "d/h/c", "d/e/c", "d/g/c"]
+def test_a_directory_is_included_with_all_below_it(tree, tmp_path):
+    """In the order of the names, whether of files, of directories or of links to them (httpd: the same)."""
+    names = ["d/b", "d/z", "d/a", "d/f/c", "d/h/c", "other/c", "d/e/c", "d/g/c"]
     path = tree({"main.conf": "Include d"} | {name: f"ServerName {name}" for name in names})
-    assert [setting.args[0] for setting in read(path).settings[1:]] == sorted(names)
+    (tmp_path / "d/link").symlink_to("../other")
+    order = ["d/a", "d/b", "d/e/c", "d/f/c", "d/g/c", "d/h/c", "other/c", "d/z"]
+    assert [setting.args[0] for setting in read(path).settings[1:]] == order
 
 
 @pytest.mark.parametrize(("inner", "words"), [
@@ -434,9 +439,9 @@ def test_what_the_machine_must_have(tmp_path):
         SSLCertificateKeyFile /nowhere.pem
     """
     missing = [
-        ("DocumentRoot", 1, "AH00526"), ("CoreDumpDirectory", 4, "AH00526"),
+        ("DocumentRoot", 1, "AH00526"), ("User", 2, "AH00543"), ("Group", 3, "AH00544"),
+        ("CoreDumpDirectory", 4, "AH00526"),
         ("SSLCertificateFile", 5, "AH00526"), ("SSLCertificateKeyFile", 6, "AH00526"),
-        ("User", 2, "AH00543"), ("Group", 3, "AH00544"),
     ]  # fmt: skip
     assert problems_of(text) == missing
     assert problems_of(text, document_root=False) == missing[1:]

@@ -16,10 +16,12 @@ from support.files import recorded_root
 from support.servers import assert_quiet, serving
 from support.waiting import poll_until
 
-from mpmkit.config.directives import Note
+from mpmkit.config.directives import Note, VirtualHost
 from mpmkit.config.log_format import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
+from mpmkit.server import piped
+from mpmkit.server.hosts import HostLogs, Hosts, HostService
 from mpmkit.server.log_format import FIELDS, OF_REQUEST, Site, compile_format
 from mpmkit.server.logs import AccessLog, ErrorLog, LogError, open_log
 
@@ -72,10 +74,22 @@ def test_the_common_format():
     ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
     ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
     ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
-    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R", "- - - - - -"),
+    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R %{日}o", "- - - - - - -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
+
+
+def test_the_program_of_a_hosts_error_log_ends_with_its_configuration():
+    fd = open_log("|cat", "ErrorLog")
+    main, site = (HostService(DIRECTIVES, None, None, ErrorLog(one)) for one in (2, fd))
+    HostLogs(Hosts(main, [(VirtualHost((("", 0),), DIRECTIVES), site)])).close()
+    assert fd not in piped._pipes
+
+
+def test_the_servers_name_is_written_in_bytes():
+    log = compile_format("%v %V", Site("例.example"))
+    assert log(connection(request=None), NOW) == r"\xe4\xbe\x8b.example \xe4\xbe\x8b.example"
 
 
 @pytest.mark.parametrize("kept, keep_alive, shown", [

@@ -26,8 +26,7 @@ from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import server_header
 from mpmkit.server.child import Setup
-from mpmkit.server.connection_factory import ConnectionFactory
-from mpmkit.server.core import Handler, Service, default_error_page
+from mpmkit.server.core import ConnectionFactory, Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
 from mpmkit.server.log_format import Site, format_error
 from mpmkit.server.logs import AccessLog, ErrorLog, close_logs, open_log

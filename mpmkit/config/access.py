@@ -33,10 +33,9 @@ CLOSED = {
 }  # fmt: skip
 # But for these words, which restrict nothing.
 _OPEN = {
-    "allowmethods": ("reset",),
-    "authmerging": ("off",),
+    "allowmethods": ("reset",), "authmerging": ("off",),
     "sslverifyclient": ("none", "optional", "optional_no_ca"),
-}
+}  # fmt: skip
 # What a Require may ask for that is not known here.
 CLOSED_REQUIREMENTS = {
     "expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE,
@@ -143,8 +142,7 @@ class Subnet(NamedTuple):
 def subnet(text: str) -> Subnet | None:
     """`10.1`, `10.1.2.3`, `10.0.0.0/8`, `10.0.0.0/255.0.0.0`, `2001:db8::/32`, as APR reads them.
 
-    None: it does not look like an address. Raises ValueError.
-    """
+    None: it does not look like an address. Raises ValueError."""
     from ipaddress import IPv4Address, IPv6Address  # here: most servers have no such rule
 
     written, slash, bits = text.partition("/")
@@ -152,26 +150,22 @@ def subnet(text: str) -> Subnet | None:
         if not slash:
             return None
         raise ValueError(f'takes an address before the "/", not "{text}"')
-    family, width = (6, 128) if ":" in text else (4, 32)
-    count = width
+    family, width, kind = (6, 128, IPv6Address) if ":" in text else (4, 32, IPv4Address)
     try:
-        if family == 6:
-            net = int(IPv6Address(written))
-        elif slash:
-            net = int(IPv4Address(written))
+        if family == 6 or slash:
+            net, count = int(kind(written)), width
         else:
             octets = bytes(int(octet) for octet in written.removesuffix(".").split("."))
             net, count = int.from_bytes(octets.ljust(4, b"\0"), "big"), 8 * len(octets)
-        mask = int(IPv4Address(bits)) if slash and family == 4 and "." in bits else None
-        if slash and mask is None:
+        masked = family == 4 and "." in bits
+        if slash and not masked:
             count = int(bits) if re.fullmatch(r"\+?[0-9]{1,3}", bits) else 0
         if not 0 < count <= width or "%" in text or (family == 6 and net >> 32 == 0xFFFF):
             raise ValueError
+        mask = int(IPv4Address(bits)) if masked else (1 << width) - (1 << (width - count))
     except ValueError:
         why = f'takes addresses such as 10.1, 10.0.0.0/8 or 2001:db8::/32, not "{text}"'
         raise ValueError(why) from None
-    if mask is None:
-        mask = (1 << width) - (1 << (width - count))
     return Subnet(family, net & mask, mask)
 
 
@@ -188,20 +182,11 @@ def requirement(words: Words) -> tuple[bool, str, Any]:
             raise ValueError(f'ip takes addresses, not "{" ".join(rest)}": use Require host')
     elif kind == "method":
         given = methods(given)
-    elif kind not in ("local", "host", "env", "ssl", *CLOSED_REQUIREMENTS) or (
-        kind == "ssl" and rest
-    ):
+    elif (kind, rest) != ("ssl", []) and kind not in ("local", "host", "env", *CLOSED_REQUIREMENTS):
         why = "knows all granted, all denied, local, ip, host, method, env and ssl"
-        raise ValueError(
-            f'{why}, and admits no client for rules about users; not "{" ".join(words)}"'
-        )
+        why += ", and admits no client for rules about users"
+        raise ValueError(f'{why}; not "{" ".join(words)}"')
     return negated, kind, given
-
-
-def require(words: Words) -> tuple[Words]:
-    """A Require line that can be read."""
-    requirement(words)
-    return (words,)
 
 
 def origins(words: Words) -> list[tuple[str, Any]]:
@@ -212,8 +197,7 @@ def origins(words: Words) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for word in words[1:]:
         if word.lower().startswith("env="):
-            name = word[4:].removeprefix("!")
-            found.append(("env" if name == word[4:] else "no env", (name,)))
+            found.append(("no env" if word[4:5] == "!" else "env", (word[4:].removeprefix("!"),)))
         elif word.lower() == "all":
             found.append(("all", True))
         else:
@@ -243,33 +227,32 @@ def authorization(
     lines: Sequence[Setting], unknown: frozenset[str], depth: int = 0, kind: str = "requireany"
 ) -> Group:
     """The Require lines of a section, with `depth` groups of them around. Raises ValueError."""
-    parts: list[Line | Group] = []
-    seen: set[Setting] = set()
+    parts: dict[Setting | int, Line | Group] = {}  # a group once, at its first line
     for line in lines:
         groups = [group for group in line.within if group.name.lower().startswith("require")]
         if len(groups) == depth:
             negated, asked, given = requirement(line.args)
             asked = "closed" if unknowable(asked, given, unknown) else asked
-            parts.append(Line(negated, limited(line.within), asked, given))
-        elif (group := groups[depth]) not in seen:
-            seen.add(group)
+            parts[len(parts)] = Line(negated, limited(line.within), asked, given)
+        elif (group := groups[depth]) not in parts:
             inside = [other for other in lines if group in other.within]
-            parts.append(authorization(inside, unknown, depth + 1, group.name.lower()))
+            parts[group] = authorization(inside, unknown, depth + 1, group.name.lower())
     every = kind == "requireall"
-    if any(part.negated for part in parts) and (not every or all(part.negated for part in parts)):
+    negations = {part.negated for part in parts.values()}
+    if True in negations and (not every or False not in negations):
         raise ValueError('a Require with "not" must be in a <RequireAll>, with one that admits')
-    return Group(kind == "requirenone", every, tuple(parts))
+    return Group(kind == "requirenone", every, tuple(parts.values()))
 
 
-def _row(name: str, parse: Any, takes: str, doc: str, module: str, **row: Any) -> Spec:
-    given = {"where": "section", "args": (1, 1), **row}
-    return Spec(name=name, parse=parse, doc=doc, takes=takes, source=module, **given)
+def _row(name: str, parse: Any, takes: str, doc: str, source: str, **row: Any) -> Spec:
+    return Spec(name=name, parse=parse, doc=doc, takes=takes, source=source, where="section", **row)
 
 
 # None sets an attribute: each section decides by itself.
 _FROM = "from address|name|env=variable|all ..."
 ROWS = (
-    _row("Require", require, "[not] all granted|all denied|local|ip|host|method|env|ssl ...",
+    _row("Require", lambda words: (words,) * bool(requirement(words)),
+         "[not] all granted|all denied|local|ip|host|method|env|ssl ...",
          "Who may enter; rules for users, and expressions, admit no client",
          "mod_authz_core", args=(1, 99), default=(), merge=append),
     _row("Order", choice("allow,deny", "deny,allow", "mutual-failure"),

@@ -15,9 +15,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 def expression(text: str) -> re.Pattern[bytes]:
     """A regular expression for the whole URL path. Raises ValueError."""
-    pattern = section_pattern("Match", text)
-    assert pattern is not None
-    return pattern
+    return section_pattern("Match", text)  # type: ignore[return-value]  # None is for other kinds
 
 
 def substituted(target: str, found: re.Match[bytes]) -> str:
@@ -26,8 +24,7 @@ def substituted(target: str, found: re.Match[bytes]) -> str:
     def part(sign: re.Match[str]) -> str:
         if sign[1] is None:
             return sign[2]
-        number = int(sign[1])
-        value = found[number] if number <= found.re.groups else None
+        value = found[int(sign[1])] if int(sign[1]) <= found.re.groups else b""
         return (value or b"").decode(NAMES, "surrogateescape")
 
     return re.sub(r"\$([0-9])|\\(.)", part, target)
@@ -35,14 +32,9 @@ def substituted(target: str, found: re.Match[bytes]) -> str:
 
 def alias(kind: str) -> Callable[[Words], tuple[Words]]:
     """Reads `Alias path file`, or `AliasMatch expression file`."""
-
-    def parse(words: Words) -> tuple[Words]:
-        if kind.endswith("Match"):
-            expression(words[0])
-            return ((kind, *words),)
-        return ((kind, url_path(words[0]), words[1]),)  # and mod_wsgi's options
-
-    return parse
+    if kind.endswith("Match"):
+        return lambda words: ((kind, expression(words[0]) and words[0], words[1]),)
+    return lambda words: ((kind, url_path(words[0]), words[1]),)  # and mod_wsgi's options
 
 
 class Redirection(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any, NoReturn
 
 HELP_WIDTH = 80  # characters
@@ -15,13 +16,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, "formatter_class": _help, **options})
+        # The width is fixed: argparse would look up the terminal's for each added option, through shutil,
+        # which would bring three compression libraries into every child.
+        formatter = partial(argparse.HelpFormatter, width=HELP_WIDTH)
+        super().__init__(**{"allow_abbrev": False, "formatter_class": formatter, **options})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
-
-
-def _help(prog: str) -> argparse.HelpFormatter:
-    """The width is fixed: argparse would look up the terminal's for each added option, through shutil,
-    which would bring three compression libraries into every child."""
-    return argparse.HelpFormatter(prog, width=HELP_WIDTH)

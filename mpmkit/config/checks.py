@@ -16,28 +16,16 @@ from typing import Any
 from mpmkit.config import access, unsupported
 from mpmkit.config import hosts as virtual_hosts
 from mpmkit.config.alias import Redirection, expression
-from mpmkit.config.directives import ROWS, SPECS, Directives, VirtualHost, spec_for
+from mpmkit.config.directives import MPMS, ROWS, SPECS, THREADED, Directives, VirtualHost, spec_for
 from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
-from mpmkit.config.settings import (
-    CONDITIONS,
-    MPMS,
-    THREADED,
-    DirectiveError,
-    Host,
-    Note,
-    Section,
-    Setting,
-    Spec,
-    sort_problems,
-)
+from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import Foreign, Lacking, foreign
 from mpmkit.config.values import BROKEN, append, module_levels
+from mpmkit.config.values import replace as latest
 
-# Directives that name a file or a directory: relative ones start from ServerRoot.
-FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TraceLog", "TypesConfig",
-         "SSLCertificateFile", "SSLCertificateKeyFile")  # fmt: skip
-
+# Of the directives that name one file or the directory of the site, relative names start from ServerRoot.
+FILES = {"DocumentRoot"} | {row.name for row in ROWS if (row.takes, row.merge) == ("file", latest)}
 APPENDED = {row.attribute for row in ROWS if row.attribute and row.merge is append}
 
 # httpd's ids of its messages, for the terminal of the first start.  In the error log of a restart
@@ -68,20 +56,14 @@ RENAMED_AH = {
 def correction_id(what: str, mpm: str, *, restart: bool) -> str:
     """httpd's id of a message of AH."""
     first = AH[what][MPMS.index(mpm)]
-    later = restart and not what.endswith("changed")
-    return f"AH{int(first[2:]) + 1:05d}" if later else first
+    return f"AH{int(first[2:]) + 1:05d}" if restart and not what.endswith("changed") else first
 
 
 def check(
-    mpm: str,
-    settings: Iterable[Setting] = (),
-    sections: Iterable[Section] = (),
-    hosts: Sequence[Host] = (),
-    *,
-    running: Directives | None = None,
-    problems: Sequence[DirectiveError] = (),
-    strict: bool = False,
-) -> tuple[Directives, tuple[Note, ...]]:
+    mpm: str, settings: Iterable[Setting] = (), sections: Iterable[Section] = (),
+    hosts: Sequence[Host] = (), *, running: Directives | None = None,
+    problems: Sequence[DirectiveError] = (), strict: bool = False,
+) -> tuple[Directives, tuple[Note, ...]]:  # fmt: skip
     """Effective directives for an MPM, and what the operator should know about them.
 
     ``running``: at a restart, the directives of the running server: ServerLimit and ThreadLimit
@@ -89,15 +71,13 @@ def check(
     ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
     ``strict`` makes a problem of every directive that mpmkit does not have.
 
-    Raises DirectiveError with every problem found, not only the first.
-    """
+    Raises DirectiveError with every problem found, not only the first."""
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
     server = _Reader(mpm, Host((), tuple(settings), tuple(sections)), Lacking(strict))
     readers = [_Reader(mpm, host, Lacking(strict, server.lacking), server) for host in hosts]
-    found = [*problems, *(problem for one in (server, *readers) for problem in one.problems)]
-    if found:
-        raise DirectiveError.of(sort_problems(found))
+    if found := [*problems, *(problem for one in (server, *readers) for problem in one.problems)]:
+        raise DirectiveError.of(found)
     values = server.values
     for row in ROWS:
         if row.attribute in APPENDED and not values[row.attribute]:
@@ -106,21 +86,21 @@ def check(
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
     notes = [*server.notes, *server.lacking.notes(), *checker.notes]
-    bodies = [one.written.get("LimitRequestBody", values["LimitRequestBody"]) for one in readers]
-    # The protocol applies the largest of all, so where they differ each applies its own.
-    own_body = bodies != [values["LimitRequestBody"]] * len(bodies)
+    # The protocol applies the largest body of all, so where they differ each applies its own.
+    usual = values["LimitRequestBody"]
+    own_body = any(one.written.get("LimitRequestBody", usual) != usual for one in readers)
     virtual = []
     for one in readers:
         of_host = virtual_hosts.over(values, one.written, one.host)
         said = _resolve(of_host)  # without a log of its own, what there is to say is the server's
         notes += [*one.notes, *one.lacking.notes(), *(said if "CustomLog" in one.written else ())]
-        one.sections = (*server.sections, *one.sections)
+        d = one.directives(of_host, own_body, (*server.host.sections, *one.host.sections))
         places = virtual_hosts.addresses(one.host)
-        d = one.directives(of_host, own_body)
         virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
     notes += _resolve(values)
     _resolve_tls(values, virtual)
-    return replace(server.directives(values, own_body), hosts=tuple(virtual)), tuple(notes)
+    directives = server.directives(values, own_body, server.host.sections)
+    return replace(directives, hosts=tuple(virtual)), tuple(notes)
 
 
 class _Reader:
@@ -156,11 +136,12 @@ class _Reader:
             self.read(setting)
         for section in host.sections:
             self.section(section)
-        self.sections = host.sections
 
-    def directives(self, values: dict[str, Any], own_body: bool) -> Directives:
-        values = {**values, "sections": self.sections, "unknown": self.unknown}
-        return Directives(mpm=self.mpm, own_body=own_body, closed=self.closing, **values)
+    def directives(
+        self, values: dict[str, Any], own_body: bool, sections: tuple[Section, ...]
+    ) -> Directives:
+        own: Any = {"sections": sections, "unknown": self.unknown, "closed": self.closing}
+        return Directives(mpm=self.mpm, own_body=own_body, **values, **own)
 
     def section(self, section: Section) -> None:
         """Check a section's argument and lines: a rule that matches nothing protects nothing."""
@@ -171,7 +152,7 @@ class _Reader:
             if section.kind in CONDITIONS:
                 decides = any(map(unsupported.decides, section.settings))
                 ends = "what is in it is ignored", "closed: what it is for answers 403"
-                self.note("warn", f"{shown} is not evaluated, {ends[decides]}", where)
+                self.note(f"{shown} is not evaluated, {ends[decides]}", where)
             else:
                 arg = canonical(section.arg) if section.kind == "Directory" else section.arg
                 section_pattern(section.kind, arg)
@@ -199,9 +180,8 @@ class _Reader:
             if section and spec.where in ("server", "main", "connection"):
                 raise ValueError(f"{spec.name} is not allowed in a <{section.kind}>: move it out")
             if not section and spec.where == "section":
-                raise ValueError(
-                    f"{spec.name} belongs in a <Directory>, <Location> or <Files>: move it in"
-                )
+                where = "belongs in a <Directory>, <Location> or <Files>: move it in"
+                raise ValueError(f"{spec.name} {where}")
             if isinstance(spec, Foreign):
                 self.lacking.take(spec, setting)
             else:
@@ -213,7 +193,7 @@ class _Reader:
                 line = " ".join((setting.name, *setting.args))
                 if self.lacking.strict:
                     raise ValueError(f"{line} would admit no client: {why}")
-                self.note("warn", f"closed: {line} admits no client, because {why}", setting)
+                self.note(f"closed: {line} admits no client, because {why}", setting)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
             return
@@ -237,43 +217,36 @@ class _Reader:
         if spec.attribute == "MaxConnectionsPerChild" and value < 0 and self.mpm in THREADED:
             # A threaded child of httpd compares with <= 0 at once, quits before it has served
             # anything, and is replaced, forever.  mpmkit: refused.
-            raise ValueError(
-                f'{spec.name} takes 0 (never) or more, not "{setting.args[0]}": {self.mpm} '
-                "children would end before their first connection"
-            )
+            why = f"{self.mpm} children would end before their first connection"
+            raise ValueError(f'{spec.name} takes 0 (never) or more, not "{setting.args[0]}": {why}')
 
     def remark(self, spec: Spec, setting: Setting, section: Section | None) -> None:
         """Notes that concern one line only."""
+        name = spec.name
         if spec.renamed:
-            ah = RENAMED_AH[spec.name][MPMS.index(self.mpm)]
-            self.note("info", f"{spec.name} is an old name: write {spec.renamed}", setting, ah)
-        if spec.name == "SSLProtocol":
-            broken = {version.lower() for version in BROKEN}
-            old = [one for one in setting.args if one.lstrip("+").lower() in broken]
-            if old:
-                self.note(
-                    "warn", f"SSLProtocol: {' '.join(old)} is broken and not supported", setting
-                )
-        if spec.name == "ErrorDocument" and "%{" in setting.args[1]:
-            text = (
-                f"{spec.name}: expressions are not evaluated, {setting.args[1]} is sent unchanged"
-            )
-            self.note("warn", text, setting)
-        if spec.attribute == "aliases" and spec.name != "WSGIScriptAlias":
-            for kind, url, _ in self.values["aliases"]:
-                pattern = expression(url) if kind.endswith("Match") else None
-                if Redirection(0, url, "", pattern).of(setting.args[0]) is not None:
-                    text = f"{spec.name} {setting.args[0]} will probably never match: an earlier {kind} has it"
-                    self.note("warn", text, setting, "AH00671")
-                    break
+            ah = RENAMED_AH[name][MPMS.index(self.mpm)]
+            self.note(f"{name} is an old name: write {spec.renamed}", setting, ah, "info")
+        asked = setting.args if name == "SSLProtocol" else ()
+        if old := [one for one in asked if one.lstrip("+").lower() in map(str.lower, BROKEN)]:
+            self.note(f"{name}: {' '.join(old)} is broken and not supported", setting)
+        if name == "ErrorDocument" and "%{" in setting.args[1]:
+            sent = f"{setting.args[1]} is sent unchanged"
+            self.note(f"{name}: expressions are not evaluated, {sent}", setting)
+        before = self.values["aliases"] if spec.attribute == "aliases" else ()
+        for kind, url, _ in before if name != "WSGIScriptAlias" else ():
+            pattern = expression(url) if kind.endswith("Match") else None
+            if Redirection(0, url, "", pattern).of(setting.args[0]) is not None:
+                why = f"will probably never match: an earlier {kind} has it"
+                self.note(f"{name} {setting.args[0]} {why}", setting, "AH00671")
+                break
         if section and spec.where == "outside":
-            text = f"{spec.name} has an effect outside of sections only: move it out of the "
-            self.note("warn", f"{text}<{section.kind}>", setting)
+            remedy = f"move it out of the <{section.kind}>"
+            self.note(f"{name} has an effect outside of sections only: {remedy}", setting)
         elif self.in_host and spec.where == "connection":
-            text = f"{spec.name} applies to the whole server: in a <VirtualHost> it has no effect"
-            self.note("warn", text, setting)
+            why = "applies to the whole server: in a <VirtualHost> it has no effect"
+            self.note(f"{name} {why}", setting)
 
-    def note(self, level: str, text: str, setting: Setting, ah: str = "") -> None:
+    def note(self, text: str, setting: Setting, ah: str = "", level: str = "warn") -> None:
         self.notes.append(Note(ah, level, text + setting.place))
 
 
@@ -281,21 +254,18 @@ class _Checker:
     """The numbers that depend on each other, and the steps that make them agree."""
 
     def __init__(self, mpm: str, values: dict[str, Any], running: Directives | None) -> None:
-        self.mpm = mpm
-        self.values = values
-        self.running = running
+        self.mpm, self.values, self.running = mpm, values, running
         self.notes: list[Note] = []
 
     def correct(self, name: str, to: int, why: str, what: str = "") -> None:
         """Change a value and say so; `what` is the key in AH, "" where httpd is silent."""
-        text = f"{name} {self.values[name]} {why}: {to} is used"
+        self.note(what, f"{name} {self.values[name]} {why}: {to} is used")
         self.values[name] = to
-        # mpmkit: what httpd changes silently is a debug note here.
-        self.note(what, text) if what else self.notes.append(Note("", "debug", text))
 
     def note(self, what: str, text: str) -> None:
-        ah = correction_id(what, self.mpm, restart=self.running is not None)
-        self.notes.append(Note(ah, "warn", text))
+        ah = what and correction_id(what, self.mpm, restart=self.running is not None)
+        # mpmkit: what httpd changes silently is a debug note here.
+        self.notes.append(Note(ah, "warn" if what else "debug", text))
 
     def at_least(self, name: str, least: int, why: str, what: str = "") -> None:
         if self.values[name] < least:
@@ -311,12 +281,10 @@ class _Checker:
 
     def limit(self, name: str) -> None:
         """ServerLimit and ThreadLimit: within what is compiled in, and fixed by the first start."""
-        v, high = self.values, SPECS[name.lower()].high_for(self.mpm)
-        assert high is not None
+        high: Any = SPECS[name.lower()].high_for(self.mpm)
         self.at_most(name, high, f"is above the compiled limit of {high}", f"{name} high")
         self.positive(name)
-        first = getattr(self.running, name) if self.running else v[name]
-        if v[name] != first:
+        if self.running and (first := getattr(self.running, name)) != self.values[name]:
             why = f"differs from the {first} of the first start, a restart cannot change it"
             self.correct(name, first, why, f"{name} changed")
 
@@ -361,8 +329,7 @@ class _Checker:
 
     def rest(self) -> None:
         """mpmkit: negatives that httpd stores and then treats as 0 are 0 here."""
-        why = "is below 0, which prefork treats as never"
-        self.at_least("MaxConnectionsPerChild", 0, why)
+        self.at_least("MaxConnectionsPerChild", 0, "is below 0, which prefork treats as never")
         for name in ("Timeout", "GracefulShutdownTimeout", "MaxKeepAliveRequests"):
             self.at_least(name, 0, "is below 0")
 
@@ -372,10 +339,9 @@ def _resolve(values: dict[str, Any]) -> list[Note]:
     files start from ServerRoot; without a ServerRoot they stay as they are."""
     root = values["ServerRoot"]
 
-    def resolve(name: str) -> str:
-        if not root or name.startswith(("/", "|", "syslog:")) or name == "syslog":
-            return name
-        return f"{root.rstrip('/')}/{name}"
+    def resolve(name: str | None) -> str | None:
+        below = root and name and not name.startswith(("/", "|", "syslog:")) and name != "syslog"
+        return f"{root.rstrip('/')}/{name}" if below else name
 
     notes, logs = [], []
     for file, name, *condition in values["CustomLog"]:
@@ -389,9 +355,7 @@ def _resolve(values: dict[str, Any]) -> list[Note]:
         logs.append((resolve(file), layout, *condition))
     values["CustomLog"] = tuple(logs)
     values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])
-    for key in FILES:
-        if values[key]:
-            values[key] = resolve(values[key])
+    values |= {key: resolve(values[key]) for key in FILES}
     return notes
 
 
@@ -404,8 +368,7 @@ def _resolve_tls(values: dict[str, Any], hosts: Sequence[VirtualHost]) -> None:
     for one in listen:
         # Debian's file has 443 before there is a site for it: that is HTTP, as by httpd.
         protocol = one.protocol if engine or any(files) or one.port != 443 else "http"
-        tls = virtual_hosts.speaks_tls(hosts, one.address, one.port, protocol)
-        if tls is None:
+        if (tls := virtual_hosts.speaks_tls(hosts, one.address, one.port, protocol)) is None:
             tls = everywhere or (engine is not False and protocol == "https")
         resolved.append(replace(one, protocol="https" if tls else "http"))
     values["Listen"] = tuple(resolved)

@@ -10,9 +10,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from operator import eq, ge, gt, le, lt
-from typing import NamedTuple
 
 from mpmkit.config.directives import SPECS
 from mpmkit.config.modules import Modules
@@ -25,30 +24,26 @@ _COMPARE = {"=": eq, "==": eq, ">": gt, ">=": ge, "<": lt, "<=": le}
 NAMES = ("ifmodule", "ifdefine", "iffile", "ifdirective", "ifsection", "ifversion")
 
 
-class Test(NamedTuple):
-    """What conditions are about. read: what the reading itself obeys, a container with its "<"."""
+def holds(
+    setting: Setting, modules: Modules, defines: Container[str],
+    exists: Callable[[str], bool], read: Container[str],
+) -> bool:  # fmt: skip
+    """Whether the condition of a container holds. Raises ValueError for words that httpd refuses.
 
-    modules: Modules
-    defines: Mapping[str, str]
-    exists: Callable[[str], bool]
-    read: Container[str]
-
-    def holds(self, setting: Setting) -> bool:
-        """Whether the condition of a container holds. Raises ValueError for words that httpd refuses."""
-        name, args = setting.name.lower(), setting.args
-        if name == "ifversion":
-            return _version(args)
-        if len(args) != 1:
-            raise ValueError(f"<{setting.name}> takes one name, here are {len(args)}")
-        word = args[0].removeprefix("!")
-        tests: dict[str, Callable[[str], bool]] = {
-            "ifmodule": self.modules.has, "ifdefine": self.defines.__contains__, "iffile": self.exists,
-            "ifdirective": self._knows, "ifsection": lambda word: self._knows(f"<{word}"),
-        }  # fmt: skip
-        return tests[name](word) != args[0].startswith("!")
-
-    def _knows(self, name: str) -> bool:
-        return name.lower() in self.read or name.lower() in SPECS or foreign(name) is not None
+    read: what the reading itself obeys, a container with its "<"."""
+    name, args = setting.name.lower(), setting.args
+    if name == "ifversion":
+        return _version(args)
+    if len(args) != 1:
+        raise ValueError(f"<{setting.name}> takes one name, here are {len(args)}")
+    word = args[0].removeprefix("!")
+    known = f"<{word}".lower()[name != "ifsection" :]
+    tests: dict[str, Callable[[], bool]] = {
+        "ifmodule": lambda: modules.has(word), "ifdefine": lambda: word in defines,
+        "iffile": lambda: exists(word),
+    }  # fmt: skip
+    test = tests.get(name, lambda: known in read or known in SPECS or foreign(known) is not None)
+    return test() != args[0].startswith("!")
 
 
 def _version(words: Words) -> bool:
@@ -62,9 +57,8 @@ def _version(words: Words) -> bool:
             pattern = slashes[1] if slashes else wanted
             found = re.search(pattern, ".".join(map(str, HTTPD_VERSION))) is not None
         elif compare not in _COMPARE:
-            raise ValueError(
-                f'knows {" ".join(_COMPARE)} and ~, each also after a "!", not "{sign}"'
-            )
+            known = f'{" ".join(_COMPARE)} and ~, each also after a "!"'
+            raise ValueError(f'knows {known}, not "{sign}"')
         elif not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}", wanted):
             raise ValueError(f'takes a version such as 2.4 or 2.4.6, not "{wanted}"')
         else:

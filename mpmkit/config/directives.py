@@ -48,8 +48,7 @@ def directive(parse: Any, default: Any, doc: str, **row: Any) -> Any:
     """An attribute of `Directives`, and the row of the directive that sets it (see `Spec`).
 
     The directive has the attribute's name unless `name` is given. `also` are further directives that
-    set the attribute: what differs in their rows.
-    """
+    set the attribute: what differs in their rows."""
     return field(metadata={"parse": parse, "default": default, "doc": doc, **row})
 
 
@@ -132,7 +131,8 @@ class Directives:
         source="mpm", low=1)
     ListenTCPDeferAccept: int = bounded("s", 30, "Value of TCP_DEFER_ACCEPT where it is used",
         source="mpm", low=1)
-    AcceptFilter: dict[str, str] = directive(values.accept_filter, {"http": "data", "https": "data"},
+    AcceptFilter: dict[str, str] = directive(lambda words: {words[0].lower(): words[1].lower()},
+        {"http": "data", "https": "data"},
         "What the kernel waits for before it hands over a connection: data, connect or none",
         where="main", takes="protocol filter", args=(2, 2), merge=update)
     SendBufferSize: int = bounded("bytes", 0, "Kernel's send buffer, from 512; 0 is the system's",
@@ -172,7 +172,7 @@ class Directives:
     LogLevel: str = directive(values.log_level, "warn", "Least important level that is logged",
         takes="level", args=SOME, where="outside", merge=values.keep_if_none)
     module_levels: dict[str, str]  # those of LogLevel for single modules
-    LogFormat: dict[str, str] = directive(values.log_format,
+    LogFormat: dict[str, str] = directive(lambda words: {"".join(words[1:]): words[0]},
         {"common": COMMON, "combined": COMBINED},
         "A format for the access log, and a nickname for it", takes="format [nickname]",
         source="mod_log_config", args=(1, 2), merge=update)
@@ -253,21 +253,24 @@ class Directives:
         "Most ranges of one request before the whole file is sent; 0 is no ranges",
         takes="none|default|unlimited|number", unit="ranges", where="outside")
     # The site
-    DirectoryIndex: Words = directive(values.index_names, ("index.html",), "Files tried for a directory",
+    DirectoryIndex: Words = directive(lambda words: () if [*map(str.lower, words)] == ["disabled"] else words,
+        ("index.html",), "Files tried for a directory",
         takes="file ...", source="mod_dir", args=SOME, where="any", merge=append)
     TypesConfig: str | None = directive(values.text, None, "Table of media types",
         takes="file", source="mod_mime", httpd="conf/mime.types")
-    types: dict[str, str] = directive(values.types, {},
+    types: dict[str, str] = directive(lambda words: values.by_extension((words[0].lower(), *words[1:])), {},
         "A media type for file name extensions", name="AddType",
         takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
-    AddDefaultCharset: str = directive(values.charset, "",
+    AddDefaultCharset: str = directive(
+        lambda words: {"off": "", "on": "iso-8859-1"}.get(words[0].lower(), words[0]), "",
         "Character set for text/html and text/plain files without one; On is iso-8859-1",
         takes="On|Off|charset", where="any")
     handlers: dict[str, str] = directive(values.by_extension, {},
         "A handler for file name extensions", name="AddHandler",
         takes="handler .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
-    SetHandler: str | None = directive(values.handler, None, "The handler for everything here",
-        takes="handler|None", where="any")
+    SetHandler: str | None = directive(
+        lambda words: None if words[0].lower() == "none" else words[0], None,
+        "The handler for everything here", takes="handler|None", where="any")
     Options: Words = directive(values.options, ("FollowSymLinks",), "What is allowed in a directory",
         takes="[+-]option ...", args=SOME, where="any", merge=values.signed, over=values.signed)
     ErrorDocument: dict[int, str] = directive(values.error_document, {},
@@ -275,10 +278,12 @@ class Directives:
         takes="status text-or-path", args=(2, 2), where="any", merge=update, over=update)
     DirectorySlash: bool = switch(True,
         "Redirect a directory's path without its last slash", source="mod_dir", where="any")
-    FallbackResource: str = directive(values.unless_disabled, "",
+    FallbackResource: str = directive(
+        lambda words: "" if words[0].lower() == "disabled" else values.site_path(words[0]), "",
         "Answers for paths without a file", takes="path|disabled", source="mod_dir", where="any")
-    ForceType: str | None = directive(values.media_type, None, "The media type of all files here",
-        takes="type|None", where="section")
+    ForceType: str | None = directive(
+        lambda words: None if (kind := words[0].lower()) == "none" else kind, None,
+        "The media type of all files here", takes="type|None", where="section")
     aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",
         takes="path file", source="mod_alias", args=(2, 2), merge=append, over=values.prepend,
@@ -344,8 +349,7 @@ class Directives:
         """How many children of one generation there can be.
 
         Worker and event compute it from MaxRequestWorkers and never exceed ServerLimit, though
-        MaxRequestWorkers keeps its larger value (httpd does the same, and its maintenance shows).
-        """
+        MaxRequestWorkers keeps its larger value (httpd does the same, and its maintenance shows)."""
         return min(self.MaxRequestWorkers // self.ThreadsPerChild, self.ServerLimit)
 
     @property
@@ -367,14 +371,12 @@ class VirtualHost:
 
 def _rows() -> Iterator[Spec]:
     for one in fields(Directives):
-        if one.metadata:
-            row = {"name": one.name, "attribute": one.name, **one.metadata}
-            for other in ({}, *row.pop("also", ())):
-                yield Spec(**{**row, **other})
-    yield from access.ROWS
+        row = {"name": one.name, "attribute": one.name, **one.metadata}
+        for also in ({}, *row.pop("also", ())) if one.metadata else ():
+            yield Spec(**{**row, **also})
 
 
-ROWS = tuple(_rows())
+ROWS = (*_rows(), *access.ROWS)
 SPECS: dict[str, Spec] = {row.name.lower(): row for row in ROWS}
 OVER = {row.attribute: row.over for row in ROWS}
 
@@ -382,16 +384,14 @@ OVER = {row.attribute: row.over for row in ROWS}
 def spec_for(name: str, mpm: str | None) -> Spec:
     """The row for a name (in any case) under an MPM; ValueError says what to do instead.
 
-    With None, while the MPM is not known yet, the names of all three are right.
-    """
+    With None, while the MPM is not known yet, the names of all three are right."""
     spec = SPECS.get(name.lower())
     if spec is not None and (mpm is None or mpm in spec.mpms):
         return spec
     if spec is not None:
         guard = f"wrap it in <IfModule mpm_{spec.mpms[-1]}_module> or take it out"
-        raise ValueError(
-            f"{spec.name} belongs to {' and '.join(spec.mpms)}, this is {mpm}: {guard}"
-        )
+        where = f"belongs to {' and '.join(spec.mpms)}, this is {mpm}"
+        raise ValueError(f"{spec.name} {where}: {guard}")
     if row := foreign(name):
         raise ValueError(row.refusal)
     from difflib import get_close_matches  # only a mistake pays for it
@@ -417,5 +417,4 @@ def section_values(section: Section) -> dict[str, Any]:
 def laid_over(around: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a section or a host upon those around it, by attribute."""
     both = own.keys() & around.keys() & OVER.keys()
-    joined = {name: OVER[name](around[name], own[name]) for name in both}
-    return {**around, **own, **joined}
+    return {**around, **own, **{name: OVER[name](around[name], own[name]) for name in both}}

@@ -23,12 +23,9 @@ def text_of(path: str) -> str:
 
 
 def validate_environment(
-    directives: Directives,
-    settings: Iterable[Setting] = (),
-    *,
-    document_root: bool = True,
-    hosts: Iterable[Host] = (),
-) -> list[Note]:
+    directives: Directives, settings: Iterable[Setting] = (), *,
+    document_root: bool = True, hosts: Iterable[Host] = (),
+) -> list[Note]:  # fmt: skip
     """httpd's checks of the machine before it starts: do the directories, user and group exist? Notes
     for a <VirtualHost> that lacks one (for its certificates: tls.context_for).
 
@@ -36,8 +33,7 @@ def validate_environment(
     document_root  False leaves out the question for DocumentRoot (httpd -T); one that no line names
                    is not asked for (COMPILED_IN)
 
-    Raises DirectiveError with every problem.
-    """
+    Raises DirectiveError with every problem."""
     import grp
     import pwd
 
@@ -50,15 +46,14 @@ def validate_environment(
         problems.append(DirectiveError.at(setting, f"{name} {text}", ah))
 
     core = written.get("coredumpdirectory", Setting("")).args
-    core = tuple(os.path.join(d.ServerRoot or "", path) for path in core)
     named = document_root and written.get("documentroot", Setting("")).file != COMPILED_IN
     roots = [("ServerRoot", d.ServerRoot), ("DocumentRoot", d.DocumentRoot if named else None)]
-    for name, path in (*roots, *(("CoreDumpDirectory", path) for path in core)):
+    roots += [("CoreDumpDirectory", os.path.join(d.ServerRoot or "", path)) for path in core]
+    for name, path in roots:
         if path is not None and not os.path.isdir(path):
             wrong(name, f"{path} is not a directory that can be read: create it or name another")
     for name in ("SSLCertificateFile", "SSLCertificateKeyFile"):
-        path = getattr(d, name)
-        if path is not None and not os.path.isfile(path):
+        if (path := getattr(d, name)) is not None and not os.path.isfile(path):
             wrong(name, f"{path}: No such file or directory: name a file in PEM that can be read")
     for name, find, ah in (("User", pwd.getpwnam, "AH00543"), ("Group", grp.getgrnam, "AH00544")):
         who = getattr(d, name)
@@ -77,8 +72,8 @@ def validate_environment(
     notes = []
     for host, virtual in zip(hosts, d.hosts, strict=True) if document_root else ():
         root = virtual.directives.DocumentRoot
-        for one in host.settings:
-            if one.name.lower() == "documentroot" and not os.path.isdir(root or ""):
-                text = f"DocumentRoot [{root}] does not exist{one.place}"
-                notes.append(Note("AH00112", "warn", text))
+        text = f"DocumentRoot [{root}] does not exist"
+        lines = [one for one in host.settings if one.name.lower() == "documentroot"]
+        missing = [] if os.path.isdir(root or "") else lines
+        notes += [Note("AH00112", "warn", text + one.place) for one in missing]
     return notes

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mpmkit.config.directives import VirtualHost, laid_over
@@ -45,10 +46,8 @@ def canonical_address(text: str) -> str:
     if ":" in text:
         from ipaddress import IPv6Address  # here: few files need it, and every child would carry it
 
-        try:
+        with suppress(ValueError):
             return IPv6Address(text).compressed
-        except ValueError:
-            pass
     return text.lower()
 
 
@@ -93,6 +92,5 @@ def speaks_tls(hosts: Sequence[VirtualHost], address: str, port: int, protocol: 
     engines = {protocol == "https" if engine is None else engine for engine in own}
     if len(engines) > 1:
         text = f"SSLEngine is On in one <VirtualHost> at port {port} and Off in another: give each a port"
-        place = {"file": first[0].file, "line": first[0].line}
-        raise DirectiveError(text, directive="SSLEngine", **place)
+        raise DirectiveError(text, directive="SSLEngine", file=first[0].file, line=first[0].line)
     return engines.pop() if engines else None

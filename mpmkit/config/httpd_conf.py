@@ -26,27 +26,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from mpmkit.config import conditions
+from mpmkit.config import conditions, settings
 from mpmkit.config.environment import text_of
 from mpmkit.config.modules import Modules
-from mpmkit.config.settings import (
-    CONDITIONS,
-    SECTIONS,
-    DirectiveError,
-    Host,
-    Note,
-    Section,
-    Setting,
-    logical_lines,
-    split_words,
-)
+from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting
 from mpmkit.config.unsupported import foreign
 
 INCLUDE_DEPTH = 20  # enough for every real tree; a file that includes itself is found before
 DEEPEST = 100  # containers around one
 MOST_PROBLEMS = 100  # after so many it is another kind of file, or files that include each other
 
-KINDS = {kind.lower(): kind for kind in (*SECTIONS, *CONDITIONS)}
+KINDS = {kind.lower(): kind for kind in (*settings.SECTIONS, *CONDITIONS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +96,7 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
 
     mpmkit: httpd obeys LoadModule when it comes to the line, and an <IfModule mpm_event_module> above
     it is silently skipped.  Here the lines are gone through again with the MPM that they
-    choose, so their order makes no difference.
-    """
+    choose, so their order makes no difference."""
     conf = _Reader(source, environ, source.mpm).run()
     if source.mpm is None and conf.mpm:
         conf = _Reader(source, environ, conf.mpm).run()
@@ -135,8 +124,8 @@ class _Container:
         return self.section.kind if self.section else self.setting.name
 
     def refusal(self, kind: str) -> ValueError:
-        text = f"<{kind}> is inside the <{self.name}> of line {self.setting.line}: move it out"
-        return ValueError(text)
+        where = f"inside the <{self.name}> of line {self.setting.line}"
+        return ValueError(f"<{kind}> is {where}: move it out")
 
 
 class _Reader:
@@ -166,7 +155,7 @@ class _Reader:
             if source.text is None:
                 self.include(os.path.abspath(source.file), self.containers[0].setting)
             else:
-                self.lines(logical_lines(source.text), source.file)
+                self.lines(settings.logical_lines(source.text), source.file)
             self.options(source.after, "-c")
         except DirectiveError as error:  # the file itself can't be read, or there is no end to it
             self.conf.problems.append(error)
@@ -195,54 +184,46 @@ class _Reader:
                     why = f"the comment ends with a backslash and takes in {count - 1} more"
                     self.conf.notes.append(Note("", "warn", f"{why} ({file}:{line})"))
                 continue
-            found = re.match(r"(</?)\s*([^\s>]*)|(\S+)", text)
-            assert found is not None
-            where = Setting(found[2] or found[3] or "", (), file, line)
+            tag, kind, name = re.findall(r"^(</?)\s*([^\s>]*)|^(\S+)", text)[0]
+            where = Setting(kind or name, (), file, line)
             try:
-                if found[1] == "</":
+                if tag == "</":
                     self.close(where, outside)
-                elif found[1]:
+                elif tag:
                     self.open(where, text)
                 elif self.containers[-1].counts:
                     self.directive(self.words(where, text))
-            except DirectiveError as problem:
-                self.problem(problem)
             except ValueError as problem:
-                self.problem(DirectiveError.at(where, str(problem)))
+                self.problem(problem, where)
         if len(self.containers) > outside:
             last = self.containers[-1].setting
             del self.containers[outside:]
-            text = f"<{last.name}> is never closed: add </{last.name}>"
-            self.problem(DirectiveError.at(last, text))
+            self.problem(ValueError(f"<{last.name}> is never closed: add </{last.name}>"), last)
 
     def words(self, where: Setting, text: str) -> Setting:
-        """A line with its words, with every ${NAME} replaced."""
+        """A line with its words. ${NAME} becomes its value; an unknown one stays as it is, with a note."""
 
         def unclosed(wrong: str) -> None:
             why = f"{where.name}: {wrong}: it ends with the line{where.place}"
             self.conf.notes.append(Note("", "warn", why))
 
-        rest = self.expand(text[len(where.name) :], where)
-        return replace(where, args=split_words(rest, unclosed))
-
-    def expand(self, text: str, where: Setting) -> str:
-        """${NAME} becomes its value; an unknown one stays as it is, with a note."""
-
         def value(found: re.Match[str]) -> str:
-            value = self.conf.defines.get(found[1], self.environ.get(found[1]))
-            if value is not None:
+            if (value := self.conf.defines.get(found[1], self.environ.get(found[1]))) is not None:
                 return value
             why = f"{found[0]} is neither defined nor in the environment{where.place}"
             self.conf.notes.append(Note("AH00111", "warn", why))
             return found[0]
 
-        return re.sub(r"\$\{([^}]*)\}", value, text)
+        rest = re.sub(r"\$\{([^}]*)\}", value, text[len(where.name) :])
+        return replace(where, args=settings.split_words(rest, unclosed))
 
-    def problem(self, problem: DirectiveError) -> None:
+    def problem(self, error: ValueError, where: Setting) -> None:
         """Remember a mistake and read on, so that all of them are reported at once."""
+        if not isinstance(error, DirectiveError):
+            error = DirectiveError.at(where, str(error))
         if len(self.conf.problems) >= MOST_PROBLEMS:
-            raise problem
-        self.conf.problems.append(problem)
+            raise error
+        self.conf.problems.append(error)
 
     # ---- containers: what follows raises ValueError, or DirectiveError for the line of another setting
 
@@ -272,7 +253,7 @@ class _Reader:
         elif foreign(f"<{name}"):
             here.kind = "foreign"
         else:
-            known = ", ".join(f"<{kind}>" for kind in SECTIONS)
+            known = ", ".join(f"<{kind}>" for kind in settings.SECTIONS)
             raise ValueError(f"<{name}> cannot be used, it is unknown: use {known}")
 
     def close(self, end: Setting, outside: int) -> None:
@@ -282,36 +263,36 @@ class _Reader:
             raise ValueError(f"</{name}> closes nothing: no <{name}> is open")
         begun = self.containers.pop()
         self.leave(begun)
-        setting = begun.setting
-        if setting.name.lower() != name.lower():
+        if (setting := begun.setting).name.lower() != name.lower():
             if name.lower() in [one.setting.name.lower() for one in self.containers[outside:]]:
                 self.close(end, outside)  # the inner one was forgotten
             meets = f"meets the <{setting.name}> of line {setting.line}: close that one first"
             raise ValueError(f"</{name}> {meets}")
 
     def leave(self, one: _Container) -> None:
-        setting, settings = one.setting, tuple(one.settings)
+        setting, lines = one.setting, tuple(one.settings)
         if one.kind == "foreign":
             self.setting(replace(setting, name=f"<{setting.name}"))
         elif one.kind == "host":
             place = setting.file, setting.line
-            self.conf.hosts.append(Host(setting.args, settings, tuple(one.sections), *place))
+            self.conf.hosts.append(Host(setting.args, lines, tuple(one.sections), *place))
         elif one.section and (site := self.around("host", "server")):
-            site.sections.append(replace(one.section, settings=settings))
+            site.sections.append(replace(one.section, settings=lines))
         elif one.kind == "group" and setting.name.lower().startswith("require"):
-            section = self.around("section")
-            lines = [s for s in section.settings if setting in s.within] if section else []
-            if not any(line.name.lower() == "require" for line in lines):
+            around = self.around("section")
+            inside = [line for line in around.settings if setting in line.within] if around else []
+            if not any(line.name.lower() == "require" for line in inside):
                 text = f"<{setting.name}> has no Require in it: add one, or take it out"
                 raise DirectiveError.at(setting, text)
 
     def condition(self, here: _Container) -> None:
         read = {*OBEYED, *map("<".__add__, CONTAINERS)}
-        test = conditions.Test(self.conf.modules, self.conf.defines, self.exists, read)
-        here.counts = test.holds(here.setting)
 
-    def exists(self, name: str) -> bool:
-        return os.path.exists(os.path.join(self.root, name))
+        def exists(name: str) -> bool:
+            return os.path.exists(os.path.join(self.root, name))
+
+        known = self.conf.modules, self.conf.defines, exists, read
+        here.counts = conditions.holds(here.setting, *known)
 
     def open_host(self, here: _Container) -> None:
         setting = here.setting
@@ -357,11 +338,8 @@ class _Reader:
     # ---- directives
 
     def directive(self, setting: Setting) -> None:
-        obeyed = OBEYED.get(setting.name.lower())
-        if obeyed is None:
-            self.setting(setting)
-            return
-        obey, least, most = obeyed
+        plain = _Reader.setting, 0, len(setting.args)
+        obey, least, most = OBEYED.get(setting.name.lower(), plain)
         if not least <= len(setting.args) <= most:
             wanted = str(least) if least == most else f"{least} or {most}"
             wanted = f"{wanted} argument{'s' * (most > 1)}, here are {len(setting.args)}"
@@ -374,8 +352,7 @@ class _Reader:
             self.root = setting.args[0]  # from here on, for Include
         if groups := self.groups():
             setting = replace(setting, within=groups)
-        place = self.around("section", "host") or self.containers[0]
-        place.settings.append(setting)
+        (self.around("section", "host") or self.containers[0]).settings.append(setting)
 
     def define(self, setting: Setting) -> None:
         name, *value = setting.args
@@ -383,14 +360,8 @@ class _Reader:
             raise ValueError(f'a name has no ":" in it, "{name}" has')
         self.conf.defines[name] = value[0] if value else ""
 
-    def undefine(self, setting: Setting) -> None:
-        self.conf.defines.pop(setting.args[0], None)
-
     def error(self, setting: Setting) -> None:
         raise ValueError(f"Error: {' '.join(setting.args)}")
-
-    def load_module(self, setting: Setting) -> None:
-        self.conf.notes += self.conf.modules.load(setting)
 
     # ---- files
 
@@ -400,34 +371,31 @@ class _Reader:
 
         pattern = os.path.join(self.root, setting.args[0])
         magic = has_magic(pattern)
-        names = sorted(glob(pattern)) if magic else [pattern] * os.path.exists(pattern)
+        names = glob(pattern) if magic else [pattern] * os.path.exists(pattern)
         if not names and setting.name.lower() == "include":
-            what = "no file matches" if magic else "there is no"
-            text = f"{what} {pattern}: correct the name or use IncludeOptional"
-            raise ValueError(f"{setting.name}: {text}")
-        for name in names:
-            if not os.path.isdir(name):
-                self.include(name, setting)
-            for directory, below, files in os.walk(name):
-                below.sort()
-                for file in sorted(files):
-                    self.include(os.path.join(directory, file), setting)
+            what = f"{'no file matches' if magic else 'there is no'} {pattern}"
+            raise ValueError(f"{setting.name}: {what}: correct the name or use IncludeOptional")
+        for name in sorted(names, key=lambda name: name.split("/")):  # a/x is before a-b/x
+            self.include(name, setting, INCLUDE_DEPTH)
 
-    def include(self, path: str, where: Setting) -> None:
-        """Read a file; ``where`` is the line that asks for it."""
-        real = os.path.realpath(path)
-        if real in self.open_files:
+    def include(self, path: str, where: Setting, directories: int = 0) -> None:
+        """Read a file, or what is in a directory and so many below it at most; ``where`` is the line for it."""
+        if (real := os.path.realpath(path)) in self.open_files:
             raise ValueError(f"{where.name}: {path} includes itself")
         if len(self.open_files) > INCLUDE_DEPTH:
             raise ValueError(f"{where.name}: more than {INCLUDE_DEPTH} files deep: {path}")
         try:
+            if directories and os.path.isdir(path):
+                for name in sorted(os.listdir(path)):
+                    self.include(os.path.join(path, name), where, directories - 1)
+                return
             text = text_of(path)
         except OSError as error:
             why = f"{where.name} {path} cannot be read: {error.strerror or error}"
             raise DirectiveError.at(where, why) from None
         self.conf.includes.append(Included(path, where.line, len(self.open_files)))
         self.open_files.append(real)
-        self.lines(logical_lines(text.replace("\r\n", "\n").replace("\r", "\n")), path)
+        self.lines(settings.logical_lines(text.replace("\r\n", "\n").replace("\r", "\n")), path)
         self.open_files.pop()
 
 
@@ -440,11 +408,15 @@ CONTAINERS: dict[str, Callable[[_Reader, _Container], None]] = {
     "virtualhost": _Reader.open_host,
 }
 # What a directive that shapes the reading does, with the fewest and the most words behind it.
-OBEYED: dict[str, tuple[Callable[[_Reader, Setting], None], int, int]] = {
+OBEYED: dict[str, tuple[Callable[[_Reader, Setting], object], int, int]] = {
     "define": (_Reader.define, 1, 2),
-    "undefine": (_Reader.undefine, 1, 1),
+    "undefine": (lambda reader, line: reader.conf.defines.pop(line.args[0], None), 1, 1),
     "error": (_Reader.error, 0, 1 << 31),
-    "loadmodule": (_Reader.load_module, 2, 2),
+    "loadmodule": (
+        lambda reader, line: reader.conf.notes.extend(reader.conf.modules.load(line)),
+        2,
+        2,
+    ),
     "include": (_Reader.find, 1, 1),
     "includeoptional": (_Reader.find, 1, 1),
 }

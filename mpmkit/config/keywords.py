@@ -20,16 +20,13 @@ def from_keywords(mpm: str | None, **directives: Any) -> tuple[Setting, ...]:
 
     ``mpm`` may be None if a file will choose it; `check` then finds a name of another MPM.
 
-    Raises DirectiveError for an unknown name or a value that has no written form.
-    """
-    settings: list[Setting] = []
-    problems: list[DirectiveError] = []
+    Raises DirectiveError for an unknown name or a value that has no written form."""
+    settings, problems = [], []
     for name, value in directives.items():
         try:
             spec = spec_for(name, mpm)
-            for line in value if isinstance(value, list) else [value]:
-                if line is not None:
-                    settings.append(Setting(spec.name, _words(spec, line)))
+            lines = value if isinstance(value, list) else [value]
+            settings += [Setting(spec.name, _words(spec, one)) for one in lines if one is not None]
         except ValueError as error:
             problems.append(DirectiveError(str(error), directive=name))
     if problems:
@@ -54,10 +51,9 @@ def _word(spec: Spec, value: Any) -> str:
         if not value.is_integer():
             raise ValueError(f"{spec.name} takes a whole number, not {value}")
         value = int(value)
-    if hasattr(value, "__index__"):  # int, and the integers of numpy and pandas
-        value = int(value)
-    elif hasattr(value, "__fspath__"):
-        value = value.__fspath__()
+    # __index__: int, and the integers of numpy and pandas
+    value = int(value) if hasattr(value, "__index__") else value
+    value = value.__fspath__() if hasattr(value, "__fspath__") else value
     if isinstance(value, (str, int, float)):
         return str(value)
     raise ValueError(f"{spec.name} cannot be {value!r}: use a string or a number")

@@ -53,13 +53,16 @@ class Modules:
     def load(self, setting: Setting) -> list[Note]:
         """Obey a LoadModule. Raises ValueError."""
         name = setting.args[0]
-        if name in MPM_MODULES:
-            self._choose_mpm(MPM_MODULES[name], setting)
+        if asked := MPM_MODULES.get(name):
+            had = self.loaded_mpm or self.mpm or asked
+            if had != asked:
+                source = "is loaded already" if self.loaded_mpm else "was asked for"
+                text = f"{had} {source}, and there is one MPM: keep one of them"
+                raise DirectiveError.at(setting, f"LoadModule {name}: {text}", "AH00534")
+            self.loaded_mpm = self.mpm = asked
         own = (*MPM_MODULES, *BUILT_IN, *OPTIONAL)
-        accepted = name not in own
-        if accepted and name not in {
-            f"{one}_module" for one in WITHOUT_DIRECTIVES | lacking_modules()
-        }:
+        short, accepted = name.removesuffix("_module"), name not in own
+        if accepted and (short == name or short not in WITHOUT_DIRECTIVES | lacking_modules()):
             known = ", ".join(one.removesuffix("_module") for one in own)
             why = f"no such module here, take the line out; there are {known}"
             raise ValueError(f"LoadModule {name}: {why}")
@@ -72,20 +75,11 @@ class Modules:
             text = f"{name}: {text}proxy:unix:/run/php/php-fpm.sock|fcgi://localhost"
             return [Note("", "warn", text + setting.place)]
         text = f"{name} is accepted, though mpmkit has no such module"
-        return [Note("", "debug", text)] if accepted else []
-
-    def _choose_mpm(self, asked: str, setting: Setting) -> None:
-        had = self.loaded_mpm or self.mpm
-        if had and had != asked:
-            source = "is loaded already" if self.loaded_mpm else "was asked for"
-            text = f"{had} {source}, and there is one MPM: keep one of them"
-            raise DirectiveError.at(setting, f"LoadModule {setting.args[0]}: {text}", "AH00534")
-        self.loaded_mpm = self.mpm = asked
+        return [Note("", "debug", text)] * accepted
 
     def has(self, name: str) -> bool:
         """By identifier (dir_module) or by source file (mod_dir.c), as <IfModule> takes both."""
-        files = self.static
-        for one in self.loaded:
-            if one not in MPM_MODULES:
-                files[one] = _FILES.get(one, f"mod_{one.removesuffix('_module')}.c")
+        loaded = [one for one in self.loaded if one not in MPM_MODULES]
+        named = {one: _FILES.get(one, f"mod_{one.removesuffix('_module')}.c") for one in loaded}
+        files = named | self.static
         return name in files or name in files.values()

@@ -27,14 +27,13 @@ def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
     """What `search` decides for a section; None for an argument that is compared as it stands.
 
     A <Directory> is compared with its slash, and holds for all that begins with a match.
-    Raises ValueError with the remedy.
-    """
+    Raises ValueError with the remedy."""
     if kind.endswith("Match"):
-        text = translate(arg)
-    elif not has_wild_cards(arg):
-        return None
-    else:
+        text = _Translation(_as_bytes(arg)).text()
+    elif re.search(r"[*?]|\[.*\]", re.sub(r"(?s)\\.", "", arg), re.DOTALL):
         text = r"\A" + translate_wild_cards(arg) + ("" if kind == "Directory" else r"\Z")
+    else:  # apr_fnmatch_test: without these, not even a backslash means anything
+        return None
     try:
         return re.compile(text.encode("latin-1"), re.DOTALL)
     except (re.error, OverflowError, RecursionError) as error:
@@ -44,42 +43,28 @@ def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
 def canonical(directory: str) -> str:
     """The argument of a <Directory>: without `//`, `/./` and `/../`, with a slash at its end.
 
-    mpmkit: httpd reads a relative one from the directory that it was started in; it is a ValueError.
-    """
+    mpmkit: httpd reads a relative one from the directory that it was started in; it is a ValueError."""
     if not directory.startswith("/"):
         raise ValueError("is no absolute path: write all of it, from its first slash")
     return normpath(directory).rstrip("/").replace("//", "/") + "/"
 
 
-def has_wild_cards(text: str) -> bool:
-    """Does it have `*`, `?` or `[...]`? (apr_fnmatch_test: only then a backslash means anything.)"""
-    bare = re.sub(r"\\.", "", text, flags=re.DOTALL)
-    return re.search(r"[*?]|\[.*\]", bare, re.DOTALL) is not None
-
-
 def translate_wild_cards(text: str) -> str:
     """apr_fnmatch with APR_FNM_PATHNAME: nothing but a slash matches a slash. Raises ValueError for a bracket
     that begins no class of letters, digits and dots."""
-    text = _as_bytes(text)
-    out, at = [], 0
-    while at < len(text):
-        char = text[at]
-        if found := _WILD_CLASS.match(text, at):
-            out.append(f"(?!/)[{'^' * bool(found[1])}{found[2]}]")
-            at = found.end()
-            continue
-        if char == "[":
+    out = []
+    for negated, members, wild, char in _WILD.findall(_as_bytes(text)):
+        if members:
+            out.append(f"(?!/)[{'^' * bool(negated)}{members}]")
+        elif wild == "[":
             raise ValueError('has a "[" that begins no class such as [a-z] or [!0-9]: write \\[')
-        if char in "*?":
-            out.append("[^/]*" if char == "*" else "[^/]")
         else:
-            at += char == "\\" and at + 1 < len(text)
-            out.append(_literal(text[at]))
-        at += 1
+            out.append({"*": "[^/]*", "?": "[^/]"}.get(wild) or _literal(char))
     return "".join(out)
 
 
-_WILD_CLASS = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]", re.ASCII)
+# A class, another sign that means something, or a character with or without a backslash.
+_WILD = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]|([*?[])|\\?(.)", re.ASCII | re.DOTALL)
 
 
 def _as_bytes(text: str) -> str:
@@ -91,16 +76,9 @@ def _literal(char: str) -> str:
     return char if char.isascii() and (char.isalnum() or char in "/_") else f"\\x{ord(char):02x}"
 
 
-def translate(pattern: str) -> str:
-    """A regular expression of PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), in Python's words.
-
-    Raises ValueError for what Python has not.
-    """
-    return _Translation(_as_bytes(pattern)).text()
-
-
 class _Translation:
-    """One expression, read from the left."""
+    """A regular expression of PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), in Python's words, read from
+    the left. Raises ValueError for what Python has not."""
 
     def __init__(self, pattern: str) -> None:
         self.rest = pattern
@@ -175,11 +153,9 @@ class _Translation:
         self.out.append(start)
 
     def end_of_branch(self, char: str) -> None:
-        scope = self.scopes[-1]
-        if char == ")":
-            if len(self.scopes) == 1:
-                raise ValueError("has a closing parenthesis too many: take it out, or write \\)")
-            self.scopes.pop()
+        scope = self.scopes.pop() if char == ")" else self.scopes[-1]
+        if not self.scopes:
+            raise ValueError("has a closing parenthesis too many: take it out, or write \\)")
         self.out.append(")" * bool(scope) + char + (scope if char == "|" else ""))
 
     # -- characters ---------------------------------------------------------------------------
@@ -203,36 +179,31 @@ class _Translation:
         raise self.no("\\" + self.rest[:2])
 
     def char_class(self) -> str:
-        negated = self.take(r"\^")
-        out: list[str] = []
-        first = True
-        while first or not self.take(r"\]"):
+        out = "[^" if self.take(r"\^") else "["
+        while True:
             if not self.rest:
                 raise ValueError("has an open bracket: close it, or write \\[")
-            first = False
-            low = self.member(out)
-            if not self.take(r"-(?=[^]])"):
-                out += [] if low is None else [_literal(low)]
-                continue
-            high = self.member(out) if low is not None else None
-            if low is None or high is None:
-                raise self.no("a range that begins or ends with a class")
-            out.append(f"{_literal(low)}-{_literal(high)}")
-        return f"[{'^' * bool(negated)}{''.join(out)}]"
+            member, single = self.member()
+            out += member
+            if self.take(r"-(?=[^]])"):
+                high, also_single = self.member()
+                if not (single and also_single):
+                    raise self.no("a range that begins or ends with a class")
+                out += f"-{high}"
+            if self.take(r"\]"):
+                return f"{out}]"
 
-    def member(self, out: list[str]) -> str | None:
-        """The next character of a class; None: it is a class of its own, which is added."""
+    def member(self) -> tuple[str, bool]:
+        """What is next in a class; and is it a single character, not a class of its own?"""
         if posix := self.take(r"\[:([a-z]+):\]"):
             if posix[1] not in _POSIX:
                 raise self.no(posix[0])
-            out.append(_POSIX[posix[1]])
-            return None
+            return _POSIX[posix[1]], False
         if unknown := self.take(r"\[[.=:]"):
             raise self.no(unknown[0])
         if char := self.take(r"[^\\]"):
-            return char[0]
+            return _literal(char[0]), True
         self.take(r"\\")
         if found := self.take("[dDwWsS]"):
-            out.append(f"\\{found[0]}")
-            return None
-        return "\b" if self.take("b") else self.code()
+            return f"\\{found[0]}", False
+        return _literal("\b" if self.take("b") else self.code()), True

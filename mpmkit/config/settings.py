@@ -125,8 +125,7 @@ class Spec:
     def read(self, words: Words) -> Any:
         """The value of one line's words, or ValueError with a whole sentence.
 
-        Numbers whose row is ``refused`` are held to their bounds; others are left to `check`.
-        """
+        Numbers whose row is ``refused`` are held to their bounds; others are left to `check`."""
         least, most = self.args
         if not least <= len(words) <= most:
             count = least if len(words) < least else most
@@ -137,12 +136,11 @@ class Spec:
             raise ValueError(f"{self.name} takes {wanted}, here are {len(words)}: {hint}")
         try:
             value = self.parse(words)
+            if self.refused and value < self.low and (value or not self.or_zero):
+                system = ", or 0 for the system's own" * self.or_zero
+                raise ValueError(f'takes {self.low} or more{system}, not "{words[0]}"')
         except ValueError as error:
             raise ValueError(f"{self.name} {error}") from None
-        low = self.low if self.refused else None
-        if low is not None and value < low and (value or not self.or_zero):
-            system = ", or 0 for the system's own" if self.or_zero else ""
-            raise ValueError(f'{self.name} takes {low} or more{system}, not "{words[0]}"')
         return value
 
 
@@ -171,11 +169,7 @@ class DirectiveError(ValueError):
     ) -> None:
         where = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
         super().__init__(where + text)
-        self.text = text
-        self.directive = directive
-        self.file = file
-        self.line = line
-        self.ah = ah
+        self.text, self.directive, self.file, self.line, self.ah = text, directive, file, line, ah
         self.problems: tuple[DirectiveError, ...] = (self,)
 
     @classmethod
@@ -185,29 +179,24 @@ class DirectiveError(ValueError):
 
     @classmethod
     def of(cls, problems: Sequence[DirectiveError]) -> DirectiveError:
-        """One error out of several; the attributes are those of the first."""
+        """One error out of several, by line within each file, the files in the order in which they are first
+        named; the attributes are those of the first."""
+        files = list(dict.fromkeys(problem.file for problem in problems))
+        problems = sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
         first, more = problems[0], len(problems) - SHOWN
         if len(problems) == 1:
             return first
         error = cls("", directive=first.directive, file=first.file, line=first.line, ah=first.ah)
-        end = [f"and {more} more problems like these"] if more > 0 else []
+        end = [f"and {more} more problems like these"] * (more > 0)
         error.text = "\n".join([*map(str, problems[:SHOWN]), *end])
-        error.args = (error.text,)
-        error.problems = tuple(problems)
+        error.args, error.problems = (error.text,), tuple(problems)
         return error
-
-
-def sort_problems(problems: Sequence[DirectiveError]) -> list[DirectiveError]:
-    """By line within each file; the files in the order in which they are first named."""
-    files = list(dict.fromkeys(problem.file for problem in problems))
-    return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
 
 
 def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
     """(first physical line, how many, text): continuations joined, blanks at the ends removed.
 
-    A backslash at the very end of a line continues it, even in a comment (httpd: the same).
-    """
+    A backslash at the very end of a line continues it, even in a comment (httpd: the same)."""
     parts: list[str] = []
     lines = text.split("\n")
     for at, line in enumerate(lines, 1):
@@ -228,8 +217,7 @@ def split_words(text: str, unclosed: Callable[[str], object] | None = None) -> W
     without quotes, it is an ordinary character (``\\\\`` is one backslash everywhere).
 
     A quote that is never closed ends with the line, and what is wrong is given to `unclosed`; without
-    that it is a ValueError.
-    """
+    that it is a ValueError."""
     words = []
     # Not `finditer`, nor `sub` without need: they look up a name made each time, which the parent would keep.
     for quote, inside, closed, bare in _WORDS.findall(text):

@@ -39,8 +39,7 @@ class Foreign(NamedTuple):
     where: str  # "section", "server" or "any", as `Spec.where`
 
     def fate_of(self, setting: Setting) -> str:
-        """What becomes of a line: `AuthType None` and `SSLVerifyClient none` restrict nothing, and a default
-        has not to be obeyed."""
+        """What becomes of a line: `AuthType None` restricts nothing, and a default has not to be obeyed."""
         default = "none" if self.fate == CLOSED else DEFAULTS.get(self.name.lower())
         return IGNORED if " ".join(setting.args).lower() == default else self.fate
 
@@ -61,14 +60,13 @@ def lacks_handler(setting: Setting) -> bool:
     name, word = setting.name.lower(), "".join(setting.args[:1]).lower()
     if name in ("addtype", "forcetype"):
         return word.startswith(PROGRAM_TYPES)
-    known = word in HANDLERS or is_backend(word)
-    return name in ("sethandler", "addhandler") and not known
+    return name in ("sethandler", "addhandler") and not (word in HANDLERS or is_backend(word))
 
 
 def runs_programs(setting: Setting) -> bool:
     """Is it a ProxyPass to what runs programs? Without it, these would be sent as they are."""
-    name = setting.name.lower()
-    return name in ("proxypass", "proxypassmatch") and bool(RUNNERS.search(" ".join(setting.args)))
+    proxies = setting.name.lower() in ("proxypass", "proxypassmatch")
+    return proxies and bool(RUNNERS.search(" ".join(setting.args)))
 
 
 def closes(setting: Setting) -> bool:
@@ -77,8 +75,7 @@ def closes(setting: Setting) -> bool:
 
 
 def decides(setting: Setting) -> bool:
-    """Within an <If>, which is not evaluated, such a line closes the section that it is in: it says who may
-    have what, or what runs it."""
+    """Within an <If>, which is not evaluated, such a line closes the section: it says who may have what."""
     name, first = setting.name.lower(), "".join(setting.args[:1]).lower()
     refuses = name in ("redirect", "redirectmatch") and re.match("gone$|[45]", first)
     return name in access.DECIDE or closes(setting) or bool(refuses)
@@ -99,10 +96,7 @@ def _table() -> dict[str, Foreign]:
     where = {"@": "section", "-": "server"}
     rows = {}
     with open(TABLE, encoding="ascii") as file:
-        for line in file:
-            if line.startswith("#"):
-                continue
-            fate, module, *names = line.split()
+        for fate, module, *names in (line.split() for line in file if not line.startswith("#")):
             owner = "core" if module == "core:" else f"mod_{module[:-1]}"
             for word in names:
                 name = word.rstrip("@-")
@@ -130,15 +124,14 @@ class Lacking:
             raise ValueError(row.refusal)
         words = " ".join(setting.args)
         if row.name == "AllowOverride" and words.lower() != "none":
-            self._warn(f"AllowOverride {words}: .htaccess files are never read{setting.place}")
+            self._note(f"AllowOverride {words}: .htaccess files are never read", setting)
         elif fate == QUIET:
-            text = f"{row.name} has no effect in mpmkit{setting.place}"
-            self._notes.append(Note("", "debug", text))
+            self._note(f"{row.name} has no effect in mpmkit", setting, "debug")
         elif setting.name.lower() not in access.CLOSED:
             self._ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
             if row.name == "RewriteRule" and (_forbids(setting) or RUNNERS.search(words)):
                 why = "protects nothing: mpmkit does not rewrite, write Require all denied"
-                self._warn(f"RewriteRule {words} {why}{setting.place}")
+                self._note(f"RewriteRule {words} {why}", setting)
 
     def handler(self, setting: Setting) -> None:
         """A line that may name a handler. Raises ValueError for one that is not here, if that is refused."""
@@ -155,24 +148,23 @@ class Lacking:
         if self.strict:
             return host
 
-        def closed(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
-            return tuple(self._redirect(one) if runs_programs(one) else one for one in settings)
+        def closed(setting: Setting) -> Setting:
+            if not runs_programs(setting):
+                return setting
+            self._closes(setting, "write SetHandler proxy:fcgi://HOST:PORT in a <FilesMatch>")
+            path = () if RUNNERS.search(setting.args[0]) else setting.args[:1]
+            name = "RedirectMatch" if path and setting.name[-1] in "hH" else "Redirect"
+            return replace(setting, name=name, args=("403", *path))
 
-        sections = [replace(one, settings=closed(one.settings)) for one in host.sections]
-        return replace(host, settings=closed(host.settings), sections=tuple(sections))
-
-    def _redirect(self, setting: Setting) -> Setting:
-        self._closes(setting, "write SetHandler proxy:fcgi://HOST:PORT in a <FilesMatch>")
-        path = () if RUNNERS.search(setting.args[0]) else setting.args[:1]
-        name = "RedirectMatch" if path and setting.name[-1] in "hH" else "Redirect"
-        return replace(setting, name=name, args=("403", *path))
+        parts = [replace(one, settings=tuple(map(closed, one.settings))) for one in host.sections]
+        return replace(host, settings=tuple(map(closed, host.settings)), sections=tuple(parts))
 
     def _closes(self, setting: Setting, why: str) -> None:
         line = " ".join((setting.name, *setting.args))
-        self._warn(f"closed: what {line} is for answers 403: {why}{setting.place}")
+        self._note(f"closed: what {line} is for answers 403: {why}", setting)
 
-    def _warn(self, text: str) -> None:
-        self._notes.append(Note("", "warn", text))
+    def _note(self, text: str, setting: Setting, level: str = "warn") -> None:
+        self._notes.append(Note("", level, text + setting.place))
 
     def notes(self) -> list[Note]:
         """A warning for each module, and what single lines have given rise to."""
@@ -183,7 +175,7 @@ class Lacking:
 
 def _forbids(setting: Setting) -> bool:
     """A RewriteRule with the flag F, G or R=4xx: what it matches is refused."""
-    flags = setting.args[2].strip("[]").lower().split(",") if len(setting.args) > 2 else []
+    flags = "".join(setting.args[2:3]).strip("[]").lower().split(",")
     return any(re.fullmatch(r" *(f|forbidden|g|gone|r(edirect)?=4..) *", flag) for flag in flags)
 
 
@@ -192,5 +184,4 @@ def _names(lines: list[Setting]) -> str:
     names = list({line.name.lower(): line.name for line in lines}.values())
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     count = f"{len(lines)} lines, the first " if len(lines) > 1 else ""
-    place = lines[0].place.replace("(", f"({count}", 1)
-    return ", ".join(names[:SHOWN]) + more + place
+    return ", ".join(names[:SHOWN]) + more + lines[0].place.replace("(", f"({count}", 1)

@@ -11,16 +11,17 @@ import dataclasses
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from posixpath import normpath
 from typing import Any
 
 Words = tuple[str, ...]
+text: Callable[[Words], str] = operator.itemgetter(0)
+all_words: Callable[[Words], Words] = tuple
 LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
 TRACES = tuple(f"trace{number}" for number in range(1, 9))
 INT_MAX = 2**31 - 1
-UNLIMITED = 1 << 62
 NAMES = sys.getfilesystemencoding()  # how `os` reads names of files, with surrogateescape
 LONGEST_WAIT = 2_000_000  # seconds; `poll` takes its milliseconds in 31 bits
 
@@ -57,18 +58,13 @@ class RequestReadTimeout:
     body_rate: int = 500
 
 
-# -- numbers
-
-
 def atoi(word: str) -> int:
     """A number as C's atoi reads it: "12x" is 12, "abc" is 0.
 
-    mpmkit: beyond 31 bits atoi is undefined and wraps in practice; here the number stays at the end.
-    """
-    found = re.match(r"\s*([+-]?)0*([0-9]*)", word)
-    assert found is not None
-    number = min(int(found[2][:12] or "0"), INT_MAX)
-    return -number if found[1] == "-" else number
+    mpmkit: beyond 31 bits atoi is undefined and wraps in practice; here the number stays at the end."""
+    sign, digits = re.findall(r"^\s*([+-]?)0*([0-9]*)", word)[0]
+    number = min(int(digits[:12] or "0"), INT_MAX)
+    return -number if sign == "-" else number
 
 
 def number(words: Words) -> int:
@@ -82,9 +78,8 @@ def seconds(words: Words) -> float:
 
 def based_number(words: Words) -> int:
     """strtol with base 0: 0x10 and 010 are hexadecimal and octal, anything else is 0."""
-    found = re.match(r"\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]*)|([0-9]*))", words[0].lower())
-    assert found is not None
-    sign, hexadecimal, octal, decimal = found.groups()
+    form = r"^\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]*)|([0-9]*))"
+    sign, hexadecimal, octal, decimal = re.findall(form, words[0].lower())[0]
     size = int(hexadecimal or octal or decimal or "0", 16 if hexadecimal else 8 if octal else 10)
     return -size if sign == "-" else size
 
@@ -97,13 +92,14 @@ def exact_number(words: Words) -> int:
 
 
 def time(words: Words) -> float:
-    """Of the unit only the first letters count, as in httpd: "min" and "milli" are both minutes."""
-    found = re.match(r"([0-9]{1,15})(\Z|ms|mi|s|h)", words[0].lower())
-    if found is None:
+    """Of the unit only the first letters count, as in httpd: "min" and "milli" are both minutes.
+    mpmkit: LONGEST_WAIT at most."""
+    if (found := re.match(r"([0-9]{1,15})(\Z|ms|mi|s|h)", words[0].lower())) is None:
         why = "takes a time such as 5, 5s, 700ms, 2mi or 1h, and never less than 0"
         raise ValueError(f'{why}, not "{words[0]}"')
     count, unit = int(found[1]), found[2]
-    return count / 1000 if unit == "ms" else float(count * {"mi": 60, "h": 3600}.get(unit, 1))
+    long = count / 1000 if unit == "ms" else count * {"mi": 60, "h": 3600}.get(unit, 1)
+    return float(min(long, LONGEST_WAIT))
 
 
 def factor(words: Words) -> float:
@@ -116,30 +112,17 @@ def factor(words: Words) -> float:
 
 def ranges(words: Words) -> int:
     """MaxRanges: 0 is no ranges."""
-    named = {"none": 0, "default": 200, "unlimited": UNLIMITED}
-    word = words[0].lower()
-    count = named.get(word, atoi(word))
-    if word not in named and count < 1:
+    named = {"none": 0, "default": 200, "unlimited": 1 << 62}
+    count = named.get(words[0].lower(), atoi(words[0]) or -1)
+    if count < 0:
         raise ValueError(f'takes none, default, unlimited or a number above 0, not "{words[0]}"')
     return count
 
 
-# -- words
-
-
-def text(words: Words) -> str:
-    return words[0]
-
-
-def all_words(words: Words) -> Words:
-    return words
-
-
 def on_off(words: Words) -> bool:
-    word = words[0].lower()
-    if word not in ("on", "off"):
-        raise ValueError(f'is On or Off, not "{words[0]}"')
-    return word == "on"
+    if (word := words[0].lower()) in ("on", "off"):
+        return word == "on"
+    raise ValueError(f'is On or Off, not "{words[0]}"')
 
 
 def choice(*known: str, **alike: str) -> Callable[[Words], str]:
@@ -147,17 +130,13 @@ def choice(*known: str, **alike: str) -> Callable[[Words], str]:
     return lambda words: alike.get(words[0].lower()) or _spelled(words, known)[0]
 
 
-def _spelled(words: Words, known: Iterable[str], *, signs: bool = False) -> Words:
+def _spelled(words: Words, known: Collection[str], *, signs: bool = False) -> Words:
     """Every word in its official spelling, or ValueError; "+X" and "-X" are kept if `signs`."""
-    spelling = {word.lower(): word for word in known}
-    result = []
+    spelling = {sign + word.lower(): sign + word for sign in ("", *"+-" * signs) for word in known}
     for word in words:
-        sign = word[:1] if signs and word[:1] in ("+", "-") else ""
-        official = spelling.get(word[len(sign) :].lower())
-        if official is None:
-            raise ValueError(f'knows {", ".join(spelling.values())}, not "{word}"')
-        result.append(sign + official)
-    return tuple(result)
+        if word.lower() not in spelling:
+            raise ValueError(f'knows {", ".join(known)}, not "{word}"')
+    return tuple(spelling[word.lower()] for word in words)
 
 
 OPTIONS = (
@@ -179,43 +158,35 @@ _ETAG_PARTS = ("INode", "MTime", "Size")
 
 def file_etag(words: Words) -> Words:
     known = _spelled(words, ("None", "All", *_ETAG_PARTS), signs=True)
-    for word in known:
-        if word[1:] in ("All", "None"):
-            raise ValueError(f'takes {word[1:]} without a sign, not "{word}"')
+    if wrong := [word for word in known if word[1:] in ("All", "None")]:
+        raise ValueError(f'takes {wrong[0][1:]} without a sign, not "{wrong[0]}"')
     return known
 
 
 def etag_over(old: Words, new: Words) -> Words:
-    """As `signed`; but the default is not what a line with signs changes (httpd: a first `FileETag +INode` is
-    INode alone)."""
+    """As `signed`; but a line with signs does not change the default: `FileETag +INode` alone is INode."""
     return signed(() if old is ETAG else old, new)
 
 
 def etag_parts(words: Words) -> Words:
     """What a tag is made of, by all lines."""
-    chosen: set[str] = set()
+    chosen = dict.fromkeys(_ETAG_PARTS, "All" in words)
     for word in words:
-        bare = word.lstrip("+-")
-        chosen = chosen - {bare} if word[0] == "-" else chosen | {bare}
-    if "All" in words:
-        chosen |= {part for part in _ETAG_PARTS if f"-{part}" not in words}
-    parts = tuple(part for part in _ETAG_PARTS if part in chosen)
+        chosen[word.lstrip("+-")] = word[0] != "-"
+    parts = tuple(part for part in _ETAG_PARTS if chosen[part])
     return parts or (() if words[-1:] == ("None",) else ETAG)
 
 
 # Three questions, each with two answers; the first is httpd's default.
 PROTOCOL_OPTIONS = (
-    ("Strict", "Unsafe"),
-    ("LenientMethods", "RegisteredMethods"),
-    ("Allow0.9", "Require1.0"),
-)
+    ("Strict", "Unsafe"), ("LenientMethods", "RegisteredMethods"), ("Allow0.9", "Require1.0"),
+)  # fmt: skip
 
 
 def protocol_options(words: Words) -> Words:
     known = _spelled(words, [answer for pair in PROTOCOL_OPTIONS for answer in pair])
-    for pair in PROTOCOL_OPTIONS:
-        if set(pair) <= set(known):
-            raise ValueError(f"takes {pair[0]} or {pair[1]}, not both")
+    if both := [" or ".join(pair) for pair in PROTOCOL_OPTIONS if set(pair) <= set(known)]:
+        raise ValueError(f"takes {both[0]}, not both")
     return known
 
 
@@ -227,73 +198,58 @@ def tls_versions(words: Words) -> Words:
     """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
 
     A word without a sign starts again; ``all`` is all of SPOKEN.
-    mpmkit: versions before 1.2 are never used, whatever a line says.
-    """
-    chosen: list[str] = []
+    mpmkit: versions before 1.2 are never used, whatever a line says."""
+    chosen: set[str] = set()
     for word in _spelled(words, ("all", *BROKEN, *SPOKEN), signs=True):
         bare = word.lstrip("+-")
-        named = SPOKEN if bare == "all" else (bare,)
-        if word[0] == "-":
-            chosen = [one for one in chosen if one not in named]
-        else:
-            chosen = [*(chosen if word[0] == "+" or bare in BROKEN else ()), *named]
-    if not set(SPOKEN) & set(chosen):
-        known = " and ".join(SPOKEN)
-        raise ValueError(f'leaves no version of {known}: write "all", not "{" ".join(words)}"')
-    return tuple(one for one in SPOKEN if one in chosen)
+        named = set(SPOKEN if bare == "all" else (bare,))
+        kept = chosen if word[0] in "+-" or bare in BROKEN else set()
+        chosen = kept - named if word[0] == "-" else kept | named
+    if left := tuple(one for one in SPOKEN if one in chosen):
+        return left
+    known = " and ".join(SPOKEN)
+    raise ValueError(f'leaves no version of {known}: write "all", not "{" ".join(words)}"')
 
 
 def ciphers(words: Words) -> str | None:
     """``[SSL] ciphers``. None for ``TLSv1.3 ciphers``: for those Python has no call."""
-    if len(words) == 1:
-        return words[0]
-    return words[1] if _spelled(words[:1], ("SSL", "TLSv1.3")) == ("SSL",) else None
+    return None if _spelled(words[:-1], ("SSL", "TLSv1.3")) == ("TLSv1.3",) else words[-1]
 
 
 def log_level(words: Words) -> str | None:
     """The level for everything; those for single modules (``ssl:warn``) are `module_levels`."""
-    level = None
     for word in words:
-        _module, colon, name = word.rpartition(":")
-        if name.lower() not in (*LEVELS, *TRACES):
+        if word.rpartition(":")[2].lower() not in (*LEVELS, *TRACES):
             raise ValueError(f'knows {", ".join(LEVELS)} and trace1 to trace8, not "{word}"')
-        if not colon:
-            level = name.lower()
-    return level
+    return next((word.lower() for word in reversed(words) if ":" not in word), None)
 
 
 def module_levels(words: Words, old: dict[str, str]) -> dict[str, str]:
     """``LogLevel warn ssl:info``: the levels for single modules, those of the lines before
     included unless this line begins with a level for everything."""
     levels = dict(old) if ":" in words[0] else {}
-    for word in words:
-        module, colon, level = word.rpartition(":")
+    for module, colon, level in (word.rpartition(":") for word in words):
         if colon:
             module = module.removesuffix(".c").removesuffix("_module").removeprefix("mod_")
             levels[module] = level.lower()
     return levels
 
 
-# -- several words that belong together
-
-
 def listen(words: Words) -> tuple[ListenAddress]:
     """``8080``, ``127.0.0.1:8080``, ``[::1]:8080``, each with an optional protocol.
 
-    mpmkit: the port may be the word ``auto``: any free port (httpd refuses it, as it does 0).
-    """
+    mpmkit: the port may be the word ``auto``: any free port (httpd refuses it, as it does 0)."""
     address, colon, port = words[0].rpartition(":")
-    if address.startswith("[") and address.endswith("]"):
-        address = address[1:-1]
-    elif ":" in address:
+    bracketed = address.startswith("[") and address.endswith("]")
+    address = address[1:-1] if bracketed else address
+    if ":" in address and not bracketed:
         raise ValueError(f'takes an IPv6 address in brackets, [{address}]:{port}, not "{words[0]}"')
     if colon and not address:
         raise ValueError(f'takes [address:]port, not "{words[0]}"')
     if not (port == "auto" or (port.isascii() and port.isdigit() and 0 < atoi(port) < 65536)):
         raise ValueError(f'takes [address:]port with a port from 1 to 65535, not "{words[0]}"')
-    port_number = 0 if port == "auto" else int(port)
-    protocol = words[1].lower() if len(words) > 1 else "https" if port_number == 443 else "http"
-    return (ListenAddress("" if address == "*" else address, port_number, protocol),)
+    protocol = words[1].lower() if len(words) > 1 else "https" if atoi(port) == 443 else "http"
+    return (ListenAddress("" if address == "*" else address, atoi(port), protocol),)
 
 
 def connection_filter(words: Words) -> tuple[str, int] | None:
@@ -310,8 +266,7 @@ def read_timeout(words: Words) -> dict[str, float]:
     form = r"(handshake|header|body)=([0-9]+)(-[0-9]+)?(,minrate=[0-9]+)?"
     changes: dict[str, float] = {}
     for word in words:
-        found = re.fullmatch(form, word.lower())
-        if found is None:
+        if (found := re.fullmatch(form, word.lower())) is None:
             why = "takes handshake=, header= or body= and init[-max][,MinRate=rate]"
             raise ValueError(f'{why} in whole numbers, not "{word}"')
         stage, init = found[1], atoi(found[2])
@@ -332,35 +287,17 @@ def by_extension(words: Words) -> dict[str, str]:
     return {"." + ext.removeprefix(".").lower(): words[0] for ext in words[1:]}
 
 
-def types(words: Words) -> dict[str, str]:
-    """AddType's, in lower case as httpd has them."""
-    return by_extension((words[0].lower(), *words[1:]))
-
-
-def charset(words: Words) -> str:
-    return {"off": "", "on": "iso-8859-1"}.get(words[0].lower(), words[0])
-
-
-def accept_filter(words: Words) -> dict[str, str]:
-    return {words[0].lower(): words[1].lower()}
-
-
-def log_format(words: Words) -> dict[str, str]:
-    return {words[1] if len(words) > 1 else "": words[0]}
-
-
 def custom_log(words: Words) -> tuple[Words]:
     """A file, a format or its nickname, and the variable that decides, with a `!` before it or not."""
     if len(words) > 2 and not re.fullmatch("env=!?.+|expr=.+", words[2], re.IGNORECASE):
         why = "knows env=variable, env=!variable and expr=, which is not evaluated"
         raise ValueError(f'{why}, not the condition "{words[2]}"')
-    condition = tuple(re.sub("(?i)^env=", "", word) for word in words[2:])
-    return ((words[0], words[1] if len(words) > 1 else "", *condition),)
+    condition = (re.sub("(?i)^env=", "", word) for word in words[2:])
+    return ((words[0], "".join(words[1:2]), *condition),)
 
 
 def error_document(words: Words) -> dict[int, str]:
-    code = atoi(words[0])
-    if not 100 <= code <= 599:
+    if not 100 <= (code := atoi(words[0])) <= 599:
         raise ValueError(f'takes a status from 100 to 599, not "{words[0]}"')
     return {code: site_path(words[1]) if words[1].startswith("/") else words[1]}
 
@@ -376,23 +313,6 @@ def site_path(text: str) -> str:
     path, mark, query = text.partition("?")
     short = normpath(url_path(path))
     return short + "/" * (path.endswith("/") and short != "/") + mark + query
-
-
-def unless_disabled(words: Words) -> str:
-    return "" if words[0].lower() == "disabled" else site_path(words[0])
-
-
-def index_names(words: Words) -> Words:
-    """DirectoryIndex; `disabled` alone is no file at all."""
-    return () if [word.lower() for word in words] == ["disabled"] else words
-
-
-def handler(words: Words) -> str | None:
-    return None if words[0].lower() == "none" else words[0]
-
-
-def media_type(words: Words) -> str | None:
-    return None if words[0].lower() == "none" else words[0].lower()
 
 
 def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
@@ -444,7 +364,5 @@ def amend(old: Any, new: Any) -> Any:
 
 def answer(old: Words, new: Words) -> Words:
     """HttpProtocolOptions: a question that a line does not answer keeps its answer."""
-    return tuple(
-        next((word for word in new if word in pair), before)
-        for before, pair in zip(old, PROTOCOL_OPTIONS, strict=True)
-    )
+    questions = zip(old, PROTOCOL_OPTIONS, strict=True)
+    return tuple(next((word for word in new if word in pair), was) for was, pair in questions)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import Directives
+from mpmkit.config.setenvif import variables_of
 from mpmkit.http.messages import Request, server_header
 from mpmkit.http.target import OwnName
 from mpmkit.server.connection import Connection
-from mpmkit.server.variables import variables_of
 
 # What a header's name is made of, and what its value may not contain (RFC 9110, 5.1 and 5.5).
 FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")

@@ -21,18 +21,16 @@ MAKE = (
 def self_signed(directory: str) -> tuple[str, str]:
     """(certificate, private key): files in `directory`, in PEM, the key for its owner's eyes only.
 
-    For the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made.
-    """
+    For the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made."""
     certificate = os.path.join(directory, "server.crt")
     key = os.path.join(directory, "server.key")
     command = [*MAKE.split(), "-keyout", key, "-out", certificate]
     try:
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        raise DirectiveError(
-            "there is no openssl program to make a certificate with: install the openssl package, "
-            "or name your own with SSLCertificateFile and SSLCertificateKeyFile"
-        ) from None
+        text = "there is no openssl program to make a certificate with: install the openssl package"
+        own = "or name your own with SSLCertificateFile and SSLCertificateKeyFile"
+        raise DirectiveError(f"{text}, {own}") from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
         raise DirectiveError(f"openssl made no certificate: {said[-1:] or error}") from None

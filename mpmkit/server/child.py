@@ -56,14 +56,11 @@ class Child:
 
     def __init__(self, context: Context, slot: int) -> None:
         self.slot = slot
-        self.generation = context.board.generation
-        self.directives = context.setup.directives
-        self.service = context.setup.service
-        self.listeners = context.listeners
-        self.pod = context.pod
+        self.directives, self.service = context.setup.directives, context.setup.service
+        self.listeners, self.pod, self.failed = context.listeners, context.pod, context.failed
         self.board = context.board
-        self.process = context.board.process(slot)
-        self.failed = context.failed
+        self.generation = self.board.generation
+        self.process = self.board.process(slot)
 
     def child_main(self) -> int:
         """Serve until it is time to leave; returns the exit status."""

@@ -51,8 +51,7 @@ def receive(sock: Any, size: int, flags: int = 0) -> bytes:
 
     `recv` allocates `size` bytes and cuts off the unused part. malloc keeps small free pieces for their
     thread, up to 7 of each of 64 sizes. Between them are holes too small for
-    the next read: with reads of any length, a child grew by megabytes.
-    """
+    the next read: with reads of any length, a child grew by megabytes."""
     try:
         buffer = _spare.pop()
     except IndexError:
@@ -79,17 +78,14 @@ def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
 class Received:
     """A `recv` that counts the bytes, for access logs with %I."""
 
-    __slots__ = ("_recv", "count")
+    __slots__ = ("count", "recv")
 
     def __init__(self, recv: Callable[..., bytes]) -> None:
-        self._recv = recv
+        self.recv = recv
         self.count = 0
 
-    def from_now_on(self, recv: Callable[..., bytes]) -> None:
-        self._recv = recv
-
     def __call__(self, size: int, flags: int = 0) -> bytes:
-        data = self._recv(size, flags)
+        data = self.recv(size, flags)
         self.count += len(data)
         return data
 
@@ -122,20 +118,12 @@ class Connection(Output):
     state: int | None
     scheme = "http"  # of the URLs that the client uses
 
-    @property
-    def hint(self) -> str:
-        """For the page of a refusal."""
-        return ""
+    hint = ""  # for the page of a refusal
 
     def __init__(
-        self,
-        sock: socket.SocketType,
-        peer: tuple,
-        directives: Directives,
-        heads: RequestCache,
-        timeout: float,
-        nonblocking: bool = False,
-    ) -> None:
+        self, sock: socket.SocketType, peer: tuple, directives: Directives,
+        heads: RequestCache, timeout: float, nonblocking: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(sock, directives, nonblocking)
         self.recv: Callable[..., bytes] = MethodType(receive_head, sock)
         self.peer = peer
@@ -169,8 +157,7 @@ class Connection(Output):
     def read_request(self) -> Request | None:
         """Wait for the next request's head; None: the client closed, or was idle for KeepAliveTimeout.
         Raises RequestError: 408 when a head takes longer than RequestReadTimeout or Timeout allow,
-        and what `Protocol.next_request` refuses.
-        """
+        and what `Protocol.next_request` refuses."""
         protocol = self.protocol
         if protocol.pending:
             return protocol.next_request() or self._rest_of_head()
@@ -188,8 +175,7 @@ class Connection(Output):
             if not data:
                 return None
             protocol.feed(data)
-            request = protocol.next_request()
-            if request is not None:
+            if (request := protocol.next_request()) is not None:
                 return request
             if protocol.pending:
                 return self._rest_of_head()
@@ -232,15 +218,13 @@ class Connection(Output):
                     raise RequestError(400, "the client closed within the request's head")
                 return None
             self.protocol.feed(data)
-            request = self.protocol.next_request()
-            if request is not None:
+            if (request := self.protocol.next_request()) is not None:
                 return request
 
     def read_body(self) -> bytes:
         """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due. Raises
         RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see Protocol, and a
-        client that closes before the end), and Disconnected.
-        """
+        client that closes before the end), and Disconnected."""
         protocol = self.protocol
         while (piece := protocol.next_piece()) is None:
             if self._body_deadline is None:
@@ -265,8 +249,7 @@ class Connection(Output):
     def discard_body(self) -> None:
         """Read what a handler left of the request's body, so that the next request can be found. A client
         that still waits for `100 Continue` is not asked to send it: the connection ends instead (RFC 9110,
-        10.1.1).
-        """
+        10.1.1)."""
         if self.request is not None and self.request.expect_continue and not self._continued:
             self.keep_alive = False
             return
@@ -277,20 +260,17 @@ class Connection(Output):
         """`request` is the one being answered now."""
         self.request = request
         self.received = len(request.head)
-        if self._body_deadline is not None:
-            self._body_deadline = None
+        self._body_deadline = None
         self._continued = False
 
     def deadline(self, stage: str) -> ReadDeadline:
         """The clock of a stage of RequestReadTimeout begins to run: handshake, header, body."""
-        rule = self._directives.RequestReadTimeout
-        init, most, rate = _RULES[stage](rule)
+        init, most, rate = _RULES[stage](self._directives.RequestReadTimeout)
         return ReadDeadline(self._directives.Timeout, init, most, rate, monotonic())
 
     def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
         """One read that `deadline` bounds. Raises TimeoutError, or OSError when the client is gone."""
-        wait = deadline.wait(monotonic())
-        if wait <= 0:
+        if (wait := deadline.wait(monotonic())) <= 0:
             raise TimeoutError
         self.set_timeout(wait)
         try:
@@ -309,8 +289,7 @@ class Connection(Output):
     def lingering_close(self) -> None:
         """Say that no more is coming, and read until the client has closed, too: a reset, which a close with
         unread data sends, could destroy our last response (RFC 9112, 9.6). Waits at most LINGER_SILENCE
-        for silence, LINGER_MAX in all.
-        """
+        for silence, LINGER_MAX in all."""
         if not self.client_is_done() and self.half_close():
             until = monotonic() + LINGER_MAX
             try:
@@ -324,8 +303,7 @@ class Connection(Output):
     def client_is_done(self) -> bool:
         """Nothing more can come that a close would answer with a reset: a client that said `Connection:
         close` (or speaks HTTP/1.0 and did not ask to stay) must not send more (RFC 9112, 9.6), and its
-        request was read to the end. httpd lingers all the same.
-        """
+        request was read to the end. httpd lingers all the same."""
         request = self.request
         return request is not None and request.close and not self.protocol.unread
 

@@ -14,30 +14,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.http import messages
 from mpmkit.http.fastpath import RequestCache
-from mpmkit.http.messages import (
-    BODYLESS_STATUSES,
-    FileBody,
-    HeadStart,
-    Request,
-    RequestError,
-    Response,
-    page,
-    server_header,
-    text_field,
-)
+from mpmkit.http.messages import FileBody, HeadStart, Request, RequestError, Response, text_field
 from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
-from mpmkit.server.connection import Connection, Disconnected
-from mpmkit.server.connection_factory import ConnectionFactory
+from mpmkit.server.connection import Connection, Disconnected, Received
+from mpmkit.server.listen import SecureSocket, first_timeout
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import WorkerSlot
 
 if TYPE_CHECKING:
     from mpmkit.server.hosts import Hosts
+    from mpmkit.server.tls import TlsConnection
 
 Handler = Callable[[Request, Connection], Response]
 
@@ -49,9 +42,69 @@ _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
 
 def default_error_page(status: int, conn: Connection, method: str = "GET") -> Response:
     """The page for a request that got no answer from a handler."""
-    return page(status, method, what=conn.hint)
+    return messages.page(status, method, what=conn.hint)
 
 
+class ConnectionFactory:
+    """Makes a connection of what `accept` gave: plain, over TLS, filtered, counted. Which of these is decided
+    when a configuration is read, so that a server without any asks one question.
+
+    count_received    an access log asks for the bytes that were received (%I)
+    hosts             virtual hosts, each of which may have a certificate of its own
+
+    Raises DirectiveError if the directives of TLS can't be used.
+    """
+
+    def __init__(
+        self,
+        d: Directives,
+        requests: RequestCache,
+        count_received: bool,
+        hosts: Hosts | None = None,
+    ) -> None:
+        self._directives = d
+        self._requests = requests
+        self.first_timeout = first_timeout(d)
+        self._count_received = count_received
+        self._tls: type[TlsConnection] | None = None
+        self._filter = None
+        if d.tls:
+            from mpmkit.server import tls  # and with it ssl: 2 MB
+
+            self._tls = tls.TlsConnection
+            if hosts is None:
+                context = tls.context_for(d)
+                self._context_of: Callable[[Any], Any] = lambda sock: context
+            else:
+                from mpmkit.server.hosts import Certificates
+
+                self._context_of = Certificates(hosts, tls.context_for).of
+        if d.ConnectionFilter is not None:
+            from mpmkit.server.filters import FILTERS
+
+            name, self._filter_argument = d.ConnectionFilter
+            self._filter = FILTERS[name]
+        self._plain = not (count_received or self._tls or self._filter)
+
+    def __call__(self, sock, peer, *, nonblocking: bool = False) -> Connection:
+        """A new connection. `nonblocking`: event's, see `Connection`."""
+        if self._plain:
+            return Connection(
+                sock, peer, self._directives, self._requests, self.first_timeout, nonblocking
+            )
+        given = sock, peer, self._directives, self._requests, self.first_timeout, nonblocking
+        if self._tls is not None and type(sock) is SecureSocket:
+            conn: Connection = self._tls(*given, context=self._context_of(sock))
+        else:
+            conn = Connection(*given)
+        if self._filter is not None:
+            conn.filtered(self._filter(sock, self._filter_argument))
+        if self._count_received:
+            conn.recv = Received(conn.recv)
+        return conn
+
+
+@dataclass(eq=False)
 class Service:
     """What all connections of one process share. Made before the fork, so children share it, too.
 
@@ -62,34 +115,24 @@ class Service:
                   `Connection: close`
     """
 
-    def __init__(
-        self,
-        directives: Directives,
-        handler: Handler,
-        access: AccessLog | None,
-        errors: ErrorLog,
-        error_page: Callable[[int, Connection, str], Response] = default_error_page,
-        hosts: Hosts | None = None,
-    ) -> None:
-        self.directives = directives
-        self.handler = handler
-        self.access = access
-        self.errors = errors
-        self.error_page = error_page
-        self.hosts = hosts
+    directives: Directives
+    handler: Handler
+    access: AccessLog | None
+    errors: ErrorLog
+    error_page: Callable[[int, Connection, str], Response] = default_error_page
+    hosts: Hosts | None = None
+
+    def __post_init__(self) -> None:
+        d, access = self.directives, self.access
         self.leaving: Callable[[], bool] = bool
-        self.requests = RequestCache(directives)
-        self.head_start = HeadStart(server_header(directives.ServerTokens))
-        self.connection = ConnectionFactory(
-            directives,
-            self.requests,
-            count_received=access is not None and access.received,
-            hosts=hosts,
-        )
+        self.requests = RequestCache(d)
+        self.head_start = HeadStart(messages.server_header(d.ServerTokens))
+        counted = access is not None and access.received
+        self.connection = ConnectionFactory(d, self.requests, counted, self.hosts)
         # An access log asks for a header of the response: the connection remembers it.
         self.keep_response = access is not None and access.response
-        self._may_keep_alive = directives.KeepAlive and directives.KeepAliveTimeout > 0
-        self._max_keep_alive = directives.MaxKeepAliveRequests
+        self._may_keep_alive = d.KeepAlive and d.KeepAliveTimeout > 0
+        self._max_keep_alive = d.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
@@ -97,8 +140,7 @@ class Service:
         return (
             self._may_keep_alive
             and (not self._max_keep_alive or conn.kept < self._max_keep_alive)
-            and not request.close
-            and not response.close
+            and not (request.close or response.close)
             and (response.length is not None or request.version == (1, 1))
             and not self.leaving()
         )
@@ -107,8 +149,7 @@ class Service:
         """The two header lines for a client that asked for keep-alive. `max` counts this response."""
         maximum = self._max_keep_alive
         key = kept if maximum else 0
-        lines = self._keep_alive_lines.get(key)
-        if lines is None:
+        if (lines := self._keep_alive_lines.get(key)) is None:
             left = f", max={maximum - kept}" if maximum else ""
             text = f"Keep-Alive: timeout={int(self.directives.KeepAliveTimeout)}{left}\r\n"
             lines = f"{text}Connection: Keep-Alive\r\n".encode()
@@ -119,7 +160,7 @@ class Service:
         self, conn: Connection, request: Request, response: Response, head: bytes, connection: bytes
     ) -> Begun:
         """A body in pieces, with all of its head."""
-        http11, bodyless = request.version == (1, 1), response.status in BODYLESS_STATUSES
+        http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
         chunked = response.length is None and http11 and not bodyless
         if response.reason is not None:
             now = conn.started // 1_000_000_000
@@ -137,12 +178,10 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
     """Serve one request. True: the connection may carry another.
 
     Event: with `conn.pending` not None the response is not all sent; `finish_request` follows
-    when it is. Never raises: whatever goes wrong with one client ends that client's connection.
-    """
+    when it is. Never raises: whatever goes wrong with one client ends that client's connection."""
     conn.request = request = response = None
     try:
-        request = conn.read_request()
-        if request is None:
+        if (request := conn.read_request()) is None:
             return False
         slot.set(BUSY_WRITE)
         slot.requested(_PROTOCOLS[request.version], request.line, request, conn)
@@ -181,15 +220,11 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
     """Send `response`, by the way that its body asks for. Without a request it is bytes, and the last."""
     body: Any = response.body
     conn.status = response.status
-    if not conn.keep_alive:
-        connection = CLOSE
-    elif request.asks_keep_alive:
-        connection = service.keep_alive_line(conn.kept)
-    else:
-        connection = b""
-    head = (
-        service.head_start.lines(response.status, conn.started // 1_000_000_000) + response.fields
-    )
+    connection = CLOSE
+    if conn.keep_alive:
+        connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
+    now = conn.started // 1_000_000_000
+    head = service.head_start.lines(response.status, now) + response.fields
     try:
         if type(body) is bytes:
             data = b"".join((head, connection, response.after, body))
@@ -230,9 +265,7 @@ class Begun:
     __slots__ = ("_conn", "chunked", "count", "head", "rest", "size")
 
     def __init__(self, conn: Connection, head: bytes, chunked: bool) -> None:
-        self._conn = conn
-        self.head = head
-        self.chunked = chunked
+        self._conn, self.head, self.chunked = conn, head, chunked
         self.size, self.count = len(head), 0  # bytes of the head, and of the body
         self.rest: Any = ()
 

@@ -26,22 +26,17 @@ T = TypeVar("T")
 
 
 class FdQueue(Generic[T]):
-    """`became_idle` is called by each worker that goes idle, when it counts as idle already: event's
-    listener may then listen again."""
+    """`became_idle` is called by each worker once it counts as idle: event's listener may listen again."""
 
     def __init__(self, became_idle: Callable[[], None] | None = None) -> None:
         self._became_idle = became_idle
         self._lock = Lock()
-        self._idle = 0  # workers in pop() that are not reserved
+        self.idle = 0  # workers in pop() that are not reserved
         self._waiting = False  # the listener waits for an idler
         self._backlog: deque[T] = deque()  # offered, while no worker was idle
         self._jobs: SimpleQueue[T | None] = SimpleQueue()  # for workers in pop()
-        self._idlers: SimpleQueue[bool] = SimpleQueue()  # for the listener in wait_for_idler()
+        self.idlers: SimpleQueue[bool] = SimpleQueue()  # for the listener in wait_for_idler()
         self._ended = False
-
-    @property
-    def idle(self) -> int:
-        return self._idle
 
     def pop(self) -> T | None:
         """Wait for a connection; None once the queue has ended."""
@@ -52,9 +47,9 @@ class FdQueue(Generic[T]):
                 return None
             if self._waiting:
                 self._waiting = False
-                self._idlers.put(True)
+                self.idlers.put(True)
             else:
-                self._idle += 1
+                self.idle += 1
         if self._became_idle is not None:
             self._became_idle()
         return self._jobs.get()
@@ -64,18 +59,18 @@ class FdQueue(Generic[T]):
         with self._lock:
             if self._ended:
                 return False
-            if self._idle:
-                self._idle -= 1
+            if self.idle:
+                self.idle -= 1
                 return True
             self._waiting = True
-        return self._idlers.get()
+        return self.idlers.get()
 
     def try_get_idler(self) -> bool:
         """Reserve a worker if one is idle."""
         with self._lock:
-            if not self._idle:
+            if not self.idle:
                 return False
-            self._idle -= 1
+            self.idle -= 1
             return True
 
     def push(self, item: T) -> None:
@@ -86,15 +81,15 @@ class FdQueue(Generic[T]):
         """Give a reservation back unused (there was nothing to accept)."""
         with self._lock:
             if not self._ended:
-                self._idle += 1
+                self.idle += 1
                 return
         self._jobs.put(None)
 
     def offer(self, item: T) -> bool:
         """`item` for an idle worker; if all are busy, for the first that asks (then False)."""
         with self._lock:
-            if self._idle:
-                self._idle -= 1
+            if self.idle:
+                self.idle -= 1
             else:
                 self._backlog.append(item)
                 return False
@@ -105,9 +100,9 @@ class FdQueue(Generic[T]):
         """No more connections: idle workers and a waiting listener return at once."""
         with self._lock:
             self._ended = True
-            idle, self._idle = self._idle, 0
+            idle, self.idle = self.idle, 0
             waiting, self._waiting = self._waiting, False
         for _ in range(idle):
             self._jobs.put(None)
         if waiting:
-            self._idlers.put(False)
+            self.idlers.put(False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 
 PREFIX = "mpmkit-server-"
 YOUNG = 60.0  # seconds in which a new folder may not be locked yet
@@ -43,10 +44,7 @@ def remove_left(where: str) -> None:
             fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:  # another start was faster
             continue
-        try:
+        with suppress(OSError):  # its server runs
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             rmtree(entry.path, ignore_errors=True)
-        except OSError:
-            pass  # its server runs
-        finally:
-            os.close(fd)
+        os.close(fd)

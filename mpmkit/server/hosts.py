@@ -10,16 +10,17 @@ by two dictionaries. Without, the handler is the router itself.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpmkit.config.directives import Directives, VirtualHost
 from mpmkit.config.hosts import canonical_address, chain_at, chains
 from mpmkit.http.messages import page
 from mpmkit.http.target import ABSOLUTE, split_host
+from mpmkit.server import piped
 from mpmkit.server.listen import unmapped
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import Scoreboard, WorkerSlot
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
 
 NAMES_KEPT = 1024  # of each chain; clients may send any name
-AddressText = tuple[str, int]
 Found = TypeVar("Found")
 
 
+@dataclass(eq=False)
 class HostService:
     """What one host, or the server itself, consists of.
 
@@ -40,18 +41,14 @@ class HostService:
     tls         what its certificate and its versions of TLS depend on
     """
 
-    def __init__(
-        self,
-        directives: Directives,
-        handler: Callable[[Request, Connection], Response],
-        access: AccessLog | None,
-        errors: ErrorLog,
-    ) -> None:
-        self.directives = d = directives
-        self.handler = handler
-        self.refusal = getattr(handler, "refusal", None)
-        self.access = access
-        self.errors = errors
+    directives: Directives
+    handler: Callable[[Request, Connection], Response]
+    access: AccessLog | None
+    errors: ErrorLog
+
+    def __post_init__(self) -> None:
+        d = self.directives
+        self.refusal = getattr(self.handler, "refusal", None)
         self.name = split_host(d.ServerName.rpartition("://")[2].lower())[0]
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 
@@ -63,28 +60,26 @@ class Chain:
         self.sites = [site for _, site in sites]
         self.default = self.sites[0]
         self._tests = []
+        self._addresses: dict[str, HostService] = {}
         for host, site in sites:
             names = [site.name, *(alias.lower() for alias in host.directives.ServerAlias)]
             globs = [re.escape(one).replace(r"\*", ".*").replace(r"\?", ".") for one in names[1:]]
             patterns = [re.compile(one, re.DOTALL) for one in globs]
             self._tests.append((site, frozenset(names), patterns))
-        self._addresses = {
-            name: site for host, site in reversed(sites) for name, _ in host.addresses
-        }
+            for name, _ in host.addresses:
+                self._addresses.setdefault(name, site)
         self._known: dict[str, HostService] = {}
 
     def named(self, name: str) -> HostService:
         """The host of a name, as the client wrote it."""
-        return self._known.get(name) or remember(
-            self._known, name, self._find(name.lower().removesuffix("."))
-        )
-
-    def _find(self, name: str) -> HostService:
-        short = name[:256]  # longer ones are no names (RFC 1035), and would take a pattern long
+        if found := self._known.get(name):
+            return found
+        asked = name.lower().removesuffix(".")
+        short = asked[:256]  # longer ones are no names (RFC 1035), and would take a pattern long
         for site, names, patterns in self._tests:
-            if name in names or any(pattern.fullmatch(short) for pattern in patterns):
-                return site
-        return self._addresses.get(name, self.default)
+            if asked in names or any(pattern.fullmatch(short) for pattern in patterns):
+                return remember(self._known, name, site)
+        return remember(self._known, name, self._addresses.get(asked, self.default))
 
 
 class Hosts:
@@ -97,17 +92,14 @@ class Hosts:
         self.main = main
         self.sites = [main, *(site for _, site in sites)]
         self.unknown: list[str] = []
-        of = {id(host): site for host, site in sites}
+        of = {id(host): (host, site) for host, site in sites}
         found = chains((host for host, _ in sites), self._resolve)
-        self.chains = {
-            key: Chain([(host, of[id(host)]) for host in chain]) for key, chain in found.items()
-        }
+        self.chains = {key: Chain([of[id(host)] for host in chain]) for key, chain in found.items()}
         self.only_main = Chain([(VirtualHost((), main.directives), main)])
-        self._at: dict[AddressText, Chain] = {}
+        self._at: dict[tuple[str, int], Chain] = {}
 
     def _resolve(self, name: str) -> list[str]:
-        found = addresses_of(name)
-        if not found:
+        if not (found := addresses_of(name)):
             self.unknown.append(name)
         return found
 
@@ -119,11 +111,11 @@ class Hosts:
             found += [chain for (one, at), chain in self.chains.items() if one and at in (port, 0)]
         return found
 
-    def at(self, local: AddressText) -> Chain:
+    def at(self, local: tuple[str, int]) -> Chain:
         """The chain of a connection's own address."""
-        return self._at.get(local) or remember(
-            self._at, local, chain_at(self.chains, *local) or self.only_main
-        )
+        if found := self._at.get(local):
+            return found
+        return remember(self._at, local, chain_at(self.chains, *local) or self.only_main)
 
     def of(self, request: Request | None, conn: Connection) -> HostService:
         """The host that a request is for. `request` may be None, or one that was refused."""
@@ -170,8 +162,7 @@ class HostSlot(WorkerSlot):
     def requested(
         self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
     ) -> None:
-        site = self._hosts.of(request, conn)
-        self.vhost(f"{site.name}:{conn.local[1]}")
+        self.vhost(f"{self._hosts.of(request, conn).name}:{conn.local[1]}")
         super().requested(protocol, line)
 
 
@@ -185,16 +176,18 @@ class HostLogs(AccessLog):
         self.response = any(log.response for log in self._all)
 
     def log(self, conn: Connection, now: int) -> None:
-        access = self._hosts.of(conn.request, conn).access
-        if access is not None:
+        if (access := self._hosts.of(conn.request, conn).access) is not None:
             access.log(conn, now)
+        if self.received:
+            conn.recv.count = 0  # type: ignore[attr-defined]  # the next request may be another host's
+        if self.response:
+            conn.response = None
 
     def close(self) -> None:
         for log in self._all:
             log.close()
-        main = self._hosts.main.errors.fd
-        for fd in {site.errors.fd for site in self._hosts.sites} - {main, 2}:
-            os.close(fd)
+        for fd in {site.errors.fd for site in self._hosts.sites} - {self._hosts.main.errors.fd, 2}:
+            piped.close_pipe(fd)
 
 
 class Certificates:
@@ -204,8 +197,7 @@ class Certificates:
     """
 
     def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
-        self._hosts = hosts
-        self._context_for = context_for
+        self._hosts, self._context_for = hosts, context_for
         self._named: dict[tuple, Any] = {}  # by HostService.tls: for those that a name chooses
         self._first: dict[int, Any] = {}  # by chain: what each handshake begins with
         for listen in hosts.main.directives.Listen:

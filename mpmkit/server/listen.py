@@ -20,17 +20,16 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 
 from mpmkit.config.directives import Directives
 
 # Errors that concern one connection, not the listener: try the next one. (APR's list in unixd.c.)
-TRANSIENT_ERRORS = frozenset(
-    {
-        errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH,
-        errno.ENETUNREACH, errno.EPROTO, errno.EAGAIN,
-    }
-)  # fmt: skip
+TRANSIENT_ERRORS = frozenset((
+    errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH,
+    errno.ENETUNREACH, errno.EPROTO, errno.EAGAIN,
+))  # fmt: skip
 
 # Listen without an address: all of this machine's, IPv6's and IPv4's by one socket (RFC 3493, 3.7), as
 # httpd has it on Linux; IPv4's alone where the kernel has no IPv6.
@@ -71,25 +70,27 @@ class Listener(socket.socket):
     number = int(socket.AF_INET)
     bare: type[socket.SocketType] = socket.SocketType
 
-    def accept_bare(self) -> tuple[socket.SocketType, tuple]:
-        """(socket, peer address). Raises OSError, BlockingIOError when none is waiting."""
-        fd, peer = self._accept()  # type: ignore[attr-defined]
+    def accept_bare(self) -> tuple[socket.SocketType, tuple] | None:
+        """(socket, peer address); None if no connection waits, or another process was faster, or its client is
+        gone. Raises OSError for errors that concern the listener or the process."""
+        try:
+            fd, peer = self._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:  # mostly
+            return None
+        except OSError as error:
+            if error.errno not in TRANSIENT_ERRORS:
+                raise
+            return None
         if self.number == _IPV6:
             peer = unmapped(peer)
         return self.bare(self.number, socket.SOCK_STREAM, 0, fd), peer
-
-    @property
-    def scheme(self) -> str:
-        return "https" if self.bare is SecureSocket else "http"
 
 
 def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> list[Listener]:
     """Bind every Listen address; sockets of `kept` that match are used again (a restart).
 
-    Raises ListenError; nothing newly bound stays open then.
-    """
+    Raises ListenError; nothing newly bound stays open then."""
     by_name = {_name(sock): sock for sock in kept} | {sock.asked: sock for sock in kept}
-    opened: list[Listener] = []
     listeners: list[Listener] = []
     everywhere = {one.port for one in directives.Listen if not one.address or one.address == ANY[0]}
     try:
@@ -100,14 +101,10 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
                 continue  # another Listen's socket takes IPv4, too
             names = [(host, listen.port) for host in ((listen.address,) if listen.address else ANY)]
             sock = next((by_name[name] for name in names if name in by_name), None)
-            if sock is None:
-                sock = bind(listen.address, listen.port)
-                opened.append(sock)
-            configure(sock, directives, listen.protocol)
-            listeners.append(sock)
+            listeners.append(sock or bind(listen.address, listen.port))
+            configure(listeners[-1], directives, listen.protocol)
     except ListenError:
-        for sock in opened:
-            sock.close()
+        close_all([sock for sock in listeners if sock not in kept])
         raise
     return listeners
 
@@ -116,22 +113,21 @@ def configure(sock: Listener, directives: Directives, protocol: str = "") -> Non
     """ListenBacklog, buffer sizes and timeouts. The protocol is Listen's ("https" is TLS), or else what
     SSLEngine says. Raises ListenError if it can't listen."""
     protocol = protocol or ("https" if directives.tls else "http")
+    d = directives
     sock.number = int(sock.family)
     sock.bare = SecureSocket if protocol == "https" else socket.SocketType
-    set_option = sock.setsockopt
-    set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    set_option(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(first_timeout(directives)))
-    set_option(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(directives.Timeout))
-    if directives.SendBufferSize:
-        set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, directives.SendBufferSize)
-    if directives.ReceiveBufferSize:
-        set_option(socket.SOL_SOCKET, socket.SO_RCVBUF, directives.ReceiveBufferSize)
-    defers = directives.AcceptFilter.get(protocol) != "none"
-    seconds = directives.ListenTCPDeferAccept if defers else 0
-    set_option(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option, value in (
+        (socket.SO_KEEPALIVE, 1), (socket.SO_RCVTIMEO, timeval(first_timeout(d))),
+        (socket.SO_SNDTIMEO, timeval(d.Timeout)),
+        (socket.SO_SNDBUF, d.SendBufferSize), (socket.SO_RCVBUF, d.ReceiveBufferSize),
+    ):  # fmt: skip
+        if value:
+            sock.setsockopt(socket.SOL_SOCKET, option, value)
+    seconds = d.ListenTCPDeferAccept if d.AcceptFilter.get(protocol) != "none" else 0
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
     try:
-        sock.listen(directives.ListenBacklog)
+        sock.listen(d.ListenBacklog)
     except OSError as error:
         text = f"AH00073: cannot listen on {_text(_name(sock))}: {error.strerror}"
         raise ListenError(text) from None
@@ -153,6 +149,7 @@ def bind(address: str, port: int) -> Listener:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # [::] takes IPv4, too
+    text = f"AH00072: cannot bind to {_text((host, port))}"
     try:
         sock.bind((host, port))
     except OSError as error:
@@ -162,23 +159,19 @@ def bind(address: str, port: int) -> Listener:
             errno.EACCES: "ports below 1024 need root; choose a higher one",
             errno.EADDRNOTAVAIL: "this machine has no such address; use 127.0.0.1, or * for all",
         }.get(error.errno or 0, "see the Listen directive")
-        raise ListenError(
-            f"({error.errno}){error.strerror}: AH00072: cannot bind to {_text((host, port))}; {remedy}"
-        ) from None
+        raise ListenError(f"({error.errno}){error.strerror}: {text}; {remedy}") from None
     except (OverflowError, TypeError) as error:  # the name has characters that no name has
         sock.close()
-        raise ListenError(f"AH00072: cannot bind to {_text((host, port))}: {error}") from None
+        raise ListenError(f"{text}: {error}") from None
     return sock
 
 
 @cache
 def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
-            sock.bind(("::", 0))
-    except OSError:
-        return False
-    return True
+    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        sock.bind(("::", 0))
+        return True
+    return False
 
 
 def unmapped(name: tuple) -> tuple:
@@ -207,8 +200,8 @@ def _here(sock: Listener, host: str) -> str:
 def url_of(sock: Listener) -> str:
     """The address a client on this machine would use for `sock`."""
     host, port = _name(sock)
-    host = _here(sock, host).removeprefix(_MAPPED)
-    return f"{sock.scheme}://{_text((host, port))}"
+    scheme = "https" if sock.bare is SecureSocket else "http"
+    return f"{scheme}://{_text((_here(sock, host).removeprefix(_MAPPED), port))}"
 
 
 class Acceptor:
@@ -229,21 +222,17 @@ class Acceptor:
         self._other = other
 
     def accept(self) -> tuple[socket.SocketType, tuple] | None:
-        """The next connection; None when the other descriptor is readable (or at its end) and no
-        connection is waiting, or after `refuse_all`. Raises OSError for errors that concern the
-        listener or the process."""
+        """The next connection; None when no connection waits and the other descriptor is readable or at its
+        end, or after `refuse_all`. Raises OSError as `Listener.accept_bare`."""
         listener = self._only
         while True:
-            if listener is not None:
-                try:
-                    return listener.accept_bare()
-                except BlockingIOError:  # mostly
-                    pass
-                except OSError as error:
-                    if error.errno == REFUSING:
-                        return None
-                    if error.errno not in TRANSIENT_ERRORS:
-                        raise
+            try:
+                if listener is not None and (accepted := listener.accept_bare()) is not None:
+                    return accepted
+            except OSError as error:
+                if error.errno == REFUSING:
+                    return None
+                raise
             if not self._ready:
                 ready = [fd for fd, _ in self._epoll.poll()]
                 # The other descriptor comes last: for a connection that waits, too, the kernel has
@@ -267,16 +256,13 @@ class ListenSocks:
     """
 
     def __init__(
-        self,
-        epoll: select.epoll,
-        listeners: Sequence[Listener],
+        self, epoll: select.epoll, listeners: Sequence[Listener],
         not_accepting: Callable[[bool], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._epoll = epoll
         self._listeners = {sock.fileno(): sock for sock in listeners}
         self._not_accepting = not_accepting
-        self.enabled = False
-        self.declined = False
+        self.enabled = self.declined = False
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._listeners
@@ -297,14 +283,8 @@ class ListenSocks:
             self._not_accepting(True)
 
     def accept(self, fd: int) -> tuple[socket.SocketType, tuple] | None:
-        """The connection that waits at `fd`; None if another process was faster or the client is gone.
-        Raises OSError for errors that concern the listener or the process."""
-        try:
-            return self._listeners[fd].accept_bare()
-        except OSError as error:
-            if error.errno not in TRANSIENT_ERRORS:
-                raise
-            return None
+        """The connection that waits at `fd`, see `Listener.accept_bare`."""
+        return self._listeners[fd].accept_bare()
 
 
 def has_pending_connection(listener: Listener) -> bool:
@@ -318,12 +298,9 @@ def dummy_connection(listener: Listener) -> None:
     """Connect and close at once: the kernel wakes one of the children that wait on `listener`. Without a
     descriptor for it nothing happens; it is tried again."""
     host, port = _name(listener)
-    try:
-        with socket.socket(listener.family) as sock:
-            sock.setblocking(False)
-            sock.connect_ex((_here(listener, host), port))
-    except OSError:
-        pass
+    with suppress(OSError), socket.socket(listener.family) as sock:
+        sock.setblocking(False)
+        sock.connect_ex((_here(listener, host), port))
 
 
 def close_all(listeners: Sequence[Listener]) -> None:
@@ -335,10 +312,7 @@ def close_all(listeners: Sequence[Listener]) -> None:
 
 def refuse_all(listeners: Sequence[Listener]) -> None:
     """No process that holds these sockets gets another connection from them: clients are refused.
-    Closing them is not enough while a busy child has its copies open: the kernel would go on to accept.
-    """
+    Closing them is not enough while a busy child has its copies open: the kernel would go on to accept."""
     for sock in listeners:
-        try:
+        with suppress(OSError):  # it is shut down already
             sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is shut down already

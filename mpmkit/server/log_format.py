@@ -16,14 +16,13 @@ import time
 from _thread import get_native_id
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
-from mpmkit.config.setenvif import EnvRule
+from mpmkit.config.setenvif import EnvRule, variables_of
 from mpmkit.http.messages import http_date
 from mpmkit.http.target import OwnName, quote_line
-from mpmkit.server.variables import variables_of
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import Request
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 Field = Callable[["Connection", int], str]  # (connection, ns at the end) -> text
 
 
-@dataclass(frozen=True)
+@dataclass
 class Site:
     """What the formats show of the server: %v, %V, %p, %f, %X and %{Server}o."""
 
@@ -45,10 +44,19 @@ class Site:
     variables: tuple[EnvRule, ...] = ()
     most_kept: int = 0  # MaxKeepAliveRequests; 0: no limit
 
-    @property
-    def own(self) -> OwnName:
-        """ServerName; without one, the machine's name."""
-        return OwnName.of(self.name or os.uname().nodename, self.canonical)
+    def __post_init__(self) -> None:
+        """own: ServerName; without one, the machine's name. host: its name, as a log has it."""
+        self.own = OwnName.of(self.name or os.uname().nodename, self.canonical)
+        self.host = quote_line(os.fsencode(self.own.host))
+
+    def place(self, conn: Connection) -> tuple[str, str]:
+        """The name and the port that the request of a connection was sent to."""
+        return self.own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
+
+    def shown(self, conn: Connection) -> bytes:
+        """That name: the client's bytes, or ServerName's in the encoding of names of files."""
+        name = self.place(conn)[0]
+        return os.fsencode(name) if name == self.own.host else name.encode("latin-1")
 
     def filename(self, path: str) -> str:
         """Where a URL path leads."""
@@ -99,121 +107,55 @@ def _line(conn: Connection) -> str:
 
 def _last(conn: Connection) -> Request | None:
     """Of internal redirects the last, where the response is kept (`wants_response`)."""
-    answer = getattr(conn, "response", None)
-    return getattr(answer, "request", None) or conn.request
+    return getattr(getattr(conn, "response", None), "request", None) or conn.request
 
 
-def _of_request(text: Callable[[Request], str], *, last: bool, none: str = "-") -> Field:
-    """A field of the first or of the last of internal redirects."""
-
-    def value(conn: Connection, now: int) -> str:
-        request = _last(conn) if last else conn.request
-        return text(request) if request is not None else none
-
-    return value
+def _header(key: bytes, conn: Connection, now: int) -> str:
+    found = conn.request.get(key) if conn.request is not None else None
+    return "-" if found is None else quote_line(found)
 
 
-def _protocol(conn: Connection, now: int) -> str:
-    if conn.request is None:
-        return "-"
-    return quote_line(conn.request.line.rpartition(b" ")[2])
+def _cookie(key: bytes, conn: Connection, now: int) -> str:
+    cookies = conn.request.get(b"cookie") if conn.request is not None else None
+    for one in (cookies or b"").split(b";"):
+        name, equals, found = one.strip().partition(b"=")
+        if equals and name == key:
+            return quote_line(found)
+    return "-"
 
 
-def _header(argument: str, site: Site) -> Field:
-    key = argument.lower().encode("latin-1", "replace")
-
-    def value(conn: Connection, now: int) -> str:
-        found = conn.request.get(key) if conn.request is not None else None
-        return "-" if found is None else quote_line(found)
-
-    return value
-
-
-def _cookie(argument: str, site: Site) -> Field:
-    key = argument.encode("latin-1", "replace")
-
-    def value(conn: Connection, now: int) -> str:
-        cookies = conn.request.get(b"cookie") if conn.request is not None else None
-        for one in (cookies or b"").split(b";"):
-            name, equals, found = one.strip().partition(b"=")
-            if equals and name == key:
-                return quote_line(found)
-        return "-"
-
-    return value
-
-
-def _variable(name: str, site: Site) -> Field:
+def _variable(name: str, site: Site, conn: Connection, now: int) -> str:
     """%{NAME}e: of SetEnvIf and BrowserMatch, or of the server's environment."""
-
-    def value(conn: Connection, now: int) -> str:
-        found = variables_of(site.variables, _last(conn), conn).get(name)
-        return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
-
-    return value
+    found = variables_of(site.variables, _last(conn), conn).get(name)
+    return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
 
 
-def only_if(line: Field, condition: str, site: Site) -> Field:
-    """`line` for the requests that have a variable (with `!` before its name: have it not), else ""."""
-    name, wanted = condition.removeprefix("!"), not condition.startswith("!")
-
-    def some(conn: Connection, now: int) -> str:
-        found = variables_of(site.variables, conn.request, conn)
-        return line(conn, now) if (name in found) == wanted else ""
-
-    return some
-
-
-def _answered(argument: str, site: Site) -> Field:
+def _answered(name: str, lines: re.Pattern[bytes], site: Site, conn: Connection, now: int) -> str:
     """%{NAME}o: a header of the response. Those that the connection writes come from its state."""
-    key = argument.lower()
-    pattern = re.compile(rb"(?im)^%b: *([^\r\n]*)\r?$" % re.escape(argument.encode("latin-1")))
-
-    def value(conn: Connection, now: int) -> str:
-        if key == "date":
-            return http_date(conn.started // 1_000_000_000)
-        if key == "server":
-            return site.server
-        if key == "connection":
-            if not conn.keep_alive:
-                return "close"
-            asks = conn.request is not None and conn.request.asks_keep_alive
-            return "Keep-Alive" if asks else "-"
-        response = getattr(conn, "response", None)
-        found = pattern.search(response.fields + response.after) if response is not None else None
-        return quote_line(found[1]) if found else "-"
-
-    return value
+    if name == "date":
+        return http_date(conn.started // 1_000_000_000)
+    if name == "server":
+        return site.server
+    if name == "connection":
+        asks = conn.request is not None and conn.request.asks_keep_alive
+        return "close" if not conn.keep_alive else "Keep-Alive" if asks else "-"
+    response = getattr(conn, "response", None)
+    found = lines.search(response.fields + response.after) if response is not None else None
+    return quote_line(found[1]) if found else "-"
 
 
-def _server_fields(site: Site) -> dict[str, Field]:
-    own = site.own
-    # As httpd's ap_set_keepalive counts: responses after which the connection was kept, so the last request
-    # repeats a number; but for the one after MaxKeepAliveRequests, before which %X is - already.
-    most = site.most_kept
-
-    def place(conn: Connection) -> tuple[str, str]:
-        return own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
-
-    return {
-        "v": lambda conn, now: own.host,
-        "V": lambda conn, now: quote_line(place(conn)[0].encode("latin-1")),
-        "p": lambda conn, now: place(conn)[1],
-        "X": lambda conn, now: "+" if conn.keep_alive and conn.kept + 1 != most else "-",
-        "k": lambda conn, now: str(max(0, conn.kept - (not conn.keep_alive and conn.kept != most))),
-    }
+def _header_of_response(argument: str, site: Site) -> Field:
+    name = re.escape(argument.encode("latin-1", "replace"))
+    lines = re.compile(rb"(?im)^%b: *([^\r\n]*)\r?$" % name)
+    return partial(_answered, argument.lower(), lines, site)
 
 
-def _local(index: int) -> Field:
+def _local(index: int, conn: Connection, now: int) -> str:
     """The server's address or port of this connection, "-" once it is closed."""
-
-    def value(conn: Connection, now: int) -> str:
-        try:
-            return str(conn.local[index])
-        except OSError:
-            return "-"
-
-    return value
+    try:
+        return str(conn.local[index])
+    except OSError:
+        return "-"
 
 
 def _received(conn: Connection) -> int:
@@ -223,7 +165,7 @@ def _received(conn: Connection) -> int:
 FIELDS: dict[str, Field] = {
     "h": lambda conn, now: conn.peer[0],
     "a": lambda conn, now: conn.peer[0],
-    "A": _local(0),
+    "A": partial(_local, 0),
     "l": lambda conn, now: "-",
     "u": lambda conn, now: "-",
     "t": lambda conn, now: _request_time(conn.started // 1_000_000_000),
@@ -237,7 +179,9 @@ FIELDS: dict[str, Field] = {
     "D": lambda conn, now: str((now - conn.started) // 1000),
     "T": lambda conn, now: str((now - conn.started) // 1_000_000_000),
     "P": lambda conn, now: str(os.getpid()),
-    "H": _protocol,
+    "H": lambda conn, now: (
+        quote_line(conn.request.line.rpartition(b" ")[2]) if conn.request is not None else "-"
+    ),
     "%": lambda conn, now: "%",
     # What is not known here: the handler's name, the request's number in the error log.
     **dict.fromkeys("LR", lambda conn, now: "-"),
@@ -249,35 +193,57 @@ OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
     "q": lambda request, site: quote_line(b"?" + request.query) if request.query else "",
     "U": lambda request, site: quote_line(os.fsencode(site.indexed(request.path))),
 }
+# Of the server. As httpd's ap_set_keepalive counts: responses after which the connection was kept, so the
+# last request repeats a number; but for the one after MaxKeepAliveRequests, before which %X is - already.
+OF_SITE: dict[str, Callable[[Site], Field]] = {
+    "v": lambda site: lambda conn, now: site.host,
+    "V": lambda site: lambda conn, now: quote_line(site.shown(conn)),
+    "p": lambda site: lambda conn, now: site.place(conn)[1],
+    "X": lambda site: (
+        lambda conn, now: "+" if conn.keep_alive and conn.kept + 1 != site.most_kept else "-"
+    ),
+    "k": lambda site: (
+        lambda conn, now: str(
+            max(0, conn.kept - (not conn.keep_alive and conn.kept != site.most_kept))
+        )
+    ),
+}
 # %{word}LETTER, with one of a few words.
 CHOICES: dict[str, dict[str, Field]] = {
     "a": {"c": FIELDS["a"]},
     "h": {"c": FIELDS["h"]},
-    "p": {"local": _local(1), "remote": lambda conn, now: str(conn.peer[1])},
-    "P": {
-        "pid": FIELDS["P"],
-        "tid": lambda conn, now: str(get_native_id()),
-        "hextid": lambda conn, now: f"{get_native_id():x}",
-    },
-    "T": {
-        "s": FIELDS["T"],
-        "ms": lambda conn, now: str((now - conn.started) // 1_000_000),
-        "us": FIELDS["D"],
-    },
-}
+    "p": {"local": partial(_local, 1), "remote": lambda conn, now: str(conn.peer[1])},
+    "P": {"pid": FIELDS["P"], "tid": lambda conn, now: str(get_native_id()),
+          "hextid": lambda conn, now: f"{get_native_id():x}"},
+    "T": {"s": FIELDS["T"], "ms": lambda conn, now: str((now - conn.started) // 1_000_000),
+          "us": FIELDS["D"]},
+}  # fmt: skip
 # %{text}LETTER, with any.
 WITH_TEXT: dict[str, Callable[[str, Site], Field]] = {
-    "i": _header, "C": _cookie, "o": _answered, "e": _variable, "t": _time,
+    "i": lambda argument, site: partial(_header, argument.lower().encode("latin-1", "replace")),
+    "C": lambda argument, site: partial(_cookie, argument.encode("latin-1", "replace")),
+    "o": _header_of_response,
+    "e": lambda argument, site: partial(_variable, argument, site),
+    "t": _time,
     # Variables of mod_ssl, notes of modules, trailers: not known here.
-    **dict.fromkeys(("x", "c", "n", "L", "^ti", "^to"), lambda argument, site: lambda conn, now: "-"),
-}  # fmt: skip
+    **dict.fromkeys(("x", "c", "n", "L", "^ti", "^to"), lambda argument, site: FIELDS["u"]),
+}
 
 
-def compile_format(text: str, site: Site | None = None) -> Field:
-    """A function that makes a LogFormat's line. Raises FormatError."""
+def compile_format(text: str, site: Site | None = None, condition: str = "") -> Field:
+    """A function that makes a LogFormat's line, "" for requests that do not fulfil the condition: they have a
+    variable, or, with `!` before its name, have it not. Raises FormatError."""
+    site = site or Site()
+    if condition:
+        line, name = compile_format(text, site), condition.removeprefix("!")
+
+        def some(conn: Connection, now: int) -> str:
+            found = variables_of(site.variables, conn.request, conn)
+            return line(conn, now) if (name in found) == (name == condition) else ""
+
+        return some
     if text == COMMON + "\n":
         return _common
-    site = site or Site()
     parts: list[Field] = []
     for piece in pieces(text):
         if not piece.letter:
@@ -290,23 +256,28 @@ def compile_format(text: str, site: Site | None = None) -> Field:
 
 def _part(piece: Piece, site: Site) -> Field:
     argument, letter = piece.argument, piece.letter
-    servers = _server_fields(site)
     if argument is None and (text := OF_REQUEST.get(letter)):
-        none = "" if letter == "q" else "-"
-        return _of_request(lambda request: text(request, site), last=_shows_last(piece), none=none)
+        last, none = _shows_last(piece), "" if letter == "q" else "-"
+
+        def of_request(conn: Connection, now: int) -> str:
+            request = _last(conn) if last else conn.request
+            return text(request, site) if request is not None else none
+
+        return of_request
     if argument is None or (letter, argument) == ("p", "canonical"):
-        part = FIELDS.get(letter) or servers.get(letter)
+        if letter in FIELDS:
+            return FIELDS[letter]
+        if letter in OF_SITE:
+            return OF_SITE[letter](site)
     elif letter in WITH_TEXT:
         return WITH_TEXT[letter](argument, site)
-    else:
-        part = CHOICES.get(letter, {}).get(argument)
-        if part is None and letter in CHOICES:
-            raise FormatError(f"{piece.text!r}: use one of {', '.join(CHOICES[letter])}")
-    if part is None:
-        texts = (f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))
-        known = " %".join([*FIELDS, *OF_REQUEST, *servers, *texts])
-        raise FormatError(f"{piece.text!r} is unknown; known are %{known}")
-    return part
+    elif letter in CHOICES:
+        if argument in CHOICES[letter]:
+            return CHOICES[letter][argument]
+        raise FormatError(f"{piece.text!r}: use one of {', '.join(CHOICES[letter])}")
+    texts = (f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))
+    known = " %".join([*FIELDS, *OF_REQUEST, *OF_SITE, *texts])
+    raise FormatError(f"{piece.text!r} is unknown; known are %{known}")
 
 
 def _only_for(condition: str, part: Field, directive: str) -> Field:

@@ -66,10 +66,8 @@ def open_log(path: str, directive: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         ah = "AH00091" if directive == "ErrorLog" else "AH00649"
-        raise LogError(
-            f"{ah}: {directive} {path}: {error.strerror}; name a file in a directory that exists "
-            "and may be written"
-        ) from None
+        where = "name a file in a directory that exists and may be written"
+        raise LogError(f"{ah}: {directive} {path}: {error.strerror}; {where}") from None
 
 
 class ErrorLog:
@@ -79,24 +77,16 @@ class ErrorLog:
     notices are always written, as httpd's are.
     """
 
-    def __init__(
-        self, fd: int = 2, level: str = "warn", levels: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, fd: int = 2, level: str = "warn", levels: Mapping[str, str] = {}) -> None:
         self.fd = fd
         self._level = _RANK[level]
-        self._levels = {name: _RANK[one] for name, one in (levels or {}).items()}
+        self._levels = {name: _RANK[one] for name, one in levels.items()}
 
     def enabled(self, level: str, module: str = "core") -> bool:
         return _RANK[level] <= self._levels.get(module, self._level) or level == "notice"
 
     def write(
-        self,
-        level: str,
-        text: str,
-        *,
-        ah: str = "",
-        module: str = "core",
-        client: tuple | None = None,
+        self, level: str, text: str, *, ah: str = "", module: str = "core", client: tuple = ()
     ) -> None:
         """One line, if the level is enabled: whatever the text holds, no client and no script can begin
         a line of its own. Never raises: a full disk must not end a server."""
@@ -126,7 +116,7 @@ class ErrorLog:
         module, level = error.logged_as
         self.write(level, str(error), ah=error.ah, module=module, client=client)
 
-    def exception(self, text: str, client: tuple | None = None) -> None:
+    def exception(self, text: str, client: tuple = ()) -> None:
         """A script's exception, the one being handled, with its traceback."""
         import traceback  # here: it is rarely needed, and every child would carry it
 
@@ -155,13 +145,9 @@ class AccessLog:
     """
 
     def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
-        lines: list[Field] = []
+        compiled = log_format.compile_format
         try:
-            for _, text, *condition in logs:
-                line = log_format.compile_format(text + "\n", site)
-                if condition:
-                    line = log_format.only_if(line, condition[0], site or Site())
-                lines.append(line)
+            lines = [compiled(text + "\n", site, *condition) for _, text, *condition in logs]
         except log_format.FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
         self.received = any(log_format.wants_received(text) for _, text, *_ in logs)

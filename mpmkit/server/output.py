@@ -64,16 +64,14 @@ class Output:
         """Send `head` and a mapped file in one call, where `direct`; event as `send`. Raises Disconnected.
 
         Only the kernel reads the mapping: where the file has become shorter it answers EFAULT. To look
-        at the bytes here would end the process (SIGBUS).
-        """
+        at the bytes here would end the process (SIGBUS)."""
         try:
             sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
         except OSError as error:
             if not (self.nonblocking and isinstance(error, BlockingIOError)):
                 raise Disconnected from None
             sent = 0
-        left = len(head) + len(body) - sent
-        if not left:
+        if not (left := len(head) + len(body) - sent):
             return
         if left > len(body):
             self._send_blocking(memoryview(head)[sent:])
@@ -89,8 +87,7 @@ class Output:
         """Send `head` and a file's bytes; closes the file. Raises Disconnected.
 
         EnableSendfile On: the kernel copies file to socket; under event a slow client's rest
-        waits in `pending` without a thread. Off (the default): read, and `send`. So does httpd.
-        """
+        waits in `pending` without a thread. Off (the default): read, and `send`. So does httpd."""
         try:
             self._write(memoryview(head), _MORE)
             if body.sendfile and self.direct:
@@ -105,8 +102,7 @@ class Output:
                     raise Disconnected from None
                 return
             while body.count:
-                data = os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)
-                if not data:
+                if not (data := os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)):
                     raise Disconnected("the file became shorter while it was sent")
                 body.offset += len(data)
                 body.count -= len(data)
@@ -133,8 +129,7 @@ class Output:
             self._write(memoryview(head + data if head else data))
             head = b""
             self.answering = True
-        end = head + (b"0\r\n\r\n" if chunked and last else b"")
-        if end:
+        if end := head + (b"0\r\n\r\n" if chunked and last else b""):
             self._write(memoryview(end))
             self.answering = True
         return count
@@ -161,8 +156,7 @@ class Output:
     def _copy(self, body: FileBody) -> None:
         """By the kernel, from file to socket. Raises OSError, Disconnected."""
         while body.count:
-            sent = os.sendfile(self.fd, body.fd, body.offset, body.count)
-            if not sent:
+            if not (sent := os.sendfile(self.fd, body.fd, body.offset, body.count)):
                 raise Disconnected("the file became shorter while it was sent")
             body.offset += sent
             body.count -= sent

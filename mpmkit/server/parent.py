@@ -23,6 +23,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from mpmkit._version import __version__
 from mpmkit.http.target import split_host
@@ -31,7 +32,7 @@ from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import listen, pidfile
 from mpmkit.server.child import OK, Child, Setup
 from mpmkit.server.immortal import make_immortal
-from mpmkit.server.logs import ErrorLog, close_logs
+from mpmkit.server.logs import close_logs
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.pool import Pool
 from mpmkit.server.prewarm import fill_gaps
@@ -52,28 +53,16 @@ class Parent:
     """
 
     def __init__(
-        self,
-        child_class: type[Child],
-        setup: Setup,
-        configure: Callable[[], Setup],
-        listeners: Sequence[listen.Listener],
-        *,
-        ready: Callable[[str], None] = lambda url: None,
-        lifeline: int | None = None,
-        command_line: str = "",
-        own: Sequence[int] = (),
-    ) -> None:
-        self.configure = configure
-        self._ready = ready
-        self._lifeline = lifeline
-        self._command_line = command_line
-        self._closed_by_ready = own
+        self, child_class: type[Child], setup: Setup, configure: Callable[[], Setup],
+        listeners: Sequence[listen.Listener], *, ready: Callable[[str], None] = lambda url: None,
+        lifeline: int | None = None, command_line: str = "", own: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        self.configure, self._ready, self._closed_by_ready = configure, ready, own
+        self._lifeline, self._command_line = lifeline, command_line
         self._pid_file: str | None = None  # the one that holds our number
         self._signals: list[int] = []
-        self._wakeup_read, self._wakeup_write = os.pipe()
-        self._own = [self._wakeup_read, self._wakeup_write, *own]
-        if lifeline is not None:
-            self._own.append(lifeline)
+        wakeup = self._wakeup_read, self._wakeup_write = os.pipe()
+        self._own = [*wakeup, *own, *(() if lifeline is None else (lifeline,))]
         self.board = Scoreboard(setup.directives, setup.directives.ScoreBoardFile)
         self.pool = Pool(child_class, setup, listeners, self.board, self._own)
         self._name_vhosts()
@@ -81,10 +70,6 @@ class Parent:
     @property
     def setup(self) -> Setup:
         return self.pool.setup
-
-    @property
-    def errors(self) -> ErrorLog:
-        return self.pool.errors
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -95,13 +80,13 @@ class Parent:
         self._watch_signals()
         preload_modules(self.setup.directives)
         if self.setup.directives.ImmortalObjects:
-            self.errors.write("info", make_immortal(self))
+            self.pool.errors.write("info", make_immortal(self))
         fill_gaps()
         self.pool.start(self.setup.directives.StartServers)
         try:
             if not self.pool.alive:
                 why = "no child process could be started: see the limits of this user and machine"
-                self.errors.write("alert", f"{why} (ulimit -u, pids.max)")
+                self.pool.errors.write("alert", f"{why} (ulimit -u, pids.max)")
                 return 1
             self._note_running()
             self._ready(listen.url_of(self.pool.listeners[0]))
@@ -129,17 +114,16 @@ class Parent:
         path = self.setup.directives.PidFile
         if path == self._pid_file or path is None:
             return
-        stale = pidfile.write(path)
-        if stale is not None:
+        if (stale := pidfile.write(path)) is not None:
             text = f"{path} named process {stale}, which is no longer a server; taken over"
-            self.errors.write("warn", text, ah="AH00098")
+            self.pool.errors.write("warn", text, ah="AH00098")
         self._remove_pid_file()
         self._pid_file = path
 
     def _remove_pid_file(self) -> None:
         if self._pid_file is not None and pidfile.remove(self._pid_file):
             text = f"removed {self._pid_file} (process {os.getpid()})"
-            self.errors.write("info", text, ah="AH00096")
+            self.pool.errors.write("info", text, ah="AH00096")
         self._pid_file = None
 
     # -- signals ------------------------------------------------------------------------------
@@ -213,9 +197,8 @@ class Parent:
         pool = self.pool
         pool.note("graceful", "caught SIGUSR1, doing a graceful restart")
         self.board.generation += 1
-        if not self.setup.directives.threaded:
-            for slot in pool.slots:
-                self.board.set_states(slot, GRACEFUL, 1, only=NOT_DEAD)
+        for slot in () if self.setup.directives.threaded else pool.slots:
+            self.board.set_states(slot, GRACEFUL, 1, only=NOT_DEAD)
         pool.old_pod = old = pool.pod
         self._next_generation(pod)
         # New children first, where slots are free, so that one always accepts.
@@ -238,7 +221,7 @@ class Parent:
         except Exception as error:  # whatever a file holds, the server goes on
             ah = getattr(error, "ah", "AH00526")
             why = f"the new configuration is not used: {str(error) or type(error).__name__}"
-            self.errors.write_lines("error", why, ah=ah)
+            self.pool.errors.write_lines("error", why, ah=ah)
             if setup is not None:
                 close_logs(setup.service.errors, setup.service.access)
             if pod is not None:
@@ -253,9 +236,9 @@ class Parent:
         try:
             self.write_pid_file()
         except pidfile.PidFileError as error:
-            self.errors.write("error", f"{error}; the old one stays", ah="AH00099")
+            self.pool.errors.write("error", f"{error}; the old one stays", ah="AH00099")
         for note in setup.notes:
-            self.errors.note(note, f"mpm_{setup.directives.mpm}")
+            self.pool.errors.note(note, f"mpm_{setup.directives.mpm}")
         return pod
 
     def _next_generation(self, pod: PipeOfDeath) -> None:
@@ -279,7 +262,7 @@ class Parent:
         self.pool.note("running", f"mpmkit/{__version__} configured -- resuming normal operations")
         self.pool.note("built", f"Python {sys.version.split()[0]} ({sys.platform})", "info")
         if self._command_line:
-            self.errors.write("notice", f"Command line: '{self._command_line}'", ah="AH00094")
+            self.pool.errors.write("notice", f"Command line: '{self._command_line}'", ah="AH00094")
 
     def _clean_up(self) -> None:
         self._remove_pid_file()
@@ -287,7 +270,5 @@ class Parent:
         for number in ENDING:  # a second Ctrl-C meets the default that Python's end restores
             signal.signal(number, signal.SIG_IGN)
         if self.board.path is not None:
-            try:
+            with suppress(OSError):
                 os.unlink(self.board.path)
-            except OSError:
-                pass

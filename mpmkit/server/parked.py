@@ -48,12 +48,8 @@ READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT | select.EPOLLET
 LINGERING = (LINGER_NORMAL, LINGER_SHORT)
 # What follows when the time of a connection is over: it lingers so, or (None) is closed.
-THEN: dict[int | None, int | None] = {
-    LINGER_NORMAL: None,
-    LINGER_SHORT: None,
-    KEEPALIVE: LINGER_SHORT,
-    WRITE_COMPLETION: LINGER_NORMAL,
-}
+THEN: dict[int | None, int | None] = {KEEPALIVE: LINGER_SHORT, WRITE_COMPLETION: LINGER_NORMAL}
+THEN |= dict.fromkeys(LINGERING)
 
 
 class ParkedConnections:
@@ -65,29 +61,21 @@ class ParkedConnections:
     """
 
     def __init__(
-        self,
-        epoll: select.epoll,
-        directives: Directives,
-        due_earlier: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
+        self, epoll: select.epoll, directives: Directives,
+        due_earlier: Callable[[], None] = lambda: None, clock: Callable[[], float] = monotonic,
+    ) -> None:  # fmt: skip
         self.alarm = NEVER
-        self._epoll = epoll
-        self._due_earlier = due_earlier
-        self._clock = clock
+        self._epoll, self._due_earlier, self._clock = epoll, due_earlier, clock
         self._lock = Lock()
+        times = {KEEPALIVE: directives.KeepAliveTimeout, WRITE_COMPLETION: directives.Timeout}
         self._queues: dict[int | None, TimeoutQueue[Connection]] = {
-            LINGER_NORMAL: TimeoutQueue(LINGER_SECONDS[LINGER_NORMAL]),
-            LINGER_SHORT: TimeoutQueue(LINGER_SECONDS[LINGER_SHORT]),
-            KEEPALIVE: TimeoutQueue(directives.KeepAliveTimeout),
-            WRITE_COMPLETION: TimeoutQueue(directives.Timeout),
+            state: TimeoutQueue(seconds) for state, seconds in (LINGER_SECONDS | times).items()
         }
 
     def park(self, conn: Connection, state: int) -> bool:
         """Let a connection wait in `state`. False: news came meanwhile, and the caller keeps it.
 
-        The order matters: watch the socket, then look for an edge that came in between.
-        """
+        The order matters: watch the socket, then look for an edge that came in between."""
         events = WRITABLE if state == WRITE_COMPLETION else READABLE
         if conn.watching != events:
             if state == WRITE_COMPLETION:
@@ -101,10 +89,8 @@ class ParkedConnections:
                 return False
             conn.state = state
             queue.append(conn, now)
-            due = now + queue.timeout
-            early = due < self.alarm
-            if early:
-                self.alarm = due
+            if early := now + queue.timeout < self.alarm:
+                self.alarm = now + queue.timeout
         if early:
             self._due_earlier()
         return True
@@ -112,15 +98,13 @@ class ParkedConnections:
     def claim(self, conn: Connection) -> bool:
         """Take a connection out. False: another thread has it, or its time was over."""
         with self._lock:
-            queue = self._queues.get(conn.state)
-            if queue is None or not queue.pop(conn):
+            if (queue := self._queues.get(conn.state)) is None or not queue.pop(conn):
                 return False
             conn.state = PROCESSING
             return True
 
     def news(self, conn: Connection) -> int | None:
-        """Something happened at the socket of `conn`. Returns the state in which it waits, or that of
-        a connection that some thread holds."""
+        """Something happened at the socket of `conn`. Returns its state: where it waits, or PROCESSING."""
         with self._lock:
             conn.edge = True
             return conn.state
@@ -129,11 +113,8 @@ class ParkedConnections:
         """Take out the connections whose time is over, each with what follows (THEN)."""
         now = self._clock()
         with self._lock:
-            due = [
-                (conn, THEN[state])
-                for state, queue in self._queues.items()
-                for conn in queue.expired(now)
-            ]
+            late = [(queue.expired(now), THEN[state]) for state, queue in self._queues.items()]
+            due = [(conn, then) for conns, then in late for conn in conns]
             for conn, _ in due:
                 conn.state = PROCESSING
             self.alarm = self._first_expiry()

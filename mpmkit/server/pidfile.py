@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 COMMANDS = (b"serve", b"httpd")  # those that are servers
 LONGEST = 64  # bytes of a file that can hold a process id; a longer one is something else
@@ -79,37 +80,30 @@ def running(path: str) -> int | None:
 
 def write(path: str) -> int | None:
     """Make it ours; returns what a stale file said before, or None. Raises PidFileError."""
-    try:
+    stale = None
+    with suppress(PidFileError):  # whatever it was, nothing runs under it
         stale = read(path)
-    except PidFileError:
-        stale = None  # whatever it was, nothing runs under it
     temporary = f"{path}.{os.getpid()}"
     try:
         if os.path.islink(path):
             raise OSError(errno.ELOOP, "it is a symbolic link")
-        if os.path.lexists(temporary):
+        with suppress(FileNotFoundError):
             os.unlink(temporary)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            os.fchmod(fd, 0o644)
-            os.write(fd, b"%d\n" % os.getpid())
-        finally:
-            os.close(fd)
+        with open(temporary, "xb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(b"%d\n" % os.getpid())
         os.rename(temporary, path)
     except OSError as error:
-        raise PidFileWriteError(
-            f"PidFile {path} cannot be written: {error.strerror}; name a file in a directory that "
-            "exists and may be written"
-        ) from None
+        where = "name a file in a directory that exists and may be written"
+        text = f"PidFile {path} cannot be written: {error.strerror}; {where}"
+        raise PidFileWriteError(text) from None
     return stale if stale != os.getpid() else None
 
 
 def remove(path: str) -> bool:
     """Take it away, if it is ours."""
-    try:
-        if read(path) != os.getpid():
-            return False
-        os.unlink(path)
-    except (PidFileError, OSError):
-        return False
-    return True
+    with suppress(PidFileError, OSError):
+        if read(path) == os.getpid():
+            os.unlink(path)
+            return True
+    return False

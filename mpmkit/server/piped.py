@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 _pipes: dict[int, PipedLog] = {}  # by the end that is written to
 _ended: set[int] = set()  # programs of former configurations, which end by themselves
@@ -24,14 +25,9 @@ class PipedLog:
 
     def start(self) -> None:
         """Start the program. Raises OSError."""
-        self.pid = os.posix_spawnp(
-            self.argv[0],
-            self.argv,
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, self.reading, 0)],
-            setsigdef=[signal.SIGPIPE],
-            setsigmask=[],
-        )
+        reads = [(os.POSIX_SPAWN_DUP2, self.reading, 0)]
+        given: Any = {"file_actions": reads, "setsigdef": [signal.SIGPIPE], "setsigmask": []}
+        self.pid = os.posix_spawnp(self.argv[0], self.argv, os.environ, **given)
 
 
 def command(log: str) -> list[str]:
@@ -39,8 +35,7 @@ def command(log: str) -> list[str]:
     from shlex import split  # here: few servers have such a log
 
     line = log.removeprefix("|").removeprefix("|")
-    words = ["/bin/sh", "-c", line[1:]] if line.startswith("$") else split(line)
-    if not words:
+    if not (words := ["/bin/sh", "-c", line[1:]] if line.startswith("$") else split(line)):
         raise ValueError("no program is named")
     return words
 

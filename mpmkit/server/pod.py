@@ -59,8 +59,7 @@ class PipeOfDeath:
     def wait(self, other: int, seconds: float | None = None) -> bool:
         """Wait until it is this child's turn to leave, or descriptor `other` is readable.
 
-        False: `seconds` have passed without either.
-        """
+        False: `seconds` have passed without either."""
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
         poll.register(other, select.POLLIN)

@@ -12,21 +12,14 @@ import sys
 import time
 from _thread import stack_size
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
-from mpmkit.server import piped, process
-from mpmkit.server.child import (
-    CHILD_FAILED,
-    CHILD_FATAL,
-    CHILD_SICK,
-    Child,
-    Context,
-    Setup,
-    exit_status,
-)
+from mpmkit.server import child, piped, process
+from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Context, Setup
 from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
 from mpmkit.server.logs import ErrorLog
 from mpmkit.server.pod import Lifeline, PipeOfDeath
@@ -46,9 +39,9 @@ AH = {
     "series": ("", "AH10393", "AH10392"),
 }
 
-# How children that do not exit are ended (ap_reclaim_child_processes): seconds, signal.
-RECLAIM = [*((s, signal.SIGTERM) for s in (0.0, 3.0, 5.0, 7.0)), (9.0, signal.SIGKILL)]
-AFTER_KILL = 1.0  # seconds that a child has to end after SIGKILL
+# How children are ended (ap_reclaim_child_processes): a signal, its second, and that of what follows.
+RECLAIM = [(signal.SIGTERM, s, to) for s, to in ((0.0, 3.0), (3.0, 5.0), (5.0, 7.0), (7.0, 9.0))]
+RECLAIM.append((signal.SIGKILL, 9.0, 10.0))
 
 # Deaths by these were ordered, they are no crash.
 EXPECTED_SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL}
@@ -61,13 +54,9 @@ class Pool(Context):
     """
 
     def __init__(
-        self,
-        child_class: type[Child],
-        setup: Setup,
-        listeners: Sequence[Listener],
-        board: Scoreboard,
-        parents_own: Sequence[int],
-    ) -> None:
+        self, child_class: type[Child], setup: Setup, listeners: Sequence[Listener],
+        board: Scoreboard, parents_own: Sequence[int],
+    ) -> None:  # fmt: skip
         super().__init__(setup, list(listeners), board, PipeOfDeath())
         self.old_pod: PipeOfDeath | None = None  # while the old generation is still to be retired
         self.child_class = child_class
@@ -118,10 +107,9 @@ class Pool(Context):
 
     def make_child(self, slot: int) -> None:
         # The row may still be a finishing child's (worker): that pid is remembered without its row.
-        for pid, its_slot in list(self._slots.items()):
-            if its_slot == slot:
-                del self._slots[pid]
-                self._extra.add(pid)
+        for pid in [pid for pid, its_slot in self._slots.items() if its_slot == slot]:
+            del self._slots[pid]
+            self._extra.add(pid)
         threads = self.setup.directives.ThreadsPerChild
         self.board.set_states(slot, STARTING, threads, only=(DEAD, GRACEFUL))
         gc.freeze()  # what exists now is never collected: the children's pages stay shared
@@ -177,7 +165,7 @@ class Pool(Context):
         """Write to the error log what ends this child; returns its exit status."""
         if not isinstance(error, SystemExit):
             self.errors.failure(f"child process {os.getpid()} failed", error)
-        return exit_status(error)
+        return child.exit_status(error)
 
     def maintain(self) -> None:
         """A second has passed: start the children still owed, or else one pass of idle maintenance."""
@@ -215,8 +203,7 @@ class Pool(Context):
         self._killed &= bool(waiting)  # look again in a second
 
     def reap(self) -> int:
-        """Collect all dead children; worker and event replace at once those that crashed. Returns how
-        many there were."""
+        """Collect all dead children; worker and event replace at once those that crashed. Returns a count."""
         count = 0
         while self.alive:
             try:
@@ -276,31 +263,20 @@ class Pool(Context):
     def reclaim(self) -> None:
         """End all children, by SIGTERM at first (RECLAIM), and wait until they are gone."""
         self.replacing = False
-        began = time.monotonic()
-        steps = list(RECLAIM)
-        give_up = float("inf")
-        pause = 0.001
-        while self.alive and time.monotonic() < give_up:
-            if steps and time.monotonic() - began >= steps[0][0]:
-                seconds, number = steps.pop(0)
-                self._signal_all(number, complain=seconds > 0)
-                if not steps:
-                    give_up = time.monotonic() + AFTER_KILL
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
-            self.reap()
+        pause, began = 0.001, time.monotonic()
+        for number, seconds, until in RECLAIM:
+            for pid in (*self._slots, *self._extra):
+                if seconds:
+                    text = f"child process {pid} still did not exit, sending a {number.name}"
+                    level, ah = ("error", 46) if number == signal.SIGKILL else ("warn", 45)
+                    self.errors.write(level, text, ah=f"AH000{ah}")
+                with suppress(ProcessLookupError):  # it has ended by itself
+                    os.kill(pid, number)
+            while self.alive and time.monotonic() - began < until:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.05)
+                self.reap()
         for pid in (*self._slots, *self._extra):
             text = f"could not make child process {pid} exit"
             self.errors.write("error", text, ah="AH00047")
         self.replacing = True
-
-    def _signal_all(self, number: int, *, complain: bool) -> None:
-        for pid in (*self._slots, *self._extra):
-            if complain:
-                text = f"child process {pid} still did not exit, sending a {signal.Signals(number).name}"
-                level, ah = ("error", 46) if number == signal.SIGKILL else ("warn", 45)
-                self.errors.write(level, text, ah=f"AH000{ah}")
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass  # it has ended by itself

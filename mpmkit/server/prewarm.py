@@ -24,6 +24,7 @@ import sys
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from types import CodeType, FunctionType
@@ -76,21 +77,20 @@ _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-scri
 
 
 def rehearse(
-    directives: Directives,
-    handler: Callable[[Directives, ErrorLog], Handler],
-    document_root: str,
-    child_class: type[Child],
-) -> None:
+    directives: Directives, handler: Callable[[Directives, ErrorLog], Handler],
+    document_root: str, child_class: type[Child],
+) -> None:  # fmt: skip
     """Serve what CLIENTS send, ROUNDS times, from `document_root`, as a `child_class` would.
 
     `handler` makes the handler of given directives: the defaults with SITE's from `directives`. Nothing
     of the site's own runs: it may have effects, and this process may be root. Without a loopback
-    interface nothing is rehearsed. `document_root` is the package's own: its hello.py runs.
-    """
+    interface nothing is rehearsed. `document_root` is the package's own: its hello.py runs."""
     mpm = directives.mpm
+    own: Any = {name: getattr(directives, name) for name in SITE}
+    own |= dict.fromkeys(("ServerLimit", "ThreadLimit", "ThreadsPerChild"), 1)
     plain = replace(
         check(mpm, from_keywords(mpm, Listen="127.0.0.1:1"))[0],
-        **{name: getattr(directives, name) for name in SITE},
+        **own,
         DocumentRoot=document_root,
         # What decides about sections runs, too: one for each request, one for none.
         sections=(
@@ -98,18 +98,14 @@ def rehearse(
             Section("Location", "/rehearsal", (Setting("Require", ("local",)),)),
         ),
         ScoreBoardFile=None,
-        ServerLimit=1,
-        ThreadLimit=1,
-        ThreadsPerChild=1,
         # The child ends with the last client. worker counts a connection at its end, and takes one more.
         MaxConnectionsPerChild={"prefork": 0, "worker": len(CLIENTS) - 1}.get(mpm, len(CLIENTS)),
         CustomLog=tuple((os.devnull, *rest) for _, *rest in directives.CustomLog),
     )
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     access = AccessLog(plain.CustomLog) if plain.CustomLog else None
-    errors = ErrorLog(null, directives.LogLevel)
-    board = Scoreboard(plain)
-    try:
+    null = open(os.devnull, "wb", 0)
+    with suppress(ListenError), null, closing(Scoreboard(plain)) as board:
+        errors = ErrorLog(null.fileno(), directives.LogLevel)
         for number in range(ROUNDS):
             listener = bind("127.0.0.1", 0)
             configure(listener, plain)
@@ -125,13 +121,8 @@ def rehearse(
             stage.pod.close()
             for sock in (*clients, listener):
                 sock.close()
-    except ListenError:
-        pass
-    finally:
-        board.close()
-        if access is not None:
-            access.close()
-        os.close(null)
+    if access is not None:
+        access.close()
 
 
 def fill_gaps() -> None:

@@ -20,8 +20,7 @@ def set_child_signals() -> None:
     script's C code returns. The others are for the parent alone.
 
     By the C module: `signal`'s own functions make an enum of each number, and the pages that this writes
-    to would be 0.3 MB of each child's own memory.
-    """
+    to would be 0.3 MB of each child's own memory."""
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGWINCH):
@@ -50,8 +49,7 @@ def use_batch_scheduling() -> None:
     """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
 
     By default a woken thread interrupts the one that woke it, and can't go on: the other has the
-    interpreter's lock. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays.
-    """
+    interpreter's lock. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays."""
     try:
         if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -60,8 +58,7 @@ def use_batch_scheduling() -> None:
 
 
 def preload_modules(directives: Directives) -> None:
-    """What a child would import when it needs it: as User it may not reach Python's library (in root's
-    home for instance)."""
+    """What a child would import when it needs it: as User it may not reach Python's library."""
     if os.geteuid() == 0 and directives.User is not None:
         import calendar  # noqa: F401
         import traceback  # noqa: F401
@@ -76,13 +73,8 @@ def drop_privileges(directives: Directives) -> None:
 
     user, group = directives.User or "#0", directives.Group
     uid = int(user[1:]) if user.startswith("#") else pwd.getpwnam(user).pw_uid
-    if group is None:
-        gid = pwd.getpwuid(uid).pw_gid
-    else:
-        gid = int(group[1:]) if group.startswith("#") else grp.getgrnam(group).gr_gid
+    group = group or f"#{pwd.getpwuid(uid).pw_gid}"
+    gid = int(group[1:]) if group.startswith("#") else grp.getgrnam(group).gr_gid
     os.setgid(gid)
-    if user.startswith("#"):
-        os.setgroups([gid])
-    else:
-        os.initgroups(user, gid)
+    os.setgroups([gid]) if user.startswith("#") else os.initgroups(user, gid)
     os.setuid(uid)

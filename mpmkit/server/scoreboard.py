@@ -32,25 +32,17 @@ from mpmkit.server.pidfile import own_file
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
 
-# Header fields, in order, all 64-bit.
-(
-    H_MAGIC, H_MPM, H_SERVER_LIMIT, H_THREAD_LIMIT, H_PROCESS_LIMIT, H_THREADS_PER_CHILD,
-    H_GENERATION, H_CONFIG_GENERATION, H_RESTART_TIME, H_PARENT_PID,
-) = range(10)  # fmt: skip
-HEADER = 16
+HEADER = 16  # numbers of 64 bits, of which the first ten are used
 
-# Process fields, all 64-bit, in ProcessRow's order.
-(
-    P_PID, P_GENERATION, P_QUIESCING, P_NOT_ACCEPTING, P_CONNECTIONS, P_WRITE_COMPLETION,
-    P_LINGERING_CLOSE, P_KEEP_ALIVE,
-) = range(8)  # fmt: skip
+# Process fields, all 64-bit, in ProcessRow's order: these, and three more that belong to the last.
+P_PID, P_GENERATION, P_QUIESCING, P_NOT_ACCEPTING, P_CONNECTIONS = range(5)
 PROCESS = 8
 
 # Worker fields: WorkerRow's from `conn_count` to `tid`. One `pack_into` stores all of them at the end
 # of a request.
 WORKER = 10
 _store = struct.Struct(f"={WORKER}q").pack_into
-_store_two = struct.Struct("=2q").pack_into
+_store_two, _store_four = (struct.Struct(f"={count}q").pack_into for count in (2, 4))
 
 # Bytes of each text.
 CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, 16, 64
@@ -107,12 +99,16 @@ class Scoreboard:
     ServerLimit × ThreadLimit asks for more memory than there is.
     """
 
-    generation: int = _header(H_GENERATION)
-    config_generation: int = _header(H_CONFIG_GENERATION)
-    restart_time: int = _header(H_RESTART_TIME)
-    process_limit: int = _header(H_PROCESS_LIMIT)
-    threads_per_child: int = _header(H_THREADS_PER_CHILD)
-    parent_pid: int = _header(H_PARENT_PID)
+    _magic: int = _header(0)
+    _mpm: int = _header(1)
+    server_limit: int = _header(2)
+    thread_limit: int = _header(3)
+    process_limit: int = _header(4)
+    threads_per_child: int = _header(5)
+    generation: int = _header(6)
+    config_generation: int = _header(7)
+    restart_time: int = _header(8)
+    parent_pid: int = _header(9)
 
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
@@ -121,19 +117,17 @@ class Scoreboard:
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self.path = path
-        self._map_memory(
-            directives.ServerLimit,
-            directives.ThreadLimit,
-            lambda size: mmap.mmap(-1, size) if path is None else _mapped_file(path, size),
-        )
-        self._header[H_MPM] = MPMS.index(directives.mpm)
-        self._header[H_SERVER_LIMIT] = self.server_limit
-        self._header[H_THREAD_LIMIT] = self.thread_limit
+        sizes = _sizes(directives.ServerLimit, directives.ThreadLimit)
+        size = sum(sizes)
+        self._divide(mmap.mmap(-1, size) if path is None else _mapped_file(path, size), sizes)
+        self._mpm = MPMS.index(directives.mpm)
+        self.server_limit = directives.ServerLimit
+        self.thread_limit = directives.ThreadLimit
         self.parent_pid = os.getpid()
         self.config_generation = 1
         self.restart_time = time.time_ns()
         self.set_limits(directives)
-        self._header[H_MAGIC] = MAGIC  # last: a reader that finds it finds a whole header
+        self._magic = MAGIC  # last: a reader that finds it finds a whole header
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
@@ -146,37 +140,19 @@ class Scoreboard:
             if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
                 text = f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
                 raise ValueError(text)
-            fields = struct.unpack(f"={HEADER}q", head)
-            self._map_memory(
-                fields[H_SERVER_LIMIT],
-                fields[H_THREAD_LIMIT],
-                lambda size: mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ),
-            )
+            sizes = _sizes(*struct.unpack_from("=2q", head, 16))
+            self._divide(mmap.mmap(file.fileno(), sum(sizes), access=mmap.ACCESS_READ), sizes)
         return self
 
-    def _map_memory(
-        self, server_limit: int, thread_limit: int, mapped: Callable[[int], mmap.mmap]
-    ) -> None:
-        self.server_limit = server_limit
-        self.thread_limit = thread_limit
-        slots = server_limit * thread_limit
-        sizes = (
-            8 * HEADER,
-            8 * PROCESS * server_limit,
-            slots + -slots % 8,
-            8 * WORKER * slots,
-            TEXT * slots,
-        )
+    def _divide(self, memory: mmap.mmap, sizes: tuple[int, ...]) -> None:
         self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-        self._map = mapped(sum(sizes))
-        view = memoryview(self._map)
+        self._map, view = memory, memoryview(memory)
         header, processes, states, workers, texts = self._offsets
         self._header = view[header:processes].cast("q")
         self._processes = view[processes:states].cast("q")
         self._states = view[states:workers]
         self._workers = view[workers:texts].cast("q")
-        self._texts = view[texts:]
-        self._view = view
+        self._texts, self._view = view[texts:], view
 
     def restart(self) -> None:
         """A SIGHUP (no child is left): every record that was in use from zero, RestartTime now."""
@@ -194,7 +170,7 @@ class Scoreboard:
 
     @property
     def mpm(self) -> str:
-        return MPMS[self._header[H_MPM]]
+        return MPMS[self._mpm]
 
     def born(self, slot: int, pid: int, generation: int) -> None:
         """The parent forked `pid` into `slot`."""
@@ -205,21 +181,23 @@ class Scoreboard:
 
     def died(self, slot: int) -> None:
         """The parent reaped the child of `slot`: no process, every thread DEAD."""
-        first = slot * self.thread_limit
-        for i in range(first, first + self.thread_limit):
-            self._states[i] = DEAD
+        self._row(slot)[:] = bytes((DEAD,)) * self.thread_limit
         self._clear(slot)
 
     def _clear(self, slot: int) -> None:
         for field in range(slot * PROCESS, (slot + 1) * PROCESS):
             self._processes[field] = 0
 
+    def _row(self, slot: int) -> memoryview:
+        """The states of a slot's threads."""
+        return self._states[slot * self.thread_limit : (slot + 1) * self.thread_limit]
+
     def set_states(self, slot: int, state: int, threads: int, *, only: tuple[int, ...]) -> None:
         """Set those of the first `threads` states of a row that are in one of `only`."""
-        first = slot * self.thread_limit
-        for i in range(first, first + threads):
-            if self._states[i] in only:
-                self._states[i] = state
+        row = self._row(slot)
+        for i in range(threads):
+            if row[i] in only:
+                row[i] = state
 
     def process(self, slot: int) -> ProcessSlot:
         return ProcessSlot(self, slot)
@@ -229,8 +207,7 @@ class Scoreboard:
 
     def began(self, slot: int) -> bool:
         """A thread of the child of that row has begun to serve."""
-        first = slot * self.thread_limit
-        return not {DEAD, STARTING}.issuperset(self._states[first : first + self.thread_limit])
+        return not {DEAD, STARTING}.issuperset(self._row(slot))
 
     def generation_of(self, slot: int) -> int:
         return self._processes[slot * PROCESS + P_GENERATION]
@@ -250,45 +227,41 @@ class Scoreboard:
             fields = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
             row = states[slot * threads : (slot + 1) * threads]
             rows.append(ProcessRow(slot, *fields, states=row))  # type: ignore[misc, arg-type]
-        return Snapshot(
-            server_limit=self.server_limit,
-            thread_limit=threads,
-            generation=self.generation,
-            restart_time=self.restart_time,
-            processes=tuple(rows),
-        )
+        limits = self.server_limit, threads
+        return Snapshot(*limits, self.generation, self.restart_time, tuple(rows))
 
     def workers(self) -> list[WorkerRow]:
         """Every thread slot that is alive or has served something, with its counters and texts."""
         rows = []
-        for slot in range(self.server_limit):
-            pid = self._processes[slot * PROCESS + P_PID]
-            generation = self._processes[slot * PROCESS + P_GENERATION]
-            for thread in range(self.thread_limit):
-                index = slot * self.thread_limit + thread
-                state = self._states[index]
-                counters = self._workers[index * WORKER : (index + 1) * WORKER].tolist()
-                if state == DEAD and not counters[2]:
-                    continue
-                texts = [
-                    text.split(b"\0", 1)[0].decode("latin-1")
-                    for text in _read_texts(self._texts, index * TEXT)
-                ]
-                fields = (slot, thread, pid, generation, state, *counters, *texts)
-                rows.append(WorkerRow._make(fields))
+        threads = self.thread_limit
+        for index, state in enumerate(self._states[: self.server_limit * threads]):
+            counters = self._workers[index * WORKER : (index + 1) * WORKER].tolist()
+            if state == DEAD and not counters[2]:
+                continue
+            slot, thread = divmod(index, threads)
+            process = self._processes[slot * PROCESS : slot * PROCESS + P_QUIESCING].tolist()
+            texts = (one.partition(b"\0")[0] for one in _read_texts(self._texts, index * TEXT))
+            shown = (one.decode("latin-1") for one in texts)
+            rows.append(WorkerRow._make((slot, thread, *process, state, *counters, *shown)))
         return rows
 
     def totals(self) -> tuple[int, int, int]:
         """(accesses, bytes served, duration in ns) over all slots since RestartTime."""
         w = self._workers
-        return (sum(w[2::WORKER]), sum(w[3::WORKER]), sum(w[6::WORKER]))
+        return sum(w[2::WORKER]), sum(w[3::WORKER]), sum(w[6::WORKER])
 
     def close(self) -> None:
         """Give the memory back; the parent also removes the ScoreBoardFile."""
-        arrays = (self._header, self._processes, self._states, self._workers, self._texts)
-        for view in (*arrays, self._view):
-            view.release()
+        for name in ("_header", "_processes", "_states", "_workers", "_texts", "_view"):
+            getattr(self, name).release()
         self._map.close()
+
+
+def _sizes(server_limit: int, thread_limit: int) -> tuple[int, ...]:
+    """Bytes of header, processes, states, workers, texts."""
+    slots = server_limit * thread_limit
+    padded = slots + -slots % 8
+    return 8 * HEADER, 8 * PROCESS * server_limit, padded, 8 * WORKER * slots, TEXT * slots
 
 
 def _mapped_file(path: str, size: int) -> mmap.mmap:
@@ -311,12 +284,11 @@ def _mapped_file(path: str, size: int) -> mmap.mmap:
 class ProcessSlot:
     """The writer of one child's process record."""
 
-    __slots__ = ("_base", "_fields", "slot")
+    __slots__ = ("_base", "_fields", "_view", "slot")
 
     def __init__(self, board: Scoreboard, slot: int) -> None:
-        self.slot = slot
-        self._fields = board._processes
-        self._base = slot * PROCESS
+        self.slot, self._base = slot, slot * PROCESS
+        self._fields, self._view = board._processes, board._view
 
     def quiescing(self) -> None:
         """This process is leaving: none of its threads count as idle or busy any more."""
@@ -328,11 +300,8 @@ class ProcessSlot:
 
     def connections(self, total: int, writing: int, keep_alive: int, closing: int) -> None:
         """Event: connections held, and how many of them wait without a thread."""
-        fields, base = self._fields, self._base
-        fields[base + P_CONNECTIONS] = total
-        fields[base + P_WRITE_COMPLETION] = writing
-        fields[base + P_KEEP_ALIVE] = keep_alive
-        fields[base + P_LINGERING_CLOSE] = closing
+        offset = 8 * (HEADER + self._base + P_CONNECTIONS)
+        _store_four(self._view, offset, total, writing, closing, keep_alive)
 
 
 class WorkerSlot:
@@ -345,13 +314,10 @@ class WorkerSlot:
     )  # fmt: skip
 
     def __init__(self, board: Scoreboard, slot: int, thread: int) -> None:
-        self.process = slot
-        self.thread = thread
+        self.process, self.thread = slot, thread
         self._index = slot * board.thread_limit + thread
-        self._states = board._states
-        self._view = board._view
+        self._states, self._view, self._texts = board._states, board._view, board._texts
         self._offset = board._offsets[3] + 8 * WORKER * self._index
-        self._texts = board._texts
         self._text = self._index * TEXT
         # The slot's own counts outlive the process; those of the child and the connection do not.
         _, _, self.access_count, self.bytes_served, _, _, self.duration, *_ = board._workers[

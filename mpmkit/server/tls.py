@@ -26,7 +26,6 @@ from mmap import mmap
 from time import monotonic
 
 from mpmkit.config.directives import DirectiveError, Directives
-from mpmkit.config.values import RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
 from mpmkit.server.connection import Connection, Disconnected, Received, receive
 
@@ -39,10 +38,8 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     """What all connections have in common: certificate, key, versions, ciphers. Raises DirectiveError."""
     name, certificate = "SSLCertificateFile", directives.SSLCertificateFile
     if certificate is None:
-        text = (
-            "TLS needs SSLCertificateFile: name a certificate in PEM, or write SSLEngine Off "
-            "(mpmkit serve --tls makes a certificate for a lab)"
-        )
+        text = "name a certificate in PEM, or write SSLEngine Off"
+        text = f"TLS needs {name}: {text} (mpmkit serve --tls makes a certificate for a lab)"
         raise DirectiveError(text, directive=name, ah="AH02572")
     _check_pem(name, certificate, "AH02561", b"CERTIFICATE", "no certificate in PEM: name one")
     name = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
@@ -63,9 +60,9 @@ def context_for(directives: Directives) -> ssl.SSLContext:
             why = f"the key is not that of {certificate}: name the one made with it"
             raise _refused(name, key, why, "AH02565") from None
         why = (
-            f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
             "(`openssl pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
         )
+        why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted {why}"
         raise _refused(name, key, why, "AH02564") from None
     if (ciphers := directives.SSLCipherSuite) is not None:
         try:
@@ -98,8 +95,7 @@ class Session:
 
     def __init__(self, context: ssl.SSLContext, sock: socket.SocketType, patience: float) -> None:
         """patience: seconds that a record may take to come, once it has begun."""
-        self._sock = sock
-        self._patience = patience
+        self._sock, self._patience = sock, patience
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.full = False  # the last read of the socket took all that it asked for
@@ -117,8 +113,7 @@ class Session:
     def recv(self, size: int, flags: int = 0) -> bytes:
         """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit. Raises
         OSError as a socket does (a ssl.SSLError is one). A record in many small pieces is one read: its
-        clock runs here, for no one else sees the pieces.
-        """
+        clock runs here, for no one else sees the pieces."""
         began = 0.0
         while True:
             try:
@@ -128,12 +123,11 @@ class Session:
             except ssl.SSLZeroReturnError:  # the client has said that no more is coming
                 return b""
             else:
-                if data:
-                    while self._incoming.pending or self.object.pending():
-                        try:
-                            data += receive(self, RECORD)
-                        except ssl.SSLError:  # half a record; or the next read will say it again
-                            break
+                while data and (self._incoming.pending or self.object.pending()):
+                    try:
+                        data += receive(self, RECORD)
+                    except ssl.SSLError:  # half a record; or the next read will say it again
+                        break
                 return data
             # OpenSSL refuses a renegotiation; as in httpd, the connection ends.
             if began and (refusal := self.said()):
@@ -173,15 +167,6 @@ class Session:
         return self._outgoing.read()
 
 
-def record_time(rule: RequestReadTimeout) -> float:
-    """Seconds that RequestReadTimeout leaves for one record: a stage's, and what its bytes buy; without
-    a limit for a stage only Timeout counts, for each single read."""
-    stages = ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate))
-    return max(
-        init + (RECORD / rate if rate else 0) if init else float("inf") for init, rate in stages
-    )
-
-
 class TlsConnection(Connection):
     """A connection over TLS. `session` is None until the handshake is done: an answer to a client
     that does not speak TLS goes out in the clear."""
@@ -192,13 +177,13 @@ class TlsConnection(Connection):
         super().__init__(*args)
         self._first_timeout = self._timeout
         self.direct = False  # the kernel could only copy what is not encrypted
-        self.context = context
-        self.session: Session | None = None
+        self.context, self.session = context, None
 
+    session: Session | None
     scheme = "https"
 
     @property
-    def hint(self) -> str:
+    def hint(self) -> str:  # type: ignore[override]
         """For the page of a request in the clear."""
         return "" if self.session else "This port uses TLS: write https:// before its address."
 
@@ -212,13 +197,16 @@ class TlsConnection(Connection):
 
     def _handshake(self) -> bool:
         """False: there will be no request."""
-        patience = record_time(self._directives.RequestReadTimeout)
-        session = Session(self.context, self.sock, patience)
+        # What RequestReadTimeout leaves for one record: a stage's seconds, and what its bytes buy; without a
+        # limit for a stage only Timeout counts, for each single read.
+        rule = self._directives.RequestReadTimeout
+        stages = ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate))
+        times = [init + (rate and RECORD / rate) if init else float("inf") for init, rate in stages]
+        session = Session(self.context, self.sock, max(times))
         deadline = self.deadline("handshake")
         try:
             while True:
-                data = self._read_by(deadline, RECORD)
-                if not data:
+                if not (data := self._read_by(deadline, RECORD)):
                     return False
                 try:
                     done = session.handshake(data)
@@ -227,18 +215,13 @@ class TlsConnection(Connection):
                         self._send_blocking(memoryview(said))
                 if done:
                     break
-        except ssl.SSLError as error:
-            if error.reason == "HTTP_REQUEST":
-                why = "plain HTTP to a TLS socket"
-                raise RequestError(400, why, ah="AH01996") from None
-            return False
-        except (TimeoutError, OSError, Disconnected):
+        except (OSError, Disconnected) as error:  # ssl.SSLError is an OSError
+            if getattr(error, "reason", "") == "HTTP_REQUEST":
+                raise RequestError(400, "plain HTTP to a TLS socket", ah="AH01996") from None
             return False
         self.session = session
-        if isinstance(self.recv, Received):  # for a log's %I: from now on the decrypted bytes
-            self.recv.from_now_on(session.recv)
-        else:
-            self.recv = session.recv
+        # For a log's %I: from now on the decrypted bytes.
+        (self.recv if isinstance(self.recv, Received) else self).recv = session.recv
         return True
 
     def fill(self) -> bool:

@@ -1,13 +1,4 @@
-"""TraceLog: what moved each connection, a line a step.
-
-    ns       CLOCK_MONOTONIC, one clock for all processes
-    child    its slot of the scoreboard, and its pid (- for a step of the control process)
-    thread   number of the worker thread; L: the listener
-    conn     the client's address:port; - for a step of a thread without a connection
-    from to  states: a letter of the scoreboard while a worker thread has the connection, else a name of
-             policy/states.py; ACCEPTED until a worker had it. `-` is nothing (yet)
-    cause    one of CAUSES
-    line     the line of mpm/*.py that did it, or called what did it
+"""TraceLog: what moved each connection, a line a step; docs/TRACER.md has the columns.
 
 The code that serves knows nothing of this. `begin` wraps methods of the classes that the three models
 share, once, in the control process before its first fork. Without TraceLog this module is not imported
@@ -32,7 +23,7 @@ from mpmkit.policy.states import BUSY, CLOSED, LETTERS, LINGER, PROCESSING
 from mpmkit.policy.timeouts import TimeoutQueue
 from mpmkit.server.child import Child
 from mpmkit.server.connection import Connection
-from mpmkit.server.connection_factory import ConnectionFactory
+from mpmkit.server.core import ConnectionFactory
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.logs import open_log
 from mpmkit.server.parked import ParkedConnections
@@ -47,8 +38,7 @@ def begin(directives: Directives) -> None:
     assert directives.TraceLog is not None
     fd = open_log(directives.TraceLog, "TraceLog")
     os.write(fd, HEAD.format(mpm=directives.mpm, threads=directives.ThreadsPerChild).encode())
-    tracer = Tracer(fd)
-    for kind, name, step in tracer.points():
+    for kind, name, step in Tracer(fd).points():
         setattr(kind, name, _wrapped(getattr(kind, name), step))
 
 
@@ -72,13 +62,13 @@ class Tracer:
         """What is wrapped: class, method, and what calls it and writes the step."""
         return (
             (Child, "__init__", self.born),
-            (ConnectionFactory, "__call__", self.accepted),
+            (ConnectionFactory, "__call__", self.took("accepted", "ACCEPTED")),
             (FdQueue, "wait_for_idler", self.after("reserved")),
             (FdQueue, "try_get_idler", self.after("reserved")),
             (FdQueue, "release", self.before("released")),
             (FdQueue, "push", self.before("pushed")),
             (FdQueue, "offer", self.before("pushed")),
-            (FdQueue, "pop", self.popped),
+            (FdQueue, "pop", self.took("popped")),
             (ParkedConnections, "news", self.before("edge")),
             (TimeoutQueue, "append", self.parked),
             (TimeoutQueue, "pop", self.after("claimed", PROCESSING)),
@@ -163,8 +153,7 @@ class Tracer:
         """A step that was one if the method returns True; its last argument is the connection."""
 
         def step(method: Callable, *given: Any) -> Any:
-            found = method(*given)
-            if found and state is not None:
+            if (found := method(*given)) and state is not None:
                 self.write(cause, given[-1], STATE_NAMES[state])
             elif found:
                 self.write(cause)
@@ -172,16 +161,16 @@ class Tracer:
 
         return step
 
-    def accepted(self, method: Callable, *given: Any, **named: Any) -> Connection:
-        self._here.conn = conn = method(*given, **named)
-        self.write("accepted", conn, "ACCEPTED")
-        return conn
+    def took(self, cause: str, to: str | None = None) -> Callable[..., Any]:
+        """A step that gives this thread the connection that the method returns."""
 
-    def popped(self, method: Callable, queue: FdQueue) -> Connection | None:
-        self._here.conn = conn = method(queue)
-        if conn is not None:
-            self.write("popped", conn)
-        return conn
+        def step(method: Callable, *given: Any, **named: Any) -> Connection | None:
+            self._here.conn = conn = method(*given, **named)
+            if conn is not None:
+                self.write(cause, conn, to)
+            return conn
+
+        return step
 
     def parked(self, method: Callable, queue: Any, conn: Connection, now: float) -> None:
         """By `ParkedConnections.park`, which holds its lock and has set the new state."""
