@@ -101,7 +101,7 @@ class Client:
         """Claim, send, judge and count one request after the other, while there are any to claim."""
         state, user, profile = self.state, self.user, self.state.profile
         several, think, timeout_ns = len(state.specs) > 1, profile.think_time, state.timeout_ns
-        closed, planned = state.schedule is None, profile.plan is not None
+        closed, planned, record = state.schedule is None, profile.plan is not None, self.record
         answered = False  # a pause is due: not before the first request
         while user._state is not LOCUST_STATE_STOPPING and not state.ended:
             if think and answered and not self.pause():
@@ -123,9 +123,10 @@ class Client:
             if planned:  # the server is to close after it where the plan says so
                 _, _, line, closes = self.rest.popleft()
                 self.take_line(line)
-                self.most = 0 if closes or not self.kept else NEVER
+                self.most, record = 0 if closes or not self.kept else NEVER, self.record
             elif several:
                 self.take_line(state.line_at(t0))
+                record = self.record
             answered = True
             try:
                 kind, _, length = self.exchange()
@@ -136,7 +137,7 @@ class Client:
                 continue
             t1 = state.last_end = self.answered_ns
             if kind is None:
-                self.record(t1 - t0)
+                record(t1 - t0)
                 state.body_bytes += length
             else:
                 state.fail(kind, t0, self.which)

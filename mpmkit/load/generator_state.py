@@ -67,7 +67,6 @@ class State:
     over = False  # open loop: nothing more is due before the end
     deadline = NEVER
     begun_ns = 0  # of the first request of all, warm-up included
-    ended = ""
     refused_since = 0  # connections that failed since the last answer
     last_answer = 0
     source = 0  # the loopback address that connections go out from
@@ -76,7 +75,7 @@ class State:
         self, environment: Any, profile: LoadProfile, send: Callable[[dict[str, Any]], None]
     ) -> None:
         target = target_of(environment.host or "")
-        self.environment, self.profile, self.send = environment, profile, send
+        self.environment, self.profile, self.send, self.ended = environment, profile, send, ""
         self.specs = profile.specs
         self.latencies: list[list[int]] = [[] for _ in self.specs]  # since the last report
         self.lags: list[int] = []  # open loop: from due to sent
