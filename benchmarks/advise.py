@@ -7,27 +7,17 @@ writes a log. The log is simulated under the same MPM with tight limits, prefork
 real httpd runs the same plan with these limits. The page is a CGI program that sleeps as long as
 the plan says, so a request that took longer had to wait. Eighteen servers, some ten minutes. --write puts the
 table into docs/ADVISE.md; the exit status is 1 if a figure is out of its bounds.
-
-    python -m benchmarks.advise --restart proxy [--restart cgi-reaped] [--slots 6] [--after 7.8]
-
-restarts event gracefully in the middle of the steady load, once for each --restart: with a page that httpd
-fetches by mod_proxy, or with the CGI program (`cgi-reaped`: below a process that reaps orphans at once).
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import statistics
 import sys
 import tempfile
 import threading
 import time
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -55,16 +45,21 @@ sleep $((ms / 1000)).${part#1}
 printf "Content-Type: text/plain\r\n\r\n%${bytes#*=}s"
 """
 LOG = "%h %t %{remote}p %D %X %k %{usec}t %b"
-# Runs a program, and reaps each orphan below it when it ends.
-REAPER = """
-import ctypes, os, signal, subprocess, sys
-ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-program = subprocess.Popen(sys.argv[1:])
-signal.signal(signal.SIGTERM, lambda *_: program.terminate())
-while os.wait()[0] != program.pid:
-    pass
-"""
+BEGIN = "<!-- from here on written by `python -m benchmarks.advise --write` -->"
+END = "<!-- end -->"
 WORKERS = {"steady": 15, "burst": 20, "browsers": 30}  # MaxRequestWorkers of the tight servers
+
+
+@contextmanager
+def site() -> Iterator[Path]:
+    """A folder with the page."""
+    with tempfile.TemporaryDirectory(prefix="mpmkit-advise-") as place:
+        root = Path(place)
+        root.chmod(0o755)
+        (page := root / "sleep.cgi").write_text(PAGE)
+        page.chmod(0o755)
+        (root / "index.html").write_text("x")
+        yield root
 
 
 def load(name: str) -> mpmkit.Trace:
@@ -80,42 +75,30 @@ def load(name: str) -> mpmkit.Trace:
             rows.append((start, connection, int(left > 0 or stays)))
             start += SERVICE + chance.expovariate(1 / 0.6)
     starts, connections, kept = zip(*sorted(rows), strict=True)
-    count = len(rows)
-    return mpmkit.Trace(
-        starts, [SERVICE] * count, [SIZE] * count, connection=connections, kept=kept
-    )
-
-
-BEGIN, END = (
-    "<!-- from here on written by `python -m benchmarks.advise --write` -->",
-    "<!-- end -->",
-)
+    lasts, sizes = [SERVICE] * len(rows), [SIZE] * len(rows)
+    return mpmkit.Trace(starts, lasts, sizes, connection=connections, kept=kept)
 
 
 def tight(mpm: str, load: str) -> dict[str, Any]:
     """Directives under which the load has to wait. The steady load finds all children there."""
     workers = WORKERS[load]
-    first = workers if load == "steady" else 5
+    first, most = (
+        workers if load == "steady" else 5,
+        {"MaxRequestWorkers": workers, "KeepAliveTimeout": 5},
+    )
     if mpm == "prefork":
-        spare = {"StartServers": first, "MinSpareServers": 3, "MaxSpareServers": 10}
-    else:
-        spare = {
-            "StartServers": first // 5, "MinSpareThreads": 5, "MaxSpareThreads": 15, "ThreadsPerChild": 5,
-        }  # fmt: skip
-    return {**spare, "MaxRequestWorkers": workers, "KeepAliveTimeout": 5}
+        return {**most, "StartServers": first, "MinSpareServers": 3, "MaxSpareServers": 10}
+    threads = {"MinSpareThreads": 5, "MaxSpareThreads": 15, "ThreadsPerChild": 5}
+    return {**most, "StartServers": first // 5, **threads}
 
 
 def ample(mpm: str) -> dict[str, Any]:
     """Directives under which no request waits."""
-    spare = {"StartServers": 60, "MinSpareServers": 60, "MaxSpareServers": 250}
-    if mpm != "prefork":
-        spare = {
-            "StartServers": 4,
-            "MinSpareThreads": 100,
-            "MaxSpareThreads": 250,
-            "ServerLimit": 20,
-        }
-    return {"ServerLimit": 250, **spare, "MaxRequestWorkers": 250, "KeepAliveTimeout": 5}
+    most = {"ServerLimit": 250, "MaxRequestWorkers": 250, "KeepAliveTimeout": 5}
+    if mpm == "prefork":
+        return {**most, "StartServers": 60, "MinSpareServers": 60, "MaxSpareServers": 250}
+    threads = {"MinSpareThreads": 100, "MaxSpareThreads": 250}
+    return {**most, "StartServers": 4, **threads, "ServerLimit": 20}
 
 
 @dataclass
@@ -138,12 +121,8 @@ class Sampler(threading.Thread):
 
     def __init__(self, httpd: Httpd) -> None:
         super().__init__(daemon=True)
-        self.page, self.pid, self.busy, self.processes = (
-            StatusPage(httpd.url, 60.0),
-            httpd.pid,
-            0,
-            0,
-        )
+        self.page, self.pid = StatusPage(httpd.url, 60.0), httpd.pid
+        self.busy = self.processes = 0
         self.done = threading.Event()
 
     def run(self) -> None:
@@ -158,46 +137,17 @@ class Sampler(threading.Thread):
             except OSError:
                 continue
             # One worker answers this look; if it is the last one, it counts as busy.
-            busy = int(auto["BusyWorkers"]) - (auto["IdleWorkers"] != "0")
-            self.busy = max(self.busy, busy)
-
-
-class Reaped(Httpd):
-    """Its orphans are reaped at once; `pid` is not httpd's, but that of its parent."""
-
-    def _command(self, file: Path) -> list[str]:
-        return [sys.executable, "-c", REAPER, *super()._command(file)]
-
-
-class Backend(BaseHTTPRequestHandler):
-    """What the CGI program does, behind mod_proxy."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        asked = dict(word.split("=") for word in self.path.partition("?")[2].split("&"))
-        time.sleep(int(asked["ms"]) / 1000)
-        self.send_response(200)
-        self.send_header("Content-Length", asked["bytes"])
-        self.end_headers()
-        self.wfile.write(b"x" * int(asked["bytes"]))
-
-    def log_message(self, *_: Any) -> None:
-        pass
+            self.busy = max(self.busy, int(auto["BusyWorkers"]) - (auto["IdleWorkers"] != "0"))
 
 
 @contextmanager
 def served(
-    mpm: str, root: Path, httpd: type[Httpd] = Httpd, log: str = LOG, more: str = "",
-    modules: Sequence[str] = ("status",), **directives: Any,
-) -> Iterator[Httpd]:  # fmt: skip
-    extra = (
-        f'{more}LogFormat "{log}" trace\nCustomLog "trace_log" trace "expr=%{{REQUEST_URI}} == \'{PATH}\'"\n'
-        '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
-    )
-    with httpd(
-        mpm, document_root=root, cgi=True, modules=modules, access_log=False, extra=extra, **directives
-    ) as server:  # fmt: skip
+    mpm: str, root: Path, httpd: type[Httpd] = Httpd, log: str = LOG, more: str = "", **how: Any
+) -> Iterator[Httpd]:
+    logged = f'LogFormat "{log}" trace\nCustomLog "trace_log" trace "expr=%{{REQUEST_URI}} == \'{PATH}\'"\n'
+    page = '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
+    how = {"modules": ("status",), "extra": more + logged + page} | how
+    with httpd(mpm, document_root=root, cgi=True, access_log=False, **how) as server:
         time.sleep(2)
         yield server
 
@@ -208,11 +158,9 @@ def recorded(mpm: str, root: Path, profile: LoadProfile) -> mpmkit.Trace:
         run = mpmkit.run_load(httpd.url, profile=profile)
         time.sleep(2 * SERVICE)
         trace = mpmkit.Trace.read(httpd.root / "trace_log", log_format=LOG)
-    print(
-        f"{mpm}, ample: {len(trace):,} requests on {len(set(trace.connection)):,} connections, {run.late:,} "
-        f"sent late, {late(run):.1%} took as long as if they had waited",
-        file=sys.stderr,
-    )
+    many = f"{len(trace):,} requests on {len(set(trace.connection)):,} connections"
+    slow = f"{run.late:,} sent late, {late(run):.1%} took as long as if they had waited"
+    print(f"{mpm}, ample: {many}, {slow}", file=sys.stderr)
     return trace
 
 
@@ -246,83 +194,12 @@ def predicted(mpm: str, trace: mpmkit.Trace, load: str) -> Outcome:
 
 def compare(name: str, root: Path) -> Iterator[tuple[str, str, Outcome, Outcome]]:
     """(load, MPM, predicted, measured), one MPM after the other."""
-    made = replay.plan(load(name), 1.0, PATH, root / f"{name}.plan")
-    profile = LoadProfile(**made)
+    profile = LoadProfile(**replay.plan(load(name), 1.0, PATH, root / f"{name}.plan"))
     logs = {mpm: recorded(mpm, root, profile) for mpm in MPMS}
     for mpm in MPMS:
         real = measured(mpm, root, name, profile)
         yield name, mpm, predicted(mpm, logs[mpm], name), real
     yield name, "event, by prefork's log", predicted("event", logs["prefork"], name), real
-
-
-class Restarter(threading.Thread):
-    """Sends USR1 to httpd so many seconds after the first line of its log, and sees its children begin."""
-
-    def __init__(self, pid: int, log: Path, after: float) -> None:
-        super().__init__(daemon=True)
-        self.pid, self.log, self.after, self.at, self.done = pid, log, after, 0.0, threading.Event()
-        self.born: dict[int, float] = {}
-
-    def run(self) -> None:
-        due = 0.0
-        while not self.done.wait(0.02):
-            now = time.time()
-            if not due and self.log.exists() and self.log.stat().st_size:
-                due = now + self.after
-            elif due and not self.at and now >= due:
-                self.at = now
-                os.kill(self.pid, signal.SIGUSR1)
-            for child in procfs.children(self.pid):
-                if procfs.status_numbers(child).get("Threads", 1) > 1:
-                    self.born.setdefault(child, now)
-
-
-def restarted(kind: str, root: Path, slots: int, after: float) -> str:
-    """What a graceful restart did, measured and predicted with the durations in the log of the same run."""
-    profile = LoadProfile(**replay.plan(load("steady"), 1.0, PATH, root / "steady.plan"))
-    limits = {**tight("event", "steady"), "ServerLimit": slots}
-    backend = ThreadingHTTPServer(("127.0.0.1", 0), Backend)
-    backend.socket.listen(128)
-    threading.Thread(target=backend.serve_forever, daemon=True).start()
-    how: dict[str, Any] = {"httpd": Reaped} if kind == "cgi-reaped" else {}
-    if kind == "proxy":
-        there = f"http://127.0.0.1:{backend.server_port}{PATH}"
-        how = {
-            "modules": ("status", "proxy", "proxy_http"),
-            "more": f'ProxyPass "{PATH}" "{there}"\n',
-        }
-    with served("event", root, log=f"{LOG} %P", **how, **limits) as httpd:
-        pid = procfs.children(httpd.pid)[0] if kind == "cgi-reaped" else httpd.pid
-        restarter = Restarter(pid, httpd.root / "trace_log", after)
-        restarter.start()
-        run = mpmkit.run_load(httpd.url, profile=profile)
-        restarter.done.set()
-        restarter.join(60)
-        rows = [line.split() for line in (httpd.root / "trace_log").read_text().splitlines()]
-        full = (httpd.root / "error_log").read_text().count("AH03490")
-    backend.shutdown()
-    at, began = restarter.at, min(int(row[-3]) for row in rows) / 1e6
-    # Start, end and process of each request.
-    requests = [
-        (int(row[-3]) / 1e6, (int(row[-3]) + int(row[-6])) / 1e6, int(row[-1])) for row in rows
-    ]
-    old = [child for child, born in restarter.born.items() if born <= at]
-    new = sorted(born - at for born in restarter.born.values() if born > at)
-    busy = [
-        sum(begin <= at < end for begin, end, process in requests if process == one) for one in old
-    ]
-    took = [end - begin for begin, end, _ in sorted(requests)]
-    asked = load("steady")
-    asked.seconds[: len(took)] = array("d", took[: len(asked)])
-    moments = [at - began + 0.37 * n for n in range(-5, 6)]
-    shares = [
-        mpmkit.simulate("event", trace=asked, restarts=[moment], **limits).waited_longer(SLACK)
-        for moment in moments
-    ]
-    cells = (kind, slots, f"{statistics.fmean(took):.3f}",
-             f"{min(shares):.0%} to {max(shares):.0%}", f"{late(run):.0%}", str(sorted(busy))[1:-1],
-             ", ".join(f"{born:.1f}" for born in new), full)  # fmt: skip
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def table(found: Sequence[tuple[str, str, Outcome, Outcome]]) -> str:
@@ -354,34 +231,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.advise", description="Predicted against measured.")
     parser.add_argument("--load", action="append", choices=list(WORKERS), help="only this load")
     parser.add_argument("--write", action="store_true", help="the table, into docs/ADVISE.md")
-    kinds = ("proxy", "cgi", "cgi-reaped")
-    parser.add_argument(
-        "--restart", action="append", choices=kinds, default=[], help="instead of a load"
-    )
-    parser.add_argument("--slots", type=int, default=3, help="ServerLimit for --restart")
-    parser.add_argument(
-        "--after", type=float, default=8.0, help="seconds of the load, for --restart"
-    )
     options = parser.parse_args(argv)
     found = []
-    with tempfile.TemporaryDirectory(prefix="mpmkit-advise-") as place:
-        root = Path(place)
-        root.chmod(0o755)
-        (root / "sleep.cgi").write_text(PAGE)
-        (root / "sleep.cgi").chmod(0o755)
-        (root / "index.html").write_text("x")
-        if options.restart:
-            print(
-                "| page | slots | mean s | waited: predicted | measured | busy then | forked, s after | AH03490 |"
-            )
-        for kind in options.restart:
-            print(restarted(kind, root, options.slots, options.after), flush=True)
-        for name in options.load or (() if options.restart else WORKERS):
+    with site() as root:
+        for name in options.load or WORKERS:
             for row in compare(name, root):
                 print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
                 found.append(row)
-    if found:
-        print(table(found))
+    print(table(found))
     if options.write:
         write(Path(__file__).resolve().parents[1] / "docs" / "ADVISE.md", table(found))
     return int(any(one.off(real) for *_, one, real in found))

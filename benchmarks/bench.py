@@ -54,7 +54,7 @@ from benchmarks.works import (
 )
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.load.holder import HoldingProcess
+from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.preflight import descriptors
 from mpmkit.measure import command, stats
 from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run

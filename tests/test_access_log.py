@@ -280,11 +280,11 @@ def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):
     trace = read(text + last, "combined %D")
     trace.to_csv(tmp_path / "trace.csv")
     again = mpmkit.Trace.from_csv(tmp_path / "trace.csv")
-    assert (again.begin, again.notes, again.classes) == (trace.begin, trace.notes, trace.classes)
-    for name in ("start", "seconds", "size", "client", "kept", "connection", "path_class"):
+    assert (again.begin, again.notes) == (trace.begin, trace.notes)
+    for name in ("start", "seconds", "size", "client", "kept", "connection"):
         theirs, ours = (list(getattr(one, name)) for one in (trace, again))
         assert ours == pytest.approx(theirs, abs=1e-6), name
-    assert trace.path_class[-1] == 1 and trace.size[-1] == 0 and trace.timed
+    assert trace.size[-1] == 0 and trace.timed
     written = (tmp_path / "trace.csv").read_text()
     assert not any(word in written for word in ("10.0.0", "Agent/1", ".php"))
     (tmp_path / "trace.csv").write_text(written + "1,2,x\n")

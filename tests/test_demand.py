@@ -17,7 +17,7 @@ from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.specs import RequestSpec
+from mpmkit.load.profile import RequestSpec
 from mpmkit.measure import cpus, demand, experiment, procfs, records, turns
 from mpmkit.measure.competitors import NotInstalled
 from mpmkit.measure.cpus import Placement, Reading, Spent, place

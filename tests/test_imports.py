@@ -143,7 +143,7 @@ def outside(path: Path, name: str) -> bool:
 
 
 # Locustfiles, and the files that only a locustfile imports.
-RUN_BY_LOCUST = {"locustfile", "client", "generator_state", "budget"}
+RUN_BY_LOCUST = {"locustfile", "client", "generator_state", "schedule"}
 
 
 def run_by_locust(path: Path, name: str) -> bool:

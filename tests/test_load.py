@@ -13,7 +13,6 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from functools import reduce
 
 import pytest
 from hypothesis import given
@@ -25,9 +24,9 @@ from support.waiting import patience
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.response import MAX_HEAD, ResponseReader
+from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.load.target import Target, target_of
-from mpmkit.load.windows import Tick
 from mpmkit.measure import procfs
 
 
@@ -264,7 +263,7 @@ def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     assert bad.counts()["GET /every/7 HTTP/1.1"] > run.requests  # the warm-up's are not counted
     assert seen == sorted(seen) and len(seen) >= 2 and seen[-1][0] <= run.requests
     assert len(ticks) >= 2 and all(0 <= tick.begin < tick.end for tick in ticks)
-    latencies = reduce(Histogram.merge, (tick.latencies for tick in ticks), Histogram())
+    latencies = Histogram(ns for tick in ticks for ns in tick.values)
     assert 0 < len(latencies) <= run.succeeded
     assert run.latency_ms(0) <= latencies.smallest / 1e6 < run.latency_ms(100)
     failed = sum((tick.failures for tick in ticks), Counter())

@@ -18,8 +18,8 @@ from support.waiting import poll_until
 import mpmkit
 from mpmkit.load import cli
 from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.load.windows import Tick
 from mpmkit.server.certificate import self_signed
 
 

@@ -16,7 +16,7 @@ from support.waiting import poll_until
 import mpmkit
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
 from mpmkit.load import connections, preflight
-from mpmkit.load.holder import HoldingProcess
+from mpmkit.load.connections import HoldingProcess
 from mpmkit.measure import competitors, memory, procfs, published, records
 from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.memory import PATIENT, main, memory_of, memory_table, plan, start_servers
@@ -66,7 +66,7 @@ def test_what_is_held_keeps_workers_busy_but_idle_connections_under_event(server
 def test_a_holder_ends_with_who_started_it():
     with mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server:
         program = (
-            "import sys, time\nfrom mpmkit.load.holder import HoldingProcess\n"
+            "import sys, time\nfrom mpmkit.load.connections import HoldingProcess\n"
             f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.ask('hold', 2)\n"
             "    print(holding.pid, flush=True)\n    time.sleep(60)\n"
         )

@@ -16,8 +16,8 @@ from typing import Any
 from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.launcher import ScoreboardView
 from mpmkit.load.profile import LoadProfile
+from mpmkit.load.result import Tick, windows
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
-from mpmkit.load.windows import Tick, windows
 from mpmkit.measure.recording import Sample
 
 PROBE_THINK = 0.25  # seconds between two requests of the probe: what a new client meets

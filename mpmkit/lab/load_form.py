@@ -16,8 +16,7 @@ from typing import Any
 
 from mpmkit.lab.clients import MOST
 from mpmkit.lab.forms import Field, Form
-from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError
-from mpmkit.load.specs import RequestSpec
+from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError, RequestSpec
 
 MIX = "mix"
 # (path, text, weight in the mix): what a room serves.

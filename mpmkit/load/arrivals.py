@@ -39,9 +39,8 @@ def plan_problem(path: str, lines: int) -> str:
                     return f"{where}{form}: {text[:60]!r}"
                 before, first = first, float(text.partition(",")[0])
                 if first < before:
-                    return (
-                        f"{where}begins at {first:g} s, the one above it at {before:g}; sort them"
-                    )
+                    wrong = f"begins at {first:g} s, the one above it at {before:g}"
+                    return f"{where}{wrong}; sort them"
                 for line in re.findall(r"(?:^| )[^,]+,(\d+)", text):
                     if not 1 <= int(line) <= lines:
                         return f"{where}there is no line {line[:20]} of the mix, which has {lines}"

@@ -24,11 +24,9 @@ DEFAULT_SECONDS = 10.0  # of a load that nothing bounds
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="mpmkit load",
-        description="Put a load on a server of this machine, and report what it measured. "
-        f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it.",
-    )
+    what = "Put a load on a server of this machine, and report what it measured."
+    until = f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it."
+    parser = Parser(prog="mpmkit load", description=f"{what} {until}")
     add = parser.add_argument
     target = "like http://127.0.0.1:8080/index.html (loopback only), or https"
     add("target", metavar="URL", help=target)

@@ -7,7 +7,7 @@ measure, so those users would measure the generator. A request costs here:
 * no epoll_ctl: a watcher stays registered while a connection lives, and its callback switches straight into the
   user's greenlet. For a connection of one request there is no watcher, if its answer is there as soon as the
   other users have had their turn;
-* no timer: the monitor throws `Overdue` into an overdue user (`generator_state.py`);
+* no timer: the monitor throws TimeoutError into an overdue user (`generator_state.py`);
 * two readings of the clock and one append to an array of nanoseconds.
 
 With a new connection per request the user waits, as ab does, until the server closes the connection:
@@ -33,10 +33,10 @@ from gevent import get_hub, getcurrent
 from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
-from mpmkit.load import tls
-from mpmkit.load.budget import NEVER, READ, WRITE, Planned
 from mpmkit.load.generator_state import State
 from mpmkit.load.response import ResponseReader, Verdict
+from mpmkit.load.schedule import NEVER, READ, WRITE, Planned
+from mpmkit.load.tls import TlsSocket
 
 clock = time.perf_counter_ns
 RECV_SIZE = 65_536
@@ -47,12 +47,8 @@ MEMO_ENTRIES, MEMO_BYTES = 1_024, 8_192  # longer answers are not kept in it: it
 BACK_OFF = 0.05  # seconds after a refused connection: a dead server would use up the budget at once
 
 
-class Overdue(Exception):
-    """Thrown into a user whose request has passed its time."""
-
-
 KINDS: dict[type[Exception], str] = {  # of failures, as `LoadRun.errors` has them
-    Overdue: "timeout",
+    TimeoutError: "timeout",  # also thrown into a user whose request has passed its time
     ssl.SSLCertVerificationError: "certificate",
     ssl.SSLError: "tls",
     ConnectionRefusedError: "refused",
@@ -87,21 +83,16 @@ class Client:
         self.take_line(0)
 
     def run(self) -> None:
-        """The user's whole life."""
         state = self.state
         state.begun_ns = state.begun_ns or clock()
         state.users.add(self)
-        state.running += 1
         try:
             self.request_loop()
         finally:
-            state.running -= 1
             state.users.discard(self)
-            while True:
+            for sock in (self.sock, *(kept for kept, _ in self.elsewhere.values())):
+                self.sock = sock
                 self.close(reset=True)
-                if not self.elsewhere:
-                    break
-                self.sock, _ = self.elsewhere.popitem()[1]
             if self.watcher is not None:
                 self.watcher.close()
         state.left_loop()
@@ -109,9 +100,8 @@ class Client:
     def request_loop(self) -> None:
         """Claim, send, judge and count one request after the other, while there are any to claim."""
         state, user, profile = self.state, self.user, self.state.profile
-        several, think = len(state.specs) > 1, profile.think_time
-        budget, record, timeout_ns = state.budget, state.latencies.append, state.timeout_ns
-        closed, planned = state.schedule is None, profile.plan is not None
+        several, think, timeout_ns = len(state.specs) > 1, profile.think_time, state.timeout_ns
+        closed, planned, record = state.schedule is None, profile.plan is not None, self.record
         answered = False  # a pause is due: not before the first request
         while user._state is not LOCUST_STATE_STOPPING and not state.ended:
             if think and answered and not self.pause():
@@ -120,24 +110,27 @@ class Client:
                 t0 = clock()
                 if t0 >= state.deadline:
                     return
-                if budget.left:
-                    budget.left -= 1
-                elif not budget.more():
+                if state.left:
+                    state.left -= 1
+                elif not state.more():
                     return
-                measured = budget.measuring
+                measured = state.measuring
                 self.due = t0 + timeout_ns
             else:
                 t0, measured = self.claim_due()
                 if not t0:
                     return
-            if planned:
-                self.take_planned()
+            if planned:  # the server is to close after it where the plan says so
+                _, _, line, closes = self.rest.popleft()
+                self.take_line(line)
+                self.most, record = 0 if closes or not self.kept else NEVER, self.record
             elif several:
                 self.take_line(state.line_at(t0))
+                record = self.record
             answered = True
             try:
                 kind, _, length = self.exchange()
-            except (Overdue, OSError) as error:
+            except OSError as error:
                 self.failed(error, t0, measured)
                 continue
             if not measured:
@@ -146,8 +139,6 @@ class Client:
             if kind is None:
                 record(t1 - t0)
                 state.body_bytes += length
-                if several:
-                    state.which.append(self.which)
             else:
                 state.fail(kind, t0, self.which)
             if planned and not self.rest and self.sock is not None:
@@ -158,6 +149,7 @@ class Client:
         once, self.request, last = self.state.requests[which]
         self.last_request = last if self.kept else once
         self.which, self.memo = which, self.state.memos[which]
+        self.record = self.state.latencies[which].append
         address = self.state.addresses[which]
         if address != self.address:
             # Its connection to this port, if there is one; the other waits for the next such line.
@@ -166,18 +158,12 @@ class Client:
             self.address = address
             self.sock, self.served = self.elsewhere.pop(address, (None, 0))
 
-    def take_planned(self) -> None:
-        """The next request of a plan's connection; the server is to close after it where the plan says so."""
-        _, _, line, closes = self.rest.popleft()
-        self.take_line(line)
-        self.most = 0 if closes or not self.kept else NEVER
-
     def stay(self) -> None:
         """Keep the connection after its last request until the server closes it, or the run ends."""
         self.due = self.state.deadline
         try:
             self.receive()
-        except (Overdue, OSError):
+        except OSError:
             self.waiting = False
             self.close(reset=True)
         else:
@@ -193,13 +179,13 @@ class Client:
         elif now >= state.deadline:
             return 0, False
         else:
-            t0, self.rest = schedule.take(), schedule.taken
+            t0, self.rest = schedule.take()
             if t0 >= state.deadline:
                 state.over = True
                 return 0, False
         measured = t0 >= schedule.origin
         if measured:
-            if not state.budget.claim():
+            if not state.claim():
                 return 0, False
             if not state.started_ns:
                 state.measure(schedule.origin)
@@ -246,7 +232,7 @@ class Client:
                 raise
         if not data and not fresh:
             # The server's close and our request crossed. RFC 9112, 9.3.1 lets a client send it again: once.
-            self.state.retries += self.state.budget.measuring
+            self.state.retries += self.state.measuring
             self.close()
             self.served = 1
             self.open()
@@ -257,12 +243,12 @@ class Client:
         if verdict[1] and not last:
             return verdict
         if data and (verdict[0] is None or not self.kept):
-            self.state.reconnects += self.state.budget.measuring and not last
+            self.state.reconnects += self.state.measuring and not last
             # Let the server end the connection: see the module's text on TIME_WAIT.
             try:
                 if rest := self.receive():
                     verdict = ("length", False, verdict[2] + len(rest))
-            except Overdue:
+            except TimeoutError:
                 verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
             except OSError:
                 self.close(reset=True)
@@ -284,7 +270,6 @@ class Client:
         return True
 
     def failed(self, error: Exception, t0: int, measured: bool) -> None:
-        """A request that failed with its connection."""
         state, kind = self.state, next(KINDS[kind] for kind in KINDS if isinstance(error, kind))
         self.waiting = False
         self.close(reset=True)
@@ -319,7 +304,7 @@ class Client:
     def expire(self) -> None:
         if self.waiting and clock() >= self.due:
             self.waiting = False
-            self.greenlet.throw(Overdue())
+            self.greenlet.throw(TimeoutError())
 
     def wait(self) -> None:
         self.waiting = True
@@ -328,13 +313,13 @@ class Client:
         finally:
             self.waiting = False
 
-    def open(self, asks_at_once: bool = False):
-        """A connected socket. Raises OSError, or Overdue. asks_at_once: a request follows without a wait, so the
+    def open(self, asks_at_once: bool = False) -> None:
+        """Connect. Raises OSError. asks_at_once: a request follows without a wait, so the
         acknowledgement that ends the handshake may go with it (TCP_QUICKACK off). On loopback we carry each
         packet to the server's end ourselves, in our own time."""
         state = self.state
-        sock = _socket.socket(state.family, state.kind)
-        self.sock = sock
+        plain = state.tls is None
+        self.sock = sock = (_socket.socket if plain else TlsSocket)(state.family, state.kind)
         state.connections += 1
         if state.source:
             sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
@@ -349,13 +334,12 @@ class Client:
             return self.open(asks_at_once)
         if code and code != errno.EINPROGRESS:
             raise OSError(code, os.strerror(code))
-        if state.tls is not None:
+        if not plain:
             if code:
                 self.wait_writable()
-            self.sock = tls.TlsSocket(sock, state.tls, state.host)
+            self.sock.secure(state.tls, state.host)
             self.receive(self.sock.handshake)
             self.quiet()  # a watcher that is watching cannot be given another socket
-        return self.sock
 
     def send(self, data: bytes) -> None:
         """Send all, waiting where the connection is not there yet or the buffer is full, then watch."""

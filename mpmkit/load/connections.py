@@ -3,13 +3,12 @@
     with HeldConnections(server.url, "half-sent", count=8) as held:     # in this process, by a thread
         ...
 
-`holder.py` does the same in a process of its own. The modes:
+HoldingProcess does the same in a process of its own, so that thousands of sockets and their memory are not the
+caller's. The modes:
 
 idle        one request, its answer read, then silence: a kept-alive connection
 half-sent   a request without its last line. The server reads it and waits, which occupies a worker
             under each MPM; it needs no script and no clock
-drip        the same, and one more header line each `every` seconds: slowloris
-slow        a download that is read at `rate` bytes a second
 
 Each connection is an asyncio task on the thread's loop. `held` counts the connections that have come this far
 and that the server has not ended; of half-sent ones those that it has read.
@@ -17,8 +16,12 @@ and that the server has not ended; of half-sent ones those that it has read.
 
 import asyncio
 import contextlib
+import json
+import math
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -26,11 +29,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpmkit.load.preflight import describe
+from mpmkit.load.preflight import describe, raise_descriptors
+from mpmkit.load.profile import LoadProfile
 from mpmkit.load.response import ResponseReader
 from mpmkit.load.target import target_of
 
-MODES = ("idle", "half-sent", "drip", "slow")
+MODES = ("idle", "half-sent")
 
 PATIENCE = float(os.environ.get("MPMKIT_HOLDER_PATIENCE", "4"))
 """Seconds without one more held connection after which `hold` gives up. A pool grows once a second, so
@@ -38,8 +42,8 @@ that is long enough to tell a growing pool from a full one."""
 
 HOLD_WITHIN = 60.0  # seconds of `hold` at most, for a server that takes only some a second
 IN_FLIGHT = 64  # connections that wait for their first answer during `hold`: fewer than any backlog
-READ_TICK = 0.1  # seconds between two reads of a slow reader
 LOOK = 0.005  # seconds between two looks of `wait`
+AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
 
 AWAY, ASKING, HELD = "away", "asking", "held"
 
@@ -66,25 +70,26 @@ class Connection:
     def __init__(self) -> None:
         self.sock: Any = None
         self.state = AWAY
-        self.ready = False  # connected
         self.since = 0.0
         self.patience = asyncio.timeout(None)  # how long it stays silent
 
 
-class HeldConnections:
+class HeldConnections(contextlib.AbstractContextManager):
     """Connections to one server, held by a thread; a context manager.
 
-    url: as `target_of` has it, without TLS. mode, rate, every: see the module. count: how many; see also
-    `resize`. path: what is requested; request: the whole request instead.
+    url: as `target_of` has it, without TLS. mode: see the module. count: how many; see also `resize`.
+    path: what is requested; request: the whole request instead.
     expect_status: of a good answer; None: any. timeout: seconds that an answer may take; None: any time.
     again: seconds after which a connection that has ended is reopened; None: never.
 
-    totals: opened, answered, bytes (slow), and by kind how many ended: closed (by the server), reset, refused,
-    timeout, "status 503" and so on. losses: the sum of the latter.
+    totals: opened, answered, and by kind how many ended: closed (by the server), reset, refused, timeout,
+    "status 503" and so on. losses: the sum of the latter.
     error: what made opening a connection impossible, with the remedy.
 
     Raises ValueError for a target that is not allowed or a mode that does not exist.
     """
+
+    buffer = 0  # bytes that the kernel receives for a connection; 0: as many as it likes
 
     def __init__(
         self,
@@ -94,8 +99,6 @@ class HeldConnections:
         count: int = 0,
         path: str = "/index.html",
         request: str | None = None,
-        rate: float = 1000.0,
-        every: float = 1.0,
         expect_status: int | None = None,
         timeout: float | None = None,
         again: float | None = None,
@@ -104,17 +107,15 @@ class HeldConnections:
             raise ValueError(f"mode: must be one of {', '.join(MODES)}, not {mode!r}")
         self._target = target = target_of(url)
         if target.scheme != "http":
-            raise ValueError(
-                f"target: connections are held without TLS, not to {url}; give an http URL"
-            )
+            held = f"connections are held without TLS, not to {url}"
+            raise ValueError(f"target: {held}; give an http URL")
         found = socket.getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM)[0]
         self._family, self._address = found[0], found[4]
-        self.mode, self.rate, self.every = mode, rate, every
-        self.timeout, self.again, self._expect_status = timeout, again, expect_status
-        end = "Connection: close\r\n\r\n" if mode == "slow" else "\r\n"
-        head = f"GET {path} HTTP/1.1\r\nHost: {target.place}\r\nUser-Agent: mpmkit-client\r\n"
-        whole = (head + end if request is None else request).encode("latin-1")
-        self._first = whole[:-2] if mode in ("half-sent", "drip") else whole
+        self.mode, self.timeout, self.again = mode, timeout, again
+        self._expect_status = expect_status
+        head = f"GET {path} HTTP/1.1\r\nHost: {target.place}\r\nUser-Agent: mpmkit-client\r\n\r\n"
+        whole = (head if request is None else request).encode("latin-1")
+        self._first = whole[:-2] if mode == "half-sent" else whole
         self._method = whole.partition(b" ")[0].decode("latin-1")
         self.totals: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
@@ -122,16 +123,12 @@ class HeldConnections:
         self._statuses: list[int] = []
         self._clients: dict[Connection, asyncio.Task[None]] = {}
         self._wanted = count
-        self._finishing = self._closing = False
         # A loop of our own, not the caller's.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop, self._stop = self._runner.get_loop(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="mpmkit-connections", daemon=True)
         self._thread.start()
         self._call(self._adjust)
-
-    def __enter__(self) -> Any:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -175,9 +172,8 @@ class HeldConnections:
 
     def finish(self, within: float = 10.0) -> list[int]:
         """Send what half-sent requests lack; the statuses of the answers that come."""
-        self._finishing = True
-        self._call(self._complete)
-        self.wait(lambda: not self._finishing and not self.states[ASKING], within)
+        asyncio.run_coroutine_threadsafe(self._complete(), self._loop).result(within)
+        self.wait(lambda: not self.states[ASKING], within)
         return self._statuses
 
     def report(self) -> dict[str, Any]:
@@ -195,10 +191,8 @@ class HeldConnections:
 
     def close(self) -> None:
         """End all connections. Twice does nothing."""
-        if not self._closing:
-            self._closing = True
-            self._call(self._stop.set)
-            self._thread.join()
+        self._call(self._stop.set)
+        self._thread.join()
 
     def _call(self, step: Callable[[], None]) -> None:
         """Have the thread do it, which does what follows."""
@@ -214,75 +208,59 @@ class HeldConnections:
             self._clients.popitem()[1].cancel()
         while len(self._clients) < self._wanted and not (self.error and self.again is None):
             conn = Connection()
-            self._clients[conn] = task = self._loop.create_task(self._live(conn))
-            task.add_done_callback(lambda _, conn=conn: self._leave(conn))  # type: ignore[misc]
+            self._clients[conn] = self._loop.create_task(self._live(conn))
 
-    def _complete(self) -> None:
+    async def _complete(self) -> None:
         for conn in self._clients:
             if conn.state == HELD:
                 self._enter(conn, ASKING)
                 with contextlib.suppress(OSError):  # its reader will see
                     conn.sock.send(b"\r\n")
-        self._finishing = False
 
     async def _live(self, conn: Connection) -> None:
         """One connection after the other, for as long as there is `again`."""
-        while True:
-            pause = self.again
-            try:
-                async with self._limit(conn):
-                    await self._connect(conn)
-                pause = await self._use(conn)
-            except (OSError, Lost) as error:
-                self.losses += 1
-                self.totals[self._kind(conn, error)] += 1
+        try:
+            while True:
+                pause, kind = self.again, "connect"
+                try:
+                    async with self._limit(conn):
+                        await self._connect(conn)
+                    kind = "reset"
+                    pause = await self._use(conn)
+                except (OSError, Lost) as error:
+                    self._lose(error, kind)
+                self._hang_up(conn)
+                if self.again is None:
+                    return
+                await asyncio.sleep(pause or 0)
+        finally:
             self._hang_up(conn)
-            if self.again is None:
-                return
-            await asyncio.sleep(pause or 0)
+            self._clients.pop(conn, None)
 
     async def _connect(self, conn: Connection) -> None:
         conn.sock = sock = socket.socket(self._family)
         self._enter(conn, ASKING)
         sock.setblocking(False)
-        if self.mode == "slow":  # before connecting: it decides the window that is offered
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        if self.buffer:  # before connecting: it decides the window that is offered
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.buffer)
         await self._loop.sock_connect(sock, self._address)
-        conn.ready = True
         self.totals["opened"] += 1
 
     async def _use(self, conn: Connection) -> float | None:
         """What the mode says, until the connection ends. Seconds before the client comes back."""
         async with self._limit(conn):
             await self._loop.sock_sendall(conn.sock, self._first)
-            kept = self.mode not in ("idle", "slow") or await self._answer(conn)
-        if self.mode == "slow":
-            return 0.0
-        while kept:
+            kept = self.mode == "half-sent" or await self._answer(conn)
+        while kept:  # until the connection's end, or the answer after `finish`
             self._enter(conn, HELD)
-            kept = await self._stay(conn)
+            data: bytes | None = None
+            while data != b"" and conn.state == HELD:
+                data = await self._received(conn, None)
+            kept = conn.state == ASKING and await self._answer(conn, data)
         raise Lost("closed")
 
-    async def _stay(self, conn: Connection) -> bool:
-        """Wait for the connection's end (False), or answer after `finish`."""
-        data: bytes | None = b"."
-        while data and conn.state == HELD:
-            data = await self._received(conn, self.every if self.mode == "drip" else None)
-            if data is None:
-                await self._loop.sock_sendall(conn.sock, b"X-Patience: 1\r\n")
-                data = b"."
-        return conn.state == ASKING and await self._answer(conn, data)
-
     async def _read(self, conn: Connection) -> bytes:
-        """What comes next; of a slow reader no more than its rate allows."""
-        if self.mode != "slow":
-            return await self._loop.sock_recv(conn.sock, 65_536)
-        async with asyncio.timeout(self.timeout):
-            data = await self._loop.sock_recv(conn.sock, max(1, int(self.rate * READ_TICK)))
-        self._enter(conn, HELD)
-        self.totals["bytes"] += len(data)
-        await asyncio.sleep(len(data) / self.rate)
-        return data
+        return await self._loop.sock_recv(conn.sock, 65_536)
 
     async def _answer(self, conn: Connection, data: bytes | None = None) -> bool:
         """Read an answer, of which `data` has come; whether the connection is kept. Raises Lost."""
@@ -309,35 +287,99 @@ class HeldConnections:
             return None
 
     def _limit(self, conn: Connection) -> asyncio.Timeout:
-        """The time that a connection and its first answer may take; of a slow reader the connection alone."""
-        connecting = conn.state == AWAY
-        if connecting:
+        """The time that a connection and its first answer may take."""
+        if conn.state == AWAY:
             conn.since = time.monotonic()
-        if self.timeout is None or (self.mode == "slow" and not connecting):
-            return asyncio.timeout(None)
-        return asyncio.timeout_at(conn.since + self.timeout)
+        return asyncio.timeout_at(None if self.timeout is None else conn.since + self.timeout)
 
-    def _kind(self, conn: Connection, error: Exception) -> str:
-        if isinstance(error, Lost):
-            return str(error)
-        if isinstance(error, TimeoutError):
-            return "timeout"
-        refused = isinstance(error, ConnectionRefusedError)
-        if isinstance(error, OSError) and (refused or not conn.ready):
+    def _lose(self, error: OSError | Lost, kind: str) -> None:
+        """kind: of an error that has no name of its own."""
+        names = {TimeoutError: "timeout", ConnectionRefusedError: "refused"}
+        kind = str(error) if isinstance(error, Lost) else names.get(type(error), kind)
+        if isinstance(error, OSError) and kind in ("refused", "connect"):
             self.error = describe(error)
-        return "refused" if refused else "reset" if conn.ready else "connect"
-
-    def _leave(self, conn: Connection) -> None:
-        self._hang_up(conn)
-        self._clients.pop(conn, None)
+        self.losses += 1
+        self.totals[kind] += 1
 
     def _hang_up(self, conn: Connection) -> None:
         if conn.sock is not None:
             conn.sock.close()
-        conn.sock, conn.ready = None, False
+        conn.sock = None
         self._enter(conn, AWAY)
 
     def _enter(self, conn: Connection, state: str) -> None:
         self.states[conn.state] -= 1
         self.states[state] += 1
         conn.state = state
+
+
+class HoldingProcess(subprocess.Popen):
+    """HeldConnections in a process of its own, until the end of a `with` block.
+
+        with HoldingProcess(server.url, "idle") as holding:
+            holding.ask("hold", 5000)["held"]
+
+    Arguments as of HeldConnections. The process takes lines on standard input, each the name of a method and its
+    number, and answers each with a `report` as a line of JSON. It ends with its standard input, so also if the
+    process that started it is killed.
+    """
+
+    stdin: Any
+    stdout: Any
+
+    def __init__(self, url: str, mode: str = "idle", **how: Any) -> None:
+        given, pipe = json.dumps({"url": url, "mode": mode} | how), subprocess.PIPE
+        command = [sys.executable, "-m", "mpmkit.load.connections", given]
+        super().__init__(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+
+    def __exit__(self, *reason: Any) -> None:
+        self.kill()  # the system closes its connections
+        with contextlib.suppress(OSError):  # of what it has not read
+            super().__exit__(*reason)
+
+    def ask(self, method: str, *number: int) -> dict[str, Any]:
+        """Call hold, resize, finish or report of the HeldConnections; its report then. `held` of what `finish`
+        reports counts the answers. Raises RuntimeError if the process has ended."""
+        line = ""
+        with contextlib.suppress(OSError):
+            print(method, *number, file=self.stdin, flush=True)
+            line = self.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process that holds the connections ended with {self.wait()}")
+        return json.loads(line)
+
+
+def idle_holders(url: str, profile: LoadProfile) -> HoldingProcess | None:
+    """The idle holders of `profile`, if it has any: in a process that is started before the users and costs
+    the generator no time."""
+    if not profile.idle_holders:
+        return None
+    spec = profile.specs[0]
+    request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
+    how: dict[str, Any] = {"timeout": profile.timeout, "again": AGAIN, "request": request}
+    holding = HoldingProcess(url, expect_status=spec.expect_status, **how)
+    holding.ask("resize", profile.idle_holders)
+    return holding
+
+
+def main(argv: list[str]) -> int:
+    """Hold what standard input says, until it ends."""
+    raise_descriptors(math.inf)
+    with HeldConnections(**json.loads(argv[0])) as connections:
+        for line in sys.stdin:
+            word, *numbers = line.split()
+            answered = {}
+            if word == "finish":
+                answered = {"held": len(connections.finish())}
+            elif numbers:
+                getattr(connections, word)(int(numbers[0]))
+            try:
+                print(json.dumps(connections.report() | answered), flush=True)
+            except BrokenPipeError:  # no caller is left to read the answer
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -25,37 +25,24 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-
-def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
-    shape = {"low": None, "high": None, "unit": "", "choices": (), "none": "", "loop": ""}
-    metadata = shape | {"like": None} | more | {"kind": kind, "help": help}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
-    """A field that is a whole number."""
-    return _made(default, help, "whole", low=low, high=high, **more)
+# What a field of a kind is given after its default, in this order; the other keys by name.
+_GIVEN = {
+    "text": ("help",), "whole": ("low", "high", "help"), "number": ("low", "high", "unit", "help"),
+    "choice": ("choices", "help"), "switch": ("help",), "list": ("help",),
+}  # fmt: skip
 
 
-def number(default: Any, low: float, high: float, unit: str, help: str, **more: Any) -> Any:
-    """A field that is a number, whole or not."""
-    return _made(default, help, "number", low=low, high=high, unit=unit, **more)
+def _field(kind: str, default: Any, *given: Any, **more: Any) -> Any:
+    how: dict[str, Any] = dict.fromkeys(("low", "high", "like")) | {"choices": ()}
+    how |= dict.fromkeys(("unit", "none", "loop"), "") | {"kind": kind}
+    how |= dict(zip(_GIVEN[kind], given, strict=True)) | more
+    return dataclasses.field(default=default, metadata=how)
 
 
-def choice(default: str, choices: tuple[str, ...], help: str, **more: Any) -> Any:
-    """A field that is one of some words."""
-    return _made(default, help, "choice", choices=choices, **more)
-
-
-# A field that is text; that is True or False; that is a tuple, empty by default, which its owner checks.
-text = partial(_made, kind="text", like=("(?s).*", "be text"))
-switch = partial(_made, kind="switch")
-several = partial(_made, (), kind="list")
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a number; True, False and NaN are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+whole, number = partial(_field, "whole"), partial(_field, "number")
+choice, switch = partial(_field, "choice"), partial(_field, "switch")
+text = partial(_field, "text", like=("(?s).*", "be text"))
+several = partial(_field, "list", ())  # a tuple, which its owner checks
 
 
 def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
@@ -72,7 +59,8 @@ def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
     elif kind == "switch":
         good, must = isinstance(value, bool), "be True or False"
     else:
-        good = is_number(value) and how["low"] <= value <= how["high"]
+        real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        good = real and how["low"] <= value <= how["high"]  # which NaN is not
         must = f"be {_range(how)}"
         if kind == "whole":
             good, must = good and isinstance(value, int), f"be a whole number from {_range(how)}"

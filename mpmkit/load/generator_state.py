@@ -1,7 +1,7 @@
 """The state that a generator process shares between its users and its monitor: the requests, how many are
 done, and how it ends (`State`).
 
-Four times a second the monitor adds new results to Locust's statistics and to a report (`reports.py`). To Locust
+Four times a second the monitor adds new results to Locust's statistics and to a report (`result.py`). To Locust
 each request is counted, in its second and its millisecond, as if by events.request.fire, which costs more than
 the request; it is fired for failures only.
 
@@ -25,18 +25,11 @@ from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
-from mpmkit.load import tls
-from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, due_until, share
+from mpmkit.load import preflight, tls
 from mpmkit.load.histogram import pack
-from mpmkit.load.preflight import (
-    LOOPBACK_SOURCES,
-    OWN_FILES,
-    raise_descriptors,
-    too_few_descriptors,
-)
-from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
+from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, RequestSpec
 from mpmkit.load.response import Verdict
-from mpmkit.load.specs import RequestSpec
+from mpmkit.load.schedule import NEVER, Schedule, Waiter, due_until
 from mpmkit.load.target import target_of
 from mpmkit.measure.procfs import text_of
 
@@ -65,28 +58,29 @@ class State:
     last_end = 0
     used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
     shares: tuple[float, float] | None = None  # of the time, once it ended
+    # The requests that it may still send:
+    left = 0  # measured ones; 0 during the warm-up
+    measuring = exhausted = False
+    warm_until = 0
     # How far it is:
     schedule: Schedule | None = None
     over = False  # open loop: nothing more is due before the end
     deadline = NEVER
     begun_ns = 0  # of the first request of all, warm-up included
-    ended = ""
     refused_since = 0  # connections that failed since the last answer
     last_answer = 0
-    # Of the users:
-    running = 0  # inside their loop
     source = 0  # the loopback address that connections go out from
 
     def __init__(
         self, environment: Any, profile: LoadProfile, send: Callable[[dict[str, Any]], None]
     ) -> None:
         target = target_of(environment.host or "")
-        self.environment, self.profile, self.send = environment, profile, send
-        self.latencies: list[int] = []  # since the last report
-        self.which: list[int] = []  # which line of the mix each latency is of, if several
+        self.environment, self.profile, self.send, self.ended = environment, profile, send, ""
+        self.specs = profile.specs
+        self.latencies: list[list[int]] = [[] for _ in self.specs]  # since the last report
         self.lags: list[int] = []  # open loop: from due to sent
         self.failures: Counter[str] = Counter()
-        self.users: set[Waiter] = set()
+        self.users: set[Waiter] = set()  # inside their loop
         found = _socket.getaddrinfo(target.host, target.port, 0, _socket.SOCK_STREAM)[0]
         self.family, address = found[0], found[4]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
@@ -97,8 +91,7 @@ class State:
             except OSError as error:
                 raise ValueError(f"ca_file: {profile.ca_file}: {error}") from None
         spread = target.loopback and self.family == _socket.AF_INET
-        self.sources = LOOPBACK_SOURCES if spread else 0
-        self.specs = profile.specs
+        self.sources = preflight.LOOPBACK_SOURCES if spread else 0
         places = [target._replace(port=spec.port or target.port) for spec in self.specs]
         self.addresses = [(address[0], place.port, *address[2:]) for place in places]
         self.memos: list[dict[bytes, Verdict]] = [{} for _ in self.specs]
@@ -112,20 +105,39 @@ class State:
         self.weights = list(itertools.accumulate(spec.weight for spec in self.specs))
         self.timeout_ns = int(profile.timeout * 1e9)
         self.stage_ends = list(itertools.accumulate(stage.seconds for stage in profile.stages))
-        if short := too_few_descriptors(profile.users + OWN_FILES):
+        files = profile.users + preflight.OWN_FILES
+        if short := preflight.too_few_descriptors(files):
             raise ValueError(f"users: {short}")
-        raise_descriptors(profile.users + OWN_FILES)
-        # This process's part of the budget and of the schedule.
+        preflight.raise_descriptors(files)
+        # This process's part of the requests and of the schedule.
         runner, (index, of) = environment.runner, (0, 1)
         if isinstance(runner, WorkerRunner):
             index = runner.worker_index
             of = max(1, environment.parsed_options.expect_workers or profile.processes)
-        requests = share(profile.requests or MAX_REQUESTS, index, of)
-        self.budget = Budget(requests, profile.warmup_seconds, self.measure)
+        total = profile.requests or MAX_REQUESTS
+        self.share = total // of + (index < total % of)  # exact without a message between processes
         if profile.open_loop and not isinstance(runner, MasterRunner):
             self.schedule = Schedule(profile, index, of)
             if profile.planned_seconds is not None:
                 self.deadline = self.schedule.origin + int(profile.planned_seconds * 1e9)
+
+    def claim(self) -> bool:
+        """One measured request; False: all are claimed."""
+        if not self.measuring:
+            self.measuring, self.left = True, self.share
+        self.exhausted = not self.left
+        self.left -= not self.exhausted
+        return not self.exhausted
+
+    def more(self) -> bool:
+        """One more request of the closed loop, of the warm-up while it lasts."""
+        if not self.measuring:
+            self.warm_until = self.warm_until or clock() + int(self.profile.warmup_seconds * 1e9)
+            if clock() < self.warm_until:
+                return True
+            if self.share:
+                self.measure()
+        return self.claim()
 
     def measure(self, since: int | None = None) -> None:
         """The warm-up is over; what starts from here on (or was due since) counts."""
@@ -146,7 +158,6 @@ class State:
         return bisect.bisect(self.weights, self.random.random() * self.weights[-1])
 
     def fail(self, kind: str, t0: int, which: int) -> None:
-        """A measured request failed."""
         self.failures[kind] += 1
         spec, ms = self.specs[which], (clock() - t0) / 1e6
         events.request.fire(
@@ -156,8 +167,8 @@ class State:
 
     def left_loop(self) -> None:
         """A user's loop ended. The last one ends the run, if there is nothing left to claim."""
-        if not self.running and (self.budget.exhausted or self.over or clock() >= self.deadline):
-            self.finish("requests" if self.budget.exhausted else "duration")
+        if not self.users and (self.exhausted or self.over or clock() >= self.deadline):
+            self.finish("requests" if self.exhausted else "duration")
 
     def finish(self, why: str) -> None:
         """The run is over in this process: the last report, then Locust's own end."""
@@ -179,7 +190,7 @@ class State:
             until = min(self.deadline, clock())
             left = sum(due_until(client.rest, until) for client in self.users)
             for _ in range(left + self.schedule.left_until(until)):
-                if not self.budget.claim():
+                if not self.claim():
                     break
                 self.failures["unsent"] += 1
                 self.last_end = max(self.last_end, until)
@@ -212,34 +223,27 @@ class State:
 
     def report(self) -> None:
         """Report what came since the last report, to Locust's statistics and to `send`."""
-        latencies, which, lags = self.latencies[:], self.which[:], self.lags[:]
-        # In place: the users' loops hold on to these lists.
-        del self.latencies[:], self.which[:], self.lags[:]
+        lags, self.lags = self.lags, []
         failures, self.failures = self.failures, Counter()
-        if latencies:
-            self.last_answer, self.refused_since = clock(), 0
         paths: dict[str, list[int]] = {}
-        parts: dict[int, list[int]] = {0: latencies} if latencies else {}
-        if len(self.specs) > 1:
-            parts = {number: [] for number in sorted(set(which))}
-            for number, ns in zip(which, latencies, strict=True):
-                parts[number].append(ns)
-        for number, part in parts.items():
-            name = self.specs[number].name
-            self._count(part, self.specs[number])
-            paths[name] = paths.get(name, []) + part
+        for spec, found in zip(self.specs, self.latencies, strict=True):
+            if found:
+                self.last_answer, self.refused_since = clock(), 0
+                self._count(found, spec)
+                paths.setdefault(spec.name, []).extend(found)
+                found.clear()  # in place: the users hold on to these lists
         if not self.started_ns and not self.ended:
             return
         self.late += sum(lag > LATE_NS for lag in lags)
         since = self.started_ns or clock()
         cpu, wait = self.shares or self._shares()
-        own = {name: getattr(self, name) for name in REPORTED}
-        who = {"process": f"{os.uname().nodename} {os.getpid()}", "version": locust_version}
-        times = {"end": max(0, clock() - since) / 1e9, "origin": since / 1e9}
-        times["last_end"] = max(0, self.last_end - since) / 1e9
-        packed = {path: pack(found) for path, found in paths.items()}
-        came = {"failures": failures, "paths": packed, "lag": pack(lags), "cpu": cpu, "wait": wait}
-        self.send(own | who | times | came)
+        self.send({
+            **{name: getattr(self, name) for name in REPORTED},
+            "process": f"{os.uname().nodename} {os.getpid()}", "version": locust_version, "origin": since / 1e9,
+            "end": max(0, clock() - since) / 1e9, "last_end": max(0, self.last_end - since) / 1e9,
+            "failures": failures, "paths": {path: pack(found) for path, found in paths.items()},
+            "lag": pack(lags), "cpu": cpu, "wait": wait,
+        })  # fmt: skip
 
     def _count(self, found: list[int], spec: RequestSpec) -> None:
         """To Locust's statistics: the sum of what events.request.fire would have made of each, as Locust adds up
@@ -247,8 +251,7 @@ class State:
         stats = self.environment.stats
         # Any: Locust's annotations say whole milliseconds; its own code stores whatever it measured.
         entry: Any = StatsEntry(stats, spec.name, spec.method)
-        entry.num_requests = len(found)
-        entry.total_response_time = sum(found) / 1e6
+        entry.num_requests, entry.total_response_time = len(found), sum(found) / 1e6
         entry.min_response_time, entry.max_response_time = min(found) / 1e6, max(found) / 1e6
         entry.response_times = dict(Counter([ns // 1_000_000 for ns in found]))
         entry.last_request_timestamp = now = time.time()

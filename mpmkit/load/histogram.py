@@ -11,11 +11,9 @@ and more, and most answers on loopback take less than one.
 
 import array
 import base64
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Self
 
 LIMIT = 1 << 62
 """Largest value: 146 years in ns. More is an error of the caller's clock."""
@@ -44,7 +42,7 @@ def unpack(text: str) -> array.array:
 
 
 class Histogram:
-    """Counts of values of 0 ns and more; `merge` adds up."""
+    """Counts of values of 0 ns and more."""
 
     def __init__(self, values: Iterable[int] = ()) -> None:
         self.counts: Counter[int] = Counter()
@@ -53,8 +51,7 @@ class Histogram:
 
     def record(self, values: Iterable[int]) -> None:
         """Count values (ns). Raises ValueError for one that is negative or beyond 146 years."""
-        values = list(values)
-        if not values:
+        if not (values := list(values)):
             return
         low, high = min(values), max(values)
         if low < 0 or high >= LIMIT:
@@ -63,21 +60,8 @@ class Histogram:
         self.total += sum(values)
         self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
 
-    def merge(self, other: Self) -> Self:
-        """Add what another one counted; this one."""
-        self.counts.update(other.counts)
-        self.total += other.total
-        self.smallest = min(self.smallest, other.smallest)
-        self.largest = max(self.largest, other.largest)
-        return self
-
     def __len__(self) -> int:
         return self.counts.total()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Histogram) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def mean(self) -> float:
@@ -96,11 +80,10 @@ class Histogram:
         rank = max(1, math.ceil(percent * count / 100 - 1e-9))
         if rank in (1, count):
             return self.smallest if rank == 1 else self.largest
-        numbers = sorted(self.counts)
-        seen = itertools.accumulate(self.counts[number] for number in numbers)
-        number = next(
-            number for number, so_far in zip(numbers, seen, strict=True) if so_far >= rank
-        )
+        for number in sorted(self.counts):
+            rank -= self.counts[number]
+            if rank <= 0:
+                break
         return min(max(sum(bounds(number)) // 2, self.smallest), self.largest)
 
     def to_json(self) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@
            --load-profile '{"path": "/index.html", "requests": 20000}' --headless
 
 A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which says why it is
-not HttpUser). Their shared state is in `generator_state.py`, the requests still to send in `budget.py`.
+not HttpUser). Their shared state is in `generator_state.py`, the open loop's due times in `schedule.py`.
 Reports go to one `Receiver`: of the process, or of Locust's master if the users are in workers
 (``--processes``, ``--worker`` on other machines). Run by itself it prints the results and, with
 ``--load-results FILE``, writes them to a file.
@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +32,19 @@ try:
 except ModuleNotFoundError:  # run from a checkout that is not installed
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from mpmkit.load.budget import READ
 from mpmkit.load.client import Client
+from mpmkit.load.connections import HoldingProcess, idle_holders
 from mpmkit.load.generator_state import State, log
-from mpmkit.load.holder import HoldingProcess, idle_holders
-from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, loaded, new_seed
-from mpmkit.load.reports import Collector
-from mpmkit.load.specs import MAX_SECONDS
+from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, new_seed
+from mpmkit.load.result import Collector
+from mpmkit.load.schedule import READ
 from mpmkit.load.target import target_of
 
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
 state: State | None = None  # of the test that runs, or ran last
-
-# Descriptors that `runner.py` passed by their numbers.
-life_fd, reports_fd = (
-    int(text) if (text := os.environ.get(f"MPMKIT_LOAD_{name}_FD", "")).isdigit() else None
-    for name in ("LIFE", "REPORTS")
-)
+receiver: "Receiver | None" = None  # of the reports; none in a worker
+# The descriptor that `runner.py` passed by its number; -1: this runs by itself.
+parent_fd = int(os.environ.get("MPMKIT_LOAD_FD", -1))
 
 
 class LeanUser(User):
@@ -95,7 +92,7 @@ def profile_of(options) -> LoadProfile:
         given["seed"] = DRAWN_SEED if given.get("seed") is None else given["seed"]
         if not {"requests", "duration", "stages"} & given.keys():
             # Without a bound of ours, Locust's stop button or --run-time ends the run.
-            given |= {"requests": MAX_REQUESTS, "time_limit": MAX_SECONDS}
+            given |= UNBOUNDED
         return LoadProfile(**given)
     except (ValueError, OSError) as error:
         raise ProfileError(f"load profile: {error}") from None
@@ -103,10 +100,11 @@ def profile_of(options) -> LoadProfile:
 
 @events.init.add_listener
 def on_init(environment, runner, **_) -> None:
-    if life_fd is not None:
+    global receiver
+    if parent_fd >= 0:
         # The other end is held by the process that started us: when it is gone, however it died,
         # this end reads as closed. No orphan goes on loading a server.
-        environment.mpmkit_life = get_hub().loop.io(life_fd, READ)
+        environment.mpmkit_life = get_hub().loop.io(parent_fd, READ)
         environment.mpmkit_life.start(lambda: os._exit(3))
     options = environment.parsed_options
     try:  # refuse what cannot be before anything starts
@@ -122,14 +120,12 @@ def on_init(environment, runner, **_) -> None:
         # All users at once, unless a ramp is wanted: it would be part of what is measured.
         options.num_users = profile.users
         options.spawn_rate = options.spawn_rate or profile.users / (profile.ramp or 1)
-    if profile.stages and not profile.open_loop and not isinstance(runner, WorkerRunner):
+    if isinstance(runner, WorkerRunner):
+        return
+    if profile.stages and not profile.open_loop:
         environment.shape_class = Steps(profile)
         environment.shape_class.runner = runner
-    if isinstance(runner, WorkerRunner):
-        environment.mpmkit_send = lambda report: runner.send_message("mpmkit_report", report)
-    else:
-        environment.mpmkit_receiver = Receiver(environment)
-        environment.mpmkit_send = environment.mpmkit_receiver.add
+    receiver = Receiver(environment)
 
 
 class Receiver:
@@ -161,13 +157,11 @@ class Receiver:
         self.add(msg.data)
         if msg.data["ended"]:
             self.done.add(msg.node_id)
-            self.look()
 
     def add(self, report: dict[str, Any]) -> None:
-        """One report."""
         if self.collector is None:
             return  # of a worker that is quicker than its master
-        if reports_fd is None:
+        if parent_fd < 0:
             self.collector.add(report)
         else:
             self.pass_on(report, wait=bool(report["ended"]))
@@ -177,26 +171,22 @@ class Receiver:
     def pass_on(self, report: dict[str, Any], *, wait: bool) -> None:
         """One report to the process that started us. Without `wait`, what it has no room for now goes
         with the next one: a reader that is slow must not hold up the load."""
-        assert reports_fd is not None
         self.unsent += json.dumps(report).encode() + b"\n"
-        os.set_blocking(reports_fd, wait)
+        os.set_blocking(parent_fd, wait)
         with contextlib.suppress(OSError):  # full, or gone
             while self.unsent:
-                self.unsent = self.unsent[os.write(reports_fd, self.unsent) :]
+                self.unsent = self.unsent[os.write(parent_fd, self.unsent) :]
 
     def watch(self) -> None:
-        """A worker that was killed sends nothing; Locust misses it after some seconds."""
-        while True:
-            gevent.sleep(0.5)
-            self.look()
-
-    def look(self) -> None:
-        """As the master: end the run when no worker will report any more."""
+        """As the master: end the run when no worker will report any more. One that was killed sends nothing;
+        Locust misses it after some seconds."""
         runner = self.environment.runner
-        alive = {client.id for client in runner.clients.values() if client.state != "missing"}
-        if self.collector is not None and not alive - self.done:
-            self.conclude()
-            gevent.spawn(runner.quit)
+        while True:
+            gevent.sleep(0.1)
+            alive = {client.id for client in runner.clients.values() if client.state != "missing"}
+            if self.collector is not None and not alive - self.done:
+                self.conclude()
+                gevent.spawn(runner.quit)
 
     def conclude(self, why: str = "") -> None:
         """Show what was measured, and write it down, unless another process does that."""
@@ -208,7 +198,7 @@ class Receiver:
             with self.holders, contextlib.suppress(RuntimeError):  # their process died
                 found = self.holders.ask("report")["totals"]
                 totals = Counter({f"idle {what}": count for what, count in found.items()})
-        if reports_fd is not None:
+        if parent_fd >= 0:
             self.pass_on({"background": totals}, wait=True)
             return
         collector.background = totals
@@ -228,13 +218,13 @@ class Receiver:
 @events.test_start.add_listener
 def on_test_start(environment, **_) -> None:
     global state
-    receiver = getattr(environment, "mpmkit_receiver", None)
     if state is not None and state.schedule is not None:
         state.schedule.close()
     state = None
     try:
         profile = profile_of(environment.parsed_options)
-        made = State(environment, profile, environment.mpmkit_send)
+        message = partial(environment.runner.send_message, "mpmkit_report")
+        made = State(environment, profile, message if receiver is None else receiver.add)
         if receiver is not None:
             receiver.begin(profile)
     except (ValueError, OSError, RuntimeError) as error:
@@ -260,6 +250,5 @@ def on_test_stop(environment, **_) -> None:
 def on_quitting(environment, **_) -> None:
     """The end of the process, regular or by a signal."""
     on_test_stop(environment)
-    receiver = getattr(environment, "mpmkit_receiver", None)
     if receiver is not None:
         receiver.conclude("interrupted")

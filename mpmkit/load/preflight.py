@@ -20,10 +20,8 @@ def describe(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "no file descriptors are left; raise the limit (ulimit -n) or use fewer connections"
     if error.errno == errno.EADDRNOTAVAIL:
-        return (
-            "no local ports are left (net.ipv4.ip_local_port_range); wait a minute for those in "
-            "TIME_WAIT, or use fewer connections"
-        )
+        none = "no local ports are left (net.ipv4.ip_local_port_range)"
+        return f"{none}; wait a minute for those in TIME_WAIT, or use fewer connections"
     return f"a connection failed: {os.strerror(error.errno or errno.EIO)}"
 
 
@@ -36,10 +34,8 @@ def too_few_descriptors(need: int) -> str:
     """Why a process here cannot have `need` file descriptors, with the remedy; "" if it can."""
     if (hard := _hard_limit()) >= need:
         return ""
-    return (
-        f"{need:,} file descriptors are needed and the hard limit is {hard:,} (ulimit -Hn); "
-        "use fewer connections, or raise it"
-    )
+    few = f"{need:,} file descriptors are needed and the hard limit is {hard:,} (ulimit -Hn)"
+    return f"{few}; use fewer connections, or raise it"
 
 
 def raise_descriptors(need: float) -> tuple[int, int]:

@@ -5,14 +5,9 @@ behaviour, and when to stop. It holds no behaviour: `locustfile.py` executes it,
 Each field is described once (`fields.py`): its check, its documentation, its command-line options
 and its place in the control room's form come from there. docs/LOAD.md explains them.
 
-**Connections** (`keep_alive`):
-
-False       a new connection for every request, sent as HTTP/1.0 as ab does by default. In
-            HTTP/1.0 the server closes the connection, so the TIME_WAIT state stays with the server's
-            port and the client never runs out of ephemeral ports.
-True        one HTTP/1.1 connection per user, reused until the server closes it, or until
-            `requests_per_connection`, then reopened without counting as a failure. With a `plan`
-            a connection is opened for each of its lines, which docs/LOAD.md describes.
+`keep_alive` False: a new connection for every request, sent as HTTP/1.0 as ab does, so that the server closes it.
+True: one HTTP/1.1 connection per user, until the server closes it, or `requests_per_connection`, then another,
+which is no failure. With a `plan` a connection is opened for each of its lines.
 """
 
 import json
@@ -20,31 +15,68 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Self
 
-from mpmkit.load.fields import (
-    choice,
-    documented,
-    is_number,
-    number,
-    problems_of,
-    several,
-    switch,
-    text,
-    whole,
-)
-from mpmkit.load.specs import MAX_RATE, MAX_SECONDS, MAX_USERS, RequestFields, RequestSpec, Stage
+from mpmkit.load.fields import choice, documented, number, problems_of, several, switch, text, whole
 
+METHODS = ("GET", "HEAD", "POST")
+PATH = ("/[!-~]*", "begin with '/' and be ASCII without blanks (percent-encode them)")
+BODY = (r"(?s).{0,1048576}", "be at most 1,048,576 characters")
+MAX_USERS = 20_000  # each is one greenlet and one socket; a larger load needs more machines
+MAX_SECONDS = 3600.0  # of a run
+MAX_RATE = 1_000_000.0  # requests/s of an open loop; no generator comes near
 ARRIVALS = ("closed", "constant", "poisson")
 THINKS = ("constant", "exponential")
 
 MAX_REQUESTS = 20_000_000
 """A latency takes 8 bytes, so this many fill 160 MB: the bound of a run in count."""
+UNBOUNDED: dict[str, Any] = {"requests": MAX_REQUESTS, "time_limit": MAX_SECONDS}
 
 
 class ProfileError(ValueError):
     """A load profile that cannot be executed. Its text names each invalid field and the remedy."""
+
+
+@dataclass(frozen=True)
+class RequestFields:
+    """What is requested, and what a good answer is."""
+
+    path: str = text("/", "what to request, from / on", like=PATH)
+    method: str = choice("GET", METHODS, "of the request")
+    body: str = text("", "sent with POST, in UTF-8", like=BODY)
+    expect_status: int | None = whole(200, 100, 599, "the status of a good answer", none="any")
+    expect_length: int | None = whole(
+        None, 0, 1 << 40, "of a good answer's body", unit="bytes", none="any"
+    )
+
+
+@dataclass(frozen=True)
+class RequestSpec(RequestFields):
+    """One line of a mix: what is requested, how often, and what a good answer is."""
+
+    weight: float = number(1.0, 1e-9, 1e9, "", "how often, in relation to the other lines")
+    port: int | None = whole(None, 1, 65535, "another port of the target's host", none="its own")
+
+    @property
+    def name(self) -> str:
+        """The line in statistics: its path, after ":PORT" if it has one of its own."""
+        return f":{self.port}{self.path}" if self.port else self.path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a load that changes: for some seconds so many users, or such a rate."""
+
+    seconds: float = number(MISSING, 0.01, MAX_SECONDS, "seconds", "how long")
+    users: int | None = whole(None, 1, MAX_USERS, "concurrent clients", none="-", loop="closed")
+    rate: float | None = number(
+        None, 0.01, MAX_RATE, "requests/s", "requests due in all", none="-", loop="open"
+    )
+    ramp: bool = switch(False, "get there evenly over the whole time, not at once")
+    line: int = whole(
+        0, 0, 1_000, "open loop: of the mix, from 1, that its requests are of; 0 is by weight"
+    )
 
 
 @dataclass(frozen=True)
@@ -252,22 +284,22 @@ def _problems(p: LoadProfile) -> Iterator[str]:
 
 
 def _stage_problems(p: LoadProfile, loop: str) -> Iterator[str]:
-    """What is wrong with the stages, or contradicts them."""
     for name in ("requests", "duration", "ramp", "rate"):
         if getattr(p, name):
             yield f"{name}: the stages say how long and how much; leave it"
+    bad = False
     for place, stage in enumerate(p.stages, 1):
-        yield from problems_of(stage, f"stages: {place}: ", loop=loop, needed=True)
-        if stage.line and not (p.open_loop and is_number(stage.line) and stage.line <= len(p.mix)):
+        found = list(problems_of(stage, f"stages: {place}: ", loop=loop, needed=True))
+        if not found and stage.line > len(p.mix) * p.open_loop:
             lines = f"the mix has {len(p.mix)} lines" if p.open_loop else "no line is due by time"
-            yield f"stages: {place}: line: {lines}, so there is no line {stage.line}"
-    total = sum(stage.seconds for stage in p.stages if is_number(stage.seconds))
-    if total > MAX_SECONDS:
+            found = [f"stages: {place}: line: {lines}, so there is no line {stage.line}"]
+        yield from found
+        bad |= bool(found)
+    if not bad and (total := p.planned_seconds or 0.0) > MAX_SECONDS:
         yield f"stages: take {total:g} seconds, more than {MAX_SECONDS:g}"
 
 
 def _header_problems(headers: object) -> Iterator[str]:
-    """What is wrong with the (name, value) pairs."""
     for pair in headers if isinstance(headers, tuple) else (headers,):
         if not (isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]):
             yield f"headers: must be (name, value) pairs of text, not {pair!r}"

@@ -65,12 +65,11 @@ class ResponseReader:
         self._head = b""
         # Bytes of the body so far, and in all (or CHUNKED, UNTIL_CLOSE).
         self._count = self._length = 0
-        self._keep = self._started = False
+        self._keep = False
         self._chunks: h11.Connection | None = None
 
     def feed(self, data: bytes) -> Verdict | None:
         """Take what was received (not empty). Returns the verdict once the response is complete."""
-        self._started = True
         try:
             return self._read(data)
         except h11.RemoteProtocolError:
@@ -80,7 +79,7 @@ class ResponseReader:
         """The verdict at the end of the connection."""
         if self._length == UNTIL_CLOSE:
             return self._verdict()
-        return ("short" if self._started else "closed"), False, self._count
+        return ("short" if self.status or self._head else "closed"), False, self._count
 
     def _read(self, data: bytes) -> Verdict | None:
         while self.status < 200:  # before the head, or after an interim answer
@@ -93,21 +92,18 @@ class ResponseReader:
             if self._length == CHUNKED:
                 self._chunks = _client("GET")
                 data = head + end + data
-        if self._chunks is not None:
-            return self._read_chunks(self._chunks, data)
+        if (http := self._chunks) is not None:
+            http.receive_data(data)
+            while (event := http.next_event()) is not h11.NEED_DATA:
+                if isinstance(event, h11.Data):
+                    self._count += len(event.data)
+                elif isinstance(event, h11.EndOfMessage):
+                    return self._verdict(more_came=bool(http.trailing_data[0]))
+            return None
         self._count += len(data)
         if self._length == UNTIL_CLOSE or self._count < self._length:
             return None
         return self._verdict(more_came=self._count > self._length)
-
-    def _read_chunks(self, http: h11.Connection, data: bytes) -> Verdict | None:
-        http.receive_data(data)
-        while (event := http.next_event()) is not h11.NEED_DATA:
-            if isinstance(event, h11.Data):
-                self._count += len(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                return self._verdict(more_came=bool(http.trailing_data[0]))
-        return None
 
     def _verdict(self, more_came: bool = False) -> Verdict:
         keep, (status, length) = self._keep and not more_came, self._expected

@@ -1,23 +1,33 @@
-"""What a load measured. Imports neither locust nor gevent."""
+"""What a load measured, as a whole and by time: the ticks of its reports, and the windows shown to a reader.
 
+A generator process reports some four times a second its results since the last report: latencies by path,
+failures, and progress. The reports of all processes, on one machine or several, are added up here (`Collector`);
+there is no other result. So a process that dies loses only its work since its last report.
+
+Imports neither locust nor gevent.
+"""
+
+import array
+import bisect
 import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from mpmkit.load.histogram import Histogram
+from mpmkit.load.histogram import Histogram, unpack
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.windows import Outcome, Tick, Window, windows
 from mpmkit.measure.stats import knee
 
 # Share of a core from which on a generator process is taken to be what limited the run: it hardly ever waits
 # for an answer, so a faster server would not have shown as one.
 GENERATOR_LIMIT = 0.9
 
+USUAL = ("requests", "duration")  # ends of a run that its profile set
 SHOWN_PATHS = 12  # in the summary; a replayed log has hundreds
 
 # Of a row: what a run has by the same name, and percentiles.
@@ -26,6 +36,90 @@ COLUMNS = (
     *("generator_wait", "run_queue", "generator_bound", "retries", "reconnects", "ended"),
 )
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "max": 100}
+
+
+class Tick(NamedTuple):
+    """What one generator process got from one report to the next. values: latencies of good answers in ns.
+    begin, end: seconds since `origin`, which is the time.monotonic() of its machine."""
+
+    begin: float
+    end: float
+    failures: Counter[str]
+    values: Sequence[int]
+    origin: float = 0.0
+
+
+OnTick = Callable[[Tick], None]
+"""Called with what one generator process got in the last quarter of a second."""
+
+
+class Outcome:
+    """Results of the requests of `duration` seconds: `errors` by kind (docs/LOAD.md), and a `histogram` of the
+    good answers' latencies."""
+
+    duration: float
+    errors: Counter[str]
+    histogram: Histogram
+
+    @property
+    def failures(self) -> int:
+        """Requests without a good answer."""
+        return self.errors.total()
+
+    @property
+    def succeeded(self) -> int:
+        """Requests with a good answer."""
+        return len(self.histogram)
+
+    @property
+    def requests(self) -> int:
+        """Those that ended, well or badly (the warm-up's do not count)."""
+        return self.succeeded + self.failures
+
+    @property
+    def qps(self) -> float:
+        """Good answers per second; 0 if there was none."""
+        return self.succeeded / self.duration if self.duration > 0 else 0.0
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
+        exceed, to within 0.1%; nan if there was none. Raises ValueError outside 0 to 100."""
+        return self.histogram.percentile(percentile) / 1e6
+
+    def __str__(self) -> str:
+        failed = f", {self.failures:,} failed" if self.errors else ""
+        p50, p99 = self.latency_ms(50), self.latency_ms(99)
+        return f"{self.qps:,.0f} requests/s, p50 {p50:.3g} ms, p99 {p99:.3g} ms{failed}"
+
+
+@dataclass
+class Window(Outcome):
+    """A stretch of a run: a second of it, or a stage. begin, end: seconds from the first request that counts.
+    load: users (closed loop) or requests/s (open loop) that were due at its end. duration: seconds of it that
+    the processes reported on."""
+
+    begin: float
+    end: float
+    load: float = 0.0
+    duration: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+    histogram: Histogram = field(default_factory=Histogram)
+
+
+def windows(
+    ticks: Iterable[Tick], edges: Sequence[float], level: Callable[[float], float], sources: int
+) -> list[Window]:
+    """What fell between each two edges (seconds). A tick belongs to where its middle lies. level: users or rate
+    that are due at a time. sources: how many processes the ticks came from."""
+    made = [Window(begin, end, level(end - 1e-9)) for begin, end in itertools.pairwise(edges)]
+    for tick in ticks:
+        number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1
+        if 0 <= number < len(made):
+            window = made[number]
+            window.duration += (tick.end - tick.begin) / sources
+            window.errors.update(tick.failures)
+            window.histogram.record(tick.values)
+    return made
 
 
 @dataclass(repr=False)
@@ -68,7 +162,7 @@ class LoadRun(Outcome):
         self.errors = sum((tick.failures for tick in self.ticks), Counter())
         self.histogram = Histogram()
         for tick in self.ticks:
-            self.histogram.merge(tick.latencies)
+            self.histogram.record(tick.values)
 
     @property
     def users(self) -> int:
@@ -84,17 +178,17 @@ class LoadRun(Outcome):
     @property
     def complete(self) -> bool:
         """Whether the run reached the end set by its profile."""
-        return self.ended in ("requests", "duration")
+        return self.ended in USUAL
 
     @property
     def generator_cpu(self) -> float:
         """Share of a core that a generator process used, on average; nan if not known."""
-        return _mean(self.processes_cpu)
+        return fmean(self.processes_cpu or [math.nan])
 
     @property
     def generator_wait(self) -> float:
         """Share of the time for which a generator process waited for a CPU, on average, or nan."""
-        return _mean(self.processes_wait)
+        return fmean(self.processes_wait or [math.nan])
 
     @property
     def generator_bound(self) -> bool:
@@ -116,7 +210,7 @@ class LoadRun(Outcome):
     def seconds(self) -> list[Window]:
         """The run second by second."""
         last = max((tick.end for tick in self.ticks), default=0.0)
-        found = self._windows([float(n) for n in range(math.ceil(last) + 1)])
+        found = self._windows(list(map(float, range(math.ceil(last) + 1))))
         while found and not found[-1].requests:
             found.pop()
         return found
@@ -141,19 +235,15 @@ class LoadRun(Outcome):
 
     def row(self) -> dict[str, Any]:
         """The run as one tidy row; the columns are described in data/README.md."""
+        profile, starved = self.profile, self.generator_starved if self.processes_wait else None
         return {
             **{name: getattr(self, name) for name in COLUMNS},
             **{f"{name}_ms": self.latency_ms(percent) for name, percent in PERCENTILES.items()},
-            "keep_alive": self.profile.keep_alive,
-            "driver": "locust",
-            "driver_version": self.version,
-            "method": self.profile.specs[0].method,
-            "processes": self.profile.processes,
-            "errors": json.dumps(dict(sorted(self.errors.items()))),
-            "duration_s": self.duration,
-            "generator_starved": self.generator_starved if self.processes_wait else None,
-            "seed": self.profile.seed,
-        }
+            "keep_alive": profile.keep_alive, "driver": "locust", "driver_version": self.version,
+            "method": profile.specs[0].method, "processes": profile.processes,
+            "errors": json.dumps(dict(sorted(self.errors.items()))), "duration_s": self.duration,
+            "generator_starved": starved, "seed": profile.seed,
+        }  # fmt: skip
 
     def summary(self) -> str:
         """A few lines for people."""
@@ -184,10 +274,8 @@ class LoadRun(Outcome):
             kinds = _listed(self.errors.most_common())
             lines.append(f"{self.failures:,} of {self.requests:,} requests failed: {kinds}")
         if profile.plan and (early := self.retries + self.reconnects):
-            lines.append(
-                f"{early:,} times the server closed a connection that the plan kept; what was still to be "
-                "sent went on a new one"
-            )
+            closed = f"{early:,} times the server closed a connection that the plan kept"
+            lines.append(f"{closed}; what was still to be sent went on a new one")
         elif self.retries:
             lines.append(f"{self.retries:,} requests met the server's close and were sent again")
         if not self.complete:
@@ -195,7 +283,6 @@ class LoadRun(Outcome):
         return "\n".join(lines + self._limit_lines())
 
     def _requested(self) -> str:
-        """What was requested, by how many, and in which way."""
         profile = self.profile
         way = "keep-alive" if profile.keep_alive else "new connection each"
         if profile.open_loop:
@@ -205,7 +292,6 @@ class LoadRun(Outcome):
         return f"{profile.specs[0].method} {self.path}, {self.users} users, {way}"
 
     def _limit_lines(self) -> list[str]:
-        """How near generator and machine were to their limits."""
         lines, note = [], ""
         if self.generator_bound:
             note = " - it was the bottleneck, the server may be faster"
@@ -222,17 +308,11 @@ class LoadRun(Outcome):
         names = ("target", "background", "histogram", "lag", "paths")
         plain: dict[str, Any] = {name: getattr(self, name) for name in names}
         plain |= {"profile": asdict(self.profile), "row": known(self.row())}
-        plain |= {
-            name: [vars(one) for one in getattr(self, name)] for name in ("seconds", "stages")
-        }
+        plain |= {"seconds": list(map(vars, self.seconds)), "stages": list(map(vars, self.stages))}
         return json.dumps(plain, default=Histogram.to_json)
 
     def __repr__(self) -> str:
         return f"<LoadRun {'; '.join(self.summary().splitlines())}>"
-
-
-def _mean(shares: Sequence[float]) -> float:
-    return sum(shares) / len(shares) if shares else math.nan
 
 
 def known(row: dict[str, Any]) -> dict[str, Any]:
@@ -242,3 +322,71 @@ def known(row: dict[str, Any]) -> dict[str, Any]:
 
 def _listed(counts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts)
+
+
+class Collector:
+    """The sum of the reports of `expected` generator processes."""
+
+    def __init__(self, target: str, profile: LoadProfile, expected: int) -> None:
+        self.target, self.profile, self.expected = target, profile, expected
+        self.last: dict[str, dict[str, Any]] = {}  # by process
+        self.ticks: list[tuple[float, Tick]] = []  # with the time at which its process began
+        self.lag = Histogram()
+        self.paths: dict[str, Histogram] = {}
+        self.background: Counter[str] = Counter()
+        self.requests = 0
+        self.seconds = 0.0
+
+    def add(self, report: dict[str, Any]) -> Tick | None:
+        """One report; what is new in it, with its time in the process's own seconds. The last report of all is
+        {"background": ...}, what background clients got."""
+        if "background" in report:
+            self.background = Counter(report["background"])
+            return None
+        failures, found = Counter(report["failures"]), array.array("q")
+        for path, text in report["paths"].items():
+            part = unpack(text)
+            found += part
+            if self.profile.mix:
+                self.paths.setdefault(path, Histogram()).record(part)
+        self.lag.record(unpack(report["lag"]))
+        begin = self.last.get(report["process"], {"end": 0.0})["end"]
+        tick = Tick(begin, report["end"], failures, found, report["origin"])
+        self.ticks.append((report["started_at"], tick))
+        self.last[report["process"]] = report
+        self.requests += len(found) + failures.total()
+        self.seconds = max(self.seconds, report["end"])
+        return tick
+
+    def run(self, why: str = "") -> LoadRun | None:
+        """The result until now; None if no process has reported. why: what ended the run, where the processes
+        could not say it."""
+        parts = list(self.last.values())
+        if not parts:
+            return None
+        started = [part for part in parts if part["started_at"]]
+        began = min((part["started_at"] for part in started), default=0.0)
+        last = max((part["started_at"] + part["last_end"] for part in started), default=began)
+        names = ("late", "retries", "reconnects", "connections")
+        total = {name: sum(part[name] for part in parts) for name in names}
+        opened = (count for what, count in self.background.items() if what.endswith(" opened"))
+        total["connections"] += sum(opened)
+        ticks = (
+            tick._replace(begin=tick.begin + at - began, end=tick.end + at - began)
+            for at, tick in self.ticks
+        )
+        cpu, wait = (tuple(part[name] for part in started) for name in ("cpu", "wait"))
+        reasons = [part["ended"] for part in parts if part["ended"]]
+        reasons.sort(key=USUAL.__contains__)  # unusual ones first
+        missing = self.expected - len(reasons)
+        if missing and not set(reasons) - set(USUAL):
+            lost = ", ".join(part["process"] for part in parts if not part["ended"])
+            died = f"{missing} of {self.expected} generator processes died" + f" ({lost})" * bool(
+                lost
+            )
+            reasons = [why or f"{died}; what they did last is lost"]
+        return LoadRun(
+            self.target, self.profile, max(0.0, last - began), tuple(ticks), started_at=began,
+            processes_cpu=cpu, processes_wait=wait, paths=self.paths, lag=self.lag, background=self.background,
+            ended=reasons[0], version=parts[0]["version"], **total,
+        )  # fmt: skip

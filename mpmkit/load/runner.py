@@ -3,30 +3,135 @@
     run = run_load("http://127.0.0.1:8080", "/index.html", users=200, requests=20_000)
     run.qps, run.latency_ms(99), run.failures, run.errors, run.generator_cpu
 
-The generator is Locust, in a separate process (`generator_process.py`), because Locust monkey-patches the
-process that imports it.
+The generator is Locust, in a separate process, because Locust monkey-patches the process that imports it. It is
+started in a session of its own, ended by a signal or killed, and needs no file on disk: the profile and the log
+are in memory (memfd_create). It reports through one end of a pair of sockets, of which only this process has the
+other: it ends when this process does.
 """
 
+import contextlib
 import importlib.util
+import json
 import os
+import re
+import select
+import signal
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mpmkit.load import tls
 from mpmkit.load.arrivals import plan_problem
-from mpmkit.load.generator_process import STARTUP, Generator, LoadError, LoadInterrupted, Progress
 from mpmkit.load.preflight import OWN_FILES, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
-from mpmkit.load.reports import Collector
-from mpmkit.load.result import LoadRun
+from mpmkit.load.result import Collector, LoadRun, OnTick
 from mpmkit.load.target import target_of
-from mpmkit.load.windows import OnTick
 from mpmkit.measure.procfs import machine_times
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+
+Progress = Callable[[int, float], None]
+"""Called with (requests done, seconds since the first that counts), some four times a second."""
+
+STARTUP = 30.0  # seconds for starting and ending, in addition to the profile's time limit
+GRACE = 1.2  # seconds from asking it to end to killing it: a Ctrl-C is over within two
+
+
+class LoadError(RuntimeError):
+    """The generator could not run, or died. The text says what happened."""
+
+
+class LoadInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended the run. `run` is what had been measured until then, or None."""
+
+    def __init__(self, run: LoadRun | None) -> None:
+        super().__init__("the load was interrupted")
+        self.run = run
+
+
+class Generator(contextlib.AbstractContextManager):
+    """Locust's process, which is gone when the `with` block is. profile: as JSON; it finds it as a file."""
+
+    def __init__(self, argv: Sequence[str], profile: str) -> None:
+        # Locust's own environment variables would change a run behind the profile's back.
+        own = ("LOCUST_", "MPMKIT_LOAD_")
+        environ = {name: text for name, text in os.environ.items() if not name.startswith(own)}
+        self._log, given = os.memfd_create("log"), os.memfd_create("profile")
+        os.write(given, profile.encode())
+        self._reports, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # for a second, if granted
+        environ["MPMKIT_LOAD_FD"] = str(theirs.fileno())
+        self._unread = b""
+        self.at_end = False  # of its reports
+        try:
+            null, passed = subprocess.DEVNULL, (given, theirs.fileno())
+            pipes: Any = {"stdin": null, "stdout": null, "stderr": self._log, "pass_fds": passed}
+            place: Any = {"cwd": "/", "env": environ}  # where no locust.conf is
+            command = [*argv, "--load-profile", f"@/dev/fd/{given}"]
+            self.process = subprocess.Popen(command, **pipes, **place, start_new_session=True)
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            theirs.close()
+            os.close(given)
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._close()
+
+    def _close(self) -> None:
+        self._reports.close()
+        os.close(self._log)
+
+    def read(self, seconds: float) -> list[dict[str, Any]]:
+        """The reports that come, waiting for the first of them at most so long."""
+        if self.at_end or not select.select([self._reports], [], [], seconds)[0]:
+            return []
+        data = self._reports.recv(1 << 20)
+        self.at_end = not data
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def rest(self) -> Iterator[dict[str, Any]]:
+        """The reports that it left."""
+        while not self.at_end and select.select([self._reports], [], [], 0)[0]:
+            yield from self.read(0)
+
+    def ended(self) -> bool:
+        """Whether the leader has ended. It is not reaped yet, so its process group cannot be reused."""
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, how) is not None
+
+    def ask_to_end(self) -> None:
+        """Signal all its processes and wait a moment for them to write what they have."""
+        self._signal(signal.SIGTERM)
+        until = time.monotonic() + GRACE
+        while not self.ended() and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it. Also after a regular end: whatever its leader left behind goes with it."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: int) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def failure(self) -> LoadError:
+        """Why it gave no result, once it has ended: in its own last words."""
+        log = os.pread(self._log, 1 << 20, 0).decode(errors="replace").strip()
+        errors = re.findall(r"/(?:ERROR|CRITICAL)/[\w.]+: (.+)$", log, re.MULTILINE)
+        last = errors or [line.strip() for line in log.splitlines() if line.strip()]
+        words = " | ".join(last[-3:]) or "it said nothing"
+        code = self.process.returncode
+        return LoadError(f"Locust ended with exit code {code} and no result: {words}")
 
 
 def run_load(

@@ -4,12 +4,10 @@ The loops handle waiting only by `BlockingIOError`. So `recv` and `send` behave 
 raise it where they would have to wait. Nothing here waits or uses gevent.
 """
 
-import contextlib
+import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import ssl
 from collections.abc import Callable
 from typing import Any
-
-RECORDS = 65_536
 
 
 def context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
@@ -28,31 +26,21 @@ def context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
     return made
 
 
-class TlsSocket:
-    """A connected raw socket with TLS on it; `handshake` first, until it returns."""
+class TlsSocket(_socket.socket):
+    """A raw socket that has TLS on it from `secure` on; then `handshake`, until it returns."""
 
-    def __init__(self, sock: Any, how: ssl.SSLContext, host: str) -> None:
-        self.raw = sock
-        self.fileno, self.close = sock.fileno, sock.close
-        self.setsockopt, self.getsockopt = sock.setsockopt, sock.getsockopt
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = how.wrap_bio(self._in, self._out, server_hostname=host)
-        self._unsent = b""
+    def secure(self, how: Any, host: str) -> None:
+        # What gevent's own ssl calls: the public wrap_socket() takes no C socket.
+        self._tls = how._wrap_socket(self, False, host)
 
     def handshake(self) -> None:
-        """One step. Raises BlockingIOError while the server's answer is awaited, ssl.SSLError."""
+        """One step. Raises BlockingIOError while the server's answer is awaited."""
         self._do(self._tls.do_handshake)
-        self._flush()
 
-    def send(self, data: bytes) -> int:
-        """All of `data` is taken, or none (BlockingIOError)."""
-        self._flush()
-        self._tls.write(data)
-        with contextlib.suppress(BlockingIOError):  # what is left goes with the next call
-            self._flush()
-        return len(data)
+    def send(self, data: bytes) -> int:  # type: ignore[override]
+        return self._do(self._tls.write, data)
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int) -> bytes:  # type: ignore[override]
         """Up to a record's bytes; b"" at the end."""
         try:
             return self._do(self._tls.read, size)
@@ -60,19 +48,8 @@ class TlsSocket:
             # An end without close_notify is the HTTP reader's to judge: it knows the length.
             return b""
 
-    def _do(self, step: Callable[..., Any], *given: int) -> Any:
-        while True:
-            self._flush()
-            try:
-                return step(*given)
-            except ssl.SSLWantReadError:
-                self._flush()
-            if data := self.raw.recv(RECORDS):
-                self._in.write(data)
-            else:
-                self._in.write_eof()
-
-    def _flush(self) -> None:
-        while self._unsent or self._out.pending:
-            self._unsent = self._unsent or self._out.read()
-            self._unsent = self._unsent[self.raw.send(self._unsent) :]
+    def _do(self, step: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return step(*given)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None

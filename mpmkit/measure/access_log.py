@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import operator
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 from mpmkit.config.httpd_conf import Conf, Source, read
@@ -47,16 +49,12 @@ _NUMBER, _WORD, _QUOTED = r"-?[0-9.]*+", r"[^\s]*?", r'[^"\\\n]*+(?:\\.[^"\\\n]*
 # What each directive of a LogFormat writes: letter -> pattern. The same letters as server/log_format.py
 # writes (a test compares), and those that only other modules write. Any other text is `.*?`.
 PATTERNS = dict.fromkeys("bBIOSDTkP", _NUMBER) | dict.fromkeys("haAlvVpmH", _WORD)
-PATTERNS |= {"s": r"(?:-|\d{3})", "X": r"[-+X]", "%": "%"} | dict.fromkeys(
-    [*"urUqfieoCnRLtxc", "^ti", "^to"], ".*?"
-)
+PATTERNS |= {"s": r"(?:-|\d{3})", "X": r"[-+X]", "%": "%"}
+PATTERNS |= dict.fromkeys([*"urUqfieoCnRLtxc", "^ti", "^to"], ".*?")
 
 # strftime in a %{...}t: letter -> pattern. What stands for several is written out first.
-_CLOCK = (
-    dict.fromkeys("mHMSIy", r"\d\d")
-    | dict.fromkeys("ba", "[A-Z][a-z]{2}")
-    | dict.fromkeys("BAp", "[A-Za-z]+")
-)
+_CLOCK = dict.fromkeys("mHMSIy", r"\d\d") | dict.fromkeys("ba", "[A-Z][a-z]{2}")
+_CLOCK |= dict.fromkeys("BAp", "[A-Za-z]+")
 _CLOCK |= {"d": r"[ \d]\d", "Y": r"\d{4}", "j": r"\d{3}", "z": r"[-+]\d{4}", "%": "%"}
 _WRITTEN_OUT = {
     "%T": "%H:%M:%S", "%R": "%H:%M", "%F": "%Y-%m-%d", "%D": "%m/%d/%y", "%e": "%d", "%h": "%b",
@@ -67,19 +65,13 @@ _UNITS = {
     "sec": 1, "%s": 1, "msec": 1000, "usec": 1_000_000, "msec_frac": 1000, "usec_frac": 1_000_000,
 }  # fmt: skip
 
-_SCALES = {"%D": 1e-6, "%{us}T": 1e-6, "%{ms}T": 1e-3, "%T": 1.0, "%{s}T": 1.0}
+_DURATIONS = {"%D": 1_000_000, "%{us}T": 1_000_000, "%{ms}T": 1000, "%T": 1, "%{s}T": 1}
 # What is wanted of a line: name -> directives that have it, the best one first.
 WANTED = {
-    "seconds": tuple(_SCALES),
-    "size": ("%O", "%B", "%b"),
-    "address": ("%a", "%h", "%{c}a", "%{c}h"),
-    "agent": ("%{user-agent}i",),
-    "port": ("%{remote}p",),
-    "process": ("%P", "%{pid}P"),
-    "kept": ("%X",), "serial": ("%k",),
-    "line": ("%r", "%U", "%m"),
+    "seconds": tuple(_DURATIONS), "size": ("%O", "%B", "%b"), "address": ("%a", "%h", "%{c}a", "%{c}h"),
+    "agent": ("%{user-agent}i",), "port": ("%{remote}p",), "process": ("%P", "%{pid}P"), "kept": ("%X",),
+    "serial": ("%k",), "line": ("%r", "%U", "%m"),
 }  # fmt: skip
-
 
 Columns = tuple[Sequence[bytes], ...]  # the groups of a format, a sequence for each
 # Of a block of lines: the columns, unix times of the starts, durations in seconds or None; nan where none is.
@@ -90,11 +82,11 @@ class Clock:
     """The times of one moment of a request: `layouts` of %{...}t with the columns that hold them."""
 
     def __init__(self, found: Sequence[tuple[str, int]]) -> None:
-        self.whole = next(
-            ((_UNITS[k], at) for k, at in found if k in ("usec", "msec", "sec", "%s")), None
-        )
-        parts = [(_UNITS[k], at) for k, at in found if k.endswith("_frac")]
-        self.part = max(parts, default=None)
+        units = {k: (_UNITS[k], at) for k, at in found if k in _UNITS}
+        parts = [units.pop(k) for k in list(units) if k.endswith("_frac")]
+        self.whole, self.part = (max(of, default=None) for of in (units.values(), parts))
+        if self.whole and self.whole[0] > 1:
+            self.part = None
         has: set[str] = set()
         self.layout, self.columns = "", list[int]()
         for layout, at in found:
@@ -105,9 +97,7 @@ class Clock:
         day = bool(has & {"Y", "y"}) and bool(has & {"d", "j"})
         self.usable = bool(self.whole) or (day and bool(has & {"H", "I"}))
         self.zoned = bool(self.whole) or "z" in has
-        self.resolution = 1 / max(
-            (unit for unit, _ in filter(None, (self.whole, self.part))), default=1
-        )
+        self.resolution = 1 / (self.part or self.whole or (1,))[0]
         usual, cached = self.layout[1:] == DEFAULT_CLOCK, lru_cache(CACHED)
         self._read = cached(self._by_minute if usual else self._parsed)
         self._minute = cached(self._parsed)
@@ -116,19 +106,11 @@ class Clock:
         """Unix times of all lines of a block; nan where a text is not a time."""
         if self.whole:
             unit, at = self.whole
-            try:
-                found = [int(text) / unit for text in columns[at]]
-            except (ValueError, OverflowError):
-                found = [
-                    int(text) / unit if text.isdigit() and len(text) < 20 else math.nan
-                    for text in columns[at]
-                ]
-            return self._with_part(found, columns) if unit == 1 else found
-        texts = [columns[at] for at in self.columns]
-        keys: Any = texts[0] if len(texts) == 1 else zip(*texts, strict=True)
-        return self._with_part(list(map(self._read, keys)), columns)
-
-    def _with_part(self, found: list[float], columns: Sequence[Sequence[bytes]]) -> list[float]:
+            found = _numbers(columns[at], unit)
+        else:
+            texts = [columns[at] for at in self.columns]
+            keys: Any = texts[0] if len(texts) == 1 else zip(*texts, strict=True)
+            found = list(map(self._read, keys))
         if self.part is None:
             return found
         unit, at = self.part
@@ -163,30 +145,25 @@ class LineFormat:
         try:
             parts = list(pieces(self.text))
             keys = [_key(part) for part in parts]
-            best = {
-                name: next((key for key in directives if key in keys), "")
-                for name, directives in WANTED.items()
-            }
+            there = keys.__contains__
+            best = {next(filter(there, WANTED[name]), None): name for name in WANTED}
             clocks: list[tuple[bool, str, int]] = []  # at the end, layout, group
             captured: list[int] = []  # parts that are groups
             for number, (part, key) in enumerate(zip(parts, keys, strict=True)):
-                names = [name for name in best if key and key == best[name]]
                 if part.letter == "t":
                     clocks.append((*_moment(part), len(captured)))
-                elif names and names[0] not in self.columns:
-                    self.columns[names[0]] = len(captured)
+                elif name := best.pop(key, ""):
+                    self.columns[name] = len(captured)
                 else:
                     continue
                 captured.append(number)
             self.pattern, self.fast = (_compiled(parts, captured, fast) for fast in (False, True))
         except FormatError as error:
             raise TraceError(f"log_format: {error}") from None
-        self.scale = _SCALES.get(best["seconds"], 1.0)
-        self.begin, self.end = (
-            Clock([(layout, at) for late, layout, at in clocks if late == moment])
-            for moment in (False, True)
-        )
-        self.timed = bool(best["seconds"]) or (self.begin.usable and self.end.usable)
+        self.unit = next((unit for key, unit in _DURATIONS.items() if key in keys), 1)
+        self.begin = Clock([(layout, at) for end, layout, at in clocks if not end])
+        self.end = Clock([(layout, at) for end, layout, at in clocks if end])
+        self.timed = "seconds" in self.columns or (self.begin.usable and self.end.usable)
         if not self.begin.usable and not self.end.usable:
             raise TraceError(f"log_format: {text!r} has no time of the request; %t is one")
 
@@ -195,28 +172,20 @@ class LineFormat:
         columns: Columns = tuple(zip(*found, strict=True))
         lasted = None
         if "seconds" in self.columns:
-            lasted = _numbers(columns[self.columns["seconds"]], self.scale)
-        if not self.begin.usable:
-            ends = self.end.seconds(columns)
-            pairs = zip(ends, lasted or [0.0] * len(ends), strict=True)
-            starts = [end - (long if long == long else 0.0) for end, long in pairs]
-            return columns, starts, lasted
-        starts = self.begin.seconds(columns)
-        if lasted is None and self.end.usable:
-            ends = self.end.seconds(columns)
-            lasted = [end - start for start, end in zip(starts, ends, strict=True)]
-        return columns, starts, lasted
+            lasted = _numbers(columns[self.columns["seconds"]], self.unit)
+        ends = self.end.seconds(columns) if self.end.usable else []
+        if self.begin.usable:
+            starts = self.begin.seconds(columns)
+            return columns, starts, lasted or list(map(operator.sub, ends, starts)) or None
+        pairs = zip(ends, lasted or [0.0] * len(ends), strict=True)
+        return columns, [end - (long if long == long else 0.0) for end, long in pairs], lasted
 
 
 def _compiled(parts: Sequence[Piece], captured: Sequence[int], fast: bool) -> re.Pattern[bytes]:
     """fast: for lines without a backslash; a match may go on in the next line, so matches are to be counted."""
-    made = ""
+    made, texts = "", ["", *("" if part.letter else part.text for part in parts), ""]
     for number, part in enumerate(parts):
-        before, after = (
-            one[0].text if one and not one[0].letter else ""
-            for one in (parts[number - 1 : number], parts[number + 1 : number + 2])
-        )
-        body = _pattern(part, before[-1:] + after[:1], fast)
+        body = _pattern(part, texts[number][-1:] + texts[number + 2][:1], fast)
         made += f"({body})" if number in captured else body
     made += "()" * (len(captured) == 1)  # with a single group, findall gives no tuples
     return re.compile(rf"^{made}\r?$".encode("latin-1", "replace"), re.MULTILINE)
@@ -239,12 +208,12 @@ def _pattern(part: Piece, around: str, fast: bool) -> str:
     return f"(?:-|{body})" if part.condition else body
 
 
-def _numbers(texts: Sequence[bytes], scale: float) -> list[float]:
-    """Times `scale`; nan for what is no number ("-")."""
+def _numbers(texts: Sequence[bytes], unit: int) -> list[float]:
+    """Seconds of numbers of units; nan for what is no number ("-")."""
     for kind in (int, float):  # int is twice as fast
         with suppress(ValueError, OverflowError):
-            return [number * scale for number in map(kind, texts)]
-    return [math.nan if len(texts) == 1 else _numbers([text], scale)[0] for text in texts]
+            return [number / unit for number in map(kind, texts)]
+    return [math.nan if len(texts) == 1 else _numbers([text], unit)[0] for text in texts]
 
 
 def _key(part: Piece) -> str:
@@ -364,17 +333,12 @@ class Reader:
         if not self.lines:
             raise TraceError("the log has no whole line; is it the right file?")
         if self.broken > BROKEN_SHARE * self.lines:
-            remedy = (
-                f"they look like log_format={self.likely!r}"
-                if self.likely
-                else "give its LogFormat"
-            )
+            remedy = self.likely and f"they look like log_format={self.likely!r}"
             if self.likely and self.broken < (1 - BROKEN_SHARE) * self.lines:
                 remedy += ": the log has two formats, give only the lines of one"
-            raise TraceError(
-                f"{self.broken:,} of {self.lines:,} lines are not {self.form.text!r}; {remedy}. The first are\n"
-                + "\n".join(self.examples())
-            )
+            what = f"{self.broken:,} of {self.lines:,} lines are not {self.form.text!r}"
+            what += f"; {remedy or 'give its LogFormat'}"
+            raise TraceError("\n".join([f"{what}. The first are", *self.examples()]))
 
 
 def excerpt(line: bytes) -> str:
@@ -395,20 +359,19 @@ def guessed(name: str, block: bytes) -> LineFormat:
     if known := next(filter(None, (likely_format(line, ("",)) for line in lines)), ""):
         return LineFormat(known)
     known = next(filter(None, map(likely_format, lines)), "")
-    what = f"a number follows the format {known.split()[0]}" if known else "is in no known format"
-    other = known.replace("%D", "%T")
-    give = (
-        f"{known!r} if it is in microseconds, {other!r} if in seconds" if known else "its LogFormat"
-    )
+    what, give = "is in no known format", "its LogFormat"
+    if known:
+        what, other = f"a number follows the format {known.split()[0]}", known.replace("%D", "%T")
+        give = f"{known!r} if it is in microseconds, {other!r} if in seconds"
     text = f"{name}: {what}; give log_format={give}, or conf, the httpd.conf"
     raise TraceError(f"{text}; line 1 is {excerpt(lines[0])}")
 
 
 def in_order(
     logs: Sequence[Any], form: LineFormat | None, stack: ExitStack
-) -> tuple[Reader, list[tuple[str, Iterable[bytes]]]]:
-    """A reader, and (name, its blocks) of each log in the order of their first times: rotated logs may be given
-    in any. form: None to guess it from the first log that has lines. stack: closes them. Raises TraceError."""
+) -> tuple[Reader, Iterator[Entries]]:
+    """A reader, and what it reads, of all logs in the order of their first times: rotated logs may be given in
+    any. form: None to guess it from the first log that has lines. stack: closes them. Raises TraceError."""
     found: list[tuple[float, str, Iterable[bytes]]] = []
     for log in logs:
         name, file = opened(log, stack)
@@ -421,7 +384,9 @@ def in_order(
         found.append((at if at == at else math.inf, name, chain([first], lines)))
     if form is None:
         raise TraceError("the log has no line; is it the right file?")
-    return Reader(form), [(name, lines) for _, name, lines in sorted(found, key=lambda one: one[0])]
+    reader = Reader(form)
+    ordered = sorted(found, key=itemgetter(0))
+    return reader, chain.from_iterable(reader.columns(name, lines) for _, name, lines in ordered)
 
 
 def read_conf(conf: Any, mpm: str | None = None) -> Conf:

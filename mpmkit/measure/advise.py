@@ -22,7 +22,7 @@ from mpmkit.config.directives import Directives
 from mpmkit.measure.parallel import Report, in_turn
 from mpmkit.measure.proposal import Proposal, demand, holds
 from mpmkit.measure.sizing import Line, room_for
-from mpmkit.measure.trace import COLUMNS, Trace
+from mpmkit.measure.trace import Trace
 from mpmkit.policy.simulator import simulate
 from mpmkit.policy.trace_run import TraceRun
 from mpmkit.policy.traffic import check_span
@@ -61,8 +61,7 @@ class Cost:
             middle += self.kept.slope * kept
             reach = math.hypot(reach, (self.kept.high - self.kept.slope) * kept)
         reach = reach if math.isfinite(reach) else math.nan
-        low = middle - reach
-        return 0.0 if low < 0 else low, middle, middle + reach
+        return max(middle - reach, 0.0), middle, middle + reach  # of nan and 0, max takes the first
 
     def fitting(self, room: int) -> tuple[int, str]:
         """The most workers that `room` bytes hold (0: no limit), and the reason."""
@@ -120,9 +119,8 @@ class Advice:
         best = min(good, key=lambda case: case.memory[1])
         near = [c.mpm for c in good if c is not best and not c.memory[0] > best.memory[2]]
         same = f"; that of {' and '.join(near)} is not clearly more" if near else ""
-        return (
-            f"Under {best.mpm} as proposed hardly any request waits, with the least memory{same}."
-        )
+        few = f"Under {best.mpm} as proposed hardly any request waits"
+        return f"{few}, with the least memory{same}."
 
 
 def grown(trace: Trace, growth: float) -> Trace:
@@ -137,18 +135,13 @@ def grown(trace: Trace, growth: float) -> Trace:
     for i, (start, connection) in enumerate(zip(trace.start, trace.connection, strict=True)):
         if connection not in copies:
             numbers = range(int(len(copies) * growth), int((len(copies) + 1) * growth))
-            first = numbers.start
             copies[connection] = [
-                (n, chance.uniform(0, COPY_SECONDS) if n > first else 0.0) for n in numbers
+                (n, chance.uniform(0, COPY_SECONDS) if n > numbers[0] else 0.0) for n in numbers
             ]
         rows += [(start + delay, i, number) for number, delay in copies[connection]]
     rows.sort()
-    columns: dict[str, Any] = {
-        name: [getattr(trace, name)[i] for _, i, _ in rows] for name in COLUMNS
-    }
-    columns["start"] = [start for start, *_ in rows]
-    columns["connection"] = [number for *_, number in rows]
-    return replace(trace, **columns)
+    new = {"start": [start for start, *_ in rows], "connection": [number for *_, number in rows]}
+    return trace.of((i for _, i, _ in rows), **new)
 
 
 def advise(
@@ -193,8 +186,7 @@ def advise(
 def _case(load: Trace, job: tuple[str, Directives, Cost, int], report: Report) -> Case:
     """What the trace meets. A proposal is raised as long as its simulation shows that it lets clients wait."""
     kind, d, cost, room = job
-    first = bisect_left(load.start, WARM_SECONDS) + 1
-    begin = replace(load, **{name: getattr(load, name)[:first] for name in COLUMNS})
+    begin = load.of(range(min(len(load), bisect_left(load.start, WARM_SECONDS) + 1)))
 
     def simulated(d: Directives, before: float, part: float, attempt: str = "") -> TraceRun:
         """`before` of the work is done, and it is such a part of it."""
@@ -232,15 +224,13 @@ def _reach(trace: Trace, writer: Directives | None) -> Iterator[str]:
     """What the log does not show."""
     if trace.span < LEAST_SPAN:
         covers = f"{trace.span:.0f} s" if trace.span < 120 else f"{trace.span / 60:.0f} minutes"
-        yield (
-            f"The log covers {covers}: hours in which more happens are not in it. Give a whole day, better a "
-            "week."
-        )
+        more = "hours in which more happens are not in it. Give a whole day, better a week."
+        yield f"The log covers {covers}: {more}"
     if writer is None:
-        yield (
-            "Which MPM wrote the log is not known, so whether it ran into its limit is not either: give -f with "
-            "the LoadModule of an MPM, or --status."
+        unknown = (
+            "Which MPM wrote the log is not known, so whether it ran into its limit is not either"
         )
+        yield f"{unknown}: give -f with the LoadModule of an MPM, or --status."
         return
     limit = writer.process_limit * writer.ThreadsPerChild
     full = [t for t, busy in enumerate(demand(trace, holds(writer))) if busy >= FULL * limit]
@@ -259,10 +249,9 @@ def _growth_notes(load: Trace, growth: float) -> Iterator[str]:
         yield f"Growth {growth:g}: that many times the connections, each whole; {how}."
     if growth > 1:
         usual, slow = max(demand(load, 0.0)), max(demand(load, 0.0, growth))
-        yield (
-            f"Durations are the log's. With a full processor they are longer: {growth:g} times as long, requests "
-            f"would keep {slow} workers busy at the peak, not {usual}."
-        )
+        longer = f"With a full processor they are longer: {growth:g} times as long"
+        busy = f"requests would keep {slow} workers busy at the peak, not {usual}"
+        yield f"Durations are the log's. {longer}, {busy}."
 
 
 def _untimed(load: Trace) -> Iterator[str]:
@@ -271,10 +260,8 @@ def _untimed(load: Trace) -> Iterator[str]:
     for start in load.start:
         rate[int(start)] += 1
     peak = max(rate)
-    yield (
-        "No request has a duration, so it is not known which workers are busy, and nothing is proposed. Add to "
-        f"httpd.conf:{LOG_LINES}"
-    )
+    none = "No request has a duration, so it is not known which workers are busy, and nothing is proposed."
+    yield f"{none} Add to httpd.conf:{LOG_LINES}"
     yield (
         f"Meanwhile: {peak} requests in the busiest second ({load.clock(rate.index(peak))}), "
         f"{len(load) / max(1.0, load.span):.2f} per second on average. By Little's law each 100 ms that a "

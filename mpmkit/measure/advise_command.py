@@ -86,12 +86,10 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     if _name(above) in HTTPD:
         raise ValueError(f"pid: process {pid} is a child of httpd; give its parent, {above}")
     looks = [(procfs.read_smaps(one), procfs.status_numbers(one)) for one in procfs.children(pid)]
-    most = max((numbers.get("Threads", 1) for _, numbers in looks), default=0)
-    seen = [  # without mod_cgid's daemon, which has one thread
-        (memory, numbers.get("VmPTE", 0))
-        for memory, numbers in looks
-        if memory is not None and 2 * numbers.get("Threads", 1) > most
-    ]
+    most = max((said.get("Threads", 1) for _, said in looks), default=0)
+    # Without mod_cgid's daemon, which has one thread.
+    looks = [(memory, said) for memory, said in looks if 2 * said.get("Threads", 1) > most]
+    seen = [(memory, said.get("VmPTE", 0)) for memory, said in looks if memory is not None]
     own = procfs.read_smaps(pid)
     if own is None or not seen:
         why = "and of its children may not be read; run this as root, while it serves"
@@ -102,9 +100,8 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     if len(each) > 1:
         reach = t_quantile(len(each) - 1) * statistics.stdev(each) / math.sqrt(len(each))
     line = Line(shared, middle, middle - reach, middle + reach, len(each), len(each) * threads)
-    return Cost(
-        line, f"measured, {len(each)} children of process {pid} as they are now", kept, True
-    )
+    source = f"measured, {len(each)} children of process {pid} as they are now"
+    return Cost(line, source, kept, True)
 
 
 def _name(pid: int | str) -> str:
@@ -129,21 +126,14 @@ def parser() -> Parser:
     return made
 
 
-def _writer(options: argparse.Namespace) -> str:
-    """The MPM of the server that writes the log; "": not known."""
-    own = configured(options.conf, None)[0]
-    if options.status is None:
-        return own
-    page = StatusPage(options.status, 5.0)
-    running = page.mpm.lower()
-    if own and running and running != own:
-        raise ValueError(f"{page.page}: runs {running}, but {options.conf} loads {own}")
-    return running or own
-
-
 def answer(options: argparse.Namespace, bar: Bar) -> Advice:
     """Read everything, and simulate. Raises ValueError, OSError."""
-    writer = _writer(options)
+    own = writer = configured(options.conf, None)[0]  # the MPM that writes the log; "": not known
+    if options.status is not None:
+        page = StatusPage(options.status, 5.0)
+        writer = page.mpm.lower() or own
+        if own and writer != own:
+            raise ValueError(f"{page.page}: runs {writer}, but {options.conf} loads {own}")
     found = [configured(options.conf, mpm) for mpm in MPMS]
     given, costs = {mpm: d for mpm, d, _ in found if d}, recorded_costs()
     if options.pid is not None:

@@ -121,27 +121,23 @@ def _points(values: Sequence[float], high: float, width: int, height: int) -> st
     """A polyline's points; of several values that fall together the largest."""
     step = max(1, math.ceil(len(values) / COLUMNS))
     tops = [max(values[i : i + step]) for i in range(0, len(values), step)]
-    across = width / max(1, len(tops) - 1)
-    return " ".join(
-        f"{i * across:.1f},{height - height * value / high:.1f}" for i, value in enumerate(tops)
-    )
+    across, up = width / max(1, len(tops) - 1), height / high
+    return " ".join(f"{i * across:.1f},{height - top * up:.1f}" for i, top in enumerate(tops))
 
 
 def plot(cases: Sequence[Case], title: str) -> str:
     """An SVG of one of DRAWN over time: the cases of an MPM, as given and as proposed."""
     width, height = 360, 110
-    series = [(case.kind, DRAWN[title](case)) for case in cases]
-    high = max(1.0, *(max(values) for _, values in series))
-    peaks = ", ".join(f"{kind} {max(values):,.0f} at most" for kind, values in series)
-    lines = "".join(
-        f"<polyline class='{kind}' points='{_points(values, high, width, height)}'/>"
-        for kind, values in series
-    )
+    series = {case.kind: DRAWN[title](case) for case in cases}
+    high = max(1.0, *map(max, series.values()))
+    peaks = ", ".join(f"{kind} {max(values):,.0f} at most" for kind, values in series.items())
+    lines = f"<rect width='{width}' height='{height}'/>"
+    for kind, values in series.items():
+        lines += f"<polyline class='{kind}' points='{_points(values, high, width, height)}'/>"
     return (
         f"<figure><svg viewBox='-4 -4 {width + 8} {height + 8}' role='img'>"
-        f"<title>{escape(f'{title} under {cases[0].mpm}: {peaks}')}</title>"
-        f"<rect width='{width}' height='{height}'/>{lines}</svg>"
-        f"<figcaption>{escape(f'{title}: {peaks}')}</figcaption></figure>"
+        f"<title>{title} under {cases[0].mpm}: {peaks}</title>{lines}</svg>"
+        f"<figcaption>{title}: {peaks}</figcaption></figure>"
     )
 
 
@@ -151,14 +147,12 @@ def _wide(label: str, inside: str) -> str:
 
 
 def _table(advice: Advice) -> str:
-    head, *body = rows(advice)
-    made = "<thead><tr>" + "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in head)
-    made += "</tr></thead><tbody>"
-    for row in body:
-        first, *others = map(escape, row)
-        cells = "".join(f"<td>{cell}</td>" for cell in others)
-        made += f"<tr><th scope='row'>{first}</th>{cells}</tr>"
-    return _wide("Under each MPM, as given and as proposed", f"<table>{made}</tbody></table>")
+    head, *body = (tuple(map(escape, row)) for row in rows(advice))
+    made = "".join(f"<th scope='col'>{cell}</th>" for cell in head)
+    made = f"<table><thead><tr>{made}</tr></thead><tbody>"
+    for first, *others in body:
+        made += f"<tr><th scope='row'>{first}</th><td>{'</td><td>'.join(others)}</td></tr>"
+    return _wide("Under each MPM, as given and as proposed", f"{made}</tbody></table>")
 
 
 def html(advice: Advice, title: str) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile
+from mpmkit.load.result import Tick
 from mpmkit.load.runner import run_load
-from mpmkit.load.windows import Tick
 from mpmkit.measure import command, cpus, demand, experiment, procfs, stats
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table
 from mpmkit.measure.records import Row
@@ -205,7 +205,7 @@ def step(
         seen.append((now, cpus.read(place.server, loopers, mine, servers)))
 
     found = run_load(server, profile=load, on_tick=tick)
-    good = sum(len(tick.latencies) for tick, _ in seen[1:])
+    good = sum(len(tick.values) for tick, _ in seen[1:])
     failures = sum(tick.failures.total() for tick, _ in seen[1:])
     spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, place.shared) if seen else cpus.Spent()
     columns: dict[str, Any] = {"requests": good + failures, "failures": failures}

@@ -21,8 +21,8 @@ from typing import Any
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.fields import listed, read_share
+from mpmkit.load.profile import RequestSpec
 from mpmkit.load.runner import run_load
-from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
 from mpmkit.measure import command, competitors, cpus, experiment, published, stats, turns
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table

@@ -24,8 +24,8 @@ from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
+from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.fields import listed
-from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
 from mpmkit.measure.command import Problems

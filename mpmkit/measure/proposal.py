@@ -60,9 +60,15 @@ class Proposal:
     def __init__(self, given: Directives, trace: Trace, most: int, why_most: str) -> None:
         self.given, self.threads, self.why_most = given, given.ThreadsPerChild, why_most
         self.kind = "Threads" if given.threaded else "Servers"
-        self.reasons: dict[str, str] = {}
+        self.reasons = why = dict[str, str]()
         self.keep = given.KeepAliveTimeout
-        self._shorten_keep_alive(trace)
+        pauses = trace.think_times()
+        if holds(given) and len(pauses) >= FEWEST_PAUSES:  # no longer than most clients need
+            found = max(1, math.ceil(statistics.quantiles(pauses, n=20)[-1]))
+            if found < self.keep:
+                self.keep = float(found)
+                come = f"95% of the next requests on a connection come within {found} s"
+                why["KeepAliveTimeout"] = f"{come}, and each kept connection holds a worker"
         self.most = max(self.threads, min(most, MOST) // self.threads * self.threads)
         load = demand(trace, self.keep if holds(given) else 0.0)
         self.peak, self.mean = max(load), statistics.fmean(load)
@@ -72,33 +78,18 @@ class Proposal:
         self.spare = min(self._whole(self.rise), self.wanted)
         self.factor = given.AsyncRequestWorkerFactor
         if given.mpm == "event" and given.KeepAlive:
-            self._hold(max(demand(trace, self.keep)))
+            # A factor that lets the pool hold all connections (policy/admission.py).
+            most = max(demand(trace, self.keep))
+            children = self._whole(min(self.peak + self.spare, self.most)) // self.threads
+            needed = math.ceil((most * HEADROOM - children * self.threads) / self.spare)
+            if needed > self.factor:
+                self.factor = float(needed)
+                free = f"{children} children with {self.spare} idle threads"
+                why["AsyncRequestWorkerFactor"] = f"{most} connections at the peak, {free}"
 
     def _whole(self, workers: float, least: int = 1) -> int:
         """Rounded up to children."""
         return max(least, math.ceil(workers / self.threads)) * self.threads
-
-    def _shorten_keep_alive(self, trace: Trace) -> None:
-        """Under prefork and worker: no longer than most clients need."""
-        pauses = trace.think_times()
-        if holds(self.given) and len(pauses) >= FEWEST_PAUSES:
-            found = max(1, math.ceil(statistics.quantiles(pauses, n=20)[-1]))
-            if found < self.keep:
-                self.keep = float(found)
-                self.reasons["KeepAliveTimeout"] = (
-                    f"95% of the next requests on a connection come within {found} s, and each kept connection "
-                    "holds a worker"
-                )
-
-    def _hold(self, connections: int) -> None:
-        """event: a factor that lets the pool hold so many connections (policy/admission.py)."""
-        children = self._whole(min(self.peak + self.spare, self.most)) // self.threads
-        needed = math.ceil((connections * HEADROOM - children * self.threads) / self.spare)
-        if needed > self.factor:
-            self.factor = float(needed)
-            self.reasons["AsyncRequestWorkerFactor"] = (
-                f"{connections} connections at the peak, {children} children with {self.spare} idle threads"
-            )
 
     def raised(self, run: TraceRun) -> bool:
         """Raise what lets most clients wait. False: few wait, or nothing can be raised."""
@@ -137,10 +128,9 @@ class Proposal:
         why[f"MaxSpare{kind}"] = "twice the minimum, so children do not keep ending and starting"
         if given.threaded:
             why["ThreadsPerChild"] = "unchanged"
-        why["ServerLimit"] = (
-            "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
-            + ", plus a quarter for processes that finish gracefully" * bool(finishing)
-        )  # fmt: skip
+        each = "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
+        more = ", plus a quarter for processes that finish gracefully" * bool(finishing)
+        why["ServerLimit"] = each + more
         more = "plus a quarter" if workers == self.wanted else f"but {self.why_most}"
         why["MaxRequestWorkers"] = f"{self.peak} busy at the peak ({self.when}), {more}"
         return replace(given, **values)

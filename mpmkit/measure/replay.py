@@ -10,26 +10,20 @@ and connections that the server closed before the log's last request.
 """
 
 import math
-import os
 import re
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from itertools import accumulate
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load import cli
-from mpmkit.load.profile import LoadProfile
-from mpmkit.load.specs import MAX_SECONDS, MAX_USERS
-from mpmkit.measure import access_log
-from mpmkit.measure.access_trace import from_conf
+from mpmkit.load.profile import MAX_SECONDS, MAX_USERS, LoadProfile
+from mpmkit.measure.access_trace import numbered, read_trace
 from mpmkit.measure.advise import grown
 from mpmkit.measure.command import say
-from mpmkit.measure.trace import COLUMNS, Trace
+from mpmkit.measure.trace import Trace
 
 GRID = 1.1  # sizes and durations are rounded to powers of it: by 5% at most
 STAY = 30.0  # seconds for which a server keeps a connection, for the number of users
@@ -49,42 +43,22 @@ def rounded(value: float, most: float) -> int:
 Asked = tuple[str, str]  # method and path
 
 
-def with_paths(
-    trace: Trace, logs: Sequence[str], log_format: str, conf: str | None
-) -> tuple[Trace, list[Asked]]:
-    """(the requests whose path can be asked for again, those paths): a trace has none, so the logs are read once
-    more. `size` of the trace is then the place of its path. Raises ValueError where there are none."""
-    if "-" in logs:
-        raise ValueError("paths: standard input can be read only once; write the log to a file")
-    nicknames, text = access_log.NICKNAMES, log_format
-    if conf is not None:
-        nicknames, text, _ = from_conf(conf, logs[0], text)
-    rows: list[tuple[float, bytes]] = []
-    with ExitStack() as stack:
-        form = access_log.LineFormat(text, nicknames) if text else None
-        reader, streams = access_log.in_order(logs, form, stack)
-        at = reader.form.columns.get("line")
-        if at is None:
-            raise ValueError("paths: the log has no request lines; %r is one")
-        for name, lines in streams:
-            for found, starts, _ in reader.columns(name, lines):
-                rows += zip(starts, found[at], strict=True)
-    rows.sort(key=itemgetter(0))
-    if len(rows) != len(trace):
-        raise ValueError("paths: the log changed while it was read; give a copy of it")
-    places: dict[Asked, int] = {}
-    good, numbers = list[int](), list[int]()
-    for i, (_, line) in enumerate(rows):
-        if match := AGAIN.fullmatch(line):
-            asked = (match[1] or b"GET").decode(), match[2].decode()
-            good.append(i)
-            numbers.append(places.setdefault(asked, len(places)))
+def with_paths(logs: Sequence[str], log_format: str, conf: str | None) -> tuple[Trace, list[Asked]]:
+    """(the requests whose path can be asked for again, those paths); `size` of the trace is the place of its
+    path. Raises ValueError where there are none."""
+    lines, places = numbered(), numbered()
+    trace = Trace(**read_trace(logs, log_format, conf, lines))
+    place_of = {
+        number: places[(match[1] or b"GET").decode(), match[2].decode()]
+        for line, number in lines.items()
+        if (match := AGAIN.fullmatch(line))
+    }
+    good = [i for i, number in enumerate(trace.size) if number in place_of]
     if not good:
         raise ValueError("paths: no request of the log is a GET or HEAD of a path")
     if left := len(trace) - len(good):
         say(f"{left:,} requests are no GET or HEAD of a path: they are not sent")
-    columns: dict[str, Any] = {n: [getattr(trace, n)[i] for i in good] for n in COLUMNS}
-    return replace(trace, **columns | {"size": numbers}), list(places)
+    return trace.of(good, size=[place_of[trace.size[i]] for i in good]), list(places)
 
 
 def plan(
@@ -114,9 +88,8 @@ def plan(
             words[connection] += ["close"] * closes
             edges.append((ends[connection] + STAY * (not closes), -1))
     if due > (most := MAX_SECONDS - SLOW):
-        raise ValueError(
-            f"speed: the log takes {due:,.0f} s at {speed:g}; a run at most {most:,.0f}"
-        )
+        takes = f"the log takes {due:,.0f} s at {speed:g}"
+        raise ValueError(f"speed: {takes}; a run at most {most:,.0f}")
     file.write_text("".join(f"{' '.join(one)}\n" for one in words.values()), encoding="ascii")
     mix: list[dict[str, Any]] = [
         dict(zip(("method", "path"), paths[size], strict=True), expect_status=None) if paths
@@ -132,24 +105,20 @@ def plan(
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="mpmkit replay",
-        description="Send the requests of an access log to a server of this machine.",
-    )
-    add = made.add_argument
+    what = "Send the requests of an access log to a server of this machine."
+    made = Parser(prog="mpmkit replay", description=what)
+    add, url = made.add_argument, "like http://127.0.0.1:8080 (loopback only)"
     add("log", nargs="+", metavar="LOG", help="access log; several, .gz, or -")
-    add(
-        "--against", required=True, metavar="URL", help="like http://127.0.0.1:8080 (loopback only)"
-    )
+    add("--against", required=True, metavar="URL", help=url)
     add("--log-format", default="", metavar="FORMAT", help='its LogFormat, or "combined %%D"')
     add("-f", dest="conf", metavar="FILE", help="httpd.conf with its LogFormat")
     add("--speed", type=float, default=1.0, metavar="N", help="times as fast (default: 1)")
     add("--scale", type=float, default=1.0, metavar="N", help="times the connections (default: 1)")
-    what = made.add_mutually_exclusive_group()
+    either = made.add_mutually_exclusive_group().add_argument
     asked = "what is asked (default: /replay.py)"
-    what.add_argument("--script", default="/replay.py", metavar="PATH", help=asked)
+    either("--script", default="/replay.py", metavar="PATH", help=asked)
     logged = "ask for the paths of the log: the server has them"
-    what.add_argument("--paths", action="store_true", help=logged)
+    either("--paths", action="store_true", help=logged)
     add("--processes", type=int, default=1, metavar="N", help="of Locust (default: 1)")
     add("--json", action="store_true", help="print one JSON object")
     return made
@@ -161,22 +130,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not 0 < options.speed <= 1000 or not 0 < options.scale <= 1000:
             raise ValueError("speed, scale: must be more than 0 and at most 1000")
-        read = Trace.read(options.log, log_format=options.log_format, conf=options.conf)
-        say("\n".join(f"left out: {line}" for line in read.broken))
-        paths: list[Asked] = []
-        if options.paths:
-            read, paths = with_paths(read, options.log, options.log_format, options.conf)
-        trace = grown(read, options.scale)
+        how = options.log, options.log_format, options.conf
+        trace, paths = with_paths(*how) if options.paths else (Trace(**read_trace(*how)), [])
+        say("\n".join(f"left out: {line}" for line in trace.broken))
+        trace = grown(trace, options.scale)
         with tempfile.TemporaryDirectory(prefix="mpmkit-replay-") as place:
             made = plan(trace, options.speed, options.script, Path(place, "plan"), paths)
             profile = Path(place, "profile")
             load = LoadProfile(**made, processes=options.processes)
             profile.write_text(load.to_json(), encoding="utf-8")
-            say(
-                f"{len(trace):,} requests on {len(set(trace.connection)):,} connections in "
-                f"{load.duration:.0f} s, {len(load.mix)} different ones"
-            )
-            words = [options.against, "--profile", os.fspath(profile)]
+            many = f"{len(trace):,} requests on {len(set(trace.connection)):,} connections"
+            say(f"{many} in {load.duration:.0f} s, {len(load.mix)} different ones")
+            words = [options.against, "--profile", str(profile)]
             return cli.main(words + ["--json"] * options.json)
     except (ValueError, OSError) as error:
         say(str(error))

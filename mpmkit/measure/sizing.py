@@ -202,10 +202,9 @@ def max_request_workers_for(
     found = workers(line.dear, (total - kept) / 1024 - base - idle * per_idle)
     if found < 1:
         least = int((base + idle * per_idle + step * line.dear) * 1024)
-        raise ValueError(
-            f"ram: {_mib(total)} have no room for {step} worker{'s' * (step > 1)} of {mpm}: that "
-            f"takes {_mib(least)} besides a reserve of {_mib(kept)}"
-        )
+        none = f"{_mib(total)} have no room for {step} worker{'s' * (step > 1)} of {mpm}"
+        takes = f"that takes {_mib(least)} besides a reserve of {_mib(kept)}"
+        raise ValueError(f"ram: {none}: {takes}")
     rss = lines(rows, ("rss_kb",))[server, mpm, "busy"]
     by_rss = workers(rss.slope, (total - kept) / 1024 - rss.base) if rss.slope > 0 else None
     each, each_idle = (math.ceil(cost * 1024) for cost in (line.dear, per_idle))
@@ -224,10 +223,9 @@ def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tupl
     if idle and parked is None:
         raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
     if not line.slope > 0 or (not line.low > 0 and line.points > 2):
-        raise ValueError(
-            f"memory: growth with the number of requests is not larger than the noise "
-            f"({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
-        )
+        noise = f"the noise ({line.low:,.0f} to {line.high:,.0f} KiB)"
+        growth = f"growth with the number of requests is not larger than {noise}"
+        raise ValueError(f"memory: {growth}; measure more levels or rounds")
     return line, max(0.0, parked.dear) if idle and parked else 0.0
 
 

@@ -4,7 +4,7 @@
     trace.span, len(trace), max(trace.seconds), trace.think_times()
     trace.to_csv("trace.csv"); mpmkit.Trace.from_csv("trace.csv")
 
-Its columns, notes and CSV have no address, no user agent and no path: a client is a number, a path a class.
+Its columns, notes and CSV have no address, no user agent and no path: a client is a number.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from mpmkit.measure.access_log import BROKEN_SHARE, TraceError
 from mpmkit.policy.traffic import LONGEST
 
 NAN = float("nan")
-CLASSES = ("static", "script")
 
 # Name of a column -> its type (array.array) and how a value is written in a CSV.
 COLUMNS = {
     "start": ("d", "{:.6f}"), "seconds": ("d", "{:.6f}"), "size": ("q", "{}"), "client": ("I", "{}"),
-    "kept": ("b", "{}"), "connection": ("I", "{}"), "path_class": ("B", "{}"),
+    "kept": ("b", "{}"), "connection": ("I", "{}"),
 }  # fmt: skip
 
 
@@ -44,7 +43,6 @@ class Trace:
     client      number of the client: the same address and user agent have the same
     kept        1: the connection was kept after the answer, 0: closed, -1: unknown
     connection  number of the connection
-    path_class  index into `classes`
     begin       unix time of the first request's start, seconds
     notes       sentences: how connections were inferred, resolution of times, lines left out
     broken      the first lines that were left out, with their numbers: the only text of the log;
@@ -60,8 +58,6 @@ class Trace:
     client: Any = None
     kept: Any = None
     connection: Any = None
-    path_class: Any = None
-    classes: tuple[str, ...] = CLASSES
     begin: float = 0.0
     notes: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
@@ -69,11 +65,10 @@ class Trace:
     def __post_init__(self) -> None:
         self.start = self._column("start")
         count = len(self.start)
-        numbers = range(count)
-        missing = {"seconds": NAN, "size": 0, "kept": -1, "path_class": 0}
+        missing = {"seconds": NAN, "size": 0, "kept": -1}
         for name in islice(COLUMNS, 1, None):
             if getattr(self, name) is None:
-                setattr(self, name, [missing[name]] * count if name in missing else numbers)
+                setattr(self, name, [missing[name]] * count if name in missing else range(count))
             column = self._column(name)
             if len(column) != count:
                 raise TraceError(f"{name}: has {len(column):,} entries, start has {count:,}")
@@ -81,24 +76,14 @@ class Trace:
         first, last = (self.start[0], self.start[-1]) if count else (0.0, 0.0)
         in_order = all(map(operator.le, self.start, islice(self.start, 1, None)))
         if not (0 <= first and last < math.inf and in_order):
-            raise TraceError(
-                "start: must be seconds from 0 on, sorted, the columns in the same order"
-            )
-        self._check_durations()
-
-    def _check_durations(self) -> None:
+            what = "seconds from 0 on, sorted, the columns in the same order"
+            raise TraceError(f"start: must be {what}")
         if len(self) and 0 <= min(self.seconds) and max(self.seconds) <= LONGEST:
             return  # the usual case, twice as fast
-        wrong = [
-            i for i, seconds in enumerate(self.seconds)
-            if not 0 <= seconds <= LONGEST and seconds == seconds
-        ]  # fmt: skip
-        if wrong:
-            self.seconds = array("d", self.seconds)  # that of the caller stays as it is
-            for i in wrong:
-                self.seconds[i] = NAN
-            text = f"{len(wrong):,} durations are negative or longer than 100 days and count as missing."
-            self.notes = (*self.notes, text)
+        good = array("d", [s if 0 <= s <= LONGEST else NAN for s in self.seconds])
+        if wrong := sum(map(math.isnan, good)) - sum(map(math.isnan, self.seconds)):
+            text = f"{wrong:,} durations are negative or longer than 100 days and count as missing."
+            self.seconds, self.notes = good, (*self.notes, text)
 
     def _column(self, name: str) -> array[Any]:
         values, code = getattr(self, name), COLUMNS[name][0]
@@ -126,9 +111,14 @@ class Trace:
         if not 0 < lost <= BROKEN_SHARE * len(self):
             return self
         good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
-        columns: dict[str, Any] = {n: [getattr(self, n)[i] for i in good] for n in COLUMNS}
         text = f"{lost:,} requests have no duration and are left out."
-        return replace(self, notes=(*self.notes, text), **columns)
+        return self.of(good, notes=(*self.notes, text))
+
+    def of(self, places: Iterable[int], **changes: Any) -> Trace:
+        """Its requests at those places, with other fields changed."""
+        at = list(places)
+        columns = {name: [getattr(self, name)[i] for i in at] for name in COLUMNS}
+        return replace(self, **columns | changes)
 
     @property
     def span(self) -> float:
@@ -156,11 +146,11 @@ class Trace:
         return found
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write it as CSV: comments with `begin`, `classes` and `notes`, a header, a line a request."""
+        """Write it as CSV: comments with `begin` and `notes`, a header, a line a request."""
         line = ",".join(form for _, form in COLUMNS.values()) + "\n"
         columns = [getattr(self, name) for name in COLUMNS]
         with open(path, "w", encoding="utf-8") as file:
-            file.write(f"# begin: {self.begin:.6f}\n# classes: {' '.join(self.classes)}\n")
+            file.write(f"# begin: {self.begin:.6f}\n")
             file.writelines(f"# note: {' '.join(note.split())}\n" for note in self.notes)
             file.write(",".join(COLUMNS) + "\n")
             file.writelines(line.format(*row) for row in zip(*columns, strict=True))
@@ -185,38 +175,30 @@ class Trace:
     def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
         """Read a file of `to_csv`. Raises TraceError, naming the line, and OSError."""
         with open(path, encoding="utf-8", errors="replace") as file:
-            lines = enumerate(file, 1)
-            said: list[tuple[str, str]] = []
+            lines, line = enumerate(file, 1), ""
+            said: dict[str, list[str]] = {"note": [], "begin": []}
             for _, line in lines:
                 if not line.startswith("# "):
                     break
                 name, _, value = line[2:].strip().partition(": ")
-                said.append((name, value))
-            else:
-                line = ""
+                said.setdefault(name, []).append(value)
             if line.strip() != ",".join(COLUMNS):
                 raise TraceError(f"{path}: is not a trace: no line {','.join(COLUMNS)}")
-            columns = {name: array(code) for name, (code, _) in COLUMNS.items()}
-            _fill(path, lines, list(columns.values()))
-        more: dict[str, Any] = {"notes": tuple(v for name, v in said if name == "note"), **columns}
-        for name, value in said:
-            with contextlib.suppress(ValueError):
-                more |= {"begin": float(value)} if name == "begin" else {}
-            more |= {"classes": tuple(value.split())} if name == "classes" else {}
-        return cls(**more)
-
-
-def _fill(path: Any, lines: Iterable[tuple[int, str]], columns: list[array[Any]]) -> None:
-    kinds = [float if column.typecode == "d" else int for column in columns]
-    before = 0.0
-    for number, line in lines:
-        try:
-            row = [kind(cell) for kind, cell in zip(kinds, line.split(","), strict=True)]
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)
-        except (ValueError, OverflowError):
-            raise TraceError(f"{path}, line {number}: is not a request: {line[:80]!r}") from None
-        if not before <= row[0] < math.inf:
-            what = "starts before the one above it, or never; sort the lines by start"
-            raise TraceError(f"{path}, line {number}: {what}: {line[:80]!r}")
-        before = row[0]
+            columns: dict[str, Any] = {name: array(code) for name, (code, _) in COLUMNS.items()}
+            kinds = [(one, float if one.typecode == "d" else int) for one in columns.values()]
+            before, starts = 0.0, columns["start"]
+            for number, line in lines:
+                where = f"{path}, line {number}: "
+                try:
+                    for (column, kind), cell in zip(kinds, line.split(","), strict=True):
+                        column.append(kind(cell))
+                except (ValueError, OverflowError):
+                    raise TraceError(f"{where}is not a request: {line[:80]!r}") from None
+                if not before <= starts[-1] < math.inf:
+                    what = "starts before the one above it, or never; sort the lines by start"
+                    raise TraceError(f"{where}{what}: {line[:80]!r}")
+                before = starts[-1]
+        begin = 0.0
+        with contextlib.suppress(ValueError, IndexError):
+            begin = float(said["begin"][0])
+        return cls(**columns, begin=begin, notes=tuple(said["note"]))

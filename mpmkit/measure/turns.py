@@ -20,10 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mpmkit.load.arrivals import arrivals
-from mpmkit.load.profile import LoadProfile
-from mpmkit.load.result import LoadRun
-from mpmkit.load.specs import RequestSpec, Stage
-from mpmkit.load.windows import Tick
+from mpmkit.load.profile import LoadProfile, RequestSpec, Stage
+from mpmkit.load.result import LoadRun, Tick
 from mpmkit.measure import cpus, procfs, stats
 
 LEAD, COUNTED, PAUSE = 0.03, 0.1, 0.01  # seconds of a turn

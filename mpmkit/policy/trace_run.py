@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,18 +39,6 @@ class TraceRun:
     binds: dict[str, tuple[float, int]] = field(default_factory=dict)
     series: dict[str, array] = field(default_factory=dict)
     seconds: float = 0.0
-
-    def add_up(self, busy_time: Sequence[float], kept_time: float) -> None:
-        """From the seconds for which 0, 1, 2, ... workers were busy, and seconds of kept connections."""
-        self.peak_busy = len(busy_time) - 1
-        if total := sum(busy_time):
-            self.mean_busy = sum(n * spent for n, spent in enumerate(busy_time)) / total
-            self.mean_kept = kept_time / total
-            reached = 0.0
-            for self.busy_p99, spent in enumerate(busy_time):
-                reached += spent
-                if reached >= 0.99 * total:
-                    break
 
     def cause(self, children: Iterable[Any], slot_free: bool) -> str:
         """The directive that lets a client wait, while there are these children (`idle`, `quiescing`)."""
@@ -89,7 +77,5 @@ class TraceRun:
         return int(max(self.series["processes"], default=0))
 
     def __repr__(self) -> str:
-        return (
-            f"<TraceRun of {self.directives.mpm}: {len(self.waits):,} requests, peak of {self.peak_busy} "
-            f"busy workers, {self.waited:.1%} waited>"
-        )
+        peak = f"{len(self.waits):,} requests, peak of {self.peak_busy} busy workers"
+        return f"<TraceRun of {self.directives.mpm}: {peak}, {self.waited:.1%} waited>"

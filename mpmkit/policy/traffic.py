@@ -24,15 +24,17 @@ that requests slow one another down.
 
 import math
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from itertools import accumulate
 from typing import Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.policy import maintenance
 from mpmkit.policy.admission import connections_above_limit
-from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Plan, Seen, look, plan
+from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Seen, look, plan
 from mpmkit.policy.snapshot import Snapshot
 from mpmkit.policy.trace_child import Child, rows
 from mpmkit.policy.trace_run import SERIES, TraceRun
@@ -69,10 +71,8 @@ def simulate_trace(
 def check_span(trace: Any) -> None:
     """Raise ValueError for a trace of more than 100 days: in one line the clock was wrong, most likely."""
     if len(trace.start) and trace.start[-1] > LONGEST:
-        raise ValueError(
-            f"trace: its requests are {trace.start[-1] / 86_400:,.0f} days apart, 100 at most can be simulated; "
-            "leave out lines of a wrong clock, or give fewer files"
-        )
+        far = f"its requests are {trace.start[-1] / 86_400:,.0f} days apart, 100 at most can be simulated"
+        raise ValueError(f"trace: {far}; leave out lines of a wrong clock, or give fewer files")
 
 
 class _Run:
@@ -155,16 +155,19 @@ class _Run:
             else:
                 now, kind, i, child = heappop(heap)
                 handle[kind](now, i, child)
-        return self.finish()
-
-    def finish(self) -> TraceRun:
         out = self.out
         self.sample(self.last)
         for i in self.queue:
             self.waits[i] = math.inf
         out.lost += len(self.queue)
         out.seconds = self.last
-        out.add_up(self.busy_time, self.kept_time)
+        # The seconds for which 0, 1, 2, ... workers were busy, and fewer or as many.
+        spent, reached = self.busy_time, list(accumulate(self.busy_time))
+        out.peak_busy = len(spent) - 1
+        if total := reached[-1]:
+            out.mean_busy = sum(n * seconds for n, seconds in enumerate(spent)) / total
+            out.mean_kept = self.kept_time / total
+            out.busy_p99 = bisect_left(reached, 0.99 * total)
         return out
 
     def count(self, now: float, busy: int, kept: int = 0) -> None:
@@ -322,10 +325,8 @@ class _Run:
             return False
         if not self.parks:
             return True
-        factor, off = self.d.async_factor, not child.listening
-        return not connections_above_limit(
-            child.idle, child.connections, 0, self.threads, factor, off
-        )
+        of_child = child.idle, child.connections, 0, self.threads
+        return not connections_above_limit(*of_child, self.d.async_factor, not child.listening)
 
     def listener(self, now: float) -> Child | None:
         """The child that takes the next connection. One that can't stops listening."""
@@ -403,18 +404,13 @@ class _Run:
                 decided = plan(look(self.snapshot(), d, memory), d, memory)
             self.settled = not decided.spawn and not decided.retire and decided.memory == memory
             self.memory = decided.memory
-            self.carry_out(now, decided)
-        self.sample(now)
-
-    def carry_out(self, now: float, decided: Plan) -> None:
-        for slot in decided.spawn:
-            self.fork(now, slot)
-        if decided.retire:
-            among = self.children if self.threads > 1 else self.listeners
-            able = (one for one in among if not one.quiescing and (self.threads > 1 or one.idle))
-            child = next(able, None)
-            if child is not None:
+            for slot in decided.spawn:
+                self.fork(now, slot)
+            among = (self.children if threads > 1 else self.listeners) if decided.retire else ()
+            able = (one for one in among if not one.quiescing and (threads > 1 or one.idle))
+            if (child := next(able, None)) is not None:
                 self.leave(now, child)
+        self.sample(now)
 
     def snapshot(self) -> Snapshot:
         """Of the slots in use, and as many free ones behind them as one pass can fill."""

@@ -12,6 +12,7 @@ is load, and each goes to loopback only. A thread of this process serves them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import http.client
@@ -23,10 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpmkit.load.connections import HeldConnections
+from mpmkit.load.connections import HELD, Connection, HeldConnections
 from mpmkit.load.target import target_of
 
 MOST = 500  # connections of one incident: more teaches nothing more
+READ_TICK = 0.1  # seconds between two reads of a slow reader
 BIG = 16 << 20  # bytes of a download: more than the kernel's buffers take at once
 
 
@@ -133,16 +135,40 @@ class Drip(MisbehavingClients):
     def __init__(self, url: str, count: int, *, every: float = 1.0) -> None:
         if not 0.05 <= every <= 60:
             raise ValueError(f"every: must be 0.05 to 60 seconds, not {every!r}")
-        super().__init__(url, "drip", count, every=every)
+        self._every = every
+        super().__init__(url, "half-sent", count)
+
+    async def _received(self, conn: Connection, seconds: float | None) -> bytes | None:
+        while (data := await super()._received(conn, self._every)) is None:
+            await self._loop.sock_sendall(conn.sock, b"X-Patience: 1\r\n")
+        return data
 
 
 class SlowReaders(MisbehavingClients):
     """Downloads over a thin line: each reads `rate` bytes a second of `path`, and no more."""
 
+    buffer = 4096
+
     def __init__(self, url: str, count: int, path: str = "/big.bin", *, rate: int = 10_000) -> None:
         if not 10 <= rate <= 10_000_000:
             raise ValueError(f"rate: must be 10 to 10,000,000 bytes a second, not {rate!r}")
-        super().__init__(url, "slow", count, path=path, rate=rate)
+        self._rate = rate
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: {target_of(url).place}\r\nUser-Agent: mpmkit-client\r\n"
+        )
+        super().__init__(url, "idle", count, request=f"{head}Connection: close\r\n\r\n")
+
+    async def _use(self, conn: Connection) -> float | None:
+        await self._loop.sock_sendall(conn.sock, self._first)
+        await self._answer(conn)
+        return 0.0
+
+    async def _read(self, conn: Connection) -> bytes:
+        data = await self._loop.sock_recv(conn.sock, max(1, int(self._rate * READ_TICK)))
+        self._enter(conn, HELD)
+        self.totals["bytes"] += len(data)
+        await asyncio.sleep(len(data) / self._rate)
+        return data
 
     @property
     def received(self) -> int:

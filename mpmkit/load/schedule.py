@@ -1,5 +1,4 @@
-"""The requests still to send: their number (`Budget`), or the times at which they are due (`Schedule`,
-of the open loop).
+"""The times at which the open loop's requests are due (`Schedule`), and a timer that is exact enough for them.
 
 Imported by the locustfile alone: gevent belongs in no other process.
 """
@@ -9,9 +8,9 @@ import ctypes
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from gevent import get_hub
@@ -25,43 +24,9 @@ READ, WRITE = 1, 2  # what gevent's loop.io watches for
 TFD_TIMER_ABSTIME = 1
 
 Waiter = Any  # a user's Client, whose file imports this one
+# A request of a plan: (due, ns from the answer before it, line of the mix, whether it closes).
 Planned = tuple[int, int, int, bool]
-
-
-class Budget:
-    """How many requests this process may still send, after the seconds of the warm-up. Each process has its
-    share of the total from the start (`share`), so the total is exact without a message between processes.
-    on_measure is called when the warm-up is over."""
-
-    def __init__(self, requests: int, warm_seconds: float, on_measure: Callable[[], None]) -> None:
-        self.left = 0  # measured requests; 0 during the warm-up
-        self.measuring = self.exhausted = False
-        self._requests, self._on_measure = requests, on_measure
-        self._warm_seconds, self._warm_until = warm_seconds, 0
-
-    def claim(self) -> bool:
-        """One measured request; False: all are claimed."""
-        if not self.measuring:
-            self.measuring, self.left = True, self._requests
-        self.exhausted = not self.left
-        self.left -= not self.exhausted
-        return not self.exhausted
-
-    def more(self) -> bool:
-        """One more request, of the warm-up while it lasts. The open loop, whose warm-up ends at a due time, asks
-        `claim`."""
-        if not self.measuring:
-            self._warm_until = self._warm_until or clock() + int(self._warm_seconds * 1e9)
-            if clock() < self._warm_until:
-                return True
-            if self._requests:
-                self._on_measure()
-        return self.claim()
-
-
-def share(total: int, index: int, of: int) -> int:
-    """Part `index` (from 0) of `total` cut into `of` parts that differ by one at most."""
-    return total // of + (index < total % of)
+Due = tuple[int, deque[Planned]]  # a due time, and what a plan has on its connection
 
 
 def due_until(planned: Iterable[Planned], ns: int) -> int:
@@ -80,18 +45,15 @@ class Timer:
         self._libc = ctypes.CDLL(None, use_errno=True)
         # The clock of time.perf_counter_ns() on Linux.
         flags = os.O_NONBLOCK | os.O_CLOEXEC
-        self.fd = self._done(self._libc.timerfd_create(time.CLOCK_MONOTONIC, flags))
-        self._when = (ctypes.c_long * 4)()  # an interval, and a time: s, ns
-
-    def _done(self, code: int) -> int:
-        if code < 0:
+        self.fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, flags)
+        if self.fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return code
+        self._when = (ctypes.c_long * 4)()  # an interval, and a time: s, ns
 
     def set(self, ns: int) -> None:
         """Fire once, when time.perf_counter_ns() has come to `ns`; at once if that is past."""
         self._when[2], self._when[3] = divmod(max(1, ns), 1_000_000_000)
-        self._done(self._libc.timerfd_settime(self.fd, TFD_TIMER_ABSTIME, self._when, None))
+        self._libc.timerfd_settime(self.fd, TFD_TIMER_ABSTIME, self._when, None)
 
 
 class Schedule:
@@ -99,23 +61,18 @@ class Schedule:
 
     def __init__(self, profile: LoadProfile, index: int, of: int) -> None:
         self.origin = clock() + int(profile.warmup_seconds * 1e9)
-        # Of a plan, for each request: (due, ns from the answer before it, line of the mix, whether it closes).
-        self.taken: deque[Planned] = deque()  # the connection that was taken last
-        self._coming = self.taken
-        self._seconds = (
-            self._plan(profile, index, of) if profile.plan else arrivals(profile, index, of)
-        )
-        self._next = self._draw()
+        times, none = arrivals(profile, index, of), deque[Planned]()
+        self._coming: Iterator[Due] = ((self.origin + int(s * 1e9), none) for s in times)
+        if profile.plan:
+            self._coming = self._plan(profile, index, of)
+        self._next = next(self._coming)
         self._timer = Timer()
         self._watcher = get_hub().loop.io(self._timer.fd, READ)
         self._watcher.start(self._fire)
         self._waiting: list[tuple[int, int, Waiter]] = []  # a heap
 
-    def _draw(self) -> int:
-        return self.origin + int(next(self._seconds) * 1e9)
-
-    def _plan(self, profile: LoadProfile, index: int, of: int) -> Iterator[float]:
-        """The first due times of a file's connections, every of-th; then none for as long as a run may be."""
+    def _plan(self, profile: LoadProfile, index: int, of: int) -> Iterator[Due]:
+        """A file's connections, every of-th; then none for as long as a run may be."""
         assert profile.plan is not None
         until = profile.planned_seconds or float("inf")
         with open(profile.plan, encoding="ascii") as file:
@@ -123,28 +80,24 @@ class Schedule:
                 words = text.removesuffix(" close\n").split()
                 rows = [[*map(float, word.split(",")), 0.0][:3] for word in words]
                 last = len(words) if text.endswith(" close\n") else 0
-                self._coming = deque(
+                planned = deque(
                     (self.origin + int(due * 1e9), int(pause * 1e9), int(line) - 1, place == last)
                     for place, (due, line, pause) in enumerate(rows, 1)
                     if due < until
                 )
-                yield rows[0][0]
-        self._coming = deque()
-        while True:
-            yield 1e9
+                yield self.origin + int(rows[0][0] * 1e9), planned
+        yield from repeat((NEVER, deque()))
 
-    def take(self) -> int:
-        """The next due time; the caller owns it, and `taken`: what a plan has on that connection."""
-        due, self.taken = self._next, self._coming
-        self._next = self._draw()
-        return due
+    def take(self) -> Due:
+        """The next one; the caller owns it."""
+        found, self._next = self._next, next(self._coming)
+        return found
 
     def left_until(self, ns: int) -> int:
         """How many are due before `ns` and not taken yet; this takes them."""
         count = 0
-        while self._next < ns:
-            self.take()
-            count += due_until(self.taken, ns) or 1
+        while self._next[0] < ns:
+            count += due_until(self.take()[1], ns) or 1
         return count
 
     def wait(self, due: int, client: Waiter) -> None:
