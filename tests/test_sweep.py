@@ -24,9 +24,6 @@ def launched():
     return Launches()
 
 
-# -- the grid ------------------------------------------------------------------------------------
-
-
 def test_points_are_the_product_of_the_grid():
     todo = plan(("worker", "event"), GRID, LOAD, directives={"Timeout": 7}, rounds=2)
     values = [f"ThreadsPerChild={t} users={u}" for t in (5, 10) for u in (1, 3)]
@@ -92,9 +89,6 @@ def test_all_mistakes_are_reported_each_once():
 )
 def test_values_on_the_command_line(text, value):
     assert value_of(text) == value and type(value_of(text)) is type(value)
-
-
-# -- measuring -----------------------------------------------------------------------------------
 
 
 def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(launched, tmp_path):
@@ -167,9 +161,6 @@ def test_nothing_is_said_of_the_best_where_the_server_was_not_the_limit():
 
 def test_an_empty_table():
     assert SweepTable([], ("users",)).text() == "no point was finished"
-
-
-# -- the command ---------------------------------------------------------------------------------
 
 
 def test_ctrl_c_and_on_with_real_servers(tmp_path):
