@@ -383,6 +383,7 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
     assert {row["rate"] for row in found} == {100.0, 300.0}
     assert seen == {mpm: {where.server} for mpm in ("prefork", "worker", "event")}
     assert os.sched_getaffinity(0) == before
+    assert {row["cores"] for row in found} == {len(before)}, "the CPUs of both, not the generator's"
     for row in found:
         assert row["cpus"] == str(where) and row["seconds"] <= 2 * 1.1 * COUNTED
         assert not row["failures"] and bool(row["unsent"]) <= bool(row["flaw"])

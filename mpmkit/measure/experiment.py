@@ -212,6 +212,7 @@ class Table:
         self, out: Out = None, on_progress: OnProgress | None = None, say: Say | None = None
     ) -> Self:
         """Measure what is left. Raises as `run` does, and RecordError for a bad file."""
+        _ = self.machine  # before an experiment pins this process to one CPU
         file, left = self.keep_in(out), self.left()
         self.planned = self.measured + sum(len(cell.parts) for cell in left)
         if self.resumed:
