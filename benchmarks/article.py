@@ -15,12 +15,11 @@ would not have shown. What the cold start does over time is in the column `curve
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,17 +29,7 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, published, records, stats
 from mpmkit.measure.cpus import OtherWork
-from mpmkit.measure.experiment import (
-    OURS,
-    Cell,
-    Conditions,
-    OnProgress,
-    Report,
-    Table,
-    in_rounds,
-    launch,
-    run,
-)
+from mpmkit.measure.experiment import OURS, Cell, Conditions, Figures, Report, Table, launch
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import Row
 from mpmkit.measure.text import aligned
@@ -56,10 +45,40 @@ ORDER = ("worker", "event", "prefork")
 
 @dataclass(repr=False)
 class ArticleTable(Table):
-    """What was measured: rows of the records table `article`."""
+    """What was measured: rows of the records table `article`. requests: of each run of ab."""
+
+    requests: int = 0
 
     name = "article"
     unit = "turns"
+
+    def measure(self, cell: Cell, report: Report) -> Figures:
+        """The turns of one server. While the host takes too much, a pair is measured up to three times."""
+        directives = {**published.DIRECTIVES[cell.mpm], "MaxKeepAliveRequests": 0}
+        for first in ("cold", "cold, kept"):
+            for last in (False, False, True):
+                rows = []
+                with cell.start(cell.mpm, **directives) as server:
+                    for work in (first, first.replace("cold", "warm")):
+                        report(f"round {cell.round}, {cell.label}, {work}", 0.0)
+                        rows.append(self._turn(cell, server, work, directives))
+                if last or len(ArticleTable(rows).used) == len(rows):
+                    break
+            for row in rows:
+                report(f"round {cell.round}, {cell.label}, {row['work']}", 1.0)
+                yield [row]
+
+    def _turn(self, cell: Cell, server: Any, work: str, directives: Row) -> Row:
+        """One run of ab: its row."""
+        conditions, curve = Conditions(self, cell), list[int]()
+        url, how = server.url + published.page("static").path, {"keep_alive": TURNS[work]}
+        used = cpu_ns(members(server.pid))
+        found = run_ab(url, requests=self.requests, clients=CLIENTS, curve=curve, **how)
+        used = cpu_ns(members(server.pid)) - used
+        columns: dict[str, Any] = asdict(found) | {"work": work, "curve": json.dumps(curve)}
+        columns["client_bound"] = found.client_bound
+        columns["server_cpu_us"] = used / (found.requests + found.failures) / 1000
+        return conditions.row(directives, **columns)
 
     @property
     def used(self) -> list[Row]:
@@ -145,16 +164,24 @@ def turn_lines(server: str, work: str, rows: Sequence[Row]) -> list[str]:
     return [*aligned(table, (0, 5)), *(one.line for one in findings(rows))]
 
 
+def words_of(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, str]]:
+    """(server, step of the published order, measure) -> kind of turn -> what was found."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for server in dict.fromkeys(row["server"] for row in rows):
+        for work in TURNS:
+            mine = [row for row in rows if (row["server"], row["work"]) == (server, work)]
+            for one in findings(mine):
+                found.setdefault((server, one.step, one.measure), {})[work] = one.word
+    return found
+
+
 def conclusion(server: str, rows: Sequence[Row]) -> list[str]:
     """For each step of the published order and each measure: in which kinds of turn it came out."""
-    words: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for work in TURNS:
-        for one in findings([r for r in rows if (r["server"], r["work"]) == (server, work)]):
-            words.setdefault((one.step, one.measure), {}).setdefault(one.word, []).append(work)
     lines = [f"{server}: the published order, {' > '.join(ORDER)}, step by step"]
-    for (step, measure), found in words.items():
-        said = (f"{word} ({'; '.join(works)})" for word, works in found.items())
-        lines.append(f"  {step} by {measure}: {', '.join(said)}")
+    for (_, step, measure), found in words_of(rows).items():
+        works = {word: "; ".join(w for w in found if found[w] == word) for word in found.values()}
+        said = ", ".join(f"{word} ({where})" for word, where in works.items())
+        lines.append(f"  {step} by {measure}: {said}")
     return lines
 
 
@@ -169,58 +196,6 @@ def curves(rows: Sequence[Row]) -> list[str]:
             shown = [f"{statistics.median(counts):,.0f}" for counts in seconds[:12]]
             found.append(f"  {mpm:8}{' '.join(shown)}")
     return found
-
-
-def one_turn(
-    table: ArticleTable, cell: Cell, server: Any, work: str, requests: int, directives: Row
-) -> Row:
-    """One run of ab: its row."""
-    conditions, curve = Conditions(table, cell), list[int]()
-    used = cpu_ns(members(server.pid))
-    url, kept = server.url + published.page("static").path, TURNS[work]
-    found = run_ab(url, requests=requests, clients=CLIENTS, keep_alive=kept, curve=curve)
-    used = cpu_ns(members(server.pid)) - used
-    columns: dict[str, Any] = asdict(found) | {
-        "work": work,
-        "client_bound": found.client_bound,
-        "server_cpu_us": used / (found.requests + found.failures) / 1000,
-        "curve": json.dumps(curve),
-    }
-    return conditions.row(directives, **columns)
-
-
-def measure(
-    chosen: argparse.Namespace, table: ArticleTable, on_progress: OnProgress
-) -> ArticleTable:
-    """All turns of all rounds. Raises what `experiment.run` raises."""
-    file = table.keep_in(command.out_of(chosen, command.new_name("article")))
-    ours = [Cell(1, OURS, mpm, start=partial(launch, access_log=True)) for mpm in MPMS]
-    theirs, table.left_out = competitors.installed(competitors.of(["httpd"]))
-    cells = [
-        Cell(1, one.server, one.mpm, parts=tuple(TURNS), start=one.start)
-        for one in (*ours, *(one for one in theirs if one.parts == competitors.STATIC))
-    ]
-    order = in_rounds(cells, range(1, chosen.rounds + 1), table.run_id)
-    table.planned = sum(len(cell.parts) for cell in order)
-
-    def measure_one(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        directives = {**published.DIRECTIVES[cell.mpm], "MaxKeepAliveRequests": 0}
-        for first in ("cold", "cold, kept"):
-            for last in (False, False, True):  # while the host takes too much, up to three times
-                rows = []
-                with cell.start(cell.mpm, **directives) as server:
-                    for work in (first, first.replace("cold", "warm")):
-                        report(f"round {cell.round}, {cell.label}, {work}", 0.0)
-                        rows.append(
-                            one_turn(table, cell, server, work, chosen.requests, directives)
-                        )
-                if last or len(ArticleTable(rows).used) == len(rows):
-                    break
-            for row in rows:
-                report(f"round {cell.round}, {cell.label}, {row['work']}", 1.0)
-                yield [row]
-
-    return run(order, measure_one, table, file=file, on_progress=on_progress, say=command.say)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -243,10 +218,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems.numbers("requests", (chosen.requests,), CLIENTS, 5_000_000)
     if problems:
         parser.error("; ".join(problems))
-    given = (chosen.rounds or rounds, chosen.requests)
-    chosen.rounds = given[0]
-    table = ArticleTable([], scale=scale if given == SCALES[scale] else "custom")
-    return command.execute(lambda bar: measure(chosen, table, bar), ArticleTable.text)[0]
+    given, run_id = (chosen.rounds or rounds, chosen.requests), records.new_run_id()
+    ours = [Cell(1, OURS, mpm, start=partial(launch, access_log=True)) for mpm in MPMS]
+    theirs = [one for one in competitors.of(["httpd"]) if one.parts == competitors.STATIC]
+    how: dict[str, Any] = {"repeats": given[0], "run_id": run_id, "seed": run_id}
+    how["scale"] = scale if given == SCALES[scale] else "custom"
+    cells = [replace(one, parts=tuple(TURNS)) for one in (*ours, *theirs)]
+    table = ArticleTable([], chosen.requests, cells=cells, **how)
+    out = partial(command.out_of, chosen)
+    return command.execute(lambda bar: table.run(out, bar, command.say))[0]
 
 
 if __name__ == "__main__":

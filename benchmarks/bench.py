@@ -306,11 +306,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def measured(bar: OnProgress) -> BenchTable:
         table = BenchTable([], scale=chosen.scale)
-        file = table.keep_in(command.out_of(chosen, command.new_name("bench")))
+        file = table.keep_in(partial(command.out_of, chosen))
         return measure(chosen, table, file, bar)
 
-    status, _ = command.execute(measured, BenchTable.text)
-    return status
+    return command.execute(measured)[0]
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -261,11 +262,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             target_of(_parts(options.url)[0])
         problems.raise_any()
         found = GeneratorTable([], scale=scale)
-        file = found.keep_in(command.out_of(options, command.new_name("generators")))
+        file = found.keep_in(partial(command.out_of, options))
         return measure(found, options, options.rounds or rounds, seconds, file, bar)
 
-    status, _ = command.execute(measured, GeneratorTable.text)
-    return status
+    return command.execute(measured)[0]
 
 
 if __name__ == "__main__":

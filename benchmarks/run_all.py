@@ -182,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = command.Problems()
     scale, _ = problems.scale(options.scale, dict.fromkeys(command.SCALE_NAMES, 0))
     none = options.also == "none"
-    also = () if none else problems.also(command.words(options.also))
+    asked = () if none else command.words(options.also)
+    also = problems.chosen("also", asked, competitors.names(), 0)
     if problems:
         parser.error("; ".join(problems))
     parts = [PARTS[name] for name in dict.fromkeys(options.only)]

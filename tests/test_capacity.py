@@ -11,7 +11,7 @@ from support.experiments import printed_by
 from support.rows import CAPACITY
 
 import mpmkit
-from mpmkit.measure import capacity, records
+from mpmkit.measure import capacity, experiment, records
 from mpmkit.measure.capacity import CapacityTable, bracket, flaw_of, next_rate
 from mpmkit.measure.experiment import ExperimentError
 
@@ -79,8 +79,9 @@ def test_a_cell_counts_only_if_the_server_was_what_was_measured(changes, said):
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path):
     file = records.RecordFile(tmp_path / "rows.csv", "capacity")
+    design = experiment.identity(("prefork",), 50.0, 300.0, 1.0, 0.3)
     for rate, held in itertools.islice(bisected(900.0, 1750.0, 0.3), 2):
-        file.append({**CAPACITY, "design": "prefork 50 300 1.0 0.3", "rate": rate, "holds": held})
+        file.append({**CAPACITY, "design": design, "rate": rate, "holds": held})
 
     def launch(mpm: str, **directives: Any) -> Any:
         raise RuntimeError("no server today")

@@ -19,14 +19,15 @@ import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
 from mpmkit.measure import cpus, demand, experiment, procfs, records, turns
-from mpmkit.measure.competitors import NotInstalled
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
-from mpmkit.measure.demand import DemandTable, flaw_of, plan, whole_blocks
+from mpmkit.measure.demand import DemandTable, flaw_of, whole_blocks
 from mpmkit.measure.experiment import ExperimentError
+from mpmkit.measure.process_group import NotInstalled
 from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
 from mpmkit.measure.turns import COUNTED, LENGTH, Turn
 from mpmkit.measure.utilisation import comparisons, r_squared
 
+plan = demand.demand_table.__wrapped__
 SAME = "the same within 3%"
 
 
@@ -133,7 +134,7 @@ def test_the_table_says_what_was_put_in():
     }  # fmt: skip
     assert found["mpmkit worker / mpmkit prefork"].ratio.value == pytest.approx(1.2, rel=0.01)
     table = DemandTable(rows(COSTS_OF), planned=32)
-    table.works, table.head = ("page",), "the head"
+    table.works = ("page",)
     line = next(line for line in table.text().splitlines() if line.startswith("mpmkit worker  "))
     _, cost, _, own, *by_rate, fit, blocks = re.split(r"\s{2,}", line)
     assert float(own) == pytest.approx(0.8 * float(cost), abs=0.1) and 34 < float(cost) < 38
@@ -249,7 +250,7 @@ def turns_measured(disturbed: dict[int, tuple[float, float]], failed: int = 0) -
     """Two servers at 1,000 requests/s that cost 100 and 200 µs; turn -> (other work, stolen), in seconds."""
     order = turns.order(2, (1000.0,), 5, "1")
     load = turns.profile(order, [RequestSpec("/a", port=1001), RequestSpec("/a", port=1002)], True)
-    sampler = turns.Sampler(len(order), [], Placement(0, 1), {})
+    sampler = turns.Sampler(len(order), cpus.Reader(Placement(0, 1), {}, []))
     off, stolen, spent, now = 0.0, 0.0, [0.0, 0.0], 0.0
     for number, turn in enumerate(order):
         for end in (0, 1):
@@ -284,12 +285,12 @@ def test_what_a_turn_cost_belongs_to_its_server_and_disturbed_turns_are_left_out
     assert one == 3 and other <= 1  # which of two turns a request between them is of, is not known
 
 
-def planned(**changes: Any) -> demand.DemandPlan:
+def planned(**changes: Any) -> DemandTable:
     return plan(**{"also": (), "scale": "full", **changes})
 
 
 def test_blocks_are_complete_and_their_order_is_random_and_known():
-    def blocks(todo: demand.DemandPlan) -> list[list[tuple]]:
+    def blocks(todo: DemandTable) -> list[list[tuple]]:
         return [[(c.mpm, c.control, c.parts) for c in todo.block(n)] for n in range(1, 21)]
 
     todo, again, other = planned(), planned(), planned(seed=2)
@@ -299,7 +300,8 @@ def test_blocks_are_complete_and_their_order_is_random_and_known():
     assert all(sorted(works) == sorted(demand.WORKS) for order in orders for *_, works in order)
     assert len({order[0][:2] for order in orders}) == 4, "each is first at times"
     assert blocks(again) == orders != blocks(other)
-    assert again.id == todo.id != other.id and planned(blocks=99).id == todo.id
+    assert again.design == todo.design != other.design
+    assert planned(blocks=99).design == todo.design
 
 
 def test_a_rival_that_is_missing_is_named_and_left_out(monkeypatch):
@@ -308,14 +310,14 @@ def test_a_rival_that_is_missing_is_named_and_left_out(monkeypatch):
 
     monkeypatch.setattr("mpmkit.measure.reference_servers.find_httpd", missing)
     todo = plan(scale="smoke")
-    assert todo.missing == ["without httpd: httpd is not installed; apt install apache2"]
+    assert todo.left_out == ["without httpd: httpd is not installed; apt install apache2"]
     assert {cell.server for cell in todo.block(1)} == {"mpmkit"}
 
 
-def a_block(todo: demand.DemandPlan, number: int, **changes: Any) -> list[dict]:
+def a_block(todo: DemandTable, number: int, **changes: Any) -> list[dict]:
     return [
         records.check(
-            {**DEMAND, "design": todo.id, "round": number, "mpm": cell.mpm, "control": cell.control,
+            {**DEMAND, "design": todo.design, "round": number, "mpm": cell.mpm, "control": cell.control,
              "work": work, "rate": rate, **changes}
         )
         for cell in todo.block(number) for work in cell.parts for rate in todo.rates
@@ -345,16 +347,17 @@ def test_a_block_that_was_interrupted_is_measured_again(tmp_path):
 
 
 def test_a_rate_beyond_the_generator_ends_the_run_after_its_first_block():
-    todo, table = planned(scale="smoke"), DemandTable([])
-    cells = demand._cells(todo, table, [1, 2])
-    assert next(cells).parts == tuple(f"{cell.label} page" for cell in todo.cells)
+    table = planned(scale="smoke", blocks=2)
+    parts = tuple(f"{cell.label} page" for cell in table.cells)
+    assert [(one.round, one.parts) for one in table.left()] == [(1, parts), (2, parts)]
     flaw = "generator: it used 97% of its CPU"
-    table.records = a_block(todo, 1)
+    table.records = a_block(table, 1)
+    table.must_fit(1)
     for row in table.records:
         row["flaw"] = flaw if row["rate"] == 2500 else None
     said = r"2,500 requests/s are above the generator's limit .* in all 4"
     with pytest.raises(RuntimeError, match=said):
-        next(cells)
+        table.must_fit(1)
 
 
 def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypatch):
@@ -380,6 +383,7 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
     assert {row["rate"] for row in found} == {100.0, 300.0}
     assert seen == {mpm: {where.server} for mpm in ("prefork", "worker", "event")}
     assert os.sched_getaffinity(0) == before
+    assert {row["cores"] for row in found} == {len(before)}, "the CPUs of both, not the generator's"
     for row in found:
         assert row["cpus"] == str(where) and row["seconds"] <= 2 * 1.1 * COUNTED
         assert not row["failures"] and bool(row["unsent"]) <= bool(row["flaw"])

@@ -1,5 +1,6 @@
 """The frame of experiments: rows are kept whatever happens, competitors cost their own rows, runs go on."""
 
+import inspect
 import io
 import re
 import shlex
@@ -8,8 +9,10 @@ from dataclasses import dataclass, field
 import pytest
 from support.experiments import printed_by, recorded_row
 
+import mpmkit
 from benchmarks import article, bench, cost, generators, run_all
 from mpmkit.config.arguments import Parser
+from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import capacity, command, demand, experiment, memory, qps, records, sweep
 from mpmkit.measure.experiment import Bar, Cell, ExperimentError, Interrupted, Progress, Table, run
@@ -144,13 +147,15 @@ def test_a_row_has_the_machine_and_what_happened_meanwhile():
     (KeyboardInterrupt(), 130, "2 rows", "mpmkit: interrupted; go on"),
     (RuntimeError("broke"), 1, "2 rows", "mpmkit: broke; go on"),
 ])  # fmt: skip
-def test_exit_statuses_of_a_run(capsys, event, status, out, err):
+def test_exit_statuses_of_a_run(capsys, monkeypatch, event, status, out, err):
     measuring = Measuring({3: event} if event else {})
+    monkeypatch.setattr(Table, "text", lambda table: f"{table.measured} rows")
+    monkeypatch.setattr(Table, "again", "; go on")
 
     def measure(bar):
         return run(cells(3, SERVERS[:1]), measuring, Table([], planned=3), on_progress=bar)
 
-    found = command.execute(measure, lambda table: f"{table.measured} rows", "; go on")
+    found = command.execute(measure)
     said = capsys.readouterr()
     assert found[0] == status and said.out == f"{out}\n"
     lines = said.err.splitlines()
@@ -166,7 +171,7 @@ def test_exit_statuses_before_anything_starts(capsys, event, status):
     def measure(bar):
         raise event
 
-    assert command.execute(measure, str) == (status, None)
+    assert command.execute(measure) == (status, None)
     said = capsys.readouterr()
     assert not said.out and all(line.startswith("mpmkit: ") for line in said.err.splitlines())
 
@@ -216,6 +221,17 @@ def test_bad_command_lines_are_refused_at_once(capsys, monkeypatch, program, arg
     status, out, err = printed_by(program.main, shlex.split(argv), capsys)
     assert status == 2 and out == "" and re.search(said, err), err
     assert all(line.startswith("mpmkit: ") for line in err.splitlines())
+
+
+@pytest.mark.parametrize("name", "qps_table demand_table capacity_table memory_table sweep".split())
+def test_what_is_asked_can_be_checked_without_measuring(name, tmp_path, monkeypatch):
+    one, said = getattr(mpmkit, name), []
+    asked = ("all", {"users": [1]}, LoadProfile(requests=1)) if name == "sweep" else ()
+    assert list(inspect.signature(one).parameters)[-3:] == ["out", "on_progress", "say"]
+    cells = one.__wrapped__(*asked).left()
+    monkeypatch.setattr(experiment, "run", lambda left, *_, **how: left)
+    left = one(*asked, out=tmp_path / "rows.csv", say=said.append)
+    assert len(left) == len(cells) > 0 and len(said) == (name in ("memory_table", "sweep"))
 
 
 def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):

@@ -230,10 +230,7 @@ def run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
 def test_importing_a_server_module_loads_nothing_heavy():
     servers = [*(one for one in FLOORS if one not in ("load", "measure", "lab")), "__init__"]
     modules = [dotted(path) for path in FILES if folder(path) in servers]
-    modules += [
-        "mpmkit.load.runner",
-        "mpmkit.measure.qps",
-    ]  # what a notebook runs, in its own process
+    modules += ["mpmkit.load.runner", "mpmkit.measure.qps"]  # what a notebook runs, in its process
     assert len(modules) > 50
     done = run(IMPORTING, " ".join(HEAVY), *modules)
     assert done.stdout + done.stderr == ""
@@ -252,14 +249,9 @@ def test_a_running_server_has_loaded_nothing_it_does_not_use(mpm: str):
     # No site: what an editable install or a distribution loads before us is not the server's doing.
     serve = "-S -X importtime -m mpmkit serve".split()
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    with subprocess.Popen(
-        [sys.executable, *serve, mpm, "--port", "0"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as server:
+    how = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": path}, "text": True}
+    how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, *serve, mpm, "--port", "0"], **how) as server:
         ready = server.stdout.readline()
         server.terminate()
         _, said = server.communicate(timeout=30)

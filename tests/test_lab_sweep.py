@@ -45,10 +45,10 @@ def test_every_axis_has_a_sweep_as_it_opens(axis):
     form = SweepForm()
     form.turn_to(axis)
     plan = form.plan()
-    assert plan.names == (axis,) and plan.points
-    assert {point.mpm for point in plan.points} == set(form.taking())
+    assert plan.names == (axis,) and plan.cells
+    assert {point.mpm for point in plan.cells} == set(form.taking())
     left = form.left_out()
-    assert {point.values[axis] for point in plan.points} == set(form.values()) - set(left)
+    assert {point.values[axis] for point in plan.cells} == set(form.values()) - set(left)
     assert all(str(left[value]) in " ".join(form.hints()) for value in left)
 
 
@@ -58,7 +58,7 @@ def test_a_value_that_httpd_would_correct_is_left_out_and_says_why():
     said = " ".join(form.hints())
     assert "100 is left out: worker: AH00310" in said and "ThreadLimit of 64" in said
     assert "prefork has no ThreadsPerChild" in said
-    assert [point.values["ThreadsPerChild"] for point in form.plan().points] == [50]
+    assert [point.values["ThreadsPerChild"] for point in form.plan().cells] == [50]
     form.put("low", 100)
     with pytest.raises(ValueError, match="ThreadLimit"):
         form.plan()

@@ -17,12 +17,12 @@ import mpmkit
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
 from mpmkit.load import connections, preflight
 from mpmkit.load.connections import HoldingProcess
-from mpmkit.measure import competitors, memory, procfs, published, records
+from mpmkit.measure import competitors, experiment, memory, procfs, published, records
 from mpmkit.measure.experiment import ExperimentError
-from mpmkit.measure.memory import PATIENT, main, memory_of, memory_table, plan, start_servers
-from mpmkit.measure.memory_table import MemoryTable
+from mpmkit.measure.memory import PATIENT, MemoryTable, main, memory_of, memory_table, start_servers
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
 
+plan = memory_table.__wrapped__
 THREADS = {"StartServers": 2, "ThreadsPerChild": 3, "MinSpareThreads": 3, "MaxSpareThreads": 6}
 CHILDREN = {"StartServers": 6, "MinSpareServers": 2, "MaxSpareServers": 6}
 MOST = {"MaxRequestWorkers": 6}
@@ -236,7 +236,7 @@ def test_levels_of_a_plan(monkeypatch):
     monkeypatch.delenv("MPMKIT_SCALE", raising=False)
     todo = plan(scale="demo", also=("httpd", "gunicorn"))
     levels = {}
-    for one in todo.levels:
+    for one in todo.cells:
         levels.setdefault((one.server, one.mpm, one.against), []).append(one.level)
     levels = {server: tuple(found) for server, found in levels.items()}
     assert levels["mpmkit", "prefork", "busy"] == (0, 62, 125, 188, 250)
@@ -246,10 +246,10 @@ def test_levels_of_a_plan(monkeypatch):
     assert levels["mpmkit", "event", "idle"] == (0, 100, 250, 1000, 2500)
     assert ("httpd", "event", "busy") in levels
     assert ("gunicorn-sync", "", "idle") in levels and ("gunicorn-sync", "", "busy") not in levels
-    event = next(one for one in todo.levels if (one.mpm, one.against) == ("event", "idle"))
+    event = next(one for one in todo.cells if (one.mpm, one.against) == ("event", "idle"))
     # 3 children of 25 threads hold 75 * (factor + 1) connections.
     assert 75 * (event.directives["AsyncRequestWorkerFactor"] + 1) > 2500 * 1.4
-    assert len(todo.levels) == sum(map(len, levels.values())) == todo.number
+    assert len(todo.cells) == sum(map(len, levels.values())) and todo.repeats == 1
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_page_that_is_not_there_and_a_server_that_does_not_start(quick):
 
 @pytest.mark.rival
 def test_httpd_in_the_same_table(quick):
-    here, missing = competitors.installed(competitors.of(("httpd",), ("worker",)))
+    here, missing = experiment.installed(competitors.of(("httpd",), ("worker",)))
     if not here:
         pytest.skip("; ".join(missing))
     table = memory_table(("worker",), busy=(0, 6), idle=(4,), also=("httpd",))

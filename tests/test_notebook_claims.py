@@ -8,6 +8,7 @@ import pytest
 from helpers import article, cliffs, labels, notebook_helpers, order, sweep_plots, theory
 
 import mpmkit
+from benchmarks.article import findings
 from mpmkit import lab
 from mpmkit.lab import plots, replay
 from mpmkit.measure import published, records
@@ -59,11 +60,10 @@ def test_the_page_has_what_ab_found_on_httpd():
     assert out[out].index.tolist() == ["cold, kept"]
     for work, kept in article.TURNS.items():
         rows = [row for row in case.used if (row["server"], row["work"]) == ("httpd", work)]
-        found = [one for one in article.findings(rows) if one.measure == "requests/s"]
+        found = [one for one in findings(rows) if one.measure == "requests/s"]
         said = [f"{one.word}: {re.search(r': (.*?[)])', one.line)[1]}" for one in found]
-        assert (
-            f"| {'kept' if kept else 'new'} connections, {work[:4]} | {' | '.join(said)} |" in page
-        )
+        turn = f"{'kept' if kept else 'new'} connections, {work[:4]}"
+        assert f"| {turn} | {' | '.join(said)} |" in page
 
 
 def test_the_ninth_client_waits_until_a_kept_connection_ends():

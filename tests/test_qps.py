@@ -14,11 +14,12 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.measure import competitors, published, records
 from mpmkit.measure.experiment import ExperimentError, in_rounds
 from mpmkit.measure.published import DIRECTIVES, PAGES, Page
-from mpmkit.measure.qps import SCALES, QpsScale, main, plan, qps_table
+from mpmkit.measure.qps import SCALES, QpsScale, main, qps_table
 from mpmkit.measure.qps_table import QpsTable, what_decides
 from mpmkit.measure.reference_servers import NotInstalled
 from mpmkit.measure.stats import Limits, verdict
 
+plan = qps_table.__wrapped__
 PUBLISHED = {"prefork": 9556.0, "worker": 11038.0, "event": 10224.0}
 
 
@@ -190,14 +191,14 @@ def test_sizes_come_from_the_scale_and_the_environment(monkeypatch):
     assert plan().scale == "demo"
     monkeypatch.setenv("MPMKIT_SCALE", "full")
     full = plan()
-    assert (full.scale, full.rounds) == ("full", 5)
+    assert (full.scale, full.repeats) == ("full", 5)
     static, script = full.profiles["static"], full.profiles["script"]
     assert (static.requests, static.duration, static.users) == (200_000, None, 200)
     assert (static.path, static.expect_length) == ("/index.html", 45)
     assert (script.path, script.expect_length) == ("/hello.py", 11)
     assert SCALES["demo"].seconds >= 3 and full.least >= 8, "cells last"
     by_hand = plan(requests=7, rounds=2, users=3)
-    assert (by_hand.scale, by_hand.rounds) == ("custom", 2)
+    assert (by_hand.scale, by_hand.repeats) == ("custom", 2)
     assert by_hand.profiles["static"].duration is None
 
 

@@ -41,28 +41,22 @@ def test_pages_have_the_recorded_service_demand():
     }
     table = DemandTable(rows["demo"])
     table.works = ("page",)
-    assert table.text().strip().partition("\n\n")[0] in readme
+    assert table.text().split("\n\n")[1] in readme
     earlier, later = (utilisation.comparisons(rows[name], "page") for name in ("earlier", "demo"))
     words = {pair: (earlier[pair].word, later[pair].word) for pair in later}
     for pair, (word, later_word) in words.items():
-        assert (
-            f"| {pair} | {_said(earlier[pair], word)} | {_said(later[pair], later_word)} |"
-            in demand
-        )
+        both = f"{_said(earlier[pair], word)} | {_said(later[pair], later_word)}"
+        assert f"| {pair} | {both} |" in demand
         assert word == later_word or word == stats.UNDECIDED
     kept = utilisation.comparisons(rows["works"], "keep-alive")
-    for kind, found in (
-        ("script", utilisation.comparisons(rows["works"], "script")),
-        ("keep-alive", kept),
-    ):
+    script = utilisation.comparisons(rows["works"], "script")
+    for kind, found in (("script", script), ("keep-alive", kept)):
         for pair, one in found.items():
             assert f"| {kind} | {pair} | {_said(one, one.word)} |" in demand
     for what, found in (("new", later), ("kept", kept)):
         for server in ("httpd", "mpmkit"):
-            ratios = (
-                found[f"{server} {mpm} / {server} prefork"].ratio for mpm in ("worker", "event")
-            )
-            said = " | ".join(map(stats.ratio_text, ratios))
+            pairs = (f"{server} {mpm} / {server} prefork" for mpm in ("worker", "event"))
+            said = " | ".join(stats.ratio_text(found[pair].ratio) for pair in pairs)
             assert f"| {server}, {what} connections | 1 | {said} |" in which
 
 

@@ -16,7 +16,7 @@ from support.waiting import poll_until
 import mpmkit
 from benchmarks.nginx import Nginx, nginx_seconds
 from benchmarks.python_servers import Fastpysgi, Granian, Gunicorn, Uvicorn, Waitress
-from mpmkit.measure import competitors, process_group, procfs
+from mpmkit.measure import competitors, experiment, process_group, procfs
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
 
 ROOT = Path(mpmkit.__file__).parent / "htdocs"
@@ -222,7 +222,7 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
         with pytest.raises(NotInstalled, match=said):
             build()
     wanted = competitors.of(("httpd", "waitress"))
-    here, missing = competitors.installed(wanted)
+    here, missing = experiment.installed(wanted)
     assert here == [] and len(missing) == 2, "each is named once"
     assert missing[0].startswith("without httpd: Apache httpd") and "apt install" in missing[0]
     assert missing[1].startswith("without waitress: waitress is not installed; pip install")

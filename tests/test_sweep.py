@@ -13,8 +13,7 @@ from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records
 from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.records import RecordError
-from mpmkit.measure.sweep import SweepTable, sweep, value_of
-from mpmkit.measure.sweep_grid import plan
+from mpmkit.measure.sweep import SweepTable, plan, sweep, value_of
 
 LOAD = LoadProfile(path="/ok", users=2, requests=30)
 GRID = {"ThreadsPerChild": [5, 10], "users": [1, 3]}
@@ -25,33 +24,27 @@ def launched():
     return Launches()
 
 
-# -- the grid ------------------------------------------------------------------------------------
-
-
 def test_points_are_the_product_of_the_grid():
     todo = plan(("worker", "event"), GRID, LOAD, directives={"Timeout": 7}, rounds=2)
     values = [f"ThreadsPerChild={t} users={u}" for t in (5, 10) for u in (1, 3)]
-    assert [str(point) for point in todo.points] == [
+    assert [str(point) for point in todo.cells] == [
         f"{mpm} {value}" for mpm in ("worker", "event") for value in values
     ]
-    cell = todo.points[3]
+    cell = todo.cells[3]
     assert (cell.directives["ThreadsPerChild"], cell.directives["Timeout"]) == (10, 7)
     assert cell.directives["KeepAlive"] is False and cell.directives["MaxRequestWorkers"] == 400
     assert (cell.profile.users, cell.profile.path) == (3, "/ok")
     assert plan("event", {"threadsperchild": [5]}, LOAD).names == ("ThreadsPerChild",)
-    assert todo.seconds == pytest.approx(2 * 8 * (2.5 + 5))
+    assert sum(map(todo.takes, todo.left())) == pytest.approx(2 * 8 * (2.5 + 5))
 
 
 def test_one_sweep_is_told_from_another_but_not_by_its_rounds():
-    first = plan("event", GRID, LOAD).id
-    assert plan("event", GRID, LOAD, rounds=5).id == first
-    for other in (
-        plan("worker", GRID, LOAD),
-        plan("event", GRID, LOAD.but(users=9)),
-        plan("event", {**GRID, "users": [1, 2]}, LOAD),
-        plan("event", GRID, LOAD, directives={"Timeout": 7}),
-    ):
-        assert other.id != first
+    first = plan("event", GRID, LOAD).design
+    assert plan("event", GRID, LOAD, rounds=5).design == first
+    others = [plan("worker", GRID, LOAD), plan("event", GRID, LOAD.but(users=9))]
+    others.append(plan("event", {**GRID, "users": [1, 2]}, LOAD))
+    others.append(plan("event", GRID, LOAD, directives={"Timeout": 7}))
+    assert first not in [other.design for other in others]
 
 
 @pytest.mark.parametrize(("grid", "said"), [
@@ -98,9 +91,6 @@ def test_values_on_the_command_line(text, value):
     assert value_of(text) == value and type(value_of(text)) is type(value)
 
 
-# -- measuring -----------------------------------------------------------------------------------
-
-
 def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(launched, tmp_path):
     path, seen = tmp_path / "rows.csv", []
     grid = {"ThreadsPerChild": [5, 10], "users": [3]}
@@ -113,7 +103,7 @@ def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(launched,
     rows = records.read(path)
     assert [row["point"] for row in rows] == [row["point"] for row in table.records]
     assert len(rows) == table.planned == 4 and [row["users"] for row in rows] == [3] * 4
-    cells = plan("event", grid, LOAD, rounds=2).cells()
+    cells = plan("event", grid, LOAD, rounds=2).left()
     threads = [cell.values["ThreadsPerChild"] for cell in cells]
     assert sorted(threads[:2]) == sorted(threads[2:]) == [5, 10]
     assert [made[1]["ThreadsPerChild"] for made in launched.made] == threads
@@ -137,7 +127,7 @@ def test_a_server_that_dies_ends_the_sweep_and_the_same_call_goes_on(launched, t
     launched.dies = lambda number: number == 2
     with pytest.raises(ExperimentError) as error:
         sweep("event", grid, LOAD, out=path, launch=launched)
-    said, second = str(error.value), plan("event", grid, LOAD).cells()[1]
+    said, second = str(error.value), plan("event", grid, LOAD).left()[1]
     assert f"{second}: " in said and "is gone" in said and "the roof is on fire" in said
     assert "NOT COMPLETE: 1 of 2 points" in error.value.table.text()
     # What a crash in the middle of a row leaves is cut off.
@@ -173,9 +163,6 @@ def test_an_empty_table():
     assert SweepTable([], ("users",)).text() == "no point was finished"
 
 
-# -- the command ---------------------------------------------------------------------------------
-
-
 def test_ctrl_c_and_on_with_real_servers(tmp_path):
     path = tmp_path / "rows.csv"
     grid = "event ThreadsPerChild=5,10 --users 4 --duration 0.4 --warmup 0.1"
@@ -191,7 +178,7 @@ def test_ctrl_c_and_on_with_real_servers(tmp_path):
     assert process.returncode == 130 and "interrupted; the same command resumes" in err
     assert "NOT COMPLETE: 1 of 2 points" in out
     done = subprocess.run(command, capture_output=True, timeout=60, **how)
-    assert done.returncode == 0 and "1 rows were in" in done.stderr
+    assert done.returncode == 0 and "1 of 2 points are of an earlier run" in done.stdout
     rows = records.read(path)
     assert sorted(json.loads(row["point"])["ThreadsPerChild"] for row in rows) == [5, 10]
     assert all(row["failures"] == 0 and row["qps"] > 0 for row in rows)

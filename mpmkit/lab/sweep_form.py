@@ -3,10 +3,10 @@
     form = SweepForm(("prefork", "event"), axis="MaxRequestWorkers", low=50, high=800, steps=5)
     form.values()      # [50, 238, 425, 612, 800]
     form.left_out()    # {612: "the server would use ...", ...}: not measured, and why
-    form.plan()        # a SweepPlan, or ValueError with everything that is wrong
+    form.plan()        # a SweepTable without rows, or ValueError with everything that is wrong
 
 Pure: no server, no thread. The axis is a directive with a range of numbers or a field of the load.
-Which values httpd would refuse or correct is found by `sweep_grid.plan`, value by value.
+Which values httpd would refuse or correct is found by `sweep.plan`, value by value.
 """
 
 import re
@@ -19,7 +19,7 @@ from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab.forms import GROUPS, Field, Form, check_mpm
 from mpmkit.lab.load_form import FILES
 from mpmkit.load.profile import LoadProfile
-from mpmkit.measure.sweep_grid import SweepPlan, plan
+from mpmkit.measure.sweep import SweepTable, plan
 
 # What can be swept, and where its slider ends: fields of the load, directives with a range of numbers.
 FIELDS = (
@@ -131,7 +131,7 @@ class SweepForm(Form):
         said = [f"{mpm} has no {self.axis}" for mpm in self.mpms if mpm not in self.taking()]
         return said + [f"{value:g} is left out: {why}" for value, why in self.left_out().items()]
 
-    def plan(self) -> SweepPlan:
+    def plan(self) -> SweepTable:
         """The sweep over the values that remain. Raises ValueError with all that is wrong, also if
         no MPM or no value remains."""
         if not self.taking():
@@ -147,7 +147,7 @@ class SweepForm(Form):
         base = {"KeepAlive": "On", "KeepAliveTimeout": 15} | dict(self.directives)
         return {name: value for name, value in base.items() if name != self.axis}
 
-    def _plan(self, values: list[float]) -> SweepPlan:
+    def _plan(self, values: list[float]) -> SweepTable:
         return plan(self.taking(), {self.axis: values}, self.profile(), directives=self.fixed())
 
     def profile(self) -> LoadProfile:

@@ -101,7 +101,7 @@ class SweepRun:
         self.rows: list[Row] = []
         self.progress: Progress | None = None
         self.text = "starting …"
-        values = dict.fromkeys(point.values[form.axis] for point in form.plan().points)
+        values = dict.fromkeys(point.values[form.axis] for point in form.plan().cells)
         grid = {form.axis: list(values)}
         self._asked: dict[str, Any] = {"mpm": form.taking(), "grid": grid, "out": out}
         self._asked |= {"profile": form.profile(), "directives": form.fixed()}

@@ -157,7 +157,7 @@ class SweepPanel(Frame):
             plan = self.form.plan()
             values = ", ".join(f"{value:g}" for value in self.form.values())
             fixed = ", ".join(f"{name} {value}" for name, value in self.form.fixed().items())
-            what = f"{values}: {len(plan.points)} points, about {duration(plan.seconds)}"
+            what = f"{values}: {len(plan.cells)} points, about {duration(sum(map(plan.takes, plan.cells)))}"
             said.insert(0, f"{what}; the article's directives, and {fixed} at all of them")
             self.button.disabled = False
         except ValueError as error:

@@ -8,20 +8,19 @@ a request counts from when it was due.
 """
 
 import math
-import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import Tick
 from mpmkit.load.runner import run_load
-from mpmkit.measure import command, cpus, demand, experiment, procfs, stats
-from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table
+from mpmkit.measure import command, cpus, demand, experiment, stats
+from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import MARGIN, TAIL, decide
 from mpmkit.measure.text import aligned
@@ -31,7 +30,6 @@ GENERATOR_MOST = 0.8  # cores of the generator; beyond, it is not the server tha
 USERS = 200  # requests at once, at most
 TRIES = 3  # cells rejected in a row
 MOST_STEPS = 14  # of a bisection
-SEED = 1  # of the random order
 
 # scale -> rounds, seconds a step, how near the bisection comes
 SCALES = {"smoke": (1, 1.0, 0.3), "demo": (2, 3.0, 0.05), "full": (8, 10.0, 0.03)}
@@ -71,13 +69,20 @@ def next_rate(steps: Steps, first: float, precision: float) -> float | None:
     return low * 1.5 if math.isinf(high) else high / 1.5 if not low else math.sqrt(low * high)
 
 
+@dataclass(repr=False)
 class CapacityTable(Table):
-    """What `mpmkit capacity` measured. first, precision: of the bisections."""
+    """`mpmkit capacity`: its plan and its result. limit_ms, cost_us: as asked. seconds: a step; precision: of the
+    bisections. place: the CPUs."""
+
+    limit_ms: float = 50.0
+    cost_us: float = 300.0
+    seconds: float = 3.0
+    precision: float = 0.05
+    place: cpus.Placement = field(default_factory=cpus.here)
 
     name = "capacity"
     unit = "bisections"
-    first = 1000.0
-    precision = 0.05
+    again = "; the same command resumes from here"
 
     def steps(self, number: int, mpm: str) -> list[tuple[float, bool]]:
         """What was tried in a round, without what was rejected."""
@@ -86,7 +91,8 @@ class CapacityTable(Table):
 
     def next(self, number: int, mpm: str) -> float | None:
         """The rate to try next in a round; None when its bisection is finished."""
-        return next_rate(self.steps(number, mpm), self.first, self.precision)
+        first = 0.7e6 / (self.cost_us + 100)
+        return next_rate(self.steps(number, mpm), first, self.precision)
 
     def capacities(self, mpm: str) -> dict[int, float]:
         """Round -> requests/s, of the bisections that are finished."""
@@ -123,97 +129,81 @@ class CapacityTable(Table):
             said.append(f"{number} were rejected; last: {flaws[-1]}")
         return "\n".join([*aligned(lines, (0, 2)), *said, *self.footer()])
 
+    def left(self) -> list[Cell]:
+        """The bisections that are not finished."""
+        self.notes += self.place.notes
+        return [one for one in super().left() if self.next(one.round, one.mpm) is not None]
 
+    def measure(self, cell: Cell, report: Report) -> Figures:
+        """One bisection, on one server."""
+        both, rejected = {self.place.generator, self.place.server}, 0
+        same: dict[str, Any] = {"design": self.design, "seed": self.seed, "margin": MARGIN}
+        same |= {"cpus": str(self.place), "limit_ms": self.limit_ms, "cost_us": self.cost_us}
+        with tempfile.TemporaryDirectory(prefix="mpmkit-capacity-") as root:
+            (Path(root) / "burn.py").write_text(SCRIPT.format(ns=int(self.cost_us * 1000)))
+            Path(root).chmod(0o755)  # children of root's server are of another user
+            start = partial(cell.start, cell.mpm, document_root=root, **DIRECTIVES[cell.mpm])
+            with cpus.loopers(both) as awake, cpus.pinned(start, self.place) as server:
+                while rate := self.next(cell.round, cell.mpm):
+                    report(f"round {cell.round}, {cell.label}", 0.0)
+                    conditions = experiment.Conditions(self, cell)
+                    found = self._step(server, rate, awake)
+                    yield [conditions.row(DIRECTIVES[cell.mpm], **same, **found)]
+                    rejected = rejected + 1 if found["flaw"] else 0
+                    if rejected == TRIES:
+                        why = f"{TRIES} cells in a row were rejected: {found['flaw']}"
+                        raise RuntimeError(why)
+        if not bracket(self.steps(cell.round, cell.mpm))[0]:
+            why = f"{cell.label}: no rate kept p99 within {self.limit_ms:g} ms; raise it"
+            raise RuntimeError(why)
+
+    def _step(self, server: Any, rate: float, awake: Mapping[int, int]) -> dict[str, Any]:
+        """Put one rate on the server: the columns of its row. The machine is read whenever the generator reports,
+        so that answers and the CPU time for them are of the same moments, from the first report to the last."""
+        how: dict[str, Any] = {"users": USERS, "arrival": "poisson", "warmup_seconds": 0.5}
+        how |= {"rate": rate, "duration": max(self.seconds, 1.1 * TAIL / rate)}
+        load = LoadProfile(path="/burn.py", expect_length=2, **how)
+        seen: list[tuple[Tick, cpus.Reading]] = []
+        read, spent = cpus.Reader(self.place, awake, [server.pid]), cpus.Spent()
+        found = run_load(server, profile=load, on_tick=lambda now: seen.append((now, read())))
+        good = sum(len(tick.values) for tick, _ in seen[1:])
+        failures = sum(tick.failures.total() for tick, _ in seen[1:])
+        if seen:
+            spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, self.place.shared)
+        p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
+        held = p99 is not None and p99 <= self.limit_ms and not found.failures and found.complete
+        columns: dict[str, Any] = {"requests": good + failures, "failures": failures, "rate": rate}
+        columns |= {"p99_ms": p99, "unsent": found.errors["unsent"], "holds": held}
+        columns |= spent.columns(good)
+        return {**columns, "flaw": flaw_of(columns)}
+
+
+@experiment.measured
 def capacity_table(
-    mpms: Iterable[str] = MPMS,
+    mpms: Names = MPMS,
     limit_ms: float = 50.0,
     cost_us: float = 300.0,
     rounds: int | None = None,
     scale: str | None = None,
-    out: str | os.PathLike[str] | None = None,
-    on_progress: OnProgress | None = None,
     *,
-    say: experiment.Say | None = None,
-    launch: Launch | None = None,
+    launch: experiment.Launch | None = None,
 ) -> CapacityTable:
     """Find the capacity of each MPM of mpmkit; five minutes at the demo scale.
 
-    limit_ms: the limit of p99. cost_us: CPU time that the script burns. out: a CSV file; the same
-    call resumes an interrupted run. Raises as `mpmkit.demand_table` does.
+    limit_ms: the limit of p99, 1 to 10,000. cost_us: CPU time that the script burns, 50 to 100,000. out, launch,
+    on_progress, say: as in `demand_table`; the same call resumes an interrupted run. Raises as it does.
     """
     problems = command.Problems()
-    chosen, (most, seconds, precision) = problems.scale(scale, SCALES)
+    chosen, (most, seconds, precision) = problems.scale(scale, SCALES, rounds)
     mpms = problems.chosen("mpm", mpms, MPMS)
     problems.rounds(rounds)
     problems.numbers("limit_ms", (limit_ms,), 1, 10_000)
     problems.numbers("cost_us", (cost_us,), 50, 100_000)
     problems.raise_any()
-    place = cpus.here()
-    table = CapacityTable([], scale="custom" if rounds else chosen, notes=[*place.notes])
-    table.first, table.precision = 0.7e6 / (cost_us + 100), precision
-    design = " ".join(map(str, (*mpms, limit_ms, cost_us, seconds, precision)))
-    same: dict[str, Any] = {"design": design, "seed": SEED, "cpus": str(place), "margin": MARGIN}
-    same |= {"limit_ms": float(limit_ms), "cost_us": float(cost_us)}
-    start = launch or experiment.launch
-    servers = [Cell(1, OURS, mpm, start=start) for mpm in mpms]
-    cells = experiment.in_rounds(servers, range(1, (rounds or most) + 1), SEED)
-    table.planned = len(cells)
-    file = table.keep_in(out)
-    experiment.resume(table, file, design=design)
-
-    def measure(cell: Cell, report: Report) -> experiment.Figures:
-        how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
-        both = {place.generator, place.server}
-        start = partial(cell.start, cell.mpm, **how)
-        with cpus.loopers(both) as awake, cpus.pinned(start, place) as server:
-            while rate := table.next(cell.round, cell.mpm):
-                report(f"round {cell.round}, {cell.label}", 0.0)
-                conditions = experiment.Conditions(table, cell)
-                found = step(server, rate, seconds, limit_ms, place, awake)
-                yield [conditions.row(DIRECTIVES[cell.mpm], **same, **found)]
-                rejected = rejected + 1 if found["flaw"] else 0
-                if rejected == TRIES:
-                    raise RuntimeError(f"{TRIES} cells in a row were rejected: {found['flaw']}")
-        if not bracket(table.steps(cell.round, cell.mpm))[0]:
-            raise RuntimeError(f"{cell.label}: no rate kept p99 within {limit_ms:g} ms; raise it")
-
-    with tempfile.TemporaryDirectory(prefix="mpmkit-capacity-") as root:
-        (Path(root) / "burn.py").write_text(SCRIPT.format(ns=int(cost_us * 1000)))
-        Path(root).chmod(0o755)  # children of root's server are of another user
-        left = [cell for cell in cells if table.next(cell.round, cell.mpm) is not None]
-        return experiment.run(left, measure, table, file=file, on_progress=on_progress, say=say)
-
-
-def step(
-    server: Any,
-    rate: float,
-    seconds: float,
-    limit_ms: float,
-    place: cpus.Placement,
-    loopers: Mapping[int, int],
-) -> dict[str, Any]:
-    """Put one rate on the server: the columns of its row. The machine is read whenever the generator reports, so
-    that answers and the CPU time for them are of the same moments, from the first report to the last."""
-    how: dict[str, Any] = {"users": USERS, "arrival": "poisson", "warmup_seconds": 0.5}
-    how |= {"rate": rate, "duration": max(seconds, 1.1 * TAIL / rate)}
-    load = LoadProfile(path="/burn.py", expect_length=2, **how)
-    seen: list[tuple[Tick, cpus.Reading]] = []
-
-    def tick(now: Tick) -> None:
-        mine = cpus.generator_pids({server.pid, *loopers.values()})
-        servers = [procfs.members(server.pid)]
-        seen.append((now, cpus.read(place.server, loopers, mine, servers)))
-
-    found = run_load(server, profile=load, on_tick=tick)
-    good = sum(len(tick.values) for tick, _ in seen[1:])
-    failures = sum(tick.failures.total() for tick, _ in seen[1:])
-    spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, place.shared) if seen else cpus.Spent()
-    columns: dict[str, Any] = {"requests": good + failures, "failures": failures}
-    p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
-    unsent = found.errors["unsent"]
-    held = p99 is not None and p99 <= limit_ms and not found.failures and found.complete
-    columns |= spent.columns(good) | {"rate": rate, "p99_ms": p99, "unsent": unsent, "holds": held}
-    return {**columns, "flaw": flaw_of(columns)}
+    cells = [Cell(1, OURS, mpm, start=launch or experiment.launch) for mpm in mpms]
+    asked = (float(limit_ms), float(cost_us), seconds, precision)
+    how: dict[str, Any] = {"cells": cells, "repeats": rounds or most, "seed": 1, "scale": chosen}
+    return CapacityTable([], *asked, design=experiment.identity(mpms, *asked), **how)
 
 
 def flaw_of(row: Mapping[str, Any]) -> str:
@@ -228,23 +218,14 @@ def flaw_of(row: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``mpmkit capacity``. The exit status is that of `command.execute`."""
-    parser = Parser(
-        prog="mpmkit capacity",
-        description="Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, "
-        "for a script under each MPM of mpmkit on one CPU. The same command resumes an interrupted run.",
+    """``mpmkit capacity``, as in `command.measured`."""
+    what = (
+        "Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, for a script "
+        "under each MPM of mpmkit on one CPU. The same command resumes an interrupted run."
     )
+    parser = command.parser("capacity", what, "--mpm", "--rounds", "--scale", "--out")
     add = parser.add_argument
-    limit = "what p99 must not exceed (50)"
-    add("--limit", dest="limit_ms", type=float, default=50.0, metavar="MS", help=limit)
+    add("--limit", dest="limit_ms", type=float, metavar="MS", help="what p99 must not exceed (50)")
     cost = "µs of CPU that it burns (300)"
-    add("--cost", dest="cost_us", type=float, default=300.0, metavar="US", help=cost)
-    command.add_options(parser, "--mpm", "--rounds", "--scale", "--out")
-    options = parser.parse_args(argv)
-    scale = options.scale or os.environ.get("MPMKIT_SCALE", "demo")
-    sizes = f"{options.limit_ms:g}ms-{options.cost_us:g}us"
-    name = f"capacity-{scale}-{'-'.join(options.mpms or MPMS)}-{sizes}"
-    how = command.asked(options) | {"out": command.out_of(options, name), "say": command.say}
-    return command.execute(
-        lambda bar: capacity_table(**how, on_progress=bar), CapacityTable.text, command.AGAIN
-    )[0]
+    add("--cost", dest="cost_us", type=float, metavar="US", help=cost)
+    return command.measured(parser.parse_args(argv), capacity_table)[0]

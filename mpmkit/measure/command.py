@@ -4,18 +4,18 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import listed, problem
-from mpmkit.measure import competitors, records
-from mpmkit.measure.experiment import Bar, ExperimentError, SomeTable, one_line
+from mpmkit.measure import competitors
+from mpmkit.measure.experiment import Bar, ExperimentError, Names, SomeTable, one_line
 from mpmkit.measure.records import RecordError
 
 Scale = TypeVar("Scale")
 
-AGAIN = "; the same command resumes from here"
 SCALE_NAMES = ("smoke", "demo", "full")
 
 
@@ -28,22 +28,17 @@ class Problems(list[str]):
             raise ValueError(separator.join(dict.fromkeys(self)))
 
     def chosen(
-        self, name: str, values: str | Iterable[str], allowed: Iterable[str], least: int = 1
+        self, name: str, values: Names, allowed: Iterable[str], least: int = 1
     ) -> tuple[str, ...]:
-        """Those of `allowed` that were asked for, in its order."""
-        values = (values,) if isinstance(values, str) else tuple(values)
-        allowed = tuple(allowed)
+        """Those of `allowed` that were asked for, in its order; "all" stands for each."""
+        allowed, values = tuple(allowed), (values,) if isinstance(values, str) else tuple(values)
+        if values == ("all",):
+            return allowed
         wrong = [value for value in values if value not in allowed]
         self += [f"{name}: {value!r} is not one of {', '.join(allowed)}" for value in wrong]
         if len(values) < least:
             self.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
-
-    def also(self, names: str | Iterable[str]) -> tuple[str, ...]:
-        """The competitors that were asked for; "all" stands for each that can be."""
-        known = competitors.names()
-        everything = names == "all" or (not isinstance(names, str) and tuple(names) == ("all",))
-        return known if everything else self.chosen("also", names, known, 0)
 
     def rounds(self, value: Any, most: int = 1000, name: str = "rounds") -> None:
         """A number of rounds, or None for what the scale says."""
@@ -56,13 +51,16 @@ class Problems(list[str]):
         how = {"kind": kind, "low": least, "high": most, "unit": "", "none": ""}
         self += [f"{name}: {wrong}" for value in values if (wrong := problem(how, value))]
 
-    def scale(self, name: str | None, scales: Mapping[str, Scale]) -> tuple[str, Scale]:
-        """A scale by its name, by default that of MPMKIT_SCALE, or else demo."""
+    def scale(
+        self, name: str | None, scales: Mapping[str, Scale], *by_hand: Any
+    ) -> tuple[str, Scale]:
+        """A scale by its name, by default that of MPMKIT_SCALE or else demo; "custom": sizes were given."""
         chosen = name or os.environ.get("MPMKIT_SCALE") or "demo"
         if chosen not in scales:
             where = "scale" if name else "MPMKIT_SCALE"
             self.append(f"{where}: {chosen!r} is not one of {', '.join(scales)}")
-        return chosen, scales.get(chosen, scales["demo"])
+        size = scales.get(chosen, scales["demo"])
+        return "custom" if any(one is not None for one in by_hand) else chosen, size
 
 
 words = listed(str)  # of an option that takes several as a,b
@@ -109,13 +107,20 @@ def add_options(parser: Parser, *names: str, **helps: str) -> None:
         parser.add_argument(*(["-c"] if name == "--directive" else []), name, **how)
 
 
-def asked(options: argparse.Namespace, *others: str) -> dict[str, Any]:
+def parser(name: str, description: str, *shared: str, epilog: str = "", **helps: str) -> Parser:
+    """The command line of `mpmkit NAME`, with shared options."""
+    made = Parser(prog=f"mpmkit {name}", description=description, epilog=epilog)
+    add_options(made, *shared, **helps)
+    return made
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
     """The options as arguments of an experiment's function, whose parameters have their names: those that were
-    given, without --out and `others`."""
+    given, without --out."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     if "directives" in given:
         given["directives"] = dict(given["directives"])
-    return {name: value for name, value in given.items() if name not in ("out", *others)}
+    return {name: value for name, value in given.items() if name != "out"}
 
 
 def out_of(options: argparse.Namespace, name: str) -> Path | None:
@@ -126,24 +131,26 @@ def out_of(options: argparse.Namespace, name: str) -> Path | None:
     return Path(options.out) if options.out else default
 
 
-def new_name(table: str) -> str:
-    """The name of a new file of rows."""
-    return f"{table}-{records.new_run_id()}"
-
-
 def say(text: str) -> None:
     """Lines on standard error, with the program's name."""
     for line in text.splitlines():
         print(f"mpmkit: {line}", file=sys.stderr, flush=True)
 
 
-def execute(
-    measure: Callable[[Bar], SomeTable], text: Callable[[SomeTable], str], again: str = ""
+def measured(
+    options: argparse.Namespace, measure: Callable[..., SomeTable], **more: Any
 ) -> tuple[int, SomeTable | None]:
+    """Call an experiment's function with what was asked on the command line, and `more`: the table is printed on
+    standard output, progress and errors on standard error. Gives what `execute` gives."""
+    more |= {"out": partial(out_of, options), "say": say}
+    return execute(lambda bar: measure(**asked(options) | more, on_progress=bar))
+
+
+def execute(measure: Callable[[Bar], SomeTable]) -> tuple[int, SomeTable | None]:
     """Measure, print the table; the exit status and the table, None if nothing was started.
 
     0: measured. 1: something failed on the way. 2: a bad argument. 130: Ctrl-C. After 1 and 130 the rows
-    until then are kept and printed. again: what the message of these two ends with.
+    until then are kept and printed.
     """
     bar = Bar()
     table: SomeTable | None = None
@@ -151,16 +158,16 @@ def execute(
     try:
         table = measure(bar)
     except KeyboardInterrupt as stop:
-        table, problem, status = getattr(stop, "table", None), f"interrupted{again}", 130
+        table, problem, status = getattr(stop, "table", None), "interrupted", 130
     except ExperimentError as error:
-        table, problem, status = error.table, f"{one_line(error)}{again}", 1
+        table, problem, status = error.table, one_line(error), 1
     except RecordError as error:
         problem, status = one_line(error), 1
     except ValueError as error:
         problem, status = str(error), 2
     bar.close()
     if problem:
-        say(problem)
+        say(problem + (table.again if table else ""))
     if table is not None and (table.records or status == 0):
-        print(text(table), flush=True)
+        print(table.text(), flush=True)
     return status, table

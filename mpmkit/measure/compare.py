@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import read_share
 from mpmkit.measure import command, records, utilisation
 from mpmkit.measure.records import RecordError, Row
@@ -63,9 +62,8 @@ def compare_files(
 ) -> tuple[dict[str, Decision], list[str]]:
     """The decisions on two files, and what a reader should know. Raises RecordError, naming the file."""
     one, other = records.read(a), records.read(b)
-    for name, rows in ((a, one), (b, other)):
-        if not rows:
-            raise RecordError(f"{name}: is empty; it has no row to compare")
+    if not (one and other):
+        raise RecordError(f"{b if one else a}: is empty; it has no row to compare")
     if (first := one[0]["table"]) != (second := other[0]["table"]):
         raise RecordError(f"{a} holds {first}, {b} holds {second}; both must be of one table")
     mine, theirs = costs(one), costs(other)
@@ -86,14 +84,13 @@ def compare_files(
 def junit(found: dict[str, Decision]) -> str:
     """The decisions as JUnit's XML: "dearer" is a failure, "undecided" is skipped."""
     words = [decision.word for decision in found.values()]
-    failed, skipped = words.count(DEARER), words.count(UNDECIDED)
-    counts = {"tests": len(words), "failures": failed, "skipped": skipped}
+    counts = {"tests": len(words), "failures": words.count(DEARER)}
+    counts |= {"skipped": words.count(UNDECIDED)}
     suite = ElementTree.Element("testsuite", name="mpmkit compare", errors="0")
     suite.attrib |= {name: str(count) for name, count in counts.items()}
     for name, decision in found.items():
         case = ElementTree.SubElement(suite, "testcase", classname="mpmkit.compare", name=name)
-        kind = {DEARER: "failure", UNDECIDED: "skipped"}.get(decision.word)
-        if kind:
+        if kind := {DEARER: "failure", UNDECIDED: "skipped"}.get(decision.word):
             ElementTree.SubElement(case, kind, message=str(decision))
         else:
             ElementTree.SubElement(case, "system-out").text = str(decision)
@@ -102,11 +99,11 @@ def junit(found: dict[str, Decision]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit compare``. The exit status: 0, 1 if something is dearer in B, 2 for bad input."""
-    parser = Parser(
-        prog="mpmkit compare",
-        description="Compare two files of rows: B's cost over A's with a 95% interval, and cheaper, dearer, "
-        "the same or undecided. Ends with 1 if something is dearer, with 2 if the input is bad.",
+    what = (
+        "Compare two files of rows: B's cost over A's with a 95% interval, and cheaper, dearer, the same or "
+        "undecided. Ends with 1 if something is dearer, with 2 if the input is bad."
     )
+    parser = command.parser("compare", what)
     add = parser.add_argument
     add("a", metavar="A.csv", help="before")
     add("b", metavar="B.csv", help="after, of the same table")

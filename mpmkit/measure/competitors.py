@@ -1,5 +1,4 @@
-"""The servers that can be measured in the same rounds as mpmkit's, what each is compared with, and
-whether this machine has it.
+"""The servers that can be measured in the same rounds as mpmkit's, and what each is compared with.
 
 | --also | as | compared with | pages |
 |---|---|---|---|
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure import published
-from mpmkit.measure.experiment import OURS, Cell, Launch, SomeCell
+from mpmkit.measure.experiment import Cell, Launch
 from mpmkit.measure.phpfpm import MOST_CHILDREN, PhpFpm
-from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
+from mpmkit.measure.reference_servers import Httpd
 
 SAMPLE_SITE = Path(__file__).resolve().parents[1] / "htdocs"
 STATIC = ("static",)
@@ -98,19 +96,3 @@ def of(names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = 
                 own = mine[0] if server == "httpd" else ""
                 found.append(Cell(1, server, own, parts=pages, stands_for=mine[0], start=start))
     return found
-
-
-def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
-    """The cells whose programs are here, and a sentence on each of the others: what it lacks and how
-    to get that. Starts none of them."""
-    here, missing = [], []
-    for one in wanted:
-        try:
-            if one.server != OURS or "php-fpm" in one.parts:
-                one.start(one.stands_for)
-            here.append(one)
-        except (NotInstalled, ServerFailed) as error:
-            own = [] if one.server == OURS else [one.server]
-            way = [part for part in one.parts[:1] if part in published.SCRIPTS]
-            missing.append(f"without {' '.join(own + way)}: {error}")
-    return here, list(dict.fromkeys(missing))

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 from mpmkit.measure import procfs
@@ -51,8 +52,8 @@ def place(cpus: Iterable[int], siblings: Callable[[int], set[int]]) -> Placement
     first, *others = sorted(set(cpus))
     apart = [cpu for cpu in others if cpu not in siblings(first)]
     server = (apart or others[-1:] or [first])[0]
-    note = SHARED if not others else "" if apart else SAME_CORE
-    return Placement(first, server, (note.format(first, server),) if note else ())
+    notes = () if apart else ((SAME_CORE if others else SHARED).format(first, server),)
+    return Placement(first, server, notes)
 
 
 def cpu_list(text: str) -> set[int]:
@@ -98,16 +99,13 @@ while os.getppid() == parent:
 def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
     """Keep these CPUs awake: {CPU: process id of its looper}. They end with this process."""
     started: dict[int, subprocess.Popen[bytes]] = {}
-    before = os.sched_getaffinity(0)
     try:
         for cpu in set(cpus):
-            os.sched_setaffinity(0, {cpu})
             started[cpu] = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
+            os.sched_setaffinity(started[cpu].pid, {cpu})
             os.sched_setscheduler(started[cpu].pid, os.SCHED_IDLE, os.sched_param(0))
-        os.sched_setaffinity(0, before)
         yield {cpu: looper.pid for cpu, looper in started.items()}
     finally:
-        os.sched_setaffinity(0, before)
         for looper in started.values():
             looper.kill()
             looper.wait()
@@ -125,29 +123,30 @@ class Reading(NamedTuple):
     servers: tuple[float, ...]
 
 
-def generator_pids(others: set[int]) -> list[int]:
-    """This process and its children without the others: what makes the load and counts it."""
-    return [p for p in (os.getpid(), *procfs.children(os.getpid())) if p not in others]
+class Reader:
+    """Takes readings. loopers: {CPU: process id}. groups: the process group of each server. Which processes there
+    are is looked up for the first reading: they neither come nor go."""
 
+    def __init__(self, place: Placement, loopers: Mapping[int, int], groups: Iterable[int]) -> None:
+        self._cpu, self._loopers, self._groups = place.server, loopers, [*groups]
 
-def read(
-    cpu: int,
-    loopers: Mapping[int, int],
-    generator: Iterable[int],
-    servers: Iterable[Iterable[int]],
-    spent: Callable[[Iterable[int]], int] = procfs.cpu_ns,
-) -> Reading:
-    """A reading now. cpu: the server's. loopers: {CPU: process id}. generator, servers: process ids, of which
-    `spent` gives the CPU time in ns."""
-    import psutil
+    @cached_property
+    def _pids(self) -> list[list[int]]:
+        """Those of the generator, which are this process and its other children, then each server's."""
+        me, others = os.getpid(), {*self._groups, *self._loopers.values()}
+        mine = [pid for pid in (me, *procfs.children(me)) if pid not in others]
+        return [mine, *map(procfs.members, self._groups)]
 
-    times = psutil.cpu_times(percpu=True)
-    idle = [one.idle + one.iowait for one in times]
-    for number, looper in loopers.items():
-        idle[number] += procfs.clock_ns(looper) / 1e9
-    mine, *theirs = (spent(pids) / 1e9 for pids in (generator, *servers))
-    now = time.monotonic()
-    return Reading(now, sum(idle), idle[cpu], times[cpu].steal, mine, tuple(theirs))
+    def __call__(self) -> Reading:
+        import psutil
+
+        times = psutil.cpu_times(percpu=True)
+        idle = [one.idle + one.iowait for one in times]
+        for number, looper in self._loopers.items():
+            idle[number] += procfs.clock_ns(looper) / 1e9
+        mine, *theirs = (sum(map(procfs.clock_ns, pids)) / 1e9 for pids in self._pids)
+        off, steal = idle[self._cpu], times[self._cpu].steal
+        return Reading(time.monotonic(), sum(idle), off, steal, mine, tuple(theirs))
 
 
 class Spent(NamedTuple):

@@ -9,23 +9,18 @@ requests in turns (`turns`).
 """
 
 import contextlib
-import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.fields import listed, read_share
 from mpmkit.load.profile import RequestSpec
 from mpmkit.load.runner import run_load
 from mpmkit.load.target import target_of
 from mpmkit.measure import command, competitors, cpus, experiment, published, stats, turns
-from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table
+from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import MARGIN
 from mpmkit.measure.text import aligned
@@ -66,14 +61,20 @@ def flaw_of(row: Mapping[str, Any], cycles: int) -> str:
     return ""
 
 
+@dataclass(repr=False)
 class DemandTable(Table):
-    """The result of `mpmkit demand`. works, margin, head: of the plan."""
+    """`mpmkit demand`: its plan and its result. cells: of a block; repeats: blocks; works, rates, margin: as
+    asked. cycles: of turns in each block. place: the CPUs."""
+
+    works: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
+    margin: float = MARGIN
+    cycles: int = 1
+    place: cpus.Placement = field(default_factory=cpus.here)
 
     name = "demand"
     unit = "loads"
-    works: tuple[str, ...] = ()
-    margin = MARGIN
-    head = ""
+    again = "; the same command resumes from here"
 
     @property
     def measured(self) -> int:
@@ -86,7 +87,11 @@ class DemandTable(Table):
 
     def text(self) -> str:
         """Demand, R² and decisions for each kind of work, then what a reader should know."""
-        lines = [self.head]
+        lines = [
+            "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals",
+            f"fixed beforehand: margin ±{self.margin:.3g}, {self.repeats} blocks in random order (seed "
+            f"{self.seed}), {', '.join(f'{x:,.0f}' for x in self.rates)} requests/s; {self.place}",
+        ]
         for work in self.works:
             lines += ["", *self._of_work(work)]
         flaws = [row["flaw"] for row in self.records if row["flaw"]]
@@ -116,50 +121,115 @@ class DemandTable(Table):
         said = comparisons(self.records, work, self.margin)
         return [*aligned(lines, (0, 2)), *(f"  {pair}: {one}" for pair, one in said.items())]
 
-
-@dataclass(frozen=True)
-class DemandPlan:
-    """An experiment, checked. cells: those of a block. missing: a sentence on each rival that is not
-    installed."""
-
-    cells: list[Cell]
-    works: tuple[str, ...]
-    rates: tuple[float, ...]
-    blocks: int
-    cycles: int
-    seed: int
-    margin: float
-    scale: str
-    missing: list[str]
-
-    @property
-    def id(self) -> str:
-        """Tells this plan from another; the same whenever the settings are, but for more blocks."""
-        servers = dict.fromkeys(cell.server for cell in self.cells)
-        given = (self.works, self.rates, self.cycles, self.seed, self.margin, *servers)
-        return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:12]
-
     def block(self, number: int) -> list[Cell]:
         """The cells of a block, from 1, in their random order."""
         return experiment.in_rounds(self.cells, [number], self.seed)
 
+    def left(self) -> list[Cell]:
+        """The blocks that are left, a cell each; those that were stopped are measured from their beginning."""
+        self.records = whole_blocks(self.records, self)
+        self.resumed = self.measured
+        self.notes += self.place.notes
+        numbers = {*range(1, self.repeats + 1)} - {row["round"] for row in self.records}
+        parts = tuple(f"{cell.label} {work}" for cell in self.cells for work in cell.parts)
+        return [Cell(number, OURS, "", parts=parts) for number in sorted(numbers)]
 
-def plan(
-    works: str | Iterable[str] | None = None,
+    def measure(self, block: Cell, report: Report) -> Figures:
+        """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
+        cells, place = self.block(block.round), self.place
+        with (
+            cpus.loopers({place.generator, place.server}) as awake,
+            cpus.pinned(lambda: self._started(cells), place) as servers,
+        ):
+            for work in stats.turns(self.works, block.round, f"{self.seed} works"):
+                report(f"block {block.round}, {work}", 0.0)
+                some = {cell: one for cell, one in servers.items() if work in cell.parts}
+                yield from self._loads(block.round, work, some, awake)
+        self.must_fit(block.round)
+
+    @contextlib.contextmanager
+    def _started(self, cells: Iterable[Cell]) -> Iterator[dict[Cell, Any]]:
+        """The servers of a block, all running. A competitor that does not start is left out from here on."""
+        with contextlib.ExitStack() as stack:
+            servers = {}
+            for cell in (cell for cell in cells if not cell.subjects & self.broken):
+                try:
+                    start = cell.start(cell.mpm, **DIRECTIVES[cell.mpm])
+                    servers[cell] = stack.enter_context(start)
+                except RuntimeError as error:
+                    if cell.server == OURS:
+                        raise
+                    had = [tuple(row[name] for name in WHO[:3]) for row in self.records]
+                    self.leave_out(cell, error, had.count((cell.server, cell.mpm, cell.control)))
+            yield servers
+
+    def _loads(
+        self, block: int, work: str, servers: Mapping[Cell, Any], awake: Mapping[int, int]
+    ) -> Figures:
+        """One kind of work, on all servers of a block in turns."""
+        conditions = [experiment.Conditions(self, cell) for cell in servers]
+        kind, keep = WORKS[work]
+        page, running = published.page(kind), [*servers.values()]
+        ports = [target_of(server.url).port for server in running]
+        lines = [RequestSpec(page.path, expect_length=page.length, port=port) for port in ports]
+        order = turns.order(len(running), self.rates, self.cycles, f"{self.design} {block}")
+        load = turns.profile(order, lines, keep)
+        read = cpus.Reader(self.place, awake, [server.pid for server in running])
+        sampler = turns.Sampler(len(order), read)
+        found = run_load(running[0].url, profile=load, on_tick=sampler.tick)
+        gone = [server for server in running if experiment.is_gone(server)]
+        if gone or not found.complete:
+            words = "".join(map(experiment.last_words, gone[:1]))
+            raise RuntimeError(f"block {block}, {work}: {found.ended}{words}")
+        sampler.join()
+        sums = turns.loads(order, load, found, sampler, self.place.shared)
+        same: dict[str, Any] = {"design": self.design, "seed": self.seed, "margin": self.margin}
+        same |= {"blocks": self.repeats, "cpus": str(self.place), "work": work}
+        for number, cell in enumerate(servers):
+            rows = []
+            for rate in self.rates:
+                columns = {**same, **sums[turns.Turn(number, rate)], "rate": rate}
+                columns |= {"control": cell.control, "flaw": flaw_of(columns, self.cycles)}
+                rows.append(conditions[number].row(DIRECTIVES[cell.mpm], **columns))
+            yield rows
+
+    def must_fit(self, block: int) -> None:
+        """Raise RuntimeError after a block that shows a rate to be beyond the generator."""
+        for rate in self.rates:
+            rows = [row for row in self.records if (row["round"], row["rate"]) == (block, rate)]
+            if rows and all((row["flaw"] or "").startswith("generator") for row in rows):
+                fit = min(row["rate"] * GENERATOR_MOST / row["generator_u"] for row in rows)
+                lower = ",".join(f"{0.8 * fit / self.rates[-1] * one:.2g}" for one in self.rates)
+                raise RuntimeError(
+                    f"{rate:,.0f} requests/s are above the generator's limit on this machine, in all "
+                    f"{len(rows)} cells of block {block} ({rows[0]['flaw']}); give lower rates, "
+                    f"--rates {lower}"
+                )
+
+
+@experiment.measured
+def demand_table(
+    works: Names | None = None,
     rates: Iterable[float] | None = None,
     blocks: int | None = None,
     scale: str | None = None,
     *,
     seed: int = 1,
     margin: float = MARGIN,
-    also: Iterable[str] = ("httpd",),
-    launch: Launch | None = None,
-) -> DemandPlan:
-    """Check the arguments. Raises ValueError naming every mistake."""
+    also: Names = ("httpd",),
+    launch: experiment.Launch | None = None,
+) -> DemandTable:
+    """Measure what a request costs under each MPM; five minutes at the demo scale.
+
+    works: of "page" (a new connection each), "script" (the same) and "keep-alive". rates: requests/s,
+        two or more for a line. blocks: how often each is measured. scale: "smoke", "demo", "full" (an
+        hour); by default the environment's MPMKIT_SCALE, or else demo. seed: of the random order.
+        margin: within which two costs are called the same. also: ("httpd",) or ().
+    out: as in `qps_table`; the same call resumes an interrupted run, and an unfinished block is measured again.
+    launch, on_progress, say: as in `qps_table`. Raises as it does.
+    """
     problems = command.Problems()
-    chosen, (most, cycles, speeds, kinds) = problems.scale(scale, SCALES)
-    if (rates, blocks) != (None, None):
-        chosen = "custom"
+    chosen, (most, cycles, speeds, kinds) = problems.scale(scale, SCALES, rates, blocks)
     kinds = problems.chosen("work", kinds if works is None else works, WORKS)
     also = problems.chosen("also", also, ("httpd",), 0)
     problems.rounds(blocks, name="blocks")
@@ -170,61 +240,19 @@ def plan(
     problems.raise_any()
     start = launch or experiment.launch
     cells = [Cell(1, OURS, mpm, parts=kinds, stands_for=mpm, start=start) for mpm in MPMS]
-    rivals, missing = competitors.installed(competitors.of(also))
+    rivals, missing = experiment.installed(competitors.of(also))
     static = tuple(work for work in kinds if WORKS[work][0] == "static")
     cells += [replace(rival, parts=static) for rival in rivals if static]
     cells += [replace(cell, control=True) for cell in cells if cell.mpm == "prefork"]
     speeds = tuple(sorted(set(map(float, speeds))))
-    blocks = blocks or most
-    return DemandPlan(cells, kinds, speeds, blocks, cycles, seed, margin, chosen, missing)
+    servers = dict.fromkeys(cell.server for cell in cells)
+    design = experiment.identity(kinds, speeds, cycles, seed, margin, *servers)
+    how: dict[str, Any] = {"cells": cells, "repeats": blocks or most, "seed": seed, "scale": chosen}
+    how |= {"design": design, "left_out": missing}
+    return DemandTable([], kinds, speeds, margin, cycles, **how)
 
 
-def demand_table(
-    works: str | Iterable[str] | None = None,
-    rates: Iterable[float] | None = None,
-    blocks: int | None = None,
-    scale: str | None = None,
-    out: str | os.PathLike[str] | None = None,
-    on_progress: OnProgress | None = None,
-    *,
-    say: experiment.Say | None = None,
-    **more: Any,
-) -> DemandTable:
-    """Measure what a request costs under each MPM; five minutes at the demo scale.
-
-    works: of "page" (a new connection each), "script" (the same) and "keep-alive". rates: requests/s,
-        two or more for a line. blocks: how often each is measured. scale: "smoke", "demo", "full" (an
-        hour); by default the environment's MPMKIT_SCALE, or else demo.
-    out: a CSV file to which rows are appended at once. The same call resumes an interrupted run; an
-        unfinished block is measured again. on_progress, say: as in `qps_table`.
-    more: seed of the random order (1); margin (0.03); also: ("httpd",) or ();
-        launch: starts a server of ours, ``launch(mpm, **directives)``.
-
-    Raises as `qps_table` does.
-    """
-    todo, place = plan(works, rates, blocks, scale, **more), cpus.here()
-    table = DemandTable([], scale=todo.scale, left_out=todo.missing, notes=[*place.notes])
-    table.works, table.margin = todo.works, todo.margin
-    table.head = (
-        "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals\n"
-        f"fixed beforehand: margin ±{todo.margin:.3g}, {todo.blocks} blocks in random order (seed "
-        f"{todo.seed}), {', '.join(f'{x:,.0f}' for x in todo.rates)} requests/s; {place}"
-    )
-    file = table.keep_in(out)
-    experiment.resume(table, file, design=todo.id)
-    table.records = whole_blocks(table.records, todo)
-    table.resumed = table.measured
-    done = {row["round"] for row in table.records}
-    left = [number for number in range(1, todo.blocks + 1) if number not in done]
-    table.planned = table.measured + len(left) * sum(len(cell.parts) for cell in todo.cells)
-    if table.resumed:
-        table.notes.append(f"{table.resumed} of {table.planned} loads are of an earlier run")
-
-    cells, measure = _cells(todo, table, left), partial(_measure_block, todo, table, place)
-    return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
-
-
-def whole_blocks(rows: list[Row], todo: DemandPlan) -> list[Row]:
+def whole_blocks(rows: list[Row], todo: DemandTable) -> list[Row]:
     """The rows of the blocks that are finished: the cells of a block have to be of one time. Only the last
     block can have been stopped; earlier ones lack what had failed for good."""
     rows = current(rows)
@@ -234,93 +262,15 @@ def whole_blocks(rows: list[Row], todo: DemandPlan) -> list[Row]:
     return [row for row in rows if row["round"] != last or wanted <= have]
 
 
-def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterator[Cell]:
-    """The blocks that are left, a cell each. Raises RuntimeError after a block that shows a rate to be
-    beyond the generator."""
-    for number in left:
-        loads = tuple(f"{cell.label} {work}" for cell in todo.cells for work in cell.parts)
-        yield Cell(number, OURS, "", parts=loads)
-        for rate in todo.rates:
-            rows = [row for row in table.records if (row["round"], row["rate"]) == (number, rate)]
-            if rows and all((row["flaw"] or "").startswith("generator") for row in rows):
-                fit = min(row["rate"] * GENERATOR_MOST / row["generator_u"] for row in rows)
-                lower = ",".join(f"{0.8 * fit / todo.rates[-1] * one:.2g}" for one in todo.rates)
-                raise RuntimeError(
-                    f"{rate:,.0f} requests/s are above the generator's limit on this machine, in all "
-                    f"{len(rows)} cells of block {number} ({rows[0]['flaw']}); give lower rates, "
-                    f"--rates {lower}"
-                )
-
-
-def _measure_block(
-    todo: DemandPlan, table: DemandTable, place: cpus.Placement, block: Cell, report: Report
-) -> experiment.Figures:
-    """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
-    same: dict[str, Any] = {"design": todo.id, "seed": todo.seed, "margin": todo.margin}
-    same |= {"blocks": todo.blocks, "cpus": str(place)}
-    cells = [c for c in todo.block(block.round) if not c.subjects & table.broken]
-    with (
-        cpus.loopers({place.generator, place.server}) as awake,
-        cpus.pinned(lambda: _started(cells, table), place) as servers,
-    ):
-        for work in stats.turns(todo.works, block.round, f"{todo.seed} works"):
-            report(f"block {block.round}, {work}", 0.0)
-            some = [cell for cell in servers if work in cell.parts]
-            conditions = [experiment.Conditions(table, cell) for cell in some]
-            kind, keep = WORKS[work]
-            page = published.page(kind)
-            urls = [servers[cell].url for cell in some]
-            lines = [
-                RequestSpec(page.path, expect_length=page.length, port=target_of(url).port)
-                for url in urls
-            ]
-            order = turns.order(len(some), todo.rates, todo.cycles, f"{todo.id} {block.round}")
-            load = turns.profile(order, lines, keep)
-            groups = [servers[cell].pid for cell in some]
-            sampler = turns.Sampler(len(order), groups, place, awake)
-            found = run_load(urls[0], profile=load, on_tick=sampler.tick)
-            gone = [servers[cell] for cell in some if experiment.is_gone(servers[cell])]
-            if gone or not found.complete:
-                words = "".join(map(experiment.last_words, gone[:1]))
-                raise RuntimeError(f"block {block.round}, {work}: {found.ended}{words}")
-            sampler.join()
-            sums = turns.loads(order, load, found, sampler, place.shared)
-            for number, cell in enumerate(some):
-                rows = []
-                for rate in todo.rates:
-                    columns = {**same, **sums[turns.Turn(number, rate)], "work": work, "rate": rate}
-                    columns |= {"control": cell.control, "flaw": flaw_of(columns, todo.cycles)}
-                    rows.append(conditions[number].row(DIRECTIVES[cell.mpm], **columns))
-                yield rows
-
-
-@contextlib.contextmanager
-def _started(cells: Iterable[Cell], table: DemandTable) -> Iterator[dict[Cell, Any]]:
-    """The servers of a block, all running. A competitor that does not start is left out from here on."""
-    with contextlib.ExitStack() as stack:
-        servers = {}
-        for cell in cells:
-            try:
-                server = stack.enter_context(cell.start(cell.mpm, **DIRECTIVES[cell.mpm]))
-            except RuntimeError as error:
-                if cell.server == OURS:
-                    raise
-                had = [tuple(row[name] for name in WHO[:3]) for row in table.records]
-                table.leave_out(cell, error, had.count((cell.server, cell.mpm, cell.control)))
-            else:
-                servers[cell] = server
-        yield servers
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """``mpmkit demand``: the table on standard output, progress and errors on standard error. The exit
-    status is that of `command.execute`."""
-    parser = Parser(
-        prog="mpmkit demand",
-        description="Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and "
-        "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command "
-        "resumes an interrupted run.",
+    """``mpmkit demand``, as in `command.measured`."""
+    what = (
+        "Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and of httpd if "
+        "it is installed, with a decision on each pair (docs/DEMAND.md). The same command resumes an "
+        "interrupted run."
     )
+    scale = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
+    parser = command.parser("demand", what, "--scale", "--out", scale=scale)
     add = parser.add_argument
     kinds = f"{', '.join(WORKS)}; several as a,b"
     add("--work", dest="works", **command.WORDS, metavar="WORK", help=kinds)
@@ -330,13 +280,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--margin", type=read_share, metavar="P", help="the same within (3%%)")
     alone = "measure mpmkit alone"
     add("--without-httpd", dest="also", action="store_const", const=(), help=alone)
-    scales = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
-    command.add_options(parser, "--scale", "--out", scale=scales)
-    options = parser.parse_args(argv)
-    asked = command.asked(options)
-
-    def measure(bar: OnProgress) -> DemandTable:
-        out = command.out_of(options, f"demand-{plan(**asked).id}")
-        return demand_table(**asked, out=out, on_progress=bar, say=command.say)
-
-    return command.execute(measure, DemandTable.text, command.AGAIN)[0]
+    return command.measured(parser.parse_args(argv), demand_table)[0]

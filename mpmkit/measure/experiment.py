@@ -1,15 +1,20 @@
 """The frame of every experiment: cells in rounds, each row on disk at once, progress, Ctrl-C, resumption.
 
-    table = MyTable([], planned=len(cells))
-    run(cells, measure_one, table, file=table.keep_in(out), on_progress=Bar())
+    table = MyTable([], cells=cells, repeats=3)
+    table.run(out, Bar())
 
-An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) has its own cells, its own way to measure
-them and its own table. A cell is one server and its measurements; a round measures each cell once, in
-random order, from a seed kept in the rows (randomised complete blocks): a machine that becomes slower affects
-all cells, and no cell always follows the same one. Nothing runs in parallel.
+An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) is a `Table`: `plan` checks what was asked and
+gives one without rows, which has the cells, measures one of them (`measure`) and prints itself (`text`). A
+cell is one server and its measurements; a round measures each cell once, in random order, from a seed kept in the
+rows (randomised complete blocks): a machine that becomes slower affects all cells, and no cell always follows the
+same one. Nothing runs in parallel.
 """
 
 import contextlib
+import functools
+import hashlib
+import inspect
+import json
 import os
 import sys
 import time
@@ -17,20 +22,23 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from mpmkit.config.extras import DataFrame
 from mpmkit.launcher import launch
 from mpmkit.load.runner import LoadError
-from mpmkit.measure import procfs, records, stats
+from mpmkit.measure import procfs, published, records, stats
+from mpmkit.measure.process_group import NotInstalled, ServerFailed
 from mpmkit.measure.records import RecordError, RecordFile, Row, new_run_id
 
 OURS = "mpmkit"
 
 Launch = Callable[..., AbstractContextManager[Any]]
 """``launch(mpm, **directives)``: a context manager with a `.url`."""
+Names = str | Iterable[str]  # one or several
+Out = str | os.PathLike[str] | Callable[[str], Path | None] | None
+"""The file of the rows: its path, or what gives the path for a name; None: no file."""
 
 
 @dataclass(frozen=True)
@@ -79,88 +87,26 @@ def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None
     return made
 
 
-@dataclass(repr=False, kw_only=True)
-class Table:
-    """What an experiment measured.
-
-    records: the finished rows, as in the CSV file `out`. planned: figures of the whole experiment. resumed: how
-    many of them the file held before. left_out: a sentence on each competitor that was asked for and is not in
-    all rows. broken: subjects that were not measured to the end. notes: what else a reader should know.
-    """
-
-    records: list[Row] = field(kw_only=False)
-    planned: int = 0
-    resumed: int = 0
-    run_id: str = field(default_factory=new_run_id)
-    scale: str = ""
-    out: Path | None = None
-    left_out: list[str] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
-
-    name = "qps"  # of the records table
-    unit = "cells"
-
-    @cached_property
-    def machine(self) -> Row:
-        """The columns of the machine that measures now."""
-        return records.machine().row()
-
-    @property
-    def measured(self) -> int:
-        """Figures that have their rows."""
-        return len(self.records)
-
-    def to_frame(self) -> DataFrame:
-        """The rows as a tidy frame (the columns of data/README.md)."""
-        return records.frame(self.records, self.name)
-
-    def result(self, row: Row) -> str:
-        """What progress says of a finished row."""
-        return f"{row['qps']:,.0f} requests/s"
-
-    def keep_in(self, out: str | os.PathLike[str] | None) -> RecordFile | None:
-        """Open the file of the rows, if there is one. Raises RecordError."""
-        file = RecordFile(out, self.name) if out is not None else None
-        self.out = file.path if file else None
-        return file
-
-    def leave_out(self, cell: Cell, error: BaseException, kept: int = 0) -> None:
-        """Measure a competitor no more, since it failed; `kept` of its rows are kept."""
-        self.broken |= cell.subjects
-        since = f"from round {cell.round} on ({kept} rows of it are kept)"
-        self.left_out.append(f"without {cell.label} {since}: {one_line(error)}")
-
-    def footer(self, again: str = "") -> list[str]:
-        """The last lines of the table as text: the machine, whether it is complete, notes, where the rows are."""
-        lines = [f"measured on {records.Machine.of(self.records[-1])}"] if self.records else []
-        if self.measured < self.planned:
-            measured = f"{self.measured} of {self.planned} {self.unit} were measured{again}"
-            lines.append(f"NOT COMPLETE: {measured}")
-        where = [f"rows in {self.out}"] if self.out is not None else []
-        return [*lines, *self.left_out, *self.notes, *where]
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"
+def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
+    """The cells whose programs are here, and a sentence on each of the others: what it lacks and how
+    to get that. Starts none of them."""
+    here, missing = [], []
+    for one in wanted:
+        try:
+            if one.server != OURS or "php-fpm" in one.parts:
+                one.start(one.stands_for)
+            here.append(one)
+        except (NotInstalled, ServerFailed) as error:
+            own = [] if one.server == OURS else [one.server]
+            way = [part for part in one.parts[:1] if part in published.SCRIPTS]
+            missing.append(f"without {' '.join(own + way)}: {error}")
+    return here, list(dict.fromkeys(missing))
 
 
-SomeTable = TypeVar("SomeTable", bound=Table)
-
-
-class ExperimentError(RuntimeError):
-    """The experiment could not continue. `table` holds the finished rows."""
-
-    def __init__(self, message: str, table: Table) -> None:
-        super().__init__(message)
-        self.table: Any = table
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C. `table` holds the finished rows."""
-
-    def __init__(self, table: Table) -> None:
-        super().__init__("interrupted")
-        self.table: Any = table
+def identity(*asked: Any) -> str:
+    """Tells what was asked of an experiment from anything else: 12 hexadecimal digits."""
+    text = json.dumps(asked, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -193,6 +139,159 @@ Report = Callable[[str, float], None]
 """``report(text, share)``: what is measured, and how much of this figure is done."""
 
 
+@dataclass(repr=False, kw_only=True)
+class Table:
+    """An experiment, and what it measured.
+
+    records: the finished rows, as in the CSV file `out`. cells: those of a round; repeats: rounds; seed: of
+    their random order, None: in order. planned: figures of the whole experiment. resumed: how many of them the
+    file held before. design: `identity` of an experiment that can be resumed. left_out: a sentence on each
+    competitor that was asked for and is not in all rows. broken: subjects that were not measured to the end.
+    notes: what else a reader should know.
+    """
+
+    records: list[Row] = field(kw_only=False)
+    cells: list[Any] = field(default_factory=list)
+    repeats: int = 1
+    seed: Any = None
+    planned: int = 0
+    resumed: int = 0
+    run_id: str = field(default_factory=new_run_id)
+    scale: str = ""
+    design: str = ""
+    out: Path | None = None
+    left_out: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    name = "qps"  # of the records table
+    unit = "cells"
+    design_column = "design"
+    again = ""  # what a stopped command ends with
+
+    @functools.cached_property
+    def machine(self) -> Row:
+        """The columns of the machine that measures now."""
+        return records.machine().row()
+
+    @property
+    def measured(self) -> int:
+        """Figures that have their rows."""
+        return len(self.records)
+
+    def takes(self, cell: Any) -> float:
+        """About how many seconds a cell takes; 0: not known."""
+        return 0.0
+
+    def to_frame(self) -> DataFrame:
+        """The rows as a tidy frame (the columns of data/README.md)."""
+        return records.frame(self.records, self.name)
+
+    def result(self, row: Row) -> str:
+        """What progress says of a finished row."""
+        return f"{row['qps']:,.0f} requests/s"
+
+    def text(self) -> str:
+        """The table for a terminal."""
+        raise NotImplementedError
+
+    def measure(self, cell: Any, report: Report) -> Figures:
+        """Start the server of a cell, measure its parts, stop it."""
+        raise NotImplementedError
+
+    def left(self) -> list[Any]:
+        """The cells that have no rows yet, in the order of measuring; those whose programs are not here are left
+        out. Raises ValueError if none of ours is."""
+        self.cells, missing = installed(self.cells)
+        if missing and not any(cell.server == OURS for cell in self.cells):
+            raise ValueError("; ".join(missing))
+        self.left_out += missing
+        return in_rounds(self.cells, range(1, self.repeats + 1), self.seed)
+
+    def run(
+        self, out: Out = None, on_progress: OnProgress | None = None, say: Say | None = None
+    ) -> Self:
+        """Measure what is left. Raises as `run` does, and RecordError for a bad file."""
+        _ = self.machine  # before an experiment pins this process to one CPU
+        file, left = self.keep_in(out), self.left()
+        self.planned = self.measured + sum(len(cell.parts) for cell in left)
+        if self.resumed:
+            self.notes.append(f"{self.resumed} of {self.planned} {self.unit} are of an earlier run")
+        if say is not None and (seconds := sum(map(self.takes, left))):
+            say(f"{len(left)} {self.unit}, about {duration(seconds)}")
+        return run(left, self.measure, self, file=file, on_progress=on_progress, say=say)
+
+    def keep_in(self, out: Out) -> RecordFile | None:
+        """Open the file of the rows, if there is one; an experiment with a design takes over what it holds.
+        Raises RecordError."""
+        path = out(f"{self.name}-{self.design or self.run_id}") if callable(out) else out
+        file = RecordFile(path, self.name) if path is not None else None
+        self.out = file.path if file else None
+        if file and self.design:
+            resume(self, file, **{self.design_column: self.design})
+        return file
+
+    def leave_out(self, cell: Cell, error: BaseException, kept: int = 0) -> None:
+        """Measure a competitor no more, since it failed; `kept` of its rows are kept."""
+        self.broken |= cell.subjects
+        since = f"from round {cell.round} on ({kept} rows of it are kept)"
+        self.left_out.append(f"without {cell.label} {since}: {one_line(error)}")
+
+    def footer(self) -> list[str]:
+        """The last lines of the table as text: the machine, whether it is complete, notes, where the rows are."""
+        lines = [f"measured on {records.Machine.of(self.records[-1])}"] if self.records else []
+        if self.measured < self.planned:
+            measured = f"{self.measured} of {self.planned} {self.unit} were measured{self.again}"
+            lines.append(f"NOT COMPLETE: {measured}")
+        where = [f"rows in {self.out}"] if self.out is not None else []
+        return [*lines, *self.left_out, *self.notes, *where]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"
+
+
+SomeTable = TypeVar("SomeTable", bound=Table)
+Asked = ParamSpec("Asked")
+
+
+def measured(
+    plan: Callable[Asked, SomeTable],
+) -> "functools._Wrapped[Asked, SomeTable, ..., SomeTable]":
+    """A function that checks what is asked and gives the experiment without rows, as one that measures it.
+    The first one is its attribute `__wrapped__`."""
+
+    @functools.wraps(plan)
+    def measure(
+        *asked: Any,
+        out: Out = None,
+        on_progress: OnProgress | None = None,
+        say: Say | None = None,
+        **more: Any,
+    ) -> SomeTable:
+        return plan(*asked, **more).run(out, on_progress, say)
+
+    shown, own = inspect.signature(plan), inspect.signature(measure, follow_wrapped=False)
+    both = [*shown.parameters.values(), *[*own.parameters.values()][1:-1]]
+    measure.__signature__ = shown.replace(parameters=both)  # type: ignore[attr-defined]
+    return measure
+
+
+class ExperimentError(RuntimeError):
+    """The experiment could not continue. `table` holds the finished rows."""
+
+    def __init__(self, message: str, table: Table) -> None:
+        super().__init__(message)
+        self.table: Any = table
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. `table` holds the finished rows."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__("interrupted")
+        self.table: Any = table
+
+
 def run(
     cells: Iterable[SomeCell],
     measure_one: Callable[[SomeCell, Report], Iterator[Sequence[Row]]],
@@ -215,7 +314,14 @@ def run(
     say = say or (lambda sentence: None)
     for sentence in table.left_out:
         say(sentence)
-    report = _Reporter(table, on_progress)
+    began, text = (time.monotonic(), table.measured), ""
+
+    def report(now: str, share: float = 0.0, row: Row | None = None) -> None:
+        nonlocal text
+        text = now
+        if on_progress is not None:
+            on_progress(_progress(table, began, now, share, row))
+
     kept: Counter[frozenset[str]] = Counter()
     try:
         for cell in cells:
@@ -226,7 +332,7 @@ def run(
                         for rows in figures:
                             table.records += [file.append(row) if file else row for row in rows]
                             kept[who] += len(rows)
-                            report(report.text, row=rows[0])
+                            report(text, row=rows[0])
             except RuntimeError as error:
                 if cell.server == OURS or isinstance(error, LoadError):
                     raise
@@ -243,31 +349,20 @@ def run(
     return table
 
 
-class _Reporter:
-    """Calls `on_progress` with how far a table is."""
-
-    def __init__(self, table: Table, on_progress: OnProgress | None) -> None:
-        self.table, self.on_progress = table, on_progress
-        self.began, self.before = time.monotonic(), table.measured
-        self.text = ""
-
-    def __call__(self, text: str, share: float = 0.0, row: Row | None = None) -> None:
-        self.text = text
-        if self.on_progress is None:
-            return
-        done, planned = self.table.measured, max(1, self.table.planned)
-        whole = min(1.0, (done + min(1.0, share)) / planned)
-        elapsed, mine = time.monotonic() - self.began, whole - self.before / planned
-        left = elapsed / mine * (1 - whole) if mine > 0 else None
-        result = self.table.result(row) if row else ""
-        self.on_progress(Progress(done, planned, text, whole, left, row, result))
+def _progress(
+    table: Table, began: tuple[float, int], text: str, share: float, row: Row | None
+) -> Progress:
+    """began: when, and with how many figures."""
+    done, planned = table.measured, max(1, table.planned)
+    whole = min(1.0, (done + min(1.0, share)) / planned)
+    mine = whole - began[1] / planned
+    left = (time.monotonic() - began[0]) / mine * (1 - whole) if mine > 0 else None
+    return Progress(done, planned, text, whole, left, row, table.result(row) if row else "")
 
 
-def resume(table: Table, file: RecordFile | None, **same: Any) -> None:
+def resume(table: Table, file: RecordFile, **same: Any) -> None:
     """Take over the rows that a file has; note which of them another machine or version measured. Raises
     RecordError if one of them does not have the columns `same` and so is of another experiment."""
-    if file is None:
-        return
     rows = records.read(file.path)
     if any(row[name] != value for row in rows for name, value in same.items()):
         raise RecordError(
@@ -275,7 +370,6 @@ def resume(table: Table, file: RecordFile | None, **same: Any) -> None:
         )
     table.records = rows
     table.resumed = table.measured
-    table.planned = max(table.planned, table.resumed)
     for name in ("cpu_model", "cores", "kernel", "python", "commit"):
         before = sorted({str(row[name]) for row in rows if row[name] != table.machine[name]})
         said = f"rows that the file had before are of another {name}: {', '.join(before)}"
@@ -338,8 +432,7 @@ class Bar:
                 from tqdm.auto import tqdm
 
                 form = "{percentage:3.0f}%|{bar:30}| {desc}"
-                how: dict[str, Any] = {"leave": self._widget, "bar_format": form}
-                self._bar = tqdm(total=1.0, file=self.file, **how)
+                self._bar = tqdm(total=1.0, file=self.file, leave=self._widget, bar_format=form)
 
     def __call__(self, now: Progress) -> None:
         if now.row is not None and not self._widget:

@@ -12,14 +12,14 @@ maintenance would settle: a growing pool overshoots, and takes a second per chil
 import http.client
 import math
 import os
+import statistics
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mpmkit.config.arguments import Parser
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.extras import DataFrame, data_frame
@@ -29,14 +29,17 @@ from mpmkit.load.fields import listed
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
 from mpmkit.measure.command import Problems
-from mpmkit.measure.experiment import OURS, Cell, OnProgress, Report, Say
-from mpmkit.measure.memory_table import AGAINST, MemoryTable
-from mpmkit.measure.procfs import processes_of, sample, settle, slab_kb
+from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
+from mpmkit.measure.procfs import numbers, processes_of, sample, settle
 from mpmkit.measure.records import Row
-from mpmkit.measure.sizing import max_request_workers_for, room_for
+from mpmkit.measure.sizing import Line, lines, max_request_workers_for, room_for
+from mpmkit.measure.text import aligned
 
+AGAINST = {
+    "busy": ("requests being served", "busy request"),
+    "idle": ("kept-alive connections", "idle connection"),
+}
 MOST = 20_000  # connections; as many as a load profile may have
-SECONDS_A_LEVEL = 4.0  # about what one takes, for the estimate
 
 # No connection is closed while memory is looked at.
 PATIENT: dict[str, Any] = {
@@ -56,6 +59,12 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
 }
 
 
+# Headings of a table of levels, and the columns in MiB.
+_HEAD = ("held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks", "shm", "USS",
+         "RSS summed", "child's PSS")  # fmt: skip
+_MIB = ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")
+
+
 def memory_of(server: Any) -> DataFrame:
     """The memory of each process of a running server, as it is now; sizes in KiB, parent first.
 
@@ -64,11 +73,11 @@ def memory_of(server: Any) -> DataFrame:
     does not run.
     """
     pid = server if isinstance(server, int) else server.pid
-    rows = []
-    for one, memory, threads, tables in processes_of(pid):
-        role = "parent" if one == pid else "child"
-        who = {"pid": one, "role": role, "threads": threads}
-        rows.append({**who, **vars(memory), "page_tables": tables})
+    rows = [
+        {"pid": one, "role": "parent" if one == pid else "child", "threads": threads}
+        | {**vars(memory), "page_tables": tables}
+        for one, memory, threads, tables in processes_of(pid)
+    ]
     if not rows:
         raise ValueError(f"no server runs with process {pid}")
     return data_frame(rows)
@@ -89,40 +98,150 @@ class Level(Cell):
         return self.level + 200
 
 
-class MemoryPlan(NamedTuple):
-    """A measurement, checked. levels: those of round 1."""
+@dataclass(repr=False)
+class MemoryTable(Table):
+    """`mpmkit memory`: its levels (`cells`), and what was measured: rows of the records table `memory` (see
+    data/README.md). path: the page that is asked for first. Levels run in order: each has a server of its own,
+    and memory does not depend on what ran before."""
 
-    levels: list[Level]
-    rounds: int
-    scale: str
-    path: str
+    path: str = "/index.html"
+
+    name = "memory"
+    unit = "levels"
 
     @property
-    def number(self) -> int:
-        """Of levels, in all rounds."""
-        return self.rounds * len(self.levels)
+    def measured(self) -> int:
+        """Levels that have their rows."""
+        return sum(row["scope"] == "server" for row in self.records)
+
+    def result(self, row: Row) -> str:
+        """What progress says of a finished level."""
+        return f"{row['pss_kb'] / 1024:,.1f} MiB"
+
+    def takes(self, cell: Level) -> float:
+        """Seconds, about."""
+        return 4.0
+
+    def measure(self, cell: Level, report: Report) -> Figures:
+        """One server with so many requests or connections."""
+        report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
+        directives = dict(cell.directives)
+        if cell.against == "busy" or cell.stands_for != "event":
+            directives["StartServers"] = start_servers(cell.stands_for, directives, cell.level)
+        conditions = experiment.Conditions(self, cell)
+        with descriptors(cell.descriptors), cell.start(cell.stands_for, **directives) as server:
+            try:
+                found, held, slab = _look(cell, server, self.path)
+            except RuntimeError as error:
+                words = experiment.last_words(server) if experiment.is_gone(server) else ""
+                raise RuntimeError(f"{error}{words}") from None
+        same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
+        rows = []
+        for scope, columns in found.items():
+            own = {"scope": scope, "slab_kb": slab if scope == "server" else None}
+            rows.append(conditions.row(directives, **same, **columns, **own))
+        yield rows
+
+    def lines(self, *columns: str) -> dict[tuple[str, str | None, str], Line]:
+        """(server, MPM, against) -> the line through its levels: KiB of `columns` (by default pss_kb)
+        against requests busy or connections idle."""
+        return lines(self.records, columns or ("pss_kb",))
+
+    def costs(self) -> DataFrame:
+        """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
+        slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables."""
+        more = {name: self.lines(f"{name}_kb") for name in ("uss", "rss", "page_tables")}
+        rows = []
+        for key, line in self.lines().items():
+            row: Row = dict(zip(("server", "mpm", "against"), key, strict=True))
+            row |= {"base": line.base, "cost": line.slope, "low": line.low, "high": line.high}
+            row |= {f"cost_{name}": found[key].slope for name, found in more.items()}
+            rows.append({**row, "points": line.points})
+        return data_frame(rows)
+
+    def text(self) -> str:
+        """The levels, the costs, and what the words mean."""
+        if not self.records:
+            return "no level was finished"
+        there = {row["against"] for row in self.records}
+        parts = [self._levels(against) for against in AGAINST if against in there]
+        words = (
+            "held: the number that the server took; under prefork and worker each one holds a worker",
+            "summed RSS counts a shared page in every process",
+            "cost and base: slope and start of a line through the levels in PSS, without page tables and sockets",
+        )
+        return "\n\n".join([*parts, self._costs(), "\n".join([*words, *self.footer()])])
+
+    def _levels(self, against: str) -> str:
+        servers: dict[str, dict[int, dict[str, list[Row]]]] = {}
+        for row in self.records:
+            if row["against"] == against:
+                name = f"{row['server']} {row['mpm'] or ''}".strip()
+                levels = servers.setdefault(name, {})
+                levels.setdefault(row["level"], {}).setdefault(row["scope"], []).append(row)
+        what = AGAINST[against][0]
+        out = [f"memory in MiB against {what} (child's PSS in KiB, the median child)"]
+        for name, levels in servers.items():
+            table: list[tuple[str, ...]] = [(against, *_HEAD)]
+            for level, rows in levels.items():
+                whole = rows["server"]
+                counts = [f"{_middle(whole, n):,.0f}" for n in ("held", "processes", "threads")]
+                sizes = [f"{_middle(whole, f'{n}_kb') / 1024:,.1f}" for n in _MIB]
+                child = f"{_middle(rows['child'], 'pss_kb'):,.0f}" if "child" in rows else "-"
+                table.append((f"{level:,}", *counts, *sizes, child))
+            out += ["", name, *aligned(table, left=())]
+        return "\n".join(out)
+
+    def _costs(self) -> str:
+        naive, tables, found = self.lines("rss_kb"), self.lines("page_tables_kb"), self.lines()
+        if not found:
+            return "one level alone has no slope"
+        head = "what one more costs", "KiB", "95% interval", "page tables", "base MiB"
+        rows = [(*head, "summed RSS says")]
+        for key, line in found.items():
+            known = math.isfinite(line.high)
+            between = f"{line.low:,.1f} to {line.high:,.1f}" if known else "two levels: none"
+            who = f"{' '.join(filter(None, key[:2]))}, {AGAINST[key[2]][1]}"
+            cells = f"{line.slope:,.1f}", between, f"{tables[key].slope:+,.1f}"
+            rows.append((who, *cells, f"{line.base / 1024:,.1f}", f"{naive[key].slope:,.1f}"))
+        return "\n".join(aligned(rows))
 
 
-def plan(
-    mpms: str | Iterable[str] = MPMS,
-    against: str | Iterable[str] = AGAINST,
+def _middle(rows: Sequence[Row], column: str) -> float:
+    return statistics.median(row[column] for row in rows)
+
+
+@experiment.measured
+def memory_table(
+    mpms: Names = MPMS,
+    against: Names = tuple(AGAINST),
     *,
     busy: Iterable[int] | None = None,
     idle: Iterable[int] | None = None,
     rounds: int | None = None,
     scale: str | None = None,
-    also: Iterable[str] = (),
+    also: Names = (),
     document_root: str | os.PathLike[str] | None = None,
     path: str = "/index.html",
     directives: Mapping[str, Any] | None = None,
-) -> MemoryPlan:
-    """Check the arguments of `memory_table`. Raises ValueError naming every mistake."""
+) -> MemoryTable:
+    """Measure memory against busy requests and idle kept-alive connections; minutes at the demo scale.
+
+    * mpms: of prefork, worker, event. against: of "busy", "idle".
+    * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
+      kept-alive connections, 0 to 20,000; by default set by the scale.
+    * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
+    * also: "httpd" to measure it as well. If it is missing it is left out and named.
+    * document_root, path: your pages, and the one requested before the measurement; the
+      other servers serve the samples. directives: override the article's blocks, {name: value}.
+    * out, on_progress, say: as in `qps_table`. Raises as it does.
+    """
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
     kinds = problems.chosen("against", against, AGAINST)
-    others = competitors.of(problems.also(also), mpms)
+    others = competitors.of(problems.chosen("also", also, competitors.names(), 0), mpms)
     given = {"busy": _levels(problems, "busy", busy), "idle": _levels(problems, "idle", idle)}
-    chosen, (shares, numbers, most) = problems.scale(scale, SCALES)
+    chosen, (shares, numbers, most) = problems.scale(scale, SCALES, busy, idle, rounds)
     problems.rounds(rounds, 100)
     root = Path(document_root) if document_root is not None else competitors.SAMPLE_SITE
     if not root.is_dir():
@@ -130,34 +249,47 @@ def plan(
     if not path.startswith("/") or not path.isascii() or any(c <= " " for c in path):
         problems.append(f"path: must begin with / and be ASCII without blanks, not {path!r}")
     ours = partial(experiment.launch, document_root=root, access_log=True)
-    found: list[Level] = []
+    cells: list[Level] = []
     for mpm in mpms:
         block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
         workers = _max_request_workers(problems, mpm, block)
-        own = [one for one in others if one.stands_for == mpm]
-        for kind in kinds:
-            levels = given[kind] or sorted({round(share * workers) for share in shares})
-            if kind == "idle":
-                levels = _held(mpm, given[kind] or numbers, workers)
-            elif max(levels) > workers:
-                problems.append(
-                    f"busy: {max(levels):,} requests can't be busy under {mpm} with "
-                    f"MaxRequestWorkers {workers}; raise it with directives, or ask for fewer"
-                )
-            room = {**block, **_room_for_idle(mpm, block, max(levels, default=0), kind)}
-            # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
-            servers = [Cell(1, OURS, mpm, stands_for=mpm, start=ours)]
-            servers += [one for one in own if kind == "idle" or one.mpm]
-            found += [
-                Level(1, one.server, one.mpm, stands_for=mpm, start=one.start, directives=room,
-                      against=kind, level=level)
-                for one in servers for level in levels
-            ]  # fmt: skip
-    if short := too_few_descriptors(max((one.descriptors for one in found), default=0)):
+        busy_levels = given["busy"] or sorted({round(share * workers) for share in shares})
+        levels = {"busy": busy_levels, "idle": _held(mpm, given["idle"] or numbers, workers)}
+        if "busy" in kinds and max(busy_levels) > workers:
+            problems.append(
+                f"busy: {max(busy_levels):,} requests can't be busy under {mpm} with "
+                f"MaxRequestWorkers {workers}; raise it with directives, or ask for fewer"
+            )
+        servers = [Cell(1, OURS, mpm, stands_for=mpm, start=ours)]
+        servers += [one for one in others if one.stands_for == mpm]
+        cells += [level for kind in kinds for level in _cells(servers, kind, levels[kind], block)]
+    if short := too_few_descriptors(max((one.descriptors for one in cells), default=0)):
         problems.append(f"levels: {short}")
     problems.raise_any()
-    by_hand = busy is not None or idle is not None or rounds is not None
-    return MemoryPlan(found, rounds or most, "custom" if by_hand else chosen, path)
+    return MemoryTable([], path, cells=cells, repeats=rounds or most, scale=chosen)
+
+
+def _cells(
+    servers: Iterable[Cell], kind: str, levels: Sequence[int], directives: dict[str, Any]
+) -> list[Level]:
+    """The levels of servers that stand for one MPM."""
+    found = []
+    for one in servers:
+        room, most = dict(directives), max(levels, default=0)
+        if (one.stands_for, kind) == ("event", "idle") and most:
+            # event takes ThreadsPerChild + AsyncRequestWorkerFactor x idle workers connections a child.
+            threads = int(room.get("StartServers", 3)) * int(room.get("ThreadsPerChild", 25))
+            room.setdefault("AsyncRequestWorkerFactor", max(2, math.ceil(most * 1.5 / threads)))
+        # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
+        if kind == "idle" or one.mpm:
+            how: dict[str, Any] = {
+                "stands_for": one.stands_for,
+                "start": one.start,
+                "directives": room,
+            }
+            who = (1, one.server, one.mpm)
+            found += [Level(*who, against=kind, level=level, **how) for level in levels]
+    return found
 
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
@@ -186,84 +318,14 @@ def _max_request_workers(problems: Problems, mpm: str, given: Mapping[str, Any])
         return MOST
 
 
-def _room_for_idle(mpm: str, given: Mapping[str, Any], most: int, against: str) -> dict[str, Any]:
-    """event takes ThreadsPerChild + AsyncRequestWorkerFactor x idle workers connections a child: a
-    factor that makes room for all, unless one was given."""
-    if (mpm, against) != ("event", "idle") or not most or "AsyncRequestWorkerFactor" in given:
-        return {}
-    workers = int(given.get("StartServers", 3)) * int(given.get("ThreadsPerChild", 25))
-    return {"AsyncRequestWorkerFactor": max(2, math.ceil(most * 1.5 / workers))}
-
-
 def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
     """Children that idle maintenance would end up with when so many workers are busy."""
     number = {name: int(value) for name, value in directives.items() if str(value).isdigit()}
     most, least = number["MaxRequestWorkers"], number["StartServers"]
-    if mpm == "prefork":
-        return max(1, min(most, max(busy + number["MinSpareServers"], least)))
-    threads = number["ThreadsPerChild"]
-    wanted = min(most, busy + number["MinSpareThreads"])
-    return max(1, min(most // threads, max(math.ceil(wanted / threads), least)))
-
-
-def memory_table(
-    mpms: str | Iterable[str] = MPMS,
-    against: str | Iterable[str] = AGAINST,
-    *,
-    out: str | os.PathLike[str] | None = None,
-    on_progress: OnProgress | None = None,
-    say: Say | None = None,
-    **asked: Any,
-) -> MemoryTable:
-    """Measure memory against busy requests and idle kept-alive connections; minutes at the demo scale.
-
-    mpms: of prefork, worker, event. against: of "busy", "idle".
-    out: a CSV file to which each level's rows are appended as soon as they are measured.
-    on_progress, say: as in `qps_table`.
-
-    asked (all of it optional):
-
-    * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
-      kept-alive connections, 0 to 20,000; by default set by the scale.
-    * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    * also: "httpd" to measure it as well. If it is missing it is left out and named.
-    * document_root, path: your pages, and the one requested before the measurement; the
-      other servers serve the samples. directives: override the article's blocks, {name: value}.
-
-    Raises as `qps_table` does.
-    """
-    todo = plan(mpms, against, **asked)
-    here, missing = competitors.installed(todo.levels)
-    # In order: each level has a server of its own, and memory does not depend on what ran before.
-    cells = experiment.in_rounds(here, range(1, todo.rounds + 1))
-    table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
-
-    def measure(cell: Level, report: Report) -> experiment.Figures:
-        report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
-        yield _measure_level(cell, table, todo.path)
-
-    file = table.keep_in(out)
-    return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
-
-
-def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
-    """One server with so many requests or connections: its rows."""
-    directives = dict(cell.directives)
-    if cell.against == "busy" or cell.stands_for != "event":
-        directives["StartServers"] = start_servers(cell.stands_for, directives, cell.level)
-    conditions = experiment.Conditions(table, cell)
-    with descriptors(cell.descriptors), cell.start(cell.stands_for, **directives) as server:
-        try:
-            found, held, slab = _look(cell, server, path)
-        except RuntimeError as error:
-            words = experiment.last_words(server) if experiment.is_gone(server) else ""
-            raise RuntimeError(f"{error}{words}") from None
-    same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
-    rows = []
-    for scope, columns in found.items():
-        own = {"scope": scope, "slab_kb": slab if scope == "server" else None}
-        rows.append(conditions.row(directives, **same, **columns, **own))
-    return rows
+    threads = 1 if mpm == "prefork" else number["ThreadsPerChild"]
+    spare = number["MinSpareServers" if mpm == "prefork" else "MinSpareThreads"]
+    wanted = math.ceil(min(most, busy + spare) / threads)
+    return max(1, min(most // threads, max(wanted, least)))
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
@@ -287,18 +349,20 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
         if said["error"]:
             raise RuntimeError(f"{cell.level:,} {cell.against}: {said['error']}")
         settle(server.pid)
-        found, slab = sample(server.pid), slab_kb()
+        found, slab = sample(server.pid), numbers("/proc/meminfo").get("SUnreclaim")
         if not found:
             raise RuntimeError(f"{cell.label} ended with {cell.level:,} {cell.against}")
         return found, min(cell.level, holding.ask("report")["held"]), slab
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="mpmkit memory",
-        description="Measure what a busy request and an idle connection cost under each MPM, and say "
-        "how many workers a machine has room for.",
+def main(argv: Sequence[str] | None = None) -> int:
+    """``mpmkit memory``, as in `command.measured`; the status is 1 as well if no size can be said."""
+    what = (
+        "Measure what a busy request and an idle connection cost under each MPM, and say how many workers a "
+        "machine has room for."
     )
+    names = ("--mpm", "--rounds", "--scale", "--also", "--document-root", "--directive", "--out")
+    parser = command.parser("memory", what, *names)
     add = parser.add_argument
     add("--against", **command.WORDS, metavar="WHAT", help="busy, idle (both)")
     add("--busy", type=listed(int), metavar="N,N", help="busy levels")
@@ -308,35 +372,22 @@ def _parser() -> Parser:
     add("--ram", metavar="SIZE", help=ram)
     reserve = "of it, not for the server (20%%, at least 256 MiB)"
     add("--reserve", metavar="SIZE", help=reserve)
-    names = ("--mpm", "--rounds", "--scale", "--also", "--document-root", "--directive", "--out")
-    command.add_options(parser, *names)
-    return parser
+    options = parser.parse_args(argv)
+    ram, reserve = vars(options).pop("ram"), vars(options).pop("reserve")
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``mpmkit memory``: tables on standard output, progress and errors on standard error.
-    The exit status is that of `command.execute`; 1 as well if no size can be said."""
-    options = _parser().parse_args(argv)
-    asked = command.asked(options, "ram", "reserve")
-
-    def measure(bar: OnProgress) -> MemoryTable:
-        todo = plan(**asked)
-        if options.ram is not None:
-            room_for(options.ram, options.reserve)
-        elif options.reserve is not None:
+    def measure(**asked: Any) -> MemoryTable:
+        if ram is not None:
+            room_for(ram, reserve)
+        elif reserve is not None:
             raise ValueError("reserve: it is a part of --ram; give both")
-        seconds = experiment.duration(todo.number * SECONDS_A_LEVEL)
-        command.say(f"{todo.number} levels, about {seconds}")
-        out = command.out_of(options, command.new_name("memory"))
-        return memory_table(**asked, out=out, on_progress=bar, say=command.say)
+        return memory_table(**asked)
 
-    status, table = command.execute(measure, MemoryTable.text)
-    sized = options.ram and table is not None and table.records
-    for mpm in asked.get("mpms", MPMS) if sized else ():
-        threads = int(asked["directives"].get("ThreadsPerChild", 25))
-        how: dict[str, Any] = {"threads_per_child": threads, "reserve": options.reserve}
+    status, table = command.measured(options, measure)
+    threads = int(dict(options.directives).get("ThreadsPerChild", 25))
+    how: dict[str, Any] = {"threads_per_child": threads, "reserve": reserve, "memory": table}
+    for mpm in (options.mpms or MPMS) if ram and table is not None and table.records else ():
         try:
-            print(f"\n{max_request_workers_for(options.ram, mpm=mpm, memory=table, **how)}")
+            print(f"\n{max_request_workers_for(ram, mpm=mpm, **how)}")
         except ValueError as error:
             command.say(str(error))
             status = status or 1

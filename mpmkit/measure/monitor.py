@@ -117,30 +117,26 @@ class StatusPage:
         return not self.pid or procfs.alive(self.pid)
 
     def read(self, patience: float) -> dict[str, str]:
+        why = "is not a status page; is SetHandler server-status configured?"
         try:
             request = urllib.request.Request(self.page, headers=self.headers)
             with urllib.request.urlopen(request, timeout=patience) as reply:
                 lines = reply.read().decode("latin-1").splitlines()
+            auto = {key: value.strip() for key, _, value in (one.partition(":") for one in lines)}
+            if "Scoreboard" in auto:
+                return auto
         except urllib.error.HTTPError as error:
-            login = (
-                "give the right password" if self.headers else "put USER:PASSWORD@ before the host"
-            )
-            remedy = f"; {login}, or allow it from here (Require local)"
-            what = f"answers {error.code}, not a status page{remedy * (error.code in (401, 403))}"
-            raise OSError(f"{self.page} {what}") from None
+            words = ("put USER:PASSWORD@ before the host", "give the right password")
+            remedy = f"; {words[bool(self.headers)]}, or allow it from here (Require local)"
+            why = f"answers {error.code}, not a status page{remedy * (error.code in (401, 403))}"
         except TimeoutError:
             why = f"gives no answer within {patience:g} s; every worker may be busy"
-            raise OSError(f"{self.page} {why}") from None
         except http.client.HTTPException as error:
-            raise OSError(f"{self.page} does not answer in HTTP: {error!r}") from None
+            why = f"does not answer in HTTP: {error!r}"
         except OSError as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise OSError(f"{self.page} cannot be reached: {reason}") from None
-        auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        if "Scoreboard" not in auto:
-            why = "is not a status page; is SetHandler server-status configured?"
-            raise OSError(f"{self.page} {why}")
-        return auto
+            why = f"cannot be reached: {reason}"
+        raise OSError(f"{self.page} {why}")
 
     def look(self) -> _Look:
         children = procfs.children(self.pid) if self.pid else []
@@ -197,17 +193,15 @@ class Watch(Recording):
     ) -> None:
         if every < 0.01:
             raise ValueError(f"every: must be 0.01 s or more, not {every!r}: it would be a load")
-        self._reader: _Scoreboard | StatusPage
-        if isinstance(server, Server):
-            self._reader = _Scoreboard(server)
-        else:
-            self._reader = StatusPage(server, max(every, 0.2))
+        self._reader = (
+            _Scoreboard(server)
+            if isinstance(server, Server)
+            else StatusPage(server, max(every, 0.2))
+        )
         super().__init__(self._reader.mpm)
-        self.every = every
-        self.on_sample = on_sample
-        self.on_end = on_end
+        self.every, self.on_sample, self.on_end = every, on_sample, on_end
         self._began = time.monotonic()
-        self._last: _Look | None = None
+        self._last = _Look([], {"generation": 0})
         self._memory, self._memory_at = NAN, 0.0  # and when to read it again
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -300,15 +294,13 @@ class Watch(Recording):
         return sample
 
     def _sample(self, look: _Look, waiting: float, now: float) -> Sample:
-        before, qps, service = self._last, NAN, NAN
-        if before is not None:
-            accesses = look.counts.get("accesses", NAN)
-            since, spent = before.counts.get("accesses", NAN), before.duration_ms
-            if accesses < since:  # a restart begins counting at zero again
-                since = spent = 0
-            done = accesses - since
-            qps = done / (now - self.samples[-1].t)
-            service = (look.duration_ms - spent) / done if done else NAN
+        accesses = look.counts.get("accesses", NAN)
+        since, spent = self._last.counts.get("accesses", NAN), self._last.duration_ms
+        if accesses < since:  # a restart begins counting at zero again
+            since = spent = 0
+        done = accesses - since
+        qps = done / (now - (self.samples[-1].t if self.samples else 0))
+        service = (look.duration_ms - spent) / done if done else NAN
         if now >= self._memory_at and self._reader.pid:
             began = time.thread_time()
             self._memory = procfs.pss_mb([self._reader.pid, *look.children])
@@ -319,15 +311,14 @@ class Watch(Recording):
 
     def _note_differences(self, look: _Look, now: float) -> None:
         """Events: which children came and went, a new generation, new lines in the error log."""
-        before = self._last or _Look([], {"generation": 0})
-        now_there, were_there = set(look.children), set(before.children)
+        now_there, were_there = set(look.children), set(self._last.children)
         one, many = ("a child", "children") if self.mpm == "prefork" else ("a process", "processes")
         for kind, pids in (("forked", now_there - were_there), ("ended", were_there - now_there)):
             if pids:
                 which = one if len(pids) == 1 else f"{len(pids)} {many}"
                 self.events.append(Event(now, kind, f"{kind} {which}"))
         generation = look.counts.get("generation", NAN)
-        if generation == generation and generation != before.counts.get("generation"):
+        if generation == generation and generation != self._last.counts.get("generation"):
             self.events.append(Event(now, "generation", f"generation {generation:.0f}"))
         self.events += [Event(now, "log", line) for line in look.lines]
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from mpmkit.measure.procfs import members
+from mpmkit.measure.procfs import members, text_of
 
 READY_WITHIN = 10.0  # seconds from start to the first accepted connection
 STOP_WITHIN = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
@@ -153,11 +153,9 @@ class ProcessGroup:
 
     def error_log(self, lines: int = 5) -> str:
         """The last lines of what it printed and logged; its own words."""
-        texts = []
-        for name in ("console", "error_log"):
-            with contextlib.suppress(OSError):
-                texts += (self.root / name).read_text(errors="replace").splitlines()
-        return "\n".join(texts[-lines:]) or "(it said nothing)"
+        texts = [text_of(self.root / name) for name in ("console", "error_log")]
+        said = [line for text in texts for line in text.splitlines()]
+        return "\n".join(said[-lines:]) or "(it said nothing)"
 
     def _readable(self, root: Path) -> Path:
         """The document root, or, where the children of root's server are of a user who may not enter it,

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Self
 
@@ -62,10 +62,9 @@ def children(pid: int) -> list[int]:
 
 def tasks(pid: int) -> list[str]:
     """The folders of a process's threads; none if it has ended."""
-    try:
+    with contextlib.suppress(OSError):
         return [f"/proc/{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
-    except OSError:
-        return []
+    return []
 
 
 def status_numbers(pid: int) -> dict[str, int]:
@@ -78,23 +77,19 @@ def ran_for(task: str) -> int:
     return int((text_of(f"{task}/schedstat").split() or ["0"])[0])
 
 
-def cpu_ns(pids: Iterable[int]) -> int:
+def cpu_ns(pids: Sequence[int]) -> int:
     """CPU time of `pids` so far, in ns, with that of their children who ended and were waited for
     (counted in ticks of 10 ms). Threads that have ended are not in it."""
-    total = 0
-    for pid in pids:
-        total += sum(map(int, stat(pid)[13:15])) * TICK_NS  # cutime and cstime
-        total += sum(map(ran_for, tasks(pid)))
-    return total
+    of_children = sum(int(ticks) for pid in pids for ticks in stat(pid)[13:15])  # cutime and cstime
+    return of_children * TICK_NS + sum(ran_for(task) for pid in pids for task in tasks(pid))
 
 
 def clock_ns(pid: int) -> int:
     """CPU time of a process so far, in ns, with that of its threads that have ended; exact to this moment
     (clock_getcpuclockid(3)), and quickly read. 0 if the process is gone."""
-    try:
+    with contextlib.suppress(OSError):
         return time.clock_gettime_ns(~pid << 3 | 2)  # CPUCLOCK_SCHED of a process
-    except OSError:
-        return 0
+    return 0
 
 
 class Meter:
@@ -106,20 +101,17 @@ class Meter:
 
     def __init__(self, group: int | None) -> None:
         """group: of the processes; None if it isn't known, and nothing is measured."""
-        self.group = group
-        self._begun: tuple[int, int, float] | None = None
+        self.group, self._begun = group, (0, 0, 0.0)
 
     def progress(self, done: int) -> None:
         """So many requests are done; called while the load runs."""
-        if self._begun is None and done > 0 and self.group is not None:
+        if done and not self._begun[0] and self.group is not None:
             self._begun = done, cpu_ns(members(self.group)), time.monotonic()
 
     def per_request(self, done: int) -> float | None:
         """The load is over after so many requests. None if it was too short, or nothing is known."""
-        if self._begun is None or self.group is None:
-            return None
         before, ns, since = self._begun
-        if done <= before or time.monotonic() - since < self.LEAST:
+        if self.group is None or not 0 < before < done or time.monotonic() - since < self.LEAST:
             return None
         used = cpu_ns(members(self.group)) - ns
         return used / (done - before) / 1000 if used > 0 else None
@@ -239,52 +231,43 @@ def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
     """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
     found = []
     for one in sorted(members(pid), key=lambda each: (each != pid, each)):
-        memory, numbers = read_smaps(one), status_numbers(one)
-        if memory is not None and numbers:
-            found.append((one, memory, numbers.get("Threads", 1), numbers.get("VmPTE", 0)))
+        memory, status = read_smaps(one), status_numbers(one)
+        if memory is not None and status:
+            found.append((one, memory, status.get("Threads", 1), status.get("VmPTE", 0)))
     return found
 
 
 def settle(pid: int) -> None:
     """Wait until a server has neither started nor ended a process or thread for STEADY seconds."""
-    until = time.monotonic() + SETTLED_WITHIN
     last, since = None, time.monotonic()
-    while time.monotonic() < until:
-        now = tuple((one, status_numbers(one).get("Threads", 0)) for one in sorted(members(pid)))
-        if now != last:
-            last, since = now, time.monotonic()
-        elif time.monotonic() - since >= STEADY:
-            return
+    until = since + SETTLED_WITHIN
+    while (now := time.monotonic()) < until and now - since < STEADY:
+        seen = {one: status_numbers(one).get("Threads", 0) for one in members(pid)}
+        if seen != last:
+            last, since = seen, now
         time.sleep(0.1)
 
 
 def sample(pid: int) -> dict[str, dict[str, int]]:
     """scope -> the memory columns of a record, for the whole server, its parent, its median child. Empty if
     the server has ended."""
-    looks = []
+    looks: list[list[tuple[int, Footprint, int, int]]] = []
     for number in range(SAMPLES):
         time.sleep(BETWEEN if number else 0)
-        looks.append(processes_of(pid))
-    looks = sorted(filter(None, looks), key=lambda look: sum(one[1].pss for one in look))
+        looks += filter(None, [processes_of(pid)])
     if not looks:
         return {}
-    look = looks[len(looks) // 2]
-    parent = [one for one in look if one[0] == pid]
+    look = sorted(looks, key=lambda look: sum(one[1].pss for one in look))[len(looks) // 2]
     children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
-    scopes = {"server": look, "parent": parent, "child": children[len(children) // 2 :][:1]}
+    scopes = {"server": look, "parent": [one for one in look if one[0] == pid]}
     found = {}
-    for scope, processes in scopes.items():
+    for scope, processes in (*scopes.items(), ("child", children[len(children) // 2 :][:1])):
         if processes:
             _, memory, threads, tables = zip(*processes, strict=True)
             counts = {"processes": len(processes), "threads": sum(threads)}
             sizes = {f"{name}_kb": kb for name, kb in vars(sum(memory, Footprint())).items()}
             found[scope] = {**counts, **sizes, "page_tables_kb": sum(tables)}
     return found
-
-
-def slab_kb() -> int | None:
-    """KiB of kernel objects of the whole machine that can't be given back, sockets among them."""
-    return numbers("/proc/meminfo").get("SUnreclaim")
 
 
 class MachineTimes(NamedTuple):

@@ -63,42 +63,36 @@ class QpsTable(Table):
 
     def verdict(self, kind: str, server: str = OURS) -> OrderVerdict | None:
         """Whether the published order came out; None if fewer than two MPMs can be compared."""
-        limits = self.limits(kind, server)
-        return stats.verdict(self.rounds(kind, server), self._published(kind), limits)
-
-    def _published(self, kind: str) -> dict[str, float]:
-        return self.published.get(published.page(kind).kind, {})
-
-    # -- figures -----------------------------------------------------------------------------------
+        figures = self.published.get(published.page(kind).kind, {})
+        return stats.verdict(self.rounds(kind, server), figures, self.limits(kind, server))
 
     def summary(self) -> DataFrame:
         """One row per kind, server and MPM: published, median, min, max of the rounds, noise (the standard
         deviation of their logarithms), both ratios to prefork, the measured one within the rounds and with its
         95% interval (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how
         many rounds the generator or the machine was the limit (bound; in words: limit)."""
-        found = []
-        for kind, server in itertools.product(self.kinds, self.servers):
-            found += [self._line(kind, server, mpm) for mpm in self.rounds(kind, server) if mpm]
-        return data_frame(found)
+        each = itertools.product(self.kinds, self.servers)
+        return data_frame([x for one in each for x in self._lines(*one) if x["mpm"]])
 
-    def _line(self, kind: str, server: str, mpm: str) -> Row:
-        """The figures of an MPM of a server, or of one that has none."""
-        rounds = self.rounds(kind, server)
-        values = [*rounds[mpm].values()]
-        cpu = self.rounds(kind, server, "server_cpu_us").get(mpm, {}).values()
-        figures = self._published(kind)
-        theirs = figures.get(mpm, math.nan)
-        ratio = _ratio(rounds[mpm], rounds.get("prefork", {}))
-        limits = self.limits(kind, server, mpm)
-        line = {"kind": kind, "server": server, "mpm": mpm, "published": theirs}
-        line |= {"rounds": len(values), "median": statistics.median(values)}
-        line |= {"min": min(values), "max": max(values), "noise": stats.noise(values)}
-        line |= {"cpu_us": statistics.median(cpu) if cpu else math.nan}
-        line |= {"published_ratio": theirs / figures.get("prefork", math.nan)}
-        line |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
-        return {**line, "bound": limits.generator + limits.machine, "limit": limits.short}
-
-    # -- text --------------------------------------------------------------------------------------
+    def _lines(self, kind: str, server: str) -> list[Row]:
+        """The figures of each MPM of a server, or of one that has none."""
+        rounds, cpu = self.rounds(kind, server), self.rounds(kind, server, "server_cpu_us")
+        figures, lines = self.published.get(published.page(kind).kind, {}), []
+        for mpm, found in rounds.items():
+            values, theirs = [*found.values()], figures.get(mpm, math.nan)
+            ratio, limits = (
+                _ratio(found, rounds.get("prefork", {})),
+                self.limits(kind, server, mpm),
+            )
+            line = {"kind": kind, "server": server, "mpm": mpm, "published": theirs}
+            line |= {"rounds": len(values), "median": statistics.median(values)}
+            line |= {"min": min(values), "max": max(values), "noise": stats.noise(values)}
+            line |= {"cpu_us": statistics.median(cpu[mpm].values()) if mpm in cpu else math.nan}
+            line |= {"published_ratio": theirs / figures.get("prefork", math.nan)}
+            line |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+            bound = limits.generator + limits.machine
+            lines.append({**line, "bound": bound, "limit": limits.short})
+        return lines
 
     def text(self) -> str:
         """Both tables as text, with what can be concluded, and from what; no line is longer than 100."""
@@ -116,9 +110,7 @@ class QpsTable(Table):
 
     def _table(self, kind: str, servers: Sequence[str], mpms: bool = True) -> str:
         """The MPMs of a server, or the servers that have none, with what is concluded."""
-        lines = [
-            self._line(kind, server, mpm) for server in servers for mpm in self.rounds(kind, server)
-        ]
+        lines = [line for server in servers for line in self._lines(kind, server)]
         if not lines:
             return ""
         head = ["MPM" if mpms else "server", "published", "median", "all rounds", "published"]
@@ -130,11 +122,13 @@ class QpsTable(Table):
                 who = f"{line['server']} {line['mpm']}"
                 failed.append(f"{who}: {failures:,} of {requests:,} requests FAILED")
             ends = f"{line['min']:,.0f} to {line['max']:,.0f}" if line["rounds"] > 1 else "-"
-            figures = [_number(line[name], ",.0f") for name in ("published", "median")]
-            ratios = [_number(line[name], ".2f") for name in ("published_ratio", "ratio")]
-            name = line["mpm" if mpms else "server"]
-            cpu = _number(line["cpu_us"], ".1f")
-            rows.append([name, *figures, ends, *ratios, cpu, line["limit"]])
+            forms = {"published": ",.0f", "median": ",.0f", "published_ratio": ".2f"}
+            forms |= {"ratio": ".2f", "cpu_us": ".1f"}
+            one, two, *more = (
+                "-" if math.isnan(line[name]) else f"{line[name]:{form}}"
+                for name, form in forms.items()
+            )
+            rows.append([line["mpm" if mpms else "server"], one, two, ends, *more, line["limit"]])
         table = aligned(rows, left=(0, 7))
         # Two columns stand under one heading, as both are ratios to prefork.
         over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
@@ -145,14 +139,11 @@ class QpsTable(Table):
 
     def _conclusions(self, kind: str, server: str) -> list[str]:
         """Whether the order came out, the pairs if that could be decided, the CPU times compared."""
-        said = []
-        judged = self.verdict(kind, server)
+        said, judged = [], self.verdict(kind, server)
         if judged is not None:
-            said.append(str(judged))
-            if not str(judged.limits):
-                said += [f"  {pair}" for pair in judged.pairs]
+            said = [str(judged), *(f"  {one}" for one in judged.pairs if not str(judged.limits))]
         elif len(self.rounds(kind, server)) < 2:
-            said.append("one MPM alone has no order")
+            said = ["one MPM alone has no order"]
         cpu = self.rounds(kind, server, "server_cpu_us")
         ratios = [
             f"{one} / {other} {ratio_text(_ratio(cpu[one], cpu[other]))}"
@@ -175,8 +166,8 @@ class QpsTable(Table):
             "µs CPU: CPU time of the server's own processes per request",
         ]
         # php-fpm's processes, which run its scripts, are not the server's.
-        due = [row for row in self.records if row["script"] != "php-fpm"]
-        if missing := sum(row["server_cpu_us"] is None for row in due):
+        due = [row["server_cpu_us"] for row in self.records if row["script"] != "php-fpm"]
+        if missing := due.count(None):
             lines.append(f"µs CPU is unknown in {missing} of {len(due)} cells (short, or no pid)")
         if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
             lines.append(
@@ -213,7 +204,3 @@ def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interv
         return stats.paired(one, other)
     except ValueError:
         return stats.Interval(math.nan, math.nan, math.nan, 0.0)
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else f"{value:{form}}"

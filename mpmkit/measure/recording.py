@@ -110,25 +110,21 @@ class Recording(Sequence[Sample]):
 
     def snapshot(self, label: str) -> ScoreboardSnapshot:
         """The snapshot of that label. Raises KeyError if none was taken."""
-        for one in self.snapshots:
-            if one.label == label:
-                return one
-        raise KeyError(f"no snapshot {label!r}; there are {[s.label for s in self.snapshots]}")
+        labels = [one.label for one in self.snapshots]
+        if label not in labels:
+            raise KeyError(f"no snapshot {label!r}; there are {labels}")
+        return self.snapshots[labels.index(label)]
 
     def forks(self) -> list[int]:
         """How many children each burst of forks had, in order: the parent forks once a second."""
         bursts: list[int] = []
         began = -math.inf
-        for event in self.events:
-            if event.kind != "forked":
-                continue
-            count = int((re.findall(r"\d+", event.text) or [1])[0])
+        for event in (event for event in self.events if event.kind == "forked"):
             # Two samples may fall into one burst: the next burst is a second away.
-            if event.t - began < 0.7:
-                bursts[-1] += count
-            else:
-                bursts.append(count)
+            if event.t - began >= 0.7:
+                bursts.append(0)
                 began = event.t
+            bursts[-1] += int((re.findall(r"\d+", event.text) or [1])[0])
         return bursts
 
     def event_log(self) -> str:
@@ -156,10 +152,10 @@ class Recording(Sequence[Sample]):
             if tuple(data["fields"]) != Sample._fields:
                 raise ValueError(f"its fields are {data['fields']}")
             samples = [Sample(*(NAN if v is None else v for v in row)) for row in data["samples"]]
-            snapshots = []
-            for label, t, mpm, rows in data["snapshots"]:
-                rows = tuple((int(slot), str(letters), int(held)) for slot, letters, held in rows)
-                snapshots.append(ScoreboardSnapshot(label, t, mpm, rows))
+            snapshots = [
+                ScoreboardSnapshot(name, t, mpm, tuple((int(a), b, int(c)) for a, b, c in rows))
+                for name, t, mpm, rows in data["snapshots"]
+            ]
             return cls(data["mpm"], samples, [Event(*one) for one in data["events"]], snapshots)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no recording of a watch: {error!r}") from None

@@ -73,16 +73,15 @@ class RecordFile:
             raise RecordError(f"{self.path}: there is no folder {self.path.parent}")
         if self.path.exists() and not self.path.is_file():
             raise RecordError(f"{self.path}: is not a regular file")
-        header, table = _line(names(table)), f"the table {table}"
+        header = _line(names(table))
         with self._opened() as file:
             text = self.path.read_text(errors="replace")
             if header.startswith(text):
                 file.truncate(0)
                 self._write(file, header)
             elif not text.startswith(header):
-                raise RecordError(
-                    f"{self.path}: has other columns than {table}; choose another file"
-                )
+                other = f"has other columns than the table {table}; choose another file"
+                raise RecordError(f"{self.path}: {other}")
             elif not text.endswith("\n"):  # what a full disk or a power failure left of a row
                 file.truncate(self.path.read_bytes().rindex(b"\n") + 1)
 
@@ -114,8 +113,8 @@ class RecordFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 file.truncate(before)
-            problem = f"{self.path}: a row could not be written: {error.strerror}"
-            raise RecordError(problem) from None
+            why = f"a row could not be written: {error.strerror}"
+            raise RecordError(f"{self.path}: {why}") from None
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
@@ -231,13 +230,11 @@ class Machine:
         memory = f", {self.memory_mb / 1024:.1f} GiB" if self.memory_mb else ""
         if self.memory_limit_mb:
             memory += f" (limited to {self.memory_limit_mb / 1024:.1f})"
-        versions = f"mpmkit {self.mpmkit}" + (f" at {self.commit}" if self.commit else "")
-        for name, version in (("Locust", self.locust), ("h11", self.h11)):
-            versions += f", {name} {version}" if version else ""
-        return (
-            f"{self.cpu_model or 'unknown processor'}, {cores}{memory}, Linux {self.kernel}, "
-            f"Python {self.python}, {versions}"
-        )
+        words = [self.cpu_model or "unknown processor", cores + memory, f"Linux {self.kernel}"]
+        words.append(f"Python {self.python}")
+        words.append(f"mpmkit {self.mpmkit}" + (f" at {self.commit}" if self.commit else ""))
+        more = {"Locust": self.locust, "h11": self.h11}
+        return ", ".join([*words, *(f"{name} {one}" for name, one in more.items() if one)])
 
 
 def machine() -> Machine:
@@ -245,9 +242,7 @@ def machine() -> Machine:
     import psutil
 
     # x86 says "model name", some others "Model" or "Hardware".
-    model = re.search(
-        r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", text_of("/proc/cpuinfo"), re.MULTILINE
-    )
+    model = re.search(r"(?m)^(?:model name|Hardware|Model)\s*:\s*(.+)$", text_of("/proc/cpuinfo"))
     cpus, memory = group_limits()
     versions: dict[str, str | None] = {"locust": None, "h11": None}
     for name in versions:
@@ -284,13 +279,10 @@ def _commit() -> str | None:
     if not (top / ".git").exists():
         return None
     # A run that is recorded changes the records, which is no change of what is measured.
-    status = ["status", "--porcelain", "-uno", "--", ".", ":!data/recorded"]
+    what = "status --porcelain=v2 --branch -uno -- . :!data/recorded".split()
     how: dict[str, Any] = {"text": True, "timeout": 5, "stderr": subprocess.DEVNULL}
     try:
-        commit, changed = (
-            subprocess.check_output(["git", "-C", str(top), *words], **how).strip()
-            for words in (["rev-parse", "--short=10", "HEAD"], status)
-        )
+        lines = subprocess.check_output(["git", "-C", str(top), *what], **how).splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit + "+" * bool(changed)
+    return lines[0].split()[-1][:10] + "+" * any(not line.startswith("#") for line in lines)

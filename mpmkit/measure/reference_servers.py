@@ -59,11 +59,6 @@ class ReferenceServer(ProcessGroup):
         self.port = 0
 
     @property
-    def version(self) -> str:
-        """As it reports it."""
-        raise NotImplementedError
-
-    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 

@@ -94,12 +94,7 @@ _MEMORY = (
     c("against", str, ("busy", "idle"), "requests being served, or idle kept-alive connections"),
     c("level", int, "", "the number requested"),
     c("held", int, "", "the number that the server had answered and held at the sample"),
-    c(
-        "scope",
-        str,
-        ("server", "parent", "child"),
-        "all its processes, its parent, or its median child",
-    ),
+    c("scope", str, ("server", "parent", "child"), "all its processes, its parent, or its median child"),
     c("processes", int, "", "number of processes in the figures"),
     c("threads", int, "", "their threads"),
     c("pss_kb", int, "KiB", "proportional set size: shared pages divided among processes"),
@@ -113,7 +108,7 @@ _MEMORY = (
     c("shm_kb", int, "KiB", "PSS of shared memory: the scoreboard"),
     c("page_tables_kb", int, "KiB", "the kernel's page tables for it; not in the figures above"),
     c("slab_kb", int, "KiB", "unreclaimable kernel objects of the machine; server rows only", True),
-)
+)  # fmt: skip
 SWEEP = (
     c("sweep", str, "", "identifies a grid and profile; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
@@ -169,10 +164,8 @@ def _columns(names: str) -> tuple[Column, ...]:
 
 
 _TURN = "requests failures seconds qps p50_ms p99_ms client_cpu client_bound server_cpu_us"
-_PINNED = (
-    "design seed margin cpus rate requests failures unsent seconds x server_u group_u stolen generator_u "
-    "budget flaw"
-)
+_PINNED = "design seed margin cpus rate requests failures unsent seconds x"
+_PINNED += " server_u group_u stolen generator_u budget flaw"
 TABLES: dict[str, tuple[Column, ...]] = {
     "qps": (*WHO, *_KIND, *WHEN, *_LOAD, _KNOWN["server_cpu_us"], *MACHINE),
     "memory": (*WHO, *WHEN, *_MEMORY, *MACHINE),
@@ -201,12 +194,11 @@ def check(row: Mapping[str, Any]) -> Row:
     problems = [f"{name}: missing" for name in known if name not in row]
     problems += [f"{name}: no such column" for name in row if name not in known]
     checked: Row = {}
-    for column in TABLES[table]:
-        if column.name in row:
-            try:
-                checked[column.name] = _value(column, row[column.name])
-            except ValueError as error:
-                problems.append(f"{column.name}: {error}")
+    for column in (column for column in TABLES[table] if column.name in row):
+        try:
+            checked[column.name] = _value(column, row[column.name])
+        except ValueError as error:
+            problems.append(f"{column.name}: {error}")
     if problems:
         raise RecordError("; ".join(problems))
     return checked

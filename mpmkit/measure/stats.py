@@ -24,7 +24,6 @@ T = TypeVar("T")
 Rounds = Mapping[Any, float]
 """What one server did in each round: which round -> its figure."""
 
-LEVEL = 0.95
 TAIL = 1_000  # answers from which on a 99th percentile is one: of 100 it is the slowest of all
 
 # The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
@@ -65,9 +64,6 @@ class Interval:
         """Whether a value lies outside."""
         return not self.low <= value <= self.high
 
-    def __str__(self) -> str:
-        return f"{self.value:,.4g} ({self.level:.0%}: {self.low:,.4g} to {self.high:,.4g})"
-
 
 def ratio_text(ratio: Interval) -> str:
     """A ratio with its 95% interval, where it has one: "1.25 (1.13 to 1.38)"."""
@@ -77,8 +73,8 @@ def ratio_text(ratio: Interval) -> str:
 
 def _around(middle: float, reach: float) -> Interval:
     """The interval of a mean of logarithms, as a ratio."""
-    low, high = math.exp(middle - reach), math.exp(middle + reach)
-    return Interval(math.exp(middle), low, high, LEVEL if reach < math.inf else 0.0)
+    ends = (math.exp(middle - reach), math.exp(middle + reach))
+    return Interval(math.exp(middle), *ends, 0.95 if reach < math.inf else 0.0)
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
@@ -119,8 +115,8 @@ def unpaired(one: Sequence[float], other: Sequence[float]) -> Interval:
 
 
 def noise(values: Sequence[float]) -> float:
-    """How far the rounds of one server lie apart: the standard deviation of their logarithms, which is
-    about the share of the figure by which a round differs; NaN with fewer than 2 rounds above 0."""
+    """How far the rounds of one server lie apart: the standard deviation of their logarithms, about the share
+    of the figure by which a round differs; NaN with fewer than 2 rounds above 0."""
     logs = [math.log(value) for value in values if value > 0]
     return statistics.stdev(logs) if len(logs) > 1 else math.nan
 
@@ -188,10 +184,10 @@ class Decision:
 def decide(one: Rounds, other: Rounds, margin: float = MARGIN) -> Decision:
     """Compare two costs: in pairs over the blocks that both have, or where these are too few `unpaired`.
     Raises ValueError if there is nothing above 0 to compare."""
-    both = one.keys() & other.keys()
-    in_pairs = len(both) > 1 or len(both) == len(one) == len(other)
+    blocks = len(one.keys() & other.keys())
+    in_pairs = blocks > 1 or blocks == len(one) == len(other)
     if in_pairs:
-        found, blocks = paired(one, other), len(both)
+        found = paired(one, other)
     else:
         found, blocks = unpaired([*one.values()], [*other.values()]), min(len(one), len(other))
     word = word_of(found, margin)
@@ -234,21 +230,19 @@ class Limits:
 
     def __str__(self) -> str:
         """ "the generator was the limit in 3 of 9 cells"; "" if the servers were measured."""
-        return ", ".join(
-            f"the {what} was the limit in {count} of {self.cells} cells"
-            for what, count in self._counts.items()
-        )
+        of = f"of {self.cells} cells"
+        return ", ".join(f"the {what} was the limit in {n} {of}" for what, n in self._counts)
 
     @property
     def short(self) -> str:
         """ "generator 3/9", "generator 3, machine 1"; "" if the servers were measured."""
-        of = f"/{self.cells}" if len(self._counts) == 1 else ""
-        return ", ".join(f"{what} {count}{of}" for what, count in self._counts.items())
+        of = f"/{self.cells}" * (len(self._counts) == 1)
+        return ", ".join(f"{what} {n}{of}" for what, n in self._counts)
 
     @property
-    def _counts(self) -> dict[str, int]:
-        both = {"generator": self.generator, "machine": self.machine}
-        return {what: count for what, count in both.items() if count}
+    def _counts(self) -> list[tuple[str, int]]:
+        both = (("generator", self.generator), ("machine", self.machine))
+        return [one for one in both if one[1]]
 
 
 @dataclass(frozen=True)
@@ -262,16 +256,13 @@ class Pair:
     ratio: Interval
 
     @property
-    def names(self) -> str:
-        return f"{self.faster} / {self.slower}"
-
-    @property
     def came_out(self) -> bool | None:
         """Whether the published winner won here; None if the interval of the ratio holds 1."""
         return self.ratio.value > 1 if self.ratio.excludes(1.0) else None
 
     def __str__(self) -> str:
-        return f"{self.names}: published {self.published:.2f}, measured {ratio_text(self.ratio)}"
+        measured = f"published {self.published:.2f}, measured {ratio_text(self.ratio)}"
+        return f"{self.faster} / {self.slower}: {measured}"
 
 
 @dataclass(frozen=True)
@@ -299,7 +290,7 @@ class OrderVerdict:
         order = f"the published order ({' > '.join(self.published_order)})"
         if self.came_out is not None:
             return f"{order} {'came out' if self.came_out else 'did not come out'}"
-        undecided = [pair.names for pair in self.pairs if pair.came_out is None]
+        undecided = (f"{p.faster} / {p.slower}" for p in self.pairs if p.came_out is None)
         why = f"the 95% interval of {' and of '.join(undecided)} holds 1"
         if not all(pair.ratio.level for pair in self.pairs):
             why = "one round does not show the noise"

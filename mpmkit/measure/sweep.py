@@ -4,51 +4,101 @@
                   LoadProfile(path="/index.html", duration=2.0))
     table.summary()
 
-A name of the grid is a directive or a field of the load profile. The same sweep into the same file resumes after
-Ctrl-C, a crash or a full disk. It may have more rounds than the last time; another grid
-or profile is refused. The seed of the random order is the column `sweep`.
+A name of the grid is a directive or a field of the load profile; `plan` checks all points before anything starts.
+The same sweep into the same file resumes after Ctrl-C, a crash or a full disk. It may have more rounds than the
+last time; another grid or profile is refused. The seed of the random order is the column `sweep`.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import partial
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any
 
-from mpmkit.config.arguments import Parser
-from mpmkit.config.directives import MPMS
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError, Setting, spec_for
 from mpmkit.config.extras import DataFrame, data_frame
-from mpmkit.load.profile import LoadProfile
+from mpmkit.config.keywords import from_keywords
+from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.measure import command, experiment, records, stats
-from mpmkit.measure.experiment import Launch, OnProgress, Report, Table
+from mpmkit.measure import command, experiment, published, records, stats
+from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import knee as knee
-from mpmkit.measure.sweep_grid import GridPoint, plan
 from mpmkit.measure.text import aligned
 
-AGAIN = "; the same command resumes"
+MOST_POINTS = 10_000
+SHOWN = 10  # problems that are reported; a wrong name is wrong at every point
+LOADS = tuple(one.name for one in fields(LoadProfile))
+START = 2.5  # seconds that a server and a generator take to start and end, for the estimate
+SEEN = ("wait_p50_ms", "wait_p99_ms", "unanswered", "pss_mb", "children")  # by an observer
+FIGURES = ("qps", "p50_ms", "p99_ms", *SEEN)
+LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
 
 Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
 """``observe(server)``: what else is looked at while a point is measured. Its block is open during the
 load; what it gives is called with the run, and returns the further columns of the table `observed`."""
 
 
+@dataclass(frozen=True)
+class GridPoint(Cell):
+    """One point under one MPM: the grid's values, and the resulting directives and load."""
+
+    _: KW_ONLY
+    values: dict[str, Any]
+    directives: dict[str, Any] = field(repr=False)
+    profile: LoadProfile = field(repr=False)
+
+    def __str__(self) -> str:
+        return " ".join([self.mpm, *(f"{name}={value}" for name, value in self.values.items())])
+
+
 @dataclass(repr=False)
 class SweepTable(Table):
-    """What was measured. records: rows of the records table `sweep`. names: the grid's, in order."""
+    """A sweep: its points (`cells`), and what was measured: rows of the records table `sweep`, or with further
+    observations at each point (`observe`) of `observed`. names: the grid's, in order."""
 
     names: tuple[str, ...] = ()
+    observe: Observe | None = None
 
     name = "sweep"
     unit = "points"
-    measured_columns: ClassVar[tuple[str, ...]] = ("qps", "p50_ms", "p99_ms")
+    design_column = "sweep"
+    again = "; the same command resumes"
+
+    def __post_init__(self) -> None:
+        self.name = "observed" if self.observe else self.name
+
+    def takes(self, cell: GridPoint) -> float:
+        """Seconds, about; requests without a bound in time are taken as 5 s."""
+        return START + cell.profile.warmup_seconds + (cell.profile.duration or 5.0)
+
+    def left(self) -> list[GridPoint]:
+        """The points of all rounds without those that have a row."""
+        have = {(row["mpm"], row["point"], row["round"]) for row in self.records}
+        points = super().left()
+        return [p for p in points if (p.mpm, json.dumps(p.values), p.round) not in have]
+
+    def measure(self, cell: GridPoint, report: Report) -> Figures:
+        """One point, on a server of its own."""
+        report(f"round {cell.round}, {cell}", 0.0)
+        conditions = experiment.Conditions(self, cell)
+        look = self.observe or (lambda server: nullcontext(lambda found: {}))
+        with cell.start(cell.mpm, **cell.directives) as server, look(server) as seen:
+            found = run_load(server, profile=cell.profile)
+            # A point at which nothing is answered is a result; a server that is gone is not.
+            if not found.complete or experiment.is_gone(server):
+                raise RuntimeError(f"{cell}: {found.ended}{experiment.last_words(server)}")
+            columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
+        columns |= {"sweep": self.design, "point": json.dumps(cell.values)}
+        yield [conditions.row(cell.directives, **columns)]
 
     def to_frame(self) -> DataFrame:
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
@@ -74,10 +124,12 @@ class SweepTable(Table):
         for (mpm, point), rows in sorted(groups.items(), key=_by_values):
             tails, cuts = zip(*map(stats.p99, rows), strict=True)
             made = {"mpm": mpm, **json.loads(point), "rounds": len(rows)}
-            made |= {name: _median(row[name] for row in rows) for name in self.measured_columns}
+            made |= {
+                name: _median(row[name] for row in rows) for name in FIGURES if name in rows[0]
+            }
             made |= {"p99_ms": _median(tails), "p99_cut": any(cuts)}
             made |= {"failures": sum(row["failures"] for row in rows)}
-            found.append(made | {name: any(row[name] for row in rows) for name in _LIMITS})
+            found.append(made | {name: any(row[name] for row in rows) for name in LIMITS})
         return found
 
     def text(self) -> str:
@@ -89,7 +141,7 @@ class SweepTable(Table):
         lines = [head]
         for row in points:
             remarks = [f"{row['failures']:,} FAILED"] if row["failures"] else []
-            remarks += [word for name, word in _LIMITS.items() if row[name]]
+            remarks += [word for name, word in LIMITS.items() if row[name]]
             point = [str(row[name]) for name in ("mpm", *self.names)]
             times = [_ms(row["p50_ms"]), "≥ " * row["p99_cut"] + _ms(row["p99_ms"])]
             lines.append([*point, f"{row['qps']:,.0f}", *times, "; ".join(remarks)])
@@ -100,12 +152,12 @@ class SweepTable(Table):
             out.append("≥: as long as the run, which cut the slowest requests off")
         if any(math.isnan(row["p99_ms"]) for row in points):
             out.append(f"p99 needs {stats.TAIL:,} requests a round")
-        return "\n".join(out + self.footer(AGAIN))
+        return "\n".join(out + self.footer())
 
     def _best(self, rows: list[dict[str, Any]]) -> list[str]:
         """The best point of one MPM, and beyond which value of a single name more gains little; neither
         where something else than the server was the limit."""
-        limited = sum(any(row[name] for name in _LIMITS) for row in rows)
+        limited = sum(any(row[name] for name in LIMITS) for row in rows)
         if limited:
             which = f"generator or machine was the limit in {limited} of {len(rows)} points"
             return [f"the best point of {rows[0]['mpm']} is not decidable: {which}"]
@@ -118,18 +170,6 @@ class SweepTable(Table):
             if bend is not None:
                 out.append(f"  beyond {self.names[0]} {bend:g} more gains little")
         return out
-
-
-class ObservedSweep(SweepTable):
-    """A sweep with what an observer saw at each point: rows of the records table `observed`."""
-
-    name = "observed"
-    measured_columns = (
-        *SweepTable.measured_columns, "wait_p50_ms", "wait_p99_ms", "unanswered", "pss_mb", "children",
-    )  # fmt: skip
-
-
-_LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
 
 
 def _by_values(group: tuple[tuple[str, str], Any]) -> tuple[Any, ...]:
@@ -149,17 +189,16 @@ def _ms(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:,.1f}"
 
 
+@experiment.measured
 def sweep(
-    mpm: str | Iterable[str],
+    mpm: Names,
     grid: Mapping[str, Iterable[Any]],
     profile: LoadProfile,
     *,
     rounds: int = 1,
     directives: Mapping[str, Any] | None = None,
     document_root: str | PathLike[str] | None = None,
-    out: str | PathLike[str] | None = None,
-    on_progress: OnProgress | None = None,
-    launch: Launch | None = None,
+    launch: experiment.Launch | None = None,
     observe: Observe | None = None,
 ) -> SweepTable:
     """Measure every point of a grid, each with a fresh server.
@@ -167,35 +206,117 @@ def sweep(
     mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
         -> the values to try. profile: the load; the grid changes its fields.
     rounds: how often each point is measured, 1 to 1000. directives: override the article's block at all
-        points. document_root: your pages. out, on_progress, launch: as in `qps_table`.
-    observe: further observations at each point; the table is then an `ObservedSweep`.
+        points. document_root: your pages. launch, out, on_progress, say: as in `qps_table`.
+    observe: further observations at each point, as columns of the records table `observed`.
 
     Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep. After an error or
     Ctrl-C the same call resumes.
     """
-    todo = plan(mpm, grid, profile, rounds=rounds, directives=directives)
-    kind = SweepTable if observe is None else ObservedSweep
-    table = kind([], todo.names, planned=len(todo.cells()), scale="custom")
-    file = table.keep_in(out)  # cuts off a torn last line
-    experiment.resume(table, file, sweep=todo.id)
-    have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
-    cells = [cell for cell in todo.cells() if (*cell.key, cell.round) not in have]
+    problems = command.Problems()
+    known = problems.chosen("mpm", mpm, MPMS)
+    problems.rounds(rounds)
+    axes = _axes(grid, problems)
+    size = math.prod(len(values) for values in axes.values()) * len(known) if axes else 0
+    if size > MOST_POINTS:
+        problems.append(f"grid: {size:,} points are more than {MOST_POINTS:,}; sweep fewer values")
+        problems.raise_any("\n")
     start = launch or partial(experiment.launch, document_root=document_root)
-    look = observe or (lambda server: nullcontext(lambda found: {}))
+    wrong: dict[str, list[str]] = {}  # what is wrong, and at which points
+    points = []
+    for one, *values in itertools.product(known, *axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        made, refused = _point(one, point, profile, directives or {})
+        points.append(replace(made, start=start))
+        for text in refused:
+            wrong.setdefault(text, []).append(str(made))
+    # A value that is wrong by itself is wrong at many points, and must not hide the next one.
+    problems += [
+        f"{where[0]}{f', and {len(where) - 1} more' if where[1:] else ''}: {text}"
+        for text, where in wrong.items()
+    ]
+    if (more := len(problems) - SHOWN) > 0:
+        problems[SHOWN:] = [f"and {more} more problems"]
+    problems.raise_any("\n")
+    design = experiment.identity(known, axes, json.loads(profile.to_json()), dict(directives or {}))
+    how: dict[str, Any] = {"cells": points, "repeats": rounds, "seed": design, "design": design}
+    return SweepTable([], tuple(axes), observe, scale="custom", **how)
 
-    def measure(cell: GridPoint, report: Report) -> experiment.Figures:
-        report(f"round {cell.round}, {cell}", 0.0)
-        conditions = experiment.Conditions(table, cell)
-        with start(cell.mpm, **cell.directives) as server, look(server) as seen:
-            found = run_load(server, profile=cell.profile)
-            # A point at which nothing is answered is a result; a server that is gone is not.
-            if not found.complete or experiment.is_gone(server):
-                raise RuntimeError(f"{cell}: {found.ended}{experiment.last_words(server)}")
-            columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
-        columns |= {"sweep": todo.id, "point": json.dumps(cell.values)}
-        yield [conditions.row(cell.directives, **columns)]
 
-    return experiment.run(cells, measure, table, file=file, on_progress=on_progress)
+plan = sweep.__wrapped__
+"""Checks a sweep and gives it without rows. Raises ValueError naming every mistake, one per line."""
+
+
+def _point(
+    mpm: str, point: dict[str, Any], profile: LoadProfile, directives: Mapping[str, Any]
+) -> tuple[GridPoint, list[str]]:
+    """A point of the grid, and what is wrong with it."""
+    given = {**directives, **{name: value for name, value in point.items() if name not in LOADS}}
+    refused: list[str] = []
+    try:
+        profile = profile.but(**{name: value for name, value in point.items() if name in LOADS})
+    except ProfileError as error:
+        refused += str(error).split("; ")
+    made = {"KeepAlive": profile.keep_alive, **published.DIRECTIVES[mpm], **given}
+    refused += _refusals(mpm, made, given)
+    return GridPoint(1, OURS, mpm, values=point, directives=made, profile=profile), refused
+
+
+def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, list[Any]]:
+    """The grid with directives in Apache's spelling."""
+    if not isinstance(grid, Mapping) or not grid:
+        example = "{'ThreadsPerChild': [5, 25]}"
+        problems.append(f"grid: give names with the values to try, like {example}")
+        return {}
+    axes: dict[str, list[Any]] = {}
+    for name, given in grid.items():
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            problems.append(f"{name}: give a list of values, not {given!r}")
+            continue
+        try:
+            canonical = name if name in LOADS else spec_for(name, None).name
+        except ValueError as error:
+            also = f"nor is it a field of a load profile: {', '.join(LOADS)}"
+            problems.append(f"{error} ({also})")
+            continue
+        values = list(given)
+        wrong = [one for one in values if not isinstance(one, str | int | float | bool)]
+        problems += [f"{name}: {one!r} is not a text, number or truth value" for one in wrong]
+        problems += [f"{name}: has no value to try"] * (not values)
+        problems += [f"{name}: is in the grid twice"] * (canonical in axes)
+        if len({json.dumps(value, default=str) for value in values}) < len(values):
+            problems.append(f"{name}: has a value twice")
+        axes[canonical] = values
+    return axes
+
+
+def _refusals(mpm: str, made: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Why a server would not run with the directives as they stand. given: those that may not be corrected; the
+    article's block is only a base."""
+    found: list[str] = []
+    settings: list[Setting] = []
+    for name, value in made.items():
+        try:
+            settings += from_keywords(mpm, **{name: value})
+        except ValueError as error:
+            found += str(error).splitlines()
+    try:
+        effective, notes = check(mpm, settings)
+    except DirectiveError as error:
+        return found + str(error).splitlines()
+    named = {setting.name.lower() for setting in settings}  # the others are reported above
+    for name in (name for name in given if name.lower() in named):
+        spec, value = spec_for(name, mpm), given[name]
+        if spec.takes == "number" and isinstance(value, str):
+            try:
+                value = int(value)
+            except ValueError:  # the server reads it as httpd does: 0
+                found.append(f"{spec.name} takes a number, not {value!r}")
+                continue
+        real = getattr(effective, spec.attribute, value) if spec.attribute else value
+        if isinstance(value, int | float) and isinstance(real, int | float) and real != value:
+            why = next((str(note) for note in notes if spec.name in str(note)), "")
+            found.append(f"the server would use {spec.name} {real}" + (f" ({why})" if why else ""))
+    return found
 
 
 def value_of(text: str) -> str | int | float | bool:
@@ -214,18 +335,33 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     return name, [value_of(part.strip()) for part in values.split(",") if part.strip()]
 
 
-_LOAD = ("path", "users", "keep_alive", "requests", "duration", "warmup_seconds")
 # scale -> seconds a point
 SCALES = {"smoke": 1.0, "demo": 2.0, "full": 8.0}
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="mpmkit sweep",
-        description="Measure every point of a grid of directives and loads. The same command goes on "
-        "where it was stopped.",
-        epilog="example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive",
-    )
+def _from_command(
+    mpm: Names, grid: list[tuple[str, list[Any]]], directives: dict[str, str], **asked: Any
+) -> SweepTable:
+    """`sweep` with what was asked on the command line."""
+    problems = command.Problems()
+    _, seconds = problems.scale(asked.pop("scale", None), SCALES)
+    if len(dict(grid)) < len(grid):
+        problems.append("a name is in the grid twice; give its values together")
+    problems.raise_any()
+    load = {name: asked.pop(name) for name in LOADS if name in asked}
+    load |= {} if {"requests", "duration"} & load.keys() else {"duration": seconds}
+    asked["directives"] = {name: value_of(value) for name, value in directives.items()}
+    return sweep(mpm, dict(grid), LoadProfile(**load), **asked)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``mpmkit sweep``, as in `command.measured`."""
+    what = "Measure every point of a grid of directives and loads. The same command goes on where it was stopped."
+    example = "example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive"
+    shared = ("--rounds", "--scale", "--document-root", "--directive", "--out")
+    scale = "seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items())
+    helps = {"rounds": "how often each point (1)", "scale": scale}
+    parser = command.parser("sweep", what, *shared, epilog=example, **helps)
     add = parser.add_argument
     add("mpm", type=command.words, help="prefork, worker or event; several as a,b")
     grid = "a directive or a field of the load (users, keep_alive ...) and its values"
@@ -236,41 +372,4 @@ def _parser() -> Parser:
     add("--requests", type=int, help="requests a point instead")
     add("--warmup", dest="warmup_seconds", type=float, default=0.5, help="seconds before it (0.5)")
     add("--keep-alive", action="store_true", help="reuse connections")
-    command.add_options(
-        parser,
-        *("--rounds", "--scale", "--document-root", "--directive", "--out"),
-        rounds="how often each point (1)",
-        scale="seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items()),
-    )
-    parser.set_defaults(rounds=1)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``mpmkit sweep``: the table on standard output, progress and errors on standard error.
-    The exit status is that of `command.execute`."""
-    options = _parser().parse_args(argv)
-
-    def measure(bar: OnProgress) -> SweepTable:
-        problems = command.Problems()
-        _, seconds = problems.scale(options.scale, SCALES)
-        if len(dict(options.grid)) < len(options.grid):
-            problems.append("a name is in the grid twice; give its values together")
-        problems.raise_any()
-        load: dict[str, Any] = {name: getattr(options, name) for name in _LOAD}
-        if options.requests is None and options.duration is None:
-            load["duration"] = seconds
-        what = (options.mpm, dict(options.grid), LoadProfile(**load))
-        directives = {name: value_of(value) for name, value in options.directives}
-        how: dict[str, Any] = {"directives": directives, "rounds": options.rounds}
-        todo = plan(*what, **how)
-        out = command.out_of(options, f"sweep-{todo.id}")
-        many = f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}"
-        command.say(f"{many}, about {experiment.duration(todo.seconds)} if none is there yet")
-        root = options.document_root
-        table = sweep(*what, **how, document_root=root, out=out, on_progress=bar)
-        if table.resumed:
-            command.say(f"{table.resumed} rows were in {table.out} already")
-        return table
-
-    return command.execute(measure, SweepTable.text, AGAIN)[0]
+    return command.measured(parser.parse_args(argv), _from_command)[0]

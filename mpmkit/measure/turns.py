@@ -16,13 +16,13 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mpmkit.load.arrivals import arrivals
 from mpmkit.load.profile import LoadProfile, RequestSpec, Stage
 from mpmkit.load.result import LoadRun, Tick
-from mpmkit.measure import cpus, procfs, stats
+from mpmkit.measure import cpus, stats
 
 LEAD, COUNTED, PAUSE = 0.03, 0.1, 0.01  # seconds of a turn
 DISTURBED = 0.03  # of the server's CPU, by other work or the host: such a turn does not count
@@ -53,26 +53,23 @@ def uncounted(cycle: int) -> int:
 
 def profile(turns: Sequence[Turn], lines: Sequence[RequestSpec], keep_alive: bool) -> LoadProfile:
     """The load: a line of the mix for each server, two stages for each turn."""
-    stages = []
-    for server, rate in turns:
-        line = server + 1
-        stages += [Stage(LEAD + COUNTED, rate=rate, line=line), Stage(PAUSE, rate=0.01, line=line)]
+    stages = tuple(
+        Stage(seconds, rate=each, line=server + 1)
+        for server, rate in turns
+        for seconds, each in ((LEAD + COUNTED, rate), (PAUSE, 0.01))
+    )
     how: dict[str, Any] = {"users": USERS, "arrival": "constant", "warmup_seconds": 0.3}
-    return LoadProfile(mix=tuple(lines), stages=tuple(stages), keep_alive=keep_alive, **how)
+    return LoadProfile(mix=tuple(lines), stages=stages, keep_alive=keep_alive, **how)
 
 
 class Sampler(threading.Thread):
-    """Takes a reading at the begin and at the end of what counts of each turn. `tick` is for `run_load`: it
-    starts with the first report of the generator, which says when the first turn began."""
+    """Takes a reading at the begin and at the end of what counts of each of so many turns. `tick` is for
+    `run_load`: it starts with the first report of the generator, which says when the first turn began."""
 
-    def __init__(
-        self, turns: int, groups: Iterable[int], place: cpus.Placement, loopers: Mapping[int, int]
-    ) -> None:
-        """turns: how many. groups: the process group of each server. loopers: {CPU: process id}."""
+    def __init__(self, turns: int, read: Callable[[], cpus.Reading]) -> None:
         super().__init__(daemon=True)
         self.readings: dict[tuple[int, int], cpus.Reading] = {}  # turn, 0 or 1: begin or end
-        self._turns, self._groups, self._place, self._loopers = turns, [*groups], place, loopers
-        self._origin = 0.0
+        self._turns, self._read, self._origin = turns, read, 0.0
 
     def tick(self, tick: Tick) -> None:
         """The generator has reported."""
@@ -82,20 +79,12 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         """Read at the times that the turns leave for it."""
-        mine = cpus.generator_pids({*self._groups, *self._loopers.values()})
-        servers = [procfs.members(group) for group in self._groups]
+        self._read()  # looks up the processes
         for number, end in itertools.product(range(self._turns), (0, 1)):
             wait = self._origin + number * LENGTH + LEAD + end * COUNTED - time.monotonic()
             if wait >= 0:  # else before the first report: among those that do not count
                 time.sleep(wait)
-                self.readings[number, end] = cpus.read(
-                    self._place.server, self._loopers, mine, servers, _clocks
-                )
-
-
-def _clocks(pids: Iterable[int]) -> int:
-    """CPU time in ns: quicker than `procfs.cpu_ns`, of processes that neither come nor go."""
-    return sum(map(procfs.clock_ns, pids))
+                self.readings[number, end] = self._read()
 
 
 def loads(

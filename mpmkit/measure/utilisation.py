@@ -57,9 +57,8 @@ def slope(points: Iterable[tuple[float, float]]) -> float:
 def r_squared(blocks: Mapping[int, Load]) -> float | None:
     """How well the means of the rates lie on their line through the origin: 1 is exactly, 0 no better than
     a constant, less is worse. None for fewer than two rates."""
-    rates = {rate for load in blocks.values() for rate in load}
+    rates, mean = {rate for load in blocks.values() for rate in load}, statistics.fmean
     points = [[load[rate] for load in blocks.values() if rate in load] for rate in rates]
-    mean = statistics.fmean
     means = [(mean(x for x, _ in some), mean(u for _, u in some)) for some in points]
     around = sum((u - mean(u for _, u in means)) ** 2 for _, u in means)
     if not around:

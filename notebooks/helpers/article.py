@@ -9,7 +9,7 @@ import pandas
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # of the checkout, where benchmarks/ is
 
-from benchmarks.article import ORDER, TURNS, ArticleTable, curves, findings
+from benchmarks.article import ORDER, TURNS, ArticleTable, curves, words_of
 from mpmkit.measure import records
 
 
@@ -31,13 +31,7 @@ def medians(case: ArticleTable, column: str = "qps") -> pandas.DataFrame:
 def steps(case: ArticleTable) -> pandas.DataFrame:
     """What was found of each step of the published order: a row a server, a step and a measure, a column a
     kind of turn."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for server in dict.fromkeys(row["server"] for row in case.used):
-        for work in TURNS:
-            rows = [row for row in case.used if (row["server"], row["work"]) == (server, work)]
-            for one in findings(rows):
-                found.setdefault((server, one.step, one.measure), {})[work] = one.word
-    return pandas.DataFrame(found).T
+    return pandas.DataFrame(words_of(case.used)).T
 
 
 def cold_starts(case: ArticleTable) -> str:
