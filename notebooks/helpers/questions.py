@@ -193,7 +193,7 @@ OF: dict[str, tuple[Item, ...]] = {
         }),
         Item("nginx did 67,036/s, mpmkit's event 60,784. Is nginx 1.1 times as fast?", {
             "undecided: when event ran, the machine was the limit": RIGHT,
-            "yes, both served the same file": "the generator had no CPU time left for event, so event's figure is a lower bound",
+            "yes, both served the same file": "the generator had no CPU time left for event: a lower bound",
             "yes, it led in each round": "it did, by 1.02 to 1.14, but event's figures are lower bounds",
         }),
     ),
