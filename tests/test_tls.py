@@ -521,6 +521,26 @@ def test_a_file_that_is_mapped_for_one_is_read_for_the_other(document_root, pair
             assert same(secret)
 
 
+def test_a_name_that_is_not_ascii_ends_its_handshake_alone(document_root, pairs, tmp_path):
+    """RFC 6066, 3. No traceback in a log that any client could fill."""
+    (port,) = free_ports(1)
+    engine = f"SSLEngine on\nSSLCertificateFile {pairs[0][0]}\nSSLCertificateKeyFile {pairs[0][1]}\n"
+    host = f"<VirtualHost *:{port}>\nServerName a.test\n{engine}</VirtualHost>\n"
+    file = write(tmp_path / "conf", f"Listen 127.0.0.1:{port} https\n{engine}{host}")
+    context = ssl.create_default_context(cafile=pairs[0][0])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname="abcd.test").do_handshake()
+    hello = outgoing.read().replace(b"abcd.test", b"\xff\xfe\x80\x81.test")
+    with Serve("event", "-f", str(file), "--document-root", str(document_root)).ready() as server:
+        with Client(port) as client:
+            client.sock.sendall(hello)
+            assert client.sock.recv(1) == b"\x15", "an alert"
+        with TlsClient(port, context=context) as client:
+            assert client.get("/file.txt").body == FILE
+        assert "Traceback" not in server.err
+
+
 def test_serve_makes_a_certificate_on_request_and_ssl_engine_off_wins(document_root):
     with Serve("prefork", "--port", "0", "--tls").ready() as server:
         file = re.search(r"clients have to trust (\S+)", server.err)[1]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -217,6 +218,7 @@ class Certificates:
                 sslobject.context = self._named[sslobject.chosen]
 
         first.sni_callback = choose
+        sys.unraisablehook = _unraisable
         return first
 
     def of(self, sock: socket.SocketType) -> Any:
@@ -241,3 +243,10 @@ def addresses_of(name: str) -> list[str]:
     except (OSError, UnicodeError):  # or it can be no name: a..b
         return []
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _unraisable(what: Any) -> None:
+    """A name with other bytes than ASCII ends its handshake before it comes to `choose`, and Python would
+    print a traceback for it: any client could fill the log."""
+    if not (type(what.object) is bytes and isinstance(what.exc_value, UnicodeDecodeError)):
+        sys.__unraisablehook__(what)
