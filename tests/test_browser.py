@@ -379,7 +379,8 @@ def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
     # A value that httpd would correct says so, and is not measured
     panel.locator(".mk-axis select").select_option(label="ThreadsPerChild")
     typed(field(page, "high"), "100")
-    wait_for(lambda: "ThreadLimit of 64" in panel.inner_text(), what="httpd's correction message")
+    high = field(page, "high")
+    wait_for(lambda: "ThreadLimit of 64" in high.inner_text(), what="httpd's message at the field")
     panel.locator(".mk-axis select").select_option(label="users")
     # The fields are made again; what is typed into the old ones meanwhile would be lost.
     wait_for(lambda: "ThreadLimit of" not in panel.inner_text(), what="another axis")

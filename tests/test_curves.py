@@ -50,12 +50,12 @@ def table() -> SweepTable:
 def test_a_curve_goes_through_the_levels(frame):
     figure = memory_plots.memory_curve(frame)
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
-    assert list(drawn) == ["prefork", "event", "httpd event"]
+    assert list(drawn) == ["prefork", "event", "httpd with event"]
     assert drawn["event"][0] == [0, 50, 100, 200]
     rising = [(20_000 + 100 * n) / 1024 for n in (0, 50, 100, 200)]
     assert drawn["event"][1] == pytest.approx(rising)
     labels = [note.text for note in figure.layout.annotations]
-    assert "prefork, 1,000 KiB" in labels and "httpd event, 50.0 KiB" in labels
+    assert "prefork, 1,000 KiB" in labels and "httpd with event, 50.0 KiB" in labels
     assert figure.data[0].line.color == theme.LIGHT["prefork"]
     assert figure.data[2].line.color == theme.OTHERS["httpd"]
     axis = figure.layout.yaxis
@@ -74,7 +74,7 @@ def test_the_parts_of_memory_are_shares_of_pss(frame):
         parts = sum(trace.customdata[place] for trace in figure.data)
         assert parts == pytest.approx((20_000 + 200 * cost) / 1024)
         assert f"PSS {parts:,.0f} MiB, summed RSS {8 * parts:,.0f}" in figure.data[0].y[place]
-    assert figure.data[0].y[0].startswith("prefork, 200 busy<br>")
+    assert figure.data[0].y[0].startswith("prefork<br><sup>200 busy: PSS ")
 
 
 def test_a_map_of_a_sweep():

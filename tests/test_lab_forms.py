@@ -136,18 +136,22 @@ def test_a_word_that_cannot_be_read_is_refused():
     form.set("KeepAliveTimeout", "soon")
     one = fields(form)["KeepAliveTimeout"]
     assert "takes a time" in one.hints[0] and one.refused
-    assert not fields(form)["Timeout"].refused
+    form.set("ThreadsPerChild", 100)
+    other = fields(form)["ThreadsPerChild"]
+    assert "ThreadLimit" in other.hints[0] and not other.refused, (
+        "said next to the refused one, too"
+    )
     with pytest.raises(DirectiveError, match="KeepAliveTimeout"):
         form.checked()
     with pytest.raises(DirectiveError, match="no directive 'Speed'"):
         form.set("Speed", 9)
-    with pytest.raises(DirectiveError, match="not an MPM"):
+    with pytest.raises(DirectiveError, match="no MPM 'threads'"):
         DirectiveForm("threads")
 
 
 def test_directives_of_another_mpm_wait_until_it_is_chosen():
     form = DirectiveForm("event", ThreadsPerChild=8)
     form.choose("prefork")
-    assert form.words() == {} and not form.check()[1]
+    assert form.words() == {} and not form.checked()[1]
     form.choose("worker")
     assert form.words() == {"ThreadsPerChild": "8"}

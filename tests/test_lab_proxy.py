@@ -17,25 +17,18 @@ def server():
         yield running
 
 
-def test_locally_the_link_is_the_servers_own(server, monkeypatch):
+def test_the_link_is_the_servers_own_or_leads_through_the_proxy(server, monkeypatch):
     monkeypatch.delenv(PREFIX, raising=False)
     link = proxy.status_link(server)
     assert link == f"{server.url}/server-status"
     with urllib.request.urlopen(link, timeout=5) as page:
         assert b"Server Version" in page.read()
     assert f'href="{link}"' in link._repr_html_()
-
-
-def test_behind_a_hub_the_link_leads_through_the_proxy(server, monkeypatch):
-    monkeypatch.setenv(PREFIX, "/user/ann/")
-    assert proxy.status_link(server) == f"/user/ann/proxy/{server.port}/server-status"
-    assert proxy.status_link(server, "/a?b=1&c=2")._repr_html_().count("&amp;") == 2
-
-
-def test_what_leads_nowhere_is_refused(server, monkeypatch):
     with pytest.raises(ValueError, match=r"try '/index\.html'"):
         proxy.status_link(server, "index.html")
     monkeypatch.setenv(PREFIX, "/user/ann/")
+    assert proxy.status_link(server) == f"/user/ann/proxy/{server.port}/server-status"
+    assert proxy.status_link(server, "/a?b=1&c=2")._repr_html_().count("&amp;") == 2
     monkeypatch.setattr(proxy, "find_spec", lambda _: None)
     with pytest.raises(RuntimeError, match="pip install jupyter-server-proxy"):
         proxy.status_link(server)

@@ -8,7 +8,7 @@ from support.waiting import alive, poll_until
 
 from mpmkit import lab
 from mpmkit.config.directives import MPMS, DirectiveError
-from mpmkit.lab.sweep_form import AXES, SweepForm
+from mpmkit.lab.sweep_form import AXES, LEFT_OUT, SweepForm
 from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
 from mpmkit.measure import records
 
@@ -47,24 +47,39 @@ def test_every_axis_has_a_sweep_as_it_opens(axis):
     plan = form.plan()
     assert plan.names == (axis,) and plan.cells
     assert {point.mpm for point in plan.cells} == set(form.taking())
-    left = form.left_out()
-    assert {point.values[axis] for point in plan.cells} == set(form.values()) - set(left)
-    assert all(str(left[value]) in " ".join(form.hints()) for value in left)
+    left = {value for value, (what, _) in form.remarks().items() if what == LEFT_OUT}
+    assert {point.values[axis] for point in plan.cells} == set(form.values()) - left
+    assert any(row.hints for row in form.fields()) == bool(form.remarks())
 
 
-def test_a_value_that_httpd_would_correct_is_left_out_and_says_why():
-    form = SweepForm(axis="ThreadsPerChild", low=50, high=100, steps=2, mpms=("worker", "prefork"))
-    assert form.left_out().keys() == {100}
-    said = " ".join(form.hints())
-    assert "100 is left out: worker: AH00310" in said and "ThreadLimit of 64" in said
-    assert "prefork has no ThreadsPerChild" in said
-    assert [point.values["ThreadsPerChild"] for point in form.plan().cells] == [50]
-    form.put("low", 100)
-    with pytest.raises(ValueError, match="ThreadLimit"):
-        form.plan()
-    form.mpms = ["prefork"]
+def test_what_httpd_would_correct_is_said_at_its_field(tmp_path):
+    """And not below the form, which says what would be measured."""
+    panel = lab.sweep_panel("worker", "prefork", axis="ThreadsPerChild", low=50, folder=tmp_path)
+
+    def said(**typed) -> dict[str, str]:
+        for name, text in typed.items():
+            panel.controls[name]._box.value = text
+        found = {name: one._hints.value for name, one in panel.controls.items() if one._hints.value}
+        assert not any(text in panel.hints.value for text in found.values())
+        return found
+
+    assert said(high="100", steps="2") == {
+        "high": "100 is left out: worker: AH00310: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used"
+    }
+    assert "50: 1 points" in panel.hints.value and "prefork has no Thread" in panel.hints.value
+    corrected, left = said(steps="11")["steps"].split("<br>")
+    assert corrected.startswith(
+        "55 and 1 more are measured with a correction: worker: AH00316: Max"
+    )
+    assert left.startswith("65 and 6 more are left out: ") and not panel.button.disabled
+    assert said(low="99").keys() == {"low", "high"} and panel.button.disabled
+    assert "must be" in said(low="many")["low"]
+    panel.close()
+    form = SweepForm(low=1, high=4, steps=4, directives={"StartServers": 400})
+    (marked,) = (row for row in form.fields() if row.hints)
+    assert marked.name == "low" and "1 and 3 more" in marked.hints[0], "of all values"
     with pytest.raises(ValueError, match="choose an MPM that has ThreadsPerChild"):
-        form.plan()
+        SweepForm(["prefork"], "ThreadsPerChild").plan()
 
 
 def test_the_form_takes_what_is_typed_and_refuses_the_rest():
@@ -84,7 +99,7 @@ def test_the_form_takes_what_is_typed_and_refuses_the_rest():
     assert "idle_holders" not in [row.name for row in form.fields()], "the axis has its own row"
     with pytest.raises(ValueError, match="axis: must be one of"):
         SweepForm(axis="KeepAlive")
-    with pytest.raises(DirectiveError, match="not an MPM"):
+    with pytest.raises(DirectiveError, match="no MPM 'perchild'"):
         SweepForm(mpms=("perchild",))
 
 
@@ -142,7 +157,9 @@ RECORDED = sorted(records.recorded_folder().glob("sweep-*.csv"))
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_recorded_grid_can_be_moved_through(path):
-    grid = SweepGrid(records.read(path))
+    grid = SweepGrid(rows := records.read(path))
+    with pytest.raises(ValueError, match="over one name"):
+        SweepGrid([{**rows[0], "point": json.dumps({"users": 1, "think_time": 2})}])
     assert grid.mpms == list(MPMS) and len(grid.values) >= 5
     for mpm in grid.mpms:
         assert all(len(grid.line(mpm, metric)) == len(grid.values) for metric in METRICS)
@@ -157,12 +174,6 @@ def test_the_recorded_cliffs_are_where_the_directives_say():
     for mpm, full in (("prefork", 50), ("worker", 50), ("event", 150)):
         waits = {x: ms for x, ms, _ in grid.line(mpm, "wait_p99_ms")}
         assert all((ms > 1000) == (x >= full) for x, ms in waits.items()), (mpm, waits)
-
-
-def test_rows_over_two_names_are_not_for_the_panel():
-    (row, *_) = records.read(RECORDED[0])
-    with pytest.raises(ValueError, match="over one name"):
-        SweepGrid([{**row, "point": json.dumps({"users": 1, "think_time": 2})}])
 
 
 def test_the_panel_scrubs_without_a_server(tmp_path, monkeypatch):

@@ -24,6 +24,12 @@ def test_a_notebook_has_the_shape_of_a_lesson(path):
     assert asked, "a prediction before the experiment"
     for name in asked:
         assert code.index(f"{name} = lesson.predict(") < code.index(f"{name}.shown("), name
+    predicted = False
+    for kind, text in cells:
+        if kind == "markdown" and re.search(r"^## ", text, re.MULTILINE):
+            predicted = "## The tables" in text  # of the measurement before them
+        predicted |= "lesson.predict(" in text
+        assert predicted or kind != "code" or "measured_or_recorded(" not in text, text
     (answer,) = (text for _, text in cells if text.startswith("## The answer"))
     assert len(re.findall(r"[.!?](?=\s|$)", answer)) == 2, "the answer in two sentences"
     assert f'lesson.check_yourself(*questions.OF["{path.name[:2]}"])' in code
@@ -115,7 +121,8 @@ def test_the_decision_table_has_what_was_recorded_and_leaves_open_what_is_undeci
     ("", 8, "no prediction was made; the run says: 8 clients"),
     ("8", 8.2, "you predicted: 8 clients; the run says: 8.2 clients - as predicted"),
     ("1,200", 8, "1,200 clients; the run says: 8 clients - not as predicted"),
-    ("many", 8, "no prediction was made"),
+    ("many", 8, "no prediction was made"), ("", 17405.6, "the run says: 17,406 clients"),
+    ("", 1, "the run says: 1 client"),
 ])  # fmt: skip
 def test_a_prediction_is_shown_next_to_the_result(typed, result, said, capsys):
     guess = lesson.predict("How many?", unit="clients")

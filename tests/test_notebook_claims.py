@@ -143,7 +143,8 @@ def test_names_cross_no_line_and_do_not_touch(width):
         boxes = []
         for note in names:
             view = labels.View(figure, note.xref, note.yref, width)
-            at = (0.0, 10**note.x, 10**note.y, note.xshift, -note.yshift)
+            shift = (note.ax, note.ay) if note.showarrow else (note.xshift, -note.yshift)
+            at = (0.0, 10**note.x, 10**note.y, *shift)
             boxes.append(view.box(at, labels.LETTER * len(note.text)))
             crossed = [one for one, *part in view.parts if labels.crosses(*part, boxes[-1])]
             assert not crossed, note.text

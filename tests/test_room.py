@@ -241,7 +241,7 @@ def test_what_a_running_server_cannot_take_waits_for_a_start(panel):
     put(panel, "ServerLimit", "8")
     assert "first start" in hints(panel, "ServerLimit")
     panel.choice.value = "worker"
-    assert "Start anew ends it and starts worker" in panel.state.value
+    assert "Start again ends it and starts worker" in panel.state.value
     assert "Graceful" not in panel.state.value and panel.buttons["graceful"].disabled
     with pytest.raises(LaunchError, match="stop and start"):
         panel.room.graceful()

@@ -90,8 +90,6 @@ class KeepAliveClients(HeldConnections):
         connection) to the last byte."""
         return [self._answers.popleft() for _ in range(len(self._answers))]
 
-    # The thread.
-
     def _pause(self) -> float:
         # Spread, or all would ask in the same moment forever.
         return self._think * random.uniform(0.5, 1.5)

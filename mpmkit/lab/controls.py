@@ -79,10 +79,10 @@ def _cell() -> tuple[str, str]:
 
 
 class Control:
-    """One row. `tell` is called with the field's name and its new text, as a reader sets it. live: the slider
+    """One row. `tell` is called with the field's name and its new value, as a reader sets it. live: the slider
     calls it while it moves, not only when it is let go."""
 
-    def __init__(self, field: Field, tell: Callable[[str, str], None], live: bool = False) -> None:
+    def __init__(self, field: Field, tell: Callable[[str, Any], None], live: bool = False) -> None:
         self.name, self.group = field.name, field.group
         self._tell = tell
         self._showing: int | None = None  # the thread that shows a value: it is no reader's
@@ -116,7 +116,7 @@ class Control:
 
     def _set(self, value: Any) -> None:
         if self._showing != threading.get_ident():
-            self._tell(self.name, ("On" if value else "Off") if value in (True, False) else value)
+            self._tell(self.name, value)
 
     def show(self, field: Field | None) -> None:
         """Show the field as it is now; None: it does not apply, and is not shown."""

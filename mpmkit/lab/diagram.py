@@ -3,6 +3,7 @@ a file. It has a description in words (`.alt`), and shows itself in a notebook.
 """
 
 from html import escape
+from typing import NamedTuple
 
 from mpmkit.lab import theme as colours
 from mpmkit.launcher import ScoreboardView
@@ -12,12 +13,11 @@ from mpmkit.policy.states import LETTERS, WORDS
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, sans-serif'"
 
 
-class Svg:
-    """An SVG (`text`) and what it shows, in words (`alt`)."""
+class Svg(NamedTuple):
+    """An SVG and what it shows, in words."""
 
-    def __init__(self, text: str, alt: str) -> None:
-        self.text = text
-        self.alt = alt
+    text: str
+    alt: str
 
     def __repr__(self) -> str:
         return self.alt

@@ -11,10 +11,11 @@ A value that httpd cannot read is kept, as it is typed; its hints say what is wr
 import contextlib
 import re
 import threading
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
 from mpmkit.config.checks import check
-from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Setting
+from mpmkit.config.directives import SPECS, DirectiveError, Directives, Setting
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Note
 from mpmkit.load.fields import problem
@@ -34,7 +35,6 @@ GROUPS: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 NAMES = tuple(name for names in GROUPS.values() for name in names)
-Hints = dict[str, list[str]]
 KINDS = {"On|Off": "switch", "time": "time", "factor": "factor"}
 
 
@@ -120,17 +120,10 @@ class Form:
 
     def read(self) -> dict[str, Any]:
         """What is chosen, by name. Raises ValueError naming every field at fault."""
-        wrong = [f"{row.name}: {row.hints[0]}" for row in self.fields() if row.refused]
-        if wrong:
+        rows = [row.checked() for row in self.rows()]
+        if wrong := [f"{row.name}: {row.hints[0]}" for row in rows if row.refused]:
             raise ValueError("; ".join(wrong))
-        return {row.name: row.read() for row in self.rows()}
-
-
-def check_mpm(mpm: str) -> str:
-    """The MPM's name. Raises DirectiveError for an MPM that does not exist."""
-    if mpm not in MPMS:
-        raise DirectiveError(f"{mpm!r} is not an MPM; use one of {', '.join(MPMS)}")
-    return mpm
+        return {row.name: row.read() for row in rows}
 
 
 class DirectiveForm(Form):
@@ -138,13 +131,14 @@ class DirectiveForm(Form):
     until an MPM is chosen that has them. Raises DirectiveError for an MPM or a directive that does not exist."""
 
     def __init__(self, mpm: str, **directives: Any) -> None:
-        self.mpm = check_mpm(mpm)
+        self.choose(mpm)
         settings = from_keywords(mpm, **directives)
         super().__init__({setting.name: " ".join(setting.args) for setting in settings})
 
     def choose(self, mpm: str) -> None:
         """Another MPM. Raises DirectiveError if it does not exist."""
-        self.mpm = check_mpm(mpm)
+        check(mpm)
+        self.mpm = mpm
 
     def set(self, name: str, value: str | float | bool | None) -> None:
         """A directive's value, as words of a configuration line; None or "" for the default. Raises
@@ -157,35 +151,32 @@ class DirectiveForm(Form):
         """What is set of the directives that the MPM has: name -> words of a configuration line."""
         return {n: words for n, words in self._words.items() if self.mpm in SPECS[n.lower()].mpms}
 
-    def check(self, running: Directives | None = None) -> tuple[Directives | None, Hints]:
-        """httpd's reading of the form: (effective directives, None if it would refuse them; its messages by
-        directive, those about no directive of the form under ""). running: what a running server has, if
-        these are for its restart."""
-        hints: Hints = {}
-        try:
-            effective, notes = self._read(running)
-        except DirectiveError as error:
-            for problem in error.problems:
-                hints.setdefault(problem.directive, []).append(problem.text)
-            return None, hints
-        for note in notes:
-            first = re.match(r"[A-Za-z]+", note.text)  # a note begins with the directive's name
-            about = first[0] if first and first[0] in NAMES else ""
-            hints.setdefault(about, []).append(str(note))
-        return effective, hints
-
-    def checked(self, running: Directives | None = None) -> Directives:
-        """The effective directives. Raises DirectiveError with all that httpd would refuse."""
-        return self._read(running)[0]
-
-    def _read(self, running: Directives | None) -> tuple[Directives, tuple[Note, ...]]:
-        settings = [Setting(name, (words,)) for name, words in self.words().items()]
+    def checked(
+        self, running: Directives | None = None, without: Iterable[str] = ()
+    ) -> tuple[Directives, tuple[Note, ...]]:
+        """httpd's reading of the form: the effective directives, and what it corrects. running: what a running
+        server has, if these are for its restart. without: directives that are not read. Raises DirectiveError
+        with all that httpd would refuse."""
+        given = {name: words for name, words in self.words().items() if name not in without}
+        settings = [Setting(name, (words,)) for name, words in given.items()]
         same = running is not None and running.mpm == self.mpm
         return check(self.mpm, settings, running=running if same else None)
 
     def fields(self, running: Directives | None = None) -> list[Field]:
-        """The fields of the chosen MPM, with values and hints."""
-        effective, hints = self.check(running)
+        """The fields of the chosen MPM with their values, each with what httpd says about it."""
+        hints: dict[str, list[str]] = {}
+        refused: set[str] = set()
+        notes: tuple[Note, ...] = ()
+        try:
+            _, notes = self.checked(running)
+        except DirectiveError as error:
+            for problem in error.problems:
+                hints.setdefault(problem.directive, []).append(problem.text)
+            refused = set(hints)
+            with contextlib.suppress(DirectiveError):  # what it would correct of the others
+                _, notes = self.checked(running, refused)
+        for note in notes:  # it begins with the directive's name
+            hints.setdefault(re.split(r"\W", note.text)[0], []).append(str(note))
         defaults, _ = check(self.mpm)
         made = []
         for group, name in ((group, name) for group, names in GROUPS.items() for name in names):
@@ -194,14 +185,14 @@ class DirectiveForm(Form):
                 continue
             value, high = self._words.get(name, ""), spec.high_for(self.mpm)
             kind, reach = KINDS.get(spec.takes, "number"), GROUPS[group][name]
-            low = 1.0 if kind == "factor" else float(spec.low or 0)
+            low, step = float(spec.low or 0), 0.5 if kind in ("time", "factor") else 1.0
             default = written(getattr(defaults, spec.attribute))
-            field = Field(name, group, kind, spec.unit, spec.doc, default, low, high)
-            said = (*filter(None, [value and spec.misread(value)]), *hints.get(name, ()))
-            refused = effective is None and name in hints
-            field = field._replace(value=value, hints=said, refused=refused)
-            step = 0.5 if kind in ("time", "factor") else 1.0
-            made.append(field._replace(reach=float(min(reach, high or reach)), step=step))
+            made.append(Field(
+                name, group, kind, spec.unit, spec.doc, default, low=1.0 if kind == "factor" else low,
+                high=high, reach=float(min(reach, high or reach)), step=step, value=value,
+                hints=(*filter(None, [value and spec.misread(value)]), *hints.get(name, ())),
+                refused=name in refused,
+            ))  # fmt: skip
         return made
 
 

@@ -68,7 +68,7 @@ function inkOn(colour) {
 
 function render({ model, el }) {
   const view = Math.random().toString(36).slice(2);
-  const say = (what) => model.send({ do: what, view });
+  const say = (what) => model.send({ do: what });
   const status = () => model.get("status");
   let history = [];
   let events = [];
@@ -318,7 +318,7 @@ function render({ model, el }) {
       g.textAlign = "right";
       g.fillStyle = c.grey;
       g.font = FONT.replace("12px", "11px");
-      g.fillText(high.toLocaleString("en"), left - 4, top + 3);
+      g.fillText(high < 10_000 ? high.toLocaleString("en") : `${high / 1000}k`, left - 4, top + 3);
       g.fillText(strip.log ? "0.1" : "0", left - 4, bottom - 3);
       g.textAlign = "left";
       g.font = FONT;
@@ -523,7 +523,6 @@ function render({ model, el }) {
   say("hello");
 
   return () => {
-    say("bye");
     others().delete(view);
     clearInterval(timer);
     resize.disconnect();

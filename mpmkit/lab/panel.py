@@ -15,6 +15,7 @@ What ends what is left:
     the load's generator                        ends with its pipe, as the kernel does
 """
 
+import math
 import threading
 import time
 import uuid
@@ -70,8 +71,7 @@ class Panel(Frame):
         self.link = uuid.uuid4().hex
         self._setting = threading.RLock()
         self._showing: int | None = None  # the thread that shows the chosen MPM
-        self._views: dict[str, float] = {}
-        self._looked_at = False
+        self._shown_at = math.inf  # when a browser last said that it shows the room
         fields = {field.name: field for mpm in MPMS for field in DirectiveForm(mpm).fields()}
         self.directives = {name: Control(fields[name], self._set, live=True) for name in NAMES}
         self.load = {name: Control(row, self._load_set) for name, row in ROWS.items()}
@@ -149,7 +149,7 @@ class Panel(Frame):
         self._showing = threading.get_ident()
         self.choice.value = chosen
         self._showing = None
-        self.buttons["start"].description = "Start anew" if runs else "Start"
+        self.buttons["start"].description = "Start again" if runs else "Start"
         for do in ("stop", "graceful", "restart"):
             self.buttons[do].disabled = not runs or (other and do != "stop")
         mark(self.buttons["graceful"], "due", unapplied)
@@ -159,7 +159,7 @@ class Panel(Frame):
         mark(self.load_button, "on", status["loading"])
         text = f"{running} · pid {status['pid']} · {status['url'].removeprefix('http://')}"
         if other:
-            text += f" · Start anew ends it and starts {chosen}"
+            text += f" · Start again ends it and starts {chosen}"
         elif unapplied:
             text += f" · {', '.join(unapplied)} set: Graceful brings it in"
         lamp = f"<i class='mk-lamp{' mk-lit' * runs}'></i>"
@@ -186,21 +186,16 @@ class Panel(Frame):
         with self._setting:
             self.board.frame = frame
             self._show_status(self.room.status())
-        if self._looked_at and time.monotonic() - max(self._views.values(), default=0) > GONE:
-            self._looked_at = False
+        if time.monotonic() - self._shown_at > GONE:
+            self._shown_at = math.inf
             self.room.note("no browser shows this room any more: the server is stopped")
             self.act("stop")
 
     def _reported(self, _: Any, content: Any, __: Any) -> None:
-        """A message of panel.js: a view of the room was opened, is there, or is closed."""
-        do, view = content.get("do"), content.get("view")
-        if do == "bye":
-            self._views.pop(view, None)
-        else:
-            self._views[view] = time.monotonic()
-            self._looked_at = True
-        if do == "hello":
-            self.board.send({"history": self.room.history(), "events": self.room.events()[-40:]})
+        """A message of panel.js: the room is shown; "hello": by a view that has just been opened."""
+        self._shown_at = time.monotonic()
+        if content.get("do") == "hello":
+            self.board.send({"history": self.room.history(), "events": self.room.events()})
 
     # -- what a reader does -------------------------------------------------------------------------
 

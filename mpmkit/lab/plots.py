@@ -5,14 +5,12 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
-import pandas
 import plotly.graph_objects as go
 import plotly.io
 
 from mpmkit.lab import theme as colours
 
 OURS = "mpmkit"
-LIMITED = "the load generator or its machine was the limit"
 WIDTH = 960  # CSS pixels of a still picture: the labels of six bars a panel fit
 LETTERS = 70  # of a line below a title, so that a narrow cell holds it
 plotly.io.defaults.default_width = WIDTH
@@ -45,13 +43,6 @@ def alt_text(figure: go.Figure) -> str:
     """What the figure shows, in words and numbers, for a reader who cannot see it."""
     meta: Any = figure.layout.meta
     return str((meta or {}).get("alt", ""))
-
-
-def need(frame: pandas.DataFrame, columns: Iterable[str], give: str) -> None:
-    """Raises ValueError if columns are missing; `give` is what has them."""
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise ValueError(f"the rows lack {', '.join(missing)}; give {give}")
 
 
 def mpm_line(
@@ -89,8 +80,3 @@ def label_ends(
         font = {"color": colour, "size": 13}
         place = {"x": x, "y": below, "showarrow": False, "xanchor": "left", "xshift": 6}
         figure.add_annotation(text=text, font=font, **place, **where)
-
-
-def count(value: float) -> str:
-    """A number without decimals, thousands separated; a dash for NaN."""
-    return f"{value:,.0f}" if value == value else "–"

@@ -50,7 +50,7 @@ def application(environ, start_response):
     return [b"done\\n"]
 '''
 LOAD_SECONDS = 600.0  # a load that is not stopped ends by itself
-EVENTS = 200
+EVENTS = 40  # that a view shows
 
 
 class Home:
@@ -133,7 +133,7 @@ class Room(DirectiveForm):
         with self._acting:
             if self._closed:
                 raise LaunchError("this control room was closed; make another")
-            effective, loaded = self.checked(), self.loading
+            (effective, _), loaded = self.checked(), self.loading
             self.stop()
             server = launch(self.mpm, conf=self._write_conf(), document_root=self._home.pages)
             self._server, self._running_with = server, effective
@@ -163,7 +163,7 @@ class Room(DirectiveForm):
                 raise LaunchError(f"no server runs; start one before {word}")
             if server.mpm != self.mpm:
                 raise LaunchError(f"{word} cannot change the MPM: stop and start")
-            effective = self.checked(self._running_with)
+            effective, _ = self.checked(self._running_with)
             self._write_conf()
             server.signal(word)
             self._running_with = effective
@@ -309,7 +309,7 @@ class Room(DirectiveForm):
         if self._crowd is not None:
             self._crowd.take()
         made = frame(sample, board, self._load, self._probe)
-        made["events"] = self.events()[-40:]
+        made["events"] = self.events()
         self._frame = made
         self._history.append(made["figures"])
         del self._history[:-600]

@@ -101,10 +101,8 @@ class SweepRun:
         self.rows: list[Row] = []
         self.progress: Progress | None = None
         self.text = "starting …"
-        values = dict.fromkeys(point.values[form.axis] for point in form.plan().cells)
-        grid = {form.axis: list(values)}
-        self._asked: dict[str, Any] = {"mpm": form.taking(), "grid": grid, "out": out}
-        self._asked |= {"profile": form.profile(), "directives": form.fixed()}
+        self._asked: dict[str, Any] = {"grid": {form.axis: form.measured()}, "mpm": form.taking()}
+        self._asked |= {"profile": form.profile(), "directives": form.fixed(), "out": out}
         self._pages, self._changed = pages, changed
         self._stop, self._ended = threading.Event(), threading.Event()
         self._server: Server | None = None

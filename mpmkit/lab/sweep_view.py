@@ -33,6 +33,7 @@ from mpmkit.measure import records
 from mpmkit.measure.experiment import duration
 
 MEASURE, RECORDED = "Measure", "Recorded"
+NOTHING = "Nothing can be measured: the values in question are marked above"
 
 
 class Page(anywidget.AnyWidget):
@@ -78,7 +79,7 @@ class SweepPanel(Frame):
             named(name, ipywidgets.HTML()) for name in ("state", "note", "figures", "boards")
         )
         self.range, self.load = box("range"), box("parts")
-        self.slider = named("at", ipywidgets.SelectionSlider(options=[0], description="at"))
+        self.slider = named("at", ipywidgets.SelectionSlider(options=[-1], description="at"))
         self.plot = ipywidgets.Output()
         self.button.on_click(lambda _: self.stop() if self._runs() else self.run())
         for widget, act in (
@@ -90,8 +91,8 @@ class SweepPanel(Frame):
         chosen = (self.mode, *self.mpms.values(), self.metric, self.files)
         head = box("head", *chosen, self.button, self.bar, self.state)
         self.ask = box("ask", self.axis, self.range, self.load)
-        seen = (self.plot, self.slider, self.figures, self.boards)
-        self.children = [box("sweep", head, self.ask, self.hints, *seen, self.page)]
+        self.seen = (self.plot, self.slider, self.figures, self.boards)
+        self.children = [box("sweep", head, self.ask, self.hints, *self.seen, self.page)]
 
     # -- what is chosen -----------------------------------------------------------------------------
 
@@ -101,13 +102,11 @@ class SweepPanel(Frame):
 
     def _mode_chosen(self) -> None:
         """Measure shows the form; Recorded the files, and opens the first."""
-        for widget in (self.ask, self.button, self.bar, self.hints):
+        for widget in (*self.mpms.values(), self.ask, self.button, self.bar, self.hints):
             mark(widget, "off", not self._measures)
         mark(self.files, "off", self._measures)
-        for widget in self.mpms.values():
-            widget.disabled = not self._measures
         if self._measures:
-            self._say(why_recorded())
+            self.state.value = escape(why_recorded())
             self._show(self.running.rows if self.running else [])
             return
         shipped = sorted(records.recorded_folder().glob("sweep-*.csv"))
@@ -123,9 +122,11 @@ class SweepPanel(Frame):
         try:
             rows = records.read(self.files.value)
             self._show(rows)
-            self._say(f"{len(rows)} points, measured on {records.Machine.of(rows[-1])}")
+            self.state.value = escape(
+                f"{len(rows)} points, measured on {records.Machine.of(rows[-1])}"
+            )
         except (records.RecordError, ValueError, IndexError) as error:
-            self._say(str(error))
+            self.state.value = escape(str(error))
 
     def _axis_chosen(self) -> None:
         self.form.turn_to(self.axis.value)
@@ -148,21 +149,23 @@ class SweepPanel(Frame):
         self._check()
 
     def _check(self) -> None:
-        """Show the form, and what httpd would refuse or correct of it."""
-        for row in self.form.fields():
+        """Show the form, at each field what is refused or left out of it, and what a run would measure."""
+        form, rows, plan = self.form, self.form.fields(), None
+        for row in rows:
             self.controls[row.name].show(row)
-        said = []
+        said = [f"{mpm} has no {form.axis}" for mpm in form.mpms if mpm not in form.taking()]
         try:
-            said = self.form.hints()
-            plan = self.form.plan()
-            values = ", ".join(f"{value:g}" for value in self.form.values())
-            fixed = ", ".join(f"{name} {value}" for name, value in self.form.fixed().items())
-            what = f"{values}: {len(plan.cells)} points, about {duration(sum(map(plan.takes, plan.cells)))}"
+            plan = form.plan()
+            values = ", ".join(f"{value:g}" for value in form.measured())
+            fixed = ", ".join(f"{name} {value}" for name, value in form.fixed().items())
+            takes = duration(sum(map(plan.takes, plan.cells)))
+            what = f"{values}: {len(plan.cells)} points, about {takes}"
             said.insert(0, f"{what}; the article's directives, and {fixed} at all of them")
-            self.button.disabled = False
         except ValueError as error:
-            said, self.button.disabled = [*said, *str(error).splitlines()], not self._runs()
-        self.hints.value = lines(filter(None, dict.fromkeys([*said, not_headline()])))
+            marked = any(row.hints for row in rows)
+            said.append(NOTHING if marked else str(error))
+        self.button.disabled = plan is None and not self._runs()
+        self.hints.value = lines(filter(None, [*said, not_headline()]))
 
     # -- running ------------------------------------------------------------------------------------
 
@@ -190,19 +193,18 @@ class SweepPanel(Frame):
     def _progress(self, run: SweepRun) -> None:
         self.button.description = "Stop" if run.running else "Run"
         self.bar.value = run.progress.share if run.progress else 0.0
-        self._say(run.text)
+        self.state.value = escape(run.text)
         if self._measures and len(run.rows) != self._shown:
             self._show(run.rows)
-
-    def _say(self, text: str) -> None:
-        self.state.value = escape(text)
 
     # -- what is seen -------------------------------------------------------------------------------
 
     def _show(self, rows: list[records.Row]) -> None:
         """Draw these rows; the operating point stays where it was, or is the last one."""
         self.grid, self._shown = SweepGrid(rows), len(rows)
-        values = self.grid.values or [0]
+        for widget in self.seen:
+            mark(widget, "off", not rows)
+        values = self.grid.values or [-1]
         before = self.slider.value
         self.slider.options = [(f"{value:g}", value) for value in values]
         self.slider.value = before if before in values else values[-1]
@@ -249,7 +251,8 @@ class SweepPanel(Frame):
             margin={"l": 50, "r": 20, "t": 60, "b": 50},
         )  # fmt: skip
         figure.update_xaxes(title_text=axis)
-        figure.update_yaxes(type="log" if metric.startswith("wait") else "linear")
+        scale = "log" if metric.startswith("wait") else "linear"
+        figure.update_yaxes(type=scale, rangemode="tozero")
         return figure
 
 

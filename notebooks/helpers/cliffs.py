@@ -258,9 +258,9 @@ def think_figure(rows: list[dict[str, Any]]) -> Any:
         "Browsers that think for a second<br><sup>thin: min(N/(Z + R), W/(Z + S)), W from the directives</sup>",
         alt="Requests per second against browsers, measured of the bound. " + "; ".join(said) + ".",
     )  # fmt: skip
-    figure.update_xaxes(type="log", title_text="browsers", range=[math.log10(90), math.log10(9000)])
-    figure.update_yaxes(
-        type="log", title_text="requests/s", range=[math.log10(60), math.log10(5000)]
-    )
+    figure.update_xaxes(title_text="browsers", range=[math.log10(90), math.log10(9000)])
+    figure.update_yaxes(title_text="requests/s", range=[math.log10(60), math.log10(5000)])
+    ticks = [100, 200, 500, 1000, 2000, 5000]
+    figure.update_xaxes(type="log", tickvals=ticks).update_yaxes(type="log", tickvals=ticks)
     label_lines(figure, names)
     return figure

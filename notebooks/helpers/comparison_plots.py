@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas
 import plotly.graph_objects as go
-from helpers.figures import measured_bars, spread
+from helpers.figures import measured_bars, need, spread
 from plotly.subplots import make_subplots
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import OURS, dress, need
+from mpmkit.lab.plots import OURS, dress
 
 SIMULATED = "simulated"
 

@@ -7,7 +7,7 @@ Each figure carries its description for a reader who cannot see it in `layout.me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas
@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import LIMITED, OURS, count, dress, need
+from mpmkit.lab.plots import OURS, dress
 from mpmkit.lab.plots import alt_text as alt_text
 
 KIND_TITLES = {
@@ -26,10 +26,27 @@ KIND_TITLES = {
     "mod_php": "script by mod_php",
 }
 PUBLISHED, MEASURED = "as published", "measured"
+HEAT, ON_HEAT = (
+    ["#F4F6F9", "#5B9BD5"],
+    "#111111",
+)  # a map's cells on any page, and what is written in them
+LIMITED = "the load generator or its machine was the limit"
 PRINTED = ("static", "script")  # what the article has figures of
 COLUMNS = (
     "kind", "server", "mpm", "rounds", "published", "median", "min", "max", "published_ratio", "ratio",
 )  # fmt: skip
+
+
+def need(frame: pandas.DataFrame, columns: Iterable[str], give: str) -> None:
+    """Raises ValueError if columns are missing; `give` is what has them."""
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise ValueError(f"the rows lack {', '.join(missing)}; give {give}")
+
+
+def count(value: float) -> str:
+    """A number without decimals, thousands separated; a dash for NaN."""
+    return f"{value:,.0f}" if value == value else "–"
 
 
 def qps_bars(summary: pandas.DataFrame) -> go.Figure:

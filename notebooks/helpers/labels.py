@@ -45,9 +45,12 @@ def label_lines(figure: go.Figure, names: Iterable[tuple[Any, str, str]]) -> Non
         for view in own:
             view.taken.append(view.box(best, wide))
         _, x, y, right, down = best
+        place: dict[str, Any] = {"showarrow": False, "xshift": right, "yshift": -down}
+        if abs(down) > LINE:  # it stands apart: a thin line leads to its point
+            place = {"ax": right, "ay": down, "arrowhead": 0, "arrowwidth": 1, "standoff": 6}
         figure.add_annotation(
-            x=_on(view.x, x), y=_on(view.y, y), xref=axes[0], yref=axes[1], showarrow=False, text=text,
-            font={"color": colour, "size": SIZE}, xanchor="left", xshift=right, yshift=-down,
+            x=_on(view.x, x), y=_on(view.y, y), xref=axes[0], yref=axes[1], text=text, xanchor="left",
+            font={"color": colour, "size": SIZE}, arrowcolor=colour, **place,
         )  # fmt: skip
 
 

@@ -90,7 +90,11 @@ class Prediction(Still):
 
 
 def _text(value: str | float, unit: str) -> str:
-    return value if isinstance(value, str) else f"{value:,.4g} {unit}".strip()
+    if isinstance(value, str):
+        return value
+    if value == 1 and len(unit) > 2 and unit.isalpha():  # one connection
+        unit = unit.removesuffix("es" if unit == "processes" else "s")
+    return f"{value:,.0f} {unit}" if abs(value) >= 1000 else f"{value:.4g} {unit}"
 
 
 def _judged(right: bool) -> str:

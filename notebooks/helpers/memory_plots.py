@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas
 import plotly.graph_objects as go
+from helpers.figures import need
 from helpers.labels import label_lines
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import OURS, dress, mpm_line, need
+from mpmkit.lab.plots import OURS, dress, mpm_line
 from mpmkit.measure.sizing import slope
 
 AGAINST = {"busy": "requests being served at once", "idle": "kept-alive connections, idle"}
@@ -78,7 +79,7 @@ def _by_server(
         raise ValueError(f"nothing was measured against {against}")
     groups = rows.assign(mpm=rows["mpm"].fillna("")).groupby(["server", "mpm"], sort=False)
     found = [
-        (server, mpm, mpm if server == OURS else f"{server} {mpm}".strip(), own)
+        (server, mpm, mpm if server == OURS else f"{server} with {mpm}" if mpm else server, own)
         for (server, mpm), own in groups
     ]
     return sorted(found, key=lambda one: one[0] != OURS)
@@ -97,7 +98,7 @@ def memory_parts(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         held = f"{int(at['held'].median()):,}"
         top = {part: float(at[f"{part}_kb"].median()) / 1024 for part in (*PARTS, "pss", "rss")}
         sums = f"PSS {top['pss']:,.0f} MiB, summed RSS {top['rss']:,.0f}"
-        names.append(f"{name}, {held} {against}<br><sup>{sums}</sup>")
+        names.append(f"{name}<br><sup>{held} {against}: {sums}</sup>")
         tops.append(top)
         said.append(f"{name} with {held}: {sums}")
     figure = go.Figure()
@@ -116,7 +117,7 @@ def memory_parts(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         showlegend=True,
         legend={"orientation": "h", "y": -0.18, "traceorder": "normal"},
         height=230 + 48 * len(names),
-        margin={"l": 190},
+        margin={"l": 200},
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(title={"xref": "container", "x": 0.02})  # names take the left

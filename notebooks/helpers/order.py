@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas
 import plotly.graph_objects as go
-from helpers.figures import KIND_TITLES, by_mpm, kinds_of
+from helpers.figures import KIND_TITLES, LIMITED, by_mpm, kinds_of
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import LIMITED, dress, mpm_line
+from mpmkit.lab.plots import dress, mpm_line
 from mpmkit.measure import stats
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
     dress(
         figure,
         "Requests per second as a multiple of prefork's (dotted)<br><sup>filled: within the rounds, "
-        f"with its 95% interval · hollow: the article's{star}</sup>",
+        f"with its 95% interval · hollow: published{star}</sup>",
         alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
         margin={"l": 170},
         height=160 + 90 * max(1, len(lines)),

@@ -25,6 +25,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 from helpers import misbehaving_clients
+from helpers.figures import HEAT, ON_HEAT
 from helpers.labels import label_lines
 from plotly.subplots import make_subplots
 
@@ -219,8 +220,8 @@ def gil_map(rows: list[dict[str, Any]]) -> go.Figure:
         cells = {(row["processes"], row["threads"]): row["qps"] for row in own}
         table = [[cells.get((y, x)) for x in xs] for y in ys]
         figure.add_heatmap(
-            x=list(map(str, xs)), y=list(map(str, ys)), z=table, zmin=0, colorscale="Cividis", showscale=False,
-            texttemplate="%{z:,.0f}", xgap=2, ygap=2, row=1, col=place,
+            x=list(map(str, xs)), y=list(map(str, ys)), z=table, zmin=0, colorscale=HEAT, showscale=False,
+            texttemplate="%{z:,.0f}", textfont_color=ON_HEAT, xgap=2, ygap=2, row=1, col=place,
             hovertemplate="%{y} processes × %{x} threads: %{z:,.0f}/s<extra></extra>",
         )  # fmt: skip
         parts = (f"{r['qps']:,.0f} with {r['processes']} × {r['threads']}" for r in own)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas
 import plotly.graph_objects as go
+from helpers.figures import HEAT, LIMITED, ON_HEAT, count, need
 from helpers.labels import label_lines
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import LIMITED, count, dress, mpm_line, need
+from mpmkit.lab.plots import dress, mpm_line
 from mpmkit.measure.stats import knee
 
 UNITS = {
@@ -50,9 +51,10 @@ def sweep_heat(
             x=[str(one) for one in table[value].columns],
             y=[str(one) for one in table.index],
             z=table[value].to_numpy().tolist(),
-            colorscale="Cividis",
+            colorscale=HEAT,
             text=table["words"].fillna("").to_numpy().tolist(),
             texttemplate="%{text}",
+            textfont={"color": ON_HEAT},
             colorbar={"title": {"text": unit, "side": "right"}},
             xgap=2,
             ygap=2,

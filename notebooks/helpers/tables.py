@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from helpers.figures import KIND_TITLES
+from helpers.figures import KIND_TITLES, need
 
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import OURS, need
+from mpmkit.lab.plots import OURS
 from mpmkit.lab.replay import not_headline
 from mpmkit.measure import stats
 

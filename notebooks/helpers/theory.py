@@ -146,7 +146,7 @@ def response_curve(
     highest, ink = servers / service, colours.ink()
     grid = [highest * n / 200 for n in range(193)]
     line = [1000 * mean_response(rate, service, servers) for rate in grid]
-    bars = " · bars: 95% of simulated runs of that length" if spreads else ""
+    bars = "<br>bars: 95% of simulated runs of that length" if spreads else ""
     title = f"M/M/{servers}: predicted and measured"
     below = f"line: Erlang C, service {1000 * service:.1f} ms · squares: measured{bars}"
     axes = ("arrivals, requests/s", "mean response, ms")
