@@ -15,7 +15,6 @@ What ends what is left:
     the load's generator                        ends with its pipe, as the kernel does
 """
 
-import math
 import threading
 import time
 import uuid
@@ -71,7 +70,7 @@ class Panel(Frame):
         self.link = uuid.uuid4().hex
         self._setting = threading.RLock()
         self._showing: int | None = None  # the thread that shows the chosen MPM
-        self._shown_at = math.inf  # when a browser last said that it shows the room
+        self._shown_at = float("inf")  # when a browser last said that it shows the room
         fields = {field.name: field for mpm in MPMS for field in DirectiveForm(mpm).fields()}
         self.directives = {name: Control(fields[name], self._set, live=True) for name in NAMES}
         self.load = {name: Control(row, self._load_set) for name, row in ROWS.items()}
@@ -187,7 +186,7 @@ class Panel(Frame):
             self.board.frame = frame
             self._show_status(self.room.status())
         if time.monotonic() - self._shown_at > GONE:
-            self._shown_at = math.inf
+            self._shown_at = float("inf")
             self.room.note("no browser shows this room any more: the server is stopped")
             self.act("stop")
 
