@@ -23,10 +23,10 @@ SHOWN = dict(re.findall(r"```\w+ (\w+)\n(?:(?!```).)*```\n\n```\n(.*?)```", BOTH
 
 
 def alike(text: str, folder: Path) -> str:
-    """Without what differs each time: numbers, and the names of folders and of the machine."""
+    """Without what differs each time: numbers, days, and the names of folders and of the machine."""
     text = re.sub(r"\btmp\w{8}\b", "site", text.replace(str(folder), "/srv/example"))
     text = re.sub(r"unknown, \S+ is used", "unknown, laptop is used", text)
-    return re.sub(r"\d+", "0", text)
+    return re.sub(r"\d+", "0", re.sub(r"(?m)^\[\w{3} \w{3} ", "[Sun Nov ", text))
 
 
 def limits_tasks() -> bool:

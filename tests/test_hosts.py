@@ -95,9 +95,7 @@ def test_each_host_has_its_site_its_logs_and_its_name(site):
                 assert column in {worker.vhost for worker in server.scoreboard().workers}
             asked = b"GET / HTTP/1.1\r\nHost: b.example\r\n\r\n"
             assert client.ask(asked).status == 200
-        poll_until(
-            lambda: lines(site / "b_bytes")[-1:] == [str(len(asked))], "%I is of one request"
-        )
+        poll_until(lambda: lines(site / "b_bytes")[-1:] == [str(len(asked))], "%I is its own")
 
 
 def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
