@@ -25,7 +25,7 @@ LONGEST_CELL = 25
 
 # Of Python in the package, comments and docstrings included. The aim is 23,500: a change that removes
 # lines lowers this number.
-MOST_LINES = 31_265
+MOST_LINES = 29_198
 LONGEST_FILE = 450
 LONGEST_FUNCTION = 60
 LISTED = 12  # names that `ls mpmkit` shows, but for README.md and Python's own files
@@ -195,7 +195,7 @@ def test_notebook_sources_carry_no_outputs_and_cells_are_short(path: Path):
 
 TESTS = sorted((ROOT / "tests").glob("*.py")) + sorted((ROOT / "tests" / "support").glob("*.py"))
 # Of Python in tests/; the comparison with httpd (tests/fidelity) is not counted.
-MOST_TEST_LINES = 24_163
+MOST_TEST_LINES = 24_238
 
 
 def test_no_test_sleeps_to_let_something_happen():

@@ -155,7 +155,8 @@ class Parent:
         """TERM: cut every connection."""
         listen.close_all(self.pool.listeners)
         self.pool.reclaim()
-        self.pool.note("stop", "caught SIGTERM, shutting down")
+        if not self.pool.fatal:
+            self.pool.note("stop", "caught SIGTERM, shutting down")
         return self.pool.fatal or OK
 
     def graceful_stop(self) -> int:
