@@ -167,15 +167,15 @@ def test_each_connection_has_one_worker_and_all_end(turns):
         while len(given) < 4 and queue.wait_for_idler():
             given.append(len(given))
             queue.push(given[-1])
-        if queue.try_get_idler():  # and there was nothing to accept
-            queue.release()
+            if queue.try_get_idler():  # and there was nothing to accept
+                queue.release()
 
     def offering(queue: FdQueue, offered: list[int]) -> None:
         for number in (10, 11):  # for a worker that is idle, or for the next
             offered.append(number)
             queue.offer(number)
 
-    for seed in range(SCHEDULES):
+    for seed in range(3 * SCHEDULES):
         queue: FdQueue = FdQueue()
         given, offered = [0], []
         queue.offer(0)
@@ -185,6 +185,12 @@ def test_each_connection_has_one_worker_and_all_end(turns):
         late = list(queue._backlog)  # offered when it had ended
         assert sorted(chain(*taken, late)) == given + offered, f"schedule {seed}: {taken}"
         assert (listened, done, ended, queue.idle) == (None, None, None, 0)
+
+
+def test_what_no_worker_was_idle_for_is_taken_in_its_order():
+    queue: FdQueue = FdQueue()
+    assert not any(queue.offer(number) for number in range(3))
+    assert [queue.pop() for _ in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(SCHEDULES))
