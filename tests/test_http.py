@@ -169,7 +169,7 @@ def test_recordings_with_other_settings(mpm, document_root, name, options):
         if recording.closed_after is None:
             assert client.get().status == 200
         else:
-            assert client.until_closed() == b""
+            assert client.until_closed(5.0) == b""
             # The close may be late on a busy machine, never early.
             assert time.monotonic() - began >= recording.closed_after - 0.05
             assert_quiet(server)
