@@ -17,16 +17,13 @@ def server():
         yield running
 
 
-def test_locally_the_link_is_the_servers_own(server, monkeypatch):
+def test_the_link_is_the_servers_own_or_behind_a_hub_leads_through_the_proxy(server, monkeypatch):
     monkeypatch.delenv(PREFIX, raising=False)
     link = proxy.status_link(server)
     assert link == f"{server.url}/server-status"
     with urllib.request.urlopen(link, timeout=5) as page:
         assert b"Server Version" in page.read()
     assert f'href="{link}"' in link._repr_html_()
-
-
-def test_behind_a_hub_the_link_leads_through_the_proxy(server, monkeypatch):
     monkeypatch.setenv(PREFIX, "/user/ann/")
     assert proxy.status_link(server) == f"/user/ann/proxy/{server.port}/server-status"
     assert proxy.status_link(server, "/a?b=1&c=2")._repr_html_().count("&amp;") == 2
