@@ -1,6 +1,5 @@
 """The sweep panel's form, run and grid, without a browser; the recorded grids."""
 
-import json
 import shutil
 
 import pytest
@@ -13,6 +12,7 @@ from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
 from mpmkit.measure import records
 
 FEW = {"axis": "users", "low": 2, "high": 4, "steps": 2, "seconds": 0.5, "warmup": 0.5}
+RECORDED = sorted(records.recorded_folder().glob("sweep-*.csv"))
 
 
 @pytest.fixture
@@ -22,9 +22,6 @@ def sweep(tmp_path):
     pages.mkdir()
     (pages / "index.html").write_text("a page")
     return lambda form, seen=lambda run: None: SweepRun(form, tmp_path / "rows.csv", pages, seen)
-
-
-# ---------------------------------------------------------------- the form
 
 
 @pytest.mark.parametrize(("choice", "values"), [
@@ -88,9 +85,6 @@ def test_the_form_takes_what_is_typed_and_refuses_the_rest():
         SweepForm(mpms=("perchild",))
 
 
-# ---------------------------------------------------------------- measuring
-
-
 def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, sweep):
     seen: list[int] = []
     form = SweepForm(("event",), **FEW, idle_holders=3)
@@ -110,10 +104,9 @@ def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, sweep):
 
 def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, sweep):
     run = sweep(SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8}))
-    poll_until(lambda: run.rows and run._server is not None, cap=60)
-    pid = run._server.pid
+    server = poll_until(lambda: run.rows and run._server, cap=60)
     run.stop()
-    assert not run.running and not alive(pid)
+    assert not run.running and not alive(server.pid)
     assert run.text.startswith("stopped: ")
     kept = [row["point"] for row in records.read(tmp_path / "rows.csv")]
     assert kept == [row["point"] for row in run.rows] and 0 < len(kept) < 3
@@ -134,12 +127,6 @@ def test_a_full_server_gives_lower_bounds_of_waits(sweep):
     assert "new clients still waiting" in SweepGrid(run.rows).describe("prefork", 2)
 
 
-# ---------------------------------------------------------------- recorded grids, and the panel
-
-
-RECORDED = sorted(records.recorded_folder().glob("sweep-*.csv"))
-
-
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_recorded_grid_can_be_moved_through(path):
     grid = SweepGrid(records.read(path))
@@ -157,12 +144,9 @@ def test_the_recorded_cliffs_are_where_the_directives_say():
     for mpm, full in (("prefork", 50), ("worker", 50), ("event", 150)):
         waits = {x: ms for x, ms, _ in grid.line(mpm, "wait_p99_ms")}
         assert all((ms > 1000) == (x >= full) for x, ms in waits.items()), (mpm, waits)
-
-
-def test_rows_over_two_names_are_not_for_the_panel():
     (row, *_) = records.read(RECORDED[0])
     with pytest.raises(ValueError, match="over one name"):
-        SweepGrid([{**row, "point": json.dumps({"users": 1, "think_time": 2})}])
+        SweepGrid([{**row, "point": '{"users": 1, "think_time": 2}'}])
 
 
 def test_the_panel_scrubs_without_a_server(tmp_path, monkeypatch):
