@@ -157,8 +157,9 @@ def test_max_keep_alive_requests_3_serves_4(mpm, document_root):
 ])  # fmt: skip
 def test_recordings_with_other_settings(mpm, document_root, name, options):
     recording = RECORDINGS[name]
-    options = {**options, "document_root": document_root, "access_log": True}
-    with serving(mpm, **options) as server, Client(server) as client:
+    # An idle connection is ended by KeepAliveTimeout, or by nothing for a minute.
+    given = {"document_root": document_root, "RequestReadTimeout": "header=0 body=0"}
+    with serving(mpm, access_log=True, **given, **options) as server, Client(server) as client:
         began = time.monotonic()
         reply = client.ask(recording.request)
         compare(reply, read_reply(recording.response), DIFFERENCES.get(name))
