@@ -66,7 +66,7 @@ test: $(STAMP)
 # real servers of each MPM, what are the article's tables here (roughly).
 tyres: $(STAMP)
 	@$(BIN)/python -m docs._tools.claims
-	@$(BIN)/python -m pytest -q tests/test_errors.py tests/test_names.py
+	@$(BIN)/python -m pytest -q tests/test_errors.py tests/test_effects.py
 	@MPMKIT_SCALE=smoke $(BIN)/mpmkit qps --kind both --out $$(mktemp -d)/tyres.csv
 
 # From a fresh .venv (make distclean venv lock): the versions that were tested.

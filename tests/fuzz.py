@@ -40,6 +40,7 @@ HERE = Path(__file__).resolve().parent
 FOUND = HERE / "data" / "fuzz"
 LONGEST = 40_000  # bytes of a stream that are tried
 PATIENCE = 20  # reads after the client's close that should never be needed
+OWN = b"host", b"content-length"  # of which httpd leaves one
 
 # Small limits, so that a fuzzer meets them.
 DIRECTIVES = directives(
@@ -49,6 +50,7 @@ DIRECTIVES = directives(
 
 
 # -- a client that is a list of pieces ------------------------------------------------------------
+QUIET = os.open(os.devnull, os.O_WRONLY)
 
 
 class Pieces:
@@ -132,14 +134,8 @@ def lazily(conn: Connection, seen: bytes) -> Iterator[bytes]:
 def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[bytes, bool | None]:
     """What the client of these pieces gets, without what depends on the moment; and was it closed?"""
     sock = Pieces(pieces)
-    conn = Connection(
-        sock,
-        ("127.0.0.1", 1),
-        DIRECTIVES,
-        service.requests,
-        service.connection.first_timeout,
-        event,
-    )  # type: ignore[arg-type]
+    how = service.requests, service.connection.first_timeout, event
+    conn = Connection(sock, ("127.0.0.1", 1), DIRECTIVES, *how)  # type: ignore[arg-type]
     slot: Any = Slot()
     try:
         if event:
@@ -184,9 +180,6 @@ def cuts(stream: bytes) -> Iterator[list[bytes]]:
         places = sorted(chance.choices(range(len(stream) + 1), k=count))
         ends = [*places, len(stream)]
         yield [stream[a:b] for a, b in zip([0, *places], ends, strict=True) if a < b]
-
-
-QUIET = os.open(os.devnull, os.O_WRONLY)
 
 
 def new_service() -> Service:
@@ -262,20 +255,13 @@ def agrees(request: Request) -> None:
     assert (request.method.encode(), request.target) == (event.method, event.target)
     # httpd, and so we, drop the blanks ahead of a line's fold; h11 keeps them.
     folded = re.search(rb"\r\n[ \t]", request.head)
+    blanks = rb"[ \t]+" if folded else b" "
     ours, theirs = (
-        [
-            (name, re.sub(rb"[ \t]+", b" ", value) if folded else value)
-            for name, value in headers
-            if name not in (b"host", b"content-length")
-        ]
+        [(name, re.sub(blanks, b" ", value)) for name, value in headers if name not in OWN]
         for headers in (request.headers, event.headers)
     )
     assert ours == theirs
-    framing = {
-        name: value
-        for name, value in event.headers
-        if name in (b"content-length", b"transfer-encoding")
-    }
+    framing = dict(event.headers)
     if b"transfer-encoding" in framing:
         assert request.length is None
     else:
@@ -326,12 +312,10 @@ def streams() -> Any:
     from hypothesis import strategies as st
 
     known = st.sampled_from(seeds())
-    change = st.tuples(
-        st.integers(0, 1 << 16), st.integers(0, 12), st.sampled_from(PARTS) | st.binary(max_size=4)
-    )
-    return st.builds(
-        changed, st.lists(known, min_size=1, max_size=3).map(b"".join), st.lists(change, max_size=6)
-    )
+    added = st.sampled_from(PARTS) | st.binary(max_size=4)
+    change = st.tuples(st.integers(0, 1 << 16), st.integers(0, 12), added)
+    joined = st.lists(known, min_size=1, max_size=3).map(b"".join)
+    return st.builds(changed, joined, st.lists(change, max_size=6))
 
 
 def keep(stream: bytes) -> Path:

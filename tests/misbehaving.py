@@ -33,12 +33,9 @@ class Misbehaving:
         self.certificate = certificate
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, *([self.certificate] if self.certificate else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, __file__, *([self.certificate] if self.certificate else [])]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, **pipes)
         self.url = self.process.stdout.readline().strip()
         return self
 
@@ -98,17 +95,12 @@ async def answer(
     what, _, argument = path.strip("/").partition("/")
     good = GOOD % connection
     answers = {
-        "ok": good,
+        **dict.fromkeys(("ok", "late-long", "unclosed", "drops", "keeps"), good),
         "long": good + b"and more",
-        "late-long": good,
-        "unclosed": good,
-        "drops": good,
-        "keeps": good,
         # These end the connection.
         "short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BODY,
-        "garbage": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
-        "closes": b"",
-    }
+        "garbage": b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "closes": b"",
+    }  # fmt: skip
     last = what in ("keeps", "drops") and served >= int(argument)
     if what == "keeps" and last:  # it says that it closes after n requests; "drops" does not
         writer.write(GOOD % b"Connection: close\r\n")

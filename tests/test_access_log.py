@@ -19,6 +19,7 @@ from mpmkit.server import log_format
 
 AT = "[17/May/2015:10:05:%02d +0000]"
 BEGIN = 1431857100.0  # 10:05:00
+NOT_UTC = "%{%Y-%m-%d %H:%M:%S}t %D"
 
 
 def common(second: int, more: str = "", client: int = 1, target: str = "/") -> str:
@@ -70,9 +71,6 @@ def test_a_format_is_recognised_by_its_lines(name):
         assert NICKNAMES[name] in read(broken_first + line * 200).notes[0]
 
 
-NOT_UTC = "%{%Y-%m-%d %H:%M:%S}t %D"
-
-
 @pytest.mark.parametrize("text, form, says", [
     ("", "", "no line"), ("", "common", "no whole line"), ("x\n" * 50, "", "no known format"),
     (combined(1, " 15"), "", "'combined %D' if it is in microseconds, 'combined %T' if in seconds"),
@@ -89,9 +87,6 @@ def test_what_cannot_be_read_is_said(text, form, says):
         read(text, form)
 
 
-LONG = "x" * 1_000_000
-
-
 @pytest.mark.parametrize("text, form, count, note", [
     (common(1) * 199 + "\0\0\0\n", "common", 199, r"(?s)1 \(.*line 200\)..*line 200: '.x00.x00.x00'"),
     ("".join(common(1) * 200 + "x" * n + "\n" for n in (1, 2, 119, 4)), "common", 800,
@@ -99,7 +94,7 @@ LONG = "x" * 1_000_000
     (common(1) * 999 + common(1).replace("17/May", "32/May") * 7, "common", 999,
      r"(?s)left out: 7 \(.*line 1000; .*line 1004, \.\.\.\)..*line 1004: .*32/May"),
     (common(1) + common(2)[:30], "common", 1, "still being written"),
-    (common(1) + common(2, target="/" + LONG), "common", 2, "2 lines"),
+    (common(1) + common(2, target="/" + "x" * 1_000_000), "common", 2, "2 lines"),
     (common(1) * 200 + "x" * (5 << 20) + "\n" + common(2), "common", 201, "left out: 1"),
     (common(10, " 5") + common(1, " 5"), "common %D", 2, "clock goes back by 9 s"),
     ("2015-10-25 01:59:59 5\n2015-10-25 01:00:00 5\n", NOT_UTC, 2, "back by 3,599 s.*end of summer time"),
@@ -127,9 +122,11 @@ def test_several_files_in_any_order_compressed_or_not_and_empty_ones(tmp_path):
     trace = mpmkit.Trace.read(sorted(tmp_path.iterdir()))
     assert list(trace.start) == [0, 1, 39, 49] and trace.begin == BEGIN + 1
     (tmp_path / "cut.gz").write_bytes(gzip.compress(common(1).encode() * 999)[:60])
-    for name, says in (
-        ("cut.gz", "damaged or cut short"), ("none", "No such file"), (".", "directory"),
-    ):  # fmt: skip
+    for name, says in {
+        "cut.gz": "damaged or cut short",
+        "none": "No such file",
+        ".": "directory",
+    }.items():
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace.read(tmp_path / name, log_format="common")
 
@@ -193,9 +190,7 @@ def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monke
 @pytest.mark.parametrize("serials", [False, True])
 @pytest.mark.parametrize("ports", [False, True])
 @pytest.mark.parametrize(("clients", "span"), [(4, 900), (150, 200), (500, 20)])
-def test_connections_are_those_of_a_search_through_all_that_wait(
-    serials, ports, clients, span, monkeypatch
-):
+def test_connections_are_those_of_a_search(serials, ports, clients, span, monkeypatch):
     """Concurrent, overlapping and late requests of few clients, and requests of many that come one after another,
     against the rule as docs/LOGS.md has it."""
     monkeypatch.setattr(access_trace, "PURGE", 100)
@@ -221,9 +216,8 @@ def test_connections_are_those_of_a_search_through_all_that_wait(
         near = (one for one in there if start - limit <= one[0] <= start + tolerance)
         return max(near, default=None)
 
-    rows = zip(
-        columns.start, columns.seconds, columns.place, columns.serial, columns.kept, strict=True
-    )
+    names = ("start", "seconds", "place", "serial", "kept")
+    rows = zip(*(getattr(columns, name) for name in names), strict=True)
     for index, (start, seconds, place, serial, keeps) in enumerate(rows):
         ahead = serials and (serial or ports) and not keeps
         found = last = search(place, serial + 1, start) if ahead else None

@@ -1,22 +1,29 @@
-"""Event's connection limit, against its worked example, recordings and its own monotony. (The limits that were
-recorded for AsyncRequestWorkerFactor: test_simulator.py.)"""
+"""Event's connection limit, against its worked example, recordings and its own monotony (the limits that were
+recorded for AsyncRequestWorkerFactor: test_simulator.py). And the states: their numbers are in the order that
+maintenance relies on, and the lesson's tables are whole."""
 
 import doctest
 import re
 from pathlib import Path
 
 import pytest
+from helpers import connection_states as tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.policy import admission
+from mpmkit.config.directives import MPMS
+from mpmkit.policy import admission, states
 from mpmkit.policy.admission import connections_above_limit
+from mpmkit.policy.connection_trace import STATE_NAMES
+from mpmkit.policy.snapshot import ProcessRow
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
 
 threads = st.integers(1, 64)
 factors = st.floats(0.01, 20, allow_nan=False)
 counts = st.integers(0, 300)
+NUMBERS = range(len(states.LETTERS))
+ARROWS = tables.TRANSITIONS
 
 
 def test_the_docstring_is_true():
@@ -63,3 +70,46 @@ def test_a_child_stops_and_begins_again_where_httpds_did(name):
             assert connections_above_limit(idle, connections, lingering, *settings, False)
         else:
             assert not connections_above_limit(idle, connections, lingering, *settings, True)
+
+
+def test_the_order_of_the_numbers_is_what_maintenance_compares_with():
+    assert states.LETTERS == ".S_RWKLDCGI" and len(states.WORDS) == len(NUMBERS)
+    assert set(states.IDLE) == {n for n in NUMBERS if n <= states.READY}
+    assert set(states.ACTIVE) == {n for n in NUMBERS if states.READY <= n < states.GRACEFUL}
+    assert set(states.BUSY) == set(states.ACTIVE) - {states.READY}
+    # Every connection state has its name.
+    found = [getattr(states, name) for name in STATE_NAMES]
+    assert found == list(range(len(STATE_NAMES)))
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_every_path_through_the_transitions_can_end(mpm):
+    """From PROCESSING every state of the table can be reached, and from each of them CLOSED."""
+    arrows = ARROWS[mpm]
+    assert len({(a.state, a.event) for a in arrows}) == len(arrows), "an event leads to one state"
+    mentioned = {a.state for a in arrows} | {a.next for a in arrows}
+
+    def reachable(start: int) -> set[int]:
+        found, todo = {start}, [start]
+        while todo:
+            here = todo.pop()
+            new = {a.next for a in arrows if a.state == here} - found
+            found |= new
+            todo.extend(new)
+        return found
+
+    assert reachable(states.PROCESSING) == mentioned
+    assert all(states.CLOSED in reachable(state) for state in mentioned)
+    assert not [a for a in arrows if a.state == states.CLOSED]
+    who = {"worker", "listener"} if mpm == "event" else {"worker"}
+    assert {a.who for a in arrows} == who
+
+
+def test_only_event_parks_a_connection_in_a_counter_of_its_process():
+    for mpm in MPMS:
+        parked = [phase for phase in tables.PATHS[mpm] if phase.parked]
+        assert bool(parked) == (mpm == "event")
+        for phase in parked:
+            assert getattr(ProcessRow(0), phase.parked) == 0 and phase.letter == "_"
+        (keeping,) = [p.letter for p in tables.PATHS[mpm] if p.name.startswith("keep-alive")]
+        assert keeping == ("_" if mpm == "event" else "K")

@@ -67,13 +67,13 @@ def test_demand_counted_by_hand():
     assert list(demand(trace((0.2, 0.1, 1), (4.1, 0.1, 2)), 0)) == [1, 0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("growth, connections", [(1.5, 6), (2, 8), (0.5, 2), (1, 4)])
-def test_growth_copies_whole_connections(growth, connections):
+def test_growth_copies_whole_connections():
     before = trace(*((10.0 * c + n, 0.5, c) for c in range(4) for n in range(3)), kept=1)
-    after = grown(before, growth)
-    assert len(after) == 3 * connections and len(set(after.connection)) == connections
-    assert list(after.think_times()) == pytest.approx([0.5] * 2 * connections)
-    assert after.span <= before.span + 1
+    for growth, connections in {1.5: 6, 2: 8, 0.5: 2, 1: 4}.items():
+        after = grown(before, growth)
+        assert len(after) == 3 * connections and len(set(after.connection)) == connections
+        assert list(after.think_times()) == pytest.approx([0.5] * 2 * connections)
+        assert after.span <= before.span + 1
 
 
 @pytest.mark.parametrize("mpm", MPMS)
@@ -137,30 +137,20 @@ def test_durations_that_cannot_be():
     assert "3 durations are negative or longer than 100 days" in requests.notes[0]
     assert [s == s for s in requests.seconds[:5]] == [False] * 4 + [True]
     advice = advise({"prefork": given("prefork")}, requests, {"prefork": FLAT})
-    assert len(advice.trace) == 396 and "4 requests have no duration and are left out" in " ".join(
-        advice.notes
-    )
-    assert advice.cases[0].run.waited == 0 and json.dumps(
-        advise_report.data(advice), allow_nan=False
-    )
+    said = "4 requests have no duration and are left out"
+    assert len(advice.trace) == 396 and said in " ".join(advice.notes)
+    assert advice.cases[0].run.waited == 0
+    assert json.dumps(advise_report.data(advice), allow_nan=False)
+    few = Trace(start[:300], [*bad, *[0.1] * 296])
     with pytest.raises(ValueError, match=r"4 of 300 .*add %D"):
-        advise(
-            {"prefork": given("prefork")},
-            Trace(start[:300], [*bad, *[0.1] * 296]),
-            {"prefork": FLAT},
-        )
+        advise({"prefork": given("prefork")}, few, {"prefork": FLAT})
 
 
-@pytest.mark.parametrize("starts, says", [
-    ([-1.0, 2.0], "from 0 on, sorted"), ([math.nan], "from 0 on, sorted"), ([0.0, math.inf], "from 0 on, sorted"),
-])  # fmt: skip
-def test_starts_that_cannot_be(starts, says):
-    with pytest.raises(ValueError, match=says):
-        Trace(starts)
-
-
-def test_a_clock_that_was_wrong_by_decades_is_said():
+def test_starts_that_cannot_be():
     """One line of 1970, before the clock was set: a pass a second for 56 years would not end."""
+    for starts in ([-1.0, 2.0], [math.nan], [0.0, math.inf]):
+        with pytest.raises(ValueError, match="from 0 on, sorted"):
+            Trace(starts)
     for seconds in ([0.1, 0.1], None):
         with pytest.raises(ValueError, match="its requests are 20,486 days apart, 100 at most"):
             advise({"prefork": given("prefork")}, Trace([0, 1.77e9], seconds), {"prefork": FLAT})
@@ -202,11 +192,9 @@ def test_processes_of_their_own_say_the_same():
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_command(site, end):
     """Its processes simulate, when the command gets Ctrl-C, or is killed and can't end them."""
-    code = (
-        "import sys; from mpmkit.measure import advise_command as one; one.PARALLEL = 0; "
-        "sys.exit(one.main(['--log', sys.argv[1], '--log-format', '%h %t %D %X %k', '--growth', '100']))"
-    )
-    command = subprocess.Popen([sys.executable, "-c", code, str(site / "log")])
+    code = "import sys; from mpmkit.measure import advise_command as one; one.PARALLEL = 0; sys.exit(one.main())"
+    argv = ["--log", str(site / "log"), "--log-format", "%h %t %D %X %k", "--growth", "100"]
+    command = subprocess.Popen([sys.executable, "-c", code, *argv])
     try:
         found = poll_until(lambda: procfs.children(command.pid), what="processes that simulate")
         command.send_signal(end)
@@ -245,7 +233,7 @@ def site(tmp_path):
     return tmp_path
 
 
-def test_the_command(site, capsys):
+def test_the_command(site, capsys, monkeypatch):
     argv = ["-f", str(site / "httpd.conf"), "--log", str(site / "log"), "--growth", "1.5"]
     page = site / "r.html"
     assert advise_command.main([*argv, "--memory", "4GiB", "--html", str(page)]) == 0
@@ -253,41 +241,32 @@ def test_the_command(site, capsys):
     assert out.count("<IfModule mpm_") == 3 and "Growth 1.5" in out
     assert "ran into the limit: all 20 workers" in out and "3.20 are for the server" in out
     html = page.read_text()
-    assert (
-        html.count("<svg") == 12
-        and "http" not in html.replace("httpd", "")
-        and "MaxRequestWorkers" in html
-    )
+    assert html.count("<svg") == 12 and "MaxRequestWorkers" in html
+    assert "http" not in html.replace("httpd", "")
     # What is wider than the window scrolls by keyboard; both colour schemes.
     assert html.count("tabindex='0'") == html.count("role='region' aria-label=") == 4
     assert "prefers-color-scheme:dark" in html and html.count("scope='row'") == 6
     assert advise_command.main([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [(case["mpm"], case["kind"]) for case in found["cases"]] == [
-        (mpm, kind) for mpm in MPMS for kind in ("given", "proposed")
-    ]
+    cases = [(mpm, kind) for mpm in MPMS for kind in ("given", "proposed")]
+    assert [(case["mpm"], case["kind"]) for case in found["cases"]] == cases
     case, given = found["cases"][2], found["cases"][2]["directives"]
     assert (given["MaxRequestWorkers"], given["KeepAliveTimeout"], case["peak_busy"]) == (20, 3, 20)
     assert case["waited"] > 0 and case["binds"]
-
-
-def test_standard_input_compressed(site, capsys, monkeypatch):
+    # Standard input, compressed
     packed = gzip.compress((site / "log").read_bytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(packed))))
     assert advise_command.main(["--log", "-", "--log-format", "%h %t %D %X %k"]) == 0
     assert capsys.readouterr().out.count("<IfModule mpm_") == 3
 
 
-def test_without_durations_nothing_is_guessed(site, capsys):
+def test_what_a_log_does_not_say_is_not_guessed(site, capsys):
     log = site / "plain"
     log.write_text('1.1.1.1 - - [01/Mar/2026:10:00:00 +0000] "GET / HTTP/1.1" 200 5\n' * 30)
     assert advise_command.main(["--log", str(log)]) == 1
     out = capsys.readouterr().out
     assert "%D %X %k" in out and "30 requests in the busiest second" in out
     assert "keep 3.0 workers busy" in out and "IfModule" not in out
-
-
-def test_short_and_unknown(site, capsys):
     log = site / "short"
     log.write_text("".join(f"1.1.1.{n} [01/Mar/2026:10:00:0{n} +0000] 90000\n" for n in range(9)))
     assert advise_command.main(["--log", str(log), "--log-format", "%h %t %D"]) == 0
@@ -363,10 +342,8 @@ def test_httpd_closes_parked_connections_when_a_new_one_finds_no_idle_thread(tmp
     program(tmp_path / "slow.cgi", slow)
     (tmp_path / "index.html").write_text("x")
     one = {"StartServers": 1, "ThreadsPerChild": 4, "MaxRequestWorkers": 4, "KeepAliveTimeout": 60}
-    with (
-        Httpd("event", document_root=tmp_path, cgi=True, MinSpareThreads=1, **one) as httpd,
-        contextlib.ExitStack() as stack,
-    ):
+    started = Httpd("event", document_root=tmp_path, cgi=True, MinSpareThreads=1, **one)
+    with started as httpd, contextlib.ExitStack() as stack:
 
         def ask(path: str) -> socket.socket:
             made = stack.enter_context(socket.create_connection(httpd.address, timeout=patience()))

@@ -1,6 +1,8 @@
-"""The bench: what it reads from the clients, how it turns, its verdicts on the rounds."""
+"""The bench: what it reads from the clients, how it turns, its verdicts on the rounds. What one request costs:
+the readers of /proc, of strace's table and of smaps, and one small run of each."""
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -12,7 +14,8 @@ import pytest
 from support.experiments import printed_by, recorded_row
 from support.rows import ARTICLE
 
-from benchmarks import article, bench, clients, versions
+import mpmkit
+from benchmarks import article, bench, clients, cost, echo, touched_pages, versions
 from benchmarks.article import ArticleTable
 from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.bench import BenchTable, order
@@ -50,16 +53,17 @@ def test_what_ab_and_wrk_print_is_read():
     assert found.qps == pytest.approx(2996 / 1.5)
     assert (found.p50_ms, found.p99_ms, found.client_cpu) == (0.64, 2.5, pytest.approx(0.2))
     assert not found.client_bound
+    # The requests of each second, from ab's record
+    record = "starttime\tseconds\tctime\nx\t100\t1\nx\t102\t1\nx\t100\t1\n"
+    assert clients.begun_each_second(record) == [2, 0, 1]
+    assert clients.begun_each_second(record.splitlines()[0]) == []
 
 
-def test_a_client_without_a_report_is_an_error():
+def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
     with pytest.raises(BenchError, match="did not report"):
         clients.parse_ab("apr_socket_recv: Connection refused (111)", PERCENTILES, 0)
     with pytest.raises(BenchError, match="unable to connect"):
         clients.parse_wrk("unable to connect to 127.0.0.1:1 Connection refused\n", 0)
-
-
-def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
     with pytest.raises(BenchError, match="longer than"):
         clients.run_client(["sleep", "31.4159"], timeout=0.1)
     assert not subprocess.run(["pgrep", "-f", "sleep 31.4159"], capture_output=True).stdout
@@ -82,6 +86,12 @@ def test_every_server_begins_as_often_as_the_others():
     assert order(servers, WORKS["file-100k"], 1) == [OURS, "httpd"]
     works = [WORKS["new"], WORKS["idle-5000"]]
     assert not any(work.held for work in runnable(works, print, "worker"))
+    # Repeated and distinct heads always go together.
+    assert bench.arguments(["--work", "repeated"]).work == ["repeated", "distinct"]
+    assert bench.arguments(["--work", "distinct", "new"]).work == ["distinct", "new", "repeated"]
+    assert set(bench.arguments(["--work", "all"]).work) == set(WORKS)
+    chosen = bench.arguments(["-c", "KeepAliveTimeout 5", "-c", "MaxKeepAliveRequests  0"])
+    assert chosen.directives == {"KeepAliveTimeout": "5", "MaxKeepAliveRequests": "0"}
 
 
 def rows(mine, theirs, work="new", failures=0, bound=False, names=(OURS, "httpd"), cpu=(None,) * 2):
@@ -99,6 +109,9 @@ def test_the_median_of_ratios_is_not_the_ratio_of_medians():
     assert spread == pytest.approx((1.35, 1.3, 1.4))
     assert found.target == 1.2 and found.verdict == "reached, p99 no worse"
     assert found.middle("qps") == (138, 100)
+    # Rounds that were interrupted do not count.
+    (found,) = comparisons(list(rows([90, 95, 10], [100, 100, 100]))[:-1])
+    assert (found.rounds, min(found.ratios)) == (2, pytest.approx(0.9))
 
 
 @pytest.mark.parametrize(("mine", "how", "verdict"), [
@@ -113,11 +126,6 @@ def test_verdicts(mine, how, verdict):
     assert found.verdict == verdict
 
 
-def test_rounds_that_were_interrupted_do_not_count():
-    (found,) = comparisons(list(rows([90, 95, 10], [100, 100, 100]))[:-1])
-    assert (found.rounds, min(found.ratios)) == (2, pytest.approx(0.9))
-
-
 def test_the_table_says_what_must_be_known_of_a_ratio():
     how = {"failures": 3, "bound": True, "cpu": (23.0, 50.0)}
     head, line = table(comparisons(rows([90] * 5, [100] * 5, **how))).splitlines()
@@ -125,22 +133,12 @@ def test_the_table_says_what_must_be_known_of_a_ratio():
     said = ("0.90", "0.90–0.90", "open", "≥ 1.2", "15 failed", "2.0 | 3.0", "23.0 | 50.0")
     assert all(words in line for words in said) and "µs CPU" in head
     assert "client at its limit in 5 of 5 rounds" in line
-
-
-def test_baselines_are_compared_with_httpd():
+    # Baselines are compared with httpd.
     found = list(rows([90] * 5, [100] * 5))
     found += [{**row, "server": "floor", "qps": 150} for row in found if row["server"] == OURS]
     line = "floor, event, new: 1.50 times httpd (1.50–1.50); mpmkit: 0.90"
     assert baseline_lines(found) == [line]
     assert baseline_lines(list(rows([1], [1]))) == []
-
-
-def test_repeated_and_distinct_heads_always_go_together():
-    assert bench.arguments(["--work", "repeated"]).work == ["repeated", "distinct"]
-    assert bench.arguments(["--work", "distinct", "new"]).work == ["distinct", "new", "repeated"]
-    assert set(bench.arguments(["--work", "all"]).work) == set(WORKS)
-    chosen = bench.arguments(["-c", "KeepAliveTimeout 5", "-c", "MaxKeepAliveRequests  0"])
-    assert chosen.directives == {"KeepAliveTimeout": "5", "MaxKeepAliveRequests": "0"}
 
 
 def test_the_table_of_what_is_recorded():
@@ -160,9 +158,8 @@ def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
     assert bench.main([*argv, str(out)]) == 0
     printed = capsys.readouterr()
     written = records.read(out)
-    assert {(row["work"], row["server"]) for row in written} >= {
-        (work, server) for work in ("new", "keepalive") for server in (OURS, "httpd")
-    }
+    wanted = set(itertools.product(("new", "keepalive"), (OURS, "httpd")))
+    assert {(row["work"], row["server"]) for row in written} >= wanted
     assert all(row["qps"] > 0 and row["scale"] == "custom" for row in written)
     assert "1 round" in printed.out and "event" in printed.out and f"rows in {out}" in printed.out
 
@@ -208,11 +205,8 @@ def test_a_baseline_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
             assert (server.root / "access.log").exists() is not bare
             pid = server.pid
         assert not members(pid)
-
-
-def test_a_baseline_of_event_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no baseline of 'event'"):
-        Baseline("event", document_root=tmp_path)
+        with pytest.raises(ValueError, match="no baseline of 'event'"):
+            Baseline("event", document_root=root)
 
 
 def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
@@ -235,12 +229,6 @@ def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
     assert "  prefork 1 1,500\n" in text
     assert "  worker > event by requests/s: came out (cold)\n" in theirs
     assert "  event > prefork by requests/s: not decidable (cold)\n" in theirs
-
-
-def test_the_requests_of_each_second_are_counted_from_abs_record():
-    record = "starttime\tseconds\tctime\nx\t100\t1\nx\t102\t1\nx\t100\t1\n"
-    assert clients.begun_each_second(record) == [2, 0, 1]
-    assert clients.begun_each_second(record.splitlines()[0]) == []
 
 
 @pytest.mark.rival
@@ -273,3 +261,89 @@ def test_two_versions_are_compared_in_turn(tmp_path, capsys):
         assert low < ratio < high and float(row[2]) > 0
     status, _, said = printed_by(versions.main, [here, str(tmp_path), *few], capsys)
     assert status == 2 and f"{tmp_path}: has no folder mpmkit" in said
+
+
+SUMMARY = """\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 65.68    0.942088          57     16518      5217 futex
+  4.91    0.070439           8      8492           write
+  0.00    0.000000           0         2         2 accept4
+------ ----------- ----------- --------- --------- ----------------
+100.00    1.434310          23     25012      5219 total
+"""
+
+
+def test_the_summary_of_strace_and_the_table_of_medians_without_what_is_rare():
+    assert cost.calls_of(SUMMARY) == {"futex": 16518, "write": 8492, "accept4": 2}
+    assert cost.calls_of("strace: attach: ptrace(PTRACE_SEIZE, 1): Operation not permitted\n") == {}
+    who = ("mpmkit", "event", "new")
+    rows = [cost.Cost(*who, us, 0.4, 0.1, {"send": 1.0, "brk": 0.01}) for us in (43.21, 20, 31)]
+    text = cost.table(rows)
+    assert "31.0 (20.0–43.2)" in text and "0.40 + 0.10" in text
+    assert "send 1.00" in text and "brk" not in text and "–" not in cost.table(rows[:1])
+
+
+@pytest.mark.rival
+@pytest.mark.skipif(not shutil.which("ab"), reason="ab is not installed")
+@pytest.mark.parametrize("work", ["--work new", "--clients 2"])
+def test_a_small_run(work, capsys):
+    line = f"--mpm worker --also floor --requests 200 --rounds 2 {work}"
+    status, out, err = printed_by(cost.main, line.split(), capsys)
+    assert status == 0 and "round 2 of 2: floor worker" in err
+    rows = [line.split() for line in out.splitlines()[1:3]]
+    assert [row[0] for row in rows] == ["mpmkit", "floor"] and all("(" in " ".join(r) for r in rows)
+    if "accept4" in out and "new" in work:  # strace is there, and may look
+        assert 0.9 < float(out.partition("accept4 ")[2].split()[0]) < 1.5
+
+
+def test_an_echo_has_its_own_cpu_time_and_stays_on_its_cpus():
+    given = os.sched_getaffinity(0)
+    cpus = sorted(given)[0], sorted(given)[-1]
+    try:
+        assert 1 < echo.measure(1_000, cpus, seconds=0.1) < 1_000
+    finally:
+        os.sched_setaffinity(0, given)
+
+
+SMAPS = """\
+55d0c0a00000-55d0c0a01000 r-xp 00000000 fe:00 1234 /usr/bin/python3.11
+Rss:                   4 kB
+Referenced:            8 kB
+7f1200000000-7f1200100000 rw-p 00000000 00:00 0
+Rss:                 512 kB
+Private_Dirty:       300 kB
+Referenced:          128 kB
+7f1300000000-7f1300100000 rw-s 00000000 fe:00 99 /tmp/scoreboard
+Referenced:            4 kB
+7f1400000000-7f1400001000 ---p 00000000 00:00 0
+7f1500000000-7f1500001000 rw-p 00000000 fe:00 1234 /usr/lib/libpython3.13.so.1.0
+Private_Dirty:         4 kB
+Referenced:            0 kB
+"""
+
+
+def test_what_may_be_written_is_data(monkeypatch):
+    monkeypatch.setattr(touched_pages, "PAGE_KB", 4)
+    assert touched_pages.referenced(SMAPS) == (2, 33)
+    assert touched_pages.referenced("") == (0, 0), "a process that has ended"
+    assert touched_pages.owned(SMAPS) == {"arenas": 300, "libpython3.13.so.1.0": 4}
+
+
+def test_a_request_touches_pages_again_each_time():
+    with mpmkit.launch("prefork", access_log=True, **touched_pages.DIRECTIVES) as server:
+        found = touched_pages.measure(server.url, server.pid)
+        each = touched_pages.WARM + touched_pages.ROUNDS
+        assert server.access_log().count('"GET /index.html') == touched_pages.CLIENTS * each
+    assert len(found) == touched_pages.CLIENTS * touched_pages.ROUNDS
+    # What a request needs is some 400 pages; a process that is asked for nothing touches none.
+    assert all(50 < sum(one) < 5_000 and one.data > 20 for one in found)
+
+
+@pytest.mark.rival
+def test_the_table_names_each_server(capsys):
+    assert touched_pages.main(["--also", "floor"]) == 0
+    head, ours, floor, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["server", "program", "data", "together", "KiB"]
+    assert ours.split()[0] == "mpmkit" and floor.split()[0] == "floor"
+    assert int(ours.split()[2]) > int(floor.split()[2])  # more than the least there is

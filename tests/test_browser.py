@@ -75,13 +75,10 @@ def lab(books, browser):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
     word = uuid.uuid4().hex
-    environment = {
-        MARK: word, "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}", "MPMKIT_SCALE": "smoke",
-        "JUPYTER_CONFIG_DIR": str(place / "config"),
-        "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
-        "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
-    }  # fmt: skip
+    path = f"{ROOT}:{ROOT / 'notebooks'}"
+    environment = {MARK: word, "PYTHONPATH": path, "MPMKIT_SCALE": "smoke"}
+    folders = ("JUPYTER_CONFIG", "JUPYTERLAB_SETTINGS", "JUPYTERLAB_WORKSPACES", "JUPYTER_RUNTIME")
+    environment |= {f"{one}_DIR": str(place / one.partition("_")[2].lower()) for one in folders}
     options = ("--expose-app-in-browser", NO_NEWS)
     with jupyter("jupyterlab", books, *options, **environment) as address:
         yield address, word
@@ -140,12 +137,9 @@ def left(page) -> None:
     page.close()
 
 
-def points(page) -> int:
-    return int(page.locator(".mk-strips").first.get_attribute("data-points") or 0)
-
-
-def qps(page) -> float:
-    return float(page.locator(".mk-strips").first.get_attribute("data-qps") or 0)
+def shown(page, figure: str) -> float:
+    """A figure of the strips: points, qps, p99."""
+    return float(page.locator(".mk-strips").first.get_attribute(f"data-{figure}") or 0)
 
 
 def field(page, name: str):
@@ -201,12 +195,11 @@ def test_the_control_room_by_clicking(browser, lab):
 
     field(page, "path").locator("select").select_option(label="slow script, 0.1 s")
     page.locator(".mk-room .mk-go").click()
-    wait_for(lambda: qps(page) > 50, 30, "the load shows in the QPS line")
+    wait_for(lambda: shown(page, "qps") > 50, 30, "the load shows in the QPS line")
     wait_for(lambda: set("RWKC") & set(letters(page)), what="busy workers on the scoreboard")
-    before = points(page)
-    wait_for(lambda: points(page) >= before + 6, 6, "two to four frames a second")
-    strips = page.locator(".mk-strips").first
-    wait_for(lambda: float(strips.get_attribute("data-p99") or 0) > 0, 40, "the load's p99, live")
+    before = shown(page, "points")
+    wait_for(lambda: shown(page, "points") >= before + 6, 6, "two to four frames a second")
+    wait_for(lambda: shown(page, "p99") > 0, 40, "the load's p99, live")
     shot(page, "control-room-event-lab")
 
     # What opens on demand, and is summed up in the line that stays
@@ -215,7 +208,8 @@ def test_the_control_room_by_clicking(browser, lab):
     field(page, "arrival").locator("select").select_option(label="open loop: Poisson")
     typed(field(page, "rate"), "40")
     wait_for(lambda: "Rate" in more.inner_text(), what="what is set")
-    wait_for(lambda: 5 < qps(page) < 150, 40, "forty requests a second, whatever the server does")
+    forty = "forty requests a second, whatever the server does"
+    wait_for(lambda: 5 < shown(page, "qps") < 150, 40, forty)
 
     # A directive by its slider, and Graceful brings it in
     handle = field(page, "StartServers").locator(".noUi-handle")
@@ -330,10 +324,8 @@ def test_two_rooms_get_the_same_load(browser, lab):
     # The load is one, and so are the axis of time and the scale of each strip
     paths = [field(rooms.nth(number), "path").locator("select") for number in (0, 1)]
     paths[0].select_option(label="slow script, 0.1 s")
-    wait_for(
-        lambda: paths[1].evaluate("box => box.selectedIndex") == 2,
-        what="a field of the load is that of all rooms",
-    )
+    chosen = lambda: paths[1].evaluate("box => box.selectedIndex") == 2  # noqa: E731
+    wait_for(chosen, what="a field of the load is that of all rooms")
     rooms.nth(0).locator(".mk-go").click()
 
     def seen(name: str) -> list[str]:
@@ -350,10 +342,8 @@ def test_two_rooms_get_the_same_load(browser, lab):
     wait_for(loaded, 30, "both servers get the slow script's load")
     wait_for(one_axis, what=f"one axis of time: {seen('data-axis')}")
     page.locator(".mk-go").first.click()
-    wait_for(
-        lambda: page.locator(".mk-go").nth(1).inner_text().startswith("Start"),
-        what="the load ends for both",
-    )
+    other = page.locator(".mk-go").nth(1)
+    wait_for(lambda: other.inner_text().startswith("Start"), what="the load ends for both")
     wait_for(lambda: len(set(seen("data-highs"))) == 1, what=f"one scale: {seen('data-highs')}")
     shot(page, "two-rooms-dark")
     for number in (0, 1):
@@ -389,8 +379,8 @@ def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
     wait_for(lambda: "4 points" in panel.inner_text(), what="points of two MPMs")
     panel.locator(".mk-go").click()
     wait_for(lambda: marked(word, "mpmkit serve"), 20, "a server of the sweep")
-    wait_for(lambda: drawn() and "left)" in state.inner_text(), 60, "a point while it measures")
-    first = drawn()
+    some = lambda: "left)" in state.inner_text() and drawn()  # noqa: E731
+    first = wait_for(some, 60, "a point while it measures")
     shot(page, "sweep-running")
     wait_for(lambda: "done: 4 points" in state.inner_text(), 90, "all points")
     wait_for(lambda: drawn() == 6 > first, what="four points, and two rings at the operating point")
@@ -446,14 +436,10 @@ def figures_of_notebooks() -> dict:
     made = {"breathes": of.timeline(of.recorded("01-prefork-breathes"), title="prefork")}
     made |= {f"memory, {k}": memory_plots.memory_curve(memory, k) for k in ("busy", "idle")}
     made |= {f"parts, {k}": memory_plots.memory_parts(memory, k) for k in ("busy", "idle")}
-    made |= {
-        "cliffs": cliffs.cliffs_figure(of.recorded("03-cliffs")),
-        "think": cliffs.think_figure(of.recorded("03-think")),
-        "cold": regimes.cold_figure(of.recorded("01-cold")),
-        "gil": regimes.gil_map(of.recorded("05-gil")),
-        "starved": regimes.starved_figure(of.recorded("07-starved")),
-        "knee": sweep_plots.sweep_curve(users, "users"),
-    }
+    drawn = {"03-cliffs": cliffs.cliffs_figure, "03-think": cliffs.think_figure, "05-gil": regimes.gil_map,
+             "01-cold": regimes.cold_figure, "07-starved": regimes.starved_figure}  # fmt: skip
+    made |= {name: draw(of.recorded(name)) for name, draw in drawn.items()}
+    made["knee"] = sweep_plots.sweep_curve(users, "users")
     for name in ("qps-full", "qps-demo", "qps-scripts"):
         rows = records.read(replay.place_of(f"{name}.csv"))
         summary = QpsTable(rows, published.figures()).summary()

@@ -41,20 +41,15 @@ def test_whatever_was_measured_the_next_rate_lies_between_what_is_known(steps):
 
 
 def rows(*limits: tuple[str, int, float], **changes: Any) -> list[dict[str, Any]]:
-    return [
-        {**CAPACITY, "mpm": mpm, "round": number, "rate": rate, "holds": held, **changes}
-        for mpm, number, limit in limits
-        for rate, held in bisected(limit, 1000.0, 0.05)
-    ]
+    cells = [(mpm, n, *step) for mpm, n, limit in limits for step in bisected(limit, 1000.0, 0.05)]
+    names = ("mpm", "round", "rate", "holds")
+    return [{**CAPACITY, **dict(zip(names, cell, strict=True)), **changes} for cell in cells]
 
 
 def test_the_table_gives_capacities_what_may_be_said_of_them_and_what_was_rejected():
     source = random.Random(1)
-    limits = [
-        (mpm, number, limit * source.uniform(0.98, 1.02))
-        for number in range(1, 9)
-        for mpm, limit in (("prefork", 2000.0), ("worker", 1500.0))
-    ]
+    cells = itertools.product(range(1, 9), (("prefork", 2000.0), ("worker", 1500.0)))
+    limits = [(mpm, n, limit * source.uniform(0.98, 1.02)) for n, (mpm, limit) in cells]
     table = CapacityTable(rows(*limits), planned=24)
     said, before = table.text(), table.capacities("prefork")
     assert table.measured == 16 and "NOT COMPLETE: 16 of 24 bisections" in said

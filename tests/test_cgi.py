@@ -5,33 +5,28 @@ The expectations about statuses, header lines and log lines are what a real http
 programs.
 """
 
-import http.client
 import os
 import signal
 import socket
-import ssl
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply, request
+from support import servers
+from support.client import CHUNKED, Client, TlsClient, at_once, chunked, exchange, get, request
+from support.client import read_reply as reply_in
 from support.files import program, write
-from support.servers import (
-    assert_quiet,
-    no_more_files,
-    open_files,
-    prefork_and_event,
-    serving,
-    take_errors,
-)
+from support.servers import assert_quiet, no_more_files, open_files, serving
 from support.waiting import alive, poll_until
 
 from mpmkit.handlers.cgi import Program
 from mpmkit.launcher import Server
+from mpmkit.measure.procfs import members
 from mpmkit.server.connection import receive
 
-mpm = prefork_and_event
+mpm = servers.prefork_and_event
 ENV = '#!/bin/sh\necho "Content-Type: text/plain"\necho\nenv\necho "PWD is $(pwd)"\n'
 
 PROGRAMS = {
@@ -67,11 +62,13 @@ PROGRAMS = {
     "slow": "#!/bin/sh\nread line < \"$QUERY_STRING\"\necho\necho $line\n",
 }  # fmt: skip
 
-TOLD = """
+SAYS = """
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return ["".join(f"{k}={v}\\n" for k, v in environ.items() if isinstance(v, str)).encode()]
 """
+# The close is a reset, not a FIN (socket(7)).
+RESET = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +90,7 @@ def site(tmp_path_factory):
     (root / "folder.cgi").mkdir()
     write(root / "folder.cgi" / "file.txt", "in a folder")
     write(root / "file.txt", "file\n")
-    write(root / "says.py", TOLD)
+    write(root / "says.py", SAYS)
     write(where / "icons" / "a.txt", "aliased")
     write(where / "icons" / "sub" / "index.html", "sub of an alias")
     write(where / "icons" / "secret.txt", "secret")
@@ -136,10 +133,6 @@ def document_root(site):
 @pytest.fixture(scope="module")
 def directives(site):
     return {"conf": site / "httpd.conf"}
-
-
-# The close is a reset, not a FIN (socket(7)).
-RESET = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
 
 
 def variables(reply) -> dict[str, str]:
@@ -296,9 +289,7 @@ def test_header_lines(server):
     away = get(server, "/cgi-bin/abs")
     assert (away["Location"], away["X-B"]) == ("http://x.example/y", "1")
     assert get(server, "/cgi-bin/s303")["Location"] == "/file.txt"
-
-
-def test_a_local_location_is_served_at_once(server):
+    # A local location is served at once.
     reply = get(server, "/cgi-bin/local")
     assert (reply["X-B"], reply["ETag"] is not None) == ("1", True)
     env = variables(get(server, "/cgi-bin/local2", method="POST", body=b"abc"))
@@ -379,48 +370,27 @@ def test_a_program_is_asked_only_when_it_is_continued(server):
         client.send(b"abc")
         assert client.reply().body == b"abc"
     data = exchange(server, head + b"Transfer-Encoding: chunked\r\n\r\nXYZ\r\n")
-    assert read_reply(data).status == 400
+    assert reply_in(data).status == 400
     poll_until(lambda: not running(server))
 
 
 # -- its end --------------------------------------------------------------------------------------
 
 
-def children_of(pid: int) -> list[int]:
-    try:
-        return [
-            int(p)
-            for task in os.listdir(f"/proc/{pid}/task")
-            for p in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-        ]
-    except OSError:
-        return []
-
-
-def running(server: Server) -> list[int]:
+def running(server: Server) -> list[str]:
     """The programs of a server's children, zombies included."""
-    return [pid for child in server.processes() for pid in children_of(child)]
-
-
-def group(number: int) -> list[int]:
-    """The living members of a process group."""
     found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == number and fields[0] not in "ZX":
-            found.append(int(entry))
+    for child in server.processes():
+        with suppress(OSError):
+            for task in Path(f"/proc/{child}/task").iterdir():
+                found += (task / "children").read_text().split()
     return found
 
 
 def is_held(pid: int) -> bool:
     """The kernel will tell it of the server's end: it holds a descriptor that is O_ASYNC."""
-    return any(
-        int(file.read_text().partition("flags:")[2].split()[0], 8) & os.O_ASYNC
-        for file in Path(f"/proc/{pid}/fdinfo").iterdir()
-    )
+    texts = (file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir())
+    return any(int(text.partition("flags:")[2].split()[0], 8) & os.O_ASYNC for text in texts)
 
 
 def leader(path: Path) -> int:
@@ -434,14 +404,19 @@ def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
             reply = get(server, f"/cgi-bin/{name}?{tmp_path}/{name}")
             assert (reply.status, reply["Connection"]) == (504, "close")
             pid = leader(tmp_path / name)
-            poll_until(lambda pid=pid: not group(pid))
-        data = exchange(server, b"GET /cgi-bin/some HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert data.startswith(b"HTTP/1.1 200") and not data.endswith(b"0\r\n\r\n")
+            poll_until(lambda pid=pid: not members(pid))
+
+        def begun() -> bytes | None:  # its head came in time
+            data = exchange(server, b"GET /cgi-bin/some HTTP/1.1\r\nHost: x\r\n\r\n")
+            return data if data.startswith(b"HTTP/1.1 200") else None
+
+        data = poll_until(begun)
+        assert not data.endswith(b"0\r\n\r\n")
         other = int(data.partition(b"\r\n\r\n")[2].split()[1])
-        poll_until(lambda: not group(other) and not running(server))
+        poll_until(lambda: not members(other) and not running(server))
         said = server.error_log()
         assert said.count("AH01220: Timeout waiting for output from CGI script") >= 2
-        take_errors(server)
+        servers.take_errors(server)
 
 
 def test_a_client_that_leaves_ends_the_group(server, tmp_path):
@@ -453,7 +428,7 @@ def test_a_client_that_leaves_ends_the_group(server, tmp_path):
         client.send(f"GET /cgi-bin/hold?{tmp_path}/pid HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         pid = leader(tmp_path / "pid")
         client.sock.setsockopt(*RESET)
-    poll_until(lambda: not group(pid), what="the group ends")
+    poll_until(lambda: not members(pid), what="the group ends")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -462,19 +437,11 @@ def test_no_program_outlives_its_server(mpm, site, tmp_path, how):
     with serving(mpm, conf=site / "httpd.conf") as server, Client(server) as client:
         client.send(f"GET /cgi-bin/hold?{tmp_path}/pid HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         pid = leader(tmp_path / "pid")
-        poll_until(lambda: len(group(pid)) == 2 and is_held(pid))
+        poll_until(lambda: len(members(pid)) == 2 and is_held(pid))
         children = server.processes()
         os.kill(server.pid, how)
-        poll_until(lambda: not group(pid), what="the group ends")
+        poll_until(lambda: not members(pid), what="the group ends")
         poll_until(lambda: not server.running and not any(map(alive, children)))
-
-
-def test_what_a_program_leaves_in_the_background_may_stay(server, tmp_path):
-    assert get(server, f"/cgi-bin/background?{tmp_path}/pid").body == b"here\n"
-    pid = leader(tmp_path / "pid")
-    poll_until(lambda: not running(server))
-    os.kill(pid, 0)
-    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_half_closed_client_gets_its_answer(server, tmp_path):
@@ -483,7 +450,13 @@ def test_a_half_closed_client_gets_its_answer(server, tmp_path):
     with Client(server) as client:
         client.send(request(f"/cgi-bin/slow?{gate}", close=True)).half_close()
         gate.write_text("in time\n")
-        assert read_reply(client.until_closed()).body == b"in time\n"
+        assert reply_in(client.until_closed()).body == b"in time\n"
+    # What a program leaves in the background may stay.
+    assert get(server, f"/cgi-bin/background?{tmp_path}/pid").body == b"here\n"
+    pid = leader(tmp_path / "pid")
+    poll_until(lambda: not running(server))
+    os.kill(pid, 0)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_many_at_once_leave_nothing(server):
@@ -499,7 +472,6 @@ def test_many_at_once_leave_nothing(server):
             else:
                 assert get(server, "/cgi-bin/cat", method="POST", body=body).body == body
 
-    before: dict[int, int] = {}
     for _ in range(2):  # the first time, children may still be opening what they keep
         assert_quiet(server)
         before = open_files(server)
@@ -511,12 +483,8 @@ def test_many_at_once_leave_nothing(server):
 def test_scripts_see_tls(site):
     """The same under every MPM, as `conn.scheme` is: once is enough."""
     with serving("event", conf=site / "httpd.conf", tls=True) as server:
-        for path in ("/env.cgi", "/says.py"):
-            client = http.client.HTTPSConnection(
-                "127.0.0.1", server.port, timeout=10, context=ssl._create_unverified_context()
-            )
-            client.request("GET", path, headers={"Connection": "close"})
-            text = client.getresponse().read().decode()
-            client.close()
-            assert "\nHTTPS=on\n" in text and "\nREQUEST_SCHEME=https\n" in text
-            assert ("\nwsgi.url_scheme=https\n" in "\n" + text) is (path == "/says.py")
+        with TlsClient(server) as client:
+            for path, scheme in (("/env.cgi", None), ("/says.py", "https")):
+                env = variables(client.get(path))
+                assert (env["HTTPS"], env["REQUEST_SCHEME"]) == ("on", "https")
+                assert env.get("wsgi.url_scheme") == scheme

@@ -41,8 +41,8 @@ def needed(exercise: str, task: str) -> set[tuple[str, str]]:
     """(notebook, section) that a task says it needs."""
     (text,) = (one for one in texts(f"exercises/{exercise}") if one.startswith(f"## {task}. "))
     (line,) = re.findall(r"^\*Needs (.+)\.\*$", text, re.MULTILINE)
-    return {(book, one) for _, book, own in SHOWN.findall(line)
-            for one in re.findall('"([^"]+)"', own)}  # fmt: skip
+    own = [(book, re.findall('"([^"]+)"', names)) for _, book, names in SHOWN.findall(line)]
+    return {(book, one) for book, names in own for one in names}
 
 
 @pytest.mark.parametrize("heading", ["Ninety minutes", "Half a day"])
@@ -116,8 +116,6 @@ def test_the_hand_out_has_every_letter_and_the_defaults():
             known = [f"{spec.default_for(mpm):g}" for spec in specs if mpm in spec.mpms]
             assert re.findall(r"\d+", figure) == known, (names, mpm)
 
-
-# ---------------------------------------------------------------- the rehearsal
 
 PLAN = rehearse.slots({"cells": [
     {"cell_type": "markdown", "source": "## 1 · One (minutes 0 to 1)"}, {"cell_type": "code", "source": ""},

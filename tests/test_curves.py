@@ -21,24 +21,17 @@ from mpmkit.measure.sweep import SweepTable
 
 @pytest.fixture
 def frame():
-    return records.frame(
-        [
-            *memory_rows("prefork", cost=1000),
-            *memory_rows("event", cost=100),
-            *memory_rows("event", "idle", cost=3),
-            *memory_rows("event", cost=50, server="httpd"),
-            *memory_rows(None, "idle", cost=2, server="uvicorn"),
-        ],
-        "memory",
-    )
+    rows = memory_rows("prefork", cost=1000) + memory_rows("event", cost=100)
+    rows += memory_rows("event", "idle", cost=3) + memory_rows("event", cost=50, server="httpd")
+    rows += memory_rows(None, "idle", cost=2, server="uvicorn")
+    return records.frame(rows, "memory")
 
 
 def table() -> SweepTable:
     """Rates by (MPM, ThreadsPerChild, users); with 80 users the generator was the limit."""
-    made = []
-    for mpm, threads, (users, rate) in itertools.product(
-        ("worker", "event"), (5, 25), ((10, 1000.0), (20, 2000.0), (40, 2100.0), (80, 2150.0))
-    ):
+    made, rates = [], {10: 1000.0, 20: 2000.0, 40: 2100.0, 80: 2150.0}
+    cells = itertools.product(("worker", "event"), (5, 25), rates.items())
+    for mpm, threads, (users, rate) in cells:
         answered = {"requests": round(rate * 2), "failures": 0, "errors": "{}", "qps": rate}
         load = {"duration_s": 2.0, "generator_bound": users == 80, "generator_starved": False}
         point = json.dumps({"ThreadsPerChild": threads, "users": users})
@@ -75,6 +68,12 @@ def test_the_parts_of_memory_are_shares_of_pss(frame):
         assert parts == pytest.approx((20_000 + 200 * cost) / 1024)
         assert f"PSS {parts:,.0f} MiB, summed RSS {8 * parts:,.0f}" in figure.data[0].y[place]
     assert figure.data[0].y[0].startswith("prefork<br><sup>200 busy: PSS ")
+    with pytest.raises(ValueError, match="the rows lack server; give MemoryTable"):
+        memory_plots.memory_curve(frame.drop(columns=["server"]))
+    with pytest.raises(ValueError, match="nothing was measured against idle"):
+        memory_plots.memory_curve(frame[frame["against"] == "busy"], "idle")
+    with pytest.raises(ValueError, match="against: 'asleep' is not one of busy, idle"):
+        memory_plots.memory_curve(frame, "asleep")
 
 
 def test_a_map_of_a_sweep():
@@ -92,10 +91,7 @@ def test_a_map_of_a_sweep():
         sweep_plots.sweep_heat(summary, "users", "users", mpm="event")
     with pytest.raises(ValueError, match="the rows lack KeepAliveTimeout"):
         sweep_plots.sweep_heat(summary, "users", "KeepAliveTimeout", mpm="event")
-
-
-def test_a_machine_that_was_the_limit_is_marked_like_the_generator():
-    summary = table().summary()
+    # A machine that was the limit is marked like the generator.
     summary["generator_starved"] = summary["users"] == 10
     figure = sweep_plots.sweep_heat(summary, "users", "ThreadsPerChild", mpm="event")
     assert list(figure.data[0].text[0]) == ["1,000*", "2,000", "2,100", "2,150*"]
@@ -116,15 +112,6 @@ def test_the_knee_of_a_sweep_is_marked():
     assert "knee at 20" in plots.alt_text(figure)
     with pytest.raises(ValueError, match="not made of numbers"):
         sweep_plots.sweep_curve(summary.assign(users="many"), "users")
-
-
-def test_rows_of_another_table_are_refused(frame):
-    with pytest.raises(ValueError, match="the rows lack server; give MemoryTable"):
-        memory_plots.memory_curve(frame.drop(columns=["server"]))
-    with pytest.raises(ValueError, match="nothing was measured against idle"):
-        memory_plots.memory_curve(frame[frame["against"] == "busy"], "idle")
-    with pytest.raises(ValueError, match="against: 'asleep' is not one of busy, idle"):
-        memory_plots.memory_curve(frame, "asleep")
 
 
 def test_ours_next_to_the_real_httpd():
@@ -159,9 +146,6 @@ def test_yours_next_to_the_recorded(frame):
         tables.compared_recorded(frame, recorded, ["server"])
     with pytest.raises(ValueError, match="no server in common"):
         tables.compared_recorded(mine.assign(server="x"), recorded, ["server"])
-
-
-# ---------------------------------------------------------------- servers over one another
 
 
 def watched(counts):
@@ -204,9 +188,6 @@ def test_rates_are_medians_with_their_spread():
         comparison_plots.rates(rows[:0])
 
 
-# ---------------------------------------------------------------- the calculator
-
-
 @pytest.fixture(scope="module")
 def sizes():
     return mpmkit.recorded("memory-demo")
@@ -220,15 +201,6 @@ def test_the_calculator_says_what_the_sizing_says(sizes):
     assert "100 kept-alive connections" in calculator.answer(sizes, 4, "event", idle=100)
     assert calculator.answer(sizes, 0.001, "prefork").startswith("reserve: ")
     assert calculator.answers(sizes, [0.001], ["event"]).loc["0.001 GiB", ("event", "PSS")] == 0
-
-
-def test_more_memory_allows_more_and_summed_rss_allows_less(sizes):
-    table = calculator.answers(sizes, [0.5, 1, 4, 16], list(mpmkit.MPMS))
-    for mpm in mpmkit.MPMS:
-        pss, rss = table[mpm, "PSS"].to_list(), table[mpm, "summed RSS"].to_list()
-        assert pss == sorted(pss) and pss[0] < pss[-1]
-        assert all(few < many for few, many in zip(rss, pss, strict=True))
-    assert (table["event", "PSS"] % 25 == 0).all()
 
 
 def test_the_answer_follows_the_sliders(sizes):

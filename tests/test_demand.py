@@ -1,5 +1,6 @@
 """Service demand: the four words by simulation, S = U/X from rows, blocks, CPUs, and one run of it all."""
 
+import itertools
 import math
 import os
 import random
@@ -29,6 +30,8 @@ from mpmkit.measure.utilisation import comparisons, r_squared
 
 plan = demand.demand_table.__wrapped__
 SAME = "the same within 3%"
+COSTS = st.lists(st.floats(1, 1000), min_size=2, max_size=12)
+COSTS_OF = {"prefork": 30.0, "control": 30.0, "worker": 36.0, "event": 36.3}
 
 
 @pytest.mark.parametrize(("low", "high", "word"), [
@@ -69,9 +72,6 @@ def test_false_alarms_stay_below_five_percent_whatever_the_number_of_blocks(bloc
 def test_more_blocks_decide_more_often(factor, word):
     found = [words(3, blocks, factor, 0.035, 150)[word] / 150 for blocks in (6, 12, 24, 48)]
     assert found == sorted(found) and found[0] < 0.5 and found[-1] > 0.9
-
-
-COSTS = st.lists(st.floats(1, 1000), min_size=2, max_size=12)
 
 
 @given(COSTS, COSTS, st.floats(0.01, 0.3))
@@ -120,9 +120,6 @@ def rows(costs: dict[str, float], blocks: int = 8, seed: int = 1, **changes: Any
     return made
 
 
-COSTS_OF = {"prefork": 30.0, "control": 30.0, "worker": 36.0, "event": 36.3}
-
-
 def test_the_table_says_what_was_put_in():
     theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
     found = comparisons(rows(COSTS_OF) + theirs, "page")
@@ -155,9 +152,7 @@ def test_a_row_with_a_flaw_is_shown_and_not_used():
     said = table.text()
     assert "8 of 96 rows are not used" in said and "script: no row can be used" in said
     assert "8 for generator; the first of them: it used" in said
-
-
-def test_a_block_that_was_measured_again_counts_once():
+    # A block that was measured again counts once.
     old = rows({"prefork": 30.0, "worker": 99.0}, blocks=2)
     new = rows({"prefork": 30.0, "worker": 36.0})
     again = [{**row, "run_id": "later"} for row in new if row["round"] == 2]
@@ -166,14 +161,14 @@ def test_a_block_that_was_measured_again_counts_once():
     assert one == comparisons(old + again, "page")[pair] and one.blocks == 2
 
 
-@pytest.mark.parametrize(("us", "least", "most"), [
-    ((0.03, 0.06, 0.12), 0.9999, 1.0),
-    ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
-    ((0.03, 0.12, 0.10), -10.0, 0.9),
-])  # fmt: skip
-def test_r_squared_shows_whether_it_is_a_line_through_the_origin(us, least, most):
-    load = {rate: (rate, u) for rate, u in zip((1000.0, 2000.0, 4000.0), us, strict=True)}
-    assert least <= r_squared({1: load, 2: load}) <= most
+def test_r_squared_shows_whether_it_is_a_line_through_the_origin():
+    for us, least, most in (
+        ((0.03, 0.06, 0.12), 0.9999, 1.0),
+        ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
+        ((0.03, 0.12, 0.10), -10.0, 0.9),
+    ):
+        load = {rate: (rate, u) for rate, u in zip((1000.0, 2000.0, 4000.0), us, strict=True)}
+        assert least <= r_squared({1: load, 2: load}) <= most
     assert r_squared({1: {1000.0: (1000.0, 0.03)}}) is None
 
 
@@ -211,9 +206,7 @@ def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
     with pytest.raises(RuntimeError, match="no server today"), cpus.pinned(start, where):
         raise AssertionError("not reached")
     assert os.sched_getaffinity(0) == before
-
-
-def test_a_looper_takes_the_idle_time_of_its_cpu_and_ends_with_it():
+    # A looper takes the idle time of its CPU, and ends with it.
     cpu = max(os.sched_getaffinity(0))
     with cpus.loopers({cpu}) as awake:
         pid = awake[cpu]
@@ -227,11 +220,9 @@ def test_what_passed_between_two_readings(shared, busy):
     """One CPU for both: the server's own time counts, not all that the CPU did."""
     old, new = Reading(100, 10, 4, 1, 5, (0, 1.0)), Reading(102, 13, 5.2, 1.2, 5.5, (0, 1.4))
     found = Spent.between(old, new, 1, shared).columns(198)
-    budget = (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()
-    assert found == pytest.approx(
-        {"seconds": 2.0, "x": 99.0, "server_u": busy, "group_u": 0.2, "generator_u": 0.25,
-         "stolen": 0.1, "budget": budget}
-    )  # fmt: skip
+    spent = {"server_u": busy, "group_u": 0.2, "generator_u": 0.25, "stolen": 0.1}
+    spent["budget"] = (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()
+    assert found == pytest.approx({"seconds": 2.0, "x": 99.0, **spent})
     nothing = Spent().columns(0)
     assert set(nothing.values()) == {0} and nothing.keys() == found.keys()
 
@@ -314,14 +305,13 @@ def test_a_rival_that_is_missing_is_named_and_left_out(monkeypatch):
     assert {cell.server for cell in todo.block(1)} == {"mpmkit"}
 
 
-def a_block(todo: DemandTable, number: int, **changes: Any) -> list[dict]:
-    return [
-        records.check(
-            {**DEMAND, "design": todo.design, "round": number, "mpm": cell.mpm, "control": cell.control,
-             "work": work, "rate": rate, **changes}
-        )
-        for cell in todo.block(number) for work in cell.parts for rate in todo.rates
-    ]  # fmt: skip
+def a_block(todo: DemandTable, number: int) -> list[dict]:
+    made, row = [], {**DEMAND, "design": todo.design, "round": number}
+    for cell in todo.block(number):
+        row |= {"mpm": cell.mpm, "control": cell.control}
+        steps = itertools.product(cell.parts, todo.rates)
+        made += [records.check({**row, "work": work, "rate": rate}) for work, rate in steps]
+    return made
 
 
 def test_a_block_that_was_interrupted_is_measured_again(tmp_path):
@@ -396,22 +386,19 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
 
 
 def test_other_work_is_what_neither_this_process_nor_its_children_did(monkeypatch):
-    looks = iter([(100.0, 5.0, 40.0, 9.0, 2.0), (101.0, 5.2, 40.7, 9.3, 2.1)])
-
-    def look():
-        user, steal, mine, childs, now = next(looks)
-        monkeypatch.setattr("psutil.cpu_times", lambda: SimpleNamespace(
-            user=user, nice=0.0, system=7.0, steal=steal))  # fmt: skip
+    def look(user: float, steal: float, mine: float, childs: float, now: float) -> None:
+        all_cpus = SimpleNamespace(user=user, nice=0.0, system=7.0, steal=steal)
+        monkeypatch.setattr("psutil.cpu_times", lambda: all_cpus)
         child = SimpleNamespace(cpu_times=lambda: (childs, 0.0, 0.0, 0.0, 0.0))
         me = SimpleNamespace(
-            cpu_times=lambda: (mine, 0.0, 0.0, 0.0, 0.0), children=lambda recursive: [child]
+            cpu_times=lambda: (mine, *[0.0] * 4), children=lambda recursive: [child]
         )
         monkeypatch.setattr("psutil.Process", lambda: me)
-        monkeypatch.setattr("time.monotonic", lambda: now * 10)
+        monkeypatch.setattr("time.monotonic", lambda: now)
 
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    look()
+    look(100.0, 5.0, 40.0, 9.0, 20.0)
     others = cpus.OtherWork()
-    look()
+    look(101.0, 5.2, 40.7, 9.3, 21.0)
     # 1.2 s busy, of which 0.7 and 0.3 were ours, in 1 s on two processors
     assert others.share() == pytest.approx(0.1)

@@ -4,12 +4,13 @@ That they are read right is test_directives.py's business; here a server runs wi
 are the same under each MPM, so one of them will do.
 """
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 from support.client import Client, exchange, get, read_reply
-from support.files import recorded_root, write
+from support.files import program, recorded_root, write
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
@@ -143,3 +144,59 @@ def test_a_missing_file_is_logged_at_info_with_its_place(site, root, tmp_path):
         for path, file in (("/nope/x", f"{root}/nope/x"), ("/other/nope", f"{tmp_path}/nope")):
             get(server, path)
             poll_until(lambda: f"AH00128: File does not exist: {file}\n" in server.error_log())  # noqa: B023
+
+
+APP = """
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b"{release} " + environ["DOCUMENT_ROOT"].encode()]
+"""
+PROGRAM = '#!/bin/sh\nprintf "\\n{release} %s %s" "$CONTEXT_DOCUMENT_ROOT" "$DOCUMENT_ROOT"\n'
+LINES = """
+Alias /alias {current}/files/
+ScriptAlias /cgi/ {current}/cgi/
+WSGIScriptAlias /wsgi {current}/app.wsgi
+WSGIScriptAlias /apps {current}/apps
+AddHandler wsgi-script .py
+"""
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory) -> Path:
+    where = tmp_path_factory.mktemp("releases")
+    for release in ("one", "two"):
+        root = where / release
+        for name in ("root/a.txt", "files/a.txt"):
+            write(root / name, release)
+        for name in ("root/app.py", "app.wsgi", "apps/app.py"):
+            write(root / name, APP.format(release=release))
+        program(root / "cgi" / "program", PROGRAM.format(release=release))
+    (where / "current").symlink_to("one")
+    return where
+
+
+def test_the_link_of_a_root_is_swapped(releases):
+    """Each request is for what the link leads to then; DOCUMENT_ROOT keeps the link's name."""
+    current, root = releases / "current", releases / "current" / "root"
+    expected = {
+        "/a.txt": "{0}", "/alias/a.txt": "{0}", "/cgi/program": f"{{0}} {current}/cgi/ {root}",
+        "/app.py": f"{{0}} {root}", "/wsgi/x": f"{{0}} {root}", "/apps/app.py": f"{{0}} {root}",
+    }  # fmt: skip
+    lines = LINES.format(current=current).strip().splitlines()
+    with serving("event", document_root=root, directives=lines) as server:
+        for release in ("one", "two", "one"):
+            (releases / "next").symlink_to(release)
+            os.replace(releases / "next", current)
+            for path, text in expected.items():
+                assert get(server, path).body.decode() == text.format(release), (path, release)
+
+
+def test_an_index_file_that_comes_later(tmp_path):
+    write(tmp_path / "b.html", "b")
+    index = "DirectoryIndex a.html b.html"
+    with serving("event", document_root=tmp_path, directives=index) as server:
+        assert [get(server, "/").body for _ in range(3)] == [b"b"] * 3
+        write(tmp_path / "a.html", "a")
+        assert [get(server, "/").body for _ in range(3)] == [b"a"] * 3
+        (tmp_path / "a.html").unlink()
+        assert get(server, "/").body == b"b"

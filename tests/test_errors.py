@@ -56,16 +56,8 @@ def test_an_example_prints_its_message(language, number, code, tmp_path, shared)
     place = shared if "PhpFpm" in code else tmp_path
     env = {**os.environ, "PATH": path, "TMPDIR": str(place)}
     run = ["sh", "-c", code] if language == "sh" else [sys.executable, "-c", SETUP + code]
-    # A session of its own: httpd ends its process group.
-    out = subprocess.run(
-        run,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=env,
-        cwd=tmp_path,
-        start_new_session=True,
-    )
+    how = {"capture_output": True, "text": True, "timeout": 60, "env": env, "cwd": tmp_path}
+    out = subprocess.run(run, start_new_session=True, **how)  # httpd ends its process group
     printed = alike(out.stdout + out.stderr, tmp_path)
     assert number in number.lower() + out.stdout + out.stderr
     assert alike(SHOWN[number], tmp_path) in printed, printed
@@ -77,6 +69,5 @@ def test_each_number_of_the_table_leads_to_its_section():
     titles = re.findall(r"^## (.*)", PAGE, re.MULTILINE)
     slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
     assert links == slugs
-    assert {number for _, number, _ in EXAMPLES if "AH" in number} <= set(
-        re.findall(r"AH\d{5}", " ".join(titles))
-    )
+    numbers = re.findall(r"AH\d{5}", " ".join(titles))
+    assert {number for _, number, _ in EXAMPLES if "AH" in number} <= set(numbers)

@@ -18,6 +18,9 @@ from docs._tools import exercises, otter, render
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "notebooks" / "exercises"
 SOURCES = sorted((TARGET / "solutions").glob("*.ipynb"))
+BOOKS = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+EVENT = {"StartServers": 1, "ServerLimit": 1, "ThreadsPerChild": 8, "MaxRequestWorkers": 8,
+         "MinSpareThreads": 1, "MaxSpareThreads": 16}  # fmt: skip
 
 
 def text(cell: dict) -> str:
@@ -44,9 +47,6 @@ def executed(path: Path, monkeypatch) -> list[str]:
         elif last is not None:
             exec(compile(ast.Module([last], []), path.name, "exec"), names)
     return shown
-
-
-BOOKS = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
 @pytest.mark.timeout(100)
@@ -83,18 +83,6 @@ def linked(path: Path, text: str) -> int:
     return len(targets)
 
 
-def test_links_of_the_instructors_guide_lead_somewhere():
-    guide = ROOT / "docs" / "INSTRUCTORS.md"
-    assert linked(guide, guide.read_text()) > 15
-
-
-def test_every_check_has_its_exercise():
-    asked = "".join(text(cell) for source in SOURCES for cell in cells(source))
-    assert len(checks.every()) >= 8
-    for name in checks.every():
-        assert f"checks.{name}(" in asked
-
-
 def test_points_stars_and_needs_are_shown():
     """A task has the line of its worth, and names sections that its notebooks have."""
     shown: list[str] = []
@@ -113,6 +101,11 @@ def test_points_stars_and_needs_are_shown():
                 for section in re.findall('"([^"]+)"', sections):
                     assert re.search(f"^#+ {re.escape(section)}$", lines, re.MULTILINE), section
     assert sorted(shown) == sorted(hints.WORTH)
+    # Every check has its exercise.
+    asked = "".join(text(cell) for source in SOURCES for cell in cells(source))
+    assert len(checks.every()) >= 8
+    for name in checks.every():
+        assert f"checks.{name}(" in asked
 
 
 @pytest.mark.timeout(60)
@@ -134,19 +127,13 @@ WRONG = [
     ("forks", [1, 2, 4, 8, 16], "after 5 seconds there are 36 children for 40 clients"),
     ("forks", [1, 2, 4, 8, 16, 32, 32], "stops before second 7"),
     ("forks", 63, "a list of whole numbers, one a second, is asked for, not 63"),
-    ("full_house", 503, "no worker is free to say 503"),
-    ("full_house", "refused", "the listen queue has room"),
-    ("full_house", "reset", "has just completed it"),
-    ("full_house", [], "a word, one of 503"),
-    ("real_limit", 1000, "that is what was asked for"),
-    ("real_limit", 16, "so many processes"),
+    ("full_house", 503, "no worker is free to say 503"), ("full_house", "refused", "the listen queue has room"),
+    ("full_house", "reset", "has just completed it"), ("full_house", [], "a word, one of 503"),
+    ("real_limit", 1000, "that is what was asked for"), ("real_limit", 16, "so many processes"),
     ("real_limit", 25, "so many threads has one process"),
-    ("real_limit", "400", "a number of connections is asked for"),
-    ("admits", 24, "with all threads idle"),
-    ("admits", 6, "ThreadsPerChild comes in addition"),
-    ("admits", 8, "that is worker"),
-    ("in_use", "RSS", "once for every process"),
-    ("in_use", "uss", "what they share is missing"),
+    ("real_limit", "400", "a number of connections is asked for"), ("admits", 24, "with all threads idle"),
+    ("admits", 6, "ThreadsPerChild comes in addition"), ("admits", 8, "that is worker"),
+    ("in_use", "RSS", "once for every process"), ("in_use", "uss", "what they share is missing"),
     ("in_use", [], "a word, one of rss, uss, pss, is asked for"),
     ("sizing", lambda ram, rest, each: int((ram - rest) / each), "no fifth"),
     ("sizing", lambda ram, rest, each: int(0.8 * ram / each), "at rest is not subtracted"),
@@ -156,29 +143,22 @@ WRONG = [
     ("sizing", lambda ram, rest, each: float(right(ram, rest, each)), "use int()"),
     ("sizing", lambda ram, rest, each: 1 // 0, "ZeroDivisionError"),
     ("sizing", lambda ram: 1, "could not be tried: TypeError"),
-    ("sizing", 12, "a function of ram, rest and each"),
-    ("little", 10_000, "50 ms are 0.05 s"),
-    ("little", 4, "the two multiply"),
-    ("little", 200, "stays for 50 ms only"),
-    ("little", 20, "can one worker serve"),
-    ("little", float("nan"), "is not a number"),
-    ("little", -1, "below 0"),
-    ("closed_loop", 50, "wait for the answer"),
-    ("closed_loop", 200, "also think"),
-    ("closed_loop", 62.5, "divide"),
-    ("closed_loop", 0.8, "there are 50"),
+    ("sizing", 12, "a function of ram, rest and each"), ("little", 10_000, "50 ms are 0.05 s"),
+    ("little", 4, "the two multiply"), ("little", 200, "stays for 50 ms only"),
+    ("little", 20, "can one worker serve"), ("little", float("nan"), "is not a number"),
+    ("little", -1, "below 0"), ("closed_loop", 50, "wait for the answer"), ("closed_loop", 200, "also think"),
+    ("closed_loop", 62.5, "divide"), ("closed_loop", 0.8, "there are 50"),
     ("clinic", {"RRRRRRRR": "Timeout"}, "Timeout does not fix it"),
     ("clinic", {"RRRRRRRR": "MaxRequestWorkers"}, "more workers would be in R"),
     ("clinic", {"RRRRRRRR": "RequestReadTimeout"}, "no answer for KKKKKKKK"),
     ("twenty_at_once", "prefork", "is asked for, not 'prefork'"),
-]
+]  # fmt: skip
 
 
+# A function's text would be its address.
 @pytest.mark.parametrize(
-    "name, answer, says",
-    WRONG,
-    ids=lambda value: "function" if callable(value) else str(value)[:30],
-)  # a function's text would be its address
+    "name, answer, says", WRONG, ids=lambda v: "f" * callable(v) or f"{v}"[:30]
+)
 def test_a_wrong_answer_gets_its_own_sentence(name, answer, says):
     verdict = checks.every()[name](answer)
     assert not verdict
@@ -196,12 +176,6 @@ def test_no_check_raises_whatever_it_gets(name):
         assert not verdict and verdict.says and len(verdict.says) < 400
 
 
-EVENT = {
-    "StartServers": 1, "ServerLimit": 1, "ThreadsPerChild": 8, "MaxRequestWorkers": 8,
-    "MinSpareThreads": 1, "MaxSpareThreads": 16,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("name, mpm, directives, says", [
     ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
     ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
@@ -217,12 +191,9 @@ def test_a_server_that_misses_the_point_gets_a_sentence(name, mpm, directives, s
 
 def source(*kinds: str) -> dict:
     same = {"cell_type": "code", "outputs": ["x"], "execution_count": 1}
-    return {
-        "cells": [
-            {**same, "id": f"c{number}", "metadata": {"tags": kind.split()}, "source": [kind]}
-            for number, kind in enumerate(kinds)
-        ]
-    }
+    cells = [{**same, "id": f"c{n}", "metadata": {"tags": kind.split()}, "source": [kind]}
+             for n, kind in enumerate(kinds)]  # fmt: skip
+    return {"cells": cells}
 
 
 def test_solutions_and_outputs_are_taken_out():
@@ -255,9 +226,8 @@ def test_the_export_has_a_test_a_task_that_fails_until_the_answer_is_right(tmp_p
     assert "otter.Notebook('e1-pools.ipynb')" in book and "](" not in book
     runner = doctest.DocTestRunner(verbose=False)
     for answer, failed in (([1, 2], 1), ([1, 2, 4, 8, 16, 32], 0)):
-        parsed = doctest.DocTestParser().get_doctest(
-            found["forks"]["code"], {"checks": checks, "forked": answer}, "forks", None, 0
-        )
+        code, names = found["forks"]["code"], {"checks": checks, "forked": answer}
+        parsed = doctest.DocTestParser().get_doctest(code, names, "forks", None, 0)
         assert runner.run(parsed, out=lambda _: None).failed == failed
     assert "... " in found["twenty_at_once"]["code"]
     with pytest.raises(ValueError, match="the last line of a check is its verdict"):
@@ -277,3 +247,5 @@ def test_every_try_it_of_the_notebooks_has_a_model_answer():
             assert [re.sub(r"\]\([^)]*\)", "]", one) for one, _ in quoted] == plain, book.stem
     assert wanted == parts.keys() and len(wanted) > 8
     linked(page, page.read_text())
+    guide = ROOT / "docs" / "INSTRUCTORS.md"
+    assert linked(guide, guide.read_text()) > 15

@@ -15,16 +15,10 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.client import CHUNKED, Client, at_once, chunked, exchange, get
+from support import servers
+from support.client import CHUNKED, Client, at_once, chunked, exchange, get, request
 from support.files import open_to_all, write
-from support.servers import (
-    no_more_files,
-    one_child,
-    open_files,
-    prefork_and_event,
-    serving,
-    take_errors,
-)
+from support.servers import no_more_files, one_child, open_files, serving
 from support.waiting import poll_until
 
 import mpmkit
@@ -34,14 +28,12 @@ from mpmkit.launcher import LaunchError
 from mpmkit.measure.phpfpm import PhpFpm, find_php_fpm
 from mpmkit.measure.process_group import NotInstalled
 
-mpm = prefork_and_event
-RECORDS = st.lists(
-    st.builds(Record, st.integers(1, 11), st.integers(0, 65535), st.binary(max_size=300)),
-    min_size=1,
-)
+mpm = servers.prefork_and_event
+RECORD = st.builds(Record, st.integers(1, 11), st.integers(0, 65535), st.binary(max_size=300))
+END = record(fcgi.END_REQUEST, struct.pack(">IB3x", 0, 0))
 
 
-@given(RECORDS, st.data())
+@given(st.lists(RECORD, min_size=1), st.data())
 def test_any_cut_of_the_bytes_gives_the_same_records(some, data):
     whole = b"".join(record(one.type, one.content, one.request) for one in some)
     found, left = [], b""
@@ -146,9 +138,6 @@ class Fake(socketserver.ThreadingUnixStreamServer):
         self.server_close()
 
 
-END = record(fcgi.END_REQUEST, struct.pack(">IB3x", 0, 0))
-
-
 def out(conn, data, *, end=True):
     conn.sendall(fcgi.stream(fcgi.STDOUT, data, end=end) + (END if end else b""))
 
@@ -210,40 +199,29 @@ def test_a_link_out_of_the_root_is_not_run(tmp_path):
         (root / "same.fake").symlink_to(tmp_path / "elsewhere" / "a.fake")
         assert get(server, "/same.fake").status == 403
         assert len(fake.requests) == 8
-        assert "is a link that leads out of" in "\n".join(take_errors(server))
+        assert "is a link that leads out of" in "\n".join(servers.take_errors(server))
 
 
 def test_sections_name_backends(tmp_path):
-    """<FilesMatch>, <Location> and TCP, as real configurations write it."""
-    root = tmp_path / "root"
-    write(root / "index.fake", "")
-    write(root / "notes.txt", "<?php not for php ?>")
-    fake = Fake(tmp_path / "sock", echo)
-    (tmp_path / "httpd.conf").write_text(f"""
-DocumentRoot "{root}"
-DirectoryIndex index.fake
-<FilesMatch "\\.fake$">
-    SetHandler "proxy:unix:{tmp_path}/sock|fcgi://localhost"
-</FilesMatch>
-<Location /all>
-    SetHandler "proxy:unix:{tmp_path}/sock|fcgi://localhost"
-</Location>
-""")
-    try:
-        with serving("event", conf=tmp_path / "httpd.conf") as server:
-            for path, name, info in [
-                ("/x.fake", "/x.fake", ""), ("/x.fake/i/j", "/x.fake", "/i/j"),
-                ("/", "/index.fake", ""), ("/all/x/y", "/all", "/x/y"),
-            ]:  # fmt: skip
-                assert get(server, path).status == 200
-                given = fake.requests.pop()
-                assert (given["SCRIPT_NAME"], given.get("PATH_INFO", "")) == (name, info)
-            # Below a file there is no script, and the backend is not asked to look for one.
-            for path in ("/x.txt", "/notes.txt/x.fake", "/notes.txt/x.fake/more", "/no/x.fake"):
-                assert get(server, path).status == 404
-            assert not fake.requests
-    finally:
-        fake.close()
+    """<FilesMatch> and <Location>, as real configurations write it."""
+    for name in ("index.page", "notes.txt"):
+        write(tmp_path / "root" / name, "<?php not for php ?>")
+    handler = f'SetHandler "proxy:unix:{tmp_path}/sock|fcgi://localhost"'
+    sections = ('FilesMatch "\\.page$"', "Location /all")
+    lines = [f"<{one}>\n{handler}\n</{one.split()[0]}>" for one in sections]
+    conf = write(tmp_path / "httpd.conf", "\n".join(["DirectoryIndex index.page", *lines, ""]))
+    with backend("event", tmp_path, echo, conf=conf) as (server, fake):
+        for path, name, info in [
+            ("/x.page", "/x.page", ""), ("/x.page/i/j", "/x.page", "/i/j"), ("/", "/index.page", ""),
+            ("/all/x/y", "/all", "/x/y"),
+        ]:  # fmt: skip
+            assert get(server, path).status == 200
+            given = fake.requests.pop()
+            assert (given["SCRIPT_NAME"], given.get("PATH_INFO", "")) == (name, info)
+        # Below a file there is no script, and the backend is not asked to look for one.
+        for path in ("/x.txt", "/notes.txt/x.page", "/notes.txt/x.page/more", "/no/x.page"):
+            assert get(server, path).status == 404
+        assert not fake.requests
 
 
 def test_bodies_and_pieces(mpm, tmp_path):
@@ -306,7 +284,7 @@ def test_a_connection_that_dies_when_it_is_used(tmp_path):
         with Client(server) as client:
             got = [client.get("/a.fake", method="POST", body=b"1").status for _ in range(8)]
         assert got == [200, 502] * 4 and len(turn) == 8
-        assert sum("AH01067" in line for line in take_errors(server)) == 4
+        assert sum("AH01067" in line for line in servers.take_errors(server)) == 4
 
 
 BAD = {
@@ -344,14 +322,15 @@ def test_bad_backends(tmp_path):
             gone.wait(10)
 
     def ask(how: str) -> bytes:
-        path = f"/a.fake?{how.replace(' ', '-')}"
-        return exchange(
-            server, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-        )
+        return exchange(server, request(f"/a.fake?{how.replace(' ', '-')}", close=True))
 
-    with backend("event", tmp_path, answers, ProxyTimeout=3) as (server, _):
+    lines = [f'AddHandler "proxy:unix:{tmp_path}/missing|fcgi://localhost" .gone']
+    lines.append('AddHandler "proxy:fcgi://127.0.0.1:1" .tcp')
+    with backend("event", tmp_path, answers, *lines, ProxyTimeout=3) as (server, _):
+        assert get(server, "/a.gone").status == get(server, "/a.tcp").status == 503
+        assert server.error_log().count("AH01079: failed to make connection to backend") == 2
         replies = at_once(lambda number: ask(list(BAD)[number]), len(BAD))
-        said = "\n".join(take_errors(server))
+        said = "\n".join(servers.take_errors(server))
         for data, (how, (status, line, _)) in zip(replies, BAD.items(), strict=True):
             assert data.startswith(b"HTTP/1.1 %d" % status), how
             if status == 200:
@@ -363,18 +342,6 @@ def test_bad_backends(tmp_path):
         assert get(server, "/a.fake").body == b"fine"
 
 
-def test_no_backend_is_503(tmp_path):
-    (tmp_path / "root").mkdir()
-    lines = (
-        f'AddHandler "proxy:unix:{tmp_path}/missing|fcgi://localhost" .fake',
-        'AddHandler "proxy:fcgi://127.0.0.1:1" .tcp',
-    )
-    with serving("event", document_root=tmp_path / "root", directives=lines) as server:
-        assert get(server, "/a.fake").status == get(server, "/a.tcp").status == 503
-        said = "\n".join(take_errors(server))
-        assert said.count("AH01079: failed to make connection to backend") == 2
-
-
 def test_complaints_go_to_the_error_log(tmp_path):
     def complains(conn, params, body):
         for piece in (b"PHP message: a", b"nd b\ntwo"):
@@ -383,7 +350,7 @@ def test_complaints_go_to_the_error_log(tmp_path):
 
     with backend("event", tmp_path, complains) as (server, _):
         assert get(server, "/a.fake").body == b"fine"
-        said = [line.partition("AH01071: ")[2] for line in take_errors(server)]
+        said = [line.partition("AH01071: ")[2] for line in servers.take_errors(server)]
         assert said == ["Got error 'PHP message: and b'", "Got error 'two'"]
 
 
@@ -459,12 +426,12 @@ def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
             far = client.get("/far.php")
             assert (far.status_line, far["X-A"]) == ("HTTP/1.1 418 Teapot", "b")
         assert get(server, "/none.php").status == 404
-        assert "Primary script unknown" in "\n".join(take_errors(server))
+        assert "Primary script unknown" in "\n".join(servers.take_errors(server))
         with Client(server) as client:
             client.send(b"GET /dies.php HTTP/1.1\r\nHost: x\r\n\r\n")
             os.kill(int(client.until(b" \r\n").split()[-1]), 9)
             assert not client.until_closed().endswith(b"0\r\n\r\n")
-        said = "\n".join(take_errors(server))
+        said = "\n".join(servers.take_errors(server))
         assert "closed the connection within its answer" in said
         for _ in range(8):
             assert get(server, "/hello.php").body == b"hello world"

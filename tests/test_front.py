@@ -19,10 +19,11 @@ def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int
 
 
 def test_each_cell_is_a_marker_and_an_interval():
-    found = [
-        cell("new", "prefork", 1.5), cell("file-10m", "event", 1.1),
-        cell("new", "event", 0.4, rival="nginx"), cell("idle-5000", "event", 0.95, rival=FREE),
-    ]  # fmt: skip
+    found = [cell("new", "prefork", 1.5), cell("file-10m", "event", 1.1)]
+    found += [
+        cell("new", "event", 0.4, rival="nginx"),
+        cell("idle-5000", "event", 0.95, rival=FREE),
+    ]
     figure = readme_figures.ratios(found)
     lines, markers = figure.data[::2], figure.data[1::2]
     assert [marker.x[0] for marker in markers] == [1.5, 1.1]
@@ -59,9 +60,7 @@ def test_servers_have_a_line_each_ours_first():
     assert lines[2][1] == "900" and lines[2][-1] != "80.0"
     with pytest.raises(ValueError, match="no row of cgi"):
         readme_figures.servers_text(rows, "cgi")
-
-
-def test_ways_to_run_a_script_have_a_line_each_and_a_column_an_mpm():
+    # Ways to run a script have a line each, and a column an MPM.
     rates = enumerate((10.0, 30.0, 20.0), 1)
     rows = [answered("mpmkit", "worker", "wsgi", n, qps) for n, qps in rates]
     rows.append(answered("httpd", "prefork", "mod_php", 1, 5.0))
@@ -95,6 +94,16 @@ def test_memory_has_a_line_a_server_and_a_column_an_mpm():
     assert ["one", "more", "idle", "connection,", "KiB", "mpmkit", "2.0"] in said
     assert any(line[-3:] == ["mpmkit", "30", "(10)"] for line in said)
     assert ["httpd", "6", "(10)"] in said
+    # A crowd has a line for each number of threads.
+    rows = [
+        level(server, "worker", "busy", held, mib * 1024, f"StartServers=3 ThreadsPerChild={threads}")
+        for server, threads, held, mib in (
+            ("mpmkit", 25, 0, 1), ("mpmkit", 25, 400, 70), ("httpd", 25, 400, 30), ("mpmkit", 100, 400, 40),
+        )
+    ]  # fmt: skip
+    head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
+    assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
+    assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
 
 
 def test_a_run_that_is_not_recorded_is_named(tmp_path, monkeypatch, capsys):
@@ -108,18 +117,6 @@ def test_a_run_that_is_not_recorded_is_named(tmp_path, monkeypatch, capsys):
     assert rows and capsys.readouterr().out == readme_figures.memory_text(rows) + "\n"
     with pytest.raises(ValueError, match="mpmkit bench --only memory --record"):
         readme_figures.memory_text([])
-
-
-def test_a_crowd_has_a_line_for_each_number_of_threads():
-    rows = [
-        level(server, "worker", "busy", held, mib * 1024, f"StartServers=3 ThreadsPerChild={threads}")
-        for server, threads, held, mib in (
-            ("mpmkit", 25, 0, 1), ("mpmkit", 25, 400, 70), ("httpd", 25, 400, 30), ("mpmkit", 100, 400, 40),
-        )
-    ]  # fmt: skip
-    head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
-    assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
-    assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
 
 
 @pytest.mark.browser

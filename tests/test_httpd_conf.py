@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.configured import checked
 
 from mpmkit.config.checks import check
-from mpmkit.config.directives import MPMS, DirectiveError, Directives, Setting
+from mpmkit.config.directives import DirectiveError, Directives, Setting
 from mpmkit.config.environment import validate_environment
 from mpmkit.config.httpd_conf import Conf, Source
 from mpmkit.config.httpd_conf import read as read_source
@@ -65,53 +65,32 @@ def tree(tmp_path):
     return write
 
 
-@pytest.mark.parametrize(
-    ("mpm", "workers", "processes", "start"),
-    [("prefork", 250, 250, 5), ("worker", 400, 16, 3), ("event", 400, 16, 3)],
-)
-def test_the_articles_blocks_work_as_they_are(mpm, workers, processes, start):
+@pytest.mark.parametrize("mpm, numbers", [
+    ("prefork", (250, 250, 5)), ("worker", (400, 16, 3)), ("event", (400, 16, 3)),
+])  # fmt: skip
+def test_the_articles_blocks_work_as_they_are_and_loadmodule_chooses_one(mpm, numbers):
     conf = parse(ARTICLE, mpm=mpm)
-    directives, notes = check(conf.mpm, conf.settings, conf.sections)
-    assert (directives.MaxRequestWorkers, directives.process_limit) == (workers, processes)
-    assert directives.StartServers == start
+    d, notes = check(conf.mpm, conf.settings, conf.sections)
+    assert (d.MaxRequestWorkers, d.process_limit, d.StartServers) == numbers and notes == ()
     assert len(conf.settings) == (5 if mpm == "prefork" else 6)
-    assert notes == ()
-
-
-@pytest.mark.parametrize("mpm", MPMS)
-def test_loadmodule_chooses_the_mpm_wherever_it_stands(mpm):
     line = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so\n"
-    chosen = [parse(line + ARTICLE), parse(ARTICLE + line), parse(ARTICLE, before=(line,))]
-    for conf in chosen:
-        assert (conf.mpm, plain(conf)) == (mpm, plain(parse(ARTICLE, mpm=mpm)))
+    for other in (parse(line + ARTICLE), parse(ARTICLE + line), parse(ARTICLE, before=(line,))):
+        assert (other.mpm, plain(other)) == (mpm, plain(conf))
 
 
 def test_load_one_only_if_there_is_none():
-    text = """
-        <IfModule !mpm_prefork_module>
-          <IfModule !mpm_worker_module>
-            LoadModule mpm_event_module x
-          </IfModule>
-        </IfModule>
-    """
+    ifs = "<IfModule !mpm_prefork_module>\n<IfModule !mpm_worker_module>\n"
+    text = ifs + "LoadModule mpm_event_module x\n" + "</IfModule>\n" * 2
     assert parse(text).mpm == "event"
     assert parse(text, mpm="worker").mpm == "worker"
     assert (parse(ARTICLE).mpm, parse(ARTICLE).settings) == (None, [])
     line = "LoadModule mpm_event_module x\n"
     assert parse(line, mpm="event").mpm == parse(line * 2).mpm == "event"
-
-
-@pytest.mark.parametrize(("text", "mpm", "words"), [
-    ("LoadModule mpm_worker_module x\nLoadModule mpm_event_module x", None,
-     "httpd.conf:2: LoadModule mpm_event_module: worker is loaded already"),
-    ("LoadModule mpm_worker_module x", "event",
-     "httpd.conf:1: LoadModule mpm_worker_module: event was asked for"),
-])  # fmt: skip
-def test_there_is_one_mpm(text, mpm, words):
-    with pytest.raises(DirectiveError) as caught:
-        parse(text, mpm=mpm)
-    assert str(caught.value).startswith(words)
-    assert caught.value.ah == "AH00534"
+    with pytest.raises(DirectiveError, match=r"f:1: .*: worker was asked for") as asked:
+        parse(line, mpm="worker")
+    with pytest.raises(DirectiveError, match=r"f:2: .*: worker is loaded already") as loaded:
+        parse("LoadModule mpm_worker_module x\n" + line)
+    assert asked.value.ah == loaded.value.ah == "AH00534"
 
 
 @pytest.mark.parametrize(("loaded", "condition", "counts"), [
@@ -149,15 +128,12 @@ def test_conditions(condition, counts):
     assert bool(conf.settings) is counts
 
 
-def test_modules_are_listed_once():
+def test_modules_are_listed_once_and_one_that_is_not_here_is_refused_with_a_remedy():
     names = ["mpm_event_module", "dir_module", "http2_module", "ssl_module"]
     modules = parse("\n".join(f"LoadModule {name} {name}.so" for name in names * 2)).modules
     assert modules.loaded == names
     assert set(modules.static) == {*BUILT_IN, "mpm_event_module"}
     assert WITHOUT_DIRECTIVES.isdisjoint(lacking_modules())
-
-
-def test_a_module_that_is_not_here_is_refused_with_a_remedy():
     (note,) = parse("LoadModule php_module x").notes
     assert note.level == "warn" and "SetHandler proxy:unix:" in note.text
     text = error("LoadModule nosuch_module x")
@@ -195,13 +171,6 @@ def test_ifdefine_define_and_undefine():
     assert plain(parse(text)) == [("Timeout", "1"), ("Timeout", "2")]
     conf = parse(text, defines=("Given",))
     assert (plain(conf), conf.defines) == ([("Timeout", "1")], {"Given": ""})
-
-
-def test_a_section_left_out_inside_a_section_does_not_close_it():
-    lines = ["<Location /x>", "<IfDefine Never>", "<Files y>", "</Files>", "</IfDefine>"]
-    conf = parse("\n".join([*lines, "Options None", "</Location>"]))
-    assert [(s.kind, len(s.settings)) for s in conf.sections] == [("Location", 1)]
-    assert conf.settings == []
 
 
 def test_variables():
@@ -265,6 +234,10 @@ def test_sections():
             </IfModule>
         </Directory>
         <Location /server-status>
+            <IfDefine Never>
+                <Files y>
+                </Files>
+            </IfDefine>
             SetHandler server-status
         </location>
         <FilesMatch "\\.ph(p|tml)$">
@@ -278,8 +251,9 @@ def test_sections():
     conf = parse(text, mpm="event")
     assert [(s.kind, s.arg, s.line) for s in conf.sections] == [
         ("Directory", "/srv/my site", 2), ("Location", "/server-status", 8),
-        ("FilesMatch", r"\.ph(p|tml)$", 11), ("FilesMatch", r"^\.ht", 14),
+        ("FilesMatch", r"\.ph(p|tml)$", 15), ("FilesMatch", r"^\.ht", 18),
     ]  # fmt: skip
+    assert [len(section.settings) for section in conf.sections] == [2, 1, 1, 1]
     assert conf.sections[0].settings == (
         Setting("Require", ("all", "granted"), "httpd.conf", 3),
         Setting("Options", ("None",), "httpd.conf", 5),
@@ -400,9 +374,7 @@ def test_files_that_cannot_be_read(tree, tmp_path):
         with pytest.raises(DirectiveError, match="cannot be read") as caught:
             read(path)
         assert str(path) in str(caught.value)
-
-
-def test_a_file_with_other_bytes_and_a_mark_at_its_start(tmp_path):
+    # Other bytes, and a mark at the start, can.
     path = tmp_path / "httpd.conf"
     path.write_bytes(b"\xef\xbb\xbfServerName caf\xe9\r\n")
     name = read(path).settings[1]

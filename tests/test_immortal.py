@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.client import Client
-from support.servers import environment, launched
+from support.servers import MPMS, environment, launched, pool
 from support.waiting import poll_until
 
 from mpmkit.measure.procfs import children, read_smaps, status_numbers
@@ -18,35 +18,7 @@ from mpmkit.server import immortal
 from mpmkit.server.immortal import NoImmortals, trial
 
 KNOWN = sys.version_info[:2] in immortal.VALUES
-POOL = {
-    "prefork": {"StartServers": 4, "MaxRequestWorkers": 4, "MaxSpareServers": 4},
-    "worker": {"StartServers": 1, "ThreadsPerChild": 4, "MaxRequestWorkers": 4},
-}
-POOL["event"] = POOL["worker"]
-REQUESTS = 20
-
-# A root object with what must end and what need not; says what became of both.
-PROGRAM = """
-import json, os, socket, sys
-from mpmkit.server.immortal import IMMORTAL, make_immortal
-
-class Root: pass
-
-def pieces():
-    yield b"piece"
-
-root = Root()
-root.kept = ["a string of its own" * 2, 3.25]
-root.ends = [socket.socket(), open(os.devnull), pieces()]
-fds = [one.fileno() for one in root.ends[:2]]
-said = make_immortal(root)
-immortal = lambda one: sys.getrefcount(one) >= IMMORTAL
-kept = [immortal(one) for one in (root, root.kept, *root.kept)]
-ends = [immortal(one) for one in root.ends]
-root.ends.clear()
-open_ = [os.path.exists(f"/proc/self/fd/{fd}") for fd in fds]
-print(json.dumps([said, kept, ends, open_, "ctypes" in sys.modules]))
-"""
+POOL = {mpm: pool(mpm, 4 if mpm == "prefork" else 1, 4, threads=4) for mpm in MPMS}
 
 
 def own_memory(mpm: str, immortal_objects: str) -> tuple[float, str]:
@@ -54,7 +26,7 @@ def own_memory(mpm: str, immortal_objects: str) -> tuple[float, str]:
     options = {"ImmortalObjects": immortal_objects, "LogLevel": "info", "KeepAliveTimeout": 60}
     with launched(mpm, pool=POOL[mpm], **options) as server, ExitStack() as clients:
         busy = [clients.enter_context(Client(server)) for _ in range(4)]
-        for number in range(REQUESTS):
+        for number in range(20):
             for client in busy:
                 assert client.get(f"/file.txt?{number % 3 * number}").status == 200
         found = [read_smaps(child).uss for child in children(server.pid)]
@@ -75,7 +47,28 @@ def test_a_busy_child_shares_what_it_only_reads(mpm):
 
 
 def test_what_must_end_still_ends():
-    argv = [sys.executable, "-c", PROGRAM]
+    program = """
+import json, os, socket, sys
+from mpmkit.server.immortal import IMMORTAL, make_immortal
+
+class Root: pass
+
+def pieces():
+    yield b"piece"
+
+root = Root()
+root.kept = ["a string of its own" * 2, 3.25]
+root.ends = [socket.socket(), open(os.devnull), pieces()]
+fds = [one.fileno() for one in root.ends[:2]]
+said = make_immortal(root)
+immortal = lambda one: sys.getrefcount(one) >= IMMORTAL
+kept = [immortal(one) for one in (root, root.kept, *root.kept)]
+ends = [immortal(one) for one in root.ends]
+root.ends.clear()
+open_ = [os.path.exists(f"/proc/self/fd/{fd}") for fd in fds]
+print(json.dumps([said, kept, ends, open_, "ctypes" in sys.modules]))
+"""
+    argv = [sys.executable, "-c", program]
     run = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
     said, kept, ends, still_open, loaded = json.loads(run.stdout)

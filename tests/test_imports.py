@@ -58,6 +58,8 @@ FORBIDDEN = {
     "config": EFFECTS, "policy": EFFECTS, "http": SOCKETS_AND_THREADS, "server": READY_MADE,
     "mpm": READY_MADE, "handlers": {"asyncio"},
 }  # fmt: skip
+# Locustfiles, and the files that only a locustfile imports.
+RUN_BY_LOCUST = {"locustfile", "client", "generator_state", "schedule"}
 
 
 @cache
@@ -111,21 +113,17 @@ def folder(path: Path) -> str:
 
 def breaches(wrong: Callable[[Path, str], bool], paths: Iterable[Path] = FILES) -> str:
     """`file:line imports name` for each import of those files that is wrong."""
+    found = [(path, *one) for path in paths for one in imports(path) if wrong(path, one[1])]
     return "\n".join(
-        f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for path in paths
-        for line, name in imports(path)
-        if wrong(path, name)
+        f"{path.relative_to(ROOT)}:{line} imports {name}" for path, line, name in found
     )
 
 
 def floor_above(path: Path, name: str) -> bool:
     allowed = FLOORS.get(folder(path))
-    return (
-        allowed is not None
-        and name.startswith("mpmkit.")
-        and not within(name.removeprefix("mpmkit."), {*allowed, folder(path), "_version"})
-    )
+    if allowed is None or not name.startswith("mpmkit."):
+        return False
+    return not within(name.removeprefix("mpmkit."), {*allowed, folder(path), "_version"})
 
 
 def other_mpm(path: Path, name: str) -> bool:
@@ -142,10 +140,6 @@ def outside(path: Path, name: str) -> bool:
     return name.partition(".")[0] in {"benchmarks", "docs", "tests", "helpers", "notebooks"}
 
 
-# Locustfiles, and the files that only a locustfile imports.
-RUN_BY_LOCUST = {"locustfile", "client", "generator_state", "schedule"}
-
-
 def run_by_locust(path: Path, name: str) -> bool:
     """Locust and gevent patch the whole process."""
     theirs = {"locust", "gevent", *(f"mpmkit.load.{one}" for one in RUN_BY_LOCUST)}
@@ -160,18 +154,11 @@ def test_a_file_imports_what_its_floor_may(wrong):
 
 
 def test_a_server_imports_h11_and_no_other_package():
-    wrong = [
-        f"{path.relative_to(ROOT)}:{line} imports {name} at module level"
-        for path in FILES
-        if folder(path) not in {"load", "measure", "lab"}
-        for line, name in imports(path, lazy=False)
-        if name.partition(".")[0] not in sys.stdlib_module_names | {"mpmkit", "h11"}
-    ]
-    assert wrong == []
-
-
-def test_imports_make_no_circle():
-    """Imports inside functions count, too: they hide a circle and don't remove it."""
+    known = sys.stdlib_module_names | {"mpmkit", "h11"}
+    servers = [path for path in FILES if folder(path) not in {"load", "measure", "lab"}]
+    found = [(path, line, name) for path in servers for line, name in imports(path, lazy=False)]
+    assert [one for one in found if one[2].partition(".")[0] not in known] == []
+    # Imports inside functions count, too: they hide a circle and don't remove it.
     graph = {dotted(path): {name for _, name in imports(path)} for path in FILES}
     graph = {name: targets & set(graph) for name, targets in graph.items()}
     list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
@@ -197,9 +184,7 @@ def test_the_import_reader_sees_every_spelling(tmp_path, monkeypatch):
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n"
         "def f():\n    import plotly.express\n"
     )
-    eager = (
-        "__future__ os.path mpmkit.states mpmkit.states mpmkit.mpm.worker mpmkit.mpm.worker typing"
-    ).split()
+    eager = ["__future__", "os.path", *["mpmkit.states"] * 2, *["mpmkit.mpm.worker"] * 2, "typing"]
     assert [name for _, name in imports(source)] == [*eager, "plotly.express"]
     assert [name for _, name in imports(source, lazy=False)] == eager
 
@@ -249,9 +234,10 @@ def test_a_running_server_has_loaded_nothing_it_does_not_use(mpm: str):
     # No site: what an editable install or a distribution loads before us is not the server's doing.
     serve = "-S -X importtime -m mpmkit serve".split()
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    how = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": path}, "text": True}
-    how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, *serve, mpm, "--port", "0"], **how) as server:
+    argv = [sys.executable, *serve, mpm, "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environ = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen(argv, cwd=ROOT, env=environ, **pipes) as server:
         ready = server.stdout.readline()
         server.terminate()
         _, said = server.communicate(timeout=30)

@@ -5,15 +5,13 @@ import time
 
 import pytest
 from helpers import memory_limit, misbehaving_clients
-from support.servers import SMALL
+from support.servers import SMALL, one_child
 from support.waiting import poll_until
 
 import mpmkit
 
-ONE = {
-    "StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 1, "MaxSpareThreads": 5,
-    "MaxRequestWorkers": 4, "ServerLimit": 1,
-}  # fmt: skip
+ONE = one_child("event", 4)
+NOWHERE = "http://127.0.0.1:1"
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +73,6 @@ def test_slow_readers_hold_threads_without_sendfile(sendfile):
         asked = misbehaving_clients.ask(server.url, patience=0.5 if sendfile == "Off" else 30)
         assert asked["status"] == (200 if sendfile == "On" else None)
     assert not folder.exists()
-
-
-NOWHERE = "http://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(("call", "words"), [

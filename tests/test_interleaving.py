@@ -31,6 +31,8 @@ FILES = {module.__file__ for module in (fastpath, messages, timeouts, fdqueue, p
 SCHEDULES = 100
 MOST_STEPS = 50_000  # of a schedule; the longest takes a tenth of them
 _mine = threading.local()  # a job's way to let another go on: `_mine.step()`
+# Who may want a connection at the same moment; it is parked already where no worker parks it.
+WANTING = (("park", "news", "expire"), ("park", "news"), ("news", "expire"))
 
 
 class Lock:
@@ -102,10 +104,7 @@ def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in running]
     for thread in threads:
         thread.start()
-    going_on, number = (
-        1 - 2.0 ** -schedule.randint(0, 6),
-        -1,
-    )  # in each schedule for 1 to 64 steps on average
+    going_on, number = 1 - 2.0 ** -schedule.randint(0, 6), -1  # for 1 to 64 steps on average
     while running:
         if number not in running or schedule.random() > going_on:
             number = schedule.choice(sorted(running))
@@ -135,10 +134,7 @@ def test_a_head_is_read_the_same_whoever_remembers(full, monkeypatch):
         for name in ("HEADS_REMEMBERED", "LINES_REMEMBERED", "SEEN_ONCE"):
             monkeypatch.setattr(fastpath, name, 1)
     values = directives()
-    heads = [
-        b"GET /%d HTTP/1.1\r\nHost: a\r\nX-Own: %d\r\n\r\n" % (number, number)
-        for number in range(2)
-    ]
+    heads = [b"GET /%d HTTP/1.1\r\nHost: a\r\nX-Own: %d\r\n\r\n" % (n, n) for n in range(2)]
 
     def twice(cache: RequestCache, head: bytes) -> list[tuple]:
         seen = []
@@ -165,28 +161,36 @@ def turns(monkeypatch):
 
 
 def test_each_connection_has_one_worker_and_all_end(turns):
-    """The listener reserves, hands over and gives back; another thread ends the queue at any moment."""
+    """A listener reserves, hands over and gives back, or offers; another thread ends the queue at any moment."""
 
     def listener(queue: FdQueue, given: list[int]) -> None:
         while len(given) < 4 and queue.wait_for_idler():
             given.append(len(given))
             queue.push(given[-1])
-        if queue.try_get_idler():  # and there was nothing to accept
-            queue.release()
+            if queue.try_get_idler():  # and there was nothing to accept
+                queue.release()
 
-    for seed in range(SCHEDULES):
+    def offering(queue: FdQueue, offered: list[int]) -> None:
+        for number in (10, 11):  # for a worker that is idle, or for the next
+            offered.append(number)
+            queue.offer(number)
+
+    for seed in range(3 * SCHEDULES):
         queue: FdQueue = FdQueue()
-        given = [0]
+        given, offered = [0], []
         queue.offer(0)
         workers = [partial(list, iter(queue.pop, None)) for _ in range(2)]
-        jobs = [*workers, partial(listener, queue, given), queue.end]
-        *taken, listened, ended = interleaved(jobs, random.Random(seed))
-        assert sorted(chain(*taken)) == given, f"schedule {seed}: {taken}"
-        assert (listened, ended, queue.idle) == (None, None, 0)
+        jobs = [partial(listener, queue, given), partial(offering, queue, offered), queue.end]
+        *taken, listened, done, ended = interleaved([*workers, *jobs], random.Random(seed))
+        late = list(queue._backlog)  # offered when it had ended
+        assert sorted(chain(*taken, late)) == given + offered, f"schedule {seed}: {taken}"
+        assert (listened, done, ended, queue.idle) == (None, None, None, 0)
 
 
-# Who may want a connection at the same moment; it is parked already where no worker parks it.
-WANTING = (("park", "news", "expire"), ("park", "news"), ("news", "expire"))
+def test_what_no_worker_was_idle_for_is_taken_in_its_order():
+    queue: FdQueue = FdQueue()
+    assert not any(queue.offer(number) for number in range(3))
+    assert [queue.pop() for _ in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(SCHEDULES))

@@ -13,6 +13,8 @@ from mpmkit.measure import published, records
 from mpmkit.measure.published import PAGES, SCRIPTS
 from mpmkit.measure.qps_table import QpsTable
 
+THREE = {"prefork": [90, 100, 110], "worker": [130, 120, 125], "event": [105, 95, 115]}
+
 
 def luminance(colour: str) -> float:
     """WCAG's: 0 is black, 1 is white."""
@@ -55,23 +57,14 @@ def test_the_theme_comes_from_the_environment(monkeypatch):
         theme.colour("threads", "dark")
 
 
-# ---------------------------------------------------------------- figures and tables of rows
-
-
 def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTable:
     """A table made of given rounds: MPM -> requests per second of each round."""
     same = {"server": server, "requests": 100, "failures": 0, "run_id": "r", "server_cpu_us": None}
     same |= dict.fromkeys(("generator_bound", "generator_starved"), False)
-    rows = [
-        {**same, "mpm": mpm, "kind": kind, "round": number, "qps": float(qps)}
-        for kind in kinds
-        for mpm, values in rounds.items()
-        for number, qps in enumerate(values, 1)
-    ]
+    cells = [(mpm, n, float(qps)) for mpm, each in rounds.items() for n, qps in enumerate(each, 1)]
+    rows = [{**same, "mpm": m, "round": n, "qps": qps} for m, n, qps in cells]
+    rows = [{**row, "kind": kind} for kind in kinds for row in rows]
     return QpsTable(rows, published.figures())
-
-
-THREE = {"prefork": [90, 100, 110], "worker": [130, 120, 125], "event": [105, 95, 115]}
 
 
 def bars(figure, name):
@@ -135,14 +128,11 @@ def test_a_figure_can_be_read_aloud():
     assert ends == pytest.approx((0.92, 1.71), abs=0.005)
     alone = plots.alt_text(order.ratio_dots(qps_table({"prefork": [90], "event": [99]}).summary()))
     assert "event, static page: 1.10 measured, 1.07 published" in alone, "one round has no interval"
-
-
-@pytest.mark.parametrize("rounds", [THREE, {"event": [100, 110]}], ids=["all", "no prefork"])
-def test_ratios_are_inside_the_frame_with_room_for_labels(rounds):
-    figure = order.ratio_dots(qps_table(rounds).summary())
-    low, high = figure.layout.xaxis.range
-    assert all(low < x < high for line in figure.data for x in line.x if x == x)
-    assert low < 1 < high
+    for rounds in (THREE, {"event": [100, 110]}):  # inside the frame, with room for labels
+        figure = order.ratio_dots(qps_table(rounds).summary())
+        low, high = figure.layout.xaxis.range
+        assert low < 1 < high
+        assert all(low < x < high for line in figure.data for x in line.x if x == x)
 
 
 def test_the_table_keeps_numbers_and_writes_them_for_reading():
@@ -153,9 +143,6 @@ def test_the_table_keeps_numbers_and_writes_them_for_reading():
     html = tables.styled(frame, "Static page").to_html()
     assert "11,038" in html and "1.25" in html and "Static page" in html
     assert theme.LIGHT["event"] in html
-
-
-def test_a_table_that_was_not_measured_is_refused():
     with pytest.raises(ValueError, match="lack server"):
         figures.qps_bars(pandas.DataFrame({"kind": ["static"], "mpm": ["event"]}))
     with pytest.raises(ValueError, match=r"no row of kind 'script' .* there are static, on mpmkit"):

@@ -25,6 +25,20 @@ def test_the_form_as_it_opens_is_a_load():
     assert (profile.users, profile.path, profile.duration) == (50, "/index.html", 60)
     assert not profile.keep_alive and form.summary() == "" and form.browsers() == (0, 60)
     assert not any(field.hints or field.value for field in form.fields())
+    # What does not apply is not shown, and kept until it does.
+    form = load_form(think_time="2")
+    assert "rate" not in fields(form) and "think_time" in fields(form)
+    form.set("arrival", "constant")
+    assert "rate" in fields(form) and "think_time" not in fields(form)
+    profile = form.profile(10)
+    assert (profile.arrival, profile.rate, profile.think_time) == ("constant", 500, 0)
+    form.set("arrival", "closed")
+    assert form.profile(10).think_time == 2
+    assert "requests_per_connection" not in fields(form)
+    form.set("keep_alive", True)
+    form.set("requests_per_connection", 7)
+    profile = form.profile(10)
+    assert (profile.keep_alive, profile.requests_per_connection) == (True, 7)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -37,11 +51,8 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
         return
     assert row.low <= row.reach <= row.high
     for value in (row.low, row.reach, row.high):
-        form = load_form(
-            arrival="poisson" if name == "rate" else None,
-            path=MIX if name.startswith("weight") else None,
-            keep_alive=True if name == "requests_per_connection" else None,
-        )
+        needs = {"rate": {"arrival": "poisson"}, "requests_per_connection": {"keep_alive": True}}
+        form = load_form(**needs.get(name, {"path": MIX} if name.startswith("weight") else {}))
         form.set(name, f"{value:g}" if value < 1000 else f"{value:.0f}")
         form.profile(10), form.browsers()
         assert not fields(form)[name].hints
@@ -66,22 +77,6 @@ def test_what_cannot_be_is_kept_shown_at_its_field_and_refused(name, value, said
     assert not fields(form)[name].hints
 
 
-def test_what_does_not_apply_is_not_shown_and_kept_until_it_does():
-    form = load_form(think_time="2")
-    assert "rate" not in fields(form) and "think_time" in fields(form)
-    form.set("arrival", "constant")
-    assert "rate" in fields(form) and "think_time" not in fields(form)
-    profile = form.profile(10)
-    assert (profile.arrival, profile.rate, profile.think_time) == ("constant", 500, 0)
-    form.set("arrival", "closed")
-    assert form.profile(10).think_time == 2
-    assert "requests_per_connection" not in fields(form)
-    form.set("keep_alive", True)
-    form.set("requests_per_connection", 7)
-    profile = form.profile(10)
-    assert (profile.keep_alive, profile.requests_per_connection) == (True, 7)
-
-
 def test_a_mix_by_weight_and_background_clients():
     form = load_form(path=MIX)
     weights = {path: weight for path, _, weight in PAGES if weight}
@@ -98,9 +93,6 @@ def test_a_mix_by_weight_and_background_clients():
         form.set("speed", 9)
 
 
-# ---------------------------------------------------------------- directives
-
-
 @pytest.mark.parametrize("mpm", MPMS)
 def test_the_fields_are_those_of_the_mpm_with_the_tables_bounds(mpm):
     found = fields(DirectiveForm(mpm))
@@ -112,11 +104,8 @@ def test_the_fields_are_those_of_the_mpm_with_the_tables_bounds(mpm):
     assert found["StartServers"].default == {"prefork": "5"}.get(mpm, "3")
 
 
-CORRECTED = "AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used"
-
-
 @pytest.mark.parametrize(("name", "word", "hints"), [
-    ("ThreadsPerChild", "100", (CORRECTED,)),
+    ("ThreadsPerChild", "100", ("AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",)),
     ("Timeout", "1m", ('"1m" is not a whole number: httpd reads 1',)),
     ("MaxKeepAliveRequests", "lots", ('"lots" is not a whole number: httpd reads 0',)),
     ("MaxConnectionsPerChild", "1e4", ('"1e4" is not a whole number: httpd reads 1',)),
@@ -147,10 +136,7 @@ def test_a_word_that_cannot_be_read_is_refused():
         form.set("Speed", 9)
     with pytest.raises(DirectiveError, match="no MPM 'threads'"):
         DirectiveForm("threads")
-
-
-def test_directives_of_another_mpm_wait_until_it_is_chosen():
-    form = DirectiveForm("event", ThreadsPerChild=8)
+    form = DirectiveForm("event", ThreadsPerChild=8)  # it waits until an MPM is chosen that has it
     form.choose("prefork")
     assert form.words() == {} and not form.checked()[1]
     form.choose("worker")

@@ -24,9 +24,6 @@ def words(svg: diagram.Svg) -> str:
     return " ".join(node.text or "" for node in tree.iter(f"{NS}text"))
 
 
-# ---------------------------------------------------------------- diagrams
-
-
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_path_has_every_phase_of_the_table_and_states_every_arrow(mpm):
     svg = connection_diagrams.path(mpm)
@@ -60,22 +57,16 @@ def test_a_scoreboard_has_a_cell_for_each_worker():
     assert {theme.letter_colour(letter, "dark") for letter in LETTERS}
 
 
-# ---------------------------------------------------------------- timelines
-
-
 def recording(mpm="event", n=5) -> Recording:
     zero = dict.fromkeys(Sample._fields, 0)
     known = {**zero, "waiting": math.nan, "qps": math.nan, "service_ms": math.nan, "pss_mb": 10.0}
     rising = ({"t": float(i), "processes": i, "threads": 4 * i, "parked": i} for i in range(n))
-    return Recording(
-        mpm,
-        [Sample(**{**known, **one}) for one in rising],
-        [Event(1.5, "note", "load"), Event(2.0, "forked", "forked 2")],
-        [ScoreboardSnapshot("now", 1.0, mpm, ((0, "_W", 1),))],
-    )
+    events = [Event(1.5, "note", "load"), Event(2.0, "forked", "forked 2")]
+    pictures = [ScoreboardSnapshot("now", 1.0, mpm, ((0, "_W", 1),))]
+    return Recording(mpm, [Sample(**{**known, **one}) for one in rising], events, pictures)
 
 
-def test_a_timeline_draws_the_samples_and_marks_what_was_done():
+def test_a_timeline_draws_the_samples_and_marks_what_was_done(monkeypatch):
     figure = lab.timeline(recording(), "processes", "connections", title="a run")
     lines = {line.name: list(line.y) for line in figure.data}
     assert lines == {"processes": [0, 1, 2, 3, 4], "kept alive": [0, 1, 2, 3, 4]}
@@ -87,19 +78,13 @@ def test_a_timeline_draws_the_samples_and_marks_what_was_done():
         lab.timeline(recording(), "speed")
     with pytest.raises(ValueError, match="without samples"):
         lab.timeline(recording(n=0))
-
-
-def test_several_runs_lie_over_one_another_in_their_colours(monkeypatch):
+    # Several runs lie over one another, in their colours.
     monkeypatch.setenv("MPMKIT_THEME", "dark")
     runs = {mpm: recording(mpm) for mpm in ("worker", "event")}
     figure = lab.timeline(runs, "processes")
-    assert [(line.name, line.line.color) for line in figure.data] == [
-        (mpm, theme.DARK[mpm]) for mpm in ("worker", "event")
-    ]
+    drawn = [(line.name, line.line.color) for line in figure.data]
+    assert drawn == [(mpm, theme.DARK[mpm]) for mpm in runs]
     assert figure.layout.paper_bgcolor == theme.PAPER[True]
-
-
-# ---------------------------------------------------------------- recordings
 
 
 @pytest.fixture
@@ -111,11 +96,10 @@ def shelf(tmp_path, monkeypatch):
     return tmp_path
 
 
-def measured():
-    return {"run": recording(), "waits": [0.5, math.inf], "none": None, "text": "é"}
-
-
 def test_what_was_recorded_comes_back_and_says_so(shelf, monkeypatch, capsys):
+    def measured():
+        return {"run": recording(), "waits": [0.5, math.inf], "none": None, "text": "é"}
+
     monkeypatch.setenv("MPMKIT_RECORD", "1")
     monkeypatch.setenv("MPMKIT_REPLAY", "0")
     first = lab.measured_or_recorded("demo", measured)
@@ -136,7 +120,11 @@ def test_what_was_recorded_comes_back_and_says_so(shelf, monkeypatch, capsys):
     assert read == "1\n" and "rows.csv" in capsys.readouterr().out
 
 
-def test_a_machine_with_other_work_records_nothing(shelf, monkeypatch, capsys):
+def test_a_machine_with_other_work_records_nothing_nor_what_cannot_be(shelf, monkeypatch, capsys):
+    for value in ({1: "a number as key"}, {"it": object()}):
+        with pytest.raises(TypeError, match="recorded"):
+            replay.record("demo", lambda value=value: value)
+    assert not list(shelf.iterdir())
     replay.record("demo", lambda: "quiet")
     monkeypatch.setattr(replay.OtherWork, "share", lambda self: 0.06)
     assert replay.record("demo", lambda: "disturbed") == "disturbed"
@@ -147,10 +135,10 @@ def test_a_machine_with_other_work_records_nothing(shelf, monkeypatch, capsys):
 def test_without_a_recording_the_remedy_is_named(shelf, monkeypatch):
     monkeypatch.setenv("MPMKIT_REPLAY", "1")
     with pytest.raises(RecordError, match=r"no recording demo\.json; set MPMKIT_REPLAY=0"):
-        lab.measured_or_recorded("demo", measured)
+        lab.measured_or_recorded("demo", recording)
     (shelf / "demo.json").write_text('{"value": 1}')
     with pytest.raises(RecordError, match=r"demo.json is not a recording"):
-        lab.measured_or_recorded("demo", measured)
+        lab.measured_or_recorded("demo", recording)
 
 
 @pytest.mark.parametrize(("limits", "why"), [
@@ -164,16 +152,6 @@ def test_a_machine_that_is_too_small_replays(shelf, monkeypatch, limits, why):
     assert why in said and bool(said) == bool(why)
     monkeypatch.setenv("MPMKIT_REPLAY", "0")
     assert replay.why_recorded(cores=2) == ""
-
-
-def test_what_cannot_be_recorded_is_refused(shelf):
-    for value in ({1: "a number as key"}, {"it": object()}):
-        with pytest.raises(TypeError, match="recorded"):
-            replay.record("demo", lambda value=value: value)
-    assert not list(shelf.iterdir())
-
-
-# ---------------------------------------------------------------- scenes
 
 
 def test_source_is_the_text_that_runs():

@@ -13,6 +13,7 @@ from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
 from mpmkit.measure import records
 
 FEW = {"axis": "users", "low": 2, "high": 4, "steps": 2, "seconds": 0.5, "warmup": 0.5}
+RECORDED = sorted(records.recorded_folder().glob("sweep-*.csv"))
 
 
 @pytest.fixture
@@ -22,9 +23,6 @@ def sweep(tmp_path):
     pages.mkdir()
     (pages / "index.html").write_text("a page")
     return lambda form, seen=lambda run: None: SweepRun(form, tmp_path / "rows.csv", pages, seen)
-
-
-# ---------------------------------------------------------------- the form
 
 
 @pytest.mark.parametrize(("choice", "values"), [
@@ -103,9 +101,6 @@ def test_the_form_takes_what_is_typed_and_refuses_the_rest():
         SweepForm(mpms=("perchild",))
 
 
-# ---------------------------------------------------------------- measuring
-
-
 def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, sweep):
     seen: list[int] = []
     form = SweepForm(("event",), **FEW, idle_holders=3)
@@ -125,10 +120,9 @@ def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, sweep):
 
 def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, sweep):
     run = sweep(SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8}))
-    poll_until(lambda: run.rows and run._server is not None, cap=60)
-    pid = run._server.pid
+    server = poll_until(lambda: run.rows and run._server, cap=60)
     run.stop()
-    assert not run.running and not alive(pid)
+    assert not run.running and not alive(server.pid)
     assert run.text.startswith("stopped: ")
     kept = [row["point"] for row in records.read(tmp_path / "rows.csv")]
     assert kept == [row["point"] for row in run.rows] and 0 < len(kept) < 3
@@ -147,12 +141,6 @@ def test_a_full_server_gives_lower_bounds_of_waits(sweep):
     ((_, _, bound),) = SweepGrid(run.rows).line("prefork", "wait_p99_ms")
     assert bound
     assert "new clients still waiting" in SweepGrid(run.rows).describe("prefork", 2)
-
-
-# ---------------------------------------------------------------- recorded grids, and the panel
-
-
-RECORDED = sorted(records.recorded_folder().glob("sweep-*.csv"))
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.configured import directives
-from support.servers import Serve, bound, command, environment, serving
+from support.servers import Serve, command, environment, free_ports, serving
 from support.waiting import all_gone, children_of, poll_until
 
 from mpmkit.server import home, pidfile
@@ -93,22 +93,8 @@ def test_a_server_is_known_by_its_whole_command_line(line, server):
     assert pidfile.is_server_command([word.encode() for word in line.split(" ")]) is server
 
 
-def test_a_process_with_the_word_in_its_arguments_is_left_alone(tmp_path):
-    log, path = tmp_path / "mpmkit.log", tmp_path / "pid"
-    log.write_text("")
-    with subprocess.Popen(["tail", "-f", str(log)]) as tail:
-        path.write_text(f"{tail.pid}\n")
-        conf = tmp_path / "httpd.conf"
-        conf.write_text(
-            f"LoadModule mpm_event_module x\nListen 127.0.0.1:1\nServerName h\nPidFile {path}\n"
-            f"DocumentRoot {tmp_path}\nErrorLog {tmp_path}/error_log\n"
-        )
-        done = run(command("httpd", "-f", str(conf), "-k", "stop"))
-        assert done.stdout == f"httpd (pid {tail.pid}?) not running\n" and tail.poll() is None
-        tail.kill()
-
-
-NO_FORK = """
+def test_a_server_that_can_fork_no_child_is_not_ready(tmp_path):
+    program = """
 import sys
 def refuse(event, args):
     if event == "os.fork" and sys.argv[1] == "serve":
@@ -117,19 +103,17 @@ sys.addaudithook(refuse)
 from mpmkit.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def test_a_server_that_can_fork_no_child_is_not_ready(tmp_path):
     pid_file = tmp_path / "pid"
     serve = ["serve", "event", "--port", "0", "-c", f"PidFile {pid_file}"]
-    done = run([sys.executable, "-c", NO_FORK, *serve])
+    done = run([sys.executable, "-c", program, *serve])
     assert (done.returncode, done.stdout) == (1, "")
     assert "no child process could be started" in done.stderr and not pid_file.exists()
 
 
 def test_a_child_that_only_sigkill_ends_is_waited_for():
     """The last signal, and AFTER_KILL after it: nothing is left, and nothing is reported as left."""
-    with Serve("prefork", "--port", "0", "-c", "StartServers 1").ready() as server:
+    one = ("-c", "StartServers 1", "-c", "MaxRequestWorkers 1")
+    with Serve("prefork", "--port", "0", *one).ready() as server:
         (child,) = children_of(server.pid)
         os.kill(child, signal.SIGSTOP)
         # A SIGTERM that comes before the child has stopped would end it: the lower number goes first.
@@ -154,8 +138,7 @@ def own_address() -> str:
 @pytest.mark.skipif(not own_address(), reason="this machine has loopback addresses only")
 def test_the_status_page_of_a_public_listen_is_for_this_machine(tmp_path):
     conf = tmp_path / "httpd.conf"
-    with bound() as taken:
-        port = taken.getsockname()[1]
+    (port,) = free_ports(1)
     conf.write_text(f"Listen 0.0.0.0:{port}\n")
     with Serve("event", "-f", str(conf)).ready():
         for source, status in (("127.0.0.1", b"200"), (own_address(), b"403")):

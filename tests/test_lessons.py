@@ -36,22 +36,19 @@ def test_a_notebook_has_the_shape_of_a_lesson(path):
     assert "MPMKIT_REPLAY=1` both are the recorded" not in str(cells), "a run next to itself"
 
 
-NUMBERS = {"ten": 10, "twelve": 12, "fifteen": 15, "twenty-five": 25}
-
-
 def test_the_course_is_read_in_three_hours():
     """As stated, which is at least 200 words a minute and 3 s for a line of code."""
-    total = 0
+    numbers, total = {"ten": 10, "twelve": 12, "fifteen": 15, "twenty-five": 25}, 0
     for path in LESSONS:
         cells = json.loads(path.read_text())["cells"]
         texts = {kind: "".join("".join(c["source"]) + "\n" for c in cells if c["cell_type"] == kind)
                  for kind in ("markdown", "code")}  # fmt: skip
         (stated,) = re.findall(r"([a-z-]+) minutes to read", texts["markdown"])
         lines = len([line for line in texts["code"].splitlines() if line.strip()])
-        assert NUMBERS[stated] >= len(re.findall(r"\w+", texts["markdown"])) / 200 + lines / 20, (
+        assert numbers[stated] >= len(re.findall(r"\w+", texts["markdown"])) / 200 + lines / 20, (
             path
         )
-        total += NUMBERS[stated]
+        total += numbers[stated]
     assert total <= 180
 
 
@@ -141,10 +138,7 @@ def test_a_choice_is_compared_and_leaves_its_question_in_a_copy(capsys):
         guess.shown("prefork")
 
 
-# ---------------------------------------------------------------- the regimes, as recorded
-# Notebooks 01, 05, 07 and 09 measure them (test_notebooks).
-
-
+# The regimes, as recorded; notebooks 01, 05, 07 and 09 measure them (test_notebooks).
 def test_threads_of_one_process_compute_no_more_than_one():
     rows = lab.recorded("05-gil")
     threads, processes = (regimes.grows(rows, "computes", k) for k in ("threads", "processes"))
@@ -152,9 +146,7 @@ def test_threads_of_one_process_compute_no_more_than_one():
     assert threads[0] == 8 and threads[1] < 1.25 < 2 < processes[1]
     assert all(regimes.grows(rows, "waits", key)[1] > 3 for key in ("threads", "processes"))
     assert max(row["cores"] for row in rows if row["processes"] == 1) < 1.1
-
-
-def test_event_bears_slow_readers_and_no_mpm_bears_slow_senders():
+    # Event bears slow readers, and no MPM bears slow senders.
     served = {(row["mpm"], row["kind"]): row["status"] == 200 for row in lab.recorded("09-slow")}
     well = [case for case, served_well in served.items() if served_well]
     assert len(served) == 6 and well == [("event", "readers")]
@@ -167,9 +159,7 @@ def test_a_cold_start_takes_prefork_longest():
     # Connections stay with the children that accepted them: clients wait while later children are idle.
     event = cold["event"]
     assert max(event["qps"]) * regimes.STEP < regimes.USERS and event["idle"][-1] > 40
-
-
-def test_newcomers_of_a_full_server_get_nothing():
+    # Newcomers of a full server get nothing.
     for mpm, answers in lab.recorded("07-starved").items():
         assert len(answers) == 32 and answers[0] == 0 < answers[-1], mpm
         assert answers.count(0) >= 4, mpm

@@ -29,6 +29,10 @@ from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.load.target import Target, target_of
 from mpmkit.measure import procfs
 
+OPEN = {"arrival": "constant", "rate": 10}
+LONG = {"seconds": 3000, "users": 1}
+ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
+
 
 @pytest.fixture(scope="module")
 def bad():
@@ -37,23 +41,13 @@ def bad():
 
 
 BAD = {
-    "path": ["index.html", "/a b", "/ä", None],
-    "users": [0, 20_001, True, 2.0],
-    "duration": [0, float("nan"), 4000],
-    "keep_alive": ["yes", 1.5],
-    "method": ["DELETE"],
-    "body": ["x"],
+    "path": ["index.html", "/a b", "/ä", None], "users": [0, 20_001, True, 2.0],
+    "duration": [0, float("nan"), 4000], "keep_alive": ["yes", 1.5], "method": ["DELETE"], "body": ["x"],
     "headers": [3, [("Host",)], [("A b", "c")], [("A", "b\r\nc: d")], [("Content-Length", "3")]],
-    "processes": [0, 2],
-    "mix": ["all", [{"path": "/", "weight": 0}], [{"path": "/", "size": 3}], [3]],
-    "requests_per_connection": [5],
-    "arrival": ["open", "poisson"],
-    "rate": [5],
-    "stages": [[{"users": 3}]],
-    "idle_holders": [20_001],
-    "ca_file": [3],
-    "seed": ["x"],
-}
+    "processes": [0, 2], "mix": ["all", [{"path": "/", "weight": 0}], [{"path": "/", "size": 3}], [3]],
+    "requests_per_connection": [5], "arrival": ["open", "poisson"], "rate": [5], "stages": [[{"users": 3}]],
+    "idle_holders": [20_001], "ca_file": [3], "seed": ["x"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("field", "value"), [(name, bad) for name in BAD for bad in BAD[name]])
@@ -63,18 +57,13 @@ def test_a_bad_field_is_refused_by_name(field, value):
         LoadProfile(**{"requests": 10} | {field: value})
 
 
-OPEN = {"arrival": "constant", "rate": 10}
-RISING = {"seconds": 10, "rate": 100, "ramp": True}
-STAGE = {"seconds": 1, "rate": 5, "users": 3}
-LONG = {"seconds": 3000, "users": 1}
-
-
 @pytest.mark.parametrize(("fields", "named"), [
     ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
     ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
     ({"users": 15_000, "idle_holders": 6_000}, "idle_holders"),
     ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
-    ({**OPEN, "duration": 3, "stages": [STAGE]}, "requests duration rate stages"),
+    ({**OPEN, "duration": 3, "stages": [{"seconds": 1, "rate": 5, "users": 3}]},
+     "requests duration rate stages"),
     ({"stages": [{"seconds": 1}]}, "requests stages"),
     ({"stages": [LONG, LONG]}, "requests stages"),
     ({"stages": [{"seconds": 1, "users": 2, "line": 1}]}, "requests stages"),
@@ -91,7 +80,9 @@ def test_steps_and_ramps_say_what_is_due_when():
     steps = LoadProfile(stages=[{"seconds": 2, "users": 10}, ramp])
     assert steps.users == 50 and steps.planned_seconds == 6
     assert [steps.level_at(t) for t in (-1, 0, 1.9, 2, 4, 6, 99)] == [10, 10, 10, 10, 30, 50, 50]
-    rates = LoadProfile(users=5, arrival="poisson", stages=[RISING])
+    rates = LoadProfile(
+        users=5, arrival="poisson", stages=[{"seconds": 10, "rate": 100, "ramp": True}]
+    )
     assert rates.users == 5 and rates.level_at(5) == 50
     assert LoadProfile(users=10, requests=1, ramp=10).level_at(5) == 5
     assert LoadProfile(users=10, requests=1).level_at(0) == 10
@@ -100,15 +91,12 @@ def test_steps_and_ramps_say_what_is_due_when():
         assert LoadProfile.from_json(profile.to_json()) == profile
 
 
-NO_PROFILES = {
-    "{": "must be JSON", "[]": "JSON object", '{"users": 3}': "requests: give",
-    '{"usres": 3, "requests": 1}': "usres: no such field",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", NO_PROFILES)
-def test_json_that_is_no_profile_is_refused(text):
-    with pytest.raises(ProfileError, match=NO_PROFILES[text]):
+@pytest.mark.parametrize("text, says", [
+    ("{", "must be JSON"), ("[]", "JSON object"), ('{"users": 3}', "requests: give"),
+    ('{"usres": 3, "requests": 1}', "usres: no such field"),
+])  # fmt: skip
+def test_json_that_is_no_profile_is_refused(text, says):
+    with pytest.raises(ProfileError, match=says):
         LoadProfile.from_json(text)
 
 
@@ -117,9 +105,8 @@ def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
     head = profile.request_bytes("127.0.0.1:80", profile.specs[0], False)
     assert head.startswith(b"GET /x HTTP/1.0\r\nHost: 127.0.0.1:80\r\n")
     assert head.endswith(b"\r\n\r\n") and b"onnection" not in head
-    kept = profile.but(headers=(("Host", "a"), ("X", "y"))).request_bytes(
-        "b", profile.specs[0], True
-    )
+    kept = profile.but(headers=(("Host", "a"), ("X", "y")))
+    kept = kept.request_bytes("b", profile.specs[0], True)
     assert kept.startswith(b"GET /x HTTP/1.1\r\n")
     assert kept.count(b"Host: ") == 1 and b"\r\nX: y\r\n" in kept
     post = profile.but(method="POST", body="hé")
@@ -202,11 +189,11 @@ def test_verdicts(data, how, verdict):
     assert read(data, **how) == verdict
 
 
-@given(
-    st.sampled_from([OK, CHUNKED, OK[:-1], INTERIM + OK, UNTIL_CLOSE, b"junk\r\n\r\n"]),
-    st.lists(st.integers(0, len(CHUNKED)), max_size=6),
-    st.binary(max_size=200),
-)
+ANY = st.sampled_from([OK, CHUNKED, OK[:-1], INTERIM + OK, UNTIL_CLOSE, b"junk\r\n\r\n"])
+CUTS = st.lists(st.integers(0, len(CHUNKED)), max_size=6)
+
+
+@given(ANY, CUTS, st.binary(max_size=200))
 def test_neither_cuts_nor_bytes_break_the_reader(data, cuts, junk):
     assert read(data, tuple(min(cut, len(data)) for cut in cuts)) == read(data)
     kind, keep, length = read(b"HTTP/1.1 200 OK\r\n" + junk)
@@ -218,12 +205,11 @@ EITHER = {
     **dict.fromkeys(("/ok", "/chunked", "/dribble"), ""), "/big": "length",
     "/status/404": "status 404", "/long": "length", "/short": "short", "/garbage": "malformed",
 }  # fmt: skip
-NEW = {"/late-long": "length", "/closes": "closed", "/resets": "reset", "/stall": "timeout"}
+NEW = {"/late-long": "length", "/closes": "closed", "/resets": "reset", "/stall": "timeout",
+       "/unclosed": "unclosed"}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("keep_alive", "kinds"), [(True, EITHER), (False, EITHER | NEW | {"/unclosed": "unclosed"})]
-)
+@pytest.mark.parametrize(("keep_alive", "kinds"), [(True, EITHER), (False, EITHER | NEW)])
 def test_each_request_is_sent_once_and_judged(bad, keep_alive, kinds):
     bad.counts()
     mix = [{"path": path, "expect_length": 45} for path in kinds]
@@ -245,9 +231,7 @@ def test_a_kept_connection_that_the_server_ends_is_no_failure(bad):
     run = run_load(bad.url, "/keeps/5", users=3, requests=60, keep_alive=True)
     assert (run.failures, run.retries, run.requests) == (0, 0, 60)
     assert run.reconnects >= 60 // 5 - 3 and bad.counts()["connections"] >= 12
-
-
-def test_a_close_that_crosses_a_request_is_retried_once_and_counted(bad):
+    # A close that crosses a request: it is sent once more, and counted.
     run = run_load(bad.url, "/drops/5", users=3, requests=60, keep_alive=True)
     assert (run.failures, run.requests) == (0, 60)
     assert run.retries >= 60 // 5 - 3 and "sent again" in run.summary()
@@ -279,11 +263,14 @@ def test_two_processes_share_the_budget_exactly(bad):
     assert len(run.processes_cpu) in (1, 2)  # one may have been too late to get any
 
 
-def test_no_process_listens():
+def test_no_process_listens_and_the_time_limit_holds(bad):
     with socket.socket() as taken:  # so that no other process can listen there
         taken.bind(("127.0.0.1", 0))
         run = run_load(f"http://127.0.0.1:{taken.getsockname()[1]}", "/", users=3, requests=12)
     assert run.errors == {"refused": 12} and run.complete
+    started = time.monotonic()
+    run = run_load(bad.url, "/stall", users=2, requests=10, timeout=60, time_limit=1)
+    assert run.ended == "time limit of 1 s" and time.monotonic() - started < 20
 
 
 def test_a_server_that_dies_ends_the_run_with_what_was_measured():
@@ -298,12 +285,6 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured():
     assert run.ended.startswith("gave up: no connection") and "ended early" in repr(run)
 
 
-def test_the_time_limit_holds(bad):
-    started = time.monotonic()
-    run = run_load(bad.url, "/stall", users=2, requests=10, timeout=60, time_limit=1)
-    assert run.ended == "time limit of 1 s" and time.monotonic() - started < 20
-
-
 def test_more_users_than_files_are_refused_with_the_remedy(bad):
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
@@ -313,7 +294,9 @@ def test_more_users_than_files_are_refused_with_the_remedy(bad):
     assert "file descriptors are needed and the hard limit is 100" in done.stderr
 
 
-FEW_PORTS = """
+def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
+    """Where there are 20 ports, 60 users need more than one source address."""
+    program = """
 from misbehaving import Misbehaving
 from mpmkit.load.runner import run_load
 open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("40000 40019")
@@ -321,21 +304,13 @@ with Misbehaving() as server:
     run = run_load(server.url, "/ok", users=60, requests=300, keep_alive=True)
     print(run.requests, run.failures)
 """
-
-
-def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
-    """Where there are 20 ports, 60 users need more than one source address."""
-    assert in_a_network("true", FEW_PORTS).split() == ["300", "0"]
+    assert in_a_network("true", program).split() == ["300", "0"]
 
 
 def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad):
-    with subprocess.Popen(
-        argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --json --processes 2"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRON,
-    ) as process:
+    line = f"mpmkit load {bad.url}/ok --users 4 --duration 60 --json --processes 2"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(argv(line), env=ENVIRON, **pipes) as process:
         wait_for_load(bad, requests=4_000)  # a second: each generator process has sent a report
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -378,9 +353,6 @@ def test_a_broken_callback_and_a_generator_that_dies_end_the_load(bad, broken):
     wait_for_silence(bad)
 
 
-ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
-
-
 def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
     bad.counts()
     profile = '{"path": "/every/10", "requests": 40}'
@@ -413,9 +385,7 @@ def test_a_generator_at_its_limit_is_shown():
     assert busy.generator_bound and "it was the bottleneck" in busy.summary()
     starved = made(processes_cpu=(0.5,), processes_wait=(0.45,))
     assert starved.generator_starved and "the machine is the limit" in starved.summary()
-
-
-def test_failures_count_as_requests_and_not_as_speed():
+    # Failures count as requests, and not as speed.
     run = made(Counter({"status 500": 6}))
     assert (run.failures, run.succeeded, run.qps) == (6, 4, 2.0)
     assert "6 of 10 requests failed: 6 status 500" in run.summary()

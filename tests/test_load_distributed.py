@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any, Self
 import pytest
 from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, wait_for_load
+from support.servers import free_ports
 from support.waiting import poll_until
 
 from mpmkit.load.profile import LoadProfile
@@ -28,13 +28,9 @@ def bad():
 
 
 def locust(options: str) -> subprocess.Popen[str]:
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": ENVIRON}
     return subprocess.Popen(
-        argv(f"{LOCUST} --only-summary {options}"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=ENVIRON,
-        start_new_session=True,
+        argv(f"{LOCUST} --only-summary {options}"), start_new_session=True, **how
     )
 
 
@@ -42,7 +38,7 @@ class Fleet:
     """A master and two workers, all gone at the end; `run` once the master has ended."""
 
     def __init__(self, url: str, folder: Path, **fields: Any) -> None:
-        port = free_port()
+        (port,) = free_ports(1)
         (folder / "profile.json").write_text(LoadProfile(keep_alive=True, **fields).to_json())
         self.out = folder / "run.json"
         bind = f"--master-bind-host 127.0.0.1 --master-bind-port {port}"
@@ -97,12 +93,6 @@ def test_a_killed_worker_ends_nothing_and_is_reported(bad, tmp_path):
     assert sum(count for _, count in run["paths"]["/ok"]) == good > 100
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def asked(url: str, **form: str) -> dict:
     """Locust's page, asked as its own buttons do."""
     data = urllib.parse.urlencode(form).encode() if form else None
@@ -111,7 +101,7 @@ def asked(url: str, **form: str) -> dict:
 
 
 def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
-    port = free_port()
+    (port,) = free_ports(1)
     page = f"http://127.0.0.1:{port}"
     profile = '{"path":"/ok","requests":60,"keep_alive":true}'
     options = f"--web-host 127.0.0.1 --web-port {port} --load-profile {profile}"
@@ -143,7 +133,9 @@ def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
     assert said.count("60 good answers") == 2
 
 
-TO_ANOTHER_HOST = """
+def test_a_load_goes_to_another_host_only_if_it_is_named():
+    """A network of the test's own, whose address is not loopback."""
+    program = """
 import http.server, os, threading
 from mpmkit.load.runner import run_load
 server = http.server.ThreadingHTTPServer(("10.77.0.1", 0), http.server.SimpleHTTPRequestHandler)
@@ -159,9 +151,5 @@ os.environ["MPMKIT_TARGETS"] = "10.77.0.1"
 run = run_load(url, **how)
 print(run.requests, run.failures)
 """
-
-
-def test_a_load_goes_to_another_host_only_if_it_is_named():
-    """A network of the test's own, whose address is not loopback."""
-    said = in_a_network("ip addr add 10.77.0.1/24 dev lo", TO_ANOTHER_HOST)
+    said = in_a_network("ip addr add 10.77.0.1/24 dev lo", program)
     assert said.split() == ["True", "60", "0"]

@@ -25,14 +25,15 @@ from mpmkit.server.hosts import HostLogs, Hosts, HostService
 from mpmkit.server.log_format import FIELDS, OF_REQUEST, Site, compile_format
 from mpmkit.server.logs import AccessLog, ErrorLog, LogError, open_log
 
-DIRECTIVES = directives()
 NOW = 1_700_000_000_123_456_789
+STAMP = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
+LINE = r"\[\w{3} \w{3} \d\d \d\d:\d\d:\d\d\.\d{6} \d{4}\] \[(\w+):(\w+)\] \[pid \d+:tid \d+\] (.*)"
 
 
 def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **changes):
     """What a log sees of a connection."""
     values = {
-        "request": parse_head(head, DIRECTIVES), "peer": ("192.0.2.7", 1234), "status": 200,
+        "request": parse_head(head, directives()), "peer": ("192.0.2.7", 1234), "status": 200,
         "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
         "protocol": SimpleNamespace(line=b""), "scheme": "http",
     }  # fmt: skip
@@ -50,9 +51,6 @@ def log(tmp_path):
     fd = open_log(str(path), "ErrorLog")
     yield lambda level="warn", **options: (ErrorLog(fd, level, **options), path.read_text)
     os.close(fd)
-
-
-STAMP = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 
 
 def test_the_common_format():
@@ -82,8 +80,8 @@ def test_formats(text, expected):
 
 def test_the_program_of_a_hosts_error_log_ends_with_its_configuration():
     fd = open_log("|cat", "ErrorLog")
-    main, site = (HostService(DIRECTIVES, None, None, ErrorLog(one)) for one in (2, fd))
-    HostLogs(Hosts(main, [(VirtualHost((("", 0),), DIRECTIVES), site)])).close()
+    main, site = (HostService(directives(), None, None, ErrorLog(one)) for one in (2, fd))
+    HostLogs(Hosts(main, [(VirtualHost((("", 0),), directives()), site)])).close()
     assert fd not in piped._pipes
 
 
@@ -153,38 +151,26 @@ def test_what_the_server_is(tmp_path):
     site = Site("lab.example:81", False, str(tmp_path), ("index.html", "index.htm"), aliases)
 
     for text, path, host, expected in (
-        ("%v %V %p", "/", "h:8080", "lab.example h 8080"),
-        ("%v %V %p", "/", "h", "lab.example h 81"),
-        ("%f", "/sub/", "h", f"{tmp_path}/sub/index.htm"),
-        ("%f", "/sub/x", "h", f"{tmp_path}/sub/x"),
-        ("%f", "/else/x", "h", "/srv/else/x"),
-        ("%f", "/elsewhere", "h", f"{tmp_path}/elsewhere"),
-    ):
+        ("%v %V %p", "/", "h:8080", "lab.example h 8080"), ("%v %V %p", "/", "h", "lab.example h 81"),
+        ("%f", "/sub/", "h", f"{tmp_path}/sub/index.htm"), ("%f", "/sub/x", "h", f"{tmp_path}/sub/x"),
+        ("%f", "/else/x", "h", "/srv/else/x"), ("%f", "/elsewhere", "h", f"{tmp_path}/elsewhere"),
+    ):  # fmt: skip
         head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         assert compile_format(text, site)(connection(head), NOW) == expected
     canonical = dataclasses.replace(site, canonical=True)
     assert compile_format("%V %p", canonical)(connection(), NOW) == "lab.example 81"
 
 
-def test_a_log_that_can_t_be_opened_names_its_directive(tmp_path):
-    with pytest.raises(LogError, match=r"CustomLog .*/nothing/access.log: .*; name a file"):
-        AccessLog(((str(tmp_path / "nothing" / "access.log"), COMMON),))
+def test_a_log_that_can_t_be_opened_names_its_directive_and_a_full_disk_costs_lines_not_service():
+    with pytest.raises(LogError, match=r"CustomLog /nothing/access.log: .*; name a file"):
+        AccessLog((("/nothing/access.log", COMMON),))
     for path in ("syslog", "syslog:local7"):
         with pytest.raises(LogError, match="name a file"):
             open_log(path, "ErrorLog")
-
-
-def test_a_full_disk_costs_lines_not_service():
     log = AccessLog((("/dev/full", COMMON),))
     log.log(connection(), NOW)
     log.close()
     ErrorLog(os.open("/dev/full", os.O_WRONLY)).write("error", "text")
-
-
-LINE = (
-    r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\.\d{6} \d{4}\] "
-    r"\[(\w+):(\w+)\] \[pid \d+:tid \d+\] (.*)"
-)
 
 
 def test_a_line_of_the_error_log(log):
@@ -194,6 +180,19 @@ def test_a_line_of_the_error_log(log):
     assert found == ("mpm_event", "error", "[client 192.0.2.7:80] AH00001: text")
     errors.note(Note("AH00484", "error", "reached"))
     assert read().splitlines()[1].endswith("AH00484: reached")
+    # Several lines are several lines of the log.
+    errors.write_lines("error", "one\ntwo\r\nthree")
+    errors.write("error", "")
+    try:
+        raise RuntimeError("broken\nforged")
+    except RuntimeError:
+        errors.exception("a script failed", client=("192.0.2.7", 80))
+    texts = [re.fullmatch(LINE, text)[3] for text in read().splitlines()[2:]]
+    assert texts[:4] == ["one", "two", "three", ""]
+    assert texts[4] == "[client 192.0.2.7:80] a script failed"
+    assert texts[-2:] == [
+        f"[client 192.0.2.7:80] {one}" for one in ("RuntimeError: broken", "forged")
+    ]
 
 
 def test_levels_also_of_single_modules(log):
@@ -208,23 +207,6 @@ def test_levels_also_of_single_modules(log):
         "core:error", "core:notice", "ssl:error", "ssl:notice", "ssl:warn", "ssl:debug",
         "mpm_event:error", "mpm_event:notice", "mpm_event:warn",
     ]  # fmt: skip
-
-
-def test_several_lines_are_several_lines_of_the_log(log):
-    errors, read = log()
-    errors.write_lines("error", "one\ntwo\r\nthree")
-    errors.write("error", "")
-    try:
-        raise RuntimeError("broken\nforged")
-    except RuntimeError:
-        errors.exception("a script failed", client=("192.0.2.7", 80))
-    texts = [re.fullmatch(LINE, text)[3] for text in read().splitlines()]
-    assert texts[:4] == ["one", "two", "three", ""]
-    assert texts[4] == "[client 192.0.2.7:80] a script failed"
-    assert texts[-2:] == [
-        "[client 192.0.2.7:80] RuntimeError: broken",
-        "[client 192.0.2.7:80] forged",
-    ]
 
 
 @pytest.mark.parametrize(("text", "escaped"), [
@@ -272,10 +254,8 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     path = tmp_path / "lab.log"
     layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
     root = recorded_root(tmp_path / "root")
-    settings = {
-        "CustomLog": (str(path), layout), "ServerName": "lab.example", "ServerTokens": "Prod",
-    }  # fmt: skip
-    with serving(mpm, document_root=root, **settings) as server:
+    named = {"ServerName": "lab.example", "ServerTokens": "Prod"}
+    with serving(mpm, document_root=root, CustomLog=(str(path), layout), **named) as server:
         sent = []
         with Client(server) as client:
             for extra in ("", "Connection: keep-alive\r\n", "Connection: close\r\n"):
@@ -308,11 +288,9 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
 def test_of_internal_redirects_the_last_is_logged_as_by_httpd(tmp_path):
     (tmp_path / "a.html").write_text("a")
     path = tmp_path / "lab.log"
-    settings = {
-        "CustomLog": (str(path), "%U %q %f %>U %<q %m"),
-        "ErrorDocument": (404, "/a.html?e=1"),
-    }
-    with serving("worker", document_root=tmp_path, **settings) as server:
+    log = (str(path), "%U %q %f %>U %<q %m")
+    more = {"CustomLog": log, "ErrorDocument": (404, "/a.html?e=1")}
+    with serving("worker", document_root=tmp_path, **more) as server:
         get(server, "/no?x")
         get(server, "/a.html?y")
         poll_until(lambda: path.read_text().count("\n") == 2)

@@ -6,33 +6,15 @@ from hypothesis import strategies as st
 from support.configured import directives as configured
 
 from mpmkit.config.directives import MPMS, Directives
+from mpmkit.policy import maintenance as of
 from mpmkit.policy import states
-from mpmkit.policy.maintenance import (
-    AT_LIMIT,
-    DECISIONS,
-    ENOUGH,
-    FULL,
-    HOLD_OFF,
-    MAX_SPAWN_RATE,
-    NEAR,
-    REACHED,
-    SICK,
-    TOO_FEW,
-    TOO_MANY,
-    WAIT,
-    Memory,
-    Plan,
-    Seen,
-    after_graceful_restart,
-    look,
-    plan,
-)
+from mpmkit.policy.maintenance import ENOUGH, REACHED, TOO_FEW, TOO_MANY, Memory, Plan, look, plan
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 
 RATES = (1, 2, 4, 8, 16, 32)
 
 memories = st.builds(
-    Memory, idle_spawn_rate=st.sampled_from(RATES), hold_off=st.integers(0, HOLD_OFF),
+    Memory, idle_spawn_rate=st.sampled_from(RATES), hold_off=st.integers(0, of.HOLD_OFF),
     reached_reported=st.booleans(), near_reported=st.booleans(), had_healthy_child=st.booleans(),
     sick_child_detected=st.booleans(),
 )  # fmt: skip
@@ -64,14 +46,12 @@ def rows_for(draw, directives: Directives, slot: int) -> ProcessRow:
         any_state = st.integers(states.STARTING, states.GRACEFUL)
     used = directives.ThreadsPerChild
     letters = draw(st.lists(any_state, min_size=used, max_size=used)) + [0] * (columns - used)
-    return ProcessRow(
-        slot,
-        pid=1000 + slot,
-        generation=draw(st.sampled_from((2, 2, 1))),
-        quiescing=0 if directives.mpm == "prefork" else draw(st.sampled_from((0, 0, 1, 2))),
-        not_accepting=int(directives.mpm == "event" and draw(st.booleans())),
-        states=bytes(letters),
-    )
+    marks = {
+        "generation": draw(st.sampled_from((2, 2, 1))), "pid": 1000 + slot, "states": bytes(letters),
+        "quiescing": 0 if directives.mpm == "prefork" else draw(st.sampled_from((0, 0, 1, 2))),
+        "not_accepting": int(directives.mpm == "event" and draw(st.booleans())),
+    }  # fmt: skip
+    return ProcessRow(slot, **marks)
 
 
 @st.composite
@@ -90,35 +70,27 @@ def spare(directives: Directives) -> tuple[int, int]:
     return directives.MinSpareThreads, directives.MaxSpareThreads
 
 
-def slots_in_use(directives: Directives) -> int:
-    return directives.ServerLimit if directives.mpm == "event" else directives.process_limit
-
-
-def pass_of(situation: tuple[Snapshot, Directives, Memory]) -> tuple[Seen, Plan]:
-    snapshot, directives, memory = situation
-    seen = look(snapshot, directives, memory)
-    return seen, plan(seen, directives, memory)
-
-
 @given(situations())
 def test_what_holds_for_every_plan(situation):
     snapshot, directives, memory = situation
-    seen, decided = pass_of(situation)
+    seen = look(snapshot, directives, memory)
+    decided = plan(seen, directives, memory)
     assert decided.retire in (0, 1) and not (decided.spawn and decided.retire)
-    assert decided.decision in DECISIONS
+    assert decided.decision in of.DECISIONS
     # Never into a slot that is taken: under worker a leaving child may be there, with a free thread.
     assert len(set(decided.spawn)) == len(decided.spawn)
+    slots = directives.ServerLimit if directives.mpm == "event" else directives.process_limit
     for row in (snapshot.processes[slot] for slot in decided.spawn):
-        assert row.slot < slots_in_use(directives)
+        assert row.slot < slots
         if row.pid:
             assert row.quiescing and directives.mpm == "worker"
             assert states.DEAD in row.states[: directives.ThreadsPerChild]
     # Never above the limit, nor the rate, which is a power of two.
     rate = decided.memory.idle_spawn_rate
-    assert len(decided.spawn) <= memory.idle_spawn_rate <= MAX_SPAWN_RATE and rate in RATES
+    assert len(decided.spawn) <= memory.idle_spawn_rate <= of.MAX_SPAWN_RATE and rate in RATES
     if decided.spawn:
         assert seen.active_processes + len(decided.spawn) <= directives.process_limit
-        doubled = min(2 * memory.idle_spawn_rate, MAX_SPAWN_RATE)
+        doubled = min(2 * memory.idle_spawn_rate, of.MAX_SPAWN_RATE)
         assert rate == (memory.idle_spawn_rate if memory.hold_off else doubled)
         assert decided.memory.hold_off == max(memory.hold_off - 1, 0)
     elif not decided.shutdown:
@@ -132,7 +104,7 @@ def test_what_holds_for_every_plan(situation):
         assert decided.decision == ENOUGH
     else:
         assert decided.decision != ENOUGH
-        assert (decided.decision in (TOO_MANY, WAIT)) == (seen.idle > high)
+        assert (decided.decision in (TOO_MANY, of.WAIT)) == (seen.idle > high)
     if directives.mpm == "prefork":
         assert decided.decision in (ENOUGH, TOO_MANY, TOO_FEW, REACHED)
 
@@ -148,16 +120,9 @@ def board(directives: Directives, *letters: str, generation: int = 0) -> Snapsho
         text = letters[slot] if slot < len(letters) else ""
         marks = text[: len(text) - len(text.lstrip("<>-"))]
         used = bytes(map(states.LETTERS.index, text.lstrip("<>-")))
-        rows.append(
-            ProcessRow(
-                slot,
-                pid=100 + slot if text else 0,
-                generation=generation - ("<" in marks),
-                quiescing=int(">" in marks),
-                not_accepting=int("-" in marks),
-                states=used + bytes(columns - len(used)),
-            )
-        )
+        named = {"quiescing": int(">" in marks), "not_accepting": int("-" in marks)}
+        named |= {"generation": generation - ("<" in marks), "pid": 100 + slot if text else 0}
+        rows.append(ProcessRow(slot, states=used + bytes(columns - len(used)), **named))
     return Snapshot(directives.ServerLimit, columns, generation, 0.0, tuple(rows))
 
 
@@ -203,9 +168,9 @@ LINES = {
     "event has reached MaxRequestWorkers":
         (EVENT, "WW WW WW", memory(), {"decision": REACHED, "ids": ["AH00484"], "level": "error"}),
     "worker is near MaxRequestWorkers":
-        (WORKER, "WW WW W_", memory(), {"decision": NEAR, "ids": ["AH00287"], "level": "error"}),
+        (WORKER, "WW WW W_", memory(), {"decision": of.NEAR, "ids": ["AH00287"], "level": "error"}),
     "event is near MaxRequestWorkers":
-        (EVENT, "WW WW W_", memory(), {"decision": NEAR, "ids": ["AH10159"], "level": "error"}),
+        (EVENT, "WW WW W_", memory(), {"decision": of.NEAR, "ids": ["AH10159"], "level": "error"}),
     # Three processes, one of them leaving with a thread gone: both readings are true.
     "event asks about MaxRequestWorkers first":
         (EVENT, "WW WW WW >W.", memory(), {"decision": REACHED}),
@@ -219,24 +184,24 @@ LINES = {
         (ROOMY, "WW WW", memory(8), {"spawn": (2,)}),
     "and says nothing at the limit":
         (ROOMY, "WW WG WG", memory(8, 3),
-         {"decision": AT_LIMIT, "rate": 1, "hold_off": 3, "notes": ()}),
+         {"decision": of.AT_LIMIT, "rate": 1, "hold_off": 3, "notes": ()}),
     "event retires one": (TIGHT, "__ __ __", memory(), {"decision": TOO_MANY}),
     "event waits for those who leave before it retires the next":
-        (TIGHT, "__ __ __ >GG", memory(), {"decision": WAIT, "retire": 0}),
+        (TIGHT, "__ __ __ >GG", memory(), {"decision": of.WAIT, "retire": 0}),
     "event does not wait when slots abound":
         (ROOMY, "__ __ __ >GG", memory(), {"decision": TOO_MANY}),
     # 8 slots less 5 children are 3, which is not more than the limit of 3.
-    "event waits when they don't": (ROOMY, "__ __ __ >GG >GG", memory(), {"decision": WAIT}),
-    "event does not squat": (TIGHT, "WW WW W. >..", memory(), {"decision": FULL}),
+    "event waits when they don't": (ROOMY, "__ __ __ >GG >GG", memory(), {"decision": of.WAIT}),
+    "event does not squat": (TIGHT, "WW WW W. >..", memory(), {"decision": of.FULL}),
     "worker squats in the row of a leaving child":
         (WORKER, "WW WW >W.", memory(),
          {"decision": TOO_FEW, "spawn": (2,)}),
-    "worker squats only where a thread has ended": (WORKER, "WW WW >WG", memory(), {"decision": FULL}),
+    "worker squats only where a thread has ended": (WORKER, "WW WW >WG", memory(), {"decision": of.FULL}),
     "sick children and never a healthy one end worker":
-        (WORKER, "_.", memory(8, sick=True), {"shutdown": True, "decision": SICK, "spawn": (),
+        (WORKER, "_.", memory(8, sick=True), {"shutdown": True, "decision": of.SICK, "spawn": (),
          "retire": 0, "ids": ["AH02325"], "level": "alert"}),
     "sick children and never a healthy one end event":
-        (EVENT, "_.", memory(8, sick=True), {"shutdown": True, "decision": SICK, "spawn": (),
+        (EVENT, "_.", memory(8, sick=True), {"shutdown": True, "decision": of.SICK, "spawn": (),
          "retire": 0, "ids": ["AH02324"], "level": "alert"}),
     "a child of worker that is healthy in this pass forgives":
         (WORKER, "WW", memory(sick=True), {"shutdown": False, "spawn": (1,)}),
@@ -251,14 +216,10 @@ def test_each_line_of_the_table(line):
     letters = ("" if row == "-" else row for row in rows.split())
     decided = decide(directives, *letters, memory=before)
     found = {
-        **{name: getattr(decided, name) for name in ("decision", "spawn", "retire")},
-        "notes": decided.notes,
-        "shutdown": decided.shutdown,
-        "ids": [note.ah for note in decided.notes],
-        "level": decided.notes[0].level if decided.notes else None,
-        "rate": decided.memory.idle_spawn_rate,
-        "hold_off": decided.memory.hold_off,
-    }
+        **{name: getattr(decided, name) for name in ("decision", "spawn", "retire", "notes", "shutdown")},
+        "ids": [note.ah for note in decided.notes], "level": decided.notes[0].level if decided.notes else None,
+        "rate": decided.memory.idle_spawn_rate, "hold_off": decided.memory.hold_off,
+    }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
 
 
@@ -300,7 +261,7 @@ def test_one_healthy_child_is_remembered_and_forgives(threaded):
 
 @pytest.mark.parametrize("directives", [PREFORK, WORKER, EVENT], ids=MPMS)
 def test_ten_forking_passes_without_doubling_after_a_graceful_restart(directives):
-    before = after_graceful_restart(Memory())
+    before = of.after_graceful_restart(Memory())
     busy = "W" * directives.ThreadsPerChild
     rates = []
     for _ in range(13):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.experiments import memory_rows as rows
 from support.experiments import printed_by
-from support.servers import environment
+from support.servers import environment, pool
 from support.waiting import poll_until
 
 import mpmkit
@@ -23,10 +23,9 @@ from mpmkit.measure.memory import PATIENT, MemoryTable, main, memory_of, memory_
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
 
 plan = memory_table.__wrapped__
-THREADS = {"StartServers": 2, "ThreadsPerChild": 3, "MinSpareThreads": 3, "MaxSpareThreads": 6}
-CHILDREN = {"StartServers": 6, "MinSpareServers": 2, "MaxSpareServers": 6}
-MOST = {"MaxRequestWorkers": 6}
-SMALL = {"prefork": CHILDREN | MOST, "worker": THREADS | MOST, "event": THREADS | MOST}
+SMALL = {mpm: pool(mpm, 2, 6, threads=3, spare=(3, 6)) for mpm in ("worker", "event")}
+SMALL["prefork"] = pool("prefork", 6, 6, spare=(2, 6))
+LEVELS = st.lists(st.integers(0, 10_000), min_size=2, max_size=12, unique=True)
 
 
 @pytest.fixture
@@ -105,11 +104,9 @@ def test_what_has_been_accepted_and_read():
 
 
 def test_descriptors_are_foreseen(monkeypatch):
-    import resource
-
     limits = [(1000, 4000)]
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr("resource.setrlimit", lambda _, pair: limits.append(pair))
     assert preflight.too_few_descriptors(4000) == ""
     needed = "5,000 file descriptors are needed and the hard limit is 4,000"
     assert needed in preflight.too_few_descriptors(5000)
@@ -120,11 +117,7 @@ def test_descriptors_are_foreseen(monkeypatch):
         plan(("event",), ("idle",), idle=(10_000,))
 
 
-@given(
-    st.floats(0, 1e5),
-    st.floats(-1e3, 1e3),
-    st.lists(st.integers(0, 10_000), min_size=2, max_size=12, unique=True),
-)
+@given(st.floats(0, 1e5), st.floats(-1e3, 1e3), LEVELS)
 def test_points_on_a_line_give_the_line(base, steep, ns):
     line = slope(ns, [base + steep * n for n in ns])
     # Cancellation costs digits: what counts is the line where it was measured.
@@ -156,9 +149,7 @@ def test_room_for_workers():
     table = MemoryTable(rows())
     assert max_request_workers_for("1000MiB", mpm="prefork", memory=table) == sized
     assert max_request_workers_for("1000MiB", mpm="prefork", memory=table.to_frame()) == sized
-
-
-def test_threads_come_in_whole_children_and_idle_connections_take_room():
+    # Threads come in whole children, and idle connections take room.
     memory = rows("event", cost=100, tables=9) + rows("event", "idle", cost=3, tables=0)
     how = {"mpm": "event", "memory": memory, "reserve": "100MiB"}
     sized = max_request_workers_for("1GiB", **how)
@@ -166,6 +157,9 @@ def test_threads_come_in_whole_children_and_idle_connections_take_room():
     less = max_request_workers_for("1GiB", **how, idle=50_000)
     assert less.workers < sized.workers and "50,000 kept-alive connections" in str(less)
     assert max_request_workers_for("1GiB", **how, threads_per_child=64).workers % 64 == 0
+    sizes = {1024: 1024, "4GiB": 4 << 30, "4G": 4 << 30, "4GB": 4_000_000_000, "512m": 512 << 20,
+             "1.5 GiB": 3 << 29, "1TiB": 1 << 40, "100B": 100}  # fmt: skip
+    assert {text: size_in_bytes(text) for text in sizes} == sizes
 
 
 @given(st.integers(300, 100_000), st.integers(0, 10_000), st.integers(0, 400))
@@ -202,12 +196,6 @@ def test_impossible_input_is_named(how, said):
         max_request_workers_for(**{"ram": "4GiB", "mpm": "prefork", "memory": rows(), **how})
 
 
-def test_sizes():
-    sizes = {1024: 1024, "4GiB": 4 << 30, "4G": 4 << 30, "4GB": 4_000_000_000, "512m": 512 << 20,
-             "1.5 GiB": 3 << 29, "1TiB": 1 << 40, "100B": 100}  # fmt: skip
-    assert {text: size_in_bytes(text) for text in sizes} == sizes
-
-
 def test_what_the_table_says():
     own = {"pss_kb": 777, "uss_kb": 700, "rss_kb": 900, "code_kb": 777}
     child = {**rows()[0], "scope": "child", "processes": 1, **own}
@@ -238,12 +226,11 @@ def test_levels_of_a_plan(monkeypatch):
     levels = {}
     for one in todo.cells:
         levels.setdefault((one.server, one.mpm, one.against), []).append(one.level)
-    levels = {server: tuple(found) for server, found in levels.items()}
-    assert levels["mpmkit", "prefork", "busy"] == (0, 62, 125, 188, 250)
+    assert levels["mpmkit", "prefork", "busy"] == [0, 62, 125, 188, 250]
     # What prefork and worker can't hold is asked for once.
-    assert levels["mpmkit", "prefork", "idle"] == (0, 100, 250, 1000)
-    assert levels["httpd", "worker", "idle"] == (0, 100, 250, 1000)
-    assert levels["mpmkit", "event", "idle"] == (0, 100, 250, 1000, 2500)
+    once = levels["mpmkit", "prefork", "idle"]
+    assert once == levels["httpd", "worker", "idle"] == [0, 100, 250, 1000]
+    assert levels["mpmkit", "event", "idle"] == [0, 100, 250, 1000, 2500]
     assert ("httpd", "event", "busy") in levels
     assert ("gunicorn-sync", "", "idle") in levels and ("gunicorn-sync", "", "busy") not in levels
     event = next(one for one in todo.cells if (one.mpm, one.against) == ("event", "idle"))
@@ -252,13 +239,11 @@ def test_levels_of_a_plan(monkeypatch):
     assert len(todo.cells) == sum(map(len, levels.values())) and todo.repeats == 1
 
 
-@pytest.mark.parametrize(
-    ("mpm", "busy", "started"),
-    [("prefork", 0, 5), ("prefork", 100, 105), ("prefork", 250, 250), ("worker", 0, 3),
-     ("worker", 1, 4), ("event", 100, 7), ("event", 400, 16)],
-)  # fmt: skip
-def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
-    assert start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
+def test_a_pool_as_idle_maintenance_leaves_it():
+    started = {("prefork", 0): 5, ("prefork", 100): 105, ("prefork", 250): 250, ("worker", 0): 3,
+               ("worker", 1): 4, ("event", 100): 7, ("event", 400): 16}  # fmt: skip
+    given = published.DIRECTIVES
+    assert {(mpm, busy): start_servers(mpm, given[mpm], busy) for mpm, busy in started} == started
 
 
 def test_memory_of_a_server_now():
@@ -286,9 +271,8 @@ def test_a_whole_measurement(quick, tmp_path, capsys):
     levels = [(row["mpm"], row["against"], row["level"], row["held"]) for row in whole]
     busy = [("busy", 0, 0), ("busy", 6, 6)]
     held = {"prefork": 6, "event": 8}
-    assert levels == [
-        (mpm, *level) for mpm, idle in held.items() for level in (*busy, ("idle", 8, idle))
-    ]
+    wanted = {mpm: (*busy, ("idle", 8, idle)) for mpm, idle in held.items()}
+    assert levels == [(mpm, *level) for mpm in wanted for level in wanted[mpm]]
     for row in found:
         assert row["scope"] == "server" or row["processes"] == 1
         assert row["uss_kb"] <= row["pss_kb"] + 8 <= row["rss_kb"] + 16

@@ -5,12 +5,12 @@ import math
 import os
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from types import SimpleNamespace
 
 import pytest
 from support.client import Client
-from support.servers import SMALL, serving
+from support.servers import SMALL, one_child, pool, serving
 from support.waiting import poll_until
 
 import mpmkit
@@ -21,14 +21,6 @@ from mpmkit.measure.monitor import Watch, watch
 from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.policy.simulator import COLUMNS, Second, simulate
-
-POOL = {
-    "prefork": {"StartServers": 2, "MinSpareServers": 2, "MaxSpareServers": 5,
-                "ServerLimit": 16, "MaxRequestWorkers": 16},
-    "worker": {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 4, "MaxSpareThreads": 12,
-               "ServerLimit": 4, "MaxRequestWorkers": 16},
-}  # fmt: skip
-POOL["event"] = POOL["worker"]
 
 
 def unknown(value: float) -> bool:
@@ -42,6 +34,13 @@ def test_the_columns_and_the_public_names_are_one_thing():
     assert lab.Picture is lab.ScoreboardSnapshot is ScoreboardSnapshot
 
 
+def settled(server, seen: Sample, alone: bool) -> Sample | None:
+    """Once the page's own worker, asked a moment ago, has written, and no child has just been forked."""
+    known = seen.processes == len(server.processes())
+    known = known or (alone and server.mpm == "worker" and unknown(seen.processes))
+    return seen if known and not seen.writing else None
+
+
 def test_who_is_busy_idle_parked_and_waiting(server, mpm):
     workers = 2 * SMALL[mpm].get("ThreadsPerChild", 1)
     poll_until(lambda: server.scoreboard().counts.idle == workers, what="all first children idle")
@@ -51,17 +50,15 @@ def test_who_is_busy_idle_parked_and_waiting(server, mpm):
         poll_until(lambda: server.scoreboard().count("R") == 1)
         poll_until(lambda: watch(server, 0)[0].parked == 1, what="one parked")
         for target in (server, server.url, SimpleNamespace(url=server.url, pid=server.pid)):
-            # The page's own worker, asked a moment ago, may still be writing.
-            sample = poll_until(lambda at=target: (one := watch(at, 0).last).writing == 0 and one)
+            # From its status page alone no one can say how many processes a worker has.
+            alone = isinstance(target, str)
+            sample = poll_until(
+                lambda at=target, url=alone: settled(server, watch(at, 0).last, url)
+            )
             assert (sample.parked, sample.reading, sample.waiting) == (1, 1, 0), target
             assert sample.without_thread == (1 if mpm == "event" else 0), target
             assert sample.busy == (1 if mpm == "event" else 2), target
             assert sample.workers >= workers and sample.idle == sample.workers - sample.busy, target
-            # From its status page alone no one can say how many processes a worker has.
-            alone = isinstance(target, str)
-            assert sample.processes == len(server.processes()) or (
-                alone and mpm == "worker" and unknown(sample.processes)
-            )
             assert unknown(sample.pss_mb) if alone else sample.pss_mb > 1
         half.send(b"\r\n")
         assert half.reply().status == 200
@@ -75,7 +72,7 @@ def test_a_block_is_recorded_and_requests_are_counted(server):
         poll_until(lambda: len(run) >= 3)
         poll_until(lambda: run[-1].accesses - run[0].accesses >= 19, what="the requests")
     times = run.column("t")
-    assert times == sorted(times) and times[0] < 0.05
+    assert times == sorted(times)
     assert run.most("qps") > 0 and run.most("service_ms") > 0
     assert repr(run) == f"<Watch of {server.mpm}: {len(run)} samples>"
     assert list(run[:2]) == run.samples[:2] and len(list(run)) == len(run)
@@ -131,8 +128,7 @@ def test_the_watch_ends_with_the_server(mpm, document_root):
 
 
 def test_a_status_page_that_does_not_come_leaves_the_children_known():
-    full = POOL["prefork"] | {"MaxRequestWorkers": 2, "MaxSpareServers": 3}
-    with serving("prefork", **full) as server:
+    with serving("prefork", pool=pool("prefork", 2, 2, spare=(2, 3))) as server:
         run = watch(SimpleNamespace(url=server.url, pid=server.pid), 0, every=0.05)
         with Client(server) as one, Client(server) as two:
             one.get()
@@ -140,34 +136,6 @@ def test_a_status_page_that_does_not_come_leaves_the_children_known():
             sample = run.look()
         assert sample.processes == 2 and sample.pss_mb > 1 and sample.waiting == 0
         assert all(map(unknown, (sample.busy, sample.parked, sample.threads, sample.accesses)))
-
-
-@pytest.mark.slow
-def test_simulated_and_measured_growth_are_the_same():
-    """The three MPMs at the same time: children a second apart, 1, 2, 4, 8."""
-    threads = {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 12, "MaxSpareThreads": 40,
-               "MaxRequestWorkers": 40, "ServerLimit": 20}  # fmt: skip
-    children = {"StartServers": 1, "MinSpareServers": 6, "MaxSpareServers": 20,
-                "MaxRequestWorkers": 20}  # fmt: skip
-    pools = {"prefork": children, "worker": threads, "event": threads}
-
-    def grow(mpm: str) -> Recording:
-        with mpmkit.launch(mpm, **pools[mpm]) as server, watch(server, every=0.1) as run:
-            poll_until(lambda: run.last.processes == 8, cap=20, what="8 children")
-        return run
-
-    with ThreadPoolExecutor(3) as pool:
-        runs = dict(zip(pools, pool.map(grow, pools), strict=True))
-    for mpm, run in runs.items():
-        simulated = simulate(mpm, seconds=4, **pools[mpm]).column("processes")
-        assert simulated == [1, 2, 4, 8, 8]
-        # From two to eight it takes two passes, a second apart, however rarely we came to look.
-        counts = run.column("processes")
-        assert counts == sorted(counts) and counts[-1] == 8
-        small = [sample.t for sample in run if sample.processes in (1, 2)]
-        assert small, counts
-        assert next(sample.t for sample in run if sample.processes == 8) - small[-1] > 0.9
-        assert sum(run.forks()) == 8
 
 
 @pytest.mark.rival
@@ -191,30 +159,28 @@ def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
 
 @pytest.mark.parametrize("mpm", ("prefork", "event"))
 def test_a_crowd_that_holds_connections_is_seen(mpm):
-    with serving(mpm, **POOL[mpm], KeepAliveTimeout=30) as server:
+    with serving(mpm, KeepAliveTimeout=30) as server:
         with Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 0) as crowd:
             assert (seen.last.parked, seen.last.waiting) == (0, 0)
             crowd.resize(6)
-            poll_until(lambda: seen.last.parked == 6, what=lambda: str(seen.last))
+            # Of the last answer's worker the scoreboard may say W for a moment more.
+            expected = (6, 6, 0) if mpm == "event" else (6, 0, 6)
+            three = attrgetter("parked", "without_thread", "busy")
+            poll_until(lambda: three(seen.last) == expected, what=lambda: str(seen.last))
             poll_until(lambda: crowd.states["held"] == 6)
-            last = seen.last
-            assert last.without_thread == (6 if mpm == "event" else 0)
-            assert last.busy == (0 if mpm == "event" else 6)
             assert len(crowd.take()) == 6 and crowd.answered == 6 and not crowd.losses
             crowd.resize(1)
             poll_until(lambda: seen.last.parked == 1, what=lambda: str(seen.last))
         recording = seen.recording()
     assert recording.most("accesses") == 6 and recording.most("pss_mb") > 1
-    assert sum(recording.forks()) >= POOL[mpm]["StartServers"]
+    assert sum(recording.forks()) >= SMALL[mpm]["StartServers"]
     again = Recording.from_json(recording.to_json())
     assert again.mpm == mpm and again.column("parked") == recording.column("parked")
     assert again.snapshots == recording.snapshots and len(again.events) == len(recording.events)
 
 
 def test_those_who_wait_are_in_the_listen_queue():
-    full = {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1, "MaxSpareThreads": 4,
-            "ServerLimit": 1, "MaxRequestWorkers": 2, "KeepAliveTimeout": 30}  # fmt: skip
-    server = mpmkit.launch("worker", **full)
+    server = mpmkit.launch("worker", **one_child("worker", 2), KeepAliveTimeout=30)
     with server, Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 5) as crowd:
         seen.until(lambda sample: sample.busy == 2 and sample.waiting >= 2)
         poll_until(lambda: crowd.states["asking"] == 3, what=lambda: str(crowd.states))
@@ -249,22 +215,17 @@ def test_a_crowd_refuses_what_it_cannot_do(how, said):
         KeepAliveClients(**{"url": "http://127.0.0.1:9", **how})
 
 
-def test_log_lines_are_those_an_operator_should_see():
+def test_log_lines_for_an_operator_bursts_of_forks_and_what_is_no_recording():
     text = (
         "[Tue] [mpm_event:error] [pid 1:tid 1] AH00484: reached\n"
         "[Tue] [core:debug] [pid 1:tid 1] chatter\nTraceback\n"
     )
     assert monitor.log_lines(text) == ["AH00484: reached"]
-
-
-def test_forks_within_one_second_are_one_burst():
+    # Forks within one second are one burst.
     times = ((0.0, "5 children"), (1.1, "a child"), (2.1, "2 children"), (2.4, "2 children"))
     events = [Event(t, "forked", f"forked {who}") for t, who in (*times, (3.2, "8 children"))]
     recording = Recording("prefork", [], events)
     assert recording.forks() == [5, 1, 4, 8]
     assert unknown(recording.most("qps"))
-
-
-def test_a_recording_that_is_none_is_refused():
     with pytest.raises(ValueError, match="no recording"):
         Recording.from_json({"mpm": "event", "fields": ["t"], "samples": [[1]], "events": []})

@@ -1,14 +1,14 @@
-"""Nothing that one request, one script or one client does ends a process that serves others.
-
-And before the first request, nothing of the site runs at all.
-"""
+"""Nothing that one request, one script or one client does ends a process that serves others; before the first
+request, nothing of the site runs at all. Of malformed requests, all kinds at the same time, the client gets one
+clean error page and a close, or a close without an answer where httpd sends none either."""
 
 import signal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.client import exchange, get, request
+from support.client import Client, at_once, exchange, get, read_reply, request
+from support.malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
@@ -17,21 +17,21 @@ from mpmkit.http.messages import LONGEST, whole_number
 DIGITS = b"9" * 4400  # int() refuses more than 4,300 of them
 ZEROS = b"0" * 4400
 
-HOST = b" HTTP/1.1\r\nHost: a"
+TO_A = b" HTTP/1.1\r\nHost: a"
 LONG_NUMBERS = {
-    "port of Host": (b"GET /" + HOST + b":" + DIGITS, 400),
-    "port of the target": (b"GET http://a:" + DIGITS + b"/" + HOST, 400),
-    "a port after zeros": (b"GET /" + HOST + b":" + ZEROS + b"80", 200),
-    "Content-Length": (b"GET /" + HOST + b"\r\nContent-Length: " + DIGITS, 400),
+    "port of Host": (b"GET /" + TO_A + b":" + DIGITS, 400),
+    "port of the target": (b"GET http://a:" + DIGITS + b"/" + TO_A, 400),
+    "a port after zeros": (b"GET /" + TO_A + b":" + ZEROS + b"80", 200),
+    "Content-Length": (b"GET /" + TO_A + b"\r\nContent-Length: " + DIGITS, 400),
     "chunk size":
-        (b"POST /" + HOST + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 4400, 400),
-    "first byte of a Range": (b"GET /" + HOST + b"\r\nRange: bytes=" + DIGITS + b"-", 200),
-    "last byte of a Range": (b"GET /" + HOST + b"\r\nRange: bytes=0-" + DIGITS, 200),
-    "last bytes of a Range": (b"GET /" + HOST + b"\r\nRange: bytes=-" + DIGITS, 200),
-    "refresh": (b"GET /server-status?refresh=" + DIGITS + HOST, 200),
+        (b"POST /" + TO_A + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 4400, 400),
+    "first byte of a Range": (b"GET /" + TO_A + b"\r\nRange: bytes=" + DIGITS + b"-", 200),
+    "last byte of a Range": (b"GET /" + TO_A + b"\r\nRange: bytes=0-" + DIGITS, 200),
+    "last bytes of a Range": (b"GET /" + TO_A + b"\r\nRange: bytes=-" + DIGITS, 200),
+    "refresh": (b"GET /server-status?refresh=" + DIGITS + TO_A, 200),
     "version": (b"GET / HTTP/1." + DIGITS + b"\r\nHost: a", 400),
     "If-Modified-Since":
-        (b"GET /" + HOST + b"\r\nIf-Modified-Since: Sun, 06 Nov " + DIGITS + b" 08:49:37 GMT", 200),
+        (b"GET /" + TO_A + b"\r\nIf-Modified-Since: Sun, 06 Nov " + DIGITS + b" 08:49:37 GMT", 200),
 }  # fmt: skip
 
 
@@ -108,8 +108,8 @@ def raising(mpm, tmp_path_factory):
         yield server
 
 
-# An application that puts an error into the server's own code: what no request can do, a fault can.
-FAULTY = """
+def test_a_child_that_fails_in_its_first_second_is_replaced(mpm, tmp_path):
+    faulty = """
 def application(environ, start_response):
     import mpmkit.server.connection
     def closes(conn):
@@ -119,10 +119,7 @@ def application(environ, start_response):
     start_response("200 OK", [])
     return [b"done"]
 """
-
-
-def test_a_child_that_fails_in_its_first_second_is_replaced(mpm, tmp_path):
-    (tmp_path / "fault.py").write_text(FAULTY)
+    (tmp_path / "fault.py").write_text(faulty)
     (tmp_path / "index.html").write_text("here")
     pool = {"StartServers": 1} | ({"MinSpareServers": 1} if mpm == "prefork" else {})
     lines = ["AddHandler wsgi-script .py"]
@@ -137,17 +134,15 @@ def test_a_child_that_fails_in_its_first_second_is_replaced(mpm, tmp_path):
         assert not any("AH02324" in error or "AH02325" in error for error in errors)
 
 
-ENDING = """
+def test_a_child_ends_as_it_may_the_server_goes_on(mpm, tmp_path):
+    """Statuses that a child has for the parent, when a script ends it; a signal without a name."""
+    ending = """
 import os
 def application(environ, start_response):
     kind, number = environ["QUERY_STRING"].split("=")
     os._exit(int(number)) if kind == "exit" else os.kill(os.getpid(), int(number))
 """
-
-
-def test_a_child_ends_as_it_may_the_server_goes_on(mpm, tmp_path):
-    """Statuses that a child has for the parent, when a script ends it; a signal without a name."""
-    (tmp_path / "end.py").write_text(ENDING)
+    (tmp_path / "end.py").write_text(ending)
     (tmp_path / "index.html").write_text("here")
     with serving(mpm, document_root=tmp_path) as server:
         for how in ("exit=15", "exit=7", "exit=1", f"kill={signal.SIGRTMIN + 1}"):
@@ -156,15 +151,6 @@ def test_a_child_ends_as_it_may_the_server_goes_on(mpm, tmp_path):
             poll_until(lambda: set(before) - set(server.processes()), what="one has ended")  # noqa: B023
             poll_until(lambda: get(server, "/").status == 200, what="others serve")
         poll_until(lambda: "ended by signal SIGRT (35)" in server.error_log(), what="it is named")
-
-
-LEAVES_A_MARK = """
-import os, pathlib
-pathlib.Path(__file__).with_suffix(".imported").touch()
-def application(environ, start_response):
-    pathlib.Path(__file__).with_suffix(".called").touch()
-    os._exit(0)
-"""
 
 
 LINES = """
@@ -184,10 +170,17 @@ SetHandler wsgi-script
     "lines", [LINES, "SetHandler wsgi-script", "WSGIScriptAlias / {site}/mark.wsgi"]
 )
 def test_nothing_of_the_site_runs_before_the_first_request(mpm, tmp_path, lines):
+    marks = """
+import os, pathlib
+pathlib.Path(__file__).with_suffix(".imported").touch()
+def application(environ, start_response):
+    pathlib.Path(__file__).with_suffix(".called").touch()
+    os._exit(0)
+"""
     site, conf = tmp_path / "site", tmp_path / "httpd.conf"
     (site / "cgi").mkdir(parents=True)
     for name in ("mark.wsgi", "mark.py", "index.html"):
-        (site / name).write_text(LEAVES_A_MARK)
+        (site / name).write_text(marks)
     for name in ("index.html", "missing"):
         script = site / "cgi" / name
         script.write_text(f"#!/bin/sh\ntouch {site}/cgi.called\n")
@@ -196,3 +189,66 @@ def test_nothing_of_the_site_runs_before_the_first_request(mpm, tmp_path, lines)
     before = set(site.rglob("*"))
     with serving(mpm, document_root=site, conf=conf):
         assert set(site.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def directives():
+    return {"LimitRequestBody": 1_000_000_000, "Timeout": 5}
+
+
+def test_a_malformed_request_is_refused_and_the_server_goes_on(server):
+    def ask(number: int) -> None:
+        data, status = REFUSED[number]
+        with Client(server) as client:
+            client.send(data)
+            if status is None:
+                client.half_close()
+            answer = client.until_closed(20.0)
+        reply, what = read_reply(answer), repr(data)[:80]
+        got = (reply.status, reply["Connection"], reply.size, reply["Content-Type"])
+        assert got == (status or 400, "close", len(answer), "text/html; charset=iso-8859-1"), what
+        assert int(reply["Content-Length"]) == len(reply.body) > 50, what
+
+    at_once(ask, len(REFUSED))
+    assert get(server).status == 200
+    # Error pages do not repeat what was sent.
+    mark = b"<script>alert(1)</script>"
+    sent = (target(b"/" + mark), host(mark), field(mark), line(mark), target(b"/%3cscript%3e"))
+    for data in sent:
+        with Client(server) as client:
+            client.send(data)
+            assert b"script" not in client.reply().body
+
+
+@pytest.mark.parametrize("vanishes", [False, True])
+def test_a_request_that_breaks_off_gets_no_page(server, vanishes):
+    """As httpd: 400 once the request line is whole, no answer before."""
+
+    def ask(number: int) -> None:
+        data = BROKEN_OFF[number]
+        with Client(server) as client:
+            client.send(data)
+            if not vanishes:
+                client.half_close()
+                whole_line = b"\r\n" in data.lstrip(b"\r\n")
+                answer = client.until_closed(20.0)
+                assert answer[:13] == (b"HTTP/1.1 400 " if whole_line else b""), data
+
+    at_once(ask, len(BROKEN_OFF))
+    assert get(server).status == 200
+
+
+@pytest.mark.parametrize("data, status", [
+    (line(b"GARBAGE"), 400), (GET + b"\r\n", 400), (target(b"/.."), 400), (CHUNKED + b"xyz\r\n", 400),
+    (line(b"BREW / HTTP/1.1"), 501),
+])  # fmt: skip
+def test_after_good_requests_the_bad_one_is_the_last(server, data, status):
+    """Kept alive and pipelined: the requests before it are answered, those after it are not."""
+    good = GET + HOST + b"\r\n"
+    with Client(server) as client:
+        assert client.ask(good).status == 200
+        client.send(good + data + good)
+        assert client.reply().status == 200
+        reply = client.reply()
+        assert (reply.status, reply["Connection"]) == (status, "close")
+        assert client.until_closed(4.0) == b""

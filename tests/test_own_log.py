@@ -15,9 +15,7 @@ def test_the_shipped_log_is_read_with_its_connections(chooser):
     think = sorted(trace.think_times())
     assert 1.3 < think[len(think) // 2] < 1.8, "an exponential of 3 s, cut off at KeepAliveTimeout"
     assert " 0 requests go on with one that began before" in " ".join(trace.notes)
-
-
-def test_kept_connections_are_what_fills_prefork_and_worker(chooser):
+    # Kept connections are what fills prefork and worker.
     run = own_log.runs(chooser.trace)
     assert run["prefork"].peak_busy == 250 and run["prefork"].waited > run["worker"].waited
     assert run["event"].peak_busy < 0.3 * run["worker"].peak_busy and run["event"].waited < 0.01

@@ -1,29 +1,54 @@
-"""Parked connections: who may take one out, what follows its time-out, and that no news is lost; and how long
-a read may wait."""
+"""Parked connections, against a model: who may take one out, what follows its time-out, and that no news is
+lost. The moment at which a worker is idle for the queue (the rest: test_interleaving.py); the pipe of death by
+itself (that a byte calls one child and its end all of them: test_pool.py and test_processes.py)."""
 
+import os
 import select
+import threading
 from collections import Counter
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.waiting import poll_until
 
-from mpmkit.policy.states import (
-    KEEPALIVE,
-    LINGER_NORMAL,
-    LINGER_SHORT,
-    PROCESSING,
-    WRITE_COMPLETION,
-)
+from mpmkit.policy.states import KEEPALIVE, LINGER_NORMAL, LINGER_SHORT, PROCESSING
+from mpmkit.policy.states import WRITE_COMPLETION as WRITING
 from mpmkit.policy.timeouts import ReadDeadline
+from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.parked import NEVER, ParkedConnections
+from mpmkit.server.pod import PipeOfDeath
 
-STATES = {KEEPALIVE: 5.0, WRITE_COMPLETION: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
-THEN = {
-    KEEPALIVE: LINGER_SHORT, WRITE_COMPLETION: LINGER_NORMAL, LINGER_NORMAL: None,
-    LINGER_SHORT: None,
-}  # fmt: skip
+STATES = {KEEPALIVE: 5.0, WRITING: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
+THEN = {KEEPALIVE: LINGER_SHORT, WRITING: LINGER_NORMAL, LINGER_NORMAL: None, LINGER_SHORT: None}
+
+
+def test_who_becomes_idle_says_so_when_it_counts():
+    """A listener that is woken and looks must find the worker: or it would wait forever."""
+    seen: list[int] = []
+    queue: FdQueue = FdQueue(lambda: seen.append(queue.idle))
+    worker = threading.Thread(target=queue.pop)
+    worker.start()
+    poll_until(lambda: seen == [1])
+    queue.end()
+    worker.join()
+
+
+def test_a_full_pipe_of_death_does_not_block_and_a_wait_ends_by_a_byte_another_descriptor_or_time():
+    other = os.eventfd(0)
+    with closing(PipeOfDeath()) as pod:
+        assert pod.wait(other, 0.01) is False
+        pod.retire_one()
+        assert pod.wait(other, 10) is True and not pod.called(), "the wait took the byte"
+        os.eventfd_write(other, 1)
+        pod.wait(other)
+        assert not pod.called()
+        for _ in range(70_000):
+            pod.retire_one()
+        assert pod.called()
+    os.close(other)
 
 
 class Conn:
@@ -65,22 +90,11 @@ class House:
         self.woken += 1
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_each_state_has_its_time_and_what_follows(state):
-    house, conn = House(), Conn(7)
-    assert house.parked.park(conn, state)
-    assert (conn.state, house.parked.alarm, house.woken) == (state, 100.0 + STATES[state], 1)
-    house.now = house.parked.alarm - 0.001
-    assert house.parked.expired() == []
-    house.now = 100.0 + STATES[state]
-    assert house.parked.expired() == [(conn, THEN[state])]
-    assert (conn.state, house.parked.alarm) == (PROCESSING, NEVER)
-
-
 def test_a_leaving_process_gives_its_clients_less_time():
     house = House()
     idle, closing = Conn(1), Conn(2)
     house.parked.park(idle, KEEPALIVE)
+    assert (idle.state, house.parked.alarm, house.woken) == (KEEPALIVE, 105.0, 1)
     house.parked.park(closing, LINGER_NORMAL)
     house.parked.hurry(0.5)
     assert house.parked.alarm == 100.5
@@ -88,6 +102,7 @@ def test_a_leaving_process_gives_its_clients_less_time():
     assert house.parked.expired() == [(idle, LINGER_SHORT)]
     house.now = 102.0
     assert house.parked.expired() == [(closing, None)]
+    assert (closing.state, house.parked.alarm) == (PROCESSING, NEVER)
 
 
 class AgainstAList(RuleBasedStateMachine):
@@ -108,7 +123,7 @@ class AgainstAList(RuleBasedStateMachine):
         conn = self.conns[number]
         if conn in self.due:
             return
-        edge = conn.edge and not (state == WRITE_COMPLETION and not conn.watching & select.EPOLLOUT)
+        edge = conn.edge and not (state == WRITING and not conn.watching & select.EPOLLOUT)
         assert self.house.parked.park(conn, state) == (not edge)
         if not edge:
             self.due[conn] = self.house.now + STATES[state], state
@@ -145,7 +160,7 @@ class AgainstAList(RuleBasedStateMachine):
     def counted(self) -> None:
         states = Counter(state for _, state in self.due.values())
         lingering = states[LINGER_NORMAL] + states[LINGER_SHORT]
-        counted = (states[WRITE_COMPLETION], states[KEEPALIVE], lingering)
+        counted = (states[WRITING], states[KEEPALIVE], lingering)
         assert self.house.parked.lingering == lingering
         assert self.house.parked.counts() == counted
 

@@ -22,6 +22,7 @@ from mpmkit.server.child import Child
 from mpmkit.server.process import use_batch_scheduling
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
+WAIT = "threading.Event().wait()"
 
 
 def test_the_check_for_leftovers_finds_one():
@@ -74,11 +75,6 @@ def holder(server, gate) -> int | None:
     return next((row.pid for row in rows if gate.path[:40] in row.request and row.state == 4), None)
 
 
-def connections_per_child(log: str) -> Counter[int]:
-    """From lines of `%P %{remote}p`: each port is a connection."""
-    return Counter(int(line.split()[0]) for line in set(log.splitlines()))
-
-
 def test_max_connections_per_child_loses_no_request(mpm, tmp_path):
     keep_alive = mpm != "prefork"
     limit, log = 10, tmp_path / "access.log"
@@ -91,7 +87,8 @@ def test_max_connections_per_child_loses_no_request(mpm, tmp_path):
         assert load.failures == [], server.error_log()
         assert len(load.answers) == 4 * each
         poll_until(lambda: log.read_text().count("\n") >= 4 * each, "the last log line")
-        counts = connections_per_child(log.read_text())
+        # Each port is a connection.
+        counts = Counter(int(line.split()[0]) for line in set(log.read_text().splitlines()))
         ended = {pid: n for pid, n in counts.items() if pid not in server.processes()}
         assert sum(counts.values()) >= 60
         assert len(ended) >= 3, f"children were recycled: {counts}"
@@ -115,28 +112,22 @@ def test_the_last_connection_of_a_child_is_not_kept_alive(mpm):
     assert said.index(True) in ([2] if mpm == "event" else [3, 4, 5]), said
 
 
-# States in which the parent's death is easily missed: (letter, how many, the clients that make it).
+# States in which the parent's death is easily missed, and the clients that make them.
 STATES = {
-    "keep-alive": (None, 0, lambda server, gate: [parked(server) for _ in range(4)]),
-    "half-sent": (None, 0, lambda server, gate: [half_sent(server) for _ in range(4)]),
-    "C code": ("W", 1, lambda server, gate: [asked(server, "/busy.py")]),
+    "keep-alive": lambda server: [parked(server) for _ in range(4)],
+    "half-sent": lambda server: [half_sent(server) for _ in range(4)],
+    "C code": lambda server: [asked(server, "/busy.py")],
 }
 
 
 @pytest.mark.parametrize("what", STATES)
 def test_no_child_outlives_a_killed_parent(mpm, what):
-    gate = Gate()
-    letter, count, made = STATES[what]
     with launched(mpm, KeepAliveTimeout=60) as server:
-        clients = made(server, gate)
-        poll_until(lambda: letter is None or server.scoreboard().count(letter) >= count, what)
+        clients = STATES[what](server)
+        poll_until(lambda: what != "C code" or server.scoreboard().count("W"), what)
         # Maintenance may fork between the two looks, as clients hold what was spare.
-        children = poll_until(
-            lambda: (
-                sorted(found := children_of(server.pid)) == sorted(server.processes()) and found
-            ),
-            "/proc and the scoreboard with the same children",
-        )
+        same = lambda: set(found := children_of(server.pid)) == set(server.processes()) and found  # noqa: E731
+        children = poll_until(same, "/proc and the scoreboard with the same children")
         assert len(children) >= 2
         os.kill(server.pid, signal.SIGKILL)
         all_gone(children, f"children of a parent killed while {what}")
@@ -144,7 +135,6 @@ def test_no_child_outlives_a_killed_parent(mpm, what):
             Client(server)
         for client in clients:
             client.close()
-        gate.open()
 
 
 def test_a_parent_killed_during_a_graceful_restart_leaves_no_child_of_either_generation(mpm):
@@ -177,14 +167,9 @@ def launcher(mpm: str, then: str) -> Iterator[tuple[subprocess.Popen, int, list[
 
     Killed, it cannot remove its server's files: they go with the site.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER + then, mpm],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(TMPDIR=str(site())),
-        start_new_session=True,
-    )
+    how = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    how |= {"env": environment(TMPDIR=str(site())), "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-c", LAUNCHER + then, mpm], **how)
     pid, port, *children = map(int, process.stdout.readline().split())
     yield process, port, [pid, *children]
     all_gone([pid, *children], "the server of a program that has ended", 4.0)
@@ -193,9 +178,6 @@ def launcher(mpm: str, then: str) -> Iterator[tuple[subprocess.Popen, int, list[
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
     return process.wait(20), process.stderr.read().decode()
-
-
-WAIT = "threading.Event().wait()"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
@@ -209,23 +191,16 @@ def test_a_server_ends_with_a_killed_launching_process(mpm, number):
         Client(port)
 
 
-ENDINGS = {
-    "end of the program": ("", 0),
-    "with block": ("\nwith server: pass\nassert not server.running", 0),
-    "exception in a with block": ("\nwith server: raise LookupError('the reason')", 1),
-    "sys.exit": ("\nsys.exit(3)", 3),
-    # No atexit, no finally: as abrupt as a kill.
-    "os._exit": ("\nos._exit(4)", 4),
-}
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_server_ends_with_the_launching_program(ending):
-    then, expected = ENDINGS[ending]
+@pytest.mark.parametrize("then, expected", [
+    ("", 0), ("\nwith server: pass\nassert not server.running", 0),
+    ("\nwith server: raise LookupError('the reason')", 1), ("\nsys.exit(3)", 3),
+    ("\nos._exit(4)", 4),  # no atexit, no finally: as abrupt as a kill
+], ids=["end", "with", "exception", "sys.exit", "os._exit"])  # fmt: skip
+def test_a_server_ends_with_the_launching_program(then, expected):
     with launcher("event", then) as (process, _, _):
         status, err = end(process)
         assert status == expected, err
-        assert ("the reason" in err) == ("exception" in ending)
+        assert ("the reason" in err) == ("the reason" in then)
 
 
 def test_a_server_ends_with_ctrl_c_in_the_launching_program():
@@ -267,15 +242,17 @@ def test_two_servers_of_one_process_end_apart_and_a_port_is_free_at_once():
 def test_children_with_threads_stay_on_one_cpu_each(mpm):
     ours = os.sched_getaffinity(0)
     with launched(mpm, pool={"StartServers": 2}) as server:
-        allowed = [os.sched_getaffinity(pid) for pid in server.processes()]
+
+        def allowed() -> list[set[int]]:
+            return [os.sched_getaffinity(pid) for pid in server.processes()]
+
         if mpm == "prefork":
-            assert all(cpus == ours for cpus in allowed)
+            assert all(cpus == ours for cpus in allowed())
         else:
             poll_until(
-                lambda: all(len(os.sched_getaffinity(pid)) == 1 for pid in server.processes()),
-                "the children have chosen their CPUs",
+                lambda: all(len(cpus) == 1 for cpus in allowed()), "they have chosen their CPUs"
             )
-            used = set.union(*(os.sched_getaffinity(pid) for pid in server.processes()))
+            used = set.union(*allowed())
             assert used <= ours and len(used) == min(2, len(ours))
         assert os.sched_getaffinity(server.pid) == ours, "the parent, and what it forks, is free"
 

@@ -92,19 +92,17 @@ def test_a_process_that_has_ended_has_no_memory():
     assert math.isnan(procfs.pss_mb([NO_PROCESS])) and procfs.pss_mb([os.getpid()]) > 1
     assert usage([NO_PROCESS]) == (0, 0, 0) and procfs.cpu_ns([NO_PROCESS]) == 0
     assert not procfs.alive(NO_PROCESS) and procfs.children(NO_PROCESS) == []
+    # This very process has some.
+    memory, numbers = procfs.read_smaps(os.getpid()), procfs.status_numbers(os.getpid())
+    assert memory is not None and memory.rss >= memory.pss >= memory.uss > 1000
+    assert (memory + memory).pss == 2 * memory.pss
+    assert numbers["Threads"] >= 1 and numbers["VmPTE"] > 0
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_no_text_makes_the_parser_fail(junk):
     memory = parse_smaps(MADE_TEXT + junk)
     assert memory.code + memory.heap + memory.anonymous + memory.stacks + memory.shm == memory.pss
-
-
-def test_this_very_process_is_read():
-    memory, numbers = procfs.read_smaps(os.getpid()), procfs.status_numbers(os.getpid())
-    assert memory is not None and memory.rss >= memory.pss >= memory.uss > 1000
-    assert (memory + memory).pss == 2 * memory.pss
-    assert numbers["Threads"] >= 1 and numbers["VmPTE"] > 0
 
 
 def test_a_zombie_is_no_living_child():
@@ -135,6 +133,12 @@ def test_the_threads_of_a_process_are_summed():
     go_on.set()
     thread.join()
     assert used.cpu_ns > 0 and used.voluntary >= 1
+    # Children that were waited for count in their parent.
+    with Burner("subprocess.run([sys.executable, '-c', 'sum(range(3_000_000))'])") as parent:
+        parent.work()
+        own = sum(map(procfs.ran_for, procfs.tasks(parent.pid)))
+        assert procfs.cpu_ns([parent.pid]) - own >= 2 * procfs.TICK_NS
+        parent.stdin.close()
 
 
 class Burner(subprocess.Popen):
@@ -148,14 +152,6 @@ class Burner(subprocess.Popen):
     def work(self) -> None:
         print(file=self.stdin, flush=True)
         self.stdout.readline()
-
-
-def test_children_that_were_waited_for_count_in_their_parent():
-    with Burner("subprocess.run([sys.executable, '-c', 'sum(range(3_000_000))'])") as parent:
-        parent.work()
-        own = sum(map(procfs.ran_for, procfs.tasks(parent.pid)))
-        assert procfs.cpu_ns([parent.pid]) - own >= 2 * procfs.TICK_NS
-        parent.stdin.close()
 
 
 def test_the_meter_counts_from_the_first_report_to_the_end():
@@ -196,7 +192,7 @@ def test_clients_that_no_one_accepts_wait_in_the_queue(family, host, tmp_path):
         port = listener.getsockname()[1]
         assert procfs.listen_queue(port) == 0
         clients = [socket.create_connection((host, port)) for _ in range(3)]
-        assert poll_until(lambda: procfs.listen_queue(port)) == 3
+        poll_until(lambda: procfs.listen_queue(port) == 3, what="three wait")
         for client in clients:
             client.close()
     assert math.isnan(procfs.listen_queue(port))

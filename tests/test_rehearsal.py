@@ -103,10 +103,7 @@ def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
         after = made()
         assert places.isdisjoint(map(id, after))"""
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
-
-
-def test_prefork_has_no_threads_to_remember():
-    """`threading` does something in each forked child, in 0.4 MB of its own."""
+    # `threading` does something in each forked child, in 0.4 MB of its own.
     program = (
         "import sys, mpmkit.cli.serve, mpmkit.mpm.prefork; sys.exit('threading' in sys.modules)"
     )

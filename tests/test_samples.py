@@ -6,8 +6,8 @@ from collections import defaultdict
 from contextlib import ExitStack
 
 import pytest
-from support.client import Client, at_once, get
-from support.files import write
+from support.client import Client, at_once, get, request
+from support.files import GATE, Gate, write
 from support.servers import pool, serving, take_errors
 from support.waiting import poll_until
 
@@ -67,30 +67,19 @@ def test_a_counter_loses_updates_between_threads_only(mpm):
 def test_a_crash_takes_one_client_or_a_whole_child(mpm, tmp_path):
     """Six others are being served: prefork cuts none of them, worker and event all six. Then the parent
     replaces the child."""
-    gate = tmp_path / "gate"
-    write(
-        tmp_path / "root" / "hold.py",
-        f"""
-import os, time
-def application(environ, start_response):
-    end = time.monotonic() + 20
-    while not os.path.exists({str(gate)!r}) and time.monotonic() < end:
-        time.sleep(0.01)
-    start_response("200 OK", [("Content-Length", "4")])
-    return [b"held"]
-""",
-    )
-    shutil.copy(os.path.join(SAMPLES, "crash.py"), tmp_path / "root")
-    with serving(mpm, document_root=tmp_path / "root", **one_pool(mpm)) as server:
+    gate = Gate()
+    write(tmp_path / "gate.py", GATE)
+    shutil.copy(os.path.join(SAMPLES, "crash.py"), tmp_path)
+    with serving(mpm, document_root=tmp_path, **one_pool(mpm)) as server:
         with ExitStack() as stack:
             others = [stack.enter_context(Client(server)) for _ in range(CLIENTS)]
             for other in others:
-                other.send(b"GET /hold.py HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                other.send(request(gate.path, close=True))
             poll_until(lambda: "".join(server.scoreboard().letters.values()).count("W") == CLIENTS)
             with Client(server) as crasher:
                 crasher.send(b"GET /crash.py?now HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert crasher.until_closed() == b"", "it gets nothing under any MPM"
-            gate.touch()
+            gate.open()
             cut = sum(other.until_closed() == b"" for other in others)
         assert cut == (0 if mpm == "prefork" else CLIENTS)
         assert get(server, "/crash.py").status == 200, "it is served again"

@@ -13,17 +13,12 @@ from mpmkit.policy.snapshot import ProcessRow
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
 from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
-SMALL = {"ServerLimit": 4, "ThreadLimit": 5, "ThreadsPerChild": 3, "MaxRequestWorkers": 9}
-
-
-def directives(mpm="event"):
-    few = {"ServerLimit": 4, "MaxRequestWorkers": 3}
-    return configured(mpm, **(few if mpm == "prefork" else SMALL))
+DIRECTIVES = configured(ServerLimit=4, ThreadLimit=5, ThreadsPerChild=3, MaxRequestWorkers=9)
 
 
 @pytest.fixture
 def board():
-    made = Scoreboard(directives())
+    made = Scoreboard(DIRECTIVES)
     yield made
     made.close()
 
@@ -40,7 +35,7 @@ def test_a_new_board_is_empty(board):
     assert board.workers() == [] and board.totals() == (0, 0, 0)
     assert (board.mpm, board.process_limit, board.threads_per_child) == ("event", 3, 3)
     assert board.parent_pid == os.getpid() and board.config_generation == 1
-    one = Scoreboard(directives("prefork"))  # one thread a process
+    one = Scoreboard(configured("prefork", ServerLimit=4, MaxRequestWorkers=3))
     assert (one.thread_limit, one.process_limit, one.threads_per_child) == (1, 3, 1)
     one.close()
 
@@ -67,9 +62,7 @@ def test_birth_and_death_of_a_process(board):
     board.died(1)
     assert states(board) == ["....."] * 4
     assert shown(board.snapshot().processes[1]) == (0, 0, 0, 0, (0, 0, 0, 0))
-
-
-def test_only_some_states_are_changed(board):
+    # Only some states are changed.
     for thread, state in enumerate((READY, BUSY_READ, READY, BUSY_WRITE, READY)):
         board.worker(0, thread).set(state)
     board.set_states(0, GRACEFUL, 3, only=(READY,))
@@ -133,7 +126,7 @@ def test_neighbours_keep_their_texts(board):
 
 def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
     path = str(tmp_path / "scoreboard")
-    board = Scoreboard(directives(), path)
+    board = Scoreboard(DIRECTIVES, path)
     other = Scoreboard.attach(path)
     board.born(1, 42, 3)
     board.generation = 3

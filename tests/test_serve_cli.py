@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.client import Client, Lost, get, request
 from support.files import site
-from support.servers import MPMS, THREADED, Serve, environment
+from support.servers import MPMS, THREADED, Serve, environment, free_ports
 from support.waiting import all_gone, children_of, patience, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -44,19 +44,12 @@ def test_a_reader_that_has_gone_leaves_no_traceback(args):
     assert not done.stderr
 
 
-def witnessed(*commands: list[str]) -> list[tuple[int, list[str], int]]:
-    result = subprocess.run(
-        [sys.executable, "-c", WITNESS, json.dumps(commands)],
-        capture_output=True, text=True, timeout=60, env=environment(),
-    )  # fmt: skip
-    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
-    assert len(found) == len(commands), result.stderr
-    return found
-
-
 def refused(*commands: list[str], status: int = 1) -> list[list[str]]:
     """The lines of standard error of commands that start nothing and fork nothing; all are their own."""
-    found = witnessed(*commands)
+    argv = [sys.executable, "-c", WITNESS, json.dumps(commands)]
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment())
+    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
+    assert len(found) == len(commands), result.stderr
     assert [(code, forks) for code, _, forks in found] == [(status, 0)] * len(commands)
     assert all(line.startswith("mpmkit: ") for _, lines, _ in found for line in lines)
     return [lines for _, lines, _ in found]
@@ -85,11 +78,9 @@ def test_one_line_says_where_and_term_ends_it(mpm):
 
 def test_the_witness_sees_a_fork():
     """Or the tests below, which see none, would say nothing."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WITNESS, json.dumps([["prefork", "--port", "0", "-c", "StartServers 2"]])],
-        stdout=subprocess.PIPE,
-        env=environment(),
-    )  # fmt: skip
+    argv = json.dumps([["prefork", "--port", "0", "-c", "StartServers 2"]])
+    command = [sys.executable, "-c", WITNESS, argv]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
     assert process.stdout.readline().startswith(b"ready ")
     process.terminate()
     status, _, forks = json.loads(process.communicate(timeout=20)[0])
@@ -97,9 +88,7 @@ def test_the_witness_sees_a_fork():
 
 
 def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    (port,) = free_ports(1)
     file = conf(tmp_path, "Listen 127.0.0.1:1")
     with Serve("prefork", "-f", file, "--port", str(port)).ready() as server:
         assert server.port == port
@@ -117,15 +106,14 @@ def test_what_it_prints_need_not_be_read():
         assert server.process.wait(patience()) == 0
 
 
-ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
-
-
 def test_the_articles_file_serves(mpm, tmp_path):
+    article = (Path(__file__).parent / "data" / "article.conf").read_text()
     load = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so\nListen 127.0.0.1:8080\n"
-    with Serve("-f", conf(tmp_path, load + ARTICLE), "--port", "0").ready() as server:
+    with Serve("-f", conf(tmp_path, load + article), "--port", "0").ready() as server:
+        start = 5 if mpm == "prefork" else 3  # before a request makes one of them busy
+        poll_until(lambda: len(children_of(server.pid)) == start, "the children of the start")
         assert get(server, "/").status == 200
         assert get(server, "/hello.py").body == b"hello world"
-        assert len(children_of(server.pid)) == (5 if mpm == "prefork" else 3)
         (line,) = server.err.splitlines()
         assert f"mpm_{mpm}:notice" in line, "no warning about the article's values"
 
@@ -146,27 +134,20 @@ def test_a_corrected_value_is_a_warning_and_it_serves(mpm, options, ah, says, ch
 
 PORT = ["--port", "0"]
 TWO = "".join(f"LoadModule mpm_{mpm}_module modules/x.so\n" for mpm in MPMS[:2])
-
-
 REFUSED = [
     (PORT, "", "prefork, worker or event"),
-    (["event", "-c", "Nonsense 1", *PORT], "", "Nonsense"),
-    (["event", "-c", "KeepAliveTimeout never", *PORT], "", "KeepAliveTimeout"),
-    (["event", "-c", "KeepAliveTimeout", *PORT], "", "KeepAliveTimeout"),
+    *((["event", "-c", line, *PORT], "", line.split()[0]) for line in (
+        "Nonsense 1", "KeepAliveTimeout never", "KeepAliveTimeout", "ErrorLog /does/not/exist/log",
+        "CustomLog /does/not/exist/log common", "ScoreBoardFile /does/not/exist/b")),
     (["prefork", "-c", "ThreadsPerChild 3", *PORT], "", "ThreadsPerChild"),
-    (["event", "-f", "/does/not/exist.conf", *PORT], "", "/does/not/exist.conf"),
-    (["event", "-f", "/", *PORT], "", "/"),
-    (["event", "--document-root", "/does/not/exist", *PORT], "", "/does/not/exist"),
-    (["event", "--document-root", __file__, *PORT], "", __file__),
-    (["event", "--port", "70000"], "", "70000"),
-    (["event", "-c", "Listen 192.0.2.1:8080"], "", "192.0.2.1:8080"),
-    (["event", "-c", "CustomLog /does/not/exist/log common", *PORT], "", "CustomLog"),
-    (["event", "-c", "ErrorLog /does/not/exist/log", *PORT], "", "ErrorLog"),
-    (["event", "-c", "ScoreBoardFile /does/not/exist/b", *PORT], "", "ScoreBoardFile"),
+    *((["event", option, file, *PORT], "", file) for option, file in (
+        ("-f", "/does/not/exist.conf"), ("-f", "/"), ("--document-root", "/does/not/exist"),
+        ("--document-root", __file__))),
+    (["event", "--port", "70000"], "", "70000"), (["event", "-c", "Listen 192.0.2.1:8080"], "", "192.0.2.1:8080"),
     (["-f", "FILE", *PORT], TWO, "MPM"),
     (["worker", "-f", "FILE", *PORT], "LoadModule mpm_event_module x", "worker was asked for"),
     (["event", "-f", "FILE", *PORT], "# a comment\nKeepAlive On\nNonsense 1", "FILE:3: Nonsense"),
-]
+]  # fmt: skip
 
 
 def test_what_it_cannot_do_is_one_clear_line_and_status_1(tmp_path):
@@ -182,17 +163,13 @@ def test_what_it_cannot_do_is_one_clear_line_and_status_1(tmp_path):
 
 
 def test_a_used_port_is_one_clear_line():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
         ways = (["--port", str(port)], ["-c", f"Listen 127.0.0.1:{port}"])
         for (line,) in refused(*(["worker", *args] for args in ways)):
             assert f"127.0.0.1:{port}" in line and "AH00072" in line
             assert "another server" in line, "and what to do about it"
-
-
-def test_a_mistyped_command_line_is_one_line_and_status_2():
+    # A mistyped command line, too, and status 2
     wrong = ["nginx"], ["event", "--bogus"], ["event", "--port", "abc"]
     for args, (line,) in zip(wrong, refused(*wrong, status=2), strict=True):
         assert args[-1] in line
@@ -213,11 +190,8 @@ def test_too_few_descriptors_for_all_clients_do_not_bring_it_down(mpm):
         assert answered > 0
         if mpm == "event":
             assert "AH02179" in server.err, "or this test shows nothing"
-        poll_until(
-            lambda: answers(lambda: get(server, "/", wait=2)),
-            "it serves again when they are gone",
-            15,
-        )
+        serves = lambda: answers(lambda: get(server, "/", wait=2))  # noqa: E731
+        poll_until(serves, "it serves again when they are gone", 15)
         assert server.process.poll() is None
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.client import FINISH, Client, Lost, asked, get, half_sent, parked, refused, request
 from support.files import Gate, site
 from support.load import Load
-from support.servers import FULL, MPMS, Serve, bound, generation, launched, pool, shows
+from support.servers import FULL, MPMS, Serve, free_ports, generation, launched, pool, shows
 from support.waiting import alive, all_gone, children_of, patience, poll_until
 
 import mpmkit
@@ -25,6 +25,8 @@ LOGGED = {
 
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
+ASK = ("/", "Connection: keep-alive")
+BAD = ["Nonsense 1", "KeepAliveTimeout never", 'DocumentRoot "/does/not/exist"']
 
 
 def logged(server, mpm: str, what: str) -> int:
@@ -96,9 +98,6 @@ def test_ctrl_c_in_a_terminal_ends_everything_in_a_moment(mpm):
             client.close()
 
 
-ASK = ("/", "Connection: keep-alive")
-
-
 def conf_file(tmp_path, *lines: str):
     path = tmp_path / "httpd.conf"
     path.write_text("\n".join([f'DocumentRoot "{site()}"', *lines]) + "\n")
@@ -146,9 +145,6 @@ def test_hup_cuts_connections_but_keeps_the_port(mpm):
         assert {status for status, _ in load.answers} == {200}
 
 
-BAD = ["Nonsense 1", "KeepAliveTimeout never", 'DocumentRoot "/does/not/exist"']
-
-
 @pytest.mark.parametrize("mpm, name, bad", [*zip(MPMS, ("HUP", "USR1", "HUP"), BAD, strict=True)])
 def test_a_bad_file_at_a_restart_leaves_the_server_as_it_was(mpm, name, bad, tmp_path):
     conf = conf_file(tmp_path, "MaxKeepAliveRequests 50", "KeepAliveTimeout 30")
@@ -160,7 +156,7 @@ def test_a_bad_file_at_a_restart_leaves_the_server_as_it_was(mpm, name, bad, tmp
             poll_until(lambda: "AH00526" in server.error_log(), "a line in the error log")
             assert f"{conf}:3" in server.error_log()
             assert generation(server) == 0
-            assert server.processes() == before and all(map(alive, before))
+            assert set(before) <= set(server.processes()) and all(map(alive, before))
             assert "max=49" in client.get(*ASK)["Keep-Alive"], "the old value, the old connection"
         # The corrected file is taken at the next restart.
         conf_file(tmp_path, "MaxKeepAliveRequests 70")
@@ -184,8 +180,7 @@ def test_a_restart_cannot_change_the_mpm(tmp_path):
 
 def test_a_restart_moves_to_another_port(tmp_path):
     """Listen is read again like everything else: the new port opens, the old one closes."""
-    with bound() as one, bound() as two:
-        first, second = one.getsockname()[1], two.getsockname()[1]
+    first, second = free_ports(2)
     conf = conf_file(tmp_path, f"Listen 127.0.0.1:{first}")
     with Serve("event", "-f", str(conf)).ready() as server:
         assert server.port == first
@@ -324,4 +319,4 @@ def test_signals_for_the_parent_do_nothing_to_a_child(mpm):
                 os.kill(pid, number)
         for _ in range(10):
             assert get(server).status == 200
-        assert server.processes() == before and all(map(alive, before))
+        assert set(before) <= set(server.processes()) and all(map(alive, before))

@@ -102,13 +102,11 @@ def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
         return {**who, "qps": qps, "generator_bound": bound, "server_cpu_us": cpu}
 
     rows = [
-        row("mpmkit", "event", 1, 300.0),
-        row("mpmkit", "event", 2, 150.0),
+        row("mpmkit", "event", 1, 300.0), row("mpmkit", "event", 2, 150.0), row("nginx", None, 1, 900.0),
         *(row("gunicorn-sync", None, number, 60.0) for number in (1, 2)),
         *(row("uvicorn", None, number, 300.0 - 100 * number) for number in (1, 2)),
-        row("nginx", None, 1, 900.0),
         row("mpmkit", "event", 1, 5.0, "script"),
-    ]
+    ]  # fmt: skip
     said = "static, event: 1.50 times the fastest Python peer, uvicorn "
     assert run_all.peer_verdicts(rows) == [said + "(95%: 1.50 to 1.50; target 2, missed by 25%)"]
     assert run_all.peer_verdicts(rows[:2]) == []
@@ -116,10 +114,8 @@ def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
     (line,) = run_all.peer_verdicts(rows)
     assert line.endswith("; target 2, reached)")
     # What the generator could not ask for, ours could not show.
-    rows = [
-        row("mpmkit", "event", 1, 300.0, bound=True, cpu=20.0),
-        row("uvicorn", None, 1, 200.0, cpu=50.0),
-    ]
+    rows = [row("mpmkit", "event", 1, 300.0, bound=True, cpu=20.0)]
+    rows.append(row("uvicorn", None, 1, 200.0, cpu=50.0))
     limit = "open: the generator was at its limit in 1 of 1 rounds)"
     by_cpu = "; 2.50 times by CPU time (20.0 and 50.0 µs a request)"
     assert run_all.peer_verdicts(rows) == [f"{said}(one round; target 2, {limit}{by_cpu}"]
@@ -135,21 +131,16 @@ def test_the_generator_table():
     text = generators.table("work", {"mpmkit (Locust)": ours, **others})
     title, head, line, *rest = text.splitlines()
     assert (title, head.split()[0], len(rest)) == ("work", "requests/s", 2)
-    assert line == (
-        "mpmkit (Locust)        10,000    9,000 to 11,000   90%    11,000"
-        "           10.00   0.50       11.00  2 FAILED"
-    )
+    figures = "           10.00   0.50       11.00  2 FAILED"
+    assert line == "mpmkit (Locust)        10,000    9,000 to 11,000   90%    11,000" + figures
 
 
 def test_generators_go_into_their_table(place, monkeypatch, capsys):
     def missing(*_, **how):
         raise LoadError("wrk is not installed")
 
-    made = {
-        "mpmkit (Locust)": lambda url, *, clients, **_: sample(clients * 10, 0.5, 0),
-        "FastHttpUser": lambda *_, **how: sample(100, 1.0, 2),
-        "wrk": missing,
-    }
+    made = {"FastHttpUser": lambda *_, **how: sample(100, 1.0, 2), "wrk": missing}
+    made = {"mpmkit (Locust)": lambda url, *, clients, **_: sample(clients * 10, 0.5, 0)} | made
     monkeypatch.setattr(generators, "GENERATORS", made)
     path = place / "generators.csv"
     line = f"--scale smoke --out {path} --url http://127.0.0.1:1/x"

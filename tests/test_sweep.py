@@ -19,16 +19,11 @@ LOAD = LoadProfile(path="/ok", users=2, requests=30)
 GRID = {"ThreadsPerChild": [5, 10], "users": [1, 3]}
 
 
-@pytest.fixture
-def launched():
-    return Launches()
-
-
 def test_points_are_the_product_of_the_grid():
     todo = plan(("worker", "event"), GRID, LOAD, directives={"Timeout": 7}, rounds=2)
     values = [f"ThreadsPerChild={t} users={u}" for t in (5, 10) for u in (1, 3)]
-    assert [str(point) for point in todo.cells] == [
-        f"{mpm} {value}" for mpm in ("worker", "event") for value in values
+    assert list(map(str, todo.cells)) == [
+        f"{mpm} {one}" for mpm in ("worker", "event") for one in values
     ]
     cell = todo.cells[3]
     assert (cell.directives["ThreadsPerChild"], cell.directives["Timeout"]) == (10, 7)
@@ -41,10 +36,11 @@ def test_points_are_the_product_of_the_grid():
 def test_one_sweep_is_told_from_another_but_not_by_its_rounds():
     first = plan("event", GRID, LOAD).design
     assert plan("event", GRID, LOAD, rounds=5).design == first
-    others = [plan("worker", GRID, LOAD), plan("event", GRID, LOAD.but(users=9))]
-    others.append(plan("event", {**GRID, "users": [1, 2]}, LOAD))
-    others.append(plan("event", GRID, LOAD, directives={"Timeout": 7}))
-    assert first not in [other.design for other in others]
+    for mpm, grid, load, more in (
+        ("worker", GRID, LOAD, {}), ("event", GRID, LOAD.but(users=9), {}),
+        ("event", {**GRID, "users": [1, 2]}, LOAD, {}), ("event", GRID, LOAD, {"directives": {"Timeout": 7}}),
+    ):  # fmt: skip
+        assert plan(mpm, grid, load, **more).design != first
 
 
 @pytest.mark.parametrize(("grid", "said"), [
@@ -71,28 +67,24 @@ def test_all_mistakes_are_reported_each_once():
         plan(("event", "winnt"), grid, LOAD, directives={"Nonsense": 1}, rounds=0)
     lines, many = str(error.value).splitlines(), "event users=0 ThreadsPerChild=many, and "
     for start, said in (
-        ("mpm: ", "'winnt' is not one of"),
-        ("rounds: ", "must be"),
-        ("ThreadsPerChlid", "did you mean ThreadsPerChild?"),
-        (f"{many}2 more: ", "users: must be a whole"),
-        (f"{many}59 more: ", "Nonsense is not a"),
-        (f"{many}19 more: ", "takes a number"),
+        ("mpm: ", "'winnt' is not one of"), ("rounds: ", "must be"),
+        ("ThreadsPerChlid", "did you mean ThreadsPerChild?"), (f"{many}2 more: ", "users: must be a whole"),
+        (f"{many}59 more: ", "Nonsense is not a"), (f"{many}19 more: ", "takes a number"),
         ("event users=0 ThreadsPerChild=100, and 19 more: ", "would use"),
-    ):
+    ):  # fmt: skip
         found = [line for line in lines if line.startswith(start) and said in line]
         assert len(found) == 1, (said, lines)
     assert len(lines) == 7
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("5", 5), ("0.5", 0.5), ("On", True), ("off", False), ("500ms", "500ms")]
-)
-def test_values_on_the_command_line(text, value):
-    assert value_of(text) == value and type(value_of(text)) is type(value)
+def test_values_on_the_command_line():
+    values = {"5": 5, "0.5": 0.5, "On": True, "off": False, "500ms": "500ms"}
+    found = {text: value_of(text) for text in values}
+    assert found == values and list(map(type, found.values())) == list(map(type, values.values()))
 
 
-def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(launched, tmp_path):
-    path, seen = tmp_path / "rows.csv", []
+def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(tmp_path):
+    path, seen, launched = tmp_path / "rows.csv", [], Launches()
     grid = {"ThreadsPerChild": [5, 10], "users": [3]}
     how = {"out": path, "launch": launched}
     sweep("event", grid, LOAD, **how)
@@ -122,9 +114,9 @@ def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(launched,
     assert len(launched.made) == 4
 
 
-def test_a_server_that_dies_ends_the_sweep_and_the_same_call_goes_on(launched, tmp_path):
+def test_a_server_that_dies_ends_the_sweep_and_the_same_call_goes_on(tmp_path):
     path, grid = tmp_path / "rows.csv", {"users": [1, 2]}
-    launched.dies = lambda number: number == 2
+    launched = Launches(lambda number: number == 2)
     with pytest.raises(ExperimentError) as error:
         sweep("event", grid, LOAD, out=path, launch=launched)
     said, second = str(error.value), plan("event", grid, LOAD).left()[1]
@@ -138,8 +130,8 @@ def test_a_server_that_dies_ends_the_sweep_and_the_same_call_goes_on(launched, t
     assert "NOT COMPLETE" not in table.text()
 
 
-def test_a_point_without_a_good_answer_is_a_result(launched):
-    table = sweep("event", {"expect_length": [45, 44]}, LOAD, launch=launched)
+def test_a_point_without_a_good_answer_is_a_result():
+    table = sweep("event", {"expect_length": [45, 44]}, LOAD, launch=Launches())
     assert [point["failures"] for point in table.points()] == [30, 0]
     assert "30 FAILED" in table.text()
 
@@ -150,6 +142,7 @@ def test_nothing_is_said_of_the_best_where_the_server_was_not_the_limit():
     tails = {"p99_ms": 1900.0, "p999_ms": 1950.0, "p9999_ms": 1960.0, "max_ms": 1999.0}
     free = {"generator_bound": False, "generator_starved": False}
     rows = [recorded_row("sweep", **one, **long, **free, **tails) for one in users.values()]
+    assert SweepTable([], ("users",)).text() == "no point was finished"
     table = SweepTable(rows, ("users",))
     assert list(table.summary()["users"]) == [1, 2, 10] and table.summary()["p99_cut"].all()
     assert "most requests/s under event: 2,500" in table.text() and "≥ 1,900.0" in table.text()
@@ -157,10 +150,6 @@ def test_nothing_is_said_of_the_best_where_the_server_was_not_the_limit():
     text = table.text()
     assert "most requests/s" not in text and "little more" not in text
     assert "not decidable: generator or machine was the limit in 1 of 3 points" in text
-
-
-def test_an_empty_table():
-    assert SweepTable([], ("users",)).text() == "no point was finished"
 
 
 def test_ctrl_c_and_on_with_real_servers(tmp_path):

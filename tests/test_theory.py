@@ -88,9 +88,8 @@ def test_figures_draw_the_formula_and_the_points():
     assert list(points.x) == [100, 300] and list(points.y) == [21, 25]
     assert line.y[0] == pytest.approx(20) and line.y[-1] > line.y[0] and max(line.x) < 400
     assert "25 at 300" in plots.alt_text(figure)
-    barred = theory.response_curve(
-        0.02, 8, [100, 300], [0.021, 0.025], spreads=[(0.019, 0.022), (0.02, 0.03)]
-    )
+    spreads = [(0.019, 0.022), (0.02, 0.03)]
+    barred = theory.response_curve(0.02, 8, [100, 300], [0.021, 0.025], spreads=spreads)
     assert list(barred.data[-1].y) == [20, 30] and "bars: 95% of" in barred.layout.title.text
     closed = theory.closed_curve(0.02, 8, [4, 24], [190, 390])
     assert max(closed.data[0].y) == pytest.approx(400)

@@ -1,24 +1,24 @@
 """`mpmkit watch`: headroom and alarms from letters, and from a running server."""
 
 import base64
-import contextlib
 import math
-import os
 import re
-import signal
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from support.client import Client, request
+from support.servers import pool
 from support.waiting import poll_until
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure import procfs, watch_command
-from mpmkit.measure.monitor import StatusPage
+from mpmkit.measure import watch_command
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.watch_command import Headroom, headroom, shown
+
+PAGE = '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
+HALF = b"GET / HTTP/1.1\r\n"
 
 
 @pytest.mark.parametrize("letters, limit, busy, idle, free, alarm", [
@@ -39,15 +39,12 @@ def looks(*of: tuple[float, int, int]) -> list[Headroom]:
     return [Headroom(t, busy, idle, 9, math.nan, "") for t, busy, idle in of]
 
 
-@pytest.mark.parametrize("letters, idle, alarm", [
-    ("WGGG........", 1, "G"), ("WGGG........", 2, ""), ("W_GGG.......", 1, ""), ("WCCG....", 1, ""),
-])  # fmt: skip
-def test_slots_that_no_child_can_take(letters, idle, alarm):
+def test_slots_that_no_child_can_take_and_growth_gives_the_minutes_until_it_is_full():
     """Two looks in which none but the worker that answers was idle: nothing could be forked."""
-    assert headroom(5.0, letters, 0, looks((0, 3, idle))).alarm == alarm
-
-
-def test_growth_gives_the_minutes_until_it_is_full():
+    for letters, idle, alarm in (
+        ("WGGG........", 1, "G"), ("WGGG........", 2, ""), ("W_GGG.......", 1, ""), ("WCCG....", 1, ""),
+    ):  # fmt: skip
+        assert headroom(5.0, letters, 0, looks((0, 3, idle))).alarm == alarm, letters
     before = looks(*((60.0 * minute, 2 * minute, 20) for minute in range(6)))
     found = headroom(300.0, "W" + "K" * 10 + "_" * 20, 0, before)
     assert found.full_in == pytest.approx(21 / 2) and "full in 10 min" in shown(found, "text")
@@ -129,23 +126,13 @@ def test_options_that_cannot_be(server, option, value, says, capsys):
     assert stop.value.code == 2 and says in capsys.readouterr().err
 
 
-PAGE = '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
-THREE = {"StartServers": 1, "ThreadsPerChild": 3, "MinSpareThreads": 1, "MaxRequestWorkers": 3}
-POOLS = {  # of three workers
-    "prefork": {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 3},
-    "worker": THREE, "event": THREE,
-}  # fmt: skip
-HALF = b"GET / HTTP/1.1\r\n"
-
-
 @pytest.mark.rival
 @pytest.mark.parametrize("mpm", MPMS)
 def test_alarms_of_the_real_httpd(mpm, httpd, tmp_path, capsys):
     """Two of three workers read half a request, or are kept. Event keeps connections without a worker."""
     (tmp_path / "index.html").write_text("x")
-    with Httpd(
-        mpm, document_root=tmp_path, modules=["status"], extra=PAGE, KeepAliveTimeout=60, **POOLS[mpm]
-    ) as server:  # fmt: skip
+    three = pool(mpm, 3 if mpm == "prefork" else 1, 3, threads=3) | {"KeepAliveTimeout": 60}
+    with Httpd(mpm, document_root=tmp_path, modules=["status"], extra=PAGE, **three) as server:
         watched = [server.url, "--seconds", "0"]
 
         def status_is(wanted: int, says: str) -> bool:
@@ -163,43 +150,3 @@ def test_alarms_of_the_real_httpd(mpm, httpd, tmp_path, capsys):
                     says = f"full of {letter} ("
                     poll_until(lambda: status_is(watch_command.ALARM_STATUS, says))  # noqa: B023
             poll_until(lambda: status_is(0, "0 busy"))
-
-
-@pytest.mark.rival
-@pytest.mark.parametrize("mpm, pool, held, more, alarm", [
-    ("prefork", POOLS["prefork"], 2, 0, "G"),
-    # Two old children hold two of the three slots of event, and the new one is busy.
-    ("event", THREE | {"StartServers": 2, "MaxRequestWorkers": 6, "ServerLimit": 3}, 4, 2, "G"),
-])  # fmt: skip
-def test_children_that_finish_on_the_real_httpd(
-    mpm, pool, held, more, alarm, httpd, tmp_path, capsys
-):
-    (tmp_path / "slow.cgi").write_text("#!/bin/sh\nsleep 30\n")
-    (tmp_path / "slow.cgi").chmod(0o755)
-    sent = request("/slow.cgi") if mpm == "prefork" else HALF  # prefork would end half a request
-    with (
-        Httpd(
-            mpm, document_root=tmp_path, cgi=True, modules=["status"], extra=PAGE, GracefulShutdownTimeout=1,
-            **pool,
-        ) as server,
-        contextlib.ExitStack() as stack,
-    ):  # fmt: skip
-
-        def hold(number: int) -> None:
-            for _ in range(number):
-                stack.enter_context(Client(server)).send(sent)
-
-        def letters() -> str:
-            return StatusPage(server, 5).read(5)["Scoreboard"]
-
-        hold(held)
-        poll_until(
-            lambda: letters().count("W" if mpm == "prefork" else "R") >= held + (mpm == "prefork")
-        )
-        before = set(procfs.children(server.pid))
-        os.kill(server.pid, signal.SIGUSR1)
-        poll_until(lambda: set(procfs.children(server.pid)) - before)
-        hold(more)
-        watched = [server.url, "--every", "0.3", "--seconds", "2"]
-        poll_until(lambda: watch_command.main(watched) == watch_command.ALARM_STATUS, letters)
-        assert f"ALARM: full of {alarm} (" in capsys.readouterr().out

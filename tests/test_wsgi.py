@@ -11,27 +11,21 @@ import os
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from support import servers
 from support.client import CHUNKED, Client, asked, at_once, chunked, exchange, get, read_reply
 from support.files import DATA, write
-from support.servers import (
-    THREADED,
-    no_more_files,
-    one_child,
-    open_files,
-    prefork_and_event,
-    serving,
-    take_errors,
-)
+from support.servers import THREADED, no_more_files, one_child, open_files, serving
 from support.waiting import poll_until
 
-from mpmkit.handlers.wsgi import _ErrorStream
 from mpmkit.handlers.wsgi_head import read_head
 
-mpm = prefork_and_event
+mpm = servers.prefork_and_event
 HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"
+UNREAD = b"GET /file.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+EVERY = bytes(range(256)) * 200
+CONTROLS = [chr(n) for n in (*range(9), *range(10, 32), 127)]
 
 
 @pytest.fixture(scope="module")
@@ -55,35 +49,49 @@ def case(server, name, *lines, **options):
 # -- answers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, status, body, length", [
-    ("list", 200, b"onetwo", "6"), ("empty_list", 200, b"", "0"), ("pieces", 200, b"onetwothree", None),
-    ("generator", 200, b"ab", None), ("late_start", 201, b"late", None),
-    ("sized_pieces", 200, b"abcdef", "6"), ("write", 200, b"written first, returned", None),
-    ("write_in_generator", 200, b"12345", None), ("exc_info", 500, b"replaced", "8"),
-    ("no_content", 204, b"", None), ("no_content_with_body", 204, b"", None),
-    ("not_modified", 304, b"", None),
+@pytest.mark.parametrize("name, line, body, length", [
+    ("list", "200 OK", b"onetwo", "6"), ("empty_list", "200 OK", b"", "0"),
+    ("pieces", "200 OK", b"onetwothree", None), ("generator", "200 OK", b"ab", None),
+    ("late_start", "201 Created", b"late", None), ("sized_pieces", "200 OK", b"abcdef", "6"),
+    ("write", "200 OK", b"written first, returned", None), ("write_in_generator", "200 OK", b"12345", None),
+    ("exc_info", "500 Oops", b"replaced", "8"), ("no_content", "204 No Content", b"", None),
+    ("no_content_with_body", "204 No Content", b"", None), ("not_modified", "304 Not Modified", b"", None),
+    ("own_reason", "200 Quite Right", b"body", "4"), ("own_status", "299 Chosen Here", b"body", "4"),
+    ("own_reason/pieces", "200 Quite Right", b"onetwo", None),
 ])  # fmt: skip
-def test_answers(server, name, status, body, length):
-    """The length where it is known, chunks where not; a HEAD has no body."""
+def test_answers(server, name, line, body, length):
+    """The script's own reason; the length where it is known, chunks where not; a HEAD has no body."""
     with Client(server) as client:
         reply = client.get(f"/cases.py/{name}")
-        assert (reply.status, reply.body, reply["Content-Length"]) == (status, body, length)
-        framed = length or status in (204, 304)
+        assert (reply.status_line, reply.body) == (f"HTTP/1.1 {line}", body)
+        framed = length or reply.status in (204, 304)
+        assert reply["Content-Length"] == length
         assert reply["Transfer-Encoding"] == (None if framed else "chunked")
         assert reply["X-First"] is None
-        assert client.get(f"/cases.py/{name}", method="HEAD").status == status
-        assert client.get("/hello.py").body == b"hello world"
+        assert client.get(f"/cases.py/{name}", method="HEAD").status_line == reply.status_line
+        again = client.get("/hello.py")
+        assert (again.status_line, again.body) == ("HTTP/1.1 200 OK", b"hello world")
 
 
-def test_large_answers_and_http_1_0_which_gets_no_chunks(server):
+def test_large_answers_headers_and_http_1_0_which_gets_no_chunks(server):
     expected = b"".join(bytes([65 + i % 26]) * 10_000 for i in range(300))
     assert case(server, "large").body == expected
     data = exchange(server, b"GET /cases.py/generator HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     reply = read_reply(data)
     assert (reply["Transfer-Encoding"], reply["Connection"], reply.body) == (None, "close", b"ab")
+    reply = case(server, "headers")
+    assert reply.status == 203
+    assert [v for name, v in reply.headers if name == "Set-Cookie"] == ["a=1", "b=2"]
+    assert reply["Content-Type"] == "text/x-own" and reply.names[-1] == "Content-Type"
+    assert reply["Date"] != "never" and reply["Server"].startswith("mpmkit/")
+    assert reply["X-Latin"] == "caf\xe9"
+    names = ["Date", "Server", "Content-Length", "Connection", "Content-Type"]
+    assert get(server, "/hello.py").names == names
 
 
-GATED = """
+def test_what_is_made_is_sent_at_once(mpm, tmp_path):
+    """Each write(), each piece, reaches the client before the next is made, and the connection stays right."""
+    gated = """
 def application(environ, start_response):
     send = start_response("200 Right", [])
     def pieces():
@@ -97,13 +105,9 @@ def application(environ, start_response):
         send(piece)
     return [b"", b"last"]
 """
-
-
-def test_what_is_made_is_sent_at_once(mpm, tmp_path):
-    """Each write(), each piece, reaches the client before the next is made, and the connection stays right."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    write(tmp_path / "root" / "slow.py", GATED.format(gate=str(gate)))
+    write(tmp_path / "root" / "slow.py", gated.format(gate=str(gate)))
     chunk, bare = b"6\r\npiece%d\r\n", b"piece%d"
     with serving(mpm, document_root=tmp_path / "root") as server:
         for how, line, framed in [
@@ -141,28 +145,6 @@ def test_a_mistake_in_the_middle_cuts_the_answer(server, errors, name, said, end
     data = exchange(server, f"GET /cases.py/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert data.startswith(b"HTTP/1.1 200 ") and data.endswith(end)
     assert data.count(b"HTTP/1.1") == 1 and said in errors()
-
-
-def test_headers(server):
-    reply = case(server, "headers")
-    assert reply.status == 203
-    assert [v for name, v in reply.headers if name == "Set-Cookie"] == ["a=1", "b=2"]
-    assert reply["Content-Type"] == "text/x-own" and reply.names[-1] == "Content-Type"
-    assert reply["Date"] != "never" and reply["Server"].startswith("mpmkit/")
-    assert reply["X-Latin"] == "caf\xe9"
-    names = ["Date", "Server", "Content-Length", "Connection", "Content-Type"]
-    assert get(server, "/hello.py").names == names
-
-
-@pytest.mark.parametrize("name, line", [
-    ("own_reason", "HTTP/1.1 200 Quite Right"), ("own_reason/pieces", "HTTP/1.1 200 Quite Right"),
-    ("own_status", "HTTP/1.1 299 Chosen Here"), ("list", "HTTP/1.1 200 OK"),
-])  # fmt: skip
-def test_the_script_s_own_reason(server, name, line):
-    with Client(server) as client:
-        for method in ("GET", "HEAD"):
-            assert client.get(f"/cases.py/{name}", method=method).status_line == line
-        assert client.get("/hello.py").status_line == "HTTP/1.1 200 OK"
 
 
 @pytest.mark.parametrize("sendfile", ["On", "Off"])
@@ -248,10 +230,6 @@ def test_flask_runs_unchanged(server, errors):
 # -- request bodies -------------------------------------------------------------------------------
 
 
-UNREAD = b"GET /file.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
-EVERY = bytes(range(256)) * 200
-
-
 @pytest.mark.parametrize("name, body, answer", [
     ("read", b"abc", b"3 bytes: abc"), ("read", b"", b"0 bytes: "),
     ("read", b"x" * 200_000, b"200000 bytes: " + b"x" * 50),
@@ -269,16 +247,14 @@ def test_bodies(server, name, body, answer):
         assert client.is_open() and not client.buffer
 
 
-def test_a_body_comes_with_the_head_or_later(server):
+def test_a_body_comes_with_the_head_or_later_and_continue_when_it_is_read(server):
     head = b"POST /cases.py/read HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n"
     with Client(server) as client:
         for cut in range(7):
             client.send(head + b"abcdef"[:cut])
             client.send(b"abcdef"[cut:])
             assert client.reply().body == b"6 bytes: abcdef"
-
-
-def test_continue_is_sent_only_when_the_script_reads_and_not_after_the_head(server):
+    # 100 Continue is sent only when the script reads, and not after the head.
     head = (
         "POST /cases.py/{} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
     )
@@ -300,12 +276,8 @@ def test_continue_is_sent_only_when_the_script_reads_and_not_after_the_head(serv
 @pytest.mark.parametrize("name", ["read", "read_nothing", "read_and_swallow"])
 def test_a_badly_chunked_body_ends_the_connection(server, name):
     """Also where the script swallows the error: where the next request begins is unknown."""
-    data = exchange(
-        server,
-        f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n"
-        "Transfer-Encoding: chunked\r\n\r\n"
-        "3\r\nabc\r\nXYZ\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
-    )
+    post = f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n\r\n".encode()
+    data = exchange(server, post + b"3\r\nabc\r\nXYZ\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n")
     reply = read_reply(data)
     assert (reply.status, reply["Connection"], reply.size) == (400, "close", len(data))
 
@@ -336,24 +308,16 @@ def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
     assert children <= set(server.processes())
 
 
-CONTROLS = [chr(n) for n in (*range(9), *range(10, 32), 127)]
-NAMES = [
-    "", " ", "A B", "A:", ":", "A\t", "caf\xe9", "\u20ac", "A\r", "A\n", "A\0",
-    *'"(),/;<=>?@[]{}\\',
-]  # fmt: skip
-NUMBERS = ["1_0", "+10", "-1", "", " 4", "4 ", "4,4", "0x4", "4.0", "\xb2", "9" * 20, "9" * 5000]
-STATUSES = [
-    "", "200", "200OK", "20 OK", "2000 OK", "000 None", "100 Continue", "101 Switch", "199 x",
-    "\u0662\u0660\u0660 OK", "200 O\x01K", "200 OK\x7f", "200 OK\0", "-20 OK",
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("said, status, headers", [
-    *(("is not like '200 OK'", status, []) for status in STATUSES),
+    *(("is not like '200 OK'", status, []) for status in (
+        "", "200", "200OK", "20 OK", "2000 OK", "000 None", "100 Continue", "101 Switch", "199 x",
+        "\u0662\u0660\u0660 OK", "200 O\x01K", "200 OK\x7f", "200 OK\0", "-20 OK")),
     *(("control character", "200 OK", [("X-A", f"b{char}c")]) for char in CONTROLS),
     *(("control character", "200 OK", [("Content-Type", f"a/b{char}")]) for char in CONTROLS),
-    *(("is not a name", "200 OK", [(name, "x")]) for name in NAMES),
-    *(("one whole number", "200 OK", [("Content-Length", value)]) for value in NUMBERS),
+    *(("is not a name", "200 OK", [(name, "x")]) for name in (
+        "", " ", "A B", "A:", ":", "A\t", "caf\xe9", "\u20ac", "A\r", "A\n", "A\0", *'"(),/;<=>?@[]{}\\')),
+    *(("one whole number", "200 OK", [("Content-Length", value)]) for value in (
+        "1_0", "+10", "-1", "", " 4", "4 ", "4,4", "0x4", "4.0", "\xb2", "9" * 20, "9" * 5000)),
     ("not 4", "200 OK", [("Content-Length", "4"), ("Content-Length", "5")]),
 ])  # fmt: skip
 def test_a_head_that_breaks_the_rules(said, status, headers):
@@ -382,16 +346,7 @@ def test_a_wrapped_file_is_what_it_reads_and_no_longer_than_its_length(server, d
 
 
 def test_paths_of_other_alphabets(mpm, tmp_path):
-    root = tmp_path / "\u65e5\u672c"
-    write(root / "caf\xe9.py", NAMED)
-    with serving(mpm, document_root=root) as server:
-        reply = get(server, "/caf%C3%A9.py/%E6%97%A5")
-        name, info, file = reply.body.decode().split("\n")
-        assert (name, info) == ("b'/caf\\xc3\\xa9.py'", "b'/\\xe6\\x97\\xa5'")
-        assert file == repr(os.fsencode(root / "caf\xe9.py"))
-
-
-NAMED = """
+    named = """
 import os
 def application(environ, start_response):
     start_response("200 OK", [])
@@ -399,9 +354,18 @@ def application(environ, start_response):
     names.append(os.fsencode(environ["SCRIPT_FILENAME"]))
     return ["\\n".join(map(repr, names)).encode()]
 """
+    root = tmp_path / "\u65e5\u672c"
+    write(root / "caf\xe9.py", named)
+    with serving(mpm, document_root=root) as server:
+        reply = get(server, "/caf%C3%A9.py/%E6%97%A5")
+        name, info, file = reply.body.decode().split("\n")
+        assert (name, info) == ("b'/caf\\xc3\\xa9.py'", "b'/\\xe6\\x97\\xa5'")
+        assert file == repr(os.fsencode(root / "caf\xe9.py"))
 
 
-ENDLESS = """
+def test_iterables_are_closed(mpm, document_root):
+    """In any case, also when the client leaves. One child, so that it can be asked."""
+    endless = """
 ended = []
 def application(environ, start_response):
     start_response("200 OK", [])
@@ -415,22 +379,18 @@ def pieces():
     finally:
         ended.append(1)
 """
-
-
-def test_iterables_are_closed(mpm, document_root):
-    """In any case, also when the client leaves. One child, so that it can be asked."""
     names = (
-        "pieces sized_pieces no_content_with_body raises_before_piece raises_after_piece too_long "
-        "too_short"
-    ).split()
-    write(document_root / "endless.py", ENDLESS, time.time() - 10)
+        "pieces sized_pieces no_content_with_body raises_before_piece raises_after_piece".split()
+    )
+    names += ["too_long", "too_short"]
+    write(document_root / "endless.py", endless, time.time() - 10)
     with serving(mpm, document_root=document_root, pool=one_child(mpm, 4)) as server:
         for name in names:
             exchange(server, f"GET /cases.py/{name} HTTP/1.0\r\n\r\n".encode())
         assert sorted(json.loads(case(server, "closed").body)) == sorted(names)
         exchange(server, b"HEAD /cases.py/pieces HTTP/1.0\r\n\r\n")
         assert json.loads(case(server, "closed").body).count("pieces") == 2
-        assert take_errors(server)
+        assert servers.take_errors(server)
         with Client(server) as client:
             client.send(b"GET /endless.py HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.receive()
@@ -439,40 +399,27 @@ def test_iterables_are_closed(mpm, document_root):
 
 def test_wsgi_errors_is_the_error_log(server, errors):
     assert case(server, "errors").status == 200
-    said = errors()
-    assert "a script says" in said and "hello" in said and "one line" in said
-    assert all("[wsgi:error]" in line for line in said.splitlines())
-
-
-@pytest.mark.parametrize(("pieces", "lines"), [
-    (["a", " ", "1", "\n"], ["a 1"]), (["a\nb", "c\n"], ["a", "bc"]), (["rest"], ["rest"]), (["\n", " "], []),
-])  # fmt: skip
-def test_wsgi_errors_has_a_line_for_a_line(pieces, lines):
-    """print(a, 1) writes in pieces; what is left is written when the request ends."""
-    said: list[str] = []
-    log = SimpleNamespace(write_lines=lambda level, text, **where: said.extend(text.splitlines()))
-    stream = _ErrorStream(log)
-    stream.writelines(pieces)
-    stream.flush()
-    assert said == lines and not stream.held
+    lines = (
+        errors().splitlines()
+    )  # print() writes in pieces; what is left is written when the request ends
+    said = ["a script says", "hello", "one line", "in pieces", "no end"]
+    assert [line.rpartition("] ")[2] for line in lines] == said
+    assert all("[wsgi:error]" in line for line in lines)
 
 
 def test_bytes_of_a_subclass_and_a_head_that_is_too_long(tmp_path):
-    write(
-        tmp_path / "a.py",
-        """
+    program = """
 class B(bytes):
     pass
-
 def application(environ, start):
     kind = environ["QUERY_STRING"]
     start("200 OK", [("X", "x" * (70000 if kind == "long" else 1))])(B(b"1" * (kind == "write")))
     return [B(b"2")] if kind == "list" else iter([B(b"2"), B(b"3")])
-""",
-    )
+"""
+    write(tmp_path / "a.py", program)
     with serving("worker", document_root=tmp_path) as server:
         got = [get(server, f"/a.py?{kind}") for kind in ("list", "iter", "write", "long")]
-        assert "more than 65536 bytes of header lines" in "\n".join(take_errors(server))
+        assert "more than 65536 bytes of header lines" in "\n".join(servers.take_errors(server))
     assert [reply.status for reply in got] == [200, 200, 200, 500]
     assert [reply.body for reply in got[:3]] == [b"2", b"23", b"123"]
 
@@ -484,18 +431,17 @@ def script(text: str) -> str:
     return f"def application(e, start):\n    start('200 OK', [])\n    return [b{text!r}]\n"
 
 
-def test_a_changed_script_is_used_at_once(mpm, tmp_path):
+def test_a_changed_script_is_used_at_once(server, document_root):
     """In every child, whatever it had loaded before."""
-    path = tmp_path / "changing.py"
-    with serving(mpm, document_root=tmp_path) as server:
-        for number in range(5):
-            write(path, script(f"version {number}"), time.time())
-            for _ in range(8):
-                assert get(server, "/changing.py").body == b"version %d" % number
-        path.unlink()
-        assert {get(server, "/changing.py").status for _ in range(8)} == {404}
-        write(path, script("again"))
-        assert get(server, "/changing.py").body == b"again"
+    path = document_root / "changing.py"
+    for number in range(5):
+        write(path, script(f"version {number}"), time.time())
+        for _ in range(8):
+            assert get(server, "/changing.py").body == b"version %d" % number
+    path.unlink()
+    assert {get(server, "/changing.py").status for _ in range(8)} == {404}
+    write(path, script("again"))
+    assert get(server, "/changing.py").body == b"again"
 
 
 @pytest.mark.parametrize("source, said", [
@@ -517,11 +463,8 @@ def test_a_script_that_does_not_load(server, errors, document_root, source, said
 @pytest.mark.parametrize("mpm", THREADED)
 def test_two_threads_load_a_script_once(mpm, tmp_path):
     """Requests that come together must get one module, not one each."""
-    write(
-        tmp_path / "slow.py",
-        "import time\ntime.sleep(0.2)\nhere = object()\n"
-        "def application(e, start):\n    start('200 OK', [])\n    return [b'%d' % id(here)]\n",
-    )
+    slow = "import time\ntime.sleep(0.2)\nhere = object()\n"
+    write(tmp_path / "slow.py", slow + script("%d").replace("b'%d'", "b'%d' % id(here)"))
     one = {"StartServers": 1, "MaxRequestWorkers": 4, "MinSpareThreads": 1}
     with serving(mpm, document_root=tmp_path, **one) as server:
         assert len(set(at_once(lambda _: get(server, "/slow.py").body, 4))) == 1
@@ -531,16 +474,14 @@ def test_threads_run_a_script_at_the_same_time(mpm, tmp_path):
     """Worker and event: two requests meet inside the script. Prefork: two processes meet."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    write(
-        tmp_path / "root" / "meet.py",
-        f"""
+    program = f"""
 def application(environ, start_response):
     with open({str(pipe)!r}, "w" if environ["PATH_INFO"] == "/w" else "r") as file:
         pass  # each waits for the other
     start_response("200 OK", [])
     return [b"met"]
-""",
-    )
+"""
+    write(tmp_path / "root" / "meet.py", program)
     with serving(mpm, document_root=tmp_path / "root") as server:
         with asked(server, "/meet.py/w") as one, asked(server, "/meet.py/r") as other:
             assert one.reply().body == other.reply().body == b"met"
@@ -570,7 +511,7 @@ def test_where_no_program_may_run_no_application_does(document_root, tmp_path):
     conf = write(tmp_path / "f", section + alias)
     with serving("event", document_root=document_root, conf=conf) as server:
         assert [get(server, path).status for path in ("/hello.py", "/app")] == [403, 200]
-        (error,) = take_errors(server)
+        (error,) = servers.take_errors(server)
         assert f"Options ExecCGI is off in the directory of {document_root}/hello.py" in error
 
 

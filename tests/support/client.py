@@ -118,13 +118,9 @@ class Late(AssertionError, TimeoutError):
 
 
 def request(
-    path: str | bytes = "/file.txt",
-    *lines: str,
-    close: bool = False,
-    method: str = "GET",
-    body: bytes = b"",
-    version: str = "HTTP/1.1",
-) -> bytes:
+    path: str | bytes = "/file.txt", *lines: str, close: bool = False,
+    method: str = "GET", body: bytes = b"", version: str = "HTTP/1.1",
+) -> bytes:  # fmt: skip
     """A well-formed request; kept alive unless the lines, or `close`, say otherwise."""
     if isinstance(path, bytes):
         path = path.decode("latin-1")
@@ -149,9 +145,7 @@ class Client:
     """A raw connection to a server or to a port. `with Client(server) as client: …` closes it; nothing
     is sent by itself. `wait`: how long connecting, sending and reading may take."""
 
-    def __init__(
-        self, server: Any, *, wait: float | None = None, receive_buffer: int | None = None
-    ) -> None:
+    def __init__(self, server: Any, *, wait: float = 0, receive_buffer: int | None = None) -> None:
         self.wait = wait or patience()
         self.buffer = b""
         self.sock = socket.socket()
@@ -285,13 +279,9 @@ class TlsClient(Client):
     """A client whose bytes are encrypted; the server's certificate is checked."""
 
     def __init__(
-        self,
-        server: Any,
-        *,
-        context: ssl.SSLContext | None = None,
-        session: ssl.SSLSession | None = None,
-        **options: Any,
-    ) -> None:
+        self, server: Any, *, context: ssl.SSLContext | None = None,
+        session: ssl.SSLSession | None = None, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(server, **options)
         try:
             self.sock = (context or trusting(server)).wrap_socket(
@@ -310,7 +300,7 @@ def exchange(server: Any, data: bytes, cap: float = 10.0) -> bytes:
 
 def get(server: Any, path: str = "/file.txt", *lines: str, **how: Any) -> Reply:
     """One request on a connection of its own. `wait`: as a Client's."""
-    with Client(server, wait=how.pop("wait", None)) as client:
+    with Client(server, wait=how.pop("wait", 0)) as client:
         return client.get(path, *lines, close=True, **how)
 
 

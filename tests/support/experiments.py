@@ -25,14 +25,9 @@ def _first_row(table: str) -> Row:
 
 
 def memory_rows(
-    mpm: str | None = "prefork",
-    against: str = "busy",
-    cost: int = 1000,
-    base: int = 20_000,
-    server: str = "mpmkit",
-    noise: int = 0,
-    tables: int = 80,
-) -> list[Row]:
+    mpm: str | None = "prefork", against: str = "busy", cost: int = 1000, base: int = 20_000,
+    server: str = "mpmkit", noise: int = 0, tables: int = 80,
+) -> list[Row]:  # fmt: skip
     """Rows of memory on a straight line: a level costs so many KiB of PSS, and noise up and down."""
     made = []
     for number, level in enumerate((0, 50, 100, 200)):

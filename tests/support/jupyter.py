@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from docs._tools.render import find_browser
+from support.servers import free_ports
 from support.waiting import poll_until
 
 OPTIONS = (
@@ -32,25 +32,15 @@ THEIR_WARNINGS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::
 def jupyter(module: str, root: Path, *options: str, base: str = "", **env: str) -> Iterator[str]:
     """The address of `python -m MODULE` that serves a folder, under the path `base`: on loopback, without
     a token, its log next to the folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     path = root.parent / f"{root.name}.log"
     address = f"http://127.0.0.1:{port}{base}"
-    where = (
-        f"--port={port}",
-        f"--ServerApp.root_dir={root}",
-        f"--ServerApp.base_url={base or '/'}",
-    )
+    where = (f"--port={port}", f"--ServerApp.root_dir={root}", f"--ServerApp.base_url={base}/")
+    argv = [sys.executable, "-m", module, *OPTIONS, *where, *options]
+    environ = {**os.environ, "HOME": str(root.parent), **env}
     with open(path, "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *OPTIONS, *where, *options],
-            env={**os.environ, "HOME": str(root.parent), **env},
-            cwd=root,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        how = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+        process = subprocess.Popen(argv, env=environ, cwd=root, **how)
 
     def answers() -> bool:
         assert process.poll() is None, path.read_text()[-2000:]

@@ -16,15 +16,9 @@ class Load:
     """
 
     def __init__(
-        self,
-        server: Any,
-        path: str = "/",
-        *,
-        clients: int = 6,
-        keep_alive: bool = False,
-        retry: bool = False,
-        requests: int | None = None,
-    ) -> None:
+        self, server: Any, path: str = "/", *, clients: int = 6,
+        keep_alive: bool = False, retry: bool = False, requests: int | None = None,
+    ) -> None:  # fmt: skip
         self._server, self._path, self._requests = server, path, requests
         self._keep_alive, self._retry = keep_alive, retry
         self._stop = threading.Event()

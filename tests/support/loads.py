@@ -41,13 +41,8 @@ def in_a_network(setup: str, script: str) -> str:
         pytest.skip("no network namespaces here")
     environ = {**ENVIRON, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     environ.pop("MPMKIT_TARGETS", None)
-    done = subprocess.run(
-        [*namespace, f'{up} && exec "$0" -c "$1"', sys.executable, script],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=environ,
-    )
+    command = [*namespace, f'{up} && exec "$0" -c "$1"', sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environ)
     assert not done.returncode, done.stderr
     return done.stdout
 

@@ -113,20 +113,11 @@ OTHERS = [
 ]  # fmt: skip
 
 # (bytes, status); None: 400 once the client closes its side, for it has not sent the whole body.
-REFUSED: list[tuple[bytes, int | None]] = OTHERS + [
-    (data, 400)
-    for data in (
-        *map(line, LINES),
-        *STREAMS,
-        *map(target, TARGETS),
-        *map(host, HOSTS),
-        *map(field, FIELDS),
-        *HEADS,
-        *(length(*one) for one in LENGTHS),
-        *(framed(b"Transfer-Encoding: " + coding) for coding in CODINGS),
-        *(CHUNKED + chunks for chunks in CHUNKS),
-    )
-]
+REFUSED: list[tuple[bytes, int | None]] = OTHERS + [(data, 400) for data in (
+    *map(line, LINES), *STREAMS, *map(target, TARGETS), *map(host, HOSTS), *map(field, FIELDS), *HEADS,
+    *(length(*one) for one in LENGTHS), *(CHUNKED + chunks for chunks in CHUNKS),
+    *(framed(b"Transfer-Encoding: " + coding) for coding in CODINGS),
+)]  # fmt: skip
 
 # Requests that break off: the client sends no more, and closes its side.
 BROKEN_OFF = [

@@ -1,5 +1,6 @@
 """Starting servers, from Python and as a command, and checking what they leave behind."""
 
+import atexit
 import os
 import re
 import socket
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -49,11 +50,8 @@ def pool(
     """Directives of a pool: children at the start, workers at the most, idle ones kept."""
     kind = "Servers" if mpm == "prefork" else "Threads"
     found = {"StartServers": start, f"MinSpare{kind}": spare[0], f"MaxSpare{kind}": spare[1]}
-    return (
-        found
-        | {"MaxRequestWorkers": most}
-        | ({} if mpm == "prefork" else {"ThreadsPerChild": threads})
-    )
+    found |= {"MaxRequestWorkers": most}
+    return found if mpm == "prefork" else found | {"ThreadsPerChild": threads}
 
 
 def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
@@ -70,9 +68,11 @@ def bound() -> socket.socket:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on at this moment, all different."""
-    with ExitStack() as stack:
-        return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
+    """Ports that a server of this process's tests may listen on, and nothing else is given: they stay bound."""
+    kept = [bound() for _ in range(count)]
+    for sock in kept:
+        atexit.register(sock.close)
+    return [sock.getsockname()[1] for sock in kept]
 
 
 KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may stand still for some seconds
@@ -162,8 +162,10 @@ def no_more_files(server: Server, before: dict[int, int]) -> None:
     poll_until(none, lambda: f"no more descriptors than {before}: {open_files(server)}")
 
 
-LOG_LINE = re.compile(r"\[[^\]]+\] \[(\w+):(\w+)\] \[pid \d+:tid \d+\] .*")
-WORSE_THAN_WARN = {"error", "crit", "alert", "emerg"}
+# Lines below the level of an error; and corrections of the configuration, as a terminal shows them.
+GOOD = re.compile(
+    r"\[[^\]]+\] \[\w+:(?!error|crit|alert|emerg)\w+\] \[pid \d+:tid \d+\] .*|mpmkit: AH.*"
+)
 # Errors of clients: what was asked for is not to be had.
 CLIENTS = re.compile(r"\[client [^]]+\] (AH00135|AH10244|AH01630|AH00132|AH0003[567]|AH01276): ")
 
@@ -179,19 +181,9 @@ def take_errors(server: Server) -> list[str]:
     """The error log's errors since the last call: lines worse than a warning, and lines that are
     no log lines at all (a traceback, a message of the interpreter)."""
     lines = server.error_log().splitlines()
-    new = lines[_taken.get(server, 0) :]
-    _taken[server] = len(lines)
-    return [
-        line
-        for line in new
-        if not line.startswith("mpmkit: AH")
-        and not CLIENTS.search(line)
-        and not FULL.search(line)
-        and ((found := LOG_LINE.fullmatch(line)) is None or found[2] in WORSE_THAN_WARN)
-    ]
-
-
-# -- the command ----------------------------------------------------------------------------------
+    new, _taken[server] = lines[_taken.get(server, 0) :], len(lines)
+    harmless = CLIENTS.search, FULL.search, GOOD.fullmatch
+    return [line for line in new if not any(matches(line) for matches in harmless)]
 
 
 def command(*args: str) -> list[str]:

@@ -264,6 +264,8 @@ def case_errors(environ, start_response):
     environ["wsgi.errors"].write("a script says\nhello\n")
     environ["wsgi.errors"].writelines(["one line\n"])
     environ["wsgi.errors"].flush()
+    print("in", "pieces", file=environ["wsgi.errors"])
+    environ["wsgi.errors"].write("no end")
     start_response("200 OK", HTML)
     return []
 
