@@ -490,6 +490,7 @@ def test_ranges(tmp_path, value, status, content_range, body):
 
 @given(st.lists(RANGE | FIRST.map("{}-".format), min_size=1, max_size=8), st.integers(0, 50))
 @example(["0-"], 0)
+@example(["-1"], 0)
 def test_ranges_are_those_asked_for(asked, size):
     """Against the plain meaning: a set of positions."""
     wanted = set()

@@ -121,7 +121,10 @@ def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, i
         low, high = whole_number(first), whole_number(last)
         if low is None or high is None:
             return None
-        start, end = (low, high if last else LONGEST) if first else (max(0, size - high), size - 1)
+        if first:
+            start, end = low, high if last else LONGEST
+        else:
+            start, end = max(0, size - high), LONGEST if high else -1
         if end < start:
             return None  # also for the last 0 bytes: no range at all
         if start >= size:
