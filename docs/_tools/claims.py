@@ -139,10 +139,10 @@ def whole(server: str) -> Callable[[Rows], list[float]]:
 
 ALL, THREADED = "prefork, worker, event", "worker, event"
 CLAIMS = [
-    Claim("qps-full", "µs CPU, static page", ALL, cpu("static"), (28.2, 35.4, 32.7), 0.15),
-    Claim("qps-full", "µs CPU, script", ALL, cpu("script"), (32.4, 36.4, 40.0), 0.15),
-    Claim("qps-full", "requests/s, static page", ALL, qps("static"), (24937, 25133, 26928), 0.2),
-    Claim("qps-full", "requests/s, script", ALL, qps("script"), (24614, 25685, 23731), 0.2),
+    Claim("qps-full", "µs CPU, static page", ALL, cpu("static"), (37.8, 45.0, 44.0), 0.15),
+    Claim("qps-full", "µs CPU, script", ALL, cpu("script"), (40.9, 45.4, 48.7), 0.15),
+    Claim("qps-full", "requests/s, static page", ALL, qps("static"), (20851, 20228, 21056), 0.2),
+    Claim("qps-full", "requests/s, script", ALL, qps("script"), (22298, 21505, 20122), 0.2),
     Claim("qps-demo", "µs CPU, static page", ALL, cpu("static"), (35.9, 42.0, 43.6), 0.15),
     Claim("qps-demo", "µs CPU, static page, httpd", ALL, cpu("static", "httpd"), (63.6, 92.5, 93.1), 0.3),
     Claim("qps-scripts", "requests/s, WSGI", ALL, qps("script"), (22459, 19279, 16750), 0.2),
