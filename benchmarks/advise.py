@@ -82,10 +82,8 @@ def load(name: str) -> mpmkit.Trace:
 def tight(mpm: str, load: str) -> dict[str, Any]:
     """Directives under which the load has to wait. The steady load finds all children there."""
     workers = WORKERS[load]
-    first, most = (
-        workers if load == "steady" else 5,
-        {"MaxRequestWorkers": workers, "KeepAliveTimeout": 5},
-    )
+    first = workers if load == "steady" else 5
+    most = {"MaxRequestWorkers": workers, "KeepAliveTimeout": 5}
     if mpm == "prefork":
         return {**most, "StartServers": first, "MinSpareServers": 3, "MaxSpareServers": 10}
     threads = {"MinSpareThreads": 5, "MaxSpareThreads": 15, "ThreadsPerChild": 5}

@@ -25,10 +25,8 @@ def test_a_plan_has_a_line_for_each_connection(tmp_path):
     trace = Trace([0, 2, 2, 4], [0.1, 0.1, 2, nan], size, **how)
     made = replay.plan(trace, 2.0, "/x.php", tmp_path / "plan")
     lines = (tmp_path / "plan").read_text().splitlines()
-    first, second = (
-        "0.000000,1,0.000000 1.000000,3,0.903000",
-        "1.000000,2,0.000000 2.000000,4,0.903000 close",
-    )
+    first = "0.000000,1,0.000000 1.000000,3,0.903000"
+    second = "1.000000,2,0.000000 2.000000,4,0.903000 close"
     assert lines == [first, second]
     sizes = [line["expect_length"] for line in made["mix"]]
     assert sizes[0] == 0 and sizes[1:3] == pytest.approx([1000] * 2, rel=0.05)

@@ -80,10 +80,8 @@ class QpsTable(Table):
         figures, lines = self.published.get(published.page(kind).kind, {}), []
         for mpm, found in rounds.items():
             values, theirs = [*found.values()], figures.get(mpm, math.nan)
-            ratio, limits = (
-                _ratio(found, rounds.get("prefork", {})),
-                self.limits(kind, server, mpm),
-            )
+            ratio = _ratio(found, rounds.get("prefork", {}))
+            limits = self.limits(kind, server, mpm)
             line = {"kind": kind, "server": server, "mpm": mpm, "published": theirs}
             line |= {"rounds": len(values), "median": statistics.median(values)}
             line |= {"min": min(values), "max": max(values), "noise": stats.noise(values)}

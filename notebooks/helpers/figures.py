@@ -26,10 +26,8 @@ KIND_TITLES = {
     "mod_php": "script by mod_php",
 }
 PUBLISHED, MEASURED = "as published", "measured"
-HEAT, ON_HEAT = (
-    ["#F4F6F9", "#5B9BD5"],
-    "#111111",
-)  # a map's cells on any page, and what is written in them
+HEAT = ["#F4F6F9", "#5B9BD5"]  # a map's cells, from the least to the most, on any page
+ON_HEAT = "#111111"  # what is written in them
 LIMITED = "the load generator or its machine was the limit"
 PRINTED = ("static", "script")  # what the article has figures of
 COLUMNS = (
