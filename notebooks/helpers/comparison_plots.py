@@ -77,8 +77,9 @@ def rates(frame: pandas.DataFrame) -> go.Figure:
         raise ValueError("there are no rows; give QpsTable.to_frame() of a measured table")
     groups = frame.assign(mpm=frame["mpm"].fillna("")).groupby(["server", "mpm"], sort=False)["qps"]
     figure, parts = go.Figure(), []
-    servers = list(dict.fromkeys(frame["server"]))
-    for (server, mpm), values in sorted(groups, key=lambda one: servers.index(one[0][0])):
+    servers, mpms = list(dict.fromkeys(frame["server"])), [*colours.MPMS, ""]
+    places = {key: (servers.index(key[0]), mpms.index(key[1])) for key, _ in groups}
+    for (server, mpm), values in sorted(groups, key=lambda one: places[one[0]]):
         middle = float(values.median())
         row = {"server": server, "median": middle, "min": values.min(), "max": values.max()}
         text, group = f"{server}<br>{middle:,.0f}", server if mpm else OURS

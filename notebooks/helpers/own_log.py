@@ -122,6 +122,7 @@ def table(found: Advice) -> pandas.DataFrame:
         pandas.DataFrame(body, columns=head)
         .set_index(["MPM", "numbers"])
         .drop(columns="binds first")
+        .map(lambda text: text.replace(" ", "\u00a0"))  # a number and its unit stay in one line
     )
 
 
