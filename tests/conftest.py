@@ -1,19 +1,5 @@
-"""Fixtures for tests of running servers: the same tests run against every MPM.
-
-    mpm      the MPM's name; a test that asks for it runs three times
-    server   a running server, one a test module and MPM: the module may define its own
-             `document_root` and `directives` fixtures (module scope) to say what it serves
-    errors   what the server has written to its error log; a test that expects errors reads them
-             there, for what it leaves unread fails it
-
-    httpd    the path of the real httpd; the test is skipped without it
-    shared   a folder that other users (httpd's www-data, php-fpm's) may enter; pytest's own is closed
-
-    everything_ends   for modules whose tests start servers themselves: when a test is done, no
-             process that it started is alive
-
-After each test that used `server`, every worker must be idle again and the error log without an
-error. When the module is done, no child may be left (`servers.serving`).
+"""Fixtures for tests of running servers: the same tests run against every MPM (`mpm`). A module may define its
+own `document_root` and `directives` (module scope), which say what its `server` serves.
 """
 
 import sys
@@ -24,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from misbehaving import Misbehaving
 from support.files import recorded_root
 from support.servers import MPMS, assert_quiet, serving, take_errors
 from support.waiting import nothing_left
@@ -63,7 +50,8 @@ def module_server(mpm: str, document_root: Path, directives: dict[str, Any]) -> 
 
 @pytest.fixture
 def server(module_server: Server) -> Iterator[Server]:
-    """The module's server, checked after each test."""
+    """The module's server, one an MPM. After each test every worker must be idle again and the error log without
+    an error; when the module is done, no child may be left (`servers.serving`)."""
     yield module_server
     assert module_server.running, "the server ended:\n" + module_server.error_log()
     assert_quiet(module_server)
@@ -73,12 +61,20 @@ def server(module_server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def errors(server: Server) -> Callable[[], str]:
-    """Takes the errors out of the error log, as one text."""
+    """Takes the errors out of the error log, as one text: for a test that expects some."""
     return lambda: "\n".join(take_errors(server))
+
+
+@pytest.fixture(scope="module")
+def bad() -> Iterator[Misbehaving]:
+    """A server that misbehaves as the path asks it to, for the tests of the load."""
+    with Misbehaving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def httpd() -> str:
+    """The path of the real httpd; the test is skipped without it."""
     try:
         return find_httpd()
     except NotInstalled as missing:
@@ -87,6 +83,7 @@ def httpd() -> str:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Path]:
+    """A folder that other users (httpd's www-data, php-fpm's) may enter; pytest's own is closed."""
     with tempfile.TemporaryDirectory(prefix="mpmkit-shared-") as where:
         Path(where).chmod(0o755)
         yield Path(where).resolve()
@@ -94,6 +91,7 @@ def shared() -> Iterator[Path]:
 
 @pytest.fixture
 def everything_ends() -> Iterator[None]:
+    """For tests that start servers themselves: no process that one starts outlives it."""
     with nothing_left():
         yield
 

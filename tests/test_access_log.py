@@ -122,11 +122,8 @@ def test_several_files_in_any_order_compressed_or_not_and_empty_ones(tmp_path):
     trace = mpmkit.Trace.read(sorted(tmp_path.iterdir()))
     assert list(trace.start) == [0, 1, 39, 49] and trace.begin == BEGIN + 1
     (tmp_path / "cut.gz").write_bytes(gzip.compress(common(1).encode() * 999)[:60])
-    for name, says in {
-        "cut.gz": "damaged or cut short",
-        "none": "No such file",
-        ".": "directory",
-    }.items():
+    bad = {"cut.gz": "damaged or cut short", "none": "No such file", ".": "directory"}
+    for name, says in bad.items():
         with pytest.raises(TraceError, match=says):
             mpmkit.Trace.read(tmp_path / name, log_format="common")
 
@@ -179,8 +176,7 @@ def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monke
                     pass
                 assert (reader.lines, reader.broken) == (lines, 0)
             else:
-                trace = mpmkit.Trace.read(Growing(lines), log_format=form)
-                assert len(trace) == lines
+                assert len(mpmkit.Trace.read(Growing(lines), log_format=form)) == lines
             used[how, lines] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert used["lines", 8000] < used["lines", 2000] + 50_000

@@ -10,13 +10,12 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from support.files import program
+from support.rows import trace
 from support.waiting import all_gone, patience, poll_until
 
 from benchmarks import advise as bench
@@ -34,12 +33,6 @@ from mpmkit.measure.sizing import Line
 from mpmkit.measure.trace import Trace
 
 FLAT = Cost(Line(1000, 100, 90, 110, 5, 100), "counted by hand", None, True)
-
-
-def trace(*requests: tuple[float, float, int], kept: int = 0) -> Trace:
-    """Of (start, seconds, connection)."""
-    start, seconds, connection = zip(*sorted(requests), strict=True)
-    return Trace(start, seconds, connection=connection, kept=[kept] * len(start), begin=1e9)
 
 
 def day(number: int = 3000, span: float = 4000.0) -> Trace:
@@ -161,8 +154,7 @@ def test_recorded_lines(mpm):
     """docs/WHICH-MPM.md has the slopes; page tables come on top, some 50 KiB for a process."""
     cost = recorded_costs()[mpm]
     low, middle, high = cost.at(100, 1000)
-    assert low < middle < high and not cost.measured
-    assert (cost.kept is not None) == (mpm == "event")
+    assert low < middle < high and not cost.measured and (cost.kept is not None) == (mpm == "event")
     assert 200 < cost.workers.slope < 300 if mpm == "prefork" else 50 < cost.workers.slope < 100
     assert math.isnan(replace(cost, workers=Line(1, 2, -math.inf, math.inf, 2, 9)).at(5, 0)[0])
 
@@ -333,39 +325,6 @@ def test_memory_of_a_running_httpd(mpm, tmp_path):
         child = advise_command.procfs.children(httpd.pid)[0]
         with pytest.raises(ValueError, match=f"child of httpd; give its parent, {httpd.pid}"):
             running_cost(child, 1, None)
-
-
-@pytest.mark.skipif(not shutil.which("apache2"), reason="the real httpd is not installed")
-def test_httpd_closes_parked_connections_when_a_new_one_finds_no_idle_thread(tmp_path):
-    """As test_traffic has it for the simulation. The close is sent when a thread is idle again."""
-    slow = "#!/bin/sh\nsleep 1\nprintf 'Content-Type: text/plain\\r\\n\\r\\nx'\n"
-    program(tmp_path / "slow.cgi", slow)
-    (tmp_path / "index.html").write_text("x")
-    one = {"StartServers": 1, "ThreadsPerChild": 4, "MaxRequestWorkers": 4, "KeepAliveTimeout": 60}
-    started = Httpd("event", document_root=tmp_path, cgi=True, MinSpareThreads=1, **one)
-    with started as httpd, contextlib.ExitStack() as stack:
-
-        def ask(path: str) -> socket.socket:
-            made = stack.enter_context(socket.create_connection(httpd.address, timeout=patience()))
-            made.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            return made
-
-        def closed() -> bool:
-            """Once the connection is parked before its thread is needed."""
-            parked = ask("/")
-            assert parked.recv(4096)
-            made = [*(ask("/slow.cgi") for _ in range(4)), ask("/")]  # accepted in this order
-            assert all(one.recv(4096) for one in made)
-            parked.settimeout(0.5)
-            try:
-                return parked.recv(1) == b""
-            except TimeoutError:
-                return False
-            finally:
-                for one in made:
-                    one.close()
-
-        poll_until(closed, what="the close of a parked connection")
 
 
 def test_the_table_of_the_comparison_keeps_rows_of_other_loads(tmp_path):

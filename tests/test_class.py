@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import v4
+from support.books import headings, predictions, texts
 
 from docs._tools import rehearse
 from mpmkit.config.directives import MPMS, SPECS
@@ -21,17 +22,7 @@ SLOTS = rehearse.slots(BOOK)
 SHOWN = re.compile(r'\[(E?\d+)\]\([^)]*?([\w-]+)\.ipynb\)((?:, (?:"[^"]+"|\d+))*)')
 
 
-def texts(place: str) -> list[str]:
-    book = json.loads((ROOT / "notebooks" / f"{place}.ipynb").read_text())
-    return ["".join(cell["source"]) for cell in book["cells"]]
-
-
-def sections(place: str) -> set[str]:
-    return set(re.findall(r"^#+ (.+)$", "\n".join(texts(place)), re.MULTILINE))
-
-
 def rows(heading: str) -> list[list[str]]:
-    """The rows of a plan, as cells."""
     part = GUIDE.partition(f"\n## {heading}")[2].partition("\n## ")[0]
     lines = [line for line in part.splitlines() if line.startswith("| ")]
     return [re.split(r"\s*\|\s*", line.strip())[1:-1] for line in lines[1:]]
@@ -57,8 +48,9 @@ def test_exercises_name_only_what_was_shown_before(heading):
                     assert not missing, f"{name}, {task} in the row {row[:2]} needs {missing}"
                     asked += 1
                 continue
-            own = set(re.findall('"([^"]+)"', given)) or sections(book)
-            assert own <= sections(book), f"{row[:2]}: {own - sections(book)} are not in {book}"
+            own = set(re.findall('"([^"]+)"', given)) or set(headings(book))
+            missing = own - set(headings(book))
+            assert not missing, f"{row[:2]}: {missing} are not in {book}"
             shown |= {(book, one) for one in own}
     assert asked >= 5
 
@@ -98,11 +90,7 @@ def test_cells_are_those_of_the_notebooks_and_predictions_come_first():
     for text, book in copied:
         assert text in texts(book), f"{book} has changed: {text[:60]}"
     code = "\n".join(text for text, _ in CELLS)
-    asked = re.findall(r"^(\w+) = lesson\.predict\(", code, re.MULTILINE)
-    assert len(asked) == 6
-    for name in asked:
-        assert code.index(f"{name} = lesson.predict(") < code.index(f"{name}.shown("), name
-    assert code.count('quiz.Quiz(*questions.OF["class"])') == 2
+    assert len(predictions(code)) == 6 and code.count('quiz.Quiz(*questions.OF["class"])') == 2
 
 
 def test_the_hand_out_has_every_letter_and_the_defaults():

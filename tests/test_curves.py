@@ -10,7 +10,8 @@ from html import unescape
 import pandas
 import pytest
 from helpers import calculator, comparison_plots, memory_plots, sweep_plots, tables
-from support.experiments import memory_rows, recorded_row
+from support.experiments import memory_rows
+from support.rows import row
 
 import mpmkit
 from mpmkit.lab import plots, theme
@@ -36,7 +37,7 @@ def table() -> SweepTable:
         load = {"duration_s": 2.0, "generator_bound": users == 80, "generator_starved": False}
         point = json.dumps({"ThreadsPerChild": threads, "users": users})
         where = {"mpm": mpm, "users": users, "point": point}
-        made.append(recorded_row("sweep", **where, **answered, **load))
+        made.append(row("sweep", **where, **answered, **load))
     return SweepTable(made, ("ThreadsPerChild", "users"))
 
 
@@ -126,9 +127,8 @@ def test_ours_next_to_the_real_httpd():
     sides = [list(rivals.rounds("static", who)["worker"].values()) for who in ("mpmkit", "httpd")]
     medians = [statistics.median(side) for side in sides]
     assert row["published /s"] == 11_038 and list(row.iloc[1:3]) == medians
-    assert row["mpmkit / httpd"] == pytest.approx(
-        statistics.geometric_mean(a / b for a, b in zip(*sides, strict=True))
-    )
+    ratios = (a / b for a, b in zip(*sides, strict=True))
+    assert row["mpmkit / httpd"] == pytest.approx(statistics.geometric_mean(ratios))
     # What one of the two does not have: WSGI under httpd, and an httpd that took no part.
     assert math.isnan(tables.compared(table("qps-scripts")).loc["script, event", "httpd /s"])
     assert tables.compared(table("qps-full"))["httpd /s"].isna().all()

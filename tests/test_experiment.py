@@ -5,13 +5,17 @@ import io
 import re
 import shlex
 from dataclasses import dataclass, field
+from unittest.mock import Mock
 
 import pytest
-from support.experiments import printed_by, recorded_row
+from support.experiments import printed_by
+from support.rows import ROW
 
 import mpmkit
+import mpmkit.measure.watch_command as watch
 from benchmarks import article, bench, cost, generators, run_all
 from mpmkit.config.arguments import Parser
+from mpmkit.load import cli
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import capacity, command, demand, experiment, memory, qps, records, sweep
@@ -35,7 +39,7 @@ class Measuring:
             report(cell.label, 0.5)
             if len(self.began) in self.events:
                 raise self.events[len(self.began)]
-            yield [recorded_row("qps", server=cell.server, mpm=cell.mpm or None, round=cell.round)]
+            yield [{**ROW, "server": cell.server, "mpm": cell.mpm or None, "round": cell.round}]
         finally:
             self.stopped.append(f"{cell.label} {cell.round}")
 
@@ -68,10 +72,11 @@ def test_rows_are_on_disk_and_progress_says_how_far_it_is(tmp_path):
     (RuntimeError("port 80:\n taken"), ExperimentError, "port 80: taken"),
     (LoadError("it died"), ExperimentError, "it died"),
     (KeyError("oops"), ExperimentError, "'oops'"),
+    (RecordError("a full disk"), ExperimentError, "a full disk"),
 ])  # fmt: skip
 def test_what_ends_a_run_carries_the_table(tmp_path, event, raised, said):
     file, measuring = RecordFile(tmp_path / "rows.csv"), Measuring({5: event})
-    # The fifth cell is httpd's: a generator that dies, or a bug, is not its fault alone.
+    # The fifth cell is httpd's: a generator that dies, a bug or a full disk is not its fault alone.
     many = cells(5, SERVERS[:1]) if type(event) is RuntimeError else cells()
     closed = []
 
@@ -86,22 +91,6 @@ def test_what_ends_a_run_carries_the_table(tmp_path, event, raised, said):
     assert str(error.value) == said and error.value.table.measured == 4 and closed
     assert records.read(file.path) == error.value.table.records
     assert measuring.began == measuring.stopped
-
-
-def test_a_full_disk_keeps_what_was_measured(tmp_path, monkeypatch):
-    file = RecordFile(tmp_path / "rows.csv")
-    real, calls = RecordFile._write, []
-
-    def write(self, fd, text):
-        calls.append(text)
-        if len(calls) == 2:
-            raise RecordError("a row could not be written: No space left on device")
-        real(self, fd, text)
-
-    monkeypatch.setattr(RecordFile, "_write", write)
-    with pytest.raises(ExperimentError, match="No space left") as error:
-        run(cells(), Measuring(), Table([]), file=file)
-    assert records.read(file.path) == error.value.table.records and error.value.table.measured == 1
 
 
 def test_a_competitor_that_fails_costs_no_other_row():
@@ -136,7 +125,7 @@ def test_a_row_has_the_machine_and_what_happened_meanwhile():
     frame = {"run_id": "r", "scale": "smoke", "round": 3, "server": "nginx", "mpm": None}
     own = {*frame, "steal", "load1", "directives", *records.machine().row()}
     conditions = experiment.Conditions(Table([], run_id="r", scale="smoke"), Cell(3, "nginx", ""))
-    columns = {name: value for name, value in recorded_row("qps").items() if name not in own}
+    columns = {name: value for name, value in ROW.items() if name not in own}
     row = conditions.row({"A": 1, "B": "x"}, **columns)
     assert {name: row[name] for name in frame} == frame and row["cores"] >= 1
     assert row["directives"] == "A=1 B=x" and 0 <= (row["steal"] or 0) <= 1
@@ -163,23 +152,17 @@ def test_exit_statuses_of_a_run(capsys, monkeypatch, event, status, out, err):
     assert "\n".join(lines[int(out[0]) :]) == err
 
 
-@pytest.mark.parametrize(
-    ("event", "status"),
-    [(ValueError("bad\nline"), 2), (RecordError("no file"), 1), (KeyboardInterrupt(), 130)],
-)
-def test_exit_statuses_before_anything_starts(capsys, event, status):
-    def measure(bar):
-        raise event
-
-    assert command.execute(measure) == (status, None)
-    said = capsys.readouterr()
-    assert not said.out and all(line.startswith("mpmkit: ") for line in said.err.splitlines())
+def test_exit_statuses_before_anything_starts(capsys):
+    errors = {ValueError("bad\nline"): 2, RecordError("no file"): 1, KeyboardInterrupt(): 130}
+    for error, status in errors.items():
+        assert command.execute(Mock(side_effect=error)) == (status, None)
+        said = capsys.readouterr()
+        assert not said.out and all(line.startswith("mpmkit: ") for line in said.err.splitlines())
 
 
 @pytest.mark.parametrize(("program", "argv", "said"), [
     (qps, "--mpm x --script y --rounds 0 --scale z", "mpm: .*; script: .*; scale: .*; rounds: "),
     (qps, "--kind php", "argument --kind: invalid choice"),
-    (qps, "--mpm winnt,event", "mpm: 'winnt' is not one of prefork, worker, event"),
     (qps, "--users 0", "users: must be a whole number"),
     (qps, "--also iis", "also: 'iis' is not one of httpd"),
     (qps, "--target-precision 5%", "unrecognized arguments: --target-precision"),
@@ -188,16 +171,13 @@ def test_exit_statuses_before_anything_starts(capsys, event, status):
     (memory, "--busy 0,500", "busy: 500 requests can't be busy under prefork with Max"),
     (memory, "--idle -1", "idle: must be a whole number from 0 to 20,000"),
     (memory, "--idle ,", "idle: give at least one level"),
-    (memory, "--rounds 0", "rounds: must be a whole number from 1 to 100"),
     (memory, "--document-root /no/such", "document_root: there is no folder /no/such"),
-    (memory, "--path index", "path: must begin with /"),
     (memory, "-c ThreadsPerChild", "write a directive and its value"),
     (memory, "--mpm prefork -c 'ThreadsPerChild 5'", "directives: "),
     (memory, "--ram lots", "ram: must be a size like 4GiB"),
     (memory, "--reserve 1GiB", "reserve: it is a part of --ram; give both"),
     (sweep, "event", "the following arguments are required: NAME=VALUE"),
     (sweep, "event users", "must be NAME=VALUE,VALUE, not 'users'"),
-    (sweep, "event users=0", "users: must be a whole number"),
     (sweep, "event users=1 users=2", "a name is in the grid twice"),
     (sweep, "event users=1 --path x", "path: must begin"),
     (demand, "--work pages --rates 0 --blocks 0 --margin 50.1%", "work: .*; blocks: .*; rates: .*; margin: "),
@@ -212,6 +192,12 @@ def test_exit_statuses_before_anything_starts(capsys, event, status):
     (cost, "--rounds 0", "--rounds 0: give 1 at least"),
     (article, "--requests 5", "requests: must be 200 to 5,000,000"),
     (generators, "--seconds 0.5", "seconds"), (generators, "--url http://192.0.2.1/", "loopback"),
+    (cli, "http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
+    (cli, "http://127.0.0.1:1 --steps a,b", "must be numbers like 0,50,100"),
+    (cli, "http://192.0.2.1/ --users 0", "users: must be a whole number"),
+    (cli, "http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
+    (watch, "http://127.0.0.1:1 --limit 0", "limit: must be a whole number from 1, not '0'"),
+    (watch, "http://127.0.0.1:1 --every nan", "must be seconds"),
     (run_all, "--only tea", "argument --only: invalid choice: 'tea'"),
     (run_all, "--also iis", "also: 'iis' is not one of httpd"),
 ])  # fmt: skip
@@ -248,14 +234,13 @@ def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):
     assert "keeps no rows" in " ".join(parser.format_help().split())
     argv = ["-c", "Timeout 5", "--directive", "KeepAlive  On", "--mpm", "a,b", "--mpm", "c"]
     asked = command.asked(parser.parse_args([*argv, "--out", "b.csv"]))
-    given = {"Timeout": "5", "KeepAlive": "On"}
-    assert asked == {"directives": given, "mpms": ["a", "b", "c"]}
+    assert asked == {"directives": {"Timeout": "5", "KeepAlive": "On"}, "mpms": ["a", "b", "c"]}
 
 
 def test_progress_is_a_bar_on_a_terminal_and_else_a_line_a_figure(monkeypatch, capsys):
     bar = Bar()
     bar(Progress(0, 2, "a", 0.1, 9.0))
-    bar(Progress(1, 2, "a", 0.5, 100.0, recorded_row("qps"), "5 requests/s"))
+    bar(Progress(1, 2, "a", 0.5, 100.0, ROW, "5 requests/s"))
     bar.close()
     assert capsys.readouterr().err == "[1/2] a: 5 requests/s (about 2 min left)\n"
     assert (experiment.duration(89), experiment.duration(91)) == ("89 s", "2 min")
@@ -265,6 +250,6 @@ def test_progress_is_a_bar_on_a_terminal_and_else_a_line_a_figure(monkeypatch, c
     monkeypatch.setattr("sys.stderr", terminal)
     bar = Bar()
     bar(Progress(0, 2, "round 1, event", 0.25, 3.0))
-    bar(Progress(2, 2, "round 1, event", 1.0, 0.0, recorded_row("qps"), "5 requests/s"))
+    bar(Progress(2, 2, "round 1, event", 1.0, 0.0, ROW, "5 requests/s"))
     said = terminal.getvalue()
     assert " 25%|" in said and "[2/2] round 1, event: 5 requests/s" in said

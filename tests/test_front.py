@@ -5,7 +5,6 @@ import pytest
 from benchmarks.ratios import Comparison
 from benchmarks.works import FREE
 from docs._tools import readme_figures
-from docs._tools.render import find_browser
 from mpmkit.config.directives import MPMS
 from mpmkit.lab.plots import alt_text
 from mpmkit.measure import stats
@@ -52,8 +51,7 @@ def test_servers_have_a_line_each_ours_first():
         *(answered("mpmkit", "event", None, n, 1000.0 * n, 40.0 + n) for n in (1, 2, 3)),
         answered("mpmkit", "event", "wsgi", 1, 7.0, 1.0),
     ]
-    text = readme_figures.servers_text(rows, "static")
-    _, head, *lines = map(str.split, text.splitlines())
+    _, head, *lines = map(str.split, readme_figures.servers_text(rows, "static").splitlines())
     assert head[:2] == ["server", "requests/s"]
     assert lines[0] == ["mpmkit", "event", "2,000", "1,000", "to", "3,000", "42.0"]
     assert [line[0] for line in lines] == ["mpmkit", "httpd", "nginx"]
@@ -104,29 +102,5 @@ def test_memory_has_a_line_a_server_and_a_column_an_mpm():
     head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
     assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
     assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
-
-
-def test_a_run_that_is_not_recorded_is_named(tmp_path, monkeypatch, capsys):
-    show = readme_figures._print_if_recorded
-    with monkeypatch.context() as patch:
-        patch.setattr(readme_figures.records, "recorded_folder", lambda: tmp_path)
-        assert show(readme_figures.MEMORY, readme_figures.memory_text) == []
-    said = capsys.readouterr()
-    assert not said.out and "without memory-demo.csv, which is not recorded" in said.err
-    rows = show(readme_figures.MEMORY, readme_figures.memory_text)
-    assert rows and capsys.readouterr().out == readme_figures.memory_text(rows) + "\n"
     with pytest.raises(ValueError, match="mpmkit bench --only memory --record"):
         readme_figures.memory_text([])
-
-
-@pytest.mark.browser
-def test_a_figure_becomes_two_pictures(tmp_path, monkeypatch):
-    pytest.importorskip("kaleido")
-    if (browser := find_browser()) is None:
-        pytest.skip("no Chromium here")
-    monkeypatch.setenv("BROWSER_PATH", browser)
-    monkeypatch.setattr(readme_figures, "IMAGES", tmp_path)
-    readme_figures._save(readme_figures.ratios([cell("new", "prefork", 1.5)]), "bench")
-    png, svg = tmp_path / "bench.png", tmp_path / "bench.svg"
-    assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 10_000
-    assert "prefork 1.50" in svg.read_text()

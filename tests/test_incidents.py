@@ -17,8 +17,7 @@ NOWHERE = "http://127.0.0.1:1"
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    names = {one.name for one in threading.enumerate()}
-    assert not names & {"mpmkit-connections", "mpmkit-client"}
+    assert not {one.name for one in threading.enumerate()} & {"mpmkit-connections", "mpmkit-client"}
 
 
 @pytest.mark.parametrize("mpm", ["prefork", "event"])
@@ -31,8 +30,7 @@ def test_half_sent_requests_fill_the_server_and_no_client_gets_a_503(mpm):
             one_more = misbehaving_clients.BackgroundRequest(server.url)
             impatient = misbehaving_clients.ask(server.url, patience=0.3)
             assert impatient["status"] is None and impatient["first_byte_s"] >= 0.3
-            assert impatient["error"] and "no answer" in repr(impatient)
-            assert one_more.is_alive()
+            assert impatient["error"] and "no answer" in repr(impatient) and one_more.is_alive()
             assert held.lost() == 0
             assert held.finish() == [200] * most
             answer = one_more.answer()
@@ -81,12 +79,9 @@ def test_slow_readers_hold_threads_without_sendfile(sendfile):
     (lambda: misbehaving_clients.SlowReaders(NOWHERE, 1, rate=1), "rate: must be 10"),
     (lambda: misbehaving_clients.ask("http://192.0.2.1:80/"), "loopback"),
 ])  # fmt: skip
-def test_what_is_refused(call, words):
+def test_what_is_refused_and_no_server(call, words):
     with pytest.raises(ValueError, match=words):
         call()
-
-
-def test_without_a_server_there_is_no_connection():
     with pytest.raises(OSError), misbehaving_clients.HalfSent(NOWHERE, 1):
         pass
     assert misbehaving_clients.ask(NOWHERE)["error"] == "ConnectionRefusedError"

@@ -86,9 +86,7 @@ def test_a_mix_by_weight_and_background_clients():
     with pytest.raises(ValueError, match="no page of the mix has a weight"):
         form.profile(10)
     form = load_form(path="/slow.py", idle_holders="20")
-    profile = form.profile(10)
-    assert profile.idle_holders == 20
-    assert form.summary() == "Idle holders 20"
+    assert form.profile(10).idle_holders == 20 and form.summary() == "Idle holders 20"
     with pytest.raises(ProfileError, match="no such field, it has users"):
         form.set("speed", 9)
 
@@ -127,9 +125,7 @@ def test_a_word_that_cannot_be_read_is_refused():
     assert "takes a time" in one.hints[0] and one.refused
     form.set("ThreadsPerChild", 100)
     other = fields(form)["ThreadsPerChild"]
-    assert "ThreadLimit" in other.hints[0] and not other.refused, (
-        "said next to the refused one, too"
-    )
+    assert "ThreadLimit" in other.hints[0] and not other.refused, "next to the refused one, too"
     with pytest.raises(DirectiveError, match="KeepAliveTimeout"):
         form.checked()
     with pytest.raises(DirectiveError, match="no directive 'Speed'"):

@@ -66,9 +66,8 @@ def test_what_httpd_would_correct_is_said_at_its_field(tmp_path):
     }
     assert "50: 1 points" in panel.hints.value and "prefork has no Thread" in panel.hints.value
     corrected, left = said(steps="11")["steps"].split("<br>")
-    assert corrected.startswith(
-        "55 and 1 more are measured with a correction: worker: AH00316: Max"
-    )
+    measured = "55 and 1 more are measured with a correction: worker: AH00316: Max"
+    assert corrected.startswith(measured)
     assert left.startswith("65 and 6 more are left out: ") and not panel.button.disabled
     assert said(low="99").keys() == {"low", "high"} and panel.button.disabled
     assert "must be" in said(low="many")["low"]
@@ -122,8 +121,7 @@ def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, sweep):
     run = sweep(SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8}))
     server = poll_until(lambda: run.rows and run._server, cap=60)
     run.stop()
-    assert not run.running and not alive(server.pid)
-    assert run.text.startswith("stopped: ")
+    assert not run.running and not alive(server.pid) and run.text.startswith("stopped: ")
     kept = [row["point"] for row in records.read(tmp_path / "rows.csv")]
     assert kept == [row["point"] for row in run.rows] and 0 < len(kept) < 3
 
@@ -139,8 +137,7 @@ def test_a_full_server_gives_lower_bounds_of_waits(sweep):
     (row,) = run.rows
     assert row["unanswered"] > 0 and row["wait_p99_ms"] >= 1000, run.text
     ((_, _, bound),) = SweepGrid(run.rows).line("prefork", "wait_p99_ms")
-    assert bound
-    assert "new clients still waiting" in SweepGrid(run.rows).describe("prefork", 2)
+    assert bound and "new clients still waiting" in SweepGrid(run.rows).describe("prefork", 2)
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
@@ -152,8 +149,7 @@ def test_a_recorded_grid_can_be_moved_through(path):
     for mpm in grid.mpms:
         assert all(len(grid.line(mpm, metric)) == len(grid.values) for metric in METRICS)
         for value in grid.values:
-            board = grid.board(mpm, value)
-            assert board.rows and grid.describe(mpm, value)["processes"]
+            assert grid.board(mpm, value).rows and grid.describe(mpm, value)["processes"]
 
 
 def test_the_recorded_cliffs_are_where_the_directives_say():
@@ -176,8 +172,7 @@ def test_the_panel_scrubs_without_a_server(tmp_path, monkeypatch):
         seen = set()
         for value in panel.grid.values:
             panel.slider.value = value
-            ring = panel.figure().data[1]
-            assert list(ring.x) == [value]
+            assert list(panel.figure().data[1].x) == [value]
             assert panel.boards.value.count("<svg") == 3
             seen.add(panel.figures.value)
         assert len(seen) == len(panel.grid.values)

@@ -1,53 +1,44 @@
 """Each notebook is a lesson: what it is for, predictions, an answer, questions; and its regimes as recorded."""
 
-import json
 import re
 from html import escape
-from pathlib import Path
 
 import pytest
 from helpers import decision, lesson, questions, quiz, regimes
+from support.books import NOTEBOOKS, cells, headings, predictions, texts
 
 from mpmkit import lab
 
-ROOT = Path(__file__).resolve().parent.parent
-LESSONS = sorted((ROOT / "notebooks").glob("[01]*.ipynb"))
+LESSONS = sorted(NOTEBOOKS.glob("[01]*.ipynb"))
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_notebook_has_the_shape_of_a_lesson(path):
-    cells = [(c["cell_type"], "".join(c["source"])) for c in json.loads(path.read_text())["cells"]]
+    book = [(cell["cell_type"], "".join(cell["source"])) for cell in cells(path)]
     for word in ("**You will learn**", "**You need**", "**Time:**"):
-        assert word in cells[0][1], word
-    code = "\n".join(text for kind, text in cells if kind == "code")
-    asked = re.findall(r"^(\w+) = lesson\.predict\(", code, re.MULTILINE)
-    assert asked, "a prediction before the experiment"
-    for name in asked:
-        assert code.index(f"{name} = lesson.predict(") < code.index(f"{name}.shown("), name
+        assert word in book[0][1], word
+    code = "\n".join(texts(path, "code"))
+    assert predictions(code), "a prediction before the experiment"
     predicted = False
-    for kind, text in cells:
+    for kind, text in book:
         if kind == "markdown" and re.search(r"^## ", text, re.MULTILINE):
             predicted = "## The tables" in text  # of the measurement before them
         predicted |= "lesson.predict(" in text
         assert predicted or kind != "code" or "measured_or_recorded(" not in text, text
-    (answer,) = (text for _, text in cells if text.startswith("## The answer"))
+    (answer,) = (text for _, text in book if text.startswith("## The answer"))
     assert len(re.findall(r"[.!?](?=\s|$)", answer)) == 2, "the answer in two sentences"
     assert f'lesson.check_yourself(*questions.OF["{path.name[:2]}"])' in code
-    assert "MPMKIT_REPLAY=1` both are the recorded" not in str(cells), "a run next to itself"
+    assert "MPMKIT_REPLAY=1` both are the recorded" not in str(book), "a run next to itself"
 
 
 def test_the_course_is_read_in_three_hours():
     """As stated, which is at least 200 words a minute and 3 s for a line of code."""
     numbers, total = {"ten": 10, "twelve": 12, "fifteen": 15, "twenty-five": 25}, 0
     for path in LESSONS:
-        cells = json.loads(path.read_text())["cells"]
-        texts = {kind: "".join("".join(c["source"]) + "\n" for c in cells if c["cell_type"] == kind)
-                 for kind in ("markdown", "code")}  # fmt: skip
-        (stated,) = re.findall(r"([a-z-]+) minutes to read", texts["markdown"])
-        lines = len([line for line in texts["code"].splitlines() if line.strip()])
-        assert numbers[stated] >= len(re.findall(r"\w+", texts["markdown"])) / 200 + lines / 20, (
-            path
-        )
+        prose, code = ("\n".join(texts(path, kind)) for kind in ("markdown", "code"))
+        (stated,) = re.findall(r"([a-z-]+) minutes to read", prose)
+        lines = len([line for line in code.splitlines() if line.strip()])
+        assert numbers[stated] >= len(re.findall(r"\w+", prose)) / 200 + lines / 20, path
         total += numbers[stated]
     assert total <= 180
 
@@ -69,13 +60,6 @@ def test_questions_have_one_right_option_and_a_sentence_for_each_wrong_one():
     two = lesson.Item("?", {"a": lesson.RIGHT, "b": lesson.RIGHT, "c": "no"})
     with pytest.raises(ValueError, match="one right option"):
         lesson.check_yourself(two)
-
-
-def headings(notebook: str) -> list[str]:
-    """The headings of a notebook."""
-    book = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
-    texts = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "markdown"]
-    return re.findall(r"^#+ (.+)$", "\n".join(texts), re.MULTILINE)
 
 
 def test_the_quiz_says_nothing_until_both_are_there(capsys):

@@ -146,8 +146,7 @@ def test_which_mpm_has_the_recorded_figures():
     assert said in page and f"{think['event']['bound']:.0f} pages per second" in page
     for case, row in lab.recorded("09-crash").items():
         assert f"| {case}{' a child' * ('thread' in case)} | {row['lost']}" in page, case
-    counted = lab.recorded("05-counter")
-    numbers = (one["counted"] for one in counted.values())
+    numbers = (one["counted"] for one in lab.recorded("05-counter").values())
     assert "prefork counted {}, worker {}, event {}".format(*numbers) in page
 
 
@@ -174,10 +173,8 @@ def test_pages_have_the_recorded_service_demand():
             assert f"| {kind} | {pair} | {_said(one, one.word)} |" in demand
     for what, found in (("new", later), ("kept", kept)):
         for server in ("httpd", "mpmkit"):
-            ratios = (
-                found[f"{server} {mpm} / {server} prefork"].ratio for mpm in ("worker", "event")
-            )
-            said = " | ".join(map(stats.ratio_text, ratios))
+            pairs = (f"{server} {mpm} / {server} prefork" for mpm in ("worker", "event"))
+            said = " | ".join(stats.ratio_text(found[pair].ratio) for pair in pairs)
             assert f"| {server}, {what} connections | 1 | {said} |" in which
 
 

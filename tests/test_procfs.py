@@ -11,8 +11,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.waiting import poll_until
 
 from benchmarks.usage import usage
@@ -26,16 +24,12 @@ NO_PROCESS = 2**22 + 1  # above the kernel's largest pid
 STACKS = {"prefork": 1, "event": 7, "httpd-worker": 8}
 
 
-@pytest.fixture(params=STACKS)
-def name(request) -> str:
-    return request.param
-
-
 def text(name: str) -> str:
     return (SAMPLES / f"{name}.txt").read_text()
 
 
-def test_a_recorded_process_adds_up(name):
+@pytest.mark.parametrize("name", STACKS)
+def test_a_recorded_process_adds_up_and_each_thread_has_a_stack(name):
     memory = parse_smaps(text(name))
     assert memory.code + memory.heap + memory.anonymous + memory.stacks + memory.shm == memory.pss
     assert 0 < memory.uss < memory.pss < memory.rss and memory.swap == 0
@@ -45,14 +39,10 @@ def test_a_recorded_process_adds_up(name):
     # The kernel's own sum rounds once, each mapping's is rounded down.
     whole = procfs.numbers(str(SAMPLES / f"{name}-rollup.txt"))
     assert whole["Rss"] == memory.rss
-    assert memory.pss <= whole["Pss"] <= memory.pss + len(mappings(text(name)))
-
-
-def test_a_thread_has_a_stack(name):
     found = mappings(text(name))
+    assert memory.pss <= whole["Pss"] <= memory.pss + len(found)
     kinds = [kind_of(one, below) for one, below in zip(found, [None, *found], strict=False)]
-    assert kinds.count("stacks") == STACKS[name]
-    assert kinds.count("heap") == 1 and "shm" in kinds
+    assert kinds.count("stacks") == STACKS[name] and kinds.count("heap") == 1 and "shm" in kinds
     for one, kind in zip(found, kinds, strict=True):
         if one.name.endswith((".so", "/scoreboard")) or ".so." in one.name:
             assert kind == ("shm" if one.name.endswith("/scoreboard") else "code"), one
@@ -81,9 +71,8 @@ MADE_TEXT = "".join(
 def test_kinds_of_mappings():
     """An arena of malloc (its reserve is above it) is anonymous; what has a guard below it, and what
     has guard pages of its own (gu), is a stack."""
-    assert parse_smaps(MADE_TEXT) == Footprint(
-        pss=150, uss=133, rss=193, swap=7, code=10, heap=90, anonymous=13, stacks=36, shm=1
-    )
+    parts = {"code": 10, "heap": 90, "anonymous": 13, "stacks": 36, "shm": 1}
+    assert parse_smaps(MADE_TEXT) == Footprint(pss=150, uss=133, rss=193, swap=7, **parts)
 
 
 def test_a_process_that_has_ended_has_no_memory():
@@ -97,12 +86,6 @@ def test_a_process_that_has_ended_has_no_memory():
     assert memory is not None and memory.rss >= memory.pss >= memory.uss > 1000
     assert (memory + memory).pss == 2 * memory.pss
     assert numbers["Threads"] >= 1 and numbers["VmPTE"] > 0
-
-
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
-def test_no_text_makes_the_parser_fail(junk):
-    memory = parse_smaps(MADE_TEXT + junk)
-    assert memory.code + memory.heap + memory.anonymous + memory.stacks + memory.shm == memory.pss
 
 
 def test_a_zombie_is_no_living_child():

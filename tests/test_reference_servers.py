@@ -35,7 +35,6 @@ SMALL = {"ThreadsPerChild": 4, "MaxRequestWorkers": 8}
 
 @pytest.fixture
 def pages():
-    """A document root that every user may read."""
     with tempfile.TemporaryDirectory(prefix="mpmkit-pages-") as name:
         root = Path(name)
         root.chmod(0o755)
@@ -63,7 +62,6 @@ def page(server, path: str = "/index.html", *lines: str) -> Reply:
 
 
 def logged(server, line: str) -> bool:
-    """Whether the access log has the line, or gets it soon."""
     return poll_until(lambda: line in (server.root / "access_log").read_text(), cap=3, what=line)
 
 
@@ -125,24 +123,6 @@ def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
     assert not procfs.members(httpd.pid)
 
 
-def test_a_group_that_does_not_end_in_time_is_named_and_its_first_process_waited_for(monkeypatch):
-    """SIGKILL that does not reach the group: the message names who is left, nothing is left running."""
-    program = "import os, signal, time; os.fork(); time.sleep(60)"
-    group = process_group.ProcessGroup()
-    monkeypatch.setattr(group, "_command", lambda file: [sys.executable, "-c", program])
-    monkeypatch.setattr(group, "_is_ready", lambda: len(procfs.members(group.pid)) == 2)
-    monkeypatch.setattr(process_group, "GONE_WITHIN", 0.2)
-    with monkeypatch.context() as deaf:
-        group.start()
-        process, root = group._process, group.root
-        deaf.setattr(os, "killpg", lambda *_: None)
-        with pytest.raises(ServerFailed, match=r"processes \[\d+\] outlive SIGKILL"):
-            group.stop()
-    assert process.returncode is not None and not root.exists()
-    process_group.end_group(group.pid)
-    assert not procfs.members(group.pid)
-
-
 @pytest.mark.rival
 def test_a_killed_interpreter_leaves_no_server(pages):
     made(lambda: Httpd("event", document_root=pages))
@@ -178,8 +158,7 @@ def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
         group, directory = server.processes(), server.root
         assert server.version.startswith(server.package)
         assert not (directory / "error_log").exists() or not (directory / "error_log").read_text()
-    assert not directory.exists()
-    assert group and not procfs.members(group[0])
+    assert not directory.exists() and group and not procfs.members(group[0])
 
 
 @pytest.mark.rival
@@ -221,8 +200,7 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
     ):
         with pytest.raises(NotInstalled, match=said):
             build()
-    wanted = competitors.of(("httpd", "waitress"))
-    here, missing = experiment.installed(wanted)
+    here, missing = experiment.installed(competitors.of(("httpd", "waitress")))
     assert here == [] and len(missing) == 2, "each is named once"
     assert missing[0].startswith("without httpd: Apache httpd") and "apt install" in missing[0]
     assert missing[1].startswith("without waitress: waitress is not installed; pip install")

@@ -38,11 +38,6 @@ def test_a_plan_has_a_line_for_each_connection(tmp_path):
         replay.plan(Trace([0, 4000]), 1.0, "/", tmp_path / "plan")
 
 
-@pytest.mark.parametrize("value, most", [(0.4, 10), (1, 10), (777, 1e9), (1e12, 1e5)])
-def test_rounding(value, most):
-    assert replay.rounded(value, most) == pytest.approx(min(value, most), rel=0.05, abs=0.5)
-
-
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     log = tmp_path_factory.mktemp("logs") / "log"

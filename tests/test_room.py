@@ -95,28 +95,6 @@ def test_a_load_starts_shows_and_stops():
         assert any(text.startswith("load: 2 users") for text in notes(room))
 
 
-def test_all_of_the_form_reaches_the_server():
-    """An open loop of a mix, with idle holders and slow readers: each is seen on the server."""
-    with Room("event", **SMALL, KeepAliveTimeout=30) as room:
-        room.start()
-        mix = {"path": "mix", "weight /slow.py": 5, "arrival": "poisson", "rate": 40, "users": 30}
-        for name, value in {**mix, "keep_alive": True, "idle_holders": 6}.items():
-            room.load_set(name, value)
-        room.start_load()
-        poll_until(lambda: figure(room, "parked") >= 6, cap=20)
-        # The slow script takes 0.1 s, the others a millisecond: half of the mix, so p99 shows it.
-        poll_until(lambda: figure(room, "load_p99_ms") > 90, cap=20)
-        # An open loop of 40 a second; a random second stays well below what the
-        # closed loop of thirty users would ask for.
-        assert figure(room, "load_qps") < 200
-        assert "open loop: Poisson" in room.status()["load_summary"]
-        room.load_set("rate", "lots")
-        assert not room.renew_load() and room.loading, "the load goes on as it was"
-        room.stop_load()
-        with pytest.raises(ValueError, match="rate: must be 1 to 50,000"):
-            room.start_load()
-
-
 def test_a_server_that_dies_is_reported_and_cleared_away():
     frames = []
     with Room("worker", **SMALL) as room:
@@ -143,8 +121,7 @@ def test_callbacks_from_many_threads_do_not_corrupt_the_room():
                 room.set("StartServers", 1 + (n + number) % 4)
                 room.load_set("browsers", (n * number) % 7)
                 room.load_set("browser_think", 1 + n)
-                assert field(room, "StartServers").value in "1234"
-                assert room.status()["running"]
+                assert field(room, "StartServers").value in "1234" and room.status()["running"]
                 room.snapshot(), room.events(), room.history()
                 if n == 10 and number % 2:
                     room.graceful()
@@ -216,9 +193,8 @@ def test_a_value_sets_and_the_hint_comes_back(panel):
 def test_what_a_running_server_cannot_take_waits_for_a_start(panel):
     assert panel.buttons["stop"].disabled and panel.load_button.disabled
     start(panel)
-    assert (
-        f"pid {panel.room.server.pid}" in panel.state.value and not panel.buttons["stop"].disabled
-    )
+    assert f"pid {panel.room.server.pid}" in panel.state.value
+    assert not panel.buttons["stop"].disabled
     put(panel, "StartServers", "2")
     assert "Graceful brings it in" in panel.state.value
     put(panel, "ServerLimit", "8")

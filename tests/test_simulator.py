@@ -12,10 +12,8 @@ from support.servers import SMALL, one_child, pool
 
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
-from mpmkit.policy.maintenance import ENOUGH, TOO_FEW, TOO_MANY, WAIT, look, plan
+from mpmkit.policy.maintenance import ENOUGH, TOO_FEW, TOO_MANY, WAIT
 from mpmkit.policy.simulator import Simulation, simulate
-from mpmkit.policy.snapshot import ProcessRow, Snapshot
-from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
 POOL = SMALL | {"prefork": SMALL["prefork"] | {"StartServers": 3}}
@@ -36,8 +34,7 @@ def children_at_each_second(name: str) -> tuple[str, dict[str, str], list[int]]:
     samples = [re.match(r"t= *([\d.]+)s children=(\d+)", line) for line in lines]
     changes = [(float(m[1]), int(m[2])) for m in samples if m]
     seconds = range(round(changes[-1][0]) + 1)
-    counts = [[n for t, n in changes if t < second + 0.5][-1] for second in seconds]
-    return *under(header), counts
+    return *under(header), [[n for t, n in changes if t < second + 0.5][-1] for second in seconds]
 
 
 def logged(text: str, pattern: str) -> list[tuple[int, str]]:
@@ -64,10 +61,8 @@ def said(run: Simulation, *ids: str) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("mpm", MPMS)
 def test_growth_second_by_second(mpm):
     recorded_mpm, settings, children = children_at_each_second(f"{mpm}-grow.txt")
-    assert recorded_mpm == mpm
-    assert children == [1, 2, 4, 8, 16, 32, 64][: len(children)]
-    run = simulate(mpm, seconds=len(children) - 1, **settings)
-    assert run.column("processes") == children
+    assert recorded_mpm == mpm and children == [1, 2, 4, 8, 16, 32, 64][: len(children)]
+    assert simulate(mpm, seconds=len(children) - 1, **settings).column("processes") == children
     longer = simulate(mpm, seconds=len(children) + 5, **settings)
     assert longer.column("processes")[len(children) :] == [children[-1]] * 6
 
@@ -94,8 +89,7 @@ def test_large_bursts_are_announced_when_httpd_announces_them(mpm):
 def test_shrinking_second_by_second(mpm):
     _, settings, children = children_at_each_second(f"{mpm}-shrink.txt")
     run = simulate(mpm, seconds=len(children) - 1, **settings)
-    assert run.column("processes") == children
-    assert max(run.column("retired")) == 1
+    assert run.column("processes") == children and max(run.column("retired")) == 1
     assert simulate(mpm, seconds=30, **settings)[-1].processes == children[-1]
 
 
@@ -116,20 +110,17 @@ def test_event_waits_for_each_child_that_is_still_there_at_the_next_pass():
     run = simulate("event", seconds=recorded[-1][0], leaving=1, **settings)
     decisions = [(s.t, {TOO_MANY: "Shutting", WAIT: "Not"}[s.decision]) for s in run[1:]]
     assert [(t, words.split()[0]) for t, words in recorded] == decisions
-    totals = [int(words.split()[-1]) for _, words in recorded]
-    assert totals == run.column("processes")[1:]
+    assert [int(words.split()[-1]) for _, words in recorded] == run.column("processes")[1:]
 
 
-@pytest.mark.parametrize(
-    "mpm, ah", [("prefork", "AH00161"), ("worker", "AH00286"), ("event", "AH00484")]
-)
-def test_reaching_max_request_workers_is_said_once_and_when_httpd_says_it(mpm, ah):
+@pytest.mark.parametrize("mpm", MPMS)
+def test_reaching_max_request_workers_is_said_once_and_when_httpd_says_it(mpm):
     """Half-sent requests from 1.4 s on, more than there may ever be workers."""
+    ah = {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"}[mpm]
     recorded = logged((TIMELINES / f"saturate-{mpm}.error.log").read_text(), ah)
     assert len(recorded) == 1
     run = simulate(mpm, busy=lambda t: 20 if t >= 2 else 0, seconds=12, **POOL[mpm])
-    assert said(run, ah) == recorded
-    assert run[-1].waiting == 20 - run.directives.MaxRequestWorkers
+    assert said(run, ah) == recorded and run[-1].waiting == 20 - run.directives.MaxRequestWorkers
 
 
 def test_a_full_scoreboard_is_said_each_second():
@@ -164,25 +155,26 @@ def test_directives_ready_made_or_by_name_and_the_load_in_three_ways():
     # The load as a number, a sequence or a function
     loads = (4, [4], lambda t: 4.7)
     runs = [simulate("prefork", busy=busy, seconds=4, **POOL["prefork"]) for busy in loads]
-    assert runs[0] == runs[1] == runs[2]
-    assert runs[0].column("busy") == [3, 3, 4, 4, 4]
+    assert runs[0] == runs[1] == runs[2] and runs[0].column("busy") == [3, 3, 4, 4, 4]
     assert runs[0].column("waiting") == [1, 1, 0, 0, 0]
 
 
-def test_a_run_is_a_sequence_with_a_readable_table():
+def test_a_run_is_a_sequence_with_a_readable_table_and_a_frame():
     run = simulate("event", busy=100, seconds=3)
     assert len(run) == len(list(run)) == 4 and run[-1].t == 3
     assert repr(run) == f"<Simulation of event: 3 s, {run[-1].processes} processes at most>"
     lines = str(run).splitlines()
     assert lines[0].split() == ["t", "processes", "idle", "busy", "waiting", "decision"]
     assert len(lines) == 5 and TOO_FEW in lines[2]
+    frame = run.to_frame()
+    assert list(frame.columns) == list(run[0]._fields)
+    assert frame["notes"].tolist() == ["; ".join(map(str, second.notes)) for second in run]
 
 
 def test_event_keeps_those_who_leave_in_the_slots_above_its_process_limit():
     settings = {**POOL["event"], "StartServers": 3, "ServerLimit": 8, "MaxSpareThreads": 9}
     run = simulate("event", busy=[0, 0, 11, 12], seconds=5, leaving=10, **settings)
-    assert run[1].decision == TOO_MANY
-    assert run[2].decision == TOO_FEW
+    assert run[1].decision == TOO_MANY and run[2].decision == TOO_FEW
     assert max(run.column("processes")) > run.directives.process_limit
     assert max(run.column("workers")) <= run.directives.MaxRequestWorkers
     # A load that goes away leaves the spare workers.
@@ -211,63 +203,11 @@ def test_any_load_is_answered_within_the_limits_and_accounted_for(mpm, busy, par
         assert run[-1].busy == min(busy[-1], most)
 
 
-def test_to_frame():
-    pytest.importorskip("pandas")
-    run = simulate("prefork", busy=20, seconds=5, **POOL["prefork"])
-    frame = run.to_frame()
-    assert list(frame.columns) == list(run[0]._fields)
-    assert frame["processes"].tolist() == run.column("processes")
-    assert frame["notes"].iloc[-1] == "; ".join(map(str, run[-1].notes))
-
-
-def scoreboards(mpm: str) -> list[tuple[float, int, Snapshot]]:
-    """(t, living children, scoreboard) after a recorded SIGUSR1.
-
-    The W is the request for the status page itself, which no pass of the parent met: an idle worker.
-    A row in which threads have ended, or say G, is a leaving child's.
-    """
-    threads = 1 if mpm == "prefork" else 4
-    found = []
-    for line in (TIMELINES / f"graceful-restart-{mpm}.txt").read_text().splitlines():
-        m = re.match(r"t= *([\d.]+) .*Scoreboard=(\S+) children=(\d+)", line)
-        assert m, line
-        states = bytes(map(LETTERS.index, m[2].replace("W", "_", 1)))
-        rows = []
-        for slot in range(len(states) // threads):
-            row = states[slot * threads : (slot + 1) * threads]
-            here = any(row)
-            leaving = here and (GRACEFUL in row or (threads > 1 and DEAD in row))
-            marks = {"quiescing": int(leaving), "generation": 0 if leaving else 1}
-            rows.append(ProcessRow(slot, pid=100 + slot if here else 0, states=row, **marks))
-        # Slots above the limit are not shown.
-        while mpm == "event" and len(rows) < POOL[mpm]["ServerLimit"]:
-            rows.append(ProcessRow(len(rows), states=bytes(threads)))
-        found.append((float(m[1]), int(m[3]), Snapshot(len(rows), threads, 1, 0.0, tuple(rows))))
-    return found
-
-
-@pytest.mark.parametrize("mpm", MPMS)
-def test_after_a_graceful_restart_httpds_parent_and_ours_leave_the_pool_alone(mpm):
-    directives = configured(mpm, **POOL[mpm])
-    memory = maintenance.after_graceful_restart(maintenance.Memory())
-    # The first second is about the children still owed, not about idle ones.
-    recorded = [item for item in scoreboards(mpm) if item[0] > 1.5]
-    assert len(recorded) >= 5
-    for (_, before, _), (_, after, _) in zip(recorded, recorded[1:], strict=False):
-        assert after <= before, "httpd forked no child"
-    for t, _, snapshot in recorded:
-        decided = plan(look(snapshot, directives, memory), directives, memory)
-        memory = decided.memory
-        assert (decided.decision, decided.notes) == (ENOUGH, ()), t
-    assert memory.hold_off == 10
-
-
 @pytest.mark.parametrize("line", (TIMELINES / "event-asyncfactor.txt").read_text().splitlines())
 def test_event_parks_as_many_as_httpd_did(line):
     factor, limit = re.search(r"Factor (\S+) .*: (\d+)$", line).groups()
     run = simulate("event", parked=99, seconds=2, AsyncRequestWorkerFactor=factor, **ONE_CHILD)
-    assert run.column("parked") == [int(limit)] * 3
-    assert run[-1].waiting == 99 - int(limit)
+    assert run.column("parked") == [int(limit)] * 3 and run[-1].waiting == 99 - int(limit)
     assert run[-1].busy == 0 and run[-1].idle == 4
 
 

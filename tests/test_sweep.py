@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from support.experiments import Launches, recorded_row
+from support.experiments import Launches
+from support.rows import SWEEP
 from support.servers import environment
 
 from mpmkit.load.profile import LoadProfile
@@ -22,9 +23,8 @@ GRID = {"ThreadsPerChild": [5, 10], "users": [1, 3]}
 def test_points_are_the_product_of_the_grid():
     todo = plan(("worker", "event"), GRID, LOAD, directives={"Timeout": 7}, rounds=2)
     values = [f"ThreadsPerChild={t} users={u}" for t in (5, 10) for u in (1, 3)]
-    assert list(map(str, todo.cells)) == [
-        f"{mpm} {one}" for mpm in ("worker", "event") for one in values
-    ]
+    points = [f"{mpm} {one}" for mpm in ("worker", "event") for one in values]
+    assert list(map(str, todo.cells)) == points
     cell = todo.cells[3]
     assert (cell.directives["ThreadsPerChild"], cell.directives["Timeout"]) == (10, 7)
     assert cell.directives["KeepAlive"] is False and cell.directives["MaxRequestWorkers"] == 400
@@ -141,7 +141,7 @@ def test_nothing_is_said_of_the_best_where_the_server_was_not_the_limit():
     long = {"requests": 5_000, "failures": 0, "errors": "{}", "duration_s": 2.0, "qps": 2500.0}
     tails = {"p99_ms": 1900.0, "p999_ms": 1950.0, "p9999_ms": 1960.0, "max_ms": 1999.0}
     free = {"generator_bound": False, "generator_starved": False}
-    rows = [recorded_row("sweep", **one, **long, **free, **tails) for one in users.values()]
+    rows = [{**SWEEP, **one, **long, **free, **tails} for one in users.values()]
     assert SweepTable([], ("users",)).text() == "no point was finished"
     table = SweepTable(rows, ("users",))
     assert list(table.summary()["users"]) == [1, 2, 10] and table.summary()["p99_cut"].all()

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from support.rows import trace
 
 from mpmkit import simulate
 from mpmkit.config.directives import MPMS
@@ -19,12 +20,6 @@ ONE = {  # MPM -> a pool of four workers in one go, that idle maintenance leaves
 LEAN = {"MinSpareServers": 1, "MaxSpareServers": 2, "MinSpareThreads": 1, "MaxSpareThreads": 4}
 
 
-def trace(*requests: tuple[float, float, int], kept: int = 0) -> Trace:
-    """Of (start, seconds, connection)."""
-    start, seconds, connection = zip(*sorted(requests), strict=True)
-    return Trace(start, seconds, connection=connection, kept=[kept] * len(start))
-
-
 @pytest.mark.parametrize("mpm", MPMS)
 def test_requests_wait_their_turn(mpm):
     run = simulate(mpm, trace=trace(*((0.1 * n, 3.0, n) for n in range(1, 7))), **ONE[mpm])
@@ -33,12 +28,11 @@ def test_requests_wait_their_turn(mpm):
     assert run.waited == pytest.approx(2 / 6) and run.waited_longer(2.7) == 0
     assert run.wait_quantile(0.5) == 0 and run.wait_quantile(1) == pytest.approx(2.6)
     assert run.binds == {"MaxRequestWorkers": (pytest.approx(0.5), 2)}
-    assert run.seconds == pytest.approx(6.2)
-    assert run.mean_busy == pytest.approx(18 / 6.2)
+    assert run.seconds == pytest.approx(6.2) and run.mean_busy == pytest.approx(18 / 6.2)
 
 
 @pytest.mark.parametrize(
-    ("mpm", "waited", "peak"), [("prefork", 4, 4), ("worker", 4, 4), ("event", 0, 1)]
+    "mpm, waited, peak", [("prefork", 4, 4), ("worker", 4, 4), ("event", 0, 1)]
 )
 def test_kept_connections_hold_workers_but_for_event(mpm, waited, peak):
     requests = [(1 + n, 0.5, n) for n in range(8)]
@@ -54,8 +48,7 @@ def test_admission_by_the_factor_of_event():
     run = simulate("event", trace=requests, KeepAliveTimeout=30, **ONE["event"])
     assert run.binds == {"AsyncRequestWorkerFactor": (pytest.approx(2.2), 3)}
     assert run.series["kept"][-1] == 0 and max(run.series["kept"]) == 12
-    more = simulate("event", trace=requests, AsyncRequestWorkerFactor=3, **ONE["event"])
-    assert not more.binds
+    assert not simulate("event", trace=requests, AsyncRequestWorkerFactor=3, **ONE["event"]).binds
 
 
 def test_think_times_and_what_ends_a_connection():
@@ -77,12 +70,10 @@ def test_event_closes_parked_connections_when_a_new_one_finds_no_thread_idle():
     parked, busy = [(0.0, 0.1, 1), (3.0, 0.1, 1)], [(1.0, 9.0, n) for n in range(10, 14)]
     for new, until in (([], 3.0), ([(1.5, 0.1, 5)], 1.5)):
         run = simulate("event", trace=trace(*parked, *busy, *new, kept=1), **ONE["event"])
-        assert new or max(run.waits) == pytest.approx(7.0), (
-            "it connected again, and waits in the listen queue"
-        )
+        # It connected again, and waits in the listen queue.
+        assert new or max(run.waits) == pytest.approx(7.0)
         # Those of the others, and the last of connection 1, to their timeout.
-        held = 5 * 4 + 5 * len(new) + 5
-        assert run.mean_kept * run.seconds == pytest.approx(until - 0.1 + held)
+        assert run.mean_kept * run.seconds == pytest.approx(until - 0.1 + 5 * 4 + 5 * len(new) + 5)
 
 
 @pytest.mark.parametrize("mpm", MPMS)
@@ -129,8 +120,7 @@ def test_forks_double_and_processes_end():
     crowd = trace(*((0.5, 10.0, n) for n in range(100)))
     run = simulate("prefork", trace=crowd, StartServers=1, MaxRequestWorkers=64)
     assert list(run.series["processes"][:8]) == [1, 2, 4, 8, 16, 32, 64, 64]
-    assert run.forks == 63 and run.peak_busy == 64
-    assert list(run.binds) == ["MinSpareServers"]
+    assert run.forks == 63 and run.peak_busy == 64 and list(run.binds) == ["MinSpareServers"]
     visits = trace(*((n, 0.1, n) for n in range(40)))
     alone = {"MinSpareServers": 1, "MaxSpareServers": 2, "StartServers": 1}
     ends = simulate("prefork", trace=visits, MaxConnectionsPerChild=5, **alone)
@@ -170,8 +160,7 @@ def test_a_graceful_restart_counted_by_hand(mpm, more, waits, binds):
     """At 2.5 s, one request in progress until 11 s; StartServers 1 (prefork: 2), where nothing else is given."""
     requests = trace((1, 10, 1), (2.7, 1, 2), (2.8, 1, 3))
     spare = {name: n for name, n in LEAN.items() if name.endswith("Servers") == (mpm == "prefork")}
-    how = {"StartServers": 1, **spare, **more}
-    run = simulate(mpm, trace=requests, restarts=[2.5], **how)
+    run = simulate(mpm, trace=requests, restarts=[2.5], **{"StartServers": 1, **spare, **more})
     assert list(run.waits) == pytest.approx(waits) and list(run.binds) == [binds]
 
 

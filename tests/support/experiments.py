@@ -1,33 +1,18 @@
-"""What tests of experiments share: a row of each records table, and launches of a server that is not ours."""
+"""What tests of experiments share: rows of memory, launches of a server that is not ours, a command's output."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from misbehaving import Misbehaving
 
-from mpmkit.measure import records
-
-Row = dict[str, Any]
-
-
-def recorded_row(table: str, **changes: Any) -> Row:
-    """The first row of a recorded run of that table, with changes; checked."""
-    return records.check({**_first_row(table), **changes})
-
-
-@functools.cache
-def _first_row(table: str) -> Row:
-    names = {"qps": "qps-full", "sweep": "07-threads"}
-    path = records.recorded_folder() / f"{names.get(table, f'{table}-demo')}.csv"
-    return records.read(path)[0]
+from .rows import row
 
 
 def memory_rows(
     mpm: str | None = "prefork", against: str = "busy", cost: int = 1000, base: int = 20_000,
     server: str = "mpmkit", noise: int = 0, tables: int = 80,
-) -> list[Row]:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of memory on a straight line: a level costs so many KiB of PSS, and noise up and down."""
     made = []
     for number, level in enumerate((0, 50, 100, 200)):
@@ -36,7 +21,7 @@ def memory_rows(
         parts = dict.fromkeys(("heap_kb", "anonymous_kb", "stacks_kb", "shm_kb"), 0)
         where = {"mpm": mpm, "server": server, "against": against, "level": level, "held": level}
         counts = {"processes": level + 5, "threads": 30, "page_tables_kb": tables * level}
-        made.append(recorded_row("memory", scope="server", **where, **counts, **sizes, **parts))
+        made.append(row("memory", **where, **counts, **sizes, **parts))
     return made
 
 
@@ -51,7 +36,6 @@ class FakeServer:
         return "[mpm:notice] AH00163: ready\n[mpm:emerg] AH99999: the roof is on fire\n"
 
     def die(self) -> None:
-        """End at once; the process is waited for."""
         self.misbehaving.die()
         self.misbehaving.process.wait()
 

@@ -1,8 +1,10 @@
-"""A valid row of every table of records, for the tests of what reads them."""
+"""A valid row of every table of records, for the tests of what reads them; a run's rows; a trace."""
 
+import random
 from typing import Any
 
 from mpmkit.measure.records import TABLES
+from mpmkit.measure.trace import Trace
 
 # What tests count on, or a value of the column's type would not be; None where a cell may be empty.
 KNOWN = {
@@ -33,3 +35,28 @@ BENCH = row("bench", work="new")
 ARTICLE = row("article", work="cold")
 DEMAND = row("demand", mpm="prefork", work="page", blocks=7, unsent=0, stolen=0.0)
 CAPACITY = row("capacity", mpm="prefork", unsent=0)
+
+
+def demand_rows(
+    costs: dict[str, float], blocks: int = 8, seed: int = 1, *,
+    noise: float = 0.0, pace: float = 0.1, **changes: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A run of `mpmkit demand`: an MPM (or "control") costs so many µs a request, and U is S times X, within 1%.
+    pace: a block is so much slower or faster for all, at most; noise: a cell's own, of its logarithm."""
+    source, made = random.Random(seed), []
+    for block in range(1, blocks + 1):
+        now = source.uniform(1 - pace, 1 + pace)
+        for mpm, cost in costs.items():
+            cell = cost * now * source.lognormvariate(0, noise)
+            for rate in (1000.0, 2000.0, 4000.0):
+                u = cell * source.uniform(0.99, 1.01) * rate / 1e6
+                who = {"mpm": "prefork" if mpm == "control" else mpm, "control": mpm == "control"}
+                load = {"rate": rate, "x": rate, "server_u": u, "group_u": 0.8 * u}
+                made.append({**DEMAND, **who, **load, "round": block, **changes})
+    return made
+
+
+def trace(*requests: tuple[float, float, int], kept: int = 0) -> Trace:
+    """Of (start, seconds, connection)."""
+    start, seconds, connection = zip(*sorted(requests), strict=True)
+    return Trace(start, seconds, connection=connection, kept=[kept] * len(start), begin=1e9)
