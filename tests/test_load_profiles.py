@@ -20,7 +20,7 @@ from mpmkit.load import cli
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.server.certificate import self_signed
+from mpmkit.server.home import self_signed
 
 
 @pytest.fixture(scope="module")

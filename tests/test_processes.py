@@ -18,8 +18,7 @@ from support.load import Load
 from support.servers import THREADED, environment, launched, one_child, pool
 from support.waiting import alive, all_gone, children_of, nothing_left, poll_until
 
-from mpmkit.server.child import Child
-from mpmkit.server.process import use_batch_scheduling
+from mpmkit.server.child import Child, use_batch_scheduling
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 WAIT = "threading.Event().wait()"

@@ -1,12 +1,10 @@
 """A connection: a socket, its protocol, and unsent bytes.
 
-Waits happen in the kernel, with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO), so
-that a read is one system call; Python's `settimeout` would poll before each. A time-out shows as
-BlockingIOError.
+Waits happen in the kernel, with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO): a read is one
+system call, where Python's `settimeout` would poll before each. A time-out shows as BlockingIOError.
 
-Under prefork and worker one thread holds a connection to its end. Under event a thread
-holds it only while there is work to do; `nonblocking` is set, and bytes that can't be sent at once stay
-in `pending`.
+Under prefork and worker one thread holds a connection to its end. Under event a thread holds it only while
+there is work to do; `nonblocking` is set, and bytes that can't be sent at once stay in `pending`.
 """
 
 from __future__ import annotations
@@ -49,9 +47,8 @@ _spare: list[mmap] = []  # buffers that no thread reads into at the moment
 def receive(sock: Any, size: int, flags: int = 0) -> bytes:
     """Like a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: the result has no spare room.
 
-    `recv` allocates `size` bytes and cuts off the unused part. malloc keeps small free pieces for their
-    thread, up to 7 of each of 64 sizes. Between them are holes too small for
-    the next read: with reads of any length, a child grew by megabytes."""
+    `recv` allocates `size` bytes and cuts off the unused part, for which malloc has little use: with reads of
+    any length, a child grew by megabytes."""
     try:
         buffer = _spare.pop()
     except IndexError:
@@ -117,7 +114,6 @@ class Connection(Output):
     response: Response | None
     state: int | None
     scheme = "http"  # of the URLs that the client uses
-
     hint = ""  # for the page of a refusal
 
     def __init__(
@@ -247,9 +243,8 @@ class Connection(Output):
         return piece
 
     def discard_body(self) -> None:
-        """Read what a handler left of the request's body, so that the next request can be found. A client
-        that still waits for `100 Continue` is not asked to send it: the connection ends instead (RFC 9110,
-        10.1.1)."""
+        """Read what a handler left of the request's body, so that the next request can be found. For a client
+        that still waits for `100 Continue` the connection ends instead (RFC 9110, 10.1.1)."""
         if self.request is not None and self.request.expect_continue and not self._continued:
             self.keep_alive = False
             return
@@ -257,7 +252,6 @@ class Connection(Output):
             pass
 
     def begin_request(self, request: Request) -> None:
-        """`request` is the one being answered now."""
         self.request = request
         self.received = len(request.head)
         self._body_deadline = None

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import Directives
+from mpmkit.config.directives import Directives, Note
 from mpmkit.http import messages
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import FileBody, HeadStart, Request, RequestError, Response, text_field
@@ -108,8 +109,10 @@ class ConnectionFactory:
 class Service:
     """What all connections of one process share. Made before the fork, so children share it, too.
 
-    error_page    makes the page for a request that got no answer from a handler
     hosts         the virtual hosts, if there are any (server/hosts.py)
+    notes         what the operator should know of the configuration
+    logs          closes all logs, those of the hosts, too
+    error_page    makes the page for a request that got no answer from a handler
     connection    makes a connection of what `accept` gave
     leaving       is this process about to end? Each child sets it; then every response says
                   `Connection: close`
@@ -119,11 +122,13 @@ class Service:
     handler: Handler
     access: AccessLog | None
     errors: ErrorLog
-    error_page: Callable[[int, Connection, str], Response] = default_error_page
     hosts: Hosts | None = None
+    notes: tuple[Note, ...] = ()
+    logs: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         d, access = self.directives, self.access
+        self.error_page = getattr(self.handler, "refusal", default_error_page)
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
         self.head_start = HeadStart(messages.server_header(d.ServerTokens))
@@ -131,9 +136,20 @@ class Service:
         self.connection = ConnectionFactory(d, self.requests, counted, self.hosts)
         # An access log asks for a header of the response: the connection remembers it.
         self.keep_response = access is not None and access.response
+        self.log: Callable[[Connection, int], None] | None = None
+        if access is not None:
+            self.log = self._log_and_forget if counted or access.response else access.log
         self._may_keep_alive = d.KeepAlive and d.KeepAliveTimeout > 0
         self._max_keep_alive = d.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
+
+    def _log_and_forget(self, conn: Connection, now: int) -> None:
+        """The next request has its own response and count of bytes."""
+        assert self.access is not None
+        self.access.log(conn, now)
+        conn.response = None
+        if self.access.received:
+            conn.recv.count = 0  # type: ignore[attr-defined]  # it is a Received
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
         """httpd's ap_set_keepalive: may this connection carry another request?"""
@@ -163,9 +179,8 @@ class Service:
         http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
         chunked = response.length is None and http11 and not bodyless
         if response.reason is not None:
-            now = conn.started // 1_000_000_000
-            head = self.head_start.lines_with(response.status, response.reason, now)
-            head += response.fields
+            rest = head.partition(b"\r\n")[2]
+            head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, rest)
         whole = (head, connection, CHUNKED if chunked else b"", response.after)
         return Begun(conn, b"".join(whole), chunked)
 
@@ -326,9 +341,9 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
     """The response is sent: log it, count it. True: the connection may carry another request."""
     slot.set(BUSY_LOG)
     now = time_ns()
-    if service.access is not None:
+    if service.log is not None:
         try:
-            service.access.log(conn, now)
+            service.log(conn, now)
         except Exception:
             service.errors.exception("the access log has no line of a request", client=conn.peer)
     slot.served(conn.received + conn.sent, now - conn.started, now)

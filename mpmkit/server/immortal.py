@@ -1,25 +1,24 @@
 """Immortal objects: objects that children only use stay in the memory shared with their parent.
 
-Using a Python object writes its reference count: after a fork that costs a child the page of
-4 KiB around each object that it uses. Since 3.12 CPython has objects whose count is never written (PEP
-683). They are recognised by the count itself: its low 32 bits have a value (VALUES) that no real count
-reaches. So writing that number into an object, at its address (`id`), makes it immortal.
-/proc/self/mem does that: if writing is not allowed there is an error and no crash.
+Using a Python object writes its reference count: after a fork that costs a child the page of 4 KiB around it.
+Since 3.12 CPython has objects whose count is never written (PEP 683), recognised by the count itself: its low
+32 bits have a value (VALUES) that no real count reaches. So writing that number into an object, at its address
+(`id`), makes it immortal: by /proc/self/mem, where a write that is not allowed is an error and no crash.
 
 **Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
-this once, before its first fork; it has no threads then. Children end by `os._exit`, and free nothing.
-What a list, a dict or an instance contains may still change: only its own count is fixed.
+this once, before its first fork, without threads. Children end by `os._exit`, and free nothing. What a
+list, a dict or an instance contains may still change.
 
-**Excluded.** Objects that are closed with their last reference: any type with a
-`close` or a `__del__` (sockets, files, mappings, logs, generators), and TLS contexts. Objects that a restart
-replaces stay in the parent, but only those of the first configuration: a parent does not grow with restarts.
+**Excluded.** Objects that are closed with their last reference: any type with a `close` or a `__del__`
+(sockets, files, mappings, logs, generators), and TLS contexts. Objects that a restart replaces stay in the
+parent, but only those of the first configuration.
 
-**Included.** Objects that a request may use: those reachable from the modules of this package and of h11, and
-from the parent's objects, but not through other modules' functions: argparse, typing and similar modules are
-most of the memory. Methods of built-in types come from the garbage collector's list.
+**Included.** What can be reached from the modules of this package and of h11, and from the parent's
+objects, but not through other modules' functions: argparse, typing and similar modules are most of the
+memory. Methods of built-in types come from the garbage collector's list.
 
-**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object (it has been run on 3.12 and
-3.13; 3.14's number is from its headers). `ImmortalObjects Off` is for comparison.
+**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object (run on 3.12 and 3.13; 3.14's number
+is from its headers). `ImmortalObjects Off` is for comparison.
 """
 
 from __future__ import annotations

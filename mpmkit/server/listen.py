@@ -247,30 +247,26 @@ class Acceptor:
         self._epoll.close()
 
 
-class ListenSocks:
-    """The listening sockets in the epoll set of event's listener: enabled, or disabled while this process
-    holds enough connections (httpd's enable_listensocks and disable_listensocks).
+class ListenSocks(dict[int, Listener]):
+    """The listening sockets, by descriptor, in the epoll set of event's listener: enabled, or disabled while
+    this process holds enough connections (httpd's enable_listensocks and disable_listensocks).
 
-    declined    a connection was turned away while they were enabled last: it takes more room to
-                enable them again
+    declined    a connection was turned away while they were enabled last: it takes more room then
     """
 
     def __init__(
         self, epoll: select.epoll, listeners: Sequence[Listener],
         not_accepting: Callable[[bool], None],
     ) -> None:  # fmt: skip
+        super().__init__((sock.fileno(), sock) for sock in listeners)
         self._epoll = epoll
-        self._listeners = {sock.fileno(): sock for sock in listeners}
         self._not_accepting = not_accepting
         self.enabled = self.declined = False
-
-    def __contains__(self, fd: int) -> bool:
-        return fd in self._listeners
 
     def enable(self) -> None:
         if not self.enabled:
             self.enabled, self.declined = True, False
-            for fd in self._listeners:
+            for fd in self:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
             self._not_accepting(False)
 
@@ -278,17 +274,16 @@ class ListenSocks:
         self.declined |= declined
         if self.enabled:
             self.enabled = False
-            for fd in self._listeners:
+            for fd in self:
                 self._epoll.unregister(fd)
             self._not_accepting(True)
 
     def accept(self, fd: int) -> tuple[socket.SocketType, tuple] | None:
         """The connection that waits at `fd`, see `Listener.accept_bare`."""
-        return self._listeners[fd].accept_bare()
+        return self[fd].accept_bare()
 
 
 def has_pending_connection(listener: Listener) -> bool:
-    """A connection waits to be accepted."""
     poll = select.poll()
     poll.register(listener.fileno(), select.POLLIN)
     return bool(poll.poll(0))

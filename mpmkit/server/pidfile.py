@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import suppress
 
 COMMANDS = (b"serve", b"httpd")  # those that are servers
@@ -44,14 +43,6 @@ def read(path: str) -> int | None:
     if not number.isdigit() or len(text) == LONGEST or not 0 < int(number) < 1 << 31:
         raise PidFileError(f"PidFile {path} holds no process id")
     return int(number)
-
-
-def own_file(fd: int, path: str) -> None:
-    """Raises OSError unless it is an ordinary file of this user's, by this name alone."""
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
-        why = "it is not an ordinary file of this user's alone: remove it, or name another"
-        raise PermissionError(errno.EPERM, why, path)
 
 
 def is_server_command(words: list[bytes]) -> bool:

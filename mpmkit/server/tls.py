@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from contextlib import suppress
 from mmap import mmap
 from time import monotonic
 
@@ -59,10 +60,10 @@ def context_for(directives: Directives) -> ssl.SSLContext:
         if error.reason == "KEY_VALUES_MISMATCH":
             why = f"the key is not that of {certificate}: name the one made with it"
             raise _refused(name, key, why, "AH02565") from None
-        why = (
+        why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
+        why += (
             "(`openssl pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
         )
-        why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted {why}"
         raise _refused(name, key, why, "AH02564") from None
     if (ciphers := directives.SSLCipherSuite) is not None:
         try:
@@ -102,8 +103,7 @@ class Session:
 
     def handshake(self, data: bytes) -> bool:
         """Take `data` from the client; True when both sides have agreed. Raises ssl.SSLError."""
-        if data:
-            self._incoming.write(data)
+        self._incoming.write(data)
         try:
             self.object.do_handshake()
         except ssl.SSLWantReadError:
@@ -156,10 +156,8 @@ class Session:
 
     def goodbye(self) -> bytes:
         """close_notify: the client knows that nothing was cut off."""
-        try:
+        with suppress(ssl.SSLError):  # the client has not said so itself, and nothing waits for it
             self.object.unwrap()
-        except ssl.SSLError:
-            pass  # the client has not said so itself, and nothing waits for it
         return self.said()
 
     def said(self) -> bytes:
@@ -203,9 +201,9 @@ class TlsConnection(Connection):
         stages = ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate))
         times = [init + (rate and RECORD / rate) if init else float("inf") for init, rate in stages]
         session = Session(self.context, self.sock, max(times))
-        deadline = self.deadline("handshake")
+        deadline, done = self.deadline("handshake"), False
         try:
-            while True:
+            while not done:
                 if not (data := self._read_by(deadline, RECORD)):
                     return False
                 try:
@@ -213,8 +211,6 @@ class TlsConnection(Connection):
                 finally:
                     if said := session.said():
                         self._send_blocking(memoryview(said))
-                if done:
-                    break
         except (OSError, Disconnected) as error:  # ssl.SSLError is an OSError
             if getattr(error, "reason", "") == "HTTP_REQUEST":
                 raise RequestError(400, "plain HTTP to a TLS socket", ah="AH01996") from None
@@ -260,7 +256,5 @@ class TlsConnection(Connection):
         """close_notify, once, if the socket takes it; nothing waits for that."""
         session, self.session = self.session, None
         if session is not None and self.pending is None:
-            try:
+            with suppress(OSError):
                 self.sock.send(session.goodbye(), _NOW)
-            except OSError:
-                pass
