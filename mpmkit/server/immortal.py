@@ -49,26 +49,23 @@ class NoImmortals(Exception):
 
 def make_immortal(root: Any) -> str:
     """Make immortal what children will use, `root` included; returns what the log should say."""
-    try:
-        memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        return f"no immortal objects: /proc/self/mem: {error.strerror}"
     collecting = gc.isenabled()
     gc.disable()
     count = 0
     try:
-        value = trial(memory)
-        gc.collect()  # what the warm-up has left
-        for address in _addresses(root):
-            os.pwrite(memory, value, address)
-            count += 1
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            value = trial(memory.fileno())
+            gc.collect()  # what the warm-up has left
+            for address in _addresses(root):
+                os.pwrite(memory.fileno(), value, address)
+                count += 1
         return f"{count:,} objects are immortal"
     except NoImmortals as error:
         return f"no immortal objects: {error}"
     except OSError as error:
-        return f"{count:,} objects are immortal, no more: /proc/self/mem: {error.strerror}"
+        done = f"{count:,} objects are immortal, no more" if count else "no immortal objects"
+        return f"{done}: /proc/self/mem: {error.strerror}"
     finally:
-        os.close(memory)
         if collecting:
             gc.enable()
 
