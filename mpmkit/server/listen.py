@@ -4,10 +4,8 @@ Some facts about accepting in many processes at once:
 
 * Every child holds the same listening sockets. A plain `epoll` would wake all idle children for one
   new connection (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one.
-* The sockets are non-blocking and a busy child tries `accept` first: while connections are queued
-  the `epoll_wait` is saved.
-* Linux copies options of the listening socket to every accepted one: TCP_NODELAY and the time-outs
-  are set once, here.
+* The sockets are non-blocking, and a busy child tries `accept` before it waits.
+* Linux copies options of a listening socket to accepted ones: TCP_NODELAY and the time-outs are set here.
 * TCP_DEFER_ACCEPT (AcceptFilter data, the default on Linux) keeps a connection in the kernel until
   its first bytes are there, so that a silent client costs no worker for about 31 s.
 """

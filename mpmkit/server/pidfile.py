@@ -1,11 +1,9 @@
 """The PidFile: how a later command finds a server that runs in the background.
 
 One line, the parent's process id. It is written to a temporary name and renamed, so that a reader sees
-a complete file or none. It is removed with the server; a killed parent leaves a *stale* one.
-
-Its number may have been reused. httpd checks only whether that process is alive, and
-would signal a foreign one; here a process counts as a server only if its command line is a server's.
-A symbolic link in the file's place is refused: another user may have made it.
+a complete file or none. A killed parent leaves a *stale* one, whose number may have been reused: httpd would
+signal a foreign process; here one counts as a server only if its command line is a server's. A symbolic
+link in the file's place is refused: another user may have made it.
 """
 
 from __future__ import annotations

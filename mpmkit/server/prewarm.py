@@ -5,13 +5,11 @@ writer a copy of the page. Code writes a lot in its first few runs: Python speci
 bytecode, and until then each attribute is looked up by its name, whose reference count is written.
 If the parent has done this, the pages are shared.
 
-So the code of a child runs here, on its own socket, with the sample page, and leaves no trace in the scoreboard
-or a log. Each of ROUNDS starts from scratch: the steps that a child does once (its start, the first head, path
-and file) have to run as often as the steps of each request. It takes some 20 ms. The first round finds out
-which code runs, and that code is copied into adjacent memory (`gather`): using a code object writes to it.
-
-The rehearsal plays a whole child, from its birth to its end; those of worker and event with their threads,
-which end before the first fork.
+So a whole child runs here, from its birth to its end, on its own socket, with the sample pages, and leaves
+no trace in the scoreboard or a log; those of worker and event with their threads, which end before the
+first fork. Each of ROUNDS starts from scratch: the steps that a child does once (its start, the first head,
+path and file) have to run as often as the steps of each request. It takes some 20 ms. The first round finds
+out which code runs, and that code is copied into adjacent memory (`gather`): using a code object writes to it.
 """
 
 from __future__ import annotations

@@ -4,14 +4,11 @@
                                    SSLObject (OpenSSL)
     socket <── send <── outgoing ──┘                 └──< what we answer
 
-OpenSSL works on two memory buffers and never sees the socket. So a connection waits as it does
-without TLS. Two things are different:
-
-* A read takes whole records, the pieces that TLS encrypts (up to 16 KiB), so it may find more than was
-  asked for. `recv` returns all that it can decrypt: nothing waits in OpenSSL, where no epoll would see it.
-* The handshake comes before the first request. The thread that reads the request makes it, never
-  the listener: a client that does not go on with it costs a worker, for as long as
-  RequestReadTimeout's `handshake` and Timeout allow.
+OpenSSL never sees the socket, so a connection waits as it does without TLS. A read takes whole records, the
+pieces that TLS encrypts (up to 16 KiB): `recv` returns all that it can decrypt, and nothing waits in OpenSSL,
+where no epoll would see it. The thread that reads the first request makes the handshake, never the listener:
+a client that does not go on with it costs a worker, for as long as RequestReadTimeout's `handshake` and
+Timeout allow.
 
 Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
 can resume what another one began.
