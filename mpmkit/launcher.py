@@ -269,6 +269,7 @@ def _start(
         raise LaunchError(f"{error.filename or command[0]}: {error.strerror}") from None
     finally:
         os.close(reading)
+    assert process.stdout is not None
     held.enter_context(process.stdout)
     return process
 

@@ -24,10 +24,9 @@ from mpmkit.handlers.static import TYPES, FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
-from mpmkit.http.messages import server_header
 from mpmkit.server.core import ConnectionFactory, Handler, Service
 from mpmkit.server.listen import Listener
-from mpmkit.server.log_format import FormatError, Site, compile_format
+from mpmkit.server.log_format import FormatError, compile_format
 from mpmkit.server.logs import AccessLog, ErrorLog, close_log, open_log
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
@@ -154,8 +153,7 @@ class Configuration:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
         _, hosts = self._site(directives, ErrorLog(), None, None)
         if tls:
-            cache = RequestCache(directives)
-            ConnectionFactory(directives, cache, count_received=False, hosts=hosts)
+            ConnectionFactory(directives, RequestCache(directives), hosts)
 
     def _board(self) -> Scoreboard:
         assert self._parent is not None, "the status is asked for before there is a server"
@@ -192,13 +190,9 @@ def error_log(directives: Directives, logs: ExitStack) -> ErrorLog:
 
 def access_log(directives: Directives, logs: ExitStack) -> AccessLog | None:
     """Raises LogError."""
-    d = directives
-    if not d.CustomLog:
+    if not directives.CustomLog:
         return None
-    canonical, server = d.UseCanonicalName == "On", server_header(d.ServerTokens)
-    root = d.DocumentRoot or ""
-    names = d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables
-    log = AccessLog(d.CustomLog, Site(*names, d.MaxKeepAliveRequests))
+    log = AccessLog(directives)
     logs.callback(log.close)
     return log
 

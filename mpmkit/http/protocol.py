@@ -52,14 +52,14 @@ _H11_SAYS = {
 class Protocol:
     """One connection's side of HTTP/1.x. All connections of a process share `cache`."""
 
-    __slots__ = ("_allowed", "_between", "_body", "_buffer", "_cache", "_directives", "_pieces")
+    __slots__ = ("_allowed", "_between", "_buffer", "_cache", "_directives", "_pieces", "body")
 
     def __init__(self, directives: Directives, cache: RequestCache) -> None:
         self._directives = directives
         self._cache = cache
         self._buffer = b""
         self._between = False  # a request has been read: blank lines after it are skipped
-        self._body: Body | None = None
+        self.body: Body | None = None  # the current request's, while it is not read to its end
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
 
     def feed(self, data: bytes) -> None:
@@ -74,9 +74,14 @@ class Protocol:
         return bool(self._buffer)
 
     @property
+    def size(self) -> int:
+        """Bytes that have come of the next request."""
+        return len(self._buffer)
+
+    @property
     def unread(self) -> bool:
         """The client has sent, or may still send, bytes that are not read: of a body, or beyond it."""
-        return self._body is not None or bool(self._buffer)
+        return self.body is not None or bool(self._buffer)
 
     @property
     def of_head(self) -> bool:
@@ -120,7 +125,7 @@ class Protocol:
                     return self._incomplete(buffer)
                 request = parse_head(head, self._directives)
                 if request.length != 0:
-                    self._body = body = Body(buffer[end:])
+                    self.body = body = Body(buffer[end:])
                     most = min(self._directives.LimitRequestFieldSize, TRAILERS)
                     self._pieces = body.pieces(request.length, most)
                     self.limit_body(request, self._directives.longest_body)
@@ -160,45 +165,44 @@ class Protocol:
             raise RequestError(413, why, ah="AH01588")
         self._allowed = limit or None
 
-    @property
-    def in_body(self) -> bool:
-        """The current request's body is not read to its end."""
-        return self._body is not None
-
     def feed_body(self, data: bytes) -> None:
-        assert self._body is not None
-        self._body.rest += data
+        assert self.body is not None
+        self.body.rest += data
 
     def next_piece(self) -> bytes | None:
         """The next piece of the body; b"" at its end, None: more bytes are needed. Raises RequestError: 400
         for bad framing, 413 over LimitRequestBody; and again at each call after that, so that no script
         that swallows it makes the rest look like a request."""
-        body = self._body
+        body = self.body
         if body is None:
             return b""
         if self._allowed is not None and self._allowed < 0:
             raise RequestError(413, "the body's chunks were over LimitRequestBody", ah="AH01591")
+        before = len(body.rest)
         try:
             data = next(self._pieces)
         except StopIteration:  # an earlier call has said why
             raise _bad_body("its framing was invalid") from None
+        body.taken += before - len(body.rest)
         if data and self._allowed is not None:
             self._allowed -= len(data)
             if self._allowed < 0:
                 return self.next_piece()
         if data == b"":
             self._buffer = _BLANK_LINES.sub(b"", body.rest, 1)
-            self._body = None
+            self.body = None
         return data
 
 
 class Body:
-    """What has come of a body. rest: what is in no piece yet; at the end, what came behind it."""
+    """What has come of a body. rest: what is in no piece yet; at the end, what came behind it. taken: the bytes
+    before that, with their framing."""
 
-    __slots__ = ("rest",)
+    __slots__ = ("rest", "taken")
 
     def __init__(self, rest: bytes) -> None:
         self.rest = rest
+        self.taken = 0
 
     def pieces(self, length: int | None, most: int) -> Iterator[bytes | None]:
         """The pieces of `length` bytes, or of chunks (None), whose trailers may have `most` bytes together:

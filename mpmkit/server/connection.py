@@ -72,21 +72,6 @@ def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
     return data
 
 
-class Received:
-    """A `recv` that counts the bytes, for access logs with %I."""
-
-    __slots__ = ("count", "recv")
-
-    def __init__(self, recv: Callable[..., bytes]) -> None:
-        self.recv = recv
-        self.count = 0
-
-    def __call__(self, size: int, flags: int = 0) -> bytes:
-        data = self.recv(size, flags)
-        self.count += len(data)
-        return data
-
-
 class Connection(Output):
     """One client. Only the thread that holds it writes to it: one at a time, never two.
 
@@ -222,6 +207,9 @@ class Connection(Output):
         RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see Protocol, and a
         client that closes before the end), and Disconnected."""
         protocol = self.protocol
+        if (body := protocol.body) is None:
+            return b""
+        before = body.taken
         while (piece := protocol.next_piece()) is None:
             if self._body_deadline is None:
                 self._body_deadline = self.deadline("body")
@@ -239,7 +227,7 @@ class Connection(Output):
             if not data:
                 raise RequestError(400, "the client closed within the request's body", ah="AH01590")
             protocol.feed_body(data)
-        self.received += len(piece)
+        self.received += body.taken - before
         return piece
 
     def discard_body(self) -> None:

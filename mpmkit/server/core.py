@@ -24,7 +24,7 @@ from mpmkit.http import messages
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import FileBody, HeadStart, Request, RequestError, Response, text_field
 from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
-from mpmkit.server.connection import Connection, Disconnected, Received
+from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.listen import SecureSocket, first_timeout
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import WorkerSlot
@@ -47,26 +47,18 @@ def default_error_page(status: int, conn: Connection, method: str = "GET") -> Re
 
 
 class ConnectionFactory:
-    """Makes a connection of what `accept` gave: plain, over TLS, filtered, counted. Which of these is decided
+    """Makes a connection of what `accept` gave: plain, over TLS, filtered. Which of these is decided
     when a configuration is read, so that a server without any asks one question.
 
-    count_received    an access log asks for the bytes that were received (%I)
-    hosts             virtual hosts, each of which may have a certificate of its own
+    hosts    virtual hosts, each of which may have a certificate of its own
 
     Raises DirectiveError if the directives of TLS can't be used.
     """
 
-    def __init__(
-        self,
-        d: Directives,
-        requests: RequestCache,
-        count_received: bool,
-        hosts: Hosts | None = None,
-    ) -> None:
+    def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
         self._directives = d
         self._requests = requests
         self.first_timeout = first_timeout(d)
-        self._count_received = count_received
         self._tls: type[TlsConnection] | None = None
         self._filter = None
         if d.tls:
@@ -85,7 +77,7 @@ class ConnectionFactory:
 
             name, self._filter_argument = d.ConnectionFilter
             self._filter = FILTERS[name]
-        self._plain = not (count_received or self._tls or self._filter)
+        self._plain = not (self._tls or self._filter)
 
     def __call__(self, sock, peer, *, nonblocking: bool = False) -> Connection:
         """A new connection. `nonblocking`: event's, see `Connection`."""
@@ -100,8 +92,6 @@ class ConnectionFactory:
             conn = Connection(*given)
         if self._filter is not None:
             conn.filtered(self._filter(sock, self._filter_argument))
-        if self._count_received:
-            conn.recv = Received(conn.recv)
         return conn
 
 
@@ -132,24 +122,21 @@ class Service:
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
         self.head_start = HeadStart(messages.server_header(d.ServerTokens))
-        counted = access is not None and access.received
-        self.connection = ConnectionFactory(d, self.requests, counted, self.hosts)
+        self.connection = ConnectionFactory(d, self.requests, self.hosts)
         # An access log asks for a header of the response: the connection remembers it.
         self.keep_response = access is not None and access.response
         self.log: Callable[[Connection, int], None] | None = None
         if access is not None:
-            self.log = self._log_and_forget if counted or access.response else access.log
+            self.log = self._log_and_forget if access.response else access.log
         self._may_keep_alive = d.KeepAlive and d.KeepAliveTimeout > 0
         self._max_keep_alive = d.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
 
     def _log_and_forget(self, conn: Connection, now: int) -> None:
-        """The next request has its own response and count of bytes."""
+        """The next request has a response of its own."""
         assert self.access is not None
         self.access.log(conn, now)
         conn.response = None
-        if self.access.received:
-            conn.recv.count = 0  # type: ignore[attr-defined]  # it is a Received
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
         """httpd's ap_set_keepalive: may this connection carry another request?"""
@@ -206,7 +193,9 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         response = service.handler(request, conn)
         if service.keep_response:
             conn.response = response
-        if conn.protocol.in_body and isinstance(response.body, (bytes, memoryview, FileBody)):
+        if conn.protocol.body is not None and isinstance(
+            response.body, (bytes, memoryview, FileBody)
+        ):
             conn.discard_body()  # a script that yields may yet read on
     except RequestError as error:
         drop(response, conn, service)
@@ -320,7 +309,7 @@ def respond_in_pieces(conn: Connection, response: Response, body: Begun) -> None
     conn.sent = body.size + conn.body_sent
     if response.length is not None and conn.body_sent != response.length:
         conn.keep_alive = False  # the client waits for bytes that will not come
-    if conn.keep_alive and conn.protocol.in_body:
+    if conn.keep_alive and conn.protocol.body is not None:
         conn.discard_body()
 
 
@@ -365,10 +354,11 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
         of_head = conn.request.method == "HEAD" if conn.request else conn.protocol.of_head
         response = service.error_page(error.status, conn, "HEAD" if of_head else "GET")
         respond(conn, conn.request, response, service)
-    if conn.request is not None or service.access is None:
+    if conn.request is not None:
         return finish_request(conn, slot, service)
-    conn.request = conn.protocol.refused()  # for the access log alone: it is no request
-    conn.received = len(conn.request.head) if conn.request is not None else 0
+    conn.received = conn.protocol.size
+    if service.log is not None:
+        conn.request = conn.protocol.refused()  # for the access log alone: it is no request
     finish_request(conn, slot, service)
     conn.request = None
     return False

@@ -160,9 +160,7 @@ class HostLogs(AccessLog):
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
-        every = [site.access for site in hosts.sites if site.access is not None]
-        self.received = any(log.received for log in every)
-        self.response = any(log.response for log in every)
+        self.response = any(site.access.response for site in hosts.sites if site.access)
 
     def log(self, conn: Connection, now: int) -> None:
         if (access := self._hosts.of(conn.request, conn).access) is not None:

@@ -14,14 +14,14 @@ import os
 import re
 import time
 from _thread import get_native_id
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mpmkit.config.directives import Directives
 from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
-from mpmkit.config.setenvif import EnvRule, variables_of
-from mpmkit.http.messages import http_date
+from mpmkit.config.setenvif import variables_of
+from mpmkit.http.messages import http_date, server_header
 from mpmkit.http.target import OwnName, quote_line
 
 if TYPE_CHECKING:
@@ -32,23 +32,18 @@ Field = Callable[["Connection", int, "Site"], str]  # (connection, ns at the end
 Line = Callable[["Connection", int], str]
 
 
-@dataclass
 class Site:
-    """What the formats show of the server: %v, %V, %p, %f, %X and %{Server}o."""
+    """What the formats show of the server: %v, %V, %p, %f, %X and %{Server}o.
 
-    name: str = ""  # ServerName, with its port if it has one
-    canonical: bool = False  # UseCanonicalName
-    root: str = ""
-    index: tuple[str, ...] = ()
-    aliases: tuple[tuple[str, str, str], ...] = ()
-    server: str = ""
-    variables: tuple[EnvRule, ...] = ()
-    most_kept: int = 0  # MaxKeepAliveRequests; 0: no limit
+    own     ServerName; without one, the machine's name
+    host    its name, as a log has it
+    """
 
-    def __post_init__(self) -> None:
-        """own: ServerName; without one, the machine's name. host: its name, as a log has it."""
-        self.own = OwnName.of(self.name or os.uname().nodename, self.canonical)
+    def __init__(self, d: Directives) -> None:
+        self.directives = d
+        self.own = OwnName.of(d.ServerName or os.uname().nodename, d.UseCanonicalName == "On")
         self.host = quote_line(os.fsencode(self.own.host))
+        self.server = server_header(d.ServerTokens)
 
     def place(self, conn: Connection) -> tuple[str, str]:
         """The name and the port that the request of a connection was sent to."""
@@ -60,15 +55,15 @@ class Site:
         return os.fsencode(name) if name == self.own.host else name.encode("latin-1")
 
     def filename(self, path: str) -> str:
-        for _, url, target in self.aliases:
+        for _, url, target in self.directives.aliases:
             rest = path.removeprefix(url)
             if rest != path and (rest[:1] in ("", "/") or url.endswith("/")):
                 return target + rest[target.endswith("/") and rest.startswith("/") :]
-        return self.root + path
+        return f"{self.directives.DocumentRoot}{path}"
 
     def indexed(self, path: str) -> str:
         """The path; that of the first DirectoryIndex there is, where it names a directory."""
-        names = self.index if path.endswith("/") else ()
+        names = self.directives.DirectoryIndex if path.endswith("/") else ()
         urls = (name if name.startswith("/") else path + name for name in names)
         return next((url for url in urls if os.path.isfile(self.filename(url))), path)
 
@@ -106,7 +101,7 @@ def _line(conn: Connection) -> str:
 
 
 def _last(conn: Connection) -> Request | None:
-    """Of internal redirects the last, where the response is kept (`needs`)."""
+    """Of internal redirects the last, where the response is kept (`needs_response`)."""
     return getattr(getattr(conn, "response", None), "request", None) or conn.request
 
 
@@ -130,7 +125,7 @@ def _cookie(key: bytes, conn: Connection, now: int, site: Site) -> str:
 
 def _variable(name: str, conn: Connection, now: int, site: Site) -> str:
     """%{NAME}e: of SetEnvIf and BrowserMatch, or of the server's environment."""
-    found = variables_of(site.variables, _last(conn), conn).get(name)
+    found = variables_of(site.directives.variables, _last(conn), conn).get(name)
     return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
 
 
@@ -156,14 +151,12 @@ def _local(index: int, conn: Connection) -> str:
         return "-"
 
 
-def _received(conn: Connection) -> int:
-    return getattr(conn.recv, "count", 0)
-
-
 def _kept(conn: Connection, site: Site) -> int:
     """As httpd's ap_set_keepalive counts: responses after which the connection was kept, so the last request
     repeats a number; but for the one after MaxKeepAliveRequests, before which %X is - already."""
-    return max(0, conn.kept - (not conn.keep_alive and conn.kept != site.most_kept))
+    return max(
+        0, conn.kept - (not conn.keep_alive and conn.kept != site.directives.MaxKeepAliveRequests)
+    )
 
 
 # %LETTER, and %{word}LETTER with one of a few words.
@@ -178,9 +171,9 @@ FIELDS: dict[str, Field] = {
     "s": lambda conn, now, site: str(conn.status),
     "b": lambda conn, now, site: str(conn.body_sent or "-"),
     "B": lambda conn, now, site: str(conn.body_sent),
-    "I": lambda conn, now, site: str(_received(conn)),
+    "I": lambda conn, now, site: str(conn.received),
     "O": lambda conn, now, site: str(conn.sent),
-    "S": lambda conn, now, site: str(_received(conn) + conn.sent),
+    "S": lambda conn, now, site: str(conn.received + conn.sent),
     "D": lambda conn, now, site: str((now - conn.started) // 1000),
     "T": lambda conn, now, site: str((now - conn.started) // 1_000_000_000),
     "{ms}T": lambda conn, now, site: str((now - conn.started) // 1_000_000),
@@ -196,7 +189,7 @@ FIELDS: dict[str, Field] = {
     "{local}p": lambda conn, now, site: _local(1, conn),
     "{remote}p": lambda conn, now, site: str(conn.peer[1]),
     "X": lambda conn, now, site: (
-        "+" if conn.keep_alive and conn.kept + 1 != site.most_kept else "-"
+        "+" if conn.keep_alive and conn.kept + 1 != site.directives.MaxKeepAliveRequests else "-"
     ),
     "k": lambda conn, now, site: str(_kept(conn, site)),
     "%": lambda conn, now, site: "%",
@@ -225,15 +218,15 @@ WITH_TEXT: dict[str, Callable[[str], Field]] = {
 }
 
 
-def compile_format(text: str, site: Site | None = None, condition: str = "") -> Line:
+def compile_format(text: str, site: Any = None, condition: str = "") -> Line:
     """A function that makes a LogFormat's line, "" for requests that do not fulfil the condition: they have a
-    variable, or, with `!` before its name, have it not. Raises FormatError."""
-    site = site or Site()
+    variable, or, with `!` before its name, have it not. site: a Site; None will do to check a format. Raises
+    FormatError."""
     if condition:
         line, name = compile_format(text, site), condition.removeprefix("!")
 
         def some(conn: Connection, now: int) -> str:
-            found = variables_of(site.variables, conn.request, conn)
+            found = variables_of(site.directives.variables, conn.request, conn)
             return line(conn, now) if (name in found) == (name == condition) else ""
 
         return some
@@ -282,13 +275,12 @@ def _only_for(piece: Piece, part: Field) -> Field:
     )
 
 
-def needs(texts: Iterable[str]) -> tuple[bool, bool]:
-    """Whether formats need the number of bytes received; and the response: a header of it, or the last of
-    internal redirects."""
-    found = [piece for text in texts for piece in pieces(text)]
-    received = any(one.letter in ("I", "S") and one.argument is None for one in found)
-    last = any(one.letter in OF_REQUEST and _shows_last(one) for one in found)
-    return received, last or any(one.letter in ("o", "e") for one in found)
+def needs_response(text: str) -> bool:
+    """Whether a format needs the response: a header of it, or the last of internal redirects."""
+    return any(
+        one.letter in ("o", "e") or (one.letter in OF_REQUEST and _shows_last(one))
+        for one in pieces(text)
+    )
 
 
 def _shows_last(piece: Piece) -> bool:

@@ -18,11 +18,11 @@ from _thread import get_native_id
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import Note
+from mpmkit.config.directives import Directives, Note
 from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.http.messages import LOGGED_AS
 from mpmkit.http.target import ESCAPES
-from mpmkit.server.log_format import FormatError, Line, Site, compile_format, needs
+from mpmkit.server.log_format import FormatError, Line, Site, compile_format, needs_response
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import RequestError
@@ -197,18 +197,18 @@ class ErrorLog:
 class AccessLog:
     """The CustomLog directives of a server: files, each with its format.
 
-    received, response     a format needs the number of bytes received, or the response's headers:
-                           connections have to keep them
+    response    a format needs the response's headers: connections have to keep them
 
     Raises LogError when a file can't be opened or a format is unknown.
     """
 
-    def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
+    def __init__(self, directives: Directives) -> None:
+        logs, site = directives.CustomLog, Site(directives)
         try:
             lines = [compile_format(text + "\n", site, *condition) for _, text, *condition in logs]
         except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
-        self.received, self.response = needs(text for _, text, *_ in logs)
+        self.response = any(needs_response(text) for _, text, *_ in logs)
         self._logs: list[tuple[int, Line]] = []
         try:
             for (path, *_), line in zip(logs, lines, strict=True):

@@ -99,7 +99,7 @@ def rehearse(
         MaxConnectionsPerChild={"prefork": 0, "worker": len(CLIENTS) - 1}.get(mpm, len(CLIENTS)),
         CustomLog=tuple((os.devnull, *rest) for _, *rest in directives.CustomLog),
     )
-    access = AccessLog(plain.CustomLog) if plain.CustomLog else None
+    access = AccessLog(plain) if plain.CustomLog else None
     null = open(os.devnull, "wb", 0)
     with suppress(ListenError), null, closing(Scoreboard(plain)) as board:
         errors = ErrorLog(null.fileno(), directives.LogLevel)

@@ -25,7 +25,7 @@ from time import monotonic
 
 from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.server.connection import Connection, Disconnected, Received, receive
+from mpmkit.server.connection import Connection, Disconnected, receive
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
 
@@ -213,8 +213,7 @@ class TlsConnection(Connection):
                 raise RequestError(400, "plain HTTP to a TLS socket", ah="AH01996") from None
             return False
         self.session = session
-        # For a log's %I: from now on the decrypted bytes.
-        (self.recv if isinstance(self.recv, Received) else self).recv = session.recv
+        self.recv = session.recv
         return True
 
     def fill(self) -> bool:
