@@ -12,7 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -92,9 +93,8 @@ class Server:
     directives: dict[str, Any]  # those given by name
     certificate: str | None  # with `tls=True`: the file that clients must trust (curl --cacert)
     _process: subprocess.Popen
-    _lifeline: int
     _home: str
-    _lock: int  # of the folder
+    _held: ExitStack  # what lasts as long as it: its lifeline, its folder
     url: str = "http://127.0.0.1:0"
     _logs: dict[str, str] = field(default_factory=dict)  # once it has stopped: file name -> text
     _owner: int = field(default_factory=os.getpid)
@@ -185,14 +185,8 @@ class Server:
             except subprocess.TimeoutExpired:
                 self._process.kill()  # its children see the end of its pipes
                 self._process.wait()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-            if self._process.stdout:
-                self._process.stdout.close()
-            self._logs = {name: self._log(name) for name in LOGS}
-            shutil.rmtree(self._home, ignore_errors=True)
-            os.close(self._lock)
+        self._logs = {name: self._log(name) for name in LOGS}
+        self._held.close()
         _running.discard(self)
 
 
@@ -227,23 +221,22 @@ def launch(
     if mpm not in MPMS and (mpm is not None or conf is None):
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
         raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
-    lines = [_line(setting.name, *setting.args) for setting in from_keywords(mpm, **named)]
     command = [os.fspath(python), "-m", "mpmkit", "serve", *([mpm] if mpm else [])]
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
     command += ["--port", str(port), *(["--tls"] if tls else [])]
-    home = folder.make()
-    lock = folder.hold(home)
-    try:
-        lines += _files(home, access_log, trace)
+    lines = [_line(setting.name, *setting.args) for setting in from_keywords(mpm, **named)]
+    with ExitStack() as held:  # and given back if the start fails
+        home = folder.make()
+        held.callback(shutil.rmtree, home, ignore_errors=True)
+        held.callback(os.close, folder.hold(home))
+        lines.append(_line("ScoreBoardFile", f"{home}/scoreboard"))
+        lines += [_line("CustomLog", f"{home}/access.log", "common")] if access_log else []
+        lines += [_line("TraceLog", f"{home}/trace.log")] if trace else []
         lines += [directives] if isinstance(directives, str) else directives
-        process, lifeline = _start(command, lines, home)
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
-        os.close(lock)
-        raise
-    certificate = os.path.join(home, "server.crt") if tls else None
-    server = Server(mpm or "", dict(named), certificate, process, lifeline, home, lock)
+        process = _start(command, lines, home, held)
+        certificate = f"{home}/server.crt" if tls else None
+        server = Server(mpm or "", dict(named), certificate, process, home, held.pop_all())
     _running.add(server)
     try:
         server.url, server.mpm = _ready_line(process), server.scoreboard().mpm
@@ -251,46 +244,34 @@ def launch(
         server.stop()
         if not isinstance(error, LaunchError):
             raise
-        why = _reasons(server.error_log()) or str(error)
+        said = (line for line in server.error_log().splitlines() if "WARN" not in line)
+        why = "\n".join(line.removeprefix("mpmkit: ") for line in said) or str(error)
         if "No module named" in why:
             why += f"; install mpmkit there: {python} -m pip install mpmkit"
         raise LaunchError(why) from None
     return server
 
 
-def _files(home: str, access_log: bool, trace: bool) -> Iterator[str]:
-    """The lines that name the files which `Server` reads."""
-    yield _line("ScoreBoardFile", os.path.join(home, "scoreboard"))
-    if access_log:
-        yield _line("CustomLog", os.path.join(home, "access.log"), "common")
-    if trace:
-        yield _line("TraceLog", os.path.join(home, "trace.log"))
-
-
-def _reasons(log: str) -> str:
-    """What an error log says of a start that failed, without its warnings."""
-    lines = (line for line in log.splitlines() if "WARN" not in line)
-    return "\n".join(line.removeprefix("mpmkit: ") for line in lines)
-
-
-def _start(command: Sequence[str], lines: Iterable[str], home: str) -> tuple[subprocess.Popen, int]:
-    """The process of `mpmkit serve`, and our end of the pipe whose end is its end."""
+def _start(
+    command: Sequence[str], lines: Sequence[str], home: str, held: ExitStack
+) -> subprocess.Popen:
+    """The process of `mpmkit serve`; what it lasts with is `held`."""
     reading, writing = os.pipe()
+    held.callback(os.close, writing)
     try:
         with open(os.path.join(home, "error.log"), "ab") as log:
-            words = [word for line in lines for word in ("-c", line)]
-            words += ["--lifeline", str(reading), "--home", home]
             pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
             how: Any = {"pass_fds": [reading], "start_new_session": True}
+            words = [word for line in lines for word in ("-c", line)]
+            words += ["--lifeline", str(reading), "--home", home]
             process = subprocess.Popen([*command, *words], **pipes, **how)
-    except BaseException as error:
-        os.close(writing)
-        if isinstance(error, OSError):
-            raise LaunchError(f"{error.filename or command[0]}: {error.strerror}") from None
-        raise
+    except OSError as error:
+        raise LaunchError(f"{error.filename or command[0]}: {error.strerror}") from None
     finally:
         os.close(reading)
-    return process, writing
+    assert process.stdout is not None
+    held.enter_context(process.stdout)
+    return process
 
 
 def _ready_line(process: subprocess.Popen) -> str:
@@ -305,7 +286,6 @@ def _ready_line(process: subprocess.Popen) -> str:
 
 
 def _line(name: str, *args: str) -> str:
-    """A directive as a line of a file."""
     words = (arg.replace("\\", "\\\\").replace('"', '\\"') for arg in args)
     return " ".join([name, *(f'"{word}"' for word in words)])
 

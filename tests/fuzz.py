@@ -231,7 +231,7 @@ def requests(stream: bytes) -> Iterator[Request]:
     try:
         while protocol.pending and (request := protocol.next_request()) is not None:
             yield request
-            while protocol.in_body:
+            while protocol.body:
                 if protocol.next_piece() is None:
                     return
     except RequestError:

@@ -22,7 +22,6 @@ from mpmkit.handlers.access import address
 from mpmkit.handlers.names import by_extension
 from mpmkit.handlers.sections import Sections, forbidden_link
 from mpmkit.measure.reference_servers import module_directory
-from mpmkit.server.logs import close_logs
 from tests.fidelity.compare_conf import ADDRESSES
 
 SECTIONS = {
@@ -191,13 +190,13 @@ def test_the_error_log_says_once_what_is_closed(tmp_path):
         <DirectoryMatch /a/b>
             AllowOverride None
         </DirectoryMatch>"""
-    setup = Configuration(Source("f", text)).setup()
-    close_logs(setup.service.errors, None)
+    service = Configuration(Source("f", text)).service()
+    service.logs.close()
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert "[authz_core:warn]" in line and line.endswith(
         "closed: Require valid-user admits no client, because mpmkit has no authentication (f:7)"
     )
-    (unread,) = [note.text for note in setup.notes if note.text.startswith("not read")]
+    (unread,) = [note.text for note in service.notes if note.text.startswith("not read")]
     assert unread.endswith(f" {tmp_path}/site/a/.rules")
 
 

@@ -29,7 +29,7 @@ FLOORS = {
     "handlers": {"config", "policy", "http", "server"},
     "mpm": {"config", "policy", "http", "server"},
     "cli": {"config", "policy", "http", "server", "handlers", "mpm"},
-    "launcher": {"config", "policy", "server.scoreboard", "server.certificate", "server.home"},
+    "launcher": {"config", "policy", "server.scoreboard", "server.home"},
     # These reach servers from outside: by argv, HTTP, the scoreboard's file and /proc.
     "load": {"config", "policy", "launcher", "measure"},
     "measure": {"config", "policy", "launcher", "load", "server.scoreboard"},

@@ -18,7 +18,7 @@ import mpmkit
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.server.certificate import self_signed
+from mpmkit.server.home import self_signed
 
 
 def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):

@@ -1,6 +1,5 @@
 """The logs' formats, and that no client can write lines of its own into them."""
 
-import dataclasses
 import os
 import re
 import threading
@@ -16,12 +15,13 @@ from support.files import recorded_root
 from support.servers import assert_quiet, serving
 from support.waiting import poll_until
 
-from mpmkit.config.directives import Note, VirtualHost
+from mpmkit.cli.configuration import Configuration
+from mpmkit.config.directives import Note
+from mpmkit.config.httpd_conf import Source
 from mpmkit.config.log_format import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
-from mpmkit.server import piped
-from mpmkit.server.hosts import HostLogs, Hosts, HostService
+from mpmkit.server import logs
 from mpmkit.server.log_format import FIELDS, OF_REQUEST, Site, compile_format
 from mpmkit.server.logs import AccessLog, ErrorLog, LogError, open_log
 
@@ -41,7 +41,9 @@ def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **cha
 
 
 def line(text: str, conn=None) -> str:
-    return compile_format(text + "\n")(conn or connection(), NOW).removesuffix("\n")
+    return compile_format(text + "\n", Site(directives()))(conn or connection(), NOW).removesuffix(
+        "\n"
+    )
 
 
 @pytest.fixture
@@ -78,15 +80,17 @@ def test_formats(text, expected):
     assert line(text) == expected
 
 
-def test_the_program_of_a_hosts_error_log_ends_with_its_configuration():
-    fd = open_log("|cat", "ErrorLog")
-    main, site = (HostService(directives(), None, None, ErrorLog(one)) for one in (2, fd))
-    HostLogs(Hosts(main, [(VirtualHost((("", 0),), directives()), site)])).close()
-    assert fd not in piped._pipes
+def test_the_program_of_a_hosts_error_log_ends_with_its_configuration(tmp_path):
+    text = f"LoadModule mpm_event_module x\nDocumentRoot {tmp_path}\n"
+    text += "<VirtualHost *:80>\nErrorLog |cat\n</VirtualHost>\n"
+    service = Configuration(Source("f", text)).service()
+    (fd,) = logs._pipes
+    service.logs.close()
+    assert fd not in logs._pipes
 
 
 def test_the_servers_name_is_written_in_bytes():
-    log = compile_format("%v %V", Site("例.example"))
+    log = compile_format("%v %V", Site(directives(ServerName="例.example")))
     assert log(connection(request=None), NOW) == r"\xe4\xbe\x8b.example \xe4\xbe\x8b.example"
 
 
@@ -95,7 +99,7 @@ def test_the_servers_name_is_written_in_bytes():
 ])  # fmt: skip
 def test_kept_connections_are_counted_as_httpd_does(kept, keep_alive, shown):
     """With MaxKeepAliveRequests 3: four requests, and the last one repeats a number if the client closes."""
-    log = compile_format("%X %k", Site(most_kept=3))
+    log = compile_format("%X %k", Site(directives(MaxKeepAliveRequests=3)))
     assert log(connection(kept=kept, keep_alive=keep_alive), NOW) == shown
 
 
@@ -121,13 +125,15 @@ def test_what_is_no_format(text, tmp_path):
     with pytest.raises(FormatError):
         compile_format(text)
     with pytest.raises(LogError, match="LogFormat"):
-        AccessLog(((str(tmp_path / "log"), text),))
+        AccessLog(directives(CustomLog=(str(tmp_path / "log"), text)))
     assert not list(tmp_path.iterdir()), "nothing was opened"
 
 
 @given(
     st.binary(max_size=20),
-    st.sampled_from([f"%{f}" for f in (*FIELDS, *OF_REQUEST) if f not in "tAIS"]),
+    st.sampled_from(
+        [f"%{f}" for f in (*FIELDS, *OF_REQUEST) if f not in ("t", "A", "I", "S", "{local}p")]
+    ),
 )
 def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
     value = bytes(byte for byte in raw if byte not in b"\r\n\0").strip()
@@ -147,8 +153,9 @@ def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
 def test_what_the_server_is(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "index.htm").write_text("")
-    aliases = (("Alias", "/else", "/srv/else"),)
-    site = Site("lab.example:81", False, str(tmp_path), ("index.html", "index.htm"), aliases)
+    named = {"DocumentRoot": str(tmp_path), "Alias": ("/else", "/srv/else")}
+    named |= {"ServerName": "lab.example:81", "DirectoryIndex": ("index.html", "index.htm")}
+    site = Site(directives(**named))
 
     for text, path, host, expected in (
         ("%v %V %p", "/", "h:8080", "lab.example h 8080"), ("%v %V %p", "/", "h", "lab.example h 81"),
@@ -157,17 +164,17 @@ def test_what_the_server_is(tmp_path):
     ):  # fmt: skip
         head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         assert compile_format(text, site)(connection(head), NOW) == expected
-    canonical = dataclasses.replace(site, canonical=True)
+    canonical = Site(directives(**named, UseCanonicalName="On"))
     assert compile_format("%V %p", canonical)(connection(), NOW) == "lab.example 81"
 
 
 def test_a_log_that_can_t_be_opened_names_its_directive_and_a_full_disk_costs_lines_not_service():
     with pytest.raises(LogError, match=r"CustomLog /nothing/access.log: .*; name a file"):
-        AccessLog((("/nothing/access.log", COMMON),))
+        AccessLog(directives(CustomLog=("/nothing/access.log", COMMON)))
     for path in ("syslog", "syslog:local7"):
         with pytest.raises(LogError, match="name a file"):
             open_log(path, "ErrorLog")
-    log = AccessLog((("/dev/full", COMMON),))
+    log = AccessLog(directives(CustomLog=("/dev/full", COMMON)))
     log.log(connection(), NOW)
     log.close()
     ErrorLog(os.open("/dev/full", os.O_WRONLY)).write("error", "text")
@@ -267,7 +274,9 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
 
         # An answer comes before its line, and the next connection may be another process's.
         poll_until(logged)
-        sent.append(b"POST /file.txt HTTP/1.0\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
+        last = b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        last += b"3;a=b\r\nhel\r\n2\r\nlo\r\n0\r\nA: trailer\r\n\r\n"
+        sent.append(b"POST /file.txt HTTP/1.1\r\nHost: x\r\n" + last)
         sizes = [len(exchange(server, sent[-1]))]
         poll_until(logged)
         sent.append(b"nonsense\r\n\r\n")

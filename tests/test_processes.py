@@ -13,13 +13,16 @@ from types import SimpleNamespace
 
 import pytest
 from support.client import Client, Lost, asked, get, half_sent, parked
+from support.configured import directives
 from support.files import Gate, site
 from support.load import Load
 from support.servers import THREADED, environment, launched, one_child, pool
 from support.waiting import alive, all_gone, children_of, nothing_left, poll_until
 
-from mpmkit.server.child import Child
-from mpmkit.server.process import use_batch_scheduling
+from mpmkit.server.child import CHILD_FATAL, CHILD_SICK, Child, use_batch_scheduling
+from mpmkit.server.core import Service
+from mpmkit.server.logs import ErrorLog
+from mpmkit.server.pool import Pool
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 WAIT = "threading.Event().wait()"
@@ -31,6 +34,19 @@ def test_the_check_for_leftovers_finds_one():
             left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert left.wait(5) == -signal.SIGKILL
     left.stdin.close()
+
+
+def test_the_end_of_a_process_that_was_no_child_changes_nothing(tmp_path):
+    """Process 1 of a container collects such."""
+    with open(tmp_path / "log", "wb", 0) as log:
+        children = Pool(Child, Service(directives(), None, None, ErrorLog(log.fileno())), [], [])
+        before = children.memory
+        for status in (CHILD_SICK << 8, CHILD_FATAL << 8, signal.SIGSEGV):
+            children._handle_exit(1 << 22, status)
+        children.pod.close()
+    assert children.memory == before and children.fatal is None
+    said = (tmp_path / "log").read_text().splitlines()
+    assert len(said) == 3 and all("was not in the scoreboard" in line for line in said)
 
 
 # Few children, so that each holds its share of the clients, and a pool that wants all it may have:

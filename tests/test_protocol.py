@@ -36,12 +36,12 @@ def parse(pieces: list[bytes], cache: RequestCache | None = None) -> list:
     found: list = []
     try:
         for piece in pieces:
-            if protocol.in_body:
+            if protocol.body:
                 protocol.feed_body(piece)
             else:
                 protocol.feed(piece)
             while True:
-                if protocol.in_body:
+                if protocol.body:
                     if (data := protocol.next_piece()) is None:
                         break
                     found[-1][1] += data
@@ -225,7 +225,7 @@ def test_a_refused_body_stays_refused(body, pieces, status):
         with pytest.raises(RequestError) as caught:
             protocol.next_piece()
         assert caught.value.status == status
-        assert protocol.in_body and protocol.unread
+        assert protocol.body and protocol.unread
 
 
 SEGMENT = st.one_of(

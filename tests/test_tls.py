@@ -26,7 +26,7 @@ from support.waiting import children_of, patience, poll_until
 import mpmkit
 from mpmkit.config.directives import DirectiveError
 from mpmkit.launcher import LaunchError, Server
-from mpmkit.server.certificate import self_signed
+from mpmkit.server.home import self_signed
 from mpmkit.server.tls import Session, context_for
 
 FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"

@@ -1,7 +1,6 @@
 """From the source of a configuration to a server: directives, logs, handlers, the control process.
 
-The one place where a configuration, an MPM and the handlers are joined, for `mpmkit serve` and
-`mpmkit httpd`.
+The one place where a configuration, an MPM and the handlers are joined, for `mpmkit serve` and `mpmkit httpd`.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,10 @@ from mpmkit.handlers.static import TYPES, FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
-from mpmkit.http.messages import server_header
-from mpmkit.server.child import Setup
-from mpmkit.server.core import ConnectionFactory, Handler, Service, default_error_page
+from mpmkit.server.core import ConnectionFactory, Handler, Service
 from mpmkit.server.listen import Listener
-from mpmkit.server.log_format import Site, format_error
-from mpmkit.server.logs import AccessLog, ErrorLog, close_logs, open_log
+from mpmkit.server.log_format import FormatError, compile_format
+from mpmkit.server.logs import AccessLog, ErrorLog, close_log, open_log
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
@@ -78,7 +76,7 @@ class Configuration:
             raise DirectiveError.of([*conf.problems, DirectiveError(text, ah="AH00534")])
         settings = self.settings(conf)
         sections = [*self.sections, *conf.sections]
-        running = self._parent.setup.directives if self._parent is not None else None
+        running = self._parent.directives if self._parent is not None else None
         problems = [*conf.problems, *_format_problems(settings, conf.hosts)]
         more: Any = {"running": running, "problems": problems, "strict": self.strict}
         directives, notes = check(conf.mpm, settings, sections, conf.hosts, **more)
@@ -86,22 +84,21 @@ class Configuration:
         missing = validate_environment(directives, settings, **options)
         return directives, (*conf.notes, *notes, *missing, *_unread(directives, settings))
 
-    def setup(self) -> Setup:
+    def service(self) -> Service:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
         directives, notes = self.read()
-        if self._parent is not None and directives.mpm != self._parent.setup.directives.mpm:
+        if self._parent is not None and directives.mpm != self._parent.directives.mpm:
             why = "the MPM cannot change at a restart: stop the server and start it again"
             raise DirectiveError(why)
-        errors = error_log(directives)
-        for note in notes:
-            # At a restart, the parent logs all of them.
-            if self._parent is None and directives.ErrorLog and "closed: " in note.text:
-                errors.note(note, "authz_core")
-        access: AccessLog | None = None
-        try:
-            access = access_log(directives)
+        with ExitStack() as logs:  # which are closed, should the rest fail
+            errors = error_log(directives, logs)
+            for note in notes:
+                # At a restart, the parent logs all of them.
+                if self._parent is None and directives.ErrorLog and "closed: " in note.text:
+                    errors.note(note, "authz_core")
+            access = access_log(directives, logs)
             self._scripts = []
-            handler, hosts = self._site(directives, errors, access)
+            handler, hosts = self._site(directives, errors, access, logs)
             if hosts is not None:
                 from mpmkit.server.hosts import HostLogs
 
@@ -109,40 +106,34 @@ class Configuration:
                 text = "Could not resolve host name {} -- ignoring!"
                 unknown = (Note("AH00547", "error", text.format(one)) for one in hosts.unknown)
                 notes = (*notes, *unknown)
-            error_page = getattr(handler, "refusal", default_error_page)
-            service = Service(directives, handler, access, errors, error_page, hosts)
-        except BaseException:
-            close_logs(errors, access)
-            raise
+            service = Service(directives, handler, access, errors, hosts, notes)
+            service.logs = logs.pop_all()
         if self.background:
             os.dup2(errors.fd, 2)
         for scripts in self._scripts:
             scripts.service = service
-        return Setup(directives, service, notes)
+        return service
 
     def _site(
-        self, d: Directives, errors: ErrorLog, access: AccessLog | None, *, logs: bool = True
+        self, d: Directives, errors: ErrorLog, access: AccessLog | None, logs: ExitStack | None
     ) -> tuple[Handler, Hosts | None]:
-        """The handler; with virtual hosts, the one that chooses one of theirs. logs: open the hosts'."""
+        """The handler; with virtual hosts, the one that chooses one of theirs. logs: those of the hosts, None
+        if they are not to be opened."""
         handler = self.handler(d, errors)
         if not d.hosts:
             return handler, None
         from mpmkit.server.hosts import Hosts, HostService
 
         services: list[tuple[VirtualHost, HostService]] = []
-        try:
-            for host in d.hosts:
-                own, its_errors = host.directives, errors
+        for host in d.hosts:
+            own, its_errors, its_access = host.directives, errors, None
+            if logs is not None:
                 names = ("ErrorLog", "LogLevel", "module_levels")
-                if logs and any(getattr(own, name) != getattr(d, name) for name in names):
-                    its_errors = error_log(own)
-                one = HostService(own, self.handler(own, its_errors), None, its_errors)
-                services.append((host, one))
-                one.access = access_log(own) if logs else None
-        except BaseException:
-            for _, one in services:
-                close_logs(one.errors if one.errors is not errors else ErrorLog(), one.access)
-            raise
+                if any(getattr(own, name) != getattr(d, name) for name in names):
+                    its_errors = error_log(own, logs)
+                its_access = access_log(own, logs)
+            one = HostService(own, self.handler(own, its_errors), its_access, its_errors)
+            services.append((host, one))
         hosts = Hosts(HostService(d, handler, access, errors), services)
         return hosts, hosts
 
@@ -160,52 +151,50 @@ class Configuration:
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
-        _, hosts = self._site(directives, ErrorLog(), None, logs=False)
+        _, hosts = self._site(directives, ErrorLog(), None, None)
         if tls:
-            cache = RequestCache(directives)
-            ConnectionFactory(directives, cache, count_received=False, hosts=hosts)
+            ConnectionFactory(directives, RequestCache(directives), hosts)
 
     def _board(self) -> Scoreboard:
         assert self._parent is not None, "the status is asked for before there is a server"
         return self._parent.board
 
-    def parent(self, setup: Setup, listeners: Sequence[Listener], **options: Any) -> Parent:
-        """The control process of the MPM that the setup names, ready to run. Raises StartError, LogError."""
-        mpm = setup.directives.mpm
+    def parent(self, service: Service, listeners: Sequence[Listener], **options: Any) -> Parent:
+        """The control process of the MPM that the service names, ready to run. Raises StartError, LogError."""
+        mpm = service.directives.mpm
         child_class = getattr(import_module(f"mpmkit.mpm.{mpm}"), f"{mpm.capitalize()}Child")
         try:
-            self._parent = Parent(child_class, setup, self.setup, listeners, **options)
+            self._parent = Parent(child_class, service, self.service, listeners, **options)
         except (OSError, MemoryError, OverflowError) as error:
             why = getattr(error, "strerror", None) or "there is not enough memory"
             if getattr(error, "errno", 0) == errno.ELOOP:
                 why = "it is a symbolic link, and another user's could lead anywhere"
-            board = " ".join(filter(None, ("the scoreboard", setup.directives.ScoreBoardFile)))
+            board = " ".join(filter(None, ("the scoreboard", service.directives.ScoreBoardFile)))
             see = "see ScoreBoardFile, and ServerLimit and ThreadLimit for its size"
             raise StartError(f"AH00004: {board} cannot be made: {why}; {see}") from None
-        rehearse(setup.directives, self.handler, SAMPLES, child_class)
+        rehearse(service.directives, self.handler, SAMPLES, child_class)
         self._scripts.clear()
-        if setup.directives.TraceLog:
+        if service.directives.TraceLog:
             from mpmkit.server import trace  # changes classes: not imported without need
 
-            trace.begin(setup.directives)
+            trace.begin(service.directives)
         return self._parent
 
 
-def error_log(directives: Directives) -> ErrorLog:
+def error_log(directives: Directives, logs: ExitStack) -> ErrorLog:
     """Raises LogError."""
     fd = open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2
+    logs.callback(close_log, fd)
     return ErrorLog(fd, directives.LogLevel, levels=directives.module_levels)
 
 
-def access_log(directives: Directives) -> AccessLog | None:
+def access_log(directives: Directives, logs: ExitStack) -> AccessLog | None:
     """Raises LogError."""
-    d = directives
-    if not d.CustomLog:
+    if not directives.CustomLog:
         return None
-    canonical, server = d.UseCanonicalName == "On", server_header(d.ServerTokens)
-    root = d.DocumentRoot or ""
-    names = d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables
-    return AccessLog(d.CustomLog, Site(*names, d.MaxKeepAliveRequests))
+    log = AccessLog(directives)
+    logs.callback(log.close)
+    return log
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
@@ -225,8 +214,10 @@ def _format_problems(settings: Iterable[Setting], hosts: Iterable[Host]) -> list
     for setting in (*settings, *(setting for host in hosts for setting in host.settings)):
         words = {"logformat": setting.args[:1], "customlog": setting.args[1:2]}
         for text in words.get(setting.name.lower(), ()):
-            if wrong := format_error(text) if "%" in text else "":
-                problems.append(DirectiveError.at(setting, f"{setting.name}: {wrong}"))
+            try:
+                compile_format(text if "%" in text else "")
+            except FormatError as error:
+                problems.append(DirectiveError.at(setting, f"{setting.name}: {error}"))
     return problems
 
 

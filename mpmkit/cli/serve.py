@@ -2,10 +2,9 @@
 
     mpmkit serve MPM [-f httpd.conf] [-c 'Directive value']… [--port 0] [--document-root DIR]
 
-In the foreground. One line `ready http://127.0.0.1:PORT` on standard output once clients can
-connect; the error log on standard error. Ends with status 0 on TERM or Ctrl-C, when its children
-are gone; with 1 and one clear line when it cannot start, before anything is forked; with 2 for a
-wrong command line.
+In the foreground. One line `ready http://127.0.0.1:PORT` on standard output once clients can connect; the error
+log on standard error. Ends with status 0 on TERM or Ctrl-C, when its children are gone; with 1 and one clear
+line when it cannot start, before anything is forked; with 2 for a wrong command line.
 """
 
 import argparse
@@ -90,9 +89,7 @@ class LabConfiguration(Configuration):
 
 def _certificate(folder: str, named: bool) -> tuple[Setting, ...]:
     """What --tls stands for; named: on standard error, too. Raises DirectiveError."""
-    from mpmkit.server.certificate import self_signed
-
-    certificate, key = self_signed(folder)
+    certificate, key = home.self_signed(folder)
     if named:
         print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
     files = {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": key}
@@ -114,12 +111,12 @@ def main(argv: Sequence[str]) -> int:
         if folder is not None:
             home.hold(folder)
         configuration = LabConfiguration(args, folder if args.tls else None)
-        setup = configuration.setup()
-        listeners = open_listeners(setup.directives, configuration.free)
-        for note in setup.notes:
-            if setup.service.errors.enabled(note.level):
+        service = configuration.service()
+        listeners = open_listeners(service.directives, configuration.free)
+        for note in service.notes:
+            if service.errors.enabled(note.level):
                 print(f"mpmkit: {note}", file=sys.stderr)
-        parent = configuration.parent(setup, listeners, ready=ready, lifeline=args.lifeline)
+        parent = configuration.parent(service, listeners, ready=ready, lifeline=args.lifeline)
         parent.write_pid_file()
     except (DirectiveError, ListenError, LogError, PidFileError, StartError, OSError) as error:
         for line in str(error).splitlines():

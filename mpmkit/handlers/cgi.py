@@ -81,7 +81,7 @@ class CgiScripts(Programs):
             why = f"{name} is not a file, or a link that leads out of {script.root}"
             raise ScriptFailed(403, why)
         # A program inherits CPUs and scheduling policy from the thread that starts it, which may have one
-        # CPU and SCHED_BATCH (server/process.py). So the thread has those of the server for that moment.
+        # CPU and SCHED_BATCH (server/child.py). So the thread has those of the server for that moment.
         own = os.sched_getaffinity(0), os.sched_getscheduler(0)
         _schedule(*OF_THE_SERVER)
         try:

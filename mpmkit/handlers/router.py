@@ -174,7 +174,7 @@ class Router:
             if not (everyone or access.admits(request, conn)):
                 text = f"client denied by server configuration: {self.file(request.path)}"
                 return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
-            if limit is not None and conn.protocol.in_body:
+            if limit is not None and conn.protocol.body:
                 conn.protocol.limit_body(request, limit)
             if lines and (found := redirection(lines, request.path)):
                 return redirected_away(*found, request, conn, own)

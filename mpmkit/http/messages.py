@@ -98,7 +98,7 @@ def text_field(value: bytes | str, size: int) -> bytes:
     return raw[: size - 1].ljust(size, b"\0")
 
 
-# Refusals that the error log has at info or error; others are at debug, as in httpd.
+# Module and level of refusals in the error log; the others are at debug, as in httpd.
 LOGGED_AS = {
     **dict.fromkeys(("AH00135", "AH10244"), ("core", "error")),
     **dict.fromkeys(("AH00561", "AH00563", "AH00565", "AH00570"), ("core", "info")),
@@ -116,11 +116,6 @@ class RequestError(Exception):
         self.status = status
         self.silent = silent
         self.ah = ah
-
-    @property
-    def logged_as(self) -> tuple[str, str]:
-        """The module and the level of the line in the error log."""
-        return LOGGED_AS.get(self.ah, ("core", "debug"))
 
 
 R = TypeVar("R", bound="Request")
@@ -297,8 +292,3 @@ class HeadStart:
         ).encode("latin-1")
         self._made[status] = now, lines
         return lines
-
-    def lines_with(self, status: int, reason: bytes, now: int) -> bytes:
-        """The same with a script's own reason phrase. Not kept: it may be any text."""
-        _, end, rest = self.lines(status, now).partition(b"\r\n")
-        return b"HTTP/1.1 %d %b%b%b" % (status, reason, end, rest)

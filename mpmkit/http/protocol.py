@@ -8,22 +8,29 @@ h11 decides what a valid request is. Before it sees a head, httpd's additional r
 (LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare line feeds, blank lines before the
 request line. After it comes the server's part: the path, the body's framing, whether the connection is
 kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
+
+Bodies are cut into pieces here, by Content-Length or by chunks (RFC 9112, 7.1). A line of the chunked framing
+ends in CRLF and has no control character: bytes that another server on the way may treat as the end of a
+line must not be part of one here.
 """
 
 import os
 import re
+from collections.abc import Generator, Iterator
 
 import h11
 
 from mpmkit.config.access import METHODS
 from mpmkit.config.directives import Directives
-from mpmkit.http.body import Body, pieces, refused
 from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
 from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_limits, check_line
 from mpmkit.http.messages import Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
 TRAILERS = 8190  # bytes of them, as of one field of a head
+CHUNK_LINE = 8190  # bytes of a chunk's line with its extensions
+# A size, blanks that some clients pad it with, and extensions, which are not looked at.
+_CHUNK = re.compile(rb"(0*[0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 # Some clients send blank lines after a body: to wait for the rest of a request that begins with them would be
 # to wait for nothing (RFC 9112, 2.2). Before a request line httpd accepts ten (DEFAULT_LIMIT_BLANK_LINES).
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
@@ -45,14 +52,14 @@ _H11_SAYS = {
 class Protocol:
     """One connection's side of HTTP/1.x. All connections of a process share `cache`."""
 
-    __slots__ = ("_allowed", "_between", "_body", "_buffer", "_cache", "_directives", "_pieces")
+    __slots__ = ("_allowed", "_between", "_buffer", "_cache", "_directives", "_pieces", "body")
 
     def __init__(self, directives: Directives, cache: RequestCache) -> None:
         self._directives = directives
         self._cache = cache
         self._buffer = b""
         self._between = False  # a request has been read: blank lines after it are skipped
-        self._body: Body | None = None
+        self.body: Body | None = None  # the current request's, while it is not read to its end
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
 
     def feed(self, data: bytes) -> None:
@@ -67,9 +74,14 @@ class Protocol:
         return bool(self._buffer)
 
     @property
+    def size(self) -> int:
+        """Bytes that have come of the next request."""
+        return len(self._buffer)
+
+    @property
     def unread(self) -> bool:
         """The client has sent, or may still send, bytes that are not read: of a body, or beyond it."""
-        return self._body is not None or bool(self._buffer)
+        return self.body is not None or bool(self._buffer)
 
     @property
     def of_head(self) -> bool:
@@ -113,9 +125,9 @@ class Protocol:
                     return self._incomplete(buffer)
                 request = parse_head(head, self._directives)
                 if request.length != 0:
-                    self._body = body = Body(buffer[end:])
+                    self.body = body = Body(buffer[end:])
                     most = min(self._directives.LimitRequestFieldSize, TRAILERS)
-                    self._pieces = pieces(body, request.length, most)
+                    self._pieces = body.pieces(request.length, most)
                     self.limit_body(request, self._directives.longest_body)
                     self._between, self._buffer = True, b""
                     return request
@@ -153,37 +165,92 @@ class Protocol:
             raise RequestError(413, why, ah="AH01588")
         self._allowed = limit or None
 
-    @property
-    def in_body(self) -> bool:
-        """The current request's body is not read to its end."""
-        return self._body is not None
-
     def feed_body(self, data: bytes) -> None:
-        """Bytes from the client while `in_body`."""
-        assert self._body is not None
-        self._body.feed(data)
+        assert self.body is not None
+        self.body.rest += data
 
     def next_piece(self) -> bytes | None:
         """The next piece of the body; b"" at its end, None: more bytes are needed. Raises RequestError: 400
         for bad framing, 413 over LimitRequestBody; and again at each call after that, so that no script
         that swallows it makes the rest look like a request."""
-        body = self._body
+        body = self.body
         if body is None:
             return b""
         if self._allowed is not None and self._allowed < 0:
             raise RequestError(413, "the body's chunks were over LimitRequestBody", ah="AH01591")
+        before = len(body.rest)
         try:
             data = next(self._pieces)
         except StopIteration:  # an earlier call has said why
-            raise refused("its framing was invalid") from None
+            raise _bad_body("its framing was invalid") from None
+        body.taken += before - len(body.rest)
         if data and self._allowed is not None:
             self._allowed -= len(data)
             if self._allowed < 0:
                 return self.next_piece()
         if data == b"":
             self._buffer = _BLANK_LINES.sub(b"", body.rest, 1)
-            self._body = None
+            self.body = None
         return data
+
+
+class Body:
+    """What has come of a body. rest: what is in no piece yet; at the end, what came behind it. taken: the bytes
+    before that, with their framing."""
+
+    __slots__ = ("rest", "taken")
+
+    def __init__(self, rest: bytes) -> None:
+        self.rest = rest
+        self.taken = 0
+
+    def pieces(self, length: int | None, most: int) -> Iterator[bytes | None]:
+        """The pieces of `length` bytes, or of chunks (None), whose trailers may have `most` bytes together:
+        b"" at the end, None where more bytes are needed. Raises RequestError."""
+        if length is not None:
+            yield from self._exactly(length)
+        else:
+            while size := _size((yield from self._line(CHUNK_LINE))):
+                yield from self._exactly(size)
+                if (yield from self._line(0)):
+                    raise _bad_body("a chunk is longer than its size")
+            while line := (yield from self._line(most)):
+                most -= len(line) + 2
+                if most < 0:
+                    raise _bad_body("the body's trailers are too long")
+                if PLAIN_FIELD.fullmatch(line) is None:
+                    raise _bad_body("an invalid trailer")
+        yield b""
+
+    def _exactly(self, count: int) -> Iterator[bytes | None]:
+        while count:
+            data, self.rest = self.rest[:count], self.rest[count:]
+            count -= len(data)
+            yield data or None
+
+    def _line(self, longest: int) -> Generator[None, None, bytes]:
+        """Returns the next line, without its CRLF."""
+        while True:
+            line, feed, rest = self.rest.partition(b"\n")
+            if feed and line[-1:] != b"\r":
+                raise _bad_body("a line ends in a bare line feed")
+            if len(line) - (line[-1:] == b"\r") > longest:
+                raise _bad_body("a line of the chunked framing is too long")
+            if feed:
+                self.rest = rest
+                return line[:-1]
+            yield None
+
+
+def _size(line: bytes) -> int:
+    found = _CHUNK.match(line)
+    if found is None:
+        raise _bad_body("an invalid line before a chunk")
+    return int(found[1], 16)
+
+
+def _bad_body(why: str) -> RequestError:
+    return RequestError(400, f"bad request body: {why}", ah="AH01590")
 
 
 def _new_request(head: bytes, line: bytes, method: str, target: bytes) -> Request:

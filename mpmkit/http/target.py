@@ -27,10 +27,7 @@ def is_host(text: bytes) -> bool:
     if found is None:
         return False
     name, address = found.groups()
-    if address is not None:
-        if not _is_ipv6(address):
-            return False
-    elif (name[-1:].isdigit() or not name.isalpha()) and not _is_name(name):
+    if not (_is_name(name) if address is None else _is_ipv6(address)):
         return False
     port = text.rpartition(b":")[2]
     return not port.isdigit() or whole_number(port, 65535) is not None

@@ -1,12 +1,10 @@
 """A connection: a socket, its protocol, and unsent bytes.
 
-Waits happen in the kernel, with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO), so
-that a read is one system call; Python's `settimeout` would poll before each. A time-out shows as
-BlockingIOError.
+Waits happen in the kernel, with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO): a read is one
+system call, where Python's `settimeout` would poll before each. A time-out shows as BlockingIOError.
 
-Under prefork and worker one thread holds a connection to its end. Under event a thread
-holds it only while there is work to do; `nonblocking` is set, and bytes that can't be sent at once stay
-in `pending`.
+Under prefork and worker one thread holds a connection to its end. Under event a thread holds it only while
+there is work to do; `nonblocking` is set, and bytes that can't be sent at once stay in `pending`.
 """
 
 from __future__ import annotations
@@ -49,9 +47,8 @@ _spare: list[mmap] = []  # buffers that no thread reads into at the moment
 def receive(sock: Any, size: int, flags: int = 0) -> bytes:
     """Like a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: the result has no spare room.
 
-    `recv` allocates `size` bytes and cuts off the unused part. malloc keeps small free pieces for their
-    thread, up to 7 of each of 64 sizes. Between them are holes too small for
-    the next read: with reads of any length, a child grew by megabytes."""
+    `recv` allocates `size` bytes and cuts off the unused part, for which malloc has little use: with reads of
+    any length, a child grew by megabytes."""
     try:
         buffer = _spare.pop()
     except IndexError:
@@ -73,21 +70,6 @@ def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
         except OSError:  # no more yet; or a reset, after which the next read finds the end
             pass
     return data
-
-
-class Received:
-    """A `recv` that counts the bytes, for access logs with %I."""
-
-    __slots__ = ("count", "recv")
-
-    def __init__(self, recv: Callable[..., bytes]) -> None:
-        self.recv = recv
-        self.count = 0
-
-    def __call__(self, size: int, flags: int = 0) -> bytes:
-        data = self.recv(size, flags)
-        self.count += len(data)
-        return data
 
 
 class Connection(Output):
@@ -117,7 +99,6 @@ class Connection(Output):
     response: Response | None
     state: int | None
     scheme = "http"  # of the URLs that the client uses
-
     hint = ""  # for the page of a refusal
 
     def __init__(
@@ -226,6 +207,9 @@ class Connection(Output):
         RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see Protocol, and a
         client that closes before the end), and Disconnected."""
         protocol = self.protocol
+        if (body := protocol.body) is None:
+            return b""
+        before = body.taken
         while (piece := protocol.next_piece()) is None:
             if self._body_deadline is None:
                 self._body_deadline = self.deadline("body")
@@ -243,13 +227,12 @@ class Connection(Output):
             if not data:
                 raise RequestError(400, "the client closed within the request's body", ah="AH01590")
             protocol.feed_body(data)
-        self.received += len(piece)
+        self.received += body.taken - before
         return piece
 
     def discard_body(self) -> None:
-        """Read what a handler left of the request's body, so that the next request can be found. A client
-        that still waits for `100 Continue` is not asked to send it: the connection ends instead (RFC 9110,
-        10.1.1)."""
+        """Read what a handler left of the request's body, so that the next request can be found. For a client
+        that still waits for `100 Continue` the connection ends instead (RFC 9110, 10.1.1)."""
         if self.request is not None and self.request.expect_continue and not self._continued:
             self.keep_alive = False
             return
@@ -257,7 +240,6 @@ class Connection(Output):
             pass
 
     def begin_request(self, request: Request) -> None:
-        """`request` is the one being answered now."""
         self.request = request
         self.received = len(request.head)
         self._body_deadline = None

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import Directives
+from mpmkit.config.directives import Directives, Note
 from mpmkit.http import messages
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import FileBody, HeadStart, Request, RequestError, Response, text_field
 from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
-from mpmkit.server.connection import Connection, Disconnected, Received
+from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.listen import SecureSocket, first_timeout
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import WorkerSlot
@@ -46,26 +47,18 @@ def default_error_page(status: int, conn: Connection, method: str = "GET") -> Re
 
 
 class ConnectionFactory:
-    """Makes a connection of what `accept` gave: plain, over TLS, filtered, counted. Which of these is decided
+    """Makes a connection of what `accept` gave: plain, over TLS, filtered. Which of these is decided
     when a configuration is read, so that a server without any asks one question.
 
-    count_received    an access log asks for the bytes that were received (%I)
-    hosts             virtual hosts, each of which may have a certificate of its own
+    hosts    virtual hosts, each of which may have a certificate of its own
 
     Raises DirectiveError if the directives of TLS can't be used.
     """
 
-    def __init__(
-        self,
-        d: Directives,
-        requests: RequestCache,
-        count_received: bool,
-        hosts: Hosts | None = None,
-    ) -> None:
+    def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
         self._directives = d
         self._requests = requests
         self.first_timeout = first_timeout(d)
-        self._count_received = count_received
         self._tls: type[TlsConnection] | None = None
         self._filter = None
         if d.tls:
@@ -84,7 +77,7 @@ class ConnectionFactory:
 
             name, self._filter_argument = d.ConnectionFilter
             self._filter = FILTERS[name]
-        self._plain = not (count_received or self._tls or self._filter)
+        self._plain = not (self._tls or self._filter)
 
     def __call__(self, sock, peer, *, nonblocking: bool = False) -> Connection:
         """A new connection. `nonblocking`: event's, see `Connection`."""
@@ -99,8 +92,6 @@ class ConnectionFactory:
             conn = Connection(*given)
         if self._filter is not None:
             conn.filtered(self._filter(sock, self._filter_argument))
-        if self._count_received:
-            conn.recv = Received(conn.recv)
         return conn
 
 
@@ -108,8 +99,10 @@ class ConnectionFactory:
 class Service:
     """What all connections of one process share. Made before the fork, so children share it, too.
 
-    error_page    makes the page for a request that got no answer from a handler
     hosts         the virtual hosts, if there are any (server/hosts.py)
+    notes         what the operator should know of the configuration
+    logs          closes all logs, those of the hosts, too
+    error_page    makes the page for a request that got no answer from a handler
     connection    makes a connection of what `accept` gave
     leaving       is this process about to end? Each child sets it; then every response says
                   `Connection: close`
@@ -119,21 +112,31 @@ class Service:
     handler: Handler
     access: AccessLog | None
     errors: ErrorLog
-    error_page: Callable[[int, Connection, str], Response] = default_error_page
     hosts: Hosts | None = None
+    notes: tuple[Note, ...] = ()
+    logs: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         d, access = self.directives, self.access
+        self.error_page = getattr(self.handler, "refusal", default_error_page)
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
         self.head_start = HeadStart(messages.server_header(d.ServerTokens))
-        counted = access is not None and access.received
-        self.connection = ConnectionFactory(d, self.requests, counted, self.hosts)
+        self.connection = ConnectionFactory(d, self.requests, self.hosts)
         # An access log asks for a header of the response: the connection remembers it.
         self.keep_response = access is not None and access.response
+        self.log: Callable[[Connection, int], None] | None = None
+        if access is not None:
+            self.log = self._log_and_forget if access.response else access.log
         self._may_keep_alive = d.KeepAlive and d.KeepAliveTimeout > 0
         self._max_keep_alive = d.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
+
+    def _log_and_forget(self, conn: Connection, now: int) -> None:
+        """The next request has a response of its own."""
+        assert self.access is not None
+        self.access.log(conn, now)
+        conn.response = None
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
         """httpd's ap_set_keepalive: may this connection carry another request?"""
@@ -163,9 +166,8 @@ class Service:
         http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
         chunked = response.length is None and http11 and not bodyless
         if response.reason is not None:
-            now = conn.started // 1_000_000_000
-            head = self.head_start.lines_with(response.status, response.reason, now)
-            head += response.fields
+            rest = head.partition(b"\r\n")[2]
+            head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, rest)
         whole = (head, connection, CHUNKED if chunked else b"", response.after)
         return Begun(conn, b"".join(whole), chunked)
 
@@ -191,7 +193,9 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         response = service.handler(request, conn)
         if service.keep_response:
             conn.response = response
-        if conn.protocol.in_body and isinstance(response.body, (bytes, memoryview, FileBody)):
+        if conn.protocol.body is not None and isinstance(
+            response.body, (bytes, memoryview, FileBody)
+        ):
             conn.discard_body()  # a script that yields may yet read on
     except RequestError as error:
         drop(response, conn, service)
@@ -305,7 +309,7 @@ def respond_in_pieces(conn: Connection, response: Response, body: Begun) -> None
     conn.sent = body.size + conn.body_sent
     if response.length is not None and conn.body_sent != response.length:
         conn.keep_alive = False  # the client waits for bytes that will not come
-    if conn.keep_alive and conn.protocol.in_body:
+    if conn.keep_alive and conn.protocol.body is not None:
         conn.discard_body()
 
 
@@ -326,9 +330,9 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
     """The response is sent: log it, count it. True: the connection may carry another request."""
     slot.set(BUSY_LOG)
     now = time_ns()
-    if service.access is not None:
+    if service.log is not None:
         try:
-            service.access.log(conn, now)
+            service.log(conn, now)
         except Exception:
             service.errors.exception("the access log has no line of a request", client=conn.peer)
     slot.served(conn.received + conn.sent, now - conn.started, now)
@@ -350,10 +354,11 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
         of_head = conn.request.method == "HEAD" if conn.request else conn.protocol.of_head
         response = service.error_page(error.status, conn, "HEAD" if of_head else "GET")
         respond(conn, conn.request, response, service)
-    if conn.request is not None or service.access is None:
+    if conn.request is not None:
         return finish_request(conn, slot, service)
-    conn.request = conn.protocol.refused()  # for the access log alone: it is no request
-    conn.received = len(conn.request.head) if conn.request is not None else 0
+    conn.received = conn.protocol.size
+    if service.log is not None:
+        conn.request = conn.protocol.refused()  # for the access log alone: it is no request
     finish_request(conn, slot, service)
     conn.request = None
     return False

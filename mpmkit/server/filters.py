@@ -31,13 +31,14 @@ class LineRate:
     correct, and not safe for event. mod_ratelimit paces responses in the same way.
     """
 
-    __slots__ = ("_ahead", "_free_in", "_free_out", "_rate", "_sock")
+    __slots__ = ("_ahead", "_free_in", "_free_out", "_piece", "_rate", "_sock")
     async_safe = False
 
     def __init__(self, sock: socket.SocketType, rate: int) -> None:
         """`rate` in KiB/s, at least 1."""
         self._sock = sock
         self._rate = rate * 1024
+        self._piece = max(1, int(self._rate * PIECE))
         self._ahead = b""  # read, and not handed out yet
         self._free_in = self._free_out = 0.0  # when the line has carried what it was given
 
@@ -46,7 +47,7 @@ class LineRate:
             self._ahead = receive(self._sock, AHEAD, flags)
             if not self._ahead:
                 return 0
-        size = min(size, self._piece())
+        size = min(size, self._piece)
         data, self._ahead = self._ahead[:size], self._ahead[size:]
         self._free_in = self._carry(len(data), self._free_in)
         buffer[: len(data)] = data
@@ -54,15 +55,12 @@ class LineRate:
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Sends a piece, as a socket may; the caller comes again with the rest."""
-        piece = memoryview(data)[: self._piece()]
+        piece = memoryview(data)[: self._piece]
         self._free_out = self._carry(len(piece), self._free_out)
         return self._sock.send(piece, flags)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
-
-    def _piece(self) -> int:
-        return max(1, int(self._rate * PIECE))
 
     def _carry(self, count: int, free: float) -> float:
         """Wait until the line has carried `count` bytes more; when that was."""

@@ -5,7 +5,7 @@
                                      or else the first of the chain
 
 With virtual hosts `Hosts` is the server's handler, and `HostLogs` its access log; both look the host up
-by two dictionaries. Without, the handler is the router itself.
+in two caches. Without, the handler is the router itself.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives, VirtualHost
 from mpmkit.config.hosts import canonical_address, chain_at, chains
 from mpmkit.http.messages import page
 from mpmkit.http.target import ABSOLUTE, split_host
-from mpmkit.server import piped
 from mpmkit.server.listen import unmapped
 from mpmkit.server.logs import AccessLog, ErrorLog
-from mpmkit.server.scoreboard import Scoreboard, WorkerSlot
+from mpmkit.server.scoreboard import WorkerSlot
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import Request, Response
     from mpmkit.server.connection import Connection
 
 NAMES_KEPT = 1024  # of each chain; clients may send any name
-Found = TypeVar("Found")
 
 
 @dataclass(eq=False)
@@ -60,27 +59,23 @@ class Chain:
     def __init__(self, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
         self.sites = [site for _, site in sites]
         self.default = self.sites[0]
-        self._tests = []
+        self._patterns = []
         self._addresses: dict[str, HostService] = {}
         for host, site in sites:
-            names = [site.name, *(alias.lower() for alias in host.directives.ServerAlias)]
-            globs = [re.escape(one).replace(r"\*", ".*").replace(r"\?", ".") for one in names[1:]]
-            patterns = [re.compile(one, re.DOTALL) for one in globs]
-            self._tests.append((site, frozenset(names), patterns))
+            aliases = (re.escape(one.lower()) for one in host.directives.ServerAlias)
+            globs = (one.replace(r"\*", ".*").replace(r"\?", ".") for one in aliases)
+            names = "|".join([re.escape(site.name), *globs])
+            self._patterns.append((site, re.compile(names, re.DOTALL)))
             for name, _ in host.addresses:
                 self._addresses.setdefault(name, site)
-        self._known: dict[str, HostService] = {}
+        self.named = lru_cache(NAMES_KEPT)(self._named)
 
-    def named(self, name: str) -> HostService:
+    def _named(self, name: str) -> HostService:
         """The host of a name, as the client wrote it."""
-        if found := self._known.get(name):
-            return found
         asked = name.lower().removesuffix(".")
         short = asked[:256]  # longer ones are no names (RFC 1035), and would take a pattern long
-        for site, names, patterns in self._tests:
-            if asked in names or any(pattern.fullmatch(short) for pattern in patterns):
-                return remember(self._known, name, site)
-        return remember(self._known, name, self._addresses.get(asked, self.default))
+        found = (site for site, names in self._patterns if names.fullmatch(short))
+        return next(found, None) or self._addresses.get(asked, self.default)
 
 
 class Hosts:
@@ -91,13 +86,15 @@ class Hosts:
 
     def __init__(self, main: HostService, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
         self.main = main
+        self.slot = partial(HostSlot, self)  # for the scoreboard
         self.sites = [main, *(site for _, site in sites)]
         self.unknown: list[str] = []
         of = {id(host): (host, site) for host, site in sites}
         found = chains((host for host, _ in sites), self._resolve)
         self.chains = {key: Chain([of[id(host)] for host in chain]) for key, chain in found.items()}
         self.only_main = Chain([(VirtualHost((), main.directives), main)])
-        self._at: dict[tuple[str, int], Chain] = {}
+        # The chain of a connection's own address.
+        self.at = lru_cache(NAMES_KEPT)(lambda at: chain_at(self.chains, *at) or self.only_main)
 
     def _resolve(self, name: str) -> list[str]:
         if not (found := addresses_of(name)):
@@ -111,12 +108,6 @@ class Hosts:
         if not here:
             found += [chain for (one, at), chain in self.chains.items() if one and at in (port, 0)]
         return found
-
-    def at(self, local: tuple[str, int]) -> Chain:
-        """The chain of a connection's own address."""
-        if found := self._at.get(local):
-            return found
-        return remember(self._at, local, chain_at(self.chains, *local) or self.only_main)
 
     def of(self, request: Request | None, conn: Connection) -> HostService:
         """The host that a request is for. `request` may be None, or one that was refused."""
@@ -147,17 +138,14 @@ class Hosts:
         made = self.of(conn.request, conn).refusal
         return made(status, conn, method) if made else page(status, method)
 
-    def slot(self, board: Scoreboard, slot: int, thread: int) -> WorkerSlot:
-        return HostSlot(board, slot, thread, self)
-
 
 class HostSlot(WorkerSlot):
     """Each request names the host that the status page shows for it: its name, and the connection's port."""
 
     __slots__ = ("_hosts",)
 
-    def __init__(self, board: Scoreboard, slot: int, thread: int, hosts: Hosts) -> None:
-        super().__init__(board, slot, thread)
+    def __init__(self, hosts: Hosts, *where: Any) -> None:
+        super().__init__(*where)
         self._hosts = hosts
 
     def requested(
@@ -168,27 +156,15 @@ class HostSlot(WorkerSlot):
 
 
 class HostLogs(AccessLog):
-    """The access logs of all hosts; with them, their error logs are closed."""
+    """The access logs of all hosts."""
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
-        self._all = [site.access for site in hosts.sites if site.access is not None]
-        self.received = any(log.received for log in self._all)
-        self.response = any(log.response for log in self._all)
+        self.response = any(site.access.response for site in hosts.sites if site.access)
 
     def log(self, conn: Connection, now: int) -> None:
         if (access := self._hosts.of(conn.request, conn).access) is not None:
             access.log(conn, now)
-        if self.received:
-            conn.recv.count = 0  # type: ignore[attr-defined]  # the next request may be another host's
-        if self.response:
-            conn.response = None
-
-    def close(self) -> None:
-        for log in self._all:
-            log.close()
-        for fd in {site.errors.fd for site in self._hosts.sites} - {self._hosts.main.errors.fd, 2}:
-            piped.close_pipe(fd)
 
 
 class Certificates:
@@ -226,14 +202,6 @@ class Certificates:
         address, port, *_ = unmapped(sock.getsockname())
         chain = self._hosts.at((address, port))
         return self._first.get(id(chain)) or self._begin(chain)
-
-
-def remember(known: dict[Any, Found], key: Any, value: Found) -> Found:
-    """Clients choose the keys: a full dictionary is cleared."""
-    if len(known) >= NAMES_KEPT:
-        known.clear()
-    known[key] = value
-    return value
 
 
 def addresses_of(name: str) -> list[str]:

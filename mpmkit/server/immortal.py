@@ -1,25 +1,24 @@
 """Immortal objects: objects that children only use stay in the memory shared with their parent.
 
-Using a Python object writes its reference count: after a fork that costs a child the page of
-4 KiB around each object that it uses. Since 3.12 CPython has objects whose count is never written (PEP
-683). They are recognised by the count itself: its low 32 bits have a value (VALUES) that no real count
-reaches. So writing that number into an object, at its address (`id`), makes it immortal.
-/proc/self/mem does that: if writing is not allowed there is an error and no crash.
+Using a Python object writes its reference count: after a fork that costs a child the page of 4 KiB around it.
+Since 3.12 CPython has objects whose count is never written (PEP 683), recognised by the count itself: its low
+32 bits have a value (VALUES) that no real count reaches. So writing that number into an object, at its address
+(`id`), makes it immortal: by /proc/self/mem, where a write that is not allowed is an error and no crash.
 
 **Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
-this once, before its first fork; it has no threads then. Children end by `os._exit`, and free nothing.
-What a list, a dict or an instance contains may still change: only its own count is fixed.
+this once, before its first fork, without threads. Children end by `os._exit`, and free nothing. What a
+list, a dict or an instance contains may still change.
 
-**Excluded.** Objects that are closed with their last reference: any type with a
-`close` or a `__del__` (sockets, files, mappings, logs, generators), and TLS contexts. Objects that a restart
-replaces stay in the parent, but only those of the first configuration: a parent does not grow with restarts.
+**Excluded.** Objects that are closed with their last reference: any type with a `close` or a `__del__`
+(sockets, files, mappings, logs, generators), and TLS contexts. Objects that a restart replaces stay in the
+parent, but only those of the first configuration.
 
-**Included.** Objects that a request may use: those reachable from the modules of this package and of h11, and
-from the parent's objects, but not through other modules' functions: argparse, typing and similar modules are
-most of the memory. Methods of built-in types come from the garbage collector's list.
+**Included.** What can be reached from the modules of this package and of h11, and from the parent's
+objects, but not through other modules' functions: argparse, typing and similar modules are most of the
+memory. Methods of built-in types come from the garbage collector's list.
 
-**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object (it has been run on 3.12 and
-3.13; 3.14's number is from its headers). `ImmortalObjects Off` is for comparison.
+**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object (run on 3.12 and 3.13; 3.14's number
+is from its headers). `ImmortalObjects Off` is for comparison.
 """
 
 from __future__ import annotations
@@ -50,26 +49,23 @@ class NoImmortals(Exception):
 
 def make_immortal(root: Any) -> str:
     """Make immortal what children will use, `root` included; returns what the log should say."""
-    try:
-        memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        return f"no immortal objects: /proc/self/mem: {error.strerror}"
     collecting = gc.isenabled()
     gc.disable()
     count = 0
     try:
-        value = trial(memory)
-        gc.collect()  # what the warm-up has left
-        for address in _addresses(root):
-            os.pwrite(memory, value, address)
-            count += 1
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            value = trial(memory.fileno())
+            gc.collect()  # what the warm-up has left
+            for address in _addresses(root):
+                os.pwrite(memory.fileno(), value, address)
+                count += 1
         return f"{count:,} objects are immortal"
     except NoImmortals as error:
         return f"no immortal objects: {error}"
     except OSError as error:
-        return f"{count:,} objects are immortal, no more: /proc/self/mem: {error.strerror}"
+        done = f"{count:,} objects are immortal, no more" if count else "no immortal objects"
+        return f"{done}: /proc/self/mem: {error.strerror}"
     finally:
-        os.close(memory)
         if collecting:
             gc.enable()
 

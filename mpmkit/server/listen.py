@@ -4,10 +4,8 @@ Some facts about accepting in many processes at once:
 
 * Every child holds the same listening sockets. A plain `epoll` would wake all idle children for one
   new connection (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one.
-* The sockets are non-blocking and a busy child tries `accept` first: while connections are queued
-  the `epoll_wait` is saved.
-* Linux copies options of the listening socket to every accepted one: TCP_NODELAY and the time-outs
-  are set once, here.
+* The sockets are non-blocking, and a busy child tries `accept` before it waits.
+* Linux copies options of a listening socket to accepted ones: TCP_NODELAY and the time-outs are set here.
 * TCP_DEFER_ACCEPT (AcceptFilter data, the default on Linux) keeps a connection in the kernel until
   its first bytes are there, so that a silent client costs no worker for about 31 s.
 """
@@ -247,30 +245,26 @@ class Acceptor:
         self._epoll.close()
 
 
-class ListenSocks:
-    """The listening sockets in the epoll set of event's listener: enabled, or disabled while this process
-    holds enough connections (httpd's enable_listensocks and disable_listensocks).
+class ListenSocks(dict[int, Listener]):
+    """The listening sockets, by descriptor, in the epoll set of event's listener: enabled, or disabled while
+    this process holds enough connections (httpd's enable_listensocks and disable_listensocks).
 
-    declined    a connection was turned away while they were enabled last: it takes more room to
-                enable them again
+    declined    a connection was turned away while they were enabled last: it takes more room then
     """
 
     def __init__(
         self, epoll: select.epoll, listeners: Sequence[Listener],
         not_accepting: Callable[[bool], None],
     ) -> None:  # fmt: skip
+        super().__init__((sock.fileno(), sock) for sock in listeners)
         self._epoll = epoll
-        self._listeners = {sock.fileno(): sock for sock in listeners}
         self._not_accepting = not_accepting
         self.enabled = self.declined = False
-
-    def __contains__(self, fd: int) -> bool:
-        return fd in self._listeners
 
     def enable(self) -> None:
         if not self.enabled:
             self.enabled, self.declined = True, False
-            for fd in self._listeners:
+            for fd in self:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
             self._not_accepting(False)
 
@@ -278,17 +272,16 @@ class ListenSocks:
         self.declined |= declined
         if self.enabled:
             self.enabled = False
-            for fd in self._listeners:
+            for fd in self:
                 self._epoll.unregister(fd)
             self._not_accepting(True)
 
     def accept(self, fd: int) -> tuple[socket.SocketType, tuple] | None:
         """The connection that waits at `fd`, see `Listener.accept_bare`."""
-        return self._listeners[fd].accept_bare()
+        return self[fd].accept_bare()
 
 
 def has_pending_connection(listener: Listener) -> bool:
-    """A connection waits to be accepted."""
     poll = select.poll()
     poll.register(listener.fileno(), select.POLLIN)
     return bool(poll.poll(0))

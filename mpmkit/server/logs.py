@@ -1,23 +1,28 @@
-"""The error log and the access log, in httpd's formats.
+"""The error log and the access log, in httpd's formats, and programs that logs are written to.
 
 Each line is one `write` to a file opened for appending, so that lines of many processes never mix
 and nothing is lost when a process is killed.
+
+The pipe to a program (`CustomLog "|rotatelogs …"`) lasts as long as the configuration. The program is the
+parent's child, with the parent's user: it is started before the server's first child, and again, on the
+same pipe, when it ends. So lines written in between are not lost.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from _thread import get_native_id
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import Note
+from mpmkit.config.directives import Directives, Note
 from mpmkit.config.values import LEVELS, TRACES
+from mpmkit.http.messages import LOGGED_AS
 from mpmkit.http.target import ESCAPES
-from mpmkit.server import log_format, piped
-from mpmkit.server.log_format import Field, Site
+from mpmkit.server.log_format import FormatError, Line, Site, compile_format, needs_response
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import RequestError
@@ -44,11 +49,31 @@ class LogError(Exception):
     """A log can't be opened, or its format is unknown; the text names the directive and the remedy."""
 
 
+class PipedLog:
+    """`|program arguments`, also with a second `|`; `|$line` is a line for the shell. Raises ValueError for a
+    line that cannot be read."""
+
+    def __init__(self, log: str) -> None:
+        from shlex import split  # here: few servers have such a log
+
+        self.name = log.removeprefix("|").removeprefix("|")
+        shell = ["/bin/sh", "-c", self.name[1:]]
+        self.argv = shell if self.name.startswith("$") else split(self.name)
+        if not self.argv:
+            raise ValueError("no program is named")
+        self.pid = 0  # while it does not run
+        self.reading = -1  # the program's end of the pipe
+
+
+_pipes: dict[int, PipedLog] = {}  # by the end that is written to
+_ended: set[int] = set()  # programs of former configurations, which end by themselves
+
+
 def not_a_file(path: str, directive: str) -> str:
     """What is wrong with a log that is no file and no program, "" for one that is."""
     if path.startswith("|"):
         try:
-            piped.command(path)
+            PipedLog(path)
         except ValueError as error:
             return f"{directive} {path}: {error}"
     if not path.startswith("syslog:") and path != "syslog":
@@ -61,13 +86,52 @@ def open_log(path: str, directive: str) -> int:
     if why := not_a_file(path, directive):
         raise LogError(why)
     try:
-        if path.startswith("|"):
-            return piped.open_pipe(path)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if not path.startswith("|"):
+            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        pipe = PipedLog(path)
+        pipe.reading, fd = os.pipe()
+        _pipes[fd] = pipe
+        return fd
     except OSError as error:
         ah = "AH00091" if directive == "ErrorLog" else "AH00649"
         where = "name a file in a directory that exists and may be written"
         raise LogError(f"{ah}: {directive} {path}: {error.strerror}; {where}") from None
+
+
+def close_log(fd: int) -> None:
+    """Its program, if it has one, sees the end once no process writes any more. Standard error stays open."""
+    if fd != 2:
+        os.close(fd)
+    if pipe := _pipes.pop(fd, None):
+        os.close(pipe.reading)
+        _ended.add(pipe.pid)
+
+
+def start_programs(errors: ErrorLog) -> None:
+    """Start those that do not run."""
+    for pipe in _pipes.values():
+        if not pipe.pid:
+            reads = [(os.POSIX_SPAWN_DUP2, pipe.reading, 0)]
+            given: Any = {"file_actions": reads, "setsigdef": [signal.SIGPIPE], "setsigmask": []}
+            try:
+                pipe.pid = os.posix_spawnp(pipe.argv[0], pipe.argv, os.environ, **given)
+            except OSError as error:
+                text = f"unable to start piped log program '{pipe.name}': {error.strerror}"
+                errors.write("error", text, ah="AH00104")
+
+
+def program_ended(pid: int, errors: ErrorLog) -> bool:
+    """Was this process one of the programs? One that was not to end is started again."""
+    for pipe in _pipes.values():
+        if pipe.pid == pid:
+            pipe.pid = 0
+            text = f"piped log program '{pipe.name}' failed unexpectedly"
+            errors.write("error", text, ah="AH00106")
+            start_programs(errors)
+            return True
+    known = pid in _ended
+    _ended.discard(pid)
+    return known
 
 
 class ErrorLog:
@@ -113,54 +177,44 @@ class ErrorLog:
 
     def refused(self, error: RequestError, client: tuple) -> None:
         """A refused request, at the level that httpd logs it at: mostly debug."""
-        module, level = error.logged_as
+        module, level = LOGGED_AS.get(error.ah, ("core", "debug"))
         self.write(level, str(error), ah=error.ah, module=module, client=client)
 
-    def exception(self, text: str, client: tuple = ()) -> None:
-        """A script's exception, the one being handled, with its traceback."""
+    def exception(
+        self, text: str, client: tuple = (), level: str = "error", module: str = "wsgi"
+    ) -> None:
+        """The exception that is being handled, a script's or the server's own, with its traceback."""
         import traceback  # here: it is rarely needed, and every child would carry it
 
-        self.write("error", text, module="wsgi", client=client)
+        self.write(level, text, module=module, client=client)
         try:
             trace = traceback.format_exc()
         except BaseException as error:  # an application's exception is a program, too
             trace = f"its traceback cannot be written: {type(error).__name__}"
-        self.write_lines("error", trace, module="wsgi", client=client)
-
-    def failure(self, text: str, error: BaseException | None) -> None:
-        """An error of the server's own."""
-        import traceback
-
-        self.write("alert", text)
-        self.write_lines("alert", "".join(traceback.format_exception(error)))
+        self.write_lines(level, trace, module=module, client=client)
 
 
 class AccessLog:
     """The CustomLog directives of a server: files, each with its format.
 
-    received, response     a format needs the number of bytes received, or the response's headers:
-                           connections have to keep them
+    response    a format needs the response's headers: connections have to keep them
 
     Raises LogError when a file can't be opened or a format is unknown.
     """
 
-    def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
-        compiled = log_format.compile_format
+    def __init__(self, directives: Directives) -> None:
+        logs, site = directives.CustomLog, Site(directives)
         try:
-            lines = [compiled(text + "\n", site, *condition) for _, text, *condition in logs]
-        except log_format.FormatError as error:
+            lines = [compile_format(text + "\n", site, *condition) for _, text, *condition in logs]
+        except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
-        self.received = any(log_format.wants_received(text) for _, text, *_ in logs)
-        self.response = any(log_format.wants_response(text) for _, text, *_ in logs)
-        if self.received or self.response:
-            lines[-1] = _last_line(lines[-1], self.received)
-        self._logs: list[tuple[int, Field]] = []
+        self.response = any(needs_response(text) for _, text, *_ in logs)
+        self._logs: list[tuple[int, Line]] = []
         try:
             for (path, *_), line in zip(logs, lines, strict=True):
                 self._logs.append((open_log(path, "CustomLog"), line))
         except LogError:
-            for fd, _ in self._logs:
-                piped.close_pipe(fd)
+            self.close()
             raise
 
     def log(self, conn: Connection, now: int) -> None:
@@ -172,27 +226,5 @@ class AccessLog:
                 pass  # a full disk costs log lines, not service
 
     def close(self) -> None:
-        """Close the files, and the pipes to programs."""
         for fd, _ in self._logs:
-            piped.close_pipe(fd)
-
-
-def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
-    """The logs of one reading of the configuration; standard error stays open."""
-    if access is not None:
-        access.close()
-    if errors.fd != 2:
-        piped.close_pipe(errors.fd)
-
-
-def _last_line(line: Field, received: bool) -> Field:
-    """`line` of the last log: after it, the counts and the response of this request are dropped."""
-
-    def last(conn: Connection, now: int) -> str:
-        text = line(conn, now)
-        if received:
-            conn.recv.count = 0  # type: ignore[attr-defined]  # core makes it a Received
-        conn.response = None
-        return text
-
-    return last
+            close_log(fd)

@@ -1,8 +1,8 @@
 """The sending half of a connection: bytes, mapped files, files, and what scripts yield.
 
-Each `send_…` waits in the kernel, for Timeout at most, until the client has taken the bytes. Under
-event (`nonblocking`) the rest stays in `pending`, and `flush` continues when
-the socket has room; a thread waits only while more than FlushMaxThreshold is left, as in httpd.
+Each `send_…` waits in the kernel, for Timeout at most, until the client has taken the bytes. Under event
+(`nonblocking`) a thread waits only while more than FlushMaxThreshold is left, as in httpd: the rest stays in
+`pending`, and `flush` continues when the socket has room.
 """
 
 from __future__ import annotations

@@ -1,18 +1,15 @@
 """The PidFile: how a later command finds a server that runs in the background.
 
 One line, the parent's process id. It is written to a temporary name and renamed, so that a reader sees
-a complete file or none. It is removed with the server; a killed parent leaves a *stale* one.
-
-Its number may have been reused. httpd checks only whether that process is alive, and
-would signal a foreign one; here a process counts as a server only if its command line is a server's.
-A symbolic link in the file's place is refused: another user may have made it.
+a complete file or none. A killed parent leaves a *stale* one, whose number may have been reused: httpd would
+signal a foreign process; here one counts as a server only if its command line is a server's. A symbolic
+link in the file's place is refused: another user may have made it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import suppress
 
 COMMANDS = (b"serve", b"httpd")  # those that are servers
@@ -44,14 +41,6 @@ def read(path: str) -> int | None:
     if not number.isdigit() or len(text) == LONGEST or not 0 < int(number) < 1 << 31:
         raise PidFileError(f"PidFile {path} holds no process id")
     return int(number)
-
-
-def own_file(fd: int, path: str) -> None:
-    """Raises OSError unless it is an ordinary file of this user's, by this name alone."""
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
-        why = "it is not an ordinary file of this user's alone: remove it, or name another"
-        raise PermissionError(errno.EPERM, why, path)
 
 
 def is_server_command(words: list[bytes]) -> bool:

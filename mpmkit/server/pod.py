@@ -3,10 +3,9 @@
     one byte          one child of this generation leaves when it is done (idle maintenance)
     end of file       all of this generation leave when they are done
 
-The parent holds the writing end, every child of the generation the reading end. A byte goes to
-exactly one reader, whichever is waiting, so "retire one idle child" needs no choice of a victim.
-The end of file comes when the parent closes its end (a graceful restart or stop) or is killed:
-children never outlive their parent.
+The parent holds the writing end, every child of the generation the reading end. A byte goes to exactly one
+reader, whichever is waiting, so "retire one idle child" needs no choice of a victim. The end of file comes when
+the parent closes its end (a graceful restart or stop) or is killed: children never outlive their parent.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import fcntl
 import os
 import select
 import signal
-
-BYTE = b"!"
+from contextlib import suppress
 
 
 class PipeOfDeath:
@@ -28,10 +26,8 @@ class PipeOfDeath:
         os.set_blocking(self._write, False)
 
     def retire_one(self) -> None:
-        try:
-            os.write(self._write, BYTE)
-        except BlockingIOError:
-            pass  # 64 Ki requests to leave are waiting already
+        with suppress(BlockingIOError):  # 64 Ki requests to leave are waiting already
+            os.write(self._write, b"!")
 
     def close(self) -> None:
         """In the parent: ask this whole generation to leave."""
@@ -71,32 +67,18 @@ class PipeOfDeath:
                 return True
 
 
-class Lifeline:
-    """A pipe that the parent never writes to: its end of file means the parent is gone.
-
-    A child that is busy reads no pipe. `hold` has the kernel send it SIGTERM at the end of file: O_ASYNC
-    on an open file description of its own (opening /proc/self/fd/N makes one), which owns the signal.
-    """
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-
-    def hold(self) -> None:
-        """In the child: die by SIGTERM with the parent."""
-        os.close(self._write)
-        self._write = -1
-        own = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK)
-        os.close(self._read)
-        self._read = own
-        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(own, F_SETSIG, signal.SIGTERM)
-        fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-        try:
-            orphaned = os.read(own, 1) == b""
-        except BlockingIOError:
-            orphaned = False
-        if orphaned:  # the parent died before the line was held
-            os._exit(0)
-
-
 F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
+
+
+def end_with(lifeline: int) -> int:
+    """A pipe that its owner never writes to: at its end of file, when the owner is gone, this process gets
+    SIGTERM from the kernel, however busy it is. By O_ASYNC on an open file description of its own (opening
+    /proc/self/fd/N makes one), which owns the signal. Returns the descriptor that it takes."""
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(own, F_SETSIG, signal.SIGTERM)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    with suppress(BlockingIOError):
+        if not os.read(own, 1):  # the owner was gone before
+            os.kill(os.getpid(), signal.SIGTERM)
+    return own

@@ -18,11 +18,12 @@ from dataclasses import replace
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
-from mpmkit.server import child, piped, process
-from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Context, Setup
+from mpmkit.server import child
+from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Context
+from mpmkit.server.core import Service
 from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
-from mpmkit.server.logs import ErrorLog
-from mpmkit.server.pod import Lifeline, PipeOfDeath
+from mpmkit.server.logs import ErrorLog, program_ended
+from mpmkit.server.pod import PipeOfDeath, end_with
 from mpmkit.server.scoreboard import Scoreboard
 
 # Messages that differ only in their number: (prefork, worker, event).
@@ -48,51 +49,43 @@ EXPECTED_SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKIL
 
 
 class Pool(Context):
-    """The children of one server.
-
-    parents_own    descriptors that a child must not keep
-    """
+    """The children of one server. own: descriptors that a child must not keep."""
 
     def __init__(
-        self, child_class: type[Child], setup: Setup, listeners: Sequence[Listener],
-        board: Scoreboard, parents_own: Sequence[int],
-    ) -> None:  # fmt: skip
-        super().__init__(setup, list(listeners), board, PipeOfDeath())
+        self,
+        child_class: type[Child],
+        service: Service,
+        listeners: Sequence[Listener],
+        own: list[int],
+    ) -> None:
+        board = Scoreboard(service.directives, service.directives.ScoreBoardFile)
+        super().__init__(service, list(listeners), board, PipeOfDeath())
         self.old_pod: PipeOfDeath | None = None  # while the old generation is still to be retired
         self.child_class = child_class
         self.memory = maintenance.Memory()
         self.to_start = 0  # children still owed after a graceful restart
         self.replacing = True  # False while children are meant to end
         self.fatal: int | None = None  # the exit status, once it is clear that no child can serve
-        self._parents_own = parents_own
-        self._lifeline = Lifeline()
-        self._slots: dict[int, int] = {}  # pid -> slot
-        self._extra: set[int] = set()  # children whose row a newer one took over (worker)
+        self._own = own
+        self._lifeline = os.pipe()
+        self.alive: dict[int, int | None] = {}  # pid -> slot; None: that is a newer one's (worker)
         self._deaths_in_series = 0
         self._killed = False  # a child was, and a connection may wait for it
         self._waited: set[Listener] = set()  # where one waited at the last look
 
     @property
     def errors(self) -> ErrorLog:
-        return self.setup.service.errors
-
-    @property
-    def alive(self) -> bool:
-        return bool(self._slots or self._extra)
-
-    @property
-    def slots(self) -> list[int]:
-        return list(self._slots.values())
+        return self.service.errors
 
     def note(self, what: str, text: str, level: str = "notice") -> None:
         """A line of the error log for which each MPM has a number of its own (AH)."""
-        mpm = self.setup.directives.mpm
+        mpm = self.directives.mpm
         self.errors.write(level, text, ah=AH[what][MPMS.index(mpm)], module=f"mpm_{mpm}")
 
     def start(self, count: int) -> int:
         """Fork up to `count` children into the lowest free slots; returns how many there were. Event may
         use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
-        d = self.setup.directives
+        d = self.directives
         usable = d.ServerLimit if d.mpm == "event" else d.process_limit
         rows = self.board.rows(count).processes[:usable]
         free = [row.slot for row in rows if not row.pid][:count]
@@ -100,21 +93,14 @@ class Pool(Context):
             self.make_child(slot)
         return len(free)
 
-    def start_programs(self) -> None:
-        """Those that logs are written to."""
-        for text in piped.start_programs():
-            self.errors.write("error", text, ah="AH00104")
-
     def make_child(self, slot: int) -> None:
-        # The row may still be a finishing child's (worker): that pid is remembered without its row.
-        for pid in [pid for pid, its_slot in self._slots.items() if its_slot == slot]:
-            del self._slots[pid]
-            self._extra.add(pid)
-        threads = self.setup.directives.ThreadsPerChild
+        # The row may still be a finishing child's (worker).
+        self.alive |= {pid: None for pid, its_slot in self.alive.items() if its_slot == slot}
+        threads = self.directives.ThreadsPerChild
         self.board.set_states(slot, STARTING, threads, only=(DEAD, GRACEFUL))
         gc.freeze()  # what exists now is never collected: the children's pages stay shared
         try:
-            pid = process.fork_with_signals_blocked()
+            pid = os.fork()  # signals are blocked until `set_child_signals`
         except OSError as error:
             self.note("fork", f"fork: {error.strerror}; no child for slot {slot}", "error")
             self.board.died(slot)
@@ -122,20 +108,23 @@ class Pool(Context):
         if pid == 0:
             self._child(slot)
         self.board.born(slot, pid, self.board.generation)
-        self._slots[pid] = slot
+        self.alive[pid] = slot
 
     def _child(self, slot: int) -> None:
         """Runs in the child, and does not return."""
         status = CHILD_FATAL
         try:
-            process.set_child_signals()
-            process.use_batch_scheduling()
-            for fd in self._parents_own:
+            child.set_child_signals()
+            child.use_batch_scheduling()
+            for fd in self._own:
                 os.close(fd)
             self.pod.only_read()
             if self.old_pod is not None:
                 self.old_pod.close()  # or the old generation would not see its end of file
-            self._lifeline.hold()
+            reading, writing = self._lifeline
+            os.close(writing)
+            end_with(reading)
+            os.close(reading)
             status = self.serve(slot)
         except BaseException as error:
             status = self.failed(error)
@@ -147,13 +136,13 @@ class Pool(Context):
     def serve(self, slot: int) -> int:
         """Be the child of that slot; returns its exit status."""
         try:
-            process.drop_privileges(self.setup.directives)
+            child.drop_privileges(self.directives)
         except (OSError, KeyError, OverflowError) as error:
             text = f"cannot become User and Group: {error}"
             self.errors.write("alert", text, ah="AH02162", module="unixd")
             return CHILD_FATAL
-        if self.setup.directives.threaded:
-            size = self.setup.directives.ThreadStackSize
+        if self.directives.threaded:
+            size = self.directives.ThreadStackSize
             try:
                 stack_size(size)
             except (ValueError, OverflowError):
@@ -164,7 +153,8 @@ class Pool(Context):
     def failed(self, error: BaseException) -> int:
         """Write to the error log what ends this child; returns its exit status."""
         if not isinstance(error, SystemExit):
-            self.errors.failure(f"child process {os.getpid()} failed", error)
+            text = f"child process {os.getpid()} failed"
+            self.errors.exception(text, level="alert", module="core")
         return child.exit_status(error)
 
     def maintain(self) -> None:
@@ -175,7 +165,7 @@ class Pool(Context):
             self.start(self.to_start)
             self.to_start = 0
             return
-        d = self.setup.directives
+        d = self.directives
         seen = maintenance.look(self.board.rows(maintenance.MAX_SPAWN_RATE), d, self.memory)
         # httpd learns of these deaths one pass later: for event, which waits for those that leave.
         seen = replace(seen, total=seen.total + died)
@@ -218,16 +208,11 @@ class Pool(Context):
 
     def _handle_exit(self, pid: int, status: int) -> None:
         """Clear the slot of a dead child, and draw conclusions."""
-        slot = self._slots.pop(pid, None)
-        if slot is None and (program := piped.program_ended(pid)) is not None:
-            if program:
-                text = f"piped log program '{program}' failed unexpectedly"
-                self.errors.write("error", text, ah="AH00106")
-                self.start_programs()
+        if pid not in self.alive:
+            if not program_ended(pid, self.errors):
+                self.note("unknown", f"child process {pid} was not in the scoreboard", "warn")
             return
-        if slot is None and pid not in self._extra:
-            self.note("unknown", f"child process {pid} was not in the scoreboard", "warn")
-        self._extra.discard(pid)
+        slot = self.alive.pop(pid)
         current = began = False
         if slot is not None:
             current = self.board.generation_of(slot) == self.board.generation
@@ -252,7 +237,7 @@ class Pool(Context):
         if not current and self.to_start and slot is not None:
             # After a graceful restart: a child of the old generation makes room for a new one.
             self.to_start -= self.start(1)
-        elif crashed and current and self.setup.directives.threaded:
+        elif crashed and current and self.directives.threaded:
             # Worker and event replace a crashed child at once, unless they die one after the other.
             self._deaths_in_series += 1
             if self._deaths_in_series < 3:
@@ -265,7 +250,7 @@ class Pool(Context):
         self.replacing = False
         pause, began = 0.001, time.monotonic()
         for number, seconds, until in RECLAIM:
-            for pid in (*self._slots, *self._extra):
+            for pid in self.alive:
                 if seconds:
                     text = f"child process {pid} still did not exit, sending a {number.name}"
                     level, ah = ("error", 46) if number == signal.SIGKILL else ("warn", 45)
@@ -276,7 +261,7 @@ class Pool(Context):
                 time.sleep(pause)
                 pause = min(2 * pause, 0.05)
                 self.reap()
-        for pid in (*self._slots, *self._extra):
+        for pid in self.alive:
             text = f"could not make child process {pid} exit"
             self.errors.write("error", text, ah="AH00047")
         self.replacing = True

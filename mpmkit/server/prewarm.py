@@ -5,14 +5,11 @@ writer a copy of the page. Code writes a lot in its first few runs: Python speci
 bytecode, and until then each attribute is looked up by its name, whose reference count is written.
 If the parent has done this, the pages are shared.
 
-So the code of a child runs here, on its own socket, with the sample page, and leaves no trace
-in the scoreboard or a log. Each of ROUNDS starts from scratch: the steps that a child does once (its
-start, the first head, path and file) have to run as often as the steps of each request.
-It takes some 20 ms. The first round finds out which code runs, and that code is copied into adjacent
-memory (`gather`): using a code object writes to it.
-
-The rehearsal plays a whole child, from its birth to its end; those of worker and event with their threads,
-which end before the first fork.
+So a whole child runs here, from its birth to its end, on its own socket, with the sample pages, and leaves
+no trace in the scoreboard or a log; those of worker and event with their threads, which end before the
+first fork. Each of ROUNDS starts from scratch: the steps that a child does once (its start, the first head,
+path and file) have to run as often as the steps of each request. It takes some 20 ms. The first round finds
+out which code runs, and that code is copied into adjacent memory (`gather`): using a code object writes to it.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
-from mpmkit.server.child import Child, Context, Setup
+from mpmkit.server.child import Child, Context
 from mpmkit.server.core import Handler, Service
 from mpmkit.server.listen import Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
@@ -45,7 +42,7 @@ from mpmkit.server.scoreboard import Scoreboard
 # CPython 3.11 specialises a function after 8 runs, later ones sooner. The first round is before the copy.
 ROUNDS = 11
 # What runs in a child or in its parent, and can't be rehearsed: its code is copied whole.
-UNREHEARSED = {f"mpmkit.server.{name}" for name in ("pod", "pool", "process", "scoreboard")}
+UNREHEARSED = {f"mpmkit.server.{name}" for name in ("child", "pod", "pool", "scoreboard")}
 # What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
@@ -102,7 +99,7 @@ def rehearse(
         MaxConnectionsPerChild={"prefork": 0, "worker": len(CLIENTS) - 1}.get(mpm, len(CLIENTS)),
         CustomLog=tuple((os.devnull, *rest) for _, *rest in directives.CustomLog),
     )
-    access = AccessLog(plain.CustomLog) if plain.CustomLog else None
+    access = AccessLog(plain) if plain.CustomLog else None
     null = open(os.devnull, "wb", 0)
     with suppress(ListenError), null, closing(Scoreboard(plain)) as board:
         errors = ErrorLog(null.fileno(), directives.LogLevel)
@@ -110,7 +107,7 @@ def rehearse(
             listener = bind("127.0.0.1", 0)
             configure(listener, plain)
             service = Service(plain, handler(plain, errors), access, errors)
-            stage = Context(Setup(plain, service), [listener], board, PipeOfDeath())
+            stage = Context(service, [listener], board, PipeOfDeath())
             clients = [_client(listener, sent, number) for sent in CLIENTS]
             if not plain.threaded:
                 stage.pod.retire_one()  # prefork's child leaves when no client waits any more
@@ -197,7 +194,7 @@ def gather(ran: set[int]) -> None:
 
 def _serve(stage: Context, child_class: type[Child]) -> None:
     """What CLIENTS have sent, one after the other; then what the parent does once a second."""
-    directives = stage.setup.directives
+    directives = stage.directives
     cpus, threads = os.sched_getaffinity(0), len(os.listdir(TASKS))
     child_class(stage, 0).child_main()
     os.sched_setaffinity(0, cpus)  # a child with threads chooses one

@@ -1,6 +1,6 @@
 """The scoreboard: what every process and thread is doing, in memory that all of them share.
 
-Apache's own layout (scoreboard.h), as four arrays one after the other:
+Apache's own layout (scoreboard.h), one after the other:
 
     header      one record      written by the parent
     processes   one a slot      pid and generation by the parent, the rest by the child that owns it
@@ -8,8 +8,8 @@ Apache's own layout (scoreboard.h), as four arrays one after the other:
     workers     counters of one thread slot (64-bit integers)
     texts       client, vhost, protocol and request line of one thread slot
 
-There is no lock. Each record has one writer at a time, a byte and an aligned 64-bit integer are
-written atomically, and a reader needs a snapshot, not a transaction: a state change is one store.
+There is no lock: each record has one writer at a time, and a byte or an aligned 64-bit integer is written
+atomically. A state change is one store.
 
 With ScoreBoardFile the memory is a named file, as in httpd, and `Scoreboard.attach` reads it from
 another process: that costs no request, and needs no idle worker.
@@ -17,8 +17,10 @@ another process: that costs no request, and needs no idle worker.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import stat
 import struct
 import time
 from collections.abc import Callable
@@ -28,7 +30,6 @@ from mpmkit.config.directives import MPMS, Directives
 from mpmkit.http.messages import text_field
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import DEAD, STARTING
-from mpmkit.server.pidfile import own_file
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
 
@@ -37,6 +38,7 @@ HEADER = 16  # numbers of 64 bits, of which the first ten are used
 # Process fields, all 64-bit, in ProcessRow's order: these, and three more that belong to the last.
 P_PID, P_GENERATION, P_QUIESCING, P_NOT_ACCEPTING, P_CONNECTIONS = range(5)
 PROCESS = 8
+_NO_PROCESS = memoryview(bytes(8 * PROCESS)).cast("q")
 
 # Worker fields: WorkerRow's from `conn_count` to `tid`. One `pack_into` stores all of them at the end
 # of a request.
@@ -118,11 +120,10 @@ class Scoreboard:
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self.path = path
         sizes = _sizes(directives.ServerLimit, directives.ThreadLimit)
-        size = sum(sizes)
-        self._divide(mmap.mmap(-1, size) if path is None else _mapped_file(path, size), sizes)
+        memory = mmap.mmap(-1, sum(sizes)) if path is None else _mapped_file(path, sum(sizes))
+        self._divide(memory, sizes)
         self._mpm = MPMS.index(directives.mpm)
-        self.server_limit = directives.ServerLimit
-        self.thread_limit = directives.ThreadLimit
+        self.server_limit, self.thread_limit = directives.ServerLimit, directives.ThreadLimit
         self.parent_pid = os.getpid()
         self.config_generation = 1
         self.restart_time = time.time_ns()
@@ -173,23 +174,20 @@ class Scoreboard:
         return MPMS[self._mpm]
 
     def born(self, slot: int, pid: int, generation: int) -> None:
-        """The parent forked `pid` into `slot`."""
         self._used = max(self._used, slot + 1)
-        self._clear(slot)
-        self._processes[slot * PROCESS + P_GENERATION] = generation
-        self._processes[slot * PROCESS + P_PID] = pid
+        row = self._process(slot)
+        row[:] = _NO_PROCESS
+        row[P_GENERATION], row[P_PID] = generation, pid
 
     def died(self, slot: int) -> None:
         """The parent reaped the child of `slot`: no process, every thread DEAD."""
         self._row(slot)[:] = bytes((DEAD,)) * self.thread_limit
-        self._clear(slot)
+        self._process(slot)[:] = _NO_PROCESS
 
-    def _clear(self, slot: int) -> None:
-        for field in range(slot * PROCESS, (slot + 1) * PROCESS):
-            self._processes[field] = 0
+    def _process(self, slot: int) -> memoryview:
+        return self._processes[slot * PROCESS : (slot + 1) * PROCESS]
 
     def _row(self, slot: int) -> memoryview:
-        """The states of a slot's threads."""
         return self._states[slot * self.thread_limit : (slot + 1) * self.thread_limit]
 
     def set_states(self, slot: int, state: int, threads: int, *, only: tuple[int, ...]) -> None:
@@ -210,7 +208,7 @@ class Scoreboard:
         return not {DEAD, STARTING}.issuperset(self._row(slot))
 
     def generation_of(self, slot: int) -> int:
-        return self._processes[slot * PROCESS + P_GENERATION]
+        return self._process(slot)[P_GENERATION]
 
     def rows(self, free: int) -> Snapshot:
         """For the parent: the slots that it has ever used, and `free` more. So a pass costs by the
@@ -224,8 +222,8 @@ class Scoreboard:
         states = bytes(self._states[: slots * threads])
         rows = []
         for slot in range(slots):
-            fields = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
             row = states[slot * threads : (slot + 1) * threads]
+            fields = self._process(slot).tolist()
             rows.append(ProcessRow(slot, *fields, states=row))  # type: ignore[misc, arg-type]
         limits = self.server_limit, threads
         return Snapshot(*limits, self.generation, self.restart_time, tuple(rows))
@@ -239,7 +237,7 @@ class Scoreboard:
             if state == DEAD and not counters[2]:
                 continue
             slot, thread = divmod(index, threads)
-            process = self._processes[slot * PROCESS : slot * PROCESS + P_QUIESCING].tolist()
+            process = self._process(slot)[:P_QUIESCING].tolist()
             texts = (one.partition(b"\0")[0] for one in _read_texts(self._texts, index * TEXT))
             shown = (one.decode("latin-1") for one in texts)
             rows.append(WorkerRow._make((slot, thread, *process, state, *counters, *shown)))
@@ -269,7 +267,10 @@ def _mapped_file(path: str, size: int) -> mmap.mmap:
     through a link, nor a file of another user, who could cut it short. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        own_file(fd, path)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            why = "it is not an ordinary file of this user's alone: remove it, or name another"
+            raise PermissionError(errno.EPERM, why, path)
         os.ftruncate(fd, 0)
         try:
             os.posix_fallocate(fd, 0, size)

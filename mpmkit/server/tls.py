@@ -4,14 +4,11 @@
                                    SSLObject (OpenSSL)
     socket <── send <── outgoing ──┘                 └──< what we answer
 
-OpenSSL works on two memory buffers and never sees the socket. So a connection waits as it does
-without TLS. Two things are different:
-
-* A read takes whole records, the pieces that TLS encrypts (up to 16 KiB), so it may find more than was
-  asked for. `recv` returns all that it can decrypt: nothing waits in OpenSSL, where no epoll would see it.
-* The handshake comes before the first request. The thread that reads the request makes it, never
-  the listener: a client that does not go on with it costs a worker, for as long as
-  RequestReadTimeout's `handshake` and Timeout allow.
+OpenSSL never sees the socket, so a connection waits as it does without TLS. A read takes whole records, the
+pieces that TLS encrypts (up to 16 KiB): `recv` returns all that it can decrypt, and nothing waits in OpenSSL,
+where no epoll would see it. The thread that reads the first request makes the handshake, never the listener:
+a client that does not go on with it costs a worker, for as long as RequestReadTimeout's `handshake` and
+Timeout allow.
 
 Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
 can resume what another one began.
@@ -22,12 +19,13 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from contextlib import suppress
 from mmap import mmap
 from time import monotonic
 
 from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.server.connection import Connection, Disconnected, Received, receive
+from mpmkit.server.connection import Connection, Disconnected, receive
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
 
@@ -59,10 +57,10 @@ def context_for(directives: Directives) -> ssl.SSLContext:
         if error.reason == "KEY_VALUES_MISMATCH":
             why = f"the key is not that of {certificate}: name the one made with it"
             raise _refused(name, key, why, "AH02565") from None
-        why = (
+        why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
+        why += (
             "(`openssl pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
         )
-        why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted {why}"
         raise _refused(name, key, why, "AH02564") from None
     if (ciphers := directives.SSLCipherSuite) is not None:
         try:
@@ -102,8 +100,7 @@ class Session:
 
     def handshake(self, data: bytes) -> bool:
         """Take `data` from the client; True when both sides have agreed. Raises ssl.SSLError."""
-        if data:
-            self._incoming.write(data)
+        self._incoming.write(data)
         try:
             self.object.do_handshake()
         except ssl.SSLWantReadError:
@@ -156,10 +153,8 @@ class Session:
 
     def goodbye(self) -> bytes:
         """close_notify: the client knows that nothing was cut off."""
-        try:
+        with suppress(ssl.SSLError):  # the client has not said so itself, and nothing waits for it
             self.object.unwrap()
-        except ssl.SSLError:
-            pass  # the client has not said so itself, and nothing waits for it
         return self.said()
 
     def said(self) -> bytes:
@@ -203,9 +198,9 @@ class TlsConnection(Connection):
         stages = ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate))
         times = [init + (rate and RECORD / rate) if init else float("inf") for init, rate in stages]
         session = Session(self.context, self.sock, max(times))
-        deadline = self.deadline("handshake")
+        deadline, done = self.deadline("handshake"), False
         try:
-            while True:
+            while not done:
                 if not (data := self._read_by(deadline, RECORD)):
                     return False
                 try:
@@ -213,15 +208,12 @@ class TlsConnection(Connection):
                 finally:
                     if said := session.said():
                         self._send_blocking(memoryview(said))
-                if done:
-                    break
         except (OSError, Disconnected) as error:  # ssl.SSLError is an OSError
             if getattr(error, "reason", "") == "HTTP_REQUEST":
                 raise RequestError(400, "plain HTTP to a TLS socket", ah="AH01996") from None
             return False
         self.session = session
-        # For a log's %I: from now on the decrypted bytes.
-        (self.recv if isinstance(self.recv, Received) else self).recv = session.recv
+        self.recv = session.recv
         return True
 
     def fill(self) -> bool:
@@ -260,7 +252,5 @@ class TlsConnection(Connection):
         """close_notify, once, if the socket takes it; nothing waits for that."""
         session, self.session = self.session, None
         if session is not None and self.pending is None:
-            try:
+            with suppress(OSError):
                 self.sock.send(session.goodbye(), _NOW)
-            except OSError:
-                pass

@@ -19,7 +19,7 @@ from http.client import HTTPConnection
 from itertools import product
 from pathlib import Path
 
-from mpmkit.server.certificate import self_signed
+from mpmkit.server.home import self_signed
 from tests.fidelity.cases import Row, block, tables
 from tests.fidelity.server_pair import Case, Pair, Side
 
