@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.handlers.gateway import OF_THE_SERVER, Environ, Script, latin
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed, StderrLines
+from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed
 from mpmkit.http.messages import Request, RequestError
 from mpmkit.server.connection import receive
 
@@ -93,16 +93,14 @@ class CgiScripts(Programs):
 class Program(Output):
     """One running program, and its answer. Raises ScriptFailed when it can't be started."""
 
+    says = "stderr from {}: {}", "AH01215"
+
     def __init__(
         self, handler: CgiScripts, environ: Environ, request: Request, conn: Connection, file: str
     ) -> None:
-        self.name = os.path.basename(file)
-        self._file, self._request, self._conn = file, request, conn
-        self._timeout = handler.timeout
+        super().__init__(handler, conn, file)
+        self._request, self._timeout = request, handler.timeout
         self._at_end = self._silent = False  # its output, its stderr has come to its end
-        self._stderr = StderrLines(
-            lambda text: handler.log("error", f"stderr from {file}: {text}", "AH01215", conn)
-        )
         self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
         opened: list[int] = []
         try:
@@ -140,35 +138,30 @@ class Program(Output):
         fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_ASYNC)
 
     def head(self) -> Head:
-        head = super().head()
-        if head.length is None and not head.location:
-            length = self._short()
-            # A HEAD without a body does not show how long the body of a GET is.
-            if length or self._request.method != "HEAD":
-                head = head._replace(length=length)
-        return head
-
-    def _short(self) -> int | None:
-        """The body's length, if all of it comes within SHORT_WAIT seconds and is at most SHORT bytes."""
-        until = monotonic() + SHORT_WAIT
+        """Its length, too, if all of a body of at most SHORT bytes comes within SHORT_WAIT seconds."""
+        head, until = super().head(), monotonic() + SHORT_WAIT
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
-        while len(self.first) <= SHORT and poll.poll(max(0.0, until - monotonic()) * 1000):
+        while head.length is None and not head.location and len(self.first) <= SHORT:
+            if not poll.poll(max(0.0, until - monotonic()) * 1000):
+                break
             if not (piece := self._receive()):
-                return len(self.first)
+                # A HEAD without a body does not show how long the body of a GET is.
+                known = self.first or self._request.method != "HEAD"
+                return head._replace(length=len(self.first) if known else None)
             self.first += piece
-        return None
+        return head
 
     def read(self) -> bytes:
         until = monotonic() + self._timeout
         while not self._at_end:
             if self._in >= 0 and not self._piece:
-                self._piece = memoryview(self._conn.read_body())
+                self._piece = memoryview(self.conn.read_body())
                 if not self._piece:
                     self._end_of_body()
             events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
             if not events:
-                text = f"Timeout waiting for output from CGI script {self._file}"
+                text = f"Timeout waiting for output from CGI script {self.file}"
                 raise ScriptFailed(504, text, "AH01220", "warn")
             for fd, _ in events:
                 if fd == self._out:
@@ -207,7 +200,7 @@ class Program(Output):
         if not data:
             self._poll.unregister(self._err)
             self._silent = True
-        self._stderr.feed(data or b"\n")
+        self.stderr(data or b"\n")
 
     def close(self) -> None:
         """At its output's end it may take GRACE seconds for its own exit. Otherwise the whole group gets

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
+from mpmkit.config.alias import EnvRule, variables_of
 from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
-from mpmkit.config.setenvif import EnvRule, variables_of
 from mpmkit.http.messages import http_date
 from mpmkit.http.target import OwnName, quote_line
 
