@@ -102,35 +102,30 @@ class Program(Output):
         self._request, self._timeout = request, handler.timeout
         self._at_end = self._silent = False  # its output, its stderr has come to its end
         self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
-        opened: list[int] = []
+        held: tuple[int, ...] = ()
+        reads = subprocess.DEVNULL if request.length == 0 else subprocess.PIPE
         try:
-            self._out, theirs_out = _pipe(opened)
-            self._err, theirs_err = _pipe(opened)
-            # The program holds the first of these; see the module's docstring.
-            self._held, self._line = _pipe(opened)
-            self._in, theirs_in = -1, subprocess.DEVNULL
-            if request.length != 0:
-                theirs_in, self._in = _pipe(opened)
-                os.set_blocking(self._in, False)
+            held = os.pipe()  # the program holds the first of these; see the module's docstring
             env = {key: value.encode("latin-1") for key, value in environ.items()}
-            how: Any = {"cwd": os.path.dirname(file), "env": env, "process_group": 0}
-            how |= {"stdin": theirs_in, "stdout": theirs_out, "stderr": theirs_err}
-            self._process = subprocess.Popen([os.fsencode(file)], pass_fds=(self._held,), **how)
+            how: Any = {"cwd": os.path.dirname(file), "env": env, "process_group": 0, "bufsize": 0}
+            how |= {"stdin": reads, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            self._process = subprocess.Popen([os.fsencode(file)], pass_fds=held[:1], **how)
         except (OSError, ValueError) as error:
-            for fd in opened:
+            for fd in held:
                 os.close(fd)
             why = REMEDIES.get(getattr(error, "errno", 0) or 0) or getattr(error, "strerror", None)
             text = f"exec of '{file}' failed: {why or error}"
             raise ScriptFailed(500, text, "AH01223") from None
-        for fd in (theirs_out, theirs_err, theirs_in):
-            if fd >= 0:
-                os.close(fd)
+        self._held, self._line = held
+        self._pipes: Any = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._in, self._out, self._err = (pipe.fileno() if pipe else -1 for pipe in self._pipes)
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._poll.register(self._err, select.POLLIN)
         # Only a reset counts: a half-closed client still waits for the answer.
         self._poll.register(conn.fd, 0)
         if self._in >= 0:
+            os.set_blocking(self._in, False)
             self._poll.register(self._in, select.POLLOUT)
         # From now on the group gets SIGTERM when this process dies, in any way.
         fcntl.fcntl(self._held, fcntl.F_SETOWN, -self._process.pid)
@@ -192,7 +187,7 @@ class Program(Output):
 
     def _end_of_body(self) -> None:
         self._poll.unregister(self._in)
-        os.close(self._in)
+        self._pipes[0].close()
         self._in = -1
 
     def _read_stderr(self) -> None:
@@ -219,10 +214,11 @@ class Program(Output):
         with suppress(BlockingIOError):  # what it left running could still write something
             while not self._silent:
                 self._read_stderr()
-        for fd in (self._out, self._err, self._held, self._line, self._in):
-            if fd >= 0:
-                os.close(fd)
-        self._held = self._in = -1
+        for pipe in filter(None, self._pipes):
+            pipe.close()
+        os.close(self._held)
+        os.close(self._line)
+        self._held = -1
 
     def _exits(self) -> bool:
         """Wait GRACE seconds for the leader's exit, and leave it a zombie: the group's number stays its
@@ -243,9 +239,3 @@ def _schedule(cpus: set[int], policy: int) -> None:
     os.sched_setaffinity(0, cpus)
     if os.sched_getscheduler(0) != policy:
         os.sched_setscheduler(0, policy, os.sched_param(0))
-
-
-def _pipe(opened: list[int]) -> tuple[int, int]:
-    ends = os.pipe()
-    opened += ends
-    return ends
