@@ -39,7 +39,7 @@ from typing import Any
 from benchmarks.socket_fuzz import CLIENTS, WITHIN, fuzzed, make_site
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.handlers import fastcgi_records as fcgi
+from mpmkit.handlers import fastcgi as fcgi
 from mpmkit.launcher import Server, launch
 from mpmkit.measure import procfs
 from mpmkit.measure.sizing import slope
@@ -104,8 +104,8 @@ class Backend(socketserver.ThreadingUnixStreamServer):
         with suppress(ConnectionError):  # a child was killed
             while more := request.recv(65536):
                 records, rest = fcgi.read_records(rest + more)
-                params += b"".join(one.content for one in records if one.type == fcgi.PARAMS)
-                given = [one.content for one in records if one.type == fcgi.STDIN]
+                params += b"".join(content for kind, _, content in records if kind == fcgi.PARAMS)
+                given = [content for kind, _, content in records if kind == fcgi.STDIN]
                 body += b"".join(given)
                 if given and not given[-1]:
                     unique = params.partition(b"QUERY_STRING")[2][:16]

@@ -32,7 +32,7 @@ class Handlers:
     def __call__(self, directives, errors):
         self.given = directives
         self.made += 1
-        files = StaticFiles(directives.DocumentRoot)
+        files = StaticFiles(directives)
 
         def handler(request, conn):
             response = files(request, conn)

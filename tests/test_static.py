@@ -19,10 +19,10 @@ from support.servers import prefork_and_event, serving
 from support.waiting import poll_until
 
 import mpmkit
+from mpmkit.config.alias import quote_path
 from mpmkit.handlers import static
 from mpmkit.handlers.conditional import parse_ranges
-from mpmkit.handlers.redirects import quote_path
-from mpmkit.handlers.static import MMAP_LIMIT, SMALL, TYPES, FileOptions, StaticFiles
+from mpmkit.handlers.static import MMAP_LIMIT, SMALL, StaticFiles
 from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
@@ -63,8 +63,8 @@ def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
 
 def files_with(root: Path, age: float = 0, **named) -> StaticFiles:
     """With a clock by which all files of `root` are so many seconds older."""
-    options = FileOptions.of(configured(**named), TYPES)
-    return StaticFiles(str(root), options, lambda: time.time() + age)
+    d = configured(DocumentRoot=root, **named)
+    return StaticFiles(d, clock=lambda: time.time() + age)
 
 
 @pytest.mark.parametrize("path, body, kind", [
@@ -275,7 +275,7 @@ def test_links_below_the_root_lead_nowhere_else(tmp_path):
     (tmp_path / "root").symlink_to(www)
     out = "/link.txt /way-out/ /way-out/secret.txt /sub/../way-out/index.html /loop /dangling /up/www-private/"
     for root in ("www", "root"):
-        files = StaticFiles(str(tmp_path / root))
+        files = files_with(tmp_path / root)
         assert {answer(files, path).status for path in out.split()} == {403}
         assert answer(files, "/file.txt").body == answer(files, "/in.txt").body == b"text"
 
@@ -364,7 +364,7 @@ def test_files_that_go_and_come(server, document_root):
 
 def test_a_fresh_file_has_a_weak_tag(tmp_path):
     """It may change again within the same tick of the clock (and then it is strong)."""
-    files = StaticFiles(str(tmp_path))
+    files = files_with(tmp_path)
     now = time.time()
     for age, weak in [(0, True), (0.5, True), (5, False)]:
         write(tmp_path / "file.txt", "text", now - age)
@@ -372,7 +372,7 @@ def test_a_fresh_file_has_a_weak_tag(tmp_path):
     # Nor does a date name its version.
     write(tmp_path / "file.txt", "hello")
     for age, status in ((59, 200), (61, 206)):
-        files = StaticFiles(str(tmp_path), clock=lambda age=age: RECORDED + age)
+        files = files_with(tmp_path, RECORDED + age - time.time())
         lines = ("Range: bytes=0-1", f"If-Range: {http_date(RECORDED)}")
         assert answer(files, "/file.txt", *lines).status == status
 

@@ -19,7 +19,7 @@ from support.files import DATA, write
 from support.servers import THREADED, no_more_files, one_child, open_files, serving
 from support.waiting import poll_until
 
-from mpmkit.handlers.wsgi_head import read_head
+from mpmkit.handlers.wsgi import read_head
 
 mpm = servers.prefork_and_event
 HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"

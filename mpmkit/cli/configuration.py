@@ -20,7 +20,7 @@ from mpmkit.config.settings import Host
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
 from mpmkit.handlers.sections import unread
-from mpmkit.handlers.static import TYPES, FileOptions, StaticFiles, read_types
+from mpmkit.handlers.static import TYPES, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
@@ -140,10 +140,8 @@ class Configuration:
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
         d, errors = directives, errors or ErrorLog()
-        assert d.DocumentRoot is not None
         status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
-        options = FileOptions.of(d, _media_types(d), self._autoindex)
-        files = StaticFiles(d.DocumentRoot, options)
+        files = StaticFiles(d, _media_types(d), self._autoindex)
         scripts = WsgiScripts(d, errors)
         self._scripts.append(scripts)
         router = Router(d, files, scripts, {"server-status": status}, errors)
@@ -222,10 +220,10 @@ def _format_problems(settings: Iterable[Setting], hosts: Iterable[Host]) -> list
 
 
 def _media_types(directives: Directives) -> dict[str, str]:
-    """TypesConfig's and AddType's. Raises DirectiveError."""
+    """TypesConfig's. Raises DirectiveError."""
     path = directives.TypesConfig
     try:
-        return (read_types(path) if path else TYPES) | directives.types
+        return read_types(path) if path else TYPES
     except OSError as error:
         why = f"{error.strerror}: name a table of media types, such as /etc/mime.types"
         text = f"TypesConfig {path}: {why}"

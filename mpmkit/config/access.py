@@ -8,8 +8,6 @@
 No restriction is read and then forgotten. The answers are given by `mpmkit.handlers.access`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple

@@ -1,16 +1,27 @@
-"""mod_alias's lines: where a URL path leads, in this site (Alias) or at another URL (Redirect)."""
+"""What a request's path or fields set off: mod_alias's lines and mod_setenvif's.
 
-from __future__ import annotations
+Alias, ScriptAlias …    the file of a URL path             Redirect …    another URL, or a status
+SetEnvIf Request_URI "\\.gif$" !text image=$0              BrowserMatch ^Mozilla netscape
+                        variables, for scripts, `%{…}e` and `CustomLog … env=`
+"""
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from mpmkit.config.patterns import section_pattern
-from mpmkit.config.values import NAMES, Words, url_path
+from mpmkit.config.values import NAMES, Words, encoded, url_path
 
 STATUSES = {"permanent": 301, "temp": 302, "seeother": 303, "gone": 410}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
+_QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]
+_MEANS_SOMETHING = re.compile(r"[\^.\[$()|*+?{\\]")
+
+
+def quote_path(path: str) -> bytes:
+    """A decoded path as a link may hold it."""
+    return b"".join(_QUOTED[byte] for byte in encoded(path))
 
 
 def expression(text: str) -> re.Pattern[bytes]:
@@ -46,17 +57,21 @@ class Redirection(NamedTuple):
     target: str
     pattern: re.Pattern[bytes] | None = None
 
-    def of(self, path: str) -> str | None:
-        """Where a URL path is redirected to, "" where it has only the status, None if it is not."""
+    def of(self, path: str) -> bytes | None:
+        """Where a URL path is redirected to, b"" where it has only the status, None if it is not. As by httpd,
+        what is appended to a target is escaped; of a RedirectMatch's all but the query and the fragment."""
         if self.pattern is not None:
-            found = self.pattern.search(path.encode(NAMES, "surrogateescape"))
-            return None if found is None else substituted(self.target, found)
+            if (found := self.pattern.search(encoded(path))) is None:
+                return None
+            target = substituted(self.target, found)
+            size = len(re.split("[?#]", target, maxsplit=1)[0])
+            return quote_path(target[:size]) + encoded(target[size:])
         if self.path is None:
-            return self.target
+            return encoded(self.target)
         rest = path[len(self.path) :]
         if not path.startswith(self.path) or not (self.path.endswith("/") or rest[:1] in ("", "/")):
             return None
-        return self.target + rest if self.target else ""
+        return encoded(self.target) + quote_path(rest) if self.target else b""
 
 
 def redirect(status: int = 0, match: bool = False) -> Callable[[Words], tuple[Redirection]]:
@@ -84,3 +99,61 @@ def redirect(status: int = 0, match: bool = False) -> Callable[[Words], tuple[Re
         return (Redirection(code, path if path is None else url_path(path), target),)
 
     return parse
+
+
+class EnvRule(NamedTuple):
+    """One line: where `pattern` matches the attribute, each variable is set, or taken away (None)."""
+
+    attribute: str
+    pattern: re.Pattern[bytes]
+    variables: tuple[tuple[str, str | None], ...]
+
+    def apply(self, value: bytes, variables: dict[str, str]) -> None:
+        """The variables after the rule, for a request whose attribute has `value`."""
+        if found := self.pattern.search(value):
+            for name, text in self.variables:
+                variables.pop(name, None)
+                if text is not None:
+                    variables[name] = substituted(text, found)
+
+
+def setter(attribute: str = "", any_case: bool = False) -> Callable[[Words], tuple[EnvRule]]:
+    """Reads `[attribute] expression [!]variable[=value] …`."""
+
+    def parse(words: Words) -> tuple[EnvRule]:
+        name, pattern, *variables = (attribute, *words) if attribute else words
+        compiled = expression("(?i)" * any_case + pattern)
+        # A pattern that is a plain text: httpd puts no groups in.
+        plain = not any_case and not _MEANS_SOMETHING.search(pattern)
+        read: list[tuple[str, str | None]] = []
+        for word in variables:
+            variable, _, value = word.partition("=")
+            value = re.sub(r"([\\$])", r"\\\1", value) if plain else value
+            read.append((word[1:], None) if word.startswith("!") else (variable, value or "1"))
+        return (EnvRule(name.lower(), compiled, tuple(read)),)
+
+    return parse
+
+
+_ATTRIBUTES: dict[str, Callable[[Any, Any], str]] = {  # of a request and its connection
+    "remote_addr": lambda request, conn: conn.peer[0],
+    "remote_host": lambda request, conn: conn.peer[0],
+    "server_addr": lambda request, conn: conn.local[0],
+    "request_method": lambda request, conn: request.method,
+    "request_protocol": lambda request, conn: "HTTP/{}.{}".format(*request.version),
+    "request_uri": lambda request, conn: request.path,
+}
+
+
+def variables_of(rules: Iterable[EnvRule], request: Any, conn: Any) -> dict[str, str]:
+    """What the lines set for a request, if there is one, each line after the one before."""
+    found: dict[str, str] = {}
+    for rule in rules if request is not None else ():
+        if special := _ATTRIBUTES.get(rule.attribute):
+            value = encoded(special(request, conn))
+        else:
+            value = request.get(rule.attribute.encode("latin-1", "replace")) or b""
+            same = [text for name, text in found.items() if name.lower() == rule.attribute]
+            value = value or encoded("".join(same[:1]))
+        rule.apply(value, found)
+    return found

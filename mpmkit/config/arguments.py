@@ -1,7 +1,5 @@
 """The parser of every command line of mpmkit (`mpmkit httpd` has httpd's own)."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from typing import Any, NoReturn
@@ -12,8 +10,7 @@ HELP_WIDTH = 80  # characters
 class Parser(argparse.ArgumentParser):
     """argparse with one line for an error, status 2, and no abbreviated options.
 
-    A wrong command line prints `mpmkit: what is wrong; try: mpmkit COMMAND --help` and no usage.
-    """
+    A wrong command line prints `mpmkit: what is wrong; try: mpmkit COMMAND --help` and no usage."""
 
     def __init__(self, **options: Any) -> None:
         # The width is fixed: argparse would look up the terminal's for each added option, through shutil,

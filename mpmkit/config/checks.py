@@ -9,6 +9,7 @@ This is pure: it opens no file and does not query the machine (see `environment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,16 @@ from mpmkit.config.directives import MPMS, ROWS, SPECS, THREADED, Directives, Vi
 from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting, Spec
-from mpmkit.config.unsupported import Foreign, Lacking, foreign
+from mpmkit.config.unsupported import (
+    HANDLERS,
+    QUIET,
+    REFUSED,
+    RUNNERS,
+    Foreign,
+    foreign,
+    lacks_handler,
+    runs_programs,
+)
 from mpmkit.config.values import BROKEN, append, module_levels
 from mpmkit.config.values import replace as latest
 
@@ -28,35 +38,12 @@ from mpmkit.config.values import replace as latest
 FILES = {"DocumentRoot"} | {row.name for row in ROWS if (row.takes, row.merge) == ("file", latest)}
 APPENDED = {row.attribute for row in ROWS if row.attribute and row.merge is append}
 
-# httpd's ids of its messages, for the terminal of the first start.  In the error log of a restart
-# a message has the next number, but for "changed", which is only said there.
-AH = {
-    #                             prefork    worker     event
-    "ServerLimit high":          ("AH00175", "AH00300", "AH00497"),
-    "ServerLimit low":           ("AH00177", "AH00302", "AH00499"),
-    "ServerLimit changed":       ("AH00179", "AH00304", "AH00501"),
-    "ThreadLimit high":          ("",        "AH00305", "AH00502"),
-    "ThreadLimit low":           ("",        "AH00307", "AH00504"),
-    "ThreadLimit changed":       ("",        "AH00309", "AH00506"),
-    "ThreadsPerChild high":      ("",        "AH00310", "AH00507"),
-    "ThreadsPerChild low":       ("",        "AH00312", "AH00509"),
-    "MaxRequestWorkers low":     ("AH00182", "AH00314", "AH00511"),
-    "MaxRequestWorkers multiple": ("",       "AH00316", "AH00513"),
-    "MaxRequestWorkers high":    ("AH00180", "AH00318", "AH00515"),
-    "StartServers low":          ("AH00184", "AH00320", "AH00517"),
-    "MinSpareServers low":       ("AH00186", "",        ""),
-    "MinSpareThreads low":       ("",        "AH00322", "AH00519"),
-}  # fmt: skip
-# Those of a directive's old name.
+# httpd's ids of its message that a name is an old one, under each MPM.
 RENAMED_AH = {
     "MaxClients": ("AH00188", "AH00324", "AH00521"), "MaxRequestsPerChild": ("AH00545",) * 3,
 }  # fmt: skip
-
-
-def correction_id(what: str, mpm: str, *, restart: bool) -> str:
-    """httpd's id of a message of AH."""
-    first = AH[what][MPMS.index(mpm)]
-    return f"AH{int(first[2:]) + 1:05d}" if restart and not what.endswith("changed") else first
+EVENT_AH = 197  # what event's numbers are above worker's
+SHOWN = 8  # names in one warning
 
 
 def check(
@@ -74,8 +61,8 @@ def check(
     Raises DirectiveError with every problem found, not only the first."""
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
-    server = _Reader(mpm, Host((), tuple(settings), tuple(sections)), Lacking(strict))
-    readers = [_Reader(mpm, host, Lacking(strict, server.lacking), server) for host in hosts]
+    server = _Reader(mpm, Host((), tuple(settings), tuple(sections)), strict)
+    readers = [_Reader(mpm, host, strict, server) for host in hosts]
     if found := [*problems, *(problem for one in (server, *readers) for problem in one.problems)]:
         raise DirectiveError.of(found)
     values = server.values
@@ -85,7 +72,8 @@ def check(
     checker = _Checker(mpm, values, running)
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
-    notes = [*server.notes, *server.lacking.notes(), *checker.notes]
+    texts = [f"no effect in mpmkit ({of}): {_names(lines)}" for of, lines in server.ignored.items()]
+    notes = [*server.notes, *(Note("", "warn", text) for text in texts), *checker.notes]
     # The protocol applies the largest body of all, so where they differ each applies its own.
     usual = values["LimitRequestBody"]
     own_body = any(one.written.get("LimitRequestBody", usual) != usual for one in readers)
@@ -93,7 +81,7 @@ def check(
     for one in readers:
         of_host = virtual_hosts.over(values, one.written, one.host)
         said = _resolve(of_host)  # without a log of its own, what there is to say is the server's
-        notes += [*one.notes, *one.lacking.notes(), *(said if "CustomLog" in one.written else ())]
+        notes += [*one.notes, *(said if "CustomLog" in one.written else ())]
         d = one.directives(of_host, own_body, (*server.host.sections, *one.host.sections))
         places = virtual_hosts.addresses(one.host)
         virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
@@ -106,17 +94,16 @@ def check(
 class _Reader:
     """Goes through the lines of the server or of a `host`, collects values, problems and notes."""
 
-    def __init__(
-        self, mpm: str, host: Host, lacking: Lacking, server: _Reader | None = None
-    ) -> None:
+    def __init__(self, mpm: str, host: Host, strict: bool, server: _Reader | None = None) -> None:
         """server: the reader of the server's lines, for those of a <VirtualHost>."""
-        self.mpm = mpm
-        self.host = host = lacking.without_programs(host)
-        self.lacking = lacking
-        self.in_host = server is not None
+        self.mpm, self.strict, self.in_host = mpm, strict, server is not None
         self.written: dict[str, Any] = {}  # the attributes that a line has set
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
+        # Lines without an effect, by module, of the server and its hosts.
+        self.ignored: dict[str, list[Setting]] = server.ignored if server else {}
+        self.missing: set[str] = set()  # handlers that are named and not here
+        self.host = host = host if strict else self.without_programs(host)
         inside = [setting for section in host.sections for setting in section.settings]
         # What Directives has of the same names: what modules that are lacking would say about clients,
         # and what closes all of the server or the host.
@@ -183,15 +170,15 @@ class _Reader:
                 where = "belongs in a <Directory>, <Location> or <Files>: move it in"
                 raise ValueError(f"{spec.name} {where}")
             if isinstance(spec, Foreign):
-                self.lacking.take(spec, setting)
+                self.lacking(spec, setting)
             else:
                 value = spec.read(setting.args)
                 access.limited(setting.within)
                 self.refuse(spec, setting, value)
-                self.lacking.handler(setting)
+                self.handler(setting)
             if why := access.closed_by(setting, self.unknown):  # it cannot be enforced
                 line = " ".join((setting.name, *setting.args))
-                if self.lacking.strict:
+                if self.strict:
                     raise ValueError(f"{line} would admit no client: {why}")
                 self.note(f"closed: {line} admits no client, because {why}", setting)
         except ValueError as error:
@@ -246,8 +233,67 @@ class _Reader:
             why = "applies to the whole server: in a <VirtualHost> it has no effect"
             self.note(f"{name} {why}", setting)
 
+    # ---- what mpmkit does not have: a note, or with `strict` a problem
+
+    def lacking(self, row: Foreign, setting: Setting) -> None:
+        """A directive that mpmkit does not have. Raises ValueError if it is refused."""
+        fate, words = row.fate_of(setting), " ".join(setting.args)
+        if fate == REFUSED or (self.strict and fate != QUIET):
+            raise ValueError(row.refusal)
+        if row.name == "AllowOverride" and words.lower() != "none":
+            self.note(f"AllowOverride {words}: .htaccess files are never read", setting)
+        elif fate == QUIET:
+            self.note(f"{row.name} has no effect in mpmkit", setting, level="debug")
+        elif setting.name.lower() not in access.CLOSED:
+            self.ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
+            if row.name == "RewriteRule" and (_forbids(setting) or RUNNERS.search(words)):
+                why = "protects nothing: mpmkit does not rewrite, write Require all denied"
+                self.note(f"RewriteRule {words} {why}", setting)
+
+    def handler(self, setting: Setting) -> None:
+        """A line that may name a handler. Raises ValueError for one that is not here, if that is refused."""
+        if not lacks_handler(setting) or (name := setting.args[0]) in self.missing:
+            return
+        why = f"there is no handler {name!r} here"
+        if self.strict:
+            raise ValueError(f"{why}; use one of {', '.join(HANDLERS)}")
+        self.missing.add(name)
+        self.note_closing(setting, why)
+
+    def without_programs(self, host: Host) -> Host:
+        """The lines of a host with a Redirect to the status 403 in place of each that `runs_programs`."""
+
+        def closed(setting: Setting) -> Setting:
+            if not runs_programs(setting):
+                return setting
+            self.note_closing(setting, "write SetHandler proxy:fcgi://HOST:PORT in a <FilesMatch>")
+            path = () if RUNNERS.search(setting.args[0]) else setting.args[:1]
+            name = "RedirectMatch" if path and setting.name[-1] in "hH" else "Redirect"
+            return replace(setting, name=name, args=("403", *path))
+
+        parts = [replace(one, settings=tuple(map(closed, one.settings))) for one in host.sections]
+        return replace(host, settings=tuple(map(closed, host.settings)), sections=tuple(parts))
+
+    def note_closing(self, setting: Setting, why: str) -> None:
+        line = " ".join((setting.name, *setting.args))
+        self.note(f"closed: what {line} is for answers 403: {why}", setting)
+
     def note(self, text: str, setting: Setting, ah: str = "", level: str = "warn") -> None:
         self.notes.append(Note(ah, level, text + setting.place))
+
+
+def _forbids(setting: Setting) -> bool:
+    """A RewriteRule with the flag F, G or R=4xx: what it matches is refused."""
+    flags = "".join(setting.args[2:3]).strip("[]").lower().split(",")
+    return any(re.fullmatch(r" *(f|forbidden|g|gone|r(edirect)?=4..) *", flag) for flag in flags)
+
+
+def _names(lines: list[Setting]) -> str:
+    """`AddIcon, IndexOptions and 3 more (52 lines, the first httpd.conf:12)`"""
+    names = list({line.name.lower(): line.name for line in lines}.values())
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    count = f"{len(lines)} lines, the first " if len(lines) > 1 else ""
+    return ", ".join(names[:SHOWN]) + more + lines[0].place.replace("(", f"({count}", 1)
 
 
 class _Checker:
@@ -257,69 +303,71 @@ class _Checker:
         self.mpm, self.values, self.running = mpm, values, running
         self.notes: list[Note] = []
 
-    def correct(self, name: str, to: int, why: str, what: str = "") -> None:
-        """Change a value and say so; `what` is the key in AH, "" where httpd is silent."""
-        self.note(what, f"{name} {self.values[name]} {why}: {to} is used")
+    def correct(self, name: str, to: int, why: str, ah: int = 0) -> None:
+        self.note(f"{name} {self.values[name]} {why}: {to} is used", ah)
         self.values[name] = to
 
-    def note(self, what: str, text: str) -> None:
-        ah = what and correction_id(what, self.mpm, restart=self.running is not None)
+    def note(self, text: str, ah: int) -> None:
+        """ah: the number of httpd's message under prefork or worker, 0 where httpd is silent. Each has a
+        second one, the next, for the error log of a restart."""
         # mpmkit: what httpd changes silently is a debug note here.
-        self.notes.append(Note(ah, "warn" if what else "debug", text))
+        number = ah + (EVENT_AH if self.mpm == "event" else 0) + (self.running is not None)
+        note = Note(f"AH{number:05d}", "warn", text) if ah else Note("", "debug", text)
+        self.notes.append(note)
 
-    def at_least(self, name: str, least: int, why: str, what: str = "") -> None:
+    def at_least(self, name: str, least: int, why: str, ah: int = 0) -> None:
         if self.values[name] < least:
-            self.correct(name, least, why, what)
+            self.correct(name, least, why, ah)
 
-    def at_most(self, name: str, most: int, why: str, what: str = "") -> None:
+    def at_most(self, name: str, most: int, why: str, ah: int = 0) -> None:
         if self.values[name] > most:
-            self.correct(name, most, why, what)
+            self.correct(name, most, why, ah)
 
-    def positive(self, *names: str) -> None:
-        for name in names:
-            self.at_least(name, 1, "is below 1", f"{name} low")
+    def positive(self, name: str, ah: int) -> None:
+        self.at_least(name, 1, "is below 1", ah)
 
-    def limit(self, name: str) -> None:
+    def limit(self, name: str, ah: int) -> None:
         """ServerLimit and ThreadLimit: within what is compiled in, and fixed by the first start."""
         high: Any = SPECS[name.lower()].high_for(self.mpm)
-        self.at_most(name, high, f"is above the compiled limit of {high}", f"{name} high")
-        self.positive(name)
+        self.at_most(name, high, f"is above the compiled limit of {high}", ah)
+        self.positive(name, ah + 2)
         if self.running and (first := getattr(self.running, name)) != self.values[name]:
             why = f"differs from the {first} of the first start, a restart cannot change it"
-            self.correct(name, first, why, f"{name} changed")
+            self.correct(name, first, why, ah + 3)
 
     def prefork(self) -> None:
         v = self.values
-        self.limit("ServerLimit")
+        self.limit("ServerLimit", 175)
         most = v["ServerLimit"]
-        why = f"is above the ServerLimit of {most}"
-        self.at_most("MaxRequestWorkers", most, why, "MaxRequestWorkers high")
-        self.positive("MaxRequestWorkers", "StartServers", "MinSpareServers")
+        self.at_most("MaxRequestWorkers", most, f"is above the ServerLimit of {most}", 180)
+        self.positive("MaxRequestWorkers", 182)
+        self.positive("StartServers", 184)
+        self.positive("MinSpareServers", 186)
         # from here on httpd says nothing
         self.at_least("MaxSpareServers", v["MinSpareServers"] + 1, "is not above MinSpareServers")
         self.at_most("StartServers", v["MaxRequestWorkers"], "is above MaxRequestWorkers")
 
     def threads(self) -> None:
         v = self.values
-        self.limit("ServerLimit")
-        self.limit("ThreadLimit")
+        self.limit("ServerLimit", 300)
+        self.limit("ThreadLimit", 305)
         most = v["ThreadLimit"]
-        why = f"is above the ThreadLimit of {most}"
-        self.at_most("ThreadsPerChild", most, why, "ThreadsPerChild high")
-        self.positive("ThreadsPerChild")
+        self.at_most("ThreadsPerChild", most, f"is above the ThreadLimit of {most}", 310)
+        self.positive("ThreadsPerChild", 312)
         threads, limit = v["ThreadsPerChild"], v["ServerLimit"]
         why = f"is below the ThreadsPerChild of {threads}, the threads of one child"
-        self.at_least("MaxRequestWorkers", threads, why, "MaxRequestWorkers low")
+        self.at_least("MaxRequestWorkers", threads, why, 314)
         processes = v["MaxRequestWorkers"] // threads
         why = f"is not a multiple of the ThreadsPerChild of {threads}"
-        self.at_most("MaxRequestWorkers", processes * threads, why, "MaxRequestWorkers multiple")
+        self.at_most("MaxRequestWorkers", processes * threads, why, 316)
         if processes > limit:
             # The limit on processes is obeyed, the variable keeps its value: Directives has both.
             asked = f"MaxRequestWorkers {v['MaxRequestWorkers']} needs {processes} processes"
             served = f"the ServerLimit of {limit}: {limit * threads} connections are served"
-            self.note("MaxRequestWorkers high", f"{asked}, above {served}")
+            self.note(f"{asked}, above {served}", 318)
             processes = limit
-        self.positive("StartServers", "MinSpareThreads")
+        self.positive("StartServers", 320)
+        self.positive("MinSpareThreads", 322)
         # from here on httpd says nothing
         least = v["MinSpareThreads"] + threads + 1
         why = "is below MinSpareThreads + ThreadsPerChild + 1"

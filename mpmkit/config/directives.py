@@ -29,9 +29,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mpmkit.config import access, values
-from mpmkit.config.alias import Redirection, alias, redirect
+from mpmkit.config.alias import EnvRule, Redirection, alias, redirect, setter
 from mpmkit.config.log_format import COMBINED, COMMON
-from mpmkit.config.setenvif import EnvRule, setter
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import foreign
 from mpmkit.config.values import Words, append, update
@@ -72,18 +71,13 @@ def per_mpm(prefork: Any, worker: Any, event: Any) -> dict[str, Any]:
     return {"prefork": prefork, "worker": worker, "event": event}
 
 
-def old_name(name: str, today: str) -> tuple[dict[str, Any]]:
-    return ({"name": name, "renamed": today, "doc": f"Old name of {today}"},)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directives:
     """What the server will do: the effective value of every directive.
 
     Each attribute is defined with the row of its directive.  Seconds are floats, sizes are ints in the
     unit of the directive, files are absolute if ServerRoot is.  Make one with `checks.check`;
-    `dataclasses.replace` makes variants but corrects nothing.
-    """
+    `dataclasses.replace` makes variants but corrects nothing."""
 
     mpm: str
     # fmt: off
@@ -108,10 +102,11 @@ class Directives:
         doc="Height of the scoreboard: the maximum number of processes until a stop and start")
     MaxRequestWorkers: int = count("connections", per_mpm(256, 400, 400),
         "Connections served at the same time; others wait in the listen queue",
-        also=old_name("MaxClients", "MaxRequestWorkers"))
+        also=({"name": "MaxClients", "renamed": "MaxRequestWorkers", "doc": "Old name of MaxRequestWorkers"},))
     MaxConnectionsPerChild: int = count("connections", 0, low=0,
         doc="A child ends after this many; 0 is never",
-        also=old_name("MaxRequestsPerChild", "MaxConnectionsPerChild"))
+        also=({"name": "MaxRequestsPerChild", "renamed": "MaxConnectionsPerChild",
+               "doc": "Old name of MaxConnectionsPerChild"},))
     AsyncRequestWorkerFactor: float = directive(values.factor, per_mpm(0.0, 0.0, 2.0),
         "Connections beyond its threads that a child takes for each idle thread; only the "
         "integer part counts, and less than 1 counts as 1",
@@ -122,8 +117,7 @@ class Directives:
         "Before the first fork, fix the reference counts of what children use, so that its pages stay "
         "shared; takes effect at the start, on Python 3.12 to 3.14", source="mpmkit")
     GracefulShutdownTimeout: float = directive(values.seconds, 0.0,
-        "How long graceful-stop waits for children; 0 is forever",
-        takes="number", unit="s", source="mpm")
+        "How long graceful-stop waits for children; 0 is forever", takes="number", unit="s", source="mpm")
     # Listening
     Listen: tuple[values.ListenAddress, ...] = directive(values.listen, (), "Where to listen",
         takes="[address:]port [protocol]", source="mpm", args=(1, 2), merge=append)
@@ -140,8 +134,7 @@ class Directives:
     ReceiveBufferSize: int = bounded("bytes", 0, "Kernel's receive buffer, from 512; 0 is the system's",
         source="mpm", low=512, or_zero=True)
     # The server and its files
-    ServerRoot: str | None = directive(values.text, None,
-        "Directory to which relative file names refer",
+    ServerRoot: str | None = directive(values.text, None, "Directory to which relative file names refer",
         takes="directory", httpd="/usr/local/apache2")
     ServerName: str = directive(values.text, "", "The server's own name: host[:port]",
         takes="host[:port]", httpd="looked up")
@@ -158,11 +151,9 @@ class Directives:
     ScoreBoardFile: str | None = directive(values.text, None,
         "File for the scoreboard, so that other programs can read it; without it the memory has no name",
         takes="file", source="mpm")
-    User: str | None = directive(values.user, None,
-        "User the children become, if started as root",
+    User: str | None = directive(values.user, None, "User the children become, if started as root",
         where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
-    Group: str | None = directive(values.text, None,
-        "Group the children become, if started as root",
+    Group: str | None = directive(values.text, None, "Group the children become, if started as root",
         where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
     ErrorLog: str | None = directive(values.text, None,
         "File for the error log; without it, standard error", takes="file", httpd="logs/error_log")
@@ -173,17 +164,15 @@ class Directives:
         takes="level", args=SOME, where="outside", merge=values.keep_if_none)
     module_levels: dict[str, str]  # those of LogLevel for single modules
     LogFormat: dict[str, str] = directive(lambda words: {"".join(words[1:]): words[0]},
-        {"common": COMMON, "combined": COMBINED},
-        "A format for the access log, and a nickname for it", takes="format [nickname]",
-        source="mod_log_config", args=(1, 2), merge=update)
+        {"common": COMMON, "combined": COMBINED}, "A format for the access log, and a nickname for it",
+        takes="format [nickname]", source="mod_log_config", args=(1, 2), merge=update)
     CustomLog: tuple[Words, ...] = directive(values.custom_log, (),
         "Access log: a file or |program, and a format or nickname", takes="file format [env=[!]variable]",
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
                "doc": "Access log in the last LogFormat without a nickname"},))
     ExtendedStatus: bool = switch(False,
-        "Keep each worker's request, client and times; LoadModule status_module turns it on",
-        where="main")
+        "Keep each worker's request, client and times; LoadModule status_module turns it on", where="main")
     ServerTokens: str = directive(values.choice(
         "Full", "OS", "Minimal", "Minor", "Major", "ProductOnly", min="Minimal", prod="ProductOnly"),
         "Full", "How much the Server header says", where="main", takes="Full|OS|Minimal|Minor|Major|Prod")
@@ -196,8 +185,7 @@ class Directives:
     KeepAliveTimeout: float = directive(values.time, 5.0,
         "Longest wait for the next request; 0 is no keep-alive",
         where="connection", takes="time", unit="s", source="http_core")
-    MaxKeepAliveRequests: int = directive(values.number, 100,
-        "N allows N + 1 requests; 0 is no limit",
+    MaxKeepAliveRequests: int = directive(values.number, 100, "N allows N + 1 requests; 0 is no limit",
         where="connection", takes="number", unit="requests", source="http_core")
     RequestReadTimeout: values.RequestReadTimeout = directive(
         values.read_timeout, values.RequestReadTimeout(),
@@ -224,8 +212,7 @@ class Directives:
         "On: TLS on sockets whose Listen says https, or on all if none does. Unset: on those that say "
         "https", source="mod_ssl", httpd="Off")
     SSLCertificateFile: str | None = directive(values.text, None,
-        "File with the server's certificate and its chain, in PEM",
-        takes="file", source="mod_ssl")
+        "File with the server's certificate and its chain, in PEM", takes="file", source="mod_ssl")
     SSLCertificateKeyFile: str | None = directive(values.text, None,
         "File with the certificate's private key in PEM, not encrypted; without it, the key is in "
         "SSLCertificateFile", takes="file", source="mod_ssl")
@@ -268,8 +255,7 @@ class Directives:
     handlers: dict[str, str] = directive(values.by_extension, {},
         "A handler for file name extensions", name="AddHandler",
         takes="handler .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
-    SetHandler: str | None = directive(
-        lambda words: None if words[0].lower() == "none" else words[0], None,
+    SetHandler: str | None = directive(lambda words: None if words[0].lower() == "none" else words[0], None,
         "The handler for everything here", takes="handler|None", where="any")
     Options: Words = directive(values.options, ("FollowSymLinks",), "What is allowed in a directory",
         takes="[+-]option ...", args=SOME, where="any", merge=values.signed, over=values.signed)
@@ -281,9 +267,8 @@ class Directives:
     FallbackResource: str = directive(
         lambda words: "" if words[0].lower() == "disabled" else values.site_path(words[0]), "",
         "Answers for paths without a file", takes="path|disabled", source="mod_dir", where="any")
-    ForceType: str | None = directive(
-        lambda words: None if (kind := words[0].lower()) == "none" else kind, None,
-        "The media type of all files here", takes="type|None", where="section")
+    ForceType: str | None = directive(lambda words: None if (kind := words[0].lower()) == "none" else kind,
+        None, "The media type of all files here", takes="type|None", where="section")
     aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",
         takes="path file", source="mod_alias", args=(2, 2), merge=append, over=values.prepend,
@@ -316,8 +301,7 @@ class Directives:
         values.seconds, source="mod_proxy", httpd="Timeout")
     ProxySet: tuple[tuple[str, dict[str, float]], ...] = directive(values.proxy_set, (),
         "Connections to a FastCGI backend: enablereuse=on keeps them, at most max in each process",
-        takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append,
-        over=values.prepend)
+        takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append, over=values.prepend)
     # fmt: on
     sections: tuple[Section, ...] = ()
     hosts: tuple[VirtualHost, ...] = ()

@@ -1,7 +1,5 @@
 """What a configuration needs of the machine: directories, certificates, user and group."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 

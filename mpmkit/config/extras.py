@@ -1,7 +1,5 @@
 """Packages that the base installation does not bring."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -10,8 +10,6 @@
 for each request: server/hosts.py.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,17 +24,16 @@ Chains = dict[Address, list[VirtualHost]]
 
 def addresses(host: Host) -> tuple[Address, ...]:
     """The addresses of a <VirtualHost>; a name stays a name. Raises DirectiveError."""
-    return tuple(_address(word, host) for word in host.addresses)
-
-
-def _address(word: str, host: Host) -> Address:
-    name, colon, port = word.rpartition(":")
-    if not colon or not re.fullmatch(r"[0-9]+|\*", port) or (":" in name and name[-1:] != "]"):
-        name, port = word, "*"
-    if port != "*" and not 0 < int(port[:9]) < 65536:
-        text = f"<VirtualHost {word}>: a port is 1..65535, or * for any"
-        raise DirectiveError(text, directive="VirtualHost", file=host.file, line=host.line)
-    return canonical_address(name.strip("[]")), 0 if port == "*" else int(port)
+    found: list[Address] = []
+    for word in host.addresses:
+        name, colon, port = word.rpartition(":")
+        if not colon or not re.fullmatch(r"[0-9]+|\*", port) or (":" in name and name[-1:] != "]"):
+            name, port = word, "*"
+        if port != "*" and not 0 < int(port[:9]) < 65536:
+            text = f"<VirtualHost {word}>: a port is 1..65535, or * for any"
+            raise DirectiveError(text, directive="VirtualHost", file=host.file, line=host.line)
+        found.append((canonical_address(name.strip("[]")), 0 if port == "*" else int(port)))
+    return tuple(found)
 
 
 def canonical_address(text: str) -> str:

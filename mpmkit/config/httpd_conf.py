@@ -8,7 +8,7 @@ The part of Apache's configuration language that this file knows::
     Define NAME [value]    UnDefine NAME     ${NAME} in any later line, else the environment
     LoadModule mpm_event_module modules/...  chooses the MPM
     Include conf/extra/*.conf                relative to ServerRoot; IncludeOptional may find none
-    <IfModule [!]mpm_event_module> ...       the lines within count if it holds: conditions.py
+    <IfModule [!]mpm_event_module> ...       the lines within count if it holds
     <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
     <RequireAll> <Limit GET> ...             groups: each line knows those around it, Setting.within
     <VirtualHost addr:port ...>              a site of its own: becomes a Host
@@ -19,16 +19,15 @@ Directives of OBEYED and containers of CONTAINERS are obeyed here; everything el
 Errors are DirectiveError and name file and line.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from mpmkit.config import conditions, settings
+from mpmkit.config import settings
+from mpmkit.config.directives import SPECS
 from mpmkit.config.environment import text_of
-from mpmkit.config.modules import Modules
+from mpmkit.config.modules import Modules, version_holds
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting
 from mpmkit.config.unsupported import foreign
 
@@ -49,8 +48,7 @@ class Source:
     before       lines or Settings ahead of the file (-C); `after` behind it (-c)
     defines      names (-D), each may be "NAME=value" (httpd defines that as it is; here, NAME, too)
     server_root  ServerRoot, unless the file sets it (-d); without it, the directory that the
-                 file is in (mpmkit: httpd has one compiled in)
-    """
+                 file is in (mpmkit: httpd has one compiled in)"""
 
     file: str = "<string>"
     text: str | None = None
@@ -109,8 +107,7 @@ class _Container:
 
     counts    whether the lines in it are read
     kind      "server", "host", "section", "group", "foreign"; "" for a condition, and what is left out
-    section   of a section, without its settings
-    """
+    section   of a section, without its settings"""
 
     setting: Setting
     counts: bool = False
@@ -286,13 +283,26 @@ class _Reader:
                 raise DirectiveError.at(setting, text)
 
     def condition(self, here: _Container) -> None:
-        read = {*OBEYED, *map("<".__add__, CONTAINERS)}
-
-        def exists(name: str) -> bool:
-            return os.path.exists(os.path.join(self.root, name))
-
-        known = self.conf.modules, self.conf.defines, exists, read
-        here.counts = conditions.holds(here.setting, *known)
+        """<IfModule> and the like: their lines count if it holds. A "!" turns the answer round."""
+        name, args = here.setting.name, here.setting.args
+        if name.lower() == "ifversion":
+            here.counts = version_holds(args)
+            return
+        if len(args) != 1:
+            raise ValueError(f"<{name}> takes one name, here are {len(args)}")
+        word = args[0].removeprefix("!")
+        match name.lower():
+            case "ifmodule":
+                holds = self.conf.modules.has(word)
+            case "ifdefine":
+                holds = word in self.conf.defines
+            case "iffile":
+                holds = os.path.exists(os.path.join(self.root, word))
+            case _:  # <IfDirective> and <IfSection>: httpd or mpmkit knows such a one
+                known = f"<{word}".lower()[name.lower() != "ifsection" :]
+                obeyed = {*OBEYED, *map("<".__add__, CONTAINERS)}
+                holds = known in obeyed or known in SPECS or foreign(known) is not None
+        here.counts = holds != args[0].startswith("!")
 
     def open_host(self, here: _Container) -> None:
         setting = here.setting
@@ -400,9 +410,10 @@ class _Reader:
 
 
 # What a container does when it is entered.
+IF = ("ifmodule", "ifdefine", "iffile", "ifdirective", "ifsection", "ifversion")
 GROUPS = ("requireany", "requireall", "requirenone", "limit", "limitexcept")
 CONTAINERS: dict[str, Callable[[_Reader, _Container], None]] = {
-    **dict.fromkeys(conditions.NAMES, _Reader.condition),
+    **dict.fromkeys(IF, _Reader.condition),
     **dict.fromkeys(KINDS, _Reader.open_section),
     **dict.fromkeys(GROUPS, _Reader.open_group),
     "virtualhost": _Reader.open_host,

@@ -1,7 +1,5 @@
 """Settings from Python values: what `launch("event", ThreadsPerChild=8)` means as lines of a file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mpmkit.config.directives import spec_for

@@ -1,7 +1,5 @@
 """The text of a LogFormat cut into pieces, for what writes access logs and what reads them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,9 +1,14 @@
-"""httpd's modules: which of them mpmkit is, which a LoadModule may name, and which MPM it chooses."""
+"""httpd's modules: which of them mpmkit is, which a LoadModule may name, which MPM it chooses; its version."""
 
-from __future__ import annotations
+import re
+from operator import eq, ge, gt, le, lt
 
 from mpmkit.config.settings import MPMS, DirectiveError, Note, Setting
 from mpmkit.config.unsupported import lacking_modules
+from mpmkit.config.values import Words
+
+HTTPD_VERSION = (2, 4, 71)  # of the httpd that mpmkit is compared with
+_COMPARE = {"=": eq, "==": eq, ">": gt, ">=": ge, "<": lt, "<=": le}
 
 # Modules whose directives or effects mpmkit has itself, with httpd's names for their sources: always
 # there, LoadModule or not.
@@ -37,8 +42,7 @@ class Modules:
     """The modules of one reading of a configuration.
 
     mpm      the MPM that <IfModule> is true for; loaded_mpm: the one a LoadModule named
-    loaded   the names of LoadModule lines, each once
-    """
+    loaded   the names of LoadModule lines, each once"""
 
     def __init__(self, mpm: str | None) -> None:
         self.mpm = mpm
@@ -83,3 +87,27 @@ class Modules:
         named = {one: _FILES.get(one, f"mod_{one.removesuffix('_module')}.c") for one in loaded}
         files = named | self.static
         return name in files or name in files.values()
+
+
+def version_holds(words: Words) -> bool:
+    """<IfVersion [[!]op] 2.4.6>, also ~ and /.../: mod_version's comparison with HTTPD_VERSION; what a version
+    leaves out is 0. Raises ValueError."""
+    *signs, wanted = words or ("",)
+    sign = " ".join(signs) or "="
+    compare = sign.removeprefix("!")
+    slashes = re.fullmatch("/(.+)/", wanted) if compare in ("=", "==") else None
+    try:
+        if slashes or compare == "~":
+            pattern = slashes[1] if slashes else wanted
+            found = re.search(pattern, ".".join(map(str, HTTPD_VERSION))) is not None
+        elif compare not in _COMPARE:
+            known = f'{" ".join(_COMPARE)} and ~, each also after a "!"'
+            raise ValueError(f'knows {known}, not "{sign}"')
+        elif not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}", wanted):
+            raise ValueError(f'takes a version such as 2.4 or 2.4.6, not "{wanted}"')
+        else:
+            numbers = [int(number) for number in wanted.split(".")]
+            found = _COMPARE[compare](HTTPD_VERSION, (*numbers, 0, 0)[:3])
+    except (ValueError, re.error) as error:
+        raise ValueError(f"<IfVersion> {error}") from None
+    return found != sign.startswith("!")

@@ -5,12 +5,10 @@ rare (`\\Q`, `\\h`, `\\R`, octal numbers, comments), is a ValueError: a rule tha
 than a server that does not start.
 """
 
-from __future__ import annotations
-
 import re
 from posixpath import normpath
 
-from mpmkit.config.values import NAMES
+from mpmkit.config.values import encoded
 
 _POSIX = {
     "alpha": r"a-zA-Z", "digit": r"0-9", "alnum": r"a-zA-Z0-9", "upper": r"A-Z", "lower": r"a-z",
@@ -29,7 +27,7 @@ def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
     A <Directory> is compared with its slash, and holds for all that begins with a match.
     Raises ValueError with the remedy."""
     if kind.endswith("Match"):
-        text = _Translation(_as_bytes(arg)).text()
+        text = _Translation(encoded(arg).decode("latin-1")).text()
     elif re.search(r"[*?]|\[.*\]", re.sub(r"(?s)\\.", "", arg), re.DOTALL):
         text = r"\A" + translate_wild_cards(arg) + ("" if kind == "Directory" else r"\Z")
     else:  # apr_fnmatch_test: without these, not even a backslash means anything
@@ -53,7 +51,7 @@ def translate_wild_cards(text: str) -> str:
     """apr_fnmatch with APR_FNM_PATHNAME: nothing but a slash matches a slash. Raises ValueError for a bracket
     that begins no class of letters, digits and dots."""
     out = []
-    for negated, members, wild, char in _WILD.findall(_as_bytes(text)):
+    for negated, members, wild, char in _WILD.findall(encoded(text).decode("latin-1")):
         if members:
             out.append(f"(?!/)[{'^' * bool(negated)}{members}]")
         elif wild == "[":
@@ -65,11 +63,6 @@ def translate_wild_cards(text: str) -> str:
 
 # A class, another sign that means something, or a character with or without a backslash.
 _WILD = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]|([*?[])|\\?(.)", re.ASCII | re.DOTALL)
-
-
-def _as_bytes(text: str) -> str:
-    """The bytes of a text, one character each."""
-    return text.encode(NAMES, "surrogateescape").decode("latin-1")
 
 
 def _literal(char: str) -> str:
@@ -94,26 +87,24 @@ class _Translation:
 
     def text(self) -> str:
         while self.rest:
-            char = self.rest[0]
-            if self.take(r"\\"):
+            # Numbers and commas may be within a quantifier.
+            if found := self.take(r"[.*+?,}0-9^]|\{(?=\d+(,\d*)?\})"):
+                self.out.append(found[0])
+            elif self.take(r"\\"):
                 self.out.append(self.escape())
             elif self.take(r"\["):
                 self.out.append(self.char_class())
             elif self.take(r"\("):
                 self.group()
-            elif self.take(r"[)|]"):
-                self.end_of_branch(char)
+            elif found := self.take(r"[)|]"):
+                self.end_of_branch(found[0])
             elif self.take(r"\$"):
                 self.out.append(r"\Z")
-            elif self.take(r"\{(?!\d+(,\d*)?\})"):
-                if self.rest.startswith(","):
-                    raise self.no("{,")
-                self.out.append(r"\{")
-            elif self.take(r"[.*+?{},0-9^]"):  # numbers and commas within a quantifier, too
-                self.out.append(char)
+            elif self.take(r"\{,"):
+                raise self.no("{,")
             else:
+                self.out.append(_literal(self.rest[0]))
                 self.rest = self.rest[1:]
-                self.out.append(_literal(char))
         if len(self.scopes) > 1:
             raise ValueError("has an open parenthesis: close it, or write \\(")
         return "".join(self.out) + ")" * bool(self.scopes[0])

@@ -7,8 +7,6 @@ mod_mime
     ignored  AddLanguage 80
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 

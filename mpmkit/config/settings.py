@@ -20,8 +20,7 @@ SHOWN = 10  # a whole page of errors hides the one that causes the others
 class Setting:
     """One directive as it was written; ``file`` is "" when it comes from no file.
 
-    ``within`` are the <Limit>, <RequireAny> and the like around it in its section, the outer first.
-    """
+    ``within`` are the <Limit>, <RequireAny> and the like around it in its section, the outer first."""
 
     name: str
     args: Words = ()
@@ -40,8 +39,7 @@ class Section:
     """``<Location "/x"> ... </Location>``: directives for a part of the site.
 
     ``kind`` is one of SECTIONS or CONDITIONS, ``arg`` the path, name or pattern with its quotes
-    removed. ``outer`` is the section that this one is in, without settings.
-    """
+    removed. ``outer`` is the section that this one is in, without settings."""
 
     kind: str
     arg: str
@@ -76,8 +74,7 @@ class Spec:
         any          in a section, too; outside: it has no effect there
         section      only in a section
     ``attribute`` is that of `Directives` ("" for a directive that is read and not used). ``merge`` joins a
-    line with those before it, ``over`` a section or a host with what is around it.
-    """
+    line with those before it, ``over`` a section or a host with what is around it."""
 
     name: str
     parse: Callable[[Words], Any]
@@ -161,8 +158,7 @@ class DirectiveError(ValueError):
 
     ``str()`` is one line for each problem, ``file:line: what is wrong: the remedy``, and no more
     than SHOWN of them.  ``problems`` holds one DirectiveError for each (a single problem holds
-    itself), ``ah`` is the id of httpd's message for the same mistake.
-    """
+    itself), ``ah`` is the id of httpd's message for the same mistake."""
 
     def __init__(
         self, text: str, *, directive: str = "", file: str = "", line: int = 0, ah: str = "AH00526"

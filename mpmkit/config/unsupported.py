@@ -11,15 +11,12 @@ httpd_directives.txt is the table: a line for each class and module. It is read 
 such directive, so that other servers' children do not carry it. (Modules: modules.py.)
 """
 
-from __future__ import annotations
-
 import re
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
 from mpmkit.config import access
-from mpmkit.config.settings import Host, Note, Setting
+from mpmkit.config.settings import Setting
 
 TABLE = f"{__file__.rpartition('/')[0]}/httpd_directives.txt"
 QUIET, IGNORED, CLOSED, REFUSED = FATES = ("quiet", "ignored", "closed", "refused")
@@ -27,7 +24,6 @@ HANDLERS = ("wsgi-script", "cgi-script", "default-handler", "none", "server-stat
 RUNNERS = re.compile("(fcgi|scgi|uwsgi|ajp)://")
 PROGRAM_TYPES = "application/x-httpd-"  # so begin media types that are handlers: mod_php's
 DEFAULTS = {"mergeslashes": "on", "stricthostcheck": "off"}  # of refused directives
-SHOWN = 8  # names in one warning
 
 
 class Foreign(NamedTuple):
@@ -103,85 +99,3 @@ def _table() -> dict[str, Foreign]:
                 shown = f"{name}>" if name.startswith("<") else name
                 rows[name.lower()] = Foreign(shown, owner, fate, where.get(word[-1], "any"))
     return rows
-
-
-class Lacking:
-    """The lines of one configuration that mpmkit does not have, of the server or of one host.
-
-    strict: each is refused. server: a host's server, which says what is ignored for both."""
-
-    def __init__(self, strict: bool = False, server: Lacking | None = None) -> None:
-        self.strict = strict
-        self._own = server is None
-        self._ignored: dict[str, list[Setting]] = server._ignored if server else {}  # by module
-        self._handlers: set[str] = set()
-        self._notes: list[Note] = []
-
-    def take(self, row: Foreign, setting: Setting) -> None:
-        """One line of a directive that mpmkit does not have. Raises ValueError if it is refused."""
-        fate = row.fate_of(setting)
-        if fate == REFUSED or (self.strict and fate != QUIET):
-            raise ValueError(row.refusal)
-        words = " ".join(setting.args)
-        if row.name == "AllowOverride" and words.lower() != "none":
-            self._note(f"AllowOverride {words}: .htaccess files are never read", setting)
-        elif fate == QUIET:
-            self._note(f"{row.name} has no effect in mpmkit", setting, "debug")
-        elif setting.name.lower() not in access.CLOSED:
-            self._ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
-            if row.name == "RewriteRule" and (_forbids(setting) or RUNNERS.search(words)):
-                why = "protects nothing: mpmkit does not rewrite, write Require all denied"
-                self._note(f"RewriteRule {words} {why}", setting)
-
-    def handler(self, setting: Setting) -> None:
-        """A line that may name a handler. Raises ValueError for one that is not here, if that is refused."""
-        if not lacks_handler(setting) or (name := setting.args[0]) in self._handlers:
-            return
-        why = f"there is no handler {name!r} here"
-        if self.strict:
-            raise ValueError(f"{why}; use one of {', '.join(HANDLERS)}")
-        self._handlers.add(name)
-        self._closes(setting, why)
-
-    def without_programs(self, host: Host) -> Host:
-        """The lines of a host with a Redirect to the status 403 in place of each that `runs_programs`."""
-        if self.strict:
-            return host
-
-        def closed(setting: Setting) -> Setting:
-            if not runs_programs(setting):
-                return setting
-            self._closes(setting, "write SetHandler proxy:fcgi://HOST:PORT in a <FilesMatch>")
-            path = () if RUNNERS.search(setting.args[0]) else setting.args[:1]
-            name = "RedirectMatch" if path and setting.name[-1] in "hH" else "Redirect"
-            return replace(setting, name=name, args=("403", *path))
-
-        parts = [replace(one, settings=tuple(map(closed, one.settings))) for one in host.sections]
-        return replace(host, settings=tuple(map(closed, host.settings)), sections=tuple(parts))
-
-    def _closes(self, setting: Setting, why: str) -> None:
-        line = " ".join((setting.name, *setting.args))
-        self._note(f"closed: what {line} is for answers 403: {why}", setting)
-
-    def _note(self, text: str, setting: Setting, level: str = "warn") -> None:
-        self._notes.append(Note("", level, text + setting.place))
-
-    def notes(self) -> list[Note]:
-        """A warning for each module, and what single lines have given rise to."""
-        modules = self._ignored.items() if self._own else ()
-        texts = [f"no effect in mpmkit ({module}): {_names(lines)}" for module, lines in modules]
-        return [*(Note("", "warn", text) for text in texts), *self._notes]
-
-
-def _forbids(setting: Setting) -> bool:
-    """A RewriteRule with the flag F, G or R=4xx: what it matches is refused."""
-    flags = "".join(setting.args[2:3]).strip("[]").lower().split(",")
-    return any(re.fullmatch(r" *(f|forbidden|g|gone|r(edirect)?=4..) *", flag) for flag in flags)
-
-
-def _names(lines: list[Setting]) -> str:
-    """`AddIcon, IndexOptions and 3 more (52 lines, the first httpd.conf:12)`"""
-    names = list({line.name.lower(): line.name for line in lines}.values())
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    count = f"{len(lines)} lines, the first " if len(lines) > 1 else ""
-    return ", ".join(names[:SHOWN]) + more + lines[0].place.replace("(", f"({count}", 1)

@@ -5,8 +5,6 @@ the second half of a sentence that starts with the name. `Spec.parse` is one of 
 At the end are the rules for a repeated name: `Spec.merge` is one of those.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import operator
 import re
@@ -24,6 +22,11 @@ TRACES = tuple(f"trace{number}" for number in range(1, 9))
 INT_MAX = 2**31 - 1
 NAMES = sys.getfilesystemencoding()  # how `os` reads names of files, with surrogateescape
 LONGEST_WAIT = 2_000_000  # seconds; `poll` takes its milliseconds in 31 bits
+
+
+def encoded(text: str) -> bytes:
+    """The bytes that a name or a path stands for."""
+    return text.encode(NAMES, "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,7 @@ class RequestReadTimeout:
     """How long a client may take to send a stage of its request (mod_reqtimeout).
 
     A stage has ``init`` seconds; each ``rate`` bytes received add one second, up to ``max`` seconds
-    in all.  An init of 0 switches the stage off; a rate of 0 adds nothing; a max of 0 is no limit.
-    """
+    in all.  An init of 0 switches the stage off; a rate of 0 adds nothing; a max of 0 is no limit."""
 
     handshake_init: float = 0.0
     handshake_max: float = 0.0

@@ -50,18 +50,13 @@ class Access(NamedTuple):
     require: Group | None = None
     compat: Compat | None = None
     users: bool | None = None  # AuthType asks for users, which is nothing with a Require
-    tls: bool = False
-    closed: bool = False  # no client is admitted
+    tls: bool | None = None  # True: only by TLS
+    closed: bool | None = None  # True: no client is admitted
 
     def over(self, base: "Access") -> "Access":
         """What holds when this section is merged upon another."""
-        return Access(
-            self.require or base.require,
-            self.compat or base.compat,
-            base.users if self.users is None else self.users,
-            self.tls or base.tls,
-            self.closed or base.closed,
-        )
+        merged: Any = (old if new is None else new for new, old in zip(self, base, strict=True))
+        return Access(*merged)
 
     @property
     def admits_all(self) -> bool:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.handlers.gateway import OF_THE_SERVER, Environ, Script, latin
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed, StderrLines
+from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed
 from mpmkit.http.messages import Request, RequestError
 from mpmkit.server.connection import receive
 
@@ -93,46 +93,39 @@ class CgiScripts(Programs):
 class Program(Output):
     """One running program, and its answer. Raises ScriptFailed when it can't be started."""
 
+    says = "stderr from {}: {}", "AH01215"
+
     def __init__(
         self, handler: CgiScripts, environ: Environ, request: Request, conn: Connection, file: str
     ) -> None:
-        self.name = os.path.basename(file)
-        self._file, self._request, self._conn = file, request, conn
-        self._timeout = handler.timeout
+        super().__init__(handler, conn, file)
+        self._request, self._timeout = request, handler.timeout
         self._at_end = self._silent = False  # its output, its stderr has come to its end
-        self._stderr = StderrLines(
-            lambda text: handler.log("error", f"stderr from {file}: {text}", "AH01215", conn)
-        )
         self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
-        opened: list[int] = []
+        held: tuple[int, ...] = ()
+        reads = subprocess.DEVNULL if request.length == 0 else subprocess.PIPE
         try:
-            self._out, theirs_out = _pipe(opened)
-            self._err, theirs_err = _pipe(opened)
-            # The program holds the first of these; see the module's docstring.
-            self._held, self._line = _pipe(opened)
-            self._in, theirs_in = -1, subprocess.DEVNULL
-            if request.length != 0:
-                theirs_in, self._in = _pipe(opened)
-                os.set_blocking(self._in, False)
+            held = os.pipe()  # the program holds the first of these; see the module's docstring
             env = {key: value.encode("latin-1") for key, value in environ.items()}
-            how: Any = {"cwd": os.path.dirname(file), "env": env, "process_group": 0}
-            how |= {"stdin": theirs_in, "stdout": theirs_out, "stderr": theirs_err}
-            self._process = subprocess.Popen([os.fsencode(file)], pass_fds=(self._held,), **how)
+            how: Any = {"cwd": os.path.dirname(file), "env": env, "process_group": 0, "bufsize": 0}
+            how |= {"stdin": reads, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            self._process = subprocess.Popen([os.fsencode(file)], pass_fds=held[:1], **how)
         except (OSError, ValueError) as error:
-            for fd in opened:
+            for fd in held:
                 os.close(fd)
             why = REMEDIES.get(getattr(error, "errno", 0) or 0) or getattr(error, "strerror", None)
             text = f"exec of '{file}' failed: {why or error}"
             raise ScriptFailed(500, text, "AH01223") from None
-        for fd in (theirs_out, theirs_err, theirs_in):
-            if fd >= 0:
-                os.close(fd)
+        self._held, self._line = held
+        self._pipes: Any = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._in, self._out, self._err = (pipe.fileno() if pipe else -1 for pipe in self._pipes)
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._poll.register(self._err, select.POLLIN)
         # Only a reset counts: a half-closed client still waits for the answer.
         self._poll.register(conn.fd, 0)
         if self._in >= 0:
+            os.set_blocking(self._in, False)
             self._poll.register(self._in, select.POLLOUT)
         # From now on the group gets SIGTERM when this process dies, in any way.
         fcntl.fcntl(self._held, fcntl.F_SETOWN, -self._process.pid)
@@ -140,35 +133,30 @@ class Program(Output):
         fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_ASYNC)
 
     def head(self) -> Head:
-        head = super().head()
-        if head.length is None and not head.location:
-            length = self._short()
-            # A HEAD without a body does not show how long the body of a GET is.
-            if length or self._request.method != "HEAD":
-                head = head._replace(length=length)
-        return head
-
-    def _short(self) -> int | None:
-        """The body's length, if all of it comes within SHORT_WAIT seconds and is at most SHORT bytes."""
-        until = monotonic() + SHORT_WAIT
+        """Its length, too, if all of a body of at most SHORT bytes comes within SHORT_WAIT seconds."""
+        head, until = super().head(), monotonic() + SHORT_WAIT
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
-        while len(self.first) <= SHORT and poll.poll(max(0.0, until - monotonic()) * 1000):
+        while head.length is None and not head.location and len(self.first) <= SHORT:
+            if not poll.poll(max(0.0, until - monotonic()) * 1000):
+                break
             if not (piece := self._receive()):
-                return len(self.first)
+                # A HEAD without a body does not show how long the body of a GET is.
+                known = self.first or self._request.method != "HEAD"
+                return head._replace(length=len(self.first) if known else None)
             self.first += piece
-        return None
+        return head
 
     def read(self) -> bytes:
         until = monotonic() + self._timeout
         while not self._at_end:
             if self._in >= 0 and not self._piece:
-                self._piece = memoryview(self._conn.read_body())
+                self._piece = memoryview(self.conn.read_body())
                 if not self._piece:
                     self._end_of_body()
             events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
             if not events:
-                text = f"Timeout waiting for output from CGI script {self._file}"
+                text = f"Timeout waiting for output from CGI script {self.file}"
                 raise ScriptFailed(504, text, "AH01220", "warn")
             for fd, _ in events:
                 if fd == self._out:
@@ -199,7 +187,7 @@ class Program(Output):
 
     def _end_of_body(self) -> None:
         self._poll.unregister(self._in)
-        os.close(self._in)
+        self._pipes[0].close()
         self._in = -1
 
     def _read_stderr(self) -> None:
@@ -207,7 +195,7 @@ class Program(Output):
         if not data:
             self._poll.unregister(self._err)
             self._silent = True
-        self._stderr.feed(data or b"\n")
+        self.stderr(data or b"\n")
 
     def close(self) -> None:
         """At its output's end it may take GRACE seconds for its own exit. Otherwise the whole group gets
@@ -226,10 +214,11 @@ class Program(Output):
         with suppress(BlockingIOError):  # what it left running could still write something
             while not self._silent:
                 self._read_stderr()
-        for fd in (self._out, self._err, self._held, self._line, self._in):
-            if fd >= 0:
-                os.close(fd)
-        self._held = self._in = -1
+        for pipe in filter(None, self._pipes):
+            pipe.close()
+        os.close(self._held)
+        os.close(self._line)
+        self._held = -1
 
     def _exits(self) -> bool:
         """Wait GRACE seconds for the leader's exit, and leave it a zombie: the group's number stays its
@@ -250,9 +239,3 @@ def _schedule(cpus: set[int], policy: int) -> None:
     os.sched_setaffinity(0, cpus)
     if os.sched_getscheduler(0) != policy:
         os.sched_setscheduler(0, policy, os.sched_param(0))
-
-
-def _pipe(opened: list[int]) -> tuple[int, int]:
-    ends = os.pipe()
-    opened += ends
-    return ends

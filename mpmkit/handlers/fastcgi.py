@@ -19,13 +19,14 @@ import os
 import re
 import select
 import socket
+from collections.abc import Iterable
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError
-from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.handlers.gateway import Environ, Redirected, Script
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import PIECE, Output, Programs, ScriptFailed, StderrLines
+from mpmkit.handlers.programs import PIECE, Output, Programs, ScriptFailed
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import Request, RequestError
 from mpmkit.server.connection import receive
@@ -37,6 +38,20 @@ if TYPE_CHECKING:
 SPOOLED = 16384  # bytes of a chunked body that are read before the backend is asked (MAX_MEM_SPOOL)
 SCRIPTS_KEPT = 1024  # of each backend: those whose links were followed
 DEFAULT_PORT = 8000  # of fcgi:// without a port, as in httpd
+
+# A record: version 1 │ type │ request id (2) │ length of content (2) │ of padding │ 0 │ content │ padding.
+# Those of one type are a stream, ended by one without content.
+BEGIN_REQUEST, _, END_REQUEST, PARAMS, STDIN, STDOUT, STDERR = range(1, 8)
+
+RESPONDER = 1  # the role of a backend that makes a response
+KEEP_CONN = 1  # flag of BEGIN_REQUEST: the connection stays after END_REQUEST
+COMPLETE, _, OVERLOADED, _ = range(4)  # END_REQUEST's protocol status
+
+ID = 1  # of the one request that a connection carries at a time
+MOST = 65528  # bytes of content in a record, a multiple of 8: the specification advises it
+_HEAD = Struct(">BBHHBx")
+_BEGIN = Struct(">HB5x")
+_END = Struct(">IB3x")
 
 _HANDLER = re.compile(
     r"proxy:(?:unix:(?P<path>/[^|]+)\|)?(?P<url>fcgi://(?P<host>\[[0-9A-Fa-f:]+\]|[^/:\[\]]+)"
@@ -67,9 +82,9 @@ class Backend(Programs):
                 values.update(settings)
         self.timeout = float(values.get("timeout", d.ProxyTimeout or d.Timeout))
         self._keep = bool(values.get("enablereuse", False))
-        self._most = int(values.get("max", d.ThreadsPerChild))
+        self.most = int(values.get("max", d.ThreadsPerChild)) if self._keep else 0
         self._checked: dict[Script, tuple[int, int, int, int]] = {}  # the version that was checked
-        self._idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
+        self.idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
 
     def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
         """Send the request's head. Raises ScriptFailed."""
@@ -85,8 +100,8 @@ class Backend(Programs):
             if at_end:
                 environ["CONTENT_LENGTH"] = str(len(body))
         items = ((k.encode("latin-1"), v.encode("latin-1")) for k, v in environ.items())
-        head = fcgi.begin(self._keep) + fcgi.stream(fcgi.PARAMS, fcgi.pairs(items), end=True)
-        head += fcgi.stream(fcgi.STDIN, body, end=at_end)
+        head = begin(self._keep) + stream(PARAMS, pairs(items), end=True)
+        head += stream(STDIN, body, end=at_end)
         return Exchange(self, self._take() or self._connect(), conn, head, at_end)
 
     def _check(self, script: Script) -> None:
@@ -133,7 +148,7 @@ class Backend(Programs):
         """A kept connection that is still open, the one used last first; None: no such connection."""
         while True:
             try:
-                sock = self._idle.pop()
+                sock = self.idle.pop()
                 sock.recv(1, socket.MSG_PEEK)
             except IndexError:
                 return None
@@ -143,32 +158,24 @@ class Backend(Programs):
                 pass
             sock.close()  # the backend has closed it, or sent bytes without a request
 
-    def give_back(self, sock: socket.socket) -> None:
-        """The connection has done its request in good order: keep it, up to ProxySet's max."""
-        if self._keep and len(self._idle) < self._most:
-            self._idle.append(sock)
-        else:
-            sock.close()
-
 
 class Exchange(Output):
     """One request on one connection. `out`: the bytes to begin with; `complete`: they are all of it."""
 
     ah = "AH01070"
+    says = "Got error '{1}'", "AH01071"
 
     def __init__(
         self, backend: Backend, sock: socket.socket, conn: Connection, out: bytes, complete: bool
     ) -> None:
-        self.name, self._backend, self._conn = backend.name, backend, conn
-        self._sock: socket.socket | None = sock
+        super().__init__(backend, conn, "")
+        self.name, self._backend = backend.name, backend
+        self._sock, self._closed = sock, False
         self._out = memoryview(out)  # what the backend has not taken yet
         self._complete = complete
         self._in = b""  # what it sent, behind the last whole record
         self._pieces: list[bytes] = []
         self._ended = False
-        self._stderr = StderrLines(
-            lambda text: backend.log("error", f"Got error '{text}'", "AH01071", conn)
-        )
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN | select.POLLOUT)
         self._poll.register(conn.fd, 0)
@@ -178,7 +185,7 @@ class Exchange(Output):
         while not self._pieces and not self._ended:
             try:
                 self._move()
-            except fcgi.FastCgiError as error:
+            except FastCgiError as error:
                 raise ScriptFailed(502, f"{self.name}: {error}", "AH01068") from None
         return self._pieces.pop(0) if self._pieces else b""
 
@@ -191,22 +198,22 @@ class Exchange(Output):
         return body or None
 
     def close(self) -> None:
-        """Keep the connection, or close it if anything is left on it."""
-        sock, self._sock = self._sock, None
-        if sock is None:
+        """Keep the connection for the next request, up to ProxySet's max, if nothing is left on it."""
+        if self._closed:
             return
-        if self._ended and not self._in and not self._out and self._complete:
-            self._backend.give_back(sock)
+        self._closed = True
+        done = self._ended and not self._in and not self._out and self._complete
+        if done and len(self._backend.idle) < self._backend.most:
+            self._backend.idle.append(self._sock)
         else:
-            sock.close()
+            self._sock.close()
 
     def _move(self) -> None:
         """Wait until bytes can go one way or the other, and let them."""
-        assert self._sock is not None
         if not self._out and not self._complete:
-            piece = self._conn.read_body()
+            piece = self.conn.read_body()
             self._complete = not piece
-            self._out = memoryview(fcgi.stream(fcgi.STDIN, piece, end=self._complete))
+            self._out = memoryview(stream(STDIN, piece, end=self._complete))
         if bool(self._out) != self._writing:
             self._writing = bool(self._out)
             self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._writing else 0))
@@ -228,7 +235,6 @@ class Exchange(Output):
                     self._receive()  # it may have said why, before it closed
 
     def _receive(self) -> None:
-        assert self._sock is not None
         try:
             data = receive(self._sock, PIECE)
         except BlockingIOError:
@@ -238,20 +244,76 @@ class Exchange(Output):
         if not data:
             why = "the backend closed the connection within its answer, or without one"
             raise ScriptFailed(502, f"{self.name}: {why}", "AH01067")
-        records, self._in = fcgi.read_records(self._in + data)
+        records, self._in = read_records(self._in + data)
         for kind, number, content in records:
-            if number != fcgi.ID:
-                raise fcgi.FastCgiError(f"a record for request {number}, there is only {fcgi.ID}")
-            if kind == fcgi.STDOUT and content:
+            if number != ID:
+                raise FastCgiError(f"a record for request {number}, there is only {ID}")
+            if kind == STDOUT and content:
                 self._pieces.append(content)
-            elif kind == fcgi.STDERR:
-                self._stderr.feed(content)
-            elif kind == fcgi.END_REQUEST:
-                self._stderr.feed(b"\n")
+            elif kind == STDERR:
+                self.stderr(content)
+            elif kind == END_REQUEST:
+                self.stderr(b"\n")
                 self._ended = True
-                _, status = fcgi.read_end(content)
-                if status == fcgi.OVERLOADED:
+                if len(content) != _END.size:
+                    raise FastCgiError("an END_REQUEST of another length")
+                status = _END.unpack(content)[1]
+                if status == OVERLOADED:
                     raise ScriptFailed(503, f"{self.name}: the backend is overloaded", "AH01075")
-                if status != fcgi.COMPLETE:
+                if status != COMPLETE:
                     why = f"the backend refuses this kind of request (protocol status {status})"
                     raise ScriptFailed(502, f"{self.name}: {why}", "AH01075")
+
+
+# -- FastCGI 1.0 as bytes: no socket here
+
+
+class FastCgiError(ValueError):
+    """Bytes that are not FastCGI 1.0."""
+
+
+def record(kind: int, content: bytes = b"", request: int = ID) -> bytes:
+    """One record, padded to a multiple of 8."""
+    padding = -len(content) % 8
+    return _HEAD.pack(1, kind, request, len(content), padding) + content + bytes(padding)
+
+
+def stream(kind: int, data: bytes, *, end: bool = False) -> bytes:
+    """`data` as records of a stream, and with `end` the one that ends it."""
+    pieces = [record(kind, data[at : at + MOST]) for at in range(0, len(data), MOST)]
+    return b"".join((*pieces, record(kind) if end else b""))
+
+
+def begin(keep: bool) -> bytes:
+    """BEGIN_REQUEST for a responder."""
+    return record(BEGIN_REQUEST, _BEGIN.pack(RESPONDER, KEEP_CONN if keep else 0))
+
+
+def pairs(items: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Name-value pairs."""
+    parts: list[bytes] = []
+    for name, value in items:
+        sizes = len(name), len(value)
+        parts += (bytes(sizes) if max(sizes) < 128 else b"".join(map(_length, sizes)), name, value)
+    return b"".join(parts)
+
+
+def _length(count: int) -> bytes:
+    return bytes((count,)) if count < 128 else (count | 1 << 31).to_bytes(4, "big")
+
+
+def read_records(data: bytes) -> tuple[list[tuple[int, int, bytes]], bytes]:
+    """The whole records that `data` begins with, as type, request id and content, and the rest. Raises
+    FastCgiError."""
+    found: list[tuple[int, int, bytes]] = []
+    at = 0
+    while len(data) - at >= _HEAD.size:
+        version, kind, request, length, padding = _HEAD.unpack_from(data, at)
+        if version != 1:
+            raise FastCgiError(f"version {version} of FastCGI, or something else altogether")
+        start = at + _HEAD.size
+        if len(data) < start + length + padding:
+            break
+        found.append((kind, request, data[start : start + length]))
+        at = start + length + padding
+    return found, data[at:]

@@ -6,10 +6,11 @@ WSGI, CGI and FastCGI pass a script the same variables in different encodings. N
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+from mpmkit.config.alias import variables_of
 from mpmkit.config.directives import Directives
-from mpmkit.config.setenvif import variables_of
 from mpmkit.http.messages import Request, server_header
 from mpmkit.http.target import OwnName
 from mpmkit.server.connection import Connection
@@ -104,10 +105,7 @@ class Variables:
         if script.path_info:
             environ["PATH_TRANSLATED"] = latin(script.translated)
         for name, value in request.headers:
-            key = HEADER_KEYS.get(name)
-            if key is None:
-                key = _header_key(name)
-            if key:
+            if key := variable_of(name):
                 text = value.decode("latin-1")
                 environ[key] = f"{environ[key]}, {text}" if key in environ else text
         asked = environ.get("HTTP_HOST", "").encode("latin-1")
@@ -128,22 +126,15 @@ class Variables:
         environ["CONTEXT_DOCUMENT_ROOT"] = latin(script.root if script.prefix else self._root)
 
 
-# Header names are few: the variable of each is computed once ("": it is left out).
-HEADER_KEYS: dict[bytes, str] = {
-    b"content-type": "CONTENT_TYPE",
-    b"content-length": "CONTENT_LENGTH",
-    b"proxy": "",  # HTTP_PROXY means something else to many libraries (httpoxy)
-}
-HEADER_KEYS_KEPT = 256
-
-
-def _header_key(name: bytes) -> str:
-    # X_Y would become the same variable as X-Y, which a proxy may have checked; httpd drops it, too.
-    plain = name.replace(b"-", b"")
-    key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_") if plain.isalnum() else ""
-    if len(HEADER_KEYS) < HEADER_KEYS_KEPT:
-        HEADER_KEYS[name] = key
-    return key
+@lru_cache(256)  # header names are few
+def variable_of(header: bytes) -> str:
+    """The variable of a header, "" if it is left out."""
+    if header in (b"content-type", b"content-length"):
+        return header.decode().upper().replace("-", "_")
+    # X_Y would become the same variable as X-Y, which a proxy may have checked; httpd drops it, too. And
+    # HTTP_PROXY means something else to many libraries (httpoxy).
+    plain = header.replace(b"-", b"").isalnum() and header != b"proxy"
+    return "HTTP_" + header.decode("latin-1").upper().replace("-", "_") if plain else ""
 
 
 def latin(path: str) -> str:

@@ -82,10 +82,7 @@ def by_extension(table: Mapping[str, T], filename: str) -> T | None:
 def leads_out(filename: str, root: str) -> bool:
     """A symbolic link in a file's name leads out of `root`, whose own links are followed."""
     real = os.path.realpath(filename)
-    if real == filename:
-        return False
-    limit = os.path.realpath(root).rstrip("/")
-    return real != limit and not real.startswith(limit + "/")
+    return real != filename and not within(real, os.path.realpath(root).rstrip("/"))
 
 
 def dangling(filename: str) -> str:

@@ -7,6 +7,7 @@ Nothing here waits, spawns or connects.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -15,17 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.handlers.conditional import met
 from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Environ, Script, Variables, latin
-from mpmkit.handlers.wsgi_head import HOP_BY_HOP, LONGEST_HEAD
-from mpmkit.http.messages import (
-    BODYLESS_STATUSES,
-    REASONS,
-    Request,
-    RequestError,
-    Response,
-    page,
-    parse_http_date,
-    whole_number,
-)
+from mpmkit.http import messages
+from mpmkit.http.messages import BODYLESS_STATUSES, Request, RequestError, Response, page
 from mpmkit.http.target import quote_line
 
 if TYPE_CHECKING:
@@ -34,9 +26,15 @@ if TYPE_CHECKING:
 
 PIECE = 65536  # bytes read from a script at a time: what a pipe holds
 STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
+# A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
+HOP_BY_HOP = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    "upgrade".split()
+)
+LONGEST_HEAD = 65536  # bytes of a script's header lines
 # Headers that a script may not send: they are about the connection, which is the server's.
 RESERVED = HOP_BY_HOP - {"proxy-authenticate", "proxy-authorization"} | {"date", "server"}
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_HEAD = re.compile(rb"(?s)(?:(.*?)\r?\n)??\r?\n")
 
 
 class ScriptFailed(Exception):
@@ -64,10 +62,8 @@ class Head(NamedTuple):
 
 def split_head(data: bytes) -> tuple[bytes, bytes] | None:
     """Header lines and the beginning of the body; None: the blank line has not come yet."""
-    if data.startswith((b"\n", b"\r\n")):
-        return b"", data[1 if data[:1] == b"\n" else 2 :]
-    found = _END_OF_HEAD.search(data)
-    return (data[: found.start()], data[found.end() :]) if found else None
+    found = _HEAD.match(data)
+    return (found[1] or b"", data[found.end() :]) if found else None
 
 
 def read_head(lines: bytes, name: str) -> Head:
@@ -95,12 +91,12 @@ def read_head(lines: bytes, name: str) -> Head:
                 shown = quote_line(value[:30])
                 raise ScriptFailed(500, f"invalid status from script '{name}': {shown}")
             status, words = int(code), words.strip()
-            usual = REASONS.get(status, "").encode()
+            usual = messages.REASONS.get(status, "").encode()
             reason = words if words not in (b"", usual) and not CONTROL.search(words) else None
         elif lower == "content-type":
             content_type = value
         elif lower == "content-length":
-            length = whole_number(value) if value.isdigit() else None
+            length = messages.whole_number(value) if value.isdigit() else None
             if length is None:
                 raise ScriptFailed(500, f"bad Content-Length from script '{name}'")
         elif lower == "location":
@@ -116,11 +112,17 @@ def read_head(lines: bytes, name: str) -> Head:
 
 
 class Output:
-    """A script at work: it has a head, and as an iterable a body. `close` ends it."""
+    """A script at work: it has a head, and as an iterable a body for the client. `close` ends it."""
 
-    name = ""  # in error messages
-    ah = ""
-    first = b""  # of the body: what has come with the head
+    ah = ""  # of a head that does not come
+    says = "{1}", ""  # the line for one of its stderr, with its file, and its id
+
+    def __init__(self, handler: Programs, conn: Connection, file: str) -> None:
+        self.handler, self.conn, self.file = handler, conn, file
+        self.name = os.path.basename(file)  # in error messages
+        self.first = b""  # of the body: what has come with the head
+        self.body: Iterable[bytes] = ()  # as the client gets it
+        self._begun = b""  # a line of stderr that is not complete yet
 
     def read(self) -> bytes:
         """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and its
@@ -130,6 +132,7 @@ class Output:
 
     def close(self) -> None:
         """End the script. Harmless a second time."""
+        raise NotImplementedError
 
     def head(self) -> Head:
         """Its header lines. Raises ScriptFailed, and what `read` raises."""
@@ -150,11 +153,28 @@ class Output:
         """All of the body, if it has come already and the script is done; None: it may be longer."""
         return None
 
-    def __iter__(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes. Raises what `read` raises."""
         if self.first:
             yield self.first
         while piece := self.read():
             yield piece
+
+    def __iter__(self) -> Iterator[bytes]:
+        """If it fails on the way, the client only sees that the connection ends: the head is sent already."""
+        try:
+            yield from self.body
+        except ScriptFailed as error:
+            self.handler.failed(error, self.conn)
+            raise RequestError(error.status, str(error)) from None
+
+    def stderr(self, data: bytes) -> None:
+        """More bytes of its stderr, for the error log line by line; b"\n" at the end."""
+        lines = (self._begun + data).split(b"\n")
+        self._begun = lines.pop() if len(lines[-1]) < STDERR_LINE else b""
+        for line in filter(bytes.strip, lines):
+            text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+            self.handler.log("error", self.says[0].format(self.file, text), self.says[1], self.conn)
 
 
 class Programs:
@@ -175,38 +195,37 @@ class Programs:
         """Run a script, and make a Response of its answer. What ScriptFailed says is logged."""
         environ = self._base.copy()
         self._variables.of_cgi(environ, request, conn, script)
-        output = Output()
+        output = None
         try:
             output = self.start(environ, request, conn, script)
-            return self.answer(output, request, conn, environ)
-        except ScriptFailed as error:
-            output.close()
-            self._failed(error, conn)
+            return self.answer(output, request, environ)
+        except BaseException as error:
+            if output is not None:
+                output.close()
+            if not isinstance(error, ScriptFailed):
+                raise
+            self.failed(error, conn)
             return page(error.status, request.method)
-        except BaseException:
-            output.close()
-            raise
 
-    def answer(
-        self, output: Output, request: Request, conn: Connection, environ: Environ
-    ) -> Response:
+    def answer(self, output: Output, request: Request, environ: Environ) -> Response:
         """The Response to a script's head, with a body that takes the output as it comes. The output is
         closed at the latest when the answer is sent. Raises ScriptFailed."""
-        head, failed = output.head(), partial(self._failed, conn=conn)
+        head = output.head()
         fields, length, status = head.fields, head.length, head.status or 200
         if head.location:
             location = b"Location: %b\r\n" % head.location.encode("latin-1")
             if status == 200:
-                for _ in output:  # the rest is dropped, but it may write it
+                for _ in output.pieces():  # the rest is dropped, but it may write it
                     pass
                 output.close()
                 if head.location.startswith("/"):
-                    return self._router.redirect(request, conn, head.location, fields, environ)
+                    more = head.location, fields, environ
+                    return self._router.redirect(request, output.conn, *more)
                 return page(302, request.method, extra=fields + location)
             fields += location
         if not head.status and request.conditional and request.method in ("GET", "HEAD"):
             now = time()
-            changed = parse_http_date(head.modified)
+            changed = messages.parse_http_date(head.modified)
             changed = int(now) if changed is None else changed
             status = met(request, head.etag, changed, now) or status
             if status == 412:
@@ -220,42 +239,23 @@ class Programs:
             fields += b"Content-Length: %d\r\n" % length
         has_type = head.content_type and not bodyless
         after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
-        pieces: Iterable[bytes] = output if whole is None else (whole,)
+        output.body = output.pieces() if whole is None else (whole,)
         if bodyless or request.method == "HEAD":
             # Nothing is sent, but it is read to its end, so that the script can come to its own.
-            pieces, length = (piece for piece in output if not piece), 0
+            output.body, length = (piece for piece in output.pieces() if not piece), 0
         elif whole is not None and length == len(whole) and head.reason is None:
             return Response(status, fields, after, whole, length)
         elif length is not None:
             where = f" from script '{output.name}'"
-            pieces = measured(pieces, length, partial(ScriptFailed, 500), where)
-        body = ScriptBody(output, pieces, failed)
-        return Response(status, fields, after, body, length, reason=head.reason)
+            output.body = measured(output.body, length, partial(ScriptFailed, 500), where)
+        return Response(status, fields, after, output, length, reason=head.reason)
 
-    def _failed(self, error: ScriptFailed, conn: Connection) -> None:
+    def failed(self, error: ScriptFailed, conn: Connection) -> None:
         self.log(error.level, str(error), error.ah, conn)
 
     def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
         """A line of the error log."""
         self._router.errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
-
-
-class ScriptBody:
-    """`pieces` of a script that may fail on the way: `failed` writes the line for the error log, and the
-    client only sees that the connection ends, as the head is sent already. `close` ends the script."""
-
-    def __init__(
-        self, output: Output, pieces: Iterable[bytes], failed: Callable[[ScriptFailed], None]
-    ) -> None:
-        self._pieces, self._failed = pieces, failed
-        self.close = output.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._pieces
-        except ScriptFailed as error:
-            self._failed(error)
-            raise RequestError(error.status, str(error)) from None
 
 
 def measured(
@@ -272,19 +272,3 @@ def measured(
         yield piece
     if left:
         raise error(f"{left} bytes less than Content-Length {length}{where}")
-
-
-class StderrLines:
-    """A script's stderr: `write` is called with each of its lines."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        self._rest = b""  # a line that is not complete yet
-
-    def feed(self, data: bytes) -> None:
-        """More bytes; b"\\n" at the end."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop() if len(lines[-1]) < STDERR_LINE else b""
-        for line in lines:
-            if line.strip():
-                self._write(line.rstrip(b"\r").decode("utf-8", "backslashreplace"))

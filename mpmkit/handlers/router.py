@@ -14,20 +14,22 @@ is the file system checked, at each request.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
+from mpmkit.config.alias import Redirection
 from mpmkit.config.directives import Directives
 from mpmkit.config.unsupported import PROGRAM_TYPES, is_backend
-from mpmkit.handlers.gateway import Script, redirected
+from mpmkit.handlers.gateway import CONTROL, Script, redirected
 from mpmkit.handlers.names import UrlMapping, by_extension
-from mpmkit.handlers.redirects import redirected_away, redirection
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import Page, Request, RequestError, Response, page
+from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page
 from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ Handler = Callable[[Request, "Connection"], Response]
 Handlers = Mapping[str, Handler]
 
 DECISIONS_KEPT = 1024
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 class Router:
@@ -83,8 +86,8 @@ class Router:
         """The handler of `path`."""
         if path == "*":  # OPTIONS: of the whole server
             return lambda request, conn: Response(200, b"Content-Length: 0\r\n", b"\r\n")
-        if found := redirection(self.directives.redirects, path):
-            return partial(redirected_away, *found, own=self._files.options.own)
+        if away := self._away(self.directives.redirects, path):
+            return away
         handler = self._chosen(path)
         watched = self._sections.watched(self.file(path))
         if not watched:
@@ -97,6 +100,22 @@ class Router:
             return self.refuse(403, text, request, conn, ah="AH00037", module="core")
 
         return unlinked
+
+    def _away(self, lines: Iterable[Redirection], path: str) -> Handler | None:
+        """What answers a path that one of the lines redirects, or gives nothing but a status."""
+        for line in lines:
+            if (target := line.of(path)) is not None:
+                break
+        else:
+            return None
+        status = line.status if line.status in REASONS else 500
+        absolute = target.startswith(b"/") or _ABSOLUTE.match(target)
+        # What a group of RedirectMatch puts into the query is not escaped, and may be no header line.
+        if status < 400 and (CONTROL.search(target) or not absolute):
+            status = 500
+        if status < 400:
+            return partial(self._files.moved, status, target)
+        return lambda request, conn: page(status, request.method)
 
     def _chosen(self, path: str) -> Handler:
         """The handler of `path`, its links aside."""
@@ -123,14 +142,11 @@ class Router:
                 continue
             if handler in self._lacking:
                 return self._guarded(here, self._lacks)
-            if handler is None or not is_script(handler):
-                continue
-            if end < len(path) and os.path.isdir(filename):
-                continue  # a directory with a script's name
-            return self._running(handler, mapping, path, end, by_name=True)
+            if handler is not None and is_script(handler):
+                if end == len(path) or not os.path.isdir(filename):  # it may have a script's name
+                    return self._running(handler, mapping, path, end, by_name=True)
         if self._typed:
-            options = self._files.options.but(config.values)
-            kind = options.forced or by_extension(options.types, mapping.file(path)) or ""
+            kind = self._files.type_of(config.values, mapping.file(path)) or ""
             if kind.lower().startswith(PROGRAM_TYPES):
                 return self._guarded(config, self._lacks)
         return self._served(config, mapping)
@@ -163,7 +179,7 @@ class Router:
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
         """`handler`, for the clients that its sections admit and the bodies that they allow; unless a
         section redirects the path, or there is no file and a FallbackResource."""
-        access, values, own = config.access, config.values, self._files.options.own
+        access, values = config.access, config.values
         limit, lines = values["LimitRequestBody"], values["redirects"]
         fallback, index = values["FallbackResource"], values["DirectoryIndex"]
         everyone = access.admits_all
@@ -176,8 +192,8 @@ class Router:
                 return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
             if limit is not None and conn.protocol.body:
                 conn.protocol.limit_body(request, limit)
-            if lines and (found := redirection(lines, request.path)):
-                return redirected_away(*found, request, conn, own)
+            if lines and (away := self._away(lines, request.path)):
+                return away(request, conn)
             if fallback and request.path != fallback and self._is_missing(request.path, index):
                 if os.path.isfile(self.file(fallback)):
                     return self.decide(fallback)(request.for_path(Request, fallback), conn)
@@ -272,8 +288,7 @@ class Router:
         answer = answered_by(self, new, conn)
         if type(answer) is Page:  # ErrorDocument may change it: errors.py
             return answer
-        fields, more = fields + answer.fields, (answer.close, answer.reason, answer.request or new)
-        return Response(answer.status, fields, answer.after, answer.body, answer.length, *more)
+        return replace(answer, fields=fields + answer.fields, request=answer.request or new)
 
     def _echo(self, request: Request) -> Response:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
@@ -289,7 +304,7 @@ class Router:
         child a quarter of a megabyte."""
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
         server, rules = self._sections.server, self._sections.rules
-        kinds = [*self._files.options.types.values()]
+        kinds = [*self._files.types.values(), *server.values["types"].values()]
         for rule in rules:
             kinds += [*rule.values.get("types", {}).values(), rule.values.get("ForceType") or ""]
         self._typed = any(kind.lower().startswith(PROGRAM_TYPES) for kind in kinds)

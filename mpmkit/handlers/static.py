@@ -17,15 +17,17 @@ import os
 import stat
 import sys
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.access import METHODS
-from mpmkit.config.values import ETAG, etag_parts
+from mpmkit.config.alias import quote_path
+from mpmkit.config.values import etag_parts
 from mpmkit.handlers.conditional import precondition, ranged
 from mpmkit.handlers.names import by_extension, dangling, joined, leads_out, tidy
-from mpmkit.handlers.redirects import moved, quote_path
+from mpmkit.handlers.sections import OF_SECTIONS
 from mpmkit.http.messages import FileBody, Page, Request, Response, http_date, page
 from mpmkit.http.target import OwnName
 
@@ -54,40 +56,6 @@ TYPES = {
 }  # fmt: skip
 
 
-class FileOptions(NamedTuple):
-    """What directives say about every file; defaults are httpd's."""
-
-    indexes: tuple[str, ...] = ("index.html",)  # DirectoryIndex
-    slash: bool = True  # DirectorySlash
-    types: Mapping[str, str] = TYPES  # AddType and TypesConfig
-    forced: str | None = None  # ForceType
-    charset: str = ""  # AddDefaultCharset: of text/html and text/plain that name none
-    etag: tuple[str, ...] = ETAG  # FileETag: of INode, MTime, Size; nothing: files have no tag
-    ranges: int = 200  # MaxRanges: more of them get the whole file, which is less work
-    sendfile: bool = False  # EnableSendfile, EnableMMAP: how a large file is sent; both: sendfile
-    mmap: bool = True
-    listings: bool = False  # mod_autoindex is loaded: it answers for what has no index file
-    own: OwnName = OwnName()  # ServerName, for redirects
-
-    @classmethod
-    def of(cls, d: Directives, types: Mapping[str, str], listings: bool = False) -> FileOptions:
-        """The options that directives give; `types` are those of TypesConfig, or else TYPES."""
-        own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
-        options = cls(types=types, ranges=d.MaxRanges, listings=listings, own=own)
-        return options.but({name: getattr(d, name) for name in ("types", *_FIELDS)})
-
-    def but(self, values: Mapping[str, Any]) -> FileOptions:
-        """With what directives say of files somewhere, by attribute of `Directives`."""
-        changes = {field: values[name] for name, field in _FIELDS.items()}
-        return self._replace(types={**self.types, **values["types"]}, **changes)
-
-
-_FIELDS = {
-    "DirectoryIndex": "indexes", "DirectorySlash": "slash", "ForceType": "forced", "FileETag": "etag",
-    "AddDefaultCharset": "charset", "EnableSendfile": "sendfile", "EnableMMAP": "mmap",
-}  # fmt: skip
-
-
 def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
     """What differs between two versions of a file. The time of the inode's change cannot be set back: a
     copy with its old modification time is still another version."""
@@ -102,7 +70,10 @@ class CachedFile:
         "sendfile", "signature", "size",
     )  # fmt: skip
 
-    def __init__(self, filename: str, st: os.stat_result, now: float, options: FileOptions) -> None:
+    def __init__(
+        self, filename: str, st: os.stat_result, now: float, kind: str | None, files: StaticFiles
+    ) -> None:
+        values = files.values
         self.filename = filename
         self.signature = signature_of(st)
         self.size = st.st_size
@@ -110,17 +81,17 @@ class CachedFile:
         # Weak while the file may still change within the clock's grain (httpd: ap_make_etag).
         weak = "W/" if now - st.st_mtime < 1 else ""
         numbers = {"INode": st.st_ino, "Size": st.st_size, "MTime": st.st_mtime_ns // 1000}
-        parts = etag_parts(options.etag)
+        parts = etag_parts(values["FileETag"])
         made_of = "-".join(f"{numbers[name]:x}" for name in numbers if name in parts)
         self.etag = f'{weak}"{made_of}"'.encode() if made_of else b""
         self.fields = b"Last-Modified: %b\r\n%bAccept-Ranges: %b\r\n" % (
             http_date(st.st_mtime).encode(),
             b"ETag: %b\r\n" % self.etag if self.etag else b"",
-            b"bytes" if options.ranges else b"none",
+            b"bytes" if files.ranges else b"none",
         )
-        kind = options.forced or by_extension(options.types, filename)
-        if options.charset and kind in ("text/html", "text/plain"):
-            kind = f"{kind}; charset={options.charset}"
+        charset = values["AddDefaultCharset"]
+        if charset and kind in ("text/html", "text/plain"):
+            kind = f"{kind}; charset={charset}"
         self.after = b"Content-Type: %b\r\n\r\n" % kind.encode() if kind else b"\r\n"
         # httpd leaves the length out of a HEAD's answer when it is 0.
         length = b"Content-Length: %d\r\n" % self.size
@@ -128,8 +99,8 @@ class CachedFile:
         self.get: Response | None = None  # the whole of a small file
         self.mapped: Response | None = None  # of one that stays mapped: a memoryview of the mapping
         self.asked = False  # the whole of it has been requested before
-        self.sendfile = options.sendfile
-        self.maps = options.mmap and not options.sendfile
+        self.sendfile = values["EnableSendfile"]
+        self.maps = values["EnableMMAP"] and not self.sendfile
         if self.size <= SMALL:
             with open(filename, "rb") as file:
                 body = file.read(SMALL + 1)
@@ -182,30 +153,38 @@ class NoIndex(FileNotFoundError):
 
 
 class StaticFiles:
-    """The handler. `root` is the document root. With the `prefix` of an Alias: URL paths begin with it,
-    and `root` is what it stands for."""
+    """The handler of the document root, or by `variant` of an Alias: URL paths begin with its `prefix`, and
+    `root` is what that stands for."""
 
     # The router, which knows the handler of a directory's index file: it may be a script, or denied.
     site: Router | None = None
 
     def __init__(
-        self, root: str, options: FileOptions | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
+        self, d: Directives, types: dict[str, str] = TYPES, listings: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        """types: TypesConfig's. listings: mod_autoindex is loaded, it answers for what has no index file."""
+        assert d.DocumentRoot is not None
         # With its links: rules are written for names.
-        self.root = tidy(root).rstrip("/") or "/"
-        self.options = options or FileOptions()
+        self.root = tidy(d.DocumentRoot).rstrip("/") or "/"
+        # What directives say here, by attribute.
+        self.values: Mapping[str, Any] = {name: getattr(d, name) for name in OF_SECTIONS}
+        self.types, self.ranges = types, d.MaxRanges
+        self._own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
+        self._listings, self._clock = listings, clock
         self._skip = 0
-        self._clock = clock
         self._cached: dict[str, CachedFile] = {}
 
     def variant(self, root: str, prefix: str, values: Mapping[str, Any]) -> StaticFiles:
         """The same handler for an Alias, or with what directives say there, by attribute."""
         other = copy(self)
-        other.root = root
-        other.options = self.options.but(values)
-        other._skip = len(prefix)
-        other._cached = {}
+        other.root, other._skip, other.values, other._cached = root, len(prefix), values, {}
         return other
+
+    def type_of(self, values: Mapping[str, Any], filename: str) -> str | None:
+        """The media type of a file, for which directives say `values`."""
+        types = ChainMap(values["types"], self.types)
+        return values["ForceType"] or by_extension(types, filename)
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         file = self._cached.get(request.path)
@@ -233,7 +212,7 @@ class StaticFiles:
                     answer = precondition(request, file, now)
                     if request.method == "HEAD":
                         return answer or file.head
-                    answer = answer or ranged(request, file, self.options.ranges, now, conn)
+                    answer = answer or ranged(request, file, self.ranges, now, conn)
                     return answer or file.response(conn)
                 case "OPTIONS":
                     return Response(200, ALLOW + b"Content-Length: 0\r\n", file.after)
@@ -257,7 +236,7 @@ class StaticFiles:
 
     def find(self, request: Request, conn: Connection) -> CachedFile | Response:
         """The file that the request's path names, or the response that refuses it."""
-        path, options = request.path, self.options
+        path, values = request.path, self.values
         filename = self._file(path).rstrip("/") or "/"
         known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
         if not path.startswith("/") or not (known or os.path.isdir(filename)):
@@ -266,13 +245,14 @@ class StaticFiles:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
                 if not path.endswith("/"):
-                    if not options.slash:
+                    if not values["DirectorySlash"]:
                         raise NoIndex(filename)
-                    return moved(301, quote_path(path) + b"/", request, conn, options.own)
+                    return self.moved(301, quote_path(path) + b"/", request, conn)
                 url, filename, st = self._index_of(path)
                 handler = self.site.decide(url) if self.site is not None else self
                 # An earlier name may come later: only the first is remembered for the directory's path.
-                if handler is not self or url != path + options.indexes[0] or not known:
+                first = path + values["DirectoryIndex"][0]
+                if handler is not self or url != first or not known:
                     return answered_by(handler, request.for_path(Request, url), conn)
             elif path.endswith("/"):
                 return page(404, request.method)
@@ -283,7 +263,7 @@ class StaticFiles:
                 text = f"not a file that the server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
             now = self._clock()
-            file = CachedFile(filename, st, now, options)
+            file = CachedFile(filename, st, now, self.type_of(values, filename), self)
         except (OSError, ValueError) as error:
             if not known:
                 return self._not_allowed(request, conn)
@@ -305,7 +285,7 @@ class StaticFiles:
         """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
         a path of the site. Raises NoIndex."""
         file_of = self.site.file if self.site is not None else self._file
-        for name in self.options.indexes:
+        for name in self.values["DirectoryIndex"]:
             url = name if name.startswith("/") else path + name
             url = tidy(url) if "/." in url else url
             filename = file_of(url)
@@ -315,12 +295,22 @@ class StaticFiles:
                 continue
         raise NoIndex(self._file(path).rstrip("/"))
 
+    def moved(self, status: int, url: bytes, request: Request, conn: Connection) -> Response:
+        """A redirect. A path gets this server's name, and a URL without a query the request's."""
+        if url.startswith(b"/"):
+            url = (
+                self._own.url(request.get(b"host"), conn.scheme).encode("latin-1", "replace") + url
+            )
+        if request.query and b"?" not in url:
+            url += b"?" + request.query
+        return page(status, request.method, extra=b"Location: %b\r\n" % url)
+
     def _refused(self, error: Exception, request: Request, conn: Connection) -> Response:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
         if missing and request.method == "OPTIONS":  # asks for methods, not for a file
             return Response(200, ALLOW + b"Content-Length: 0\r\n", b"\r\n")
-        if isinstance(error, NoIndex) and self.options.listings:
-            names = ", ".join(self.options.indexes)
+        if isinstance(error, NoIndex) and self._listings:
+            names = ", ".join(self.values["DirectoryIndex"])
             text = f"none of {names} in {error}/, and directories are not listed"
             return self._forbidden("AH01276", text, request, conn, module="autoindex")
         if missing:

@@ -106,11 +106,8 @@ def values(f: StatusData) -> dict[str, object]:
     found |= {"ServerUptimeSeconds": f.uptime, "ServerUptime": format_uptime(f.uptime).lstrip()}
     found |= zip(("Load1", "Load5", "Load15"), (f"{value:.2f}" for value in f.load), strict=True)
     if f.extended:
-        found |= {
-            "Total Accesses": f.accesses,
-            "Total kBytes": f.kbytes,
-            "Total Duration": f.duration,
-        }
+        totals = ("Total Accesses", "Total kBytes", "Total Duration")
+        found |= zip(totals, (f.accesses, f.kbytes, f.duration), strict=True)
         keys = ("CPUUser", "CPUSystem", "CPUChildrenUser", "CPUChildrenSystem")
         found |= zip(keys, map(format_g, f.cpu), strict=True)
         found |= {"CPULoad": format_g(f.cpu_load)} if f.cpu_load else {}
@@ -202,9 +199,8 @@ def _summary(f: StatusData) -> list[str]:
     ]
     if f.extended:
         sent = 1024 * f.kbytes
-        lines.append(
-            f"Total accesses: {f.accesses} - Total Traffic: {size(sent)} - Total Duration: {f.duration}"
-        )
+        traffic = f"Total Traffic: {size(sent)} - Total Duration: {f.duration}"
+        lines.append(f"Total accesses: {f.accesses} - {traffic}")
         usage = "CPU Usage: u{CPUUser} s{CPUSystem} cu{CPUChildrenUser} cs{CPUChildrenSystem}"
         load = " - {CPULoad}% CPU load" if f.cpu_load else ""
         lines.append((usage + load).format_map(v))
@@ -256,19 +252,15 @@ def _workers(f: StatusData) -> str:
             continue
         letter = LETTERS[w.state]
         cells = (
-            f"<b>{w.process}-{w.generation}</b>",
-            f"{w.pid}" if w.state != DEAD else "-",
+            f"<b>{w.process}-{w.generation}</b>", w.pid if w.state != DEAD else "-",
             f"{w.conn_count if here else 0}/{w.my_access_count}/{w.access_count}",
-            f"<b>{letter}</b>" if w.state in BUSY else letter,
-            f"{sum(f.cpus.get(w.pid, ())):.2f}",
-            f"{max(0, int(f.now - w.last_used / 1e9)) if w.last_used else 0}",
-            f"{w.last_duration // 1_000_000}",
-            f"{w.duration // 1_000_000}",
+            f"<b>{letter}</b>" if w.state in BUSY else letter, f"{sum(f.cpus.get(w.pid, ())):.2f}",
+            max(0, int(f.now - w.last_used / 1e9)) if w.last_used else 0,
+            w.last_duration // 1_000_000, w.duration // 1_000_000,
             f"{w.conn_bytes / 1024 if here else 0:.1f}",
-            f"{w.my_bytes_served / (1 << 20):.2f}",
-            f"{w.bytes_served / (1 << 20):.2f}",
+            f"{w.my_bytes_served / (1 << 20):.2f}", f"{w.bytes_served / (1 << 20):.2f}",
             *map(escape, (w.client, w.protocol, w.vhost, w.request)),
-        )
+        )  # fmt: skip
         rows.append(_row(cells))
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     table = "\n".join((f"<tr>{head}</tr>", *rows))

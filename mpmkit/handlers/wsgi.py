@@ -8,19 +8,21 @@ threads run the same module at the same time.
 
 import io
 import os
+import re
 import sys
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from stat import S_ISREG
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpmkit.config.directives import Directives
-from mpmkit.handlers.gateway import Redirected, Script, Variables
+from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Redirected, Script, Variables
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import measured
+from mpmkit.handlers.programs import HOP_BY_HOP, LONGEST_HEAD, measured
 from mpmkit.handlers.static import signature_of
-from mpmkit.handlers.wsgi_head import Head, read_head
+from mpmkit.http import messages
 from mpmkit.http.messages import BODYLESS_STATUSES, LONGEST, FileBody, Request, Response, page
 from mpmkit.server.connection import Connection
 from mpmkit.server.core import Begun, Service, begin
@@ -28,6 +30,9 @@ from mpmkit.server.logs import ErrorLog
 from mpmkit.server.output import Disconnected
 
 LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of their line
+# Three digits of a final status, a blank, and a reason: PEP 3333, and RFC 9112, 4.
+_STATUS = re.compile(r"[2-9][0-9]{2} [^\x00-\x08\x0a-\x1f\x7f]*\Z")
+HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
 
 
 class Application:
@@ -168,6 +173,57 @@ class FileWrapper:
             return FileBody(os.dup(fd), at, left) if S_ISREG(st.st_mode) else None
         except (AttributeError, OSError, ValueError):
             return None
+
+
+class Head(NamedTuple):
+    """What an application passed to `start_response`, as it goes to the client."""
+
+    code: int
+    fields: bytes  # header lines, as a Response has them
+    after: bytes
+    length: int | None  # its Content-Length
+    reason: bytes | None  # its own phrase; None: the usual one
+
+
+@lru_cache(HEADS_KEPT)
+def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
+    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError. Most applications
+    repeat themselves, so valid heads are remembered."""
+    if not _STATUS.match(status):
+        raise AssertionError(f"status {status!r} is not like '200 OK'")
+    code, reason = int(status[:3]), status[4:]
+    bodyless = code in BODYLESS_STATUSES
+    fields = after = ""
+    length = None
+    for name, value in headers:
+        lower = name.lower()
+        if lower in HOP_BY_HOP:
+            raise AssertionError(f"header {name}: only the server may set it")
+        if not FIELD_NAME.match(name.encode("utf-8", "surrogateescape")):
+            raise AssertionError(f"header {name!r} is not a name; use letters, digits and hyphens")
+        if CONTROL.search(value.encode("latin-1")):
+            raise AssertionError(f"header {name!r} contains a control character or line break")
+        if lower == "content-type":
+            after = f"Content-Type: {value}\r\n"
+            continue
+        if lower == "content-length":
+            before, length = length, messages.whole_number(value) if value.isdecimal() else None
+            if length is None or before not in (None, length) or not value.isascii():
+                text = f"Content-Length {value[:30]!r} is not one whole number of bytes"
+                raise AssertionError(text + (f", or not {before}" if before is not None else ""))
+            if before is not None or bodyless:
+                continue  # it is written once, and not where there is no body
+        if lower not in ("date", "server"):
+            fields += f"{name}: {value}\r\n"
+    if len(fields) > LONGEST_HEAD:
+        raise AssertionError(f"more than {LONGEST_HEAD} bytes of header lines: clients refuse them")
+    return Head(
+        code,
+        fields.encode("latin-1"),
+        (b"" if bodyless else after.encode("latin-1")) + b"\r\n",
+        None if bodyless else length,
+        None if reason == messages.REASONS.get(code) else reason.encode("latin-1"),
+    )
 
 
 class _Call:

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from mpmkit.config.alias import variables_of
 from mpmkit.config.directives import Directives
 from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
-from mpmkit.config.setenvif import variables_of
 from mpmkit.http.messages import http_date, server_header
 from mpmkit.http.target import OwnName, quote_line
 
