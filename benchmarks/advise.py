@@ -29,8 +29,8 @@ from mpmkit.config.directives import MPMS
 from mpmkit.config.keywords import from_keywords
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import procfs, replay
+from mpmkit.measure.advise import demand, holds
 from mpmkit.measure.monitor import StatusPage
-from mpmkit.measure.proposal import demand, holds
 from mpmkit.measure.reference_servers import Httpd
 
 SERVICE = 0.208  # seconds that the page sleeps: of the grid of `mpmkit replay`

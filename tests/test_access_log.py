@@ -12,9 +12,9 @@ import pytest
 
 import mpmkit
 from mpmkit.config.log_format import COMBINED, COMMON
-from mpmkit.measure import access_log, access_trace
+from mpmkit.measure import access_log, trace
 from mpmkit.measure.access_log import NICKNAMES, LineFormat, TraceError
-from mpmkit.measure.access_trace import joined
+from mpmkit.measure.trace import joined
 from mpmkit.server import log_format
 
 AT = "[17/May/2015:10:05:%02d +0000]"
@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monke
             tracemalloc.start()
             if how == "lines":
                 reader = access_log.Reader(LineFormat(form))
-                for _ in reader.columns("x", access_log.blocks("x", Growing(lines))):
+                for _ in reader.columns("x", access_log.blocks(Growing(lines))):
                     pass
                 assert (reader.lines, reader.broken) == (lines, 0)
             else:
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monke
 def test_connections_are_those_of_a_search(serials, ports, clients, span, monkeypatch):
     """Concurrent, overlapping and late requests of few clients, and requests of many that come one after another,
     against the rule as docs/LOGS.md has it."""
-    monkeypatch.setattr(access_trace, "PURGE", 100)
+    monkeypatch.setattr(trace, "PURGE", 100)
     chance, count, gap, tolerance = random.Random(serials), 1500, 2.0, 0.01
     steps: dict[int, int] = {}  # of clients whose %k mostly counts
 

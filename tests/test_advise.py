@@ -24,10 +24,9 @@ from mpmkit.config.directives import MPMS
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
 from mpmkit.measure import advise_command, advise_report, procfs
-from mpmkit.measure.advise import Cost, advise, grown
+from mpmkit.measure.advise import Cost, advise, demand, grown
 from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
 from mpmkit.measure.parallel import in_processes
-from mpmkit.measure.proposal import demand
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.sizing import Line
 from mpmkit.measure.trace import Trace

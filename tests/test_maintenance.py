@@ -15,7 +15,7 @@ RATES = (1, 2, 4, 8, 16, 32)
 
 memories = st.builds(
     Memory, idle_spawn_rate=st.sampled_from(RATES), hold_off=st.integers(0, of.HOLD_OFF),
-    reached_reported=st.booleans(), near_reported=st.booleans(), had_healthy_child=st.booleans(),
+    reported=st.frozensets(st.sampled_from((REACHED, of.NEAR))), had_healthy_child=st.booleans(),
     sick_child_detected=st.booleans(),
 )  # fmt: skip
 

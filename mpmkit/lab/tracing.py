@@ -13,6 +13,7 @@ import ast
 import json
 from collections.abc import Iterable
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,9 @@ def shown(*runs: str | ConnectionTrace | dict[str, Any]) -> list[dict[str, Any]]
 
 
 def _shown(run: str | ConnectionTrace | dict[str, Any]) -> dict[str, Any]:
-    if isinstance(run, str):
-        run = ConnectionTrace.read(run)
+    run = ConnectionTrace.read(run) if isinstance(run, str) else run
     if isinstance(run, ConnectionTrace):
-        first = next((step.ns for step in run.steps if step.conn), 0)
-        run = recordable(run, first)
+        run = recordable(run, next((step.ns for step in run.steps if step.conn), 0))
     try:
         return run | {"lines": [_found(line) for line in run["lines"]]}
     except (KeyError, TypeError, ValueError) as error:
@@ -66,9 +65,12 @@ def _shown(run: str | ConnectionTrace | dict[str, Any]) -> dict[str, Any]:
 
 
 def recordable(trace: ConnectionTrace, began: int) -> dict[str, Any]:
-    """A trace as plain values: times from `began` (ns) on, and lines that can be found again later."""
-    run = trace.to_json(began)
-    return run | {"lines": [_anchor(line) for line in run["lines"]]}
+    """A trace as plain values: microseconds since `began` (ns), and lines by their number in `lines`, where
+    they can be found again later."""
+    lines = sorted({step.line for step in trace.steps})
+    steps = [[(s.ns - began) // 1000, *s[1:-1], lines.index(s.line)] for s in trace.steps]
+    own = {"mpm": trace.mpm, "threads": trace.threads, "clients": list(trace.clients)}
+    return own | {"lines": [_anchor(line) for line in lines], "steps": steps}
 
 
 def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmkit-tracer") -> str:
@@ -91,8 +93,10 @@ def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmki
 def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
     """The lines of a file of mpm/, and (first line, last line, name) of each function."""
     text = (_MODELS / file).read_text(encoding="utf-8")
-    nodes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef)]
-    functions = [(node.lineno, node.end_lineno or 0, node.name) for node in nodes]
+    functions = [
+        (one.lineno, one.end_lineno or 0, one.name)
+        for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef)
+    ]  # fmt: skip
     return [line.strip() for line in text.splitlines()], functions
 
 
@@ -101,8 +105,7 @@ def _anchor(line: str) -> list[Any]:
     if line == "-":
         return []
     file, _, number = line.partition(":")
-    texts, functions = _source(file)
-    at = int(number)
+    at, (texts, functions) = int(number), _source(file)
     first, name = max((low, name) for low, high, name in functions if low <= at <= high)
     return [file, name, texts[at - 1], texts[first - 1 : at - 1].count(texts[at - 1])]
 
@@ -113,9 +116,7 @@ def _found(anchor: list[Any]) -> list[str]:
         return ["", ""]
     file, function, text, before = anchor
     texts, functions = _source(file)
-    for low, high, name in functions:
-        if name == function:
-            same = [n for n in range(low, high + 1) if texts[n - 1] == text]
-            if before < len(same):
-                return [f"mpm/{file}:{same[before]}", text]
-    return [f"mpm/{file}, as it was", text]
+    places = (range(low, high + 1) for low, high, name in functions if name == function)
+    same = [n for n in chain.from_iterable(places) if texts[n - 1] == text]
+    where = f"mpm/{file}:{same[before]}" if before < len(same) else f"mpm/{file}, as it was"
+    return [where, text]

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any, BinaryIO
+from typing import Any
 
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, pieces
@@ -246,40 +246,36 @@ def _clock_pattern(layout: str) -> str:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def opened(path: Any, stack: ExitStack) -> tuple[str, BinaryIO]:
-    """(name, file of bytes) of a path, "-" for standard input, or a binary file; .gz is seen by its first bytes.
-    stack: closes what was opened. Raises TraceError for what cannot be."""
-    if hasattr(path, "read"):
-        name, file = str(getattr(path, "name", "the log")), path
-    elif str(path) == "-":
-        name, file = "standard input", sys.stdin.buffer
-    else:
-        name = os.fspath(path)
-        try:
-            file = stack.enter_context(open(path, "rb"))
-        except OSError as error:
-            raise TraceError(f"{name}: cannot be read: {error.strerror}") from None
-    if hasattr(file, "peek") and file.peek(2)[:2] == b"\x1f\x8b":
-        file = stack.enter_context(gzip.open(file))
-    return name, file
+def name_of(log: Any) -> str:
+    """How messages call a path, "-" or a file."""
+    if hasattr(log, "read"):
+        return str(getattr(log, "name", "the log"))
+    return "standard input" if str(log) == "-" else os.fspath(log)
 
 
-def blocks(name: str, file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines, about BLOCK bytes at once; at last what has no line end. Raises TraceError."""
+def blocks(log: Any) -> Iterator[bytes]:
+    """Of a path, "-" for standard input, or a binary file: whole lines, about BLOCK bytes at once; at last what
+    has no line end. .gz is seen by its first bytes. Raises TraceError for what cannot be read."""
     rest = b""
     try:
-        while data := file.read(BLOCK):
-            head, newline, tail = data.rpartition(b"\n")
-            if newline:
-                yield rest + head + newline
-                rest = b""
-            rest += tail
-            if len(rest) > LONGEST_LINE:
-                rest = rest[:100]
+        with ExitStack() as stack:
+            file = sys.stdin.buffer if str(log) == "-" else log
+            if not hasattr(file, "read"):
+                file = stack.enter_context(open(log, "rb"))
+            if hasattr(file, "peek") and file.peek(2)[:2] == b"\x1f\x8b":
+                file = stack.enter_context(gzip.open(file))
+            while data := file.read(BLOCK):
+                head, newline, tail = data.rpartition(b"\n")
+                if newline:
+                    yield rest + head + newline
+                    rest = b""
+                rest += tail
+                if len(rest) > LONGEST_LINE:
+                    rest = rest[:100]
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise TraceError(f"{name}: is damaged or cut short; gunzip -t shows it") from None
+        raise TraceError(f"{name_of(log)}: is damaged or cut short; gunzip -t shows it") from None
     except OSError as error:
-        raise TraceError(f"{name}: cannot be read: {error.strerror}") from None
+        raise TraceError(f"{name_of(log)}: cannot be read: {error.strerror}") from None
     if rest:
         yield rest
 
@@ -296,7 +292,7 @@ class Reader:
     unfinished: int = 0  # last lines without an end: still being written
 
     def columns(self, name: str, lines: Iterable[bytes]) -> Iterator[Entries]:
-        """What a block of lines (of `blocks`) has, one block after the other."""
+        """What a log (the `blocks` of its lines) has, one block after the other."""
         number = 0
         for block in lines:
             if not block.endswith(b"\n"):
@@ -367,26 +363,22 @@ def guessed(name: str, block: bytes) -> LineFormat:
     raise TraceError(f"{text}; line 1 is {excerpt(lines[0])}")
 
 
-def in_order(
-    logs: Sequence[Any], form: LineFormat | None, stack: ExitStack
-) -> tuple[Reader, Iterator[Entries]]:
+def in_order(logs: Sequence[Any], form: LineFormat | None) -> tuple[Reader, Iterator[Entries]]:
     """A reader, and what it reads, of all logs in the order of their first times: rotated logs may be given in
-    any. form: None to guess it from the first log that has lines. stack: closes them. Raises TraceError."""
+    any. form: None to guess it from the first log that has lines. Raises TraceError."""
     found: list[tuple[float, str, Iterable[bytes]]] = []
     for log in logs:
-        name, file = opened(log, stack)
-        lines = blocks(name, file)
-        if not (first := next(lines, b"")):
-            continue
-        form = form or guessed(name, first)
-        line = form.pattern.search(first)
-        at = form.entries([line.groups()])[1][0] if line else math.inf
-        found.append((at if at == at else math.inf, name, chain([first], lines)))
+        name, lines = name_of(log), blocks(log)
+        if first := next(lines, b""):
+            form = form or guessed(name, first)
+            line = form.pattern.search(first)
+            at = form.entries([line.groups()])[1][0] if line else math.inf
+            found.append((at if at == at else math.inf, name, chain([first], lines)))
     if form is None:
         raise TraceError("the log has no line; is it the right file?")
     reader = Reader(form)
-    ordered = sorted(found, key=itemgetter(0))
-    return reader, chain.from_iterable(reader.columns(name, lines) for _, name, lines in ordered)
+    found.sort(key=itemgetter(0))
+    return reader, chain.from_iterable(reader.columns(name, lines) for _, name, lines in found)
 
 
 def read_conf(conf: Any, mpm: str | None = None) -> Conf:

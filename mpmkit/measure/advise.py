@@ -12,20 +12,21 @@ import math
 import statistics
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from heapq import heappop, heappush
 from operator import itemgetter
 from random import Random
 from typing import Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.measure.parallel import Report, in_turn
-from mpmkit.measure.proposal import Proposal, demand, holds
 from mpmkit.measure.sizing import Line, room_for
 from mpmkit.measure.trace import Trace
-from mpmkit.policy.simulator import simulate
 from mpmkit.policy.trace_run import TraceRun
-from mpmkit.policy.traffic import check_span
+from mpmkit.policy.traffic import Traffic, check_span
 
 ATTEMPTS = 4  # simulations of a proposal
 WARM_SECONDS = 60  # of the trace, by whose demand the first children are counted
@@ -33,6 +34,11 @@ COPY_SECONDS = 1.0  # copies of a connection come so much later, at most
 LEAST_SPAN = 3600.0  # seconds of log, below which a note says what is missing
 FULL = 0.95  # of the workers: a log with more busy ones ran into the limit
 FEW_WAIT = 0.01  # of the requests, under a proposal that can be recommended
+HEADROOM = 1.25  # MaxRequestWorkers over the peak of the demand
+FORK_SECONDS = 2  # until idle maintenance has seen a rise, and a child is there
+WAITING_SHARE = 0.001  # of the requests may wait under a proposal
+MOST = 20_000  # workers of a proposal
+FEWEST_PAUSES = 20  # on kept connections, for a KeepAliveTimeout to be proposed
 
 LOG_LINES = r"""
     LogFormat "%h %l %u %t \"%r\" %>s %b \"%{Referer}i\" \"%{User-agent}i\" %D %X %k %{usec}t" trace
@@ -74,26 +80,33 @@ class Cost:
 
 @dataclass(frozen=True)
 class Case:
-    """What the trace meets under one MPM. kind: "given" or "proposed". memory: KiB in the second in which it is
-    most (`Cost.at`). reasons: directive -> why it has that number."""
+    """What the trace meets under one MPM. kind: "given" or "proposed". reasons: directive -> why it has that
+    number."""
 
-    mpm: str
     kind: str
     directives: Directives
     run: TraceRun
-    memory: tuple[float, float, float]
     cost: Cost
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str]
+
+    @property
+    def mpm(self) -> str:
+        return self.directives.mpm
+
+    def _memory(self) -> Iterator[tuple[float, float, float]]:
+        """`Cost.at` in each second."""
+        threads, series = self.directives.ThreadsPerChild, self.run.series
+        for processes, kept in zip(series["processes"], series["kept"], strict=True):
+            yield self.cost.at(processes * threads, kept)
+
+    @cached_property
+    def memory(self) -> tuple[float, float, float]:
+        """KiB in the second in which it is most (`Cost.at`)."""
+        return max(self._memory(), key=itemgetter(1))
 
     def memory_over_time(self) -> list[float]:
         """KiB expected in each second of the run."""
-        return [middle for _, middle, _ in _memory(self.directives, self.run, self.cost)]
-
-
-def _memory(d: Directives, run: TraceRun, cost: Cost) -> Iterator[tuple[float, float, float]]:
-    """`Cost.at` each second."""
-    for processes, kept in zip(run.series["processes"], run.series["kept"], strict=True):
-        yield cost.at(processes * d.ThreadsPerChild, kept)
+        return [middle for _, middle, _ in self._memory()]
 
 
 @dataclass(frozen=True)
@@ -144,17 +157,129 @@ def grown(trace: Trace, growth: float) -> Trace:
     return trace.of((i for _, i, _ in rows), **new)
 
 
+def holds(d: Directives) -> float:
+    """Seconds for which a kept connection holds a worker."""
+    return d.KeepAliveTimeout if d.KeepAlive and d.mpm != "event" else 0.0
+
+
+def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
+    """For each second the most workers that would be busy if no request had to wait.
+
+    keep: seconds for which a kept connection holds a worker. factor: of the durations, which all requests
+    must have.
+    """
+    following: dict[int, float] = {}
+    until = array("d", bytes(8 * len(trace)))
+    for i in range(len(trace) - 1, -1, -1):
+        start, connection = trace.start[i], trace.connection[i]
+        end = start + factor * trace.seconds[i]
+        if keep and trace.kept[i]:
+            end = max(end, min(following.get(connection, math.inf), end + keep))
+        following[connection], until[i] = start, end
+    found, ends = array("L", [0]), list[float]()
+    for start, end in zip(trace.start, until, strict=True):
+        while len(found) <= start:
+            while ends and ends[0] <= len(found):
+                heappop(ends)
+            found.append(len(ends))
+        while ends and ends[0] <= start:
+            heappop(ends)
+        heappush(ends, end)
+        found[-1] = max(found[-1], len(ends))
+    return found
+
+
+class Proposal:
+    """Directives for a trace. reasons: name -> why it has that number.
+
+    given: the present values, kept where there is no reason to change them. most: workers that fit in memory,
+    and `why_most`, for the reason.
+    """
+
+    def __init__(self, given: Directives, trace: Trace, most: int, why_most: str) -> None:
+        self.given, self.threads, self.why_most = given, given.ThreadsPerChild, why_most
+        self.kind = "Threads" if given.threaded else "Servers"
+        self.reasons = why = dict[str, str]()
+        self.keep = given.KeepAliveTimeout
+        pauses = trace.think_times()
+        if holds(given) and len(pauses) >= FEWEST_PAUSES:  # no longer than most clients need
+            found = max(1, math.ceil(statistics.quantiles(pauses, n=20)[-1]))
+            if found < self.keep:
+                self.keep = float(found)
+                come = f"95% of the next requests on a connection come within {found} s"
+                why["KeepAliveTimeout"] = f"{come}, and each kept connection holds a worker"
+        self.most = max(self.threads, min(most, MOST) // self.threads * self.threads)
+        load = demand(trace, self.keep if holds(given) else 0.0)
+        self.peak, self.mean = max(load), statistics.fmean(load)
+        self.when = trace.clock(load.index(self.peak))
+        self.rise = max(map(int.__sub__, load[FORK_SECONDS:], load), default=self.peak)
+        self.wanted = self._whole(self.peak * HEADROOM, 2)
+        self.spare = min(self._whole(self.rise), self.wanted)
+        self.factor = given.AsyncRequestWorkerFactor
+        if given.mpm == "event" and given.KeepAlive:
+            # A factor that lets the pool hold all connections (policy/admission.py).
+            most = max(demand(trace, self.keep))
+            children = self._whole(min(self.peak + self.spare, self.most)) // self.threads
+            needed = math.ceil((most * HEADROOM - children * self.threads) / self.spare)
+            if needed > self.factor:
+                self.factor = float(needed)
+                free = f"{children} children with {self.spare} idle threads"
+                why["AsyncRequestWorkerFactor"] = f"{most} connections at the peak, {free}"
+
+    def _whole(self, workers: float, least: int = 1) -> int:
+        """Rounded up to children."""
+        return max(least, math.ceil(workers / self.threads)) * self.threads
+
+    def raised(self, run: TraceRun) -> bool:
+        """Raise what lets most clients wait. False: few wait, or nothing can be raised."""
+        binds = {name: count for name, (_, count) in run.binds.items() if name != "ListenBacklog"}
+        name = max(binds, key=binds.__getitem__, default="")
+        if run.waited <= WAITING_SHARE:
+            return False
+        if name == f"MinSpare{self.kind}" and self.spare < min(self.wanted, self.most):
+            self.spare = min(self._whole(2 * self.spare), self.wanted)
+        elif name == "AsyncRequestWorkerFactor":
+            self.reasons[name] = f"with {self.factor:g} connections waited while threads were idle"
+            self.factor *= 2
+        elif name in ("MaxRequestWorkers", "ServerLimit") and self.wanted < self.most:
+            self.wanted = self._whole(self.wanted * HEADROOM)
+        else:
+            return False
+        return True
+
+    def directives(self) -> Directives:
+        """As they are now; fills `reasons`."""
+        given, why, kind, threads = self.given, self.reasons, self.kind, self.threads
+        workers = min(self.wanted, self.most)
+        spare, children = min(self.spare, workers), workers // threads
+        finishing = math.ceil(children / 4) if given.mpm == "event" else 0
+        start = min(children, math.ceil((self.mean + min(spare, self.rise)) / threads))
+        values: dict[str, Any] = {
+            "StartServers": max(1, start), f"MinSpare{kind}": spare,
+            f"MaxSpare{kind}": max(2 * spare, spare + threads + 1), "ServerLimit": children + finishing,
+            "MaxRequestWorkers": workers, "AsyncRequestWorkerFactor": self.factor,
+            "KeepAliveTimeout": self.keep,
+        }  # fmt: skip
+        why["StartServers"] = f"{self.mean:.0f} busy on average, plus spares"
+        more = f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
+        rise = f"busy workers rise by up to {self.rise} in the {FORK_SECONDS} s that a fork takes"
+        why[f"MinSpare{kind}"] = rise + more
+        why[f"MaxSpare{kind}"] = "twice the minimum, so children do not keep ending and starting"
+        if given.threaded:
+            why["ThreadsPerChild"] = "unchanged"
+        each = "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
+        more = ", plus a quarter for processes that finish gracefully" * bool(finishing)
+        why["ServerLimit"] = each + more
+        more = "plus a quarter" if workers == self.wanted else f"but {self.why_most}"
+        why["MaxRequestWorkers"] = f"{self.peak} busy at the peak ({self.when}), {more}"
+        return replace(given, **values)
+
+
 def advise(
-    given: Mapping[str, Directives],
-    trace: Trace,
-    costs: Mapping[str, Cost],
-    *,
-    growth: float = 1.0,
-    ram: str | int = 0,
-    writer: str = "",
-    on_progress: Report = lambda share, text: None,
+    given: Mapping[str, Directives], trace: Trace, costs: Mapping[str, Cost], *, growth: float = 1.0,
+    ram: str | int = 0, writer: str = "", on_progress: Report = lambda share, text: None,
     calls: Callable[..., list[Any]] = in_turn,
-) -> Advice:
+) -> Advice:  # fmt: skip
     """The trace under each MPM of `given`, with those directives and with proposed ones.
 
     costs: memory, for each MPM. growth: of the number of connections, up to 1000. ram: of the machine, bytes or
@@ -176,94 +301,75 @@ def advise(
         raise ValueError(f"trace: no request is left at growth {growth:g}, of {len(trace):,}")
     if not trace.timed:
         return Advice(load, growth, (*trace.notes, *_untimed(load)), (), total, room)
-    notes = (*trace.notes, *_reach(trace, given.get(writer)), *_growth_notes(load, growth))
+    notes = (*trace.notes, *_notes(trace, given.get(writer), load, growth))
     kinds = ("given", "proposed")
     jobs = [(kind, d, costs[mpm], room) for mpm, d in given.items() for kind in kinds]
-    cases = calls(_case, load, jobs, on_progress)
-    return Advice(load, growth, notes, tuple(cases), total, room)
+    return Advice(load, growth, notes, tuple(calls(_case, load, jobs, on_progress)), total, room)
 
 
 def _case(load: Trace, job: tuple[str, Directives, Cost, int], report: Report) -> Case:
     """What the trace meets. A proposal is raised as long as its simulation shows that it lets clients wait."""
     kind, d, cost, room = job
     begin = load.of(range(min(len(load), bisect_left(load.start, WARM_SECONDS) + 1)))
+    proposal = Proposal(d, load, *cost.fitting(room)) if kind == "proposed" else None
+    attempts = ATTEMPTS if proposal else 1
+    for attempt in range(1, attempts + 1):
+        d = proposal.directives() if proposal else d
+        what = f"{d.mpm} as {kind}" + f", attempt {attempt}" * bool(proposal)
 
-    def simulated(d: Directives, before: float, part: float, attempt: str = "") -> TraceRun:
-        """`before` of the work is done, and it is such a part of it."""
-        begun = warm(d, statistics.fmean(demand(begin, holds(d))[:WARM_SECONDS]))
-        what = f"{d.mpm} as {kind}{attempt}"
-        report(before, what)
-        return simulate(
-            d.mpm, begun, trace=load, on_progress=lambda share: report(before + part * share, what)
-        )
+        def progress(share: float, done: int = attempt - 1, what: str = what) -> None:
+            report((done + share) / attempts, what)
 
-    reasons: Mapping[str, str] = {}
-    if kind == "given":
-        run = simulated(d, 0.0, 1.0)
-    else:
-        proposal = Proposal(d, load, *cost.fitting(room))
-        for attempt in range(1, ATTEMPTS + 1):
-            d = proposal.directives()
-            run = simulated(d, (attempt - 1) / ATTEMPTS, 1 / ATTEMPTS, f", attempt {attempt}")
-            if attempt == ATTEMPTS or not proposal.raised(run):
-                break
-        reasons = proposal.reasons
-    memory = max(_memory(d, run, cost), key=itemgetter(1))
-    return Case(d.mpm, kind, d, run, memory, cost, reasons)
+        progress(0.0)
+        # With the children that idle maintenance has for that demand: a log usually begins on a running server.
+        busy = statistics.fmean(demand(begin, holds(d))[:WARM_SECONDS])
+        spare = d.MinSpareThreads if d.threaded else d.MinSpareServers
+        children = max(d.StartServers, math.ceil((busy + spare) / d.ThreadsPerChild))
+        begun = replace(d, StartServers=min(d.process_limit, children))
+        run = Traffic(begun, load).run(progress)
+        if proposal is None or attempt == attempts or not proposal.raised(run):
+            break
+    return Case(kind, d, run, cost, proposal.reasons if proposal else {})
 
 
-def warm(d: Directives, busy: float) -> Directives:
-    """With as many children at the start as idle maintenance has for that many busy workers: a log
-    usually begins on a running server."""
-    spare = d.MinSpareThreads if d.threaded else d.MinSpareServers
-    children = max(d.StartServers, math.ceil((busy + spare) / d.ThreadsPerChild))
-    return replace(d, StartServers=min(d.process_limit, children))
-
-
-def _reach(trace: Trace, writer: Directives | None) -> Iterator[str]:
-    """What the log does not show."""
+def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) -> Iterator[str]:
+    """What the log does not show, and what growth assumes."""
     if trace.span < LEAST_SPAN:
         covers = f"{trace.span:.0f} s" if trace.span < 120 else f"{trace.span / 60:.0f} minutes"
         more = "hours in which more happens are not in it. Give a whole day, better a week."
         yield f"The log covers {covers}: {more}"
     if writer is None:
-        unknown = (
-            "Which MPM wrote the log is not known, so whether it ran into its limit is not either"
-        )
-        yield f"{unknown}: give -f with the LoadModule of an MPM, or --status."
-        return
-    limit = writer.process_limit * writer.ThreadsPerChild
-    full = [t for t, busy in enumerate(demand(trace, holds(writer))) if busy >= FULL * limit]
-    if full:
         yield (
-            f"The log ran into the limit: all {limit} workers were busy in {len(full):,} s, first at "
-            f"{trace.clock(full[0])}. What waited is in the log with the time at which a worker read it, and "
-            "clients that gave up are not in it. The demand was higher: take the numbers as the least, raise "
-            "MaxRequestWorkers, log again, and ask again."
+            "Which MPM wrote the log is not known, so whether it ran into its limit is not either: give -f with "
+            "the LoadModule of an MPM, or --status."
         )
-
-
-def _growth_notes(load: Trace, growth: float) -> Iterator[str]:
+    else:
+        limit = writer.process_limit * writer.ThreadsPerChild
+        workers = enumerate(demand(trace, holds(writer)))
+        if full := [t for t, busy in workers if busy >= FULL * limit]:
+            yield (
+                f"The log ran into the limit: all {limit} workers were busy in {len(full):,} s, first at "
+                f"{trace.clock(full[0])}. What waited is in the log with the time at which a worker read it, "
+                "and clients that gave up are not in it. The demand was higher: take the numbers as the least, "
+                "raise MaxRequestWorkers, log again, and ask again."
+            )
     if growth != 1:
         how = "their copies come up to 1 s later (superposed)" if growth > 1 else "thinned evenly"
         yield f"Growth {growth:g}: that many times the connections, each whole; {how}."
     if growth > 1:
         usual, slow = max(demand(load, 0.0)), max(demand(load, 0.0, growth))
         longer = f"With a full processor they are longer: {growth:g} times as long"
-        busy = f"requests would keep {slow} workers busy at the peak, not {usual}"
-        yield f"Durations are the log's. {longer}, {busy}."
+        kept = f"requests would keep {slow} workers busy at the peak, not {usual}"
+        yield f"Durations are the log's. {longer}, {kept}."
 
 
 def _untimed(load: Trace) -> Iterator[str]:
     """What a log without durations can say."""
-    rate = array("L", bytes(8 * (int(load.start[-1]) + 1)))
-    for start in load.start:
-        rate[int(start)] += 1
-    peak = max(rate)
+    second, peak = Counter(map(int, load.start)).most_common(1)[0]
     none = "No request has a duration, so it is not known which workers are busy, and nothing is proposed."
     yield f"{none} Add to httpd.conf:{LOG_LINES}"
     yield (
-        f"Meanwhile: {peak} requests in the busiest second ({load.clock(rate.index(peak))}), "
+        f"Meanwhile: {peak} requests in the busiest second ({load.clock(second)}), "
         f"{len(load) / max(1.0, load.span):.2f} per second on average. By Little's law each 100 ms that a "
         f"request takes on average keep {0.1 * peak:.1f} workers busy in such a second; under prefork and worker "
         "kept connections come on top."

@@ -84,28 +84,23 @@ def text(advice: Advice) -> str:
     parts += [f"* {note}" if advice.cases else note for note in advice.notes]
     if advice.cases:
         parts += ["", *aligned(rows(advice), left=(0, 1, len(HEAD) - 1)), "", *sources(advice)]
-        parts += ["", advice.verdict()]
-        parts += [f"\n{one}" for one in blocks(advice)]
+        parts += ["", advice.verdict(), *(f"\n{one}" for one in blocks(advice))]
     return "\n".join(parts)
 
 
 def data(advice: Advice) -> dict[str, Any]:
     """The whole advice for JSON; memory in KiB, times in seconds; null for a missing number."""
-    cases = []
-    for case in advice.cases:
-        run = case.run
-        names = ("peak_busy", "busy_p99", "mean_busy", "mean_kept", "waited", "overflow", "lost", "forks",
-                 "ends", "peak_processes")  # fmt: skip
-        waits = {"p99": run.wait_quantile(0.99), "longest": max(run.waits)}
-        cases.append({
-            "mpm": case.mpm, "kind": case.kind,
-            "directives": {name: getattr(case.directives, name) for name in SHOWN},
-            "reasons": dict(case.reasons), **{name: getattr(run, name) for name in names},
-            "wait": {name: _finite(value) for name, value in waits.items()},
-            "memory": dict(zip(("low", "expected", "high"), map(_finite, case.memory), strict=True)),
-            "memory_measured": case.cost.measured, "memory_source": case.cost.source,
-            "binds": {name: {"first": when, "connections": n} for name, (when, n) in run.binds.items()},
-        })  # fmt: skip
+    names = ("peak_busy", "busy_p99", "mean_busy", "mean_kept", "waited", "overflow", "lost", "forks", "ends",
+             "peak_processes")  # fmt: skip
+    cases = [{
+        "mpm": case.mpm, "kind": case.kind,
+        "directives": {name: getattr(case.directives, name) for name in SHOWN},
+        "reasons": dict(case.reasons), **{name: getattr(case.run, name) for name in names},
+        "wait": {"p99": _finite(case.run.wait_quantile(0.99)), "longest": _finite(max(case.run.waits))},
+        "memory": dict(zip(("low", "expected", "high"), map(_finite, case.memory), strict=True)),
+        "memory_measured": case.cost.measured, "memory_source": case.cost.source,
+        "binds": {name: {"first": when, "connections": n} for name, (when, n) in case.run.binds.items()},
+    } for case in advice.cases]  # fmt: skip
     return {
         "requests": len(advice.trace), "begin": advice.trace.begin, "span": advice.trace.span,
         "growth": advice.growth, "ram": advice.ram, "room": advice.room, "notes": list(advice.notes),
@@ -117,23 +112,20 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _points(values: Sequence[float], high: float, width: int, height: int) -> str:
-    """A polyline's points; of several values that fall together the largest."""
-    step = max(1, math.ceil(len(values) / COLUMNS))
-    tops = [max(values[i : i + step]) for i in range(0, len(values), step)]
-    across, up = width / max(1, len(tops) - 1), height / high
-    return " ".join(f"{i * across:.1f},{height - top * up:.1f}" for i, top in enumerate(tops))
-
-
 def plot(cases: Sequence[Case], title: str) -> str:
-    """An SVG of one of DRAWN over time: the cases of an MPM, as given and as proposed."""
+    """An SVG of one of DRAWN over time: the cases of an MPM, as given and as proposed. Of several values that
+    fall together the largest is drawn."""
     width, height = 360, 110
     series = {case.kind: DRAWN[title](case) for case in cases}
     high = max(1.0, *map(max, series.values()))
     peaks = ", ".join(f"{kind} {max(values):,.0f} at most" for kind, values in series.items())
     lines = f"<rect width='{width}' height='{height}'/>"
     for kind, values in series.items():
-        lines += f"<polyline class='{kind}' points='{_points(values, high, width, height)}'/>"
+        step = max(1, math.ceil(len(values) / COLUMNS))
+        tops = [max(values[i : i + step]) for i in range(0, len(values), step)]
+        across, up = width / max(1, len(tops) - 1), height / high
+        points = (f"{i * across:.1f},{height - top * up:.1f}" for i, top in enumerate(tops))
+        lines += f"<polyline class='{kind}' points='{' '.join(points)}'/>"
     return (
         f"<figure><svg viewBox='-4 -4 {width + 8} {height + 8}' role='img'>"
         f"<title>{title} under {cases[0].mpm}: {peaks}</title>{lines}</svg>"
@@ -157,20 +149,19 @@ def _table(advice: Advice) -> str:
 
 def html(advice: Advice, title: str) -> str:
     """One page with tables, plots (SVG) and blocks, in the reader's colour scheme; it loads nothing."""
-    parts = []
+    answer = ""
     if advice.cases:
-        parts += [_table(advice), *(f"<p>{escape(line)}</p>" for line in sources(advice))]
+        answer = _table(advice) + "".join(f"<p>{escape(line)}</p>" for line in sources(advice))
         when = f"{advice.trace.clock(0)} to {advice.trace.clock(advice.trace.span)}"
-        parts.append(
+        answer += (
             f"<p><b>{escape(advice.verdict())}</b></p><p>From {when}: "
             "<span class='given'>as given</span>, <span class='proposed'>as proposed</span>.</p>"
         )
-    for mpm in dict.fromkeys(case.mpm for case in advice.cases):
-        cases = [case for case in advice.cases if case.mpm == mpm]
-        plots = "".join(plot(cases, name) for name in DRAWN)
-        text = next(block(case) for case in cases if case.kind == "proposed")
-        parts.append(f"<h2>{mpm}</h2><div class='plots'>{plots}</div>")
-        parts.append(_wide(f"Lines for {mpm}", f"<pre>{escape(text)}</pre>"))
+    for case in [one for one in advice.cases if one.kind == "proposed"]:
+        both = [one for one in advice.cases if one.mpm == case.mpm]
+        plots = "".join(plot(both, name) for name in DRAWN)
+        answer += f"<h2>{case.mpm}</h2><div class='plots'>{plots}</div>"
+        answer += _wide(f"Lines for {case.mpm}", f"<pre>{escape(block(case))}</pre>")
     page = Template(Path(__file__).with_name("advise.html").read_text(encoding="utf-8"))
     notes = "".join(f"<li>{escape(note)}</li>" for note in advice.notes)
-    return page.substitute(title=escape(title), notes=notes, answer="".join(parts))
+    return page.substitute(title=escape(title), notes=notes, answer=answer)

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -60,10 +60,11 @@ def _counts(letters: str, held: Sequence[int], idle: int, busy: int) -> dict[str
     closing) make."""
     keep_alive, writing, closing = held
     count = Counter(letters)
-    counts = {"workers": idle + busy, "idle": idle, "busy": busy, "without_thread": sum(held)}
-    counts |= {"threads": len(letters) - count[LETTERS[0]], "reading": count["R"]}
-    counts |= {"parked": count["K"] + keep_alive, "closing": count["C"] + closing}
-    return {**counts, "writing": count["W"] + count["L"] + writing}
+    return {
+        "workers": idle + busy, "idle": idle, "busy": busy, "without_thread": sum(held),
+        "threads": len(letters) - count[LETTERS[0]], "reading": count["R"], "parked": count["K"] + keep_alive,
+        "closing": count["C"] + closing, "writing": count["W"] + count["L"] + writing,
+    }  # fmt: skip
 
 
 class _Scoreboard:
@@ -84,8 +85,8 @@ class _Scoreboard:
         lines, self._logged = log_lines(log[self._logged :]), len(log)
         names = ("keep_alive", "write_completion", "lingering_close")
         held = [sum(getattr(row, name) for row in rows) for name in names]
-        letters = "".join(board.letters.values())
-        counts = _counts(letters, held, board.counts.idle, board.counts.busy)
+        letters, now = "".join(board.letters.values()), board.counts
+        counts = _counts(letters, held, now.idle, now.busy)
         counts |= {"processes": len(rows), "accesses": board.accesses}
         counts["generation"] = board.snapshot.generation
         duration = sum(row.duration for row in board.workers) / 1e6
@@ -99,7 +100,7 @@ class StatusPage:
     """
 
     def __init__(self, server: Running | str, patience: float) -> None:
-        url = server if isinstance(server, str) else server.url
+        url, self.pid = (server, 0) if isinstance(server, str) else (server.url, server.pid)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not the URL of a server; write http://host:port")
@@ -109,7 +110,6 @@ class StatusPage:
         sent = base64.b64encode(unquote_to_bytes(who)).decode()
         self.headers = {"Authorization": f"Basic {sent}"} if who else {}
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
-        self.pid = 0 if isinstance(server, str) else server.pid
         self.mpm = self.read(FIRST_ANSWER).get("ServerMPM", "")  # httpd 2.2 does not say
         self.patience = patience
 
@@ -155,7 +155,7 @@ class StatusPage:
         counts |= {"generation": generation, "accesses": accesses}
         if not self.pid:
             one_each = counts["threads"] if self.mpm == "prefork" else NAN
-            known = {"processes": float(auto.get("Processes", one_each))}
+            known["processes"] = float(auto.get("Processes", one_each))
         return _Look(children, counts | known, ms)
 
 
@@ -184,27 +184,22 @@ class Watch(Recording):
     """
 
     def __init__(
-        self,
-        server: Watched,
-        *,
-        every: float = EVERY,
-        on_sample: Callable[[Sample, Any], None] | None = None,
-        on_end: Callable[[], None] | None = None,
-    ) -> None:
+        self, server: Watched, *, every: float = EVERY,
+        on_sample: Callable[[Sample, Any], None] | None = None, on_end: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         if every < 0.01:
             raise ValueError(f"every: must be 0.01 s or more, not {every!r}: it would be a load")
-        self._reader = (
-            _Scoreboard(server)
-            if isinstance(server, Server)
-            else StatusPage(server, max(every, 0.2))
-        )
+        self._reader: _Scoreboard | StatusPage
+        if isinstance(server, Server):
+            self._reader = _Scoreboard(server)
+        else:
+            self._reader = StatusPage(server, max(every, 0.2))
         super().__init__(self._reader.mpm)
         self.every, self.on_sample, self.on_end = every, on_sample, on_end
         self._began = time.monotonic()
         self._last = _Look([], {"generation": 0})
         self._memory, self._memory_at = NAN, 0.0  # and when to read it again
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self.go_on, name="mpmkit-watch", daemon=True)
 
     def start(self) -> Self:
@@ -221,8 +216,7 @@ class Watch(Recording):
                 self._thread.join()
             self.look()
 
-    def __enter__(self) -> Self:
-        return self.start()
+    __enter__ = start
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -285,7 +279,7 @@ class Watch(Recording):
         with self._lock:
             now = self.now
             sample = self._sample(look, waiting, now)
-            self._note_differences(look, now)
+            self.events += [Event(now, *one) for one in self._differences(look)]
             self._last = look
             self.samples.append(sample)
             del self.samples[:-KEEP], self.events[:-KEEP]
@@ -307,20 +301,19 @@ class Watch(Recording):
             took = time.thread_time() - began
             self._memory_at = now + max(MEMORY_EVERY, took / MEMORY_SHARE)
         given = {"waiting": waiting, "qps": qps, "service_ms": service, "pss_mb": self._memory}
-        return Sample(round(now, 3), **{**look.counts, **given})
+        return Sample(round(now, 3), **look.counts, **given)
 
-    def _note_differences(self, look: _Look, now: float) -> None:
-        """Events: which children came and went, a new generation, new lines in the error log."""
+    def _differences(self, look: _Look) -> Iterator[tuple[str, str]]:
+        """Kind and text of events: which children came and went, a new generation, new lines in the error log."""
         now_there, were_there = set(look.children), set(self._last.children)
         one, many = ("a child", "children") if self.mpm == "prefork" else ("a process", "processes")
         for kind, pids in (("forked", now_there - were_there), ("ended", were_there - now_there)):
             if pids:
-                which = one if len(pids) == 1 else f"{len(pids)} {many}"
-                self.events.append(Event(now, kind, f"{kind} {which}"))
+                yield kind, f"{kind} {one if len(pids) == 1 else f'{len(pids)} {many}'}"
         generation = look.counts.get("generation", NAN)
         if generation == generation and generation != self._last.counts.get("generation"):
-            self.events.append(Event(now, "generation", f"generation {generation:.0f}"))
-        self.events += [Event(now, "log", line) for line in look.lines]
+            yield "generation", f"generation {generation:.0f}"
+        yield from (("log", line) for line in look.lines)
 
 
 def watch(server: Watched, seconds: float | None = None, *, every: float = 1.0) -> Watch:

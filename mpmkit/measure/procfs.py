@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -94,8 +94,8 @@ def clock_ns(pid: int) -> int:
 
 class Meter:
     """CPU time of a server's process group for each request of one load, in µs: from the first report of
-    requests done, so that neither the start nor the warm-up is in it, to the end. Less than `LEAST` seconds have
-    no figure: the time between a report and its reading would be too large a part of them."""
+    requests done, so without start and warm-up, to the end. Less than `LEAST` seconds have no figure: the time
+    between a report and its reading would be too large a part of them."""
 
     LEAST = 1.0
 
@@ -142,40 +142,34 @@ class Footprint:
     shm: int = 0
 
     def __add__(self, other: Self) -> Self:
-        sums = (getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
-        return type(self)(*sums)
+        return type(self)(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-@dataclass
-class Mapping:
+class Mapping(NamedTuple):
     """One mapping of a process. `kb`: its figures by their label in smaps."""
 
     start: int
     end: int
     permissions: str
     name: str
-    kb: Counter[str] = field(default_factory=Counter)
-    flags: str = ""
+    kb: Counter[str]
+    flags: str
 
 
-_LINES = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$"
-    r"|^(Rss|Pss|SwapPss|Private_\w+|Referenced): +(\d+) kB$|^VmFlags:(.*)$",
-    re.ASCII | re.MULTILINE,
+_FIRST_LINE = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$", re.A | re.M
 )
+_FIGURE = re.compile(r"^(Rss|Pss|SwapPss|Private_\w+|Referenced): +(\d+) kB$", re.A | re.M)
 GUARD = 65536  # bytes: a guard is one page, 64 KiB where pages are that large
 
 
 def mappings(smaps: str) -> list[Mapping]:
     """The mappings of the text of a /proc/PID/smaps, in its order: by address."""
-    found: list[Mapping] = []
-    for start, end, permissions, name, label, kb, flags in _LINES.findall(smaps):
-        if start:
-            found.append(Mapping(int(start, 16), int(end, 16), permissions, name))
-        elif found and label:
-            found[-1].kb[label] = int(kb)
-        elif found:
-            found[-1].flags = flags
+    texts, found = iter(_FIRST_LINE.split(smaps)[1:]), []
+    for start, end, permissions, name, rest in zip(*[texts] * 5, strict=True):
+        kb = Counter({label: int(number) for label, number in _FIGURE.findall(rest)})
+        flags = rest.partition("\nVmFlags:")[2].partition("\n")[0]
+        found.append(Mapping(int(start, 16), int(end, 16), permissions, name, kb, flags))
     return found
 
 
@@ -259,9 +253,10 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
         return {}
     look = sorted(looks, key=lambda look: sum(one[1].pss for one in look))[len(looks) // 2]
     children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
-    scopes = {"server": look, "parent": [one for one in look if one[0] == pid]}
+    child = children[len(children) // 2 :][:1]
+    scopes = {"server": look, "parent": [one for one in look if one[0] == pid], "child": child}
     found = {}
-    for scope, processes in (*scopes.items(), ("child", children[len(children) // 2 :][:1])):
+    for scope, processes in scopes.items():
         if processes:
             _, memory, threads, tables = zip(*processes, strict=True)
             counts = {"processes": len(processes), "threads": sum(threads)}

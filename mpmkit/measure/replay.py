@@ -20,10 +20,9 @@ from typing import Any
 from mpmkit.config.arguments import Parser
 from mpmkit.load import cli
 from mpmkit.load.profile import MAX_SECONDS, MAX_USERS, LoadProfile
-from mpmkit.measure.access_trace import numbered, read_trace
 from mpmkit.measure.advise import grown
 from mpmkit.measure.command import say
-from mpmkit.measure.trace import Trace
+from mpmkit.measure.trace import Trace, numbered, read_trace
 
 GRID = 1.1  # sizes and durations are rounded to powers of it: by 5% at most
 STAY = 30.0  # seconds for which a server keeps a connection, for the number of users
@@ -47,7 +46,7 @@ def with_paths(logs: Sequence[str], log_format: str, conf: str | None) -> tuple[
     """(the requests whose path can be asked for again, those paths); `size` of the trace is the place of its
     path. Raises ValueError where there are none."""
     lines, places = numbered(), numbered()
-    trace = Trace(**read_trace(logs, log_format, conf, lines))
+    trace = read_trace(logs, log_format, conf, lines)
     place_of = {
         number: places[(match[1] or b"GET").decode(), match[2].decode()]
         for line, number in lines.items()
@@ -131,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not 0 < options.speed <= 1000 or not 0 < options.scale <= 1000:
             raise ValueError("speed, scale: must be more than 0 and at most 1000")
         how = options.log, options.log_format, options.conf
-        trace, paths = with_paths(*how) if options.paths else (Trace(**read_trace(*how)), [])
+        trace, paths = with_paths(*how) if options.paths else (read_trace(*how), [])
         say("\n".join(f"left out: {line}" for line in trace.broken))
         trace = grown(trace, options.scale)
         with tempfile.TemporaryDirectory(prefix="mpmkit-replay-") as place:

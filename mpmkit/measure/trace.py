@@ -4,32 +4,50 @@
     trace.span, len(trace), max(trace.seconds), trace.think_times()
     trace.to_csv("trace.csv"); mpmkit.Trace.from_csv("trace.csv")
 
-Its columns, notes and CSV have no address, no user agent and no path: a client is a number.
+Its columns, notes and CSV have no address, no user agent and no path: a client is a number. httpd writes a
+line when the request has ended, and %t is when it was received: the lines of a log are in the order of ends.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from bisect import bisect, insort
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import islice
+from functools import lru_cache
+from itertools import accumulate, chain, count, islice, repeat
+from types import SimpleNamespace
 from typing import Any
 
-from mpmkit.measure.access_log import BROKEN_SHARE, TraceError
+from mpmkit.config import values
+from mpmkit.measure import access_log
+from mpmkit.measure.access_log import CACHED, Columns, Entries, LineFormat, Reader, TraceError
 from mpmkit.policy.traffic import LONGEST
 
 NAN = float("nan")
+KEEP_ALIVE_TIMEOUT = 5.0  # seconds: httpd's default
+# Seconds by which ends, or starts, of two lines may go back; more is the clock.
+STEP_BACK = (5.0, 120.0)
+SAMPLE = 20_000  # requests on which the error of the inference is estimated
+LONGEST_KEPT = 600.0  # seconds for which a connection with %k is remembered
+PURGE = 20_000  # requests after which connections that wait longer are forgotten
+KEPT = {b"+": 1, b"-": 0, b"X": 0}
 
-# Name of a column -> its type (array.array) and how a value is written in a CSV.
-COLUMNS = {
-    "start": ("d", "{:.6f}"), "seconds": ("d", "{:.6f}"), "size": ("q", "{}"), "client": ("I", "{}"),
-    "kept": ("b", "{}"), "connection": ("I", "{}"),
+# Name of a column -> its type (array.array), how a CSV has it, and the value where it is not known (None: another
+# number for each request).
+COLUMNS: dict[str, tuple[str, str, float | None]] = {
+    "start": ("d", "{:.6f}", NAN), "seconds": ("d", "{:.6f}", NAN), "size": ("q", "{}", 0),
+    "client": ("I", "{}", None), "kept": ("b", "{}", -1), "connection": ("I", "{}", None),
 }  # fmt: skip
+LOGGED = {**COLUMNS, "place": ("I", "", None), "serial": ("q", "", -1)}
+
+Waiting = tuple[float, int, int]  # end of a connection's last request, its number, that request
 
 
 @dataclass(eq=False)
@@ -65,20 +83,18 @@ class Trace:
     def __post_init__(self) -> None:
         self.start = self._column("start")
         count = len(self.start)
-        missing = {"seconds": NAN, "size": 0, "kept": -1}
-        for name in islice(COLUMNS, 1, None):
+        for name, (*_, missing) in islice(COLUMNS.items(), 1, None):
             if getattr(self, name) is None:
-                setattr(self, name, [missing[name]] * count if name in missing else range(count))
+                setattr(self, name, range(count) if missing is None else [missing] * count)
             column = self._column(name)
             if len(column) != count:
                 raise TraceError(f"{name}: has {len(column):,} entries, start has {count:,}")
             setattr(self, name, column)
-        first, last = (self.start[0], self.start[-1]) if count else (0.0, 0.0)
         in_order = all(map(operator.le, self.start, islice(self.start, 1, None)))
-        if not (0 <= first and last < math.inf and in_order):
+        if count and not (in_order and 0 <= self.start[0] <= self.start[-1] < math.inf):
             what = "seconds from 0 on, sorted, the columns in the same order"
             raise TraceError(f"start: must be {what}")
-        if len(self) and 0 <= min(self.seconds) and max(self.seconds) <= LONGEST:
+        if count and 0 <= min(self.seconds) and max(self.seconds) <= LONGEST:
             return  # the usual case, twice as fast
         good = array("d", [s if 0 <= s <= LONGEST else NAN for s in self.seconds])
         if wrong := sum(map(math.isnan, good)) - sum(map(math.isnan, self.seconds)):
@@ -108,7 +124,7 @@ class Trace:
     def complete(self) -> Trace:
         """This trace, or if at most 1% of its requests have no duration, one without those, with a note."""
         lost = sum(map(math.isnan, self.seconds))
-        if not 0 < lost <= BROKEN_SHARE * len(self):
+        if not 0 < lost <= access_log.BROKEN_SHARE * len(self):
             return self
         good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
         text = f"{lost:,} requests have no duration and are left out."
@@ -147,7 +163,7 @@ class Trace:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write it as CSV: comments with `begin` and `notes`, a header, a line a request."""
-        line = ",".join(form for _, form in COLUMNS.values()) + "\n"
+        line = ",".join(form for _, form, _ in COLUMNS.values()) + "\n"
         columns = [getattr(self, name) for name in COLUMNS]
         with open(path, "w", encoding="utf-8") as file:
             file.write(f"# begin: {self.begin:.6f}\n")
@@ -167,16 +183,16 @@ class Trace:
         Raises TraceError if more than 1% of the lines are not in that format, or the log has no request
         or cannot be read.
         """
-        from mpmkit.measure.access_trace import read_trace
-
-        return cls(**read_trace(logs, log_format, conf))
+        return read_trace(logs, log_format, conf)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
-        """Read a file of `to_csv`. Raises TraceError, naming the line, and OSError."""
+        """Read a file of `to_csv`. Raises OSError, and TraceError, which names a line that is no request."""
+        said: dict[str, list[str]] = {"note": [], "begin": []}
+        columns: dict[str, Any] = {name: array(code) for name, (code, *_) in COLUMNS.items()}
+        kinds = [(one, float if one.typecode == "d" else int) for one in columns.values()]
         with open(path, encoding="utf-8", errors="replace") as file:
             lines, line = enumerate(file, 1), ""
-            said: dict[str, list[str]] = {"note": [], "begin": []}
             for _, line in lines:
                 if not line.startswith("# "):
                     break
@@ -184,21 +200,242 @@ class Trace:
                 said.setdefault(name, []).append(value)
             if line.strip() != ",".join(COLUMNS):
                 raise TraceError(f"{path}: is not a trace: no line {','.join(COLUMNS)}")
-            columns: dict[str, Any] = {name: array(code) for name, (code, _) in COLUMNS.items()}
-            kinds = [(one, float if one.typecode == "d" else int) for one in columns.values()]
-            before, starts = 0.0, columns["start"]
             for number, line in lines:
-                where = f"{path}, line {number}: "
                 try:
                     for (column, kind), cell in zip(kinds, line.split(","), strict=True):
                         column.append(kind(cell))
                 except (ValueError, OverflowError):
-                    raise TraceError(f"{where}is not a request: {line[:80]!r}") from None
-                if not before <= starts[-1] < math.inf:
-                    what = "starts before the one above it, or never; sort the lines by start"
-                    raise TraceError(f"{where}{what}: {line[:80]!r}")
-                before = starts[-1]
+                    what = f"is not a request: {line[:80]!r}"
+                    raise TraceError(f"{path}, line {number}: {what}") from None
         begin = 0.0
-        with contextlib.suppress(ValueError, IndexError):
+        with suppress(ValueError, IndexError):
             begin = float(said["begin"][0])
         return cls(**columns, begin=begin, notes=tuple(said["note"]))
+
+
+# -- from access logs -----------------------------------------------------------------------------
+
+
+def _columns(
+    form: LineFormat, blocks: Iterable[Entries], lines: defaultdict[bytes, int] | None
+) -> Any:
+    """LOGGED, in the order of starts; ports: whether they are logged; back: seconds by which the clock went
+    back, at most."""
+    at, salt, clients, places, last = form.columns, os.urandom(16), numbered(), numbered(), -1e18
+    c = SimpleNamespace(ports="port" in at, back=0.0)
+    vars(c).update((name, array(code)) for name, (code, *_) in LOGGED.items())
+    placed = "port" in at or "process" in at
+
+    def numbers(known: defaultdict[int, int], found: Columns, *names: str) -> list[int]:
+        """Of clients, by a salted hash of those columns: no address is kept, even meanwhile."""
+        texts = [found[at[name]] for name in names if name in at]
+        salted = zip(repeat(salt), *texts, strict=False)
+        return list(map(known.__getitem__, map(hash, salted))) if texts else []
+
+    for found, starts, lasted in blocks:
+        times = list(map(operator.add, starts, lasted)) if lasted else starts
+        c.back = max(c.back, *map(operator.sub, [last, *times], times))
+        last = times[-1]
+        c.start.fromlist(starts)
+        c.seconds.fromlist(lasted or [])
+        if lines is not None:
+            c.size.fromlist(list(map(lines.__getitem__, found[at["line"]])))
+        elif "size" in at:
+            c.size.fromlist(_wholes(found[at["size"]]))
+        if "serial" in at:
+            c.serial.fromlist(_wholes(found[at["serial"]]))
+        c.client.fromlist(numbers(clients, found, "address", "agent"))
+        if placed:
+            c.place.fromlist(numbers(places, found, "address", "agent", "process", "port"))
+        if "kept" in at:
+            c.kept.fromlist([KEPT.get(sign, -1) for sign in found[at["kept"]]])
+        elif "line" in at:  # HTTP/1.0 closes
+            c.kept.fromlist([line.endswith(b" HTTP/1.0") - 1 for line in found[at["line"]]])
+    size, order = len(c.start), None
+    if not all(map(operator.le, c.start, islice(c.start, 1, None))):
+        order = operator.itemgetter(*sorted(range(size), key=list(c.start).__getitem__))
+    for name, (code, _, missing) in LOGGED.items():
+        if not (column := getattr(c, name)):
+            setattr(c, name, array(code, range(size) if missing is None else [missing] * size))
+        elif order:
+            setattr(c, name, array(code, order(column)))
+    c.place = c.place if placed else c.client
+    return c
+
+
+def numbered() -> defaultdict[Any, int]:
+    """Gives each key a number, in the order in which they first occur."""
+    known: defaultdict[Any, int] = defaultdict()
+    known.default_factory = known.__len__
+    return known
+
+
+def _wholes(texts: Sequence[bytes]) -> list[int]:
+    """Numbers of bytes, or of requests; 0 for "-" and for what no server can have counted."""
+    with suppress(ValueError):
+        found = list(map(int, texts))
+        if 0 <= min(found) and max(found) < 10**18:
+            return found
+    return [int(text) if text.isdigit() and len(text) < 19 else 0 for text in texts]
+
+
+def joined(
+    columns: Any, gap: float, tolerance: float, *, serials: bool, most: int | None = None
+) -> tuple[array[int], array[int], int]:
+    """(number of the connection of each request, what became known of `kept`, requests whose %k has no
+    predecessor). A request goes on with its client's connection that answered last before its start: the one
+    whose %k is one less (`serials`), else one that ended at most `gap` seconds ago. A request after which the
+    connection was closed repeats the %k of the one before it: httpd counts those after which it was kept. Its 0
+    may also be the first request; only a logged port (`columns.ports`) decides that.
+
+    columns: start, seconds, place, serial and kept, in the order of starts. tolerance: seconds by which times
+    may be wrong. most: only so many of the first requests.
+    """
+    ends = array("d", map(operator.add, columns.start, islice(columns.seconds, most)))
+    if math.isnan(sum(ends)):
+        ends = array("d", [e if e == e else s for e, s in zip(ends, columns.start, strict=False)])
+    limit = (LONGEST_KEPT if serials else gap) + tolerance
+    kept, numbers, new, lost = array("b", columns.kept), array("I"), 0, 0
+    # By client, and by the %k of the next request: the connections that wait for it, in order.
+    there: dict[int, list[Waiting]] = {}
+    waiting, add, purge, ports = there.get, numbers.append, PURGE, columns.ports
+    rows = zip(
+        count(), columns.start, ends, columns.place, columns.serial, columns.kept, strict=False
+    )
+    for index, start, end, key, serial, keeps in rows:
+        low, high, best, then, waits = start - limit, start + tolerance, None, key, keeps
+        if index >= purge:
+            purge += PURGE
+            for old in [one for one, some in there.items() if not some or some[-1][0] < low]:
+                del there[old]
+        if serials:
+            key += serial << 32
+            then = key + (1 << 32)
+            # With a number of its own, - is MaxKeepAliveRequests, after which one more request may come.
+            waits = keeps or serial
+            if not keeps and (serial or ports) and (some := waiting(then)):
+                best = some.pop() if low <= some[-1][0] <= high else _taken(some, low, high)
+                waits = best is None and serial
+        if best is None and (some := waiting(key)):
+            best = some.pop() if low <= some[-1][0] <= high else _taken(some, low, high)
+        if best is None:
+            number, new = new, new + 1
+            lost += serials and serial > 0
+        else:
+            _, number, before = best
+            kept[before] = 1
+        add(number)
+        if waits:
+            if some := waiting(then):
+                insort(some, (end, number, index))
+            else:
+                there[then] = [(end, number, index)]
+    return numbers, kept, lost
+
+
+def _taken(some: list[Waiting], low: float, high: float) -> Waiting | None:
+    """Take the connection that answered last within those times out of those that wait, which are in order."""
+    at = bisect(some, (high, math.inf)) - 1
+    if at >= 0 and some[at][0] >= low:
+        return some.pop(at)
+    del some[: at + 1]  # too old, from now on
+    return None
+
+
+def _from_conf(conf: Any, log: str, text: str) -> tuple[dict[str, str], str, float]:
+    """(nicknames, format, KeepAliveTimeout in s) of an httpd.conf; the format is `text`, or that of the
+    CustomLog that writes a file of that name. Raises TraceError for one that cannot be read."""
+    found, keep_alive = access_log.read_conf(conf), KEEP_ALIVE_TIMEOUT
+    nicknames, logs, last = dict(access_log.NICKNAMES), [], access_log.COMMON
+    for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
+        name, args = one.name.lower(), one.args
+        if name == "logformat" and len(args) > 1:
+            nicknames[args[1]] = args[0]
+        elif name == "logformat" and args:
+            last = args[0]
+        elif name in ("customlog", "transferlog") and args:
+            logs.append((os.path.basename(args[0]), args[1] if len(args) > 1 else last))
+        elif name == "keepalivetimeout" and args:
+            with suppress(ValueError):
+                keep_alive = values.time(args)
+    if not text and not logs:
+        raise TraceError(f"conf: {conf}: has no CustomLog; give log_format")
+    name = os.path.basename(log)
+    return nicknames, text or min(logs, key=lambda one: not name.startswith(one[0]))[1], keep_alive
+
+
+def read_trace(
+    logs: Any, log_format: str, conf: Any, lines: defaultdict[bytes, int] | None = None
+) -> Trace:
+    """See `Trace.read`. lines: a `numbered` of request lines; `size` is then the number of each."""
+    several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
+    nicknames, text, gap = access_log.NICKNAMES, log_format, KEEP_ALIVE_TIMEOUT
+    if conf is not None:
+        nicknames, text, gap = _from_conf(conf, str(several[0]), text)
+    reader, blocks = access_log.in_order(several, LineFormat(text, nicknames) if text else None)
+    form = reader.form
+    if lines is not None and "line" not in form.columns:
+        raise TraceError("paths: the log has no request lines; %r is one")
+    columns = _columns(form, blocks, lines)
+    reader.check()
+    clock, begin = form.begin if form.begin.usable else form.end, columns.start[0]
+    later: Iterable[float] = repeat(0.0)
+    if (
+        clock.resolution == 1 and form.begin.usable
+    ):  # spread evenly over each second, in their order
+        offsets = lru_cache(CACHED)(lambda count: [1.0 / count * index for index in range(count)])
+        later = chain.from_iterable(map(offsets, Counter(columns.start).values()))
+    known = map(operator.add, columns.start, later)
+    columns.start = array("d", map(operator.sub, known, repeat(begin)))
+    serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
+    numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
+    how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"
+    signs = " and %X" if "kept" in form.columns else ""
+    joins = (
+        f"Connections are inferred from {how}{signs}; without %k the error of that is not known."
+    )
+    if serials:
+        guess = joined(columns, gap, 1e-3, serials=False, most=SAMPLE)[0]
+        wrong = sum(map(operator.ne, _continues(guess), _continues(numbers[:SAMPLE]))) / len(guess)
+        joins = (
+            f"Connections are those of %k; {lost:,} requests go on with one that began before the log. "
+            f"By {how}, {wrong:.1%} of the requests would be wrongly taken to begin or to go on with one."
+        )
+    notes = tuple(_notes(reader, joins, columns, clock))
+    found = columns.start, columns.seconds, columns.size, columns.client, kept, numbers
+    return Trace(*found, begin, notes, reader.examples())
+
+
+def _continues(numbers: array[int]) -> Iterator[bool]:
+    """For each request but the first whether its connection had one before: numbers are given in order."""
+    return map(operator.le, islice(numbers, 1, None), accumulate(numbers, max))
+
+
+def _notes(reader: Reader, joins: str, columns: Any, clock: access_log.Clock) -> Iterator[str]:
+    form, text = reader.form, f"{reader.lines:,} lines of {reader.form.text!r}"
+    if reader.broken:
+        more = ", ..." * (reader.broken > len(reader.shown))
+        text += f"; broken and left out: {reader.broken:,} ({'; '.join(reader.shown)}{more})"
+    if reader.unfinished:
+        text += "; a last line without its end is left out: the log is still being written"
+    yield f"{text}."
+    yield joins
+    if not form.timed:
+        yield "There are no durations: add %D to the LogFormat."
+    else:
+        span = columns.start[-1]
+        longest = max((x for x in columns.seconds if x < math.inf), default=0.0)
+        more = f", longer than the {span:.3g} s in which requests began" * (longest > span)
+        still = "What still ran when the log ended is not in it"
+        yield f"{still}; the longest request took {longest:.3g} s{more}."
+    if clock.resolution == 1 and form.begin.usable:
+        even = "the requests of a second are spread evenly over it, in the order of their ends"
+        yield f"Times are whole seconds: {even}. Log %{{usec}}t to know them."
+    elif clock.resolution == 1:
+        yield "Times are whole seconds, and starts are wrong by up to one."
+    if not clock.zoned:
+        yield "Times have no zone and are taken as UTC; %t has one."
+    if columns.back > STEP_BACK[not form.timed]:
+        summer = ", as at the end of summer time where times have no zone" * (not clock.zoned)
+        back = f"The clock goes back by {columns.back:,.0f} s in the log"
+        yield f"{back}: requests of before and after overlap{summer}."

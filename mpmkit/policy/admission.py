@@ -63,8 +63,5 @@ def connections_above_limit(
 
     `connections` are all open ones of this child, `lingering` those of them in lingering close.
     """
-    if idle <= 0:
-        return True
-    staying = connections - lingering  # 0: all are about to leave
     limit = connection_limit(idle, threads_per_child, factor, listening_disabled)
-    return staying > 0 and staying >= limit
+    return not limit or 0 < connections - lingering >= limit

@@ -7,9 +7,9 @@ line of mpm/*.py (server/trace.py writes it). So the scoreboard at any moment is
 until then: `apply` of lab/tracer.js is that rule.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from mpmkit.policy.states import LETTERS
 
@@ -72,52 +72,30 @@ class ConnectionTrace:
         mpm, _, threads = head.partition(", ThreadsPerChild ")
         if not threads.isdigit():
             raise ValueError("this is no trace; give the text of a file that TraceLog wrote")
-        rows: list[tuple[int, tuple[Any, ...]]] = []
-        for line in rest.splitlines():
-            if line.startswith("#"):
-                continue
-            words = line.split(" ")
-            if len(words) != 9 or words[7] not in CAUSES or not words[0].isdigit():
-                raise ValueError(f"this is no step of a trace: {line!r}")
-            rows.append((int(words[0]), tuple(words[1:])))
-        given = {(one.ns, one.address): one.client for one in connects}
-        for ns, address in given:
-            rows.append((ns, ("-1", "-", "L", address, "-", "WAITING", "connected", "-")))
-        rows.sort(key=lambda row: row[0])
-        steps, clients = _numbered(rows, given)
-        return cls(mpm, int(threads), steps, clients)
-
-    def to_json(self, began: int) -> dict[str, Any]:
-        """Plain values: microseconds since `began` (ns), and lines by their number in `lines`."""
-        lines = sorted({step.line for step in self.steps})
-        steps = [[(s.ns - began) // 1000, *s[1:-1], lines.index(s.line)] for s in self.steps]
-        own = {"mpm": self.mpm, "threads": self.threads, "clients": list(self.clients)}
-        return own | {"lines": lines, "steps": steps}
-
-
-def _numbered(
-    rows: Sequence[tuple[int, tuple[Any, ...]]], given: dict[tuple[int, str], int]
-) -> tuple[tuple[Step, ...], tuple[int, ...]]:
-    """Connections by number instead of address, which another one may have later."""
-    alive: dict[tuple[str, str], int] = {}  # (pid, address) -> number
-    waiting: dict[str, int] = {}  # those not accepted yet
-    clients: list[int] = []
-    steps = []
-    for ns, (child, pid, thread, name, before, after, cause, line) in rows:
-        number, key = 0, (pid, name)
-        if name != "-":
-            before = "WAITING" if cause == "accepted" and name in waiting else before
-            if cause == "connected" or (cause == "accepted" and name not in waiting):
-                clients.append(given.get((ns, name), len(clients) + 1))
-                waiting[name] = len(clients)
-            if cause == "accepted":
-                alive[key] = waiting.pop(name)
-            number = waiting[name] if cause == "connected" else alive.get(key, 0)
-            if not number:
+        rows = [line.split(" ") for line in rest.splitlines() if not line.startswith("#")]
+        for row in rows:
+            if len(row) != 9 or row[7] not in CAUSES or not row[0].isdigit():
+                raise ValueError(f"this is no step of a trace: {' '.join(row)!r}")
+        given = {(str(one.ns), one.address): one.client for one in connects}
+        rows += [[ns, "-1", "-", "L", to, "-", "WAITING", "connected", "-"] for ns, to in given]
+        rows.sort(key=lambda row: int(row[0]))
+        # (pid, address) -> its number, for another one may have the address later; "-": not accepted yet.
+        known: dict[tuple[str, str], int] = {}
+        clients: list[int] = []
+        steps = []
+        for ns, child, pid, thread, name, before, after, cause, line in rows:
+            number = 0
+            if cause in ("connected", "accepted"):
+                if cause == "accepted" and (number := known.pop(("-", name), 0)):
+                    before = "WAITING"
+                else:
+                    clients.append(given.get((ns, name), len(clients) + 1))
+                    number = len(clients)
+                known[pid, name] = number
+            elif name != "-" and not (number := known.get((pid, name), 0)):
                 raise ValueError(f"a step of {name}, which was not accepted: the file has no start")
-        worker = -1 if thread == "L" else int(thread)
-        place = int(child), 0 if pid == "-" else int(pid), worker
-        steps.append(Step(ns, *place, number, before, after, cause, line))
-        if cause == "closed":
-            del alive[key]
-    return tuple(steps), tuple(clients)
+            place = int(child), 0 if pid == "-" else int(pid), -1 if thread == "L" else int(thread)
+            steps.append(Step(int(ns), *place, number, before, after, cause, line))
+            if cause == "closed":
+                del known[pid, name]
+        return cls(mpm, int(threads), tuple(steps), tuple(clients))

@@ -44,7 +44,7 @@ from typing import Self
 
 from mpmkit.config.directives import Directives, Note
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
-from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE
+from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE, how_many
 
 MAX_SPAWN_RATE = 32  # children forked in one pass, at most
 BUSY_SPAWN_RATE = 8  # from this rate on the error log says so
@@ -57,9 +57,7 @@ class Memory:
 
     idle_spawn_rate: int = 1  # children of the next forking pass, a power of two in 1..32
     hold_off: int = 0  # forking passes that still go by before the rate may double
-    # MaxRequestWorkers has been complained about. Never cleared: the messages come once in a parent's life.
-    reached_reported: bool = False
-    near_reported: bool = False
+    reported: frozenset[str] = frozenset()  # REACHED, NEAR: said once in a parent's life
     had_healthy_child: bool = False  # some child once had all its threads up
     sick_child_detected: bool = False  # a child has left for lack of resources since
 
@@ -107,14 +105,14 @@ ENOUGH, TOO_MANY, WAIT, TOO_FEW, REACHED, NEAR, FULL, AT_LIMIT, SICK = DECISIONS
 class Plan:
     """What the parent should do now."""
 
+    decision: str  # which line of the table was taken, a key of DECISIONS
+    memory: Memory  # for the next pass
+    notes: tuple[Note, ...] = ()  # for the error log
+    retire: int = 0  # or 1: ask a child to leave, the one that reads the byte in the pipe of death
     # Fork a child into each of these slots. Where a leaving child of worker still finishes its last requests,
     # the row is the new child's from then on, which starts threads where the old one's have ended.
-    spawn: tuple[int, ...]
-    retire: int  # 0 or 1: ask a child to leave, the one that reads the byte in the pipe of death
-    notes: tuple[Note, ...]  # for the error log
-    memory: Memory  # for the next pass
+    spawn: tuple[int, ...] = ()
     shutdown: bool = False  # stop the whole server
-    decision: str = ENOUGH  # which line of the table was taken, a key of DECISIONS
 
 
 BUSY = "busy"  # no decision: reported with TOO_FEW when many are forked at once
@@ -150,18 +148,9 @@ MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
 
 def _note(what: str, seen: Seen, directives: Directives, forks: int = 0) -> Note:
     level, ids, text = MESSAGES[what]
-    spare = "MinSpareServers" if directives.mpm == "prefork" else "MinSpareThreads"
+    spare = "MinSpareThreads" if directives.threaded else "MinSpareServers"
     words = {"forks": forks, "leaving": seen.total - seen.active_processes, "spare": spare}
     return Note(ids[directives.mpm], level, text.format(s=seen, d=directives, **words))
-
-
-_IDLE = bytes(IDLE)
-_ACTIVE = bytes(ACTIVE)
-
-
-def _count(states: bytes, which: bytes) -> int:
-    """How many of `states` are among `which`: what is lost when those are deleted."""
-    return len(states) - len(states.translate(None, which))
 
 
 def look(snapshot: Snapshot, directives: Directives, memory: Memory) -> Seen:
@@ -173,25 +162,24 @@ def look(snapshot: Snapshot, directives: Directives, memory: Memory) -> Seen:
     mpm, threads = directives.mpm, directives.ThreadsPerChild
     slots = directives.ServerLimit if mpm == "event" else directives.process_limit
     rows = snapshot.processes[:slots]
-    idle = active = total = active_processes = 0
-    healthy = False
+    idle = active = total = active_processes = healthy = 0
     for row in rows:
         if not row.pid:
             continue
         states = row.states[:threads]
-        up = _count(states, _ACTIVE)
+        up = how_many(states, ACTIVE)
         total += 1
         active += up
         healthy |= up == threads
         if not row.quiescing:
             active_processes += 1
             if not row.not_accepting and row.generation == snapshot.generation:
-                idle += _count(states, _IDLE)
+                idle += how_many(states, IDLE)
     if mpm == "worker":
         free = _free_for_worker(rows, threads, memory.idle_spawn_rate)
     else:
         free = list(islice((row.slot for row in rows if not row.pid), memory.idle_spawn_rate))
-    return Seen(idle, active, total, active_processes, tuple(free), healthy)
+    return Seen(idle, active, total, active_processes, tuple(free), bool(healthy))
 
 
 def _free_for_worker(rows: Sequence[ProcessRow], threads: int, rate: int) -> list[int]:
@@ -222,8 +210,9 @@ def plan(seen: Seen, directives: Directives, memory: Memory) -> Plan:
     # Worker and event give up on sick children if there was never a healthy one.
     if memory.sick_child_detected and threaded:
         if not memory.had_healthy_child:
-            return Plan((), 0, (_note(SICK, seen, d),), memory, shutdown=True, decision=SICK)
+            return Plan(SICK, memory, (_note(SICK, seen, d),), shutdown=True)
         memory = replace(memory, sick_child_detected=False)
+    calm = replace(memory, idle_spawn_rate=1)  # of a pass that does not fork
     least, most = d.MinSpareServers, d.MaxSpareServers
     if threaded:
         least, most = d.MinSpareThreads, d.MaxSpareThreads
@@ -234,49 +223,31 @@ def plan(seen: Seen, directives: Directives, memory: Memory) -> Plan:
         none_leaves = seen.active_processes == seen.total
         slots_abound = d.ServerLimit - seen.total > d.process_limit
         if event and not none_leaves and not slots_abound:
-            return _no_fork(WAIT, memory)
-        return _no_fork(TOO_MANY, memory, retire=1)
+            return Plan(WAIT, calm)
+        return Plan(TOO_MANY, calm, retire=1)
     if seen.idle >= least:
-        return _no_fork(ENOUGH, memory)
+        return Plan(ENOUGH, calm)
     # Too few: fork, or say why not. Worker asks about slots first and MaxRequestWorkers second, event the
     # other way round. Prefork has MaxRequestWorkers slots, so having no free one *is* having reached
     # MaxRequestWorkers, even while some children are idle.
     reached = seen.active >= d.MaxRequestWorkers
     if not seen.free or (event and reached):
+        what = NEAR if threaded and seen.idle else REACHED
         if threaded and not reached:
-            return _complain(FULL, seen, d, memory)
-        return _complain(NEAR if threaded and seen.idle else REACHED, seen, d, memory)
-    free = seen.free
-    if event:
-        # There may be more slots than processes that may serve at a time. At that limit httpd also
-        # raises hold_off by one and lowers it again a line later: nothing of it is left to do.
-        may_fork = d.process_limit - seen.active_processes
-        if may_fork <= 0:
-            return _no_fork(AT_LIMIT, memory)
-        free = free[:may_fork]
-    return _fork(free, seen, d, memory)
-
-
-def _no_fork(what: str, memory: Memory, retire: int = 0, notes: tuple[Note, ...] = ()) -> Plan:
-    """This pass had no reason, or no way, to fork: the next burst begins with one child."""
-    return Plan((), retire, notes, replace(memory, idle_spawn_rate=1), decision=what)
-
-
-def _fork(slots: tuple[int, ...], seen: Seen, directives: Directives, memory: Memory) -> Plan:
-    """Fork one child into each slot, and be ready to fork twice as many in the next pass."""
-    notes: tuple[Note, ...] = ()
-    if memory.idle_spawn_rate >= BUSY_SPAWN_RATE:
-        notes = (_note(BUSY, seen, directives, forks=len(slots)),)
-    if memory.hold_off > 0:
-        memory = replace(memory, hold_off=memory.hold_off - 1)
-    elif memory.idle_spawn_rate < MAX_SPAWN_RATE:
-        memory = replace(memory, idle_spawn_rate=memory.idle_spawn_rate * 2)
-    return Plan(slots, 0, notes, memory, decision=TOO_FEW)
-
-
-def _complain(what: str, seen: Seen, directives: Directives, memory: Memory) -> Plan:
-    """More workers are needed and cannot be had. FULL is said each time, the others once ever."""
-    said = {REACHED: memory.reached_reported, NEAR: memory.near_reported}.get(what, False)
-    if what != FULL:
-        memory = replace(memory, **{f"{what}_reported": True})
-    return _no_fork(what, memory, notes=() if said else (_note(what, seen, directives),))
+            what = FULL
+        notes = () if what in calm.reported else (_note(what, seen, d),)
+        if what != FULL:  # which is said each time
+            calm = replace(calm, reported=calm.reported | {what})
+        return Plan(what, calm, notes)
+    # Event may have more slots than processes that may serve at a time. At that limit httpd also raises
+    # hold_off by one and lowers it again a line later: nothing of it is left to do.
+    free = seen.free[: max(0, d.process_limit - seen.active_processes)]
+    if not free:
+        return Plan(AT_LIMIT, calm)
+    rate, hold_off = memory.idle_spawn_rate, memory.hold_off
+    notes = (_note(BUSY, seen, d, forks=len(free)),) if rate >= BUSY_SPAWN_RATE else ()
+    if hold_off > 0:
+        memory = replace(memory, hold_off=hold_off - 1)
+    else:
+        memory = replace(memory, idle_spawn_rate=min(2 * rate, MAX_SPAWN_RATE))
+    return Plan(TOO_FEW, memory, notes, spawn=free)

@@ -6,25 +6,19 @@
 
 The decisions are the real ones: `mpmkit.policy.maintenance.look` and `plan`, which the parent of a running
 server calls, and `mpmkit.policy.admission`, which event's listener calls. Only the pool is a simple
-model. A forked child is ready at once. Load comes from outside: at second t, `busy(t)` clients
-want a worker, and `parked(t)` clients have had an answer and stay connected (keep-alive). Each worker
-serves one client; the rest wait. Under prefork and worker a parked client keeps a worker
-busy (K); under event it is a connection of some child, which takes it if AsyncRequestWorkerFactor
-allows, and stops listening at that limit. A retired child takes no more work, its parked
-clients return to the others, and it is gone by the next pass or `leaving` passes later. One pass
-is one second; the first is one second after the start.
+model: forks and requests take no time, a worker serves one client, the rest wait. Under prefork and
+worker a parked client (it has had an answer and stays connected) keeps a worker busy (K); under event it is
+a connection of some child, which takes it if AsyncRequestWorkerFactor allows, and stops listening at that
+limit. The child that is retired is the one in the highest slot: it takes no more work, and its parked clients
+return to the others. One pass is one second; the first is one second after the start.
 
-The model has no time for a fork or a request, and does not choose which child reads the byte
-in the pipe of death (here: the one in the highest slot).
-
-A run has the columns of a recording of a real server (`mpmkit.watch`) and a few more, so
-the two can be compared:
+A run has the columns of a recording of a real server (`mpmkit.watch`) and a few more:
 
     frame = pandas.concat([run.to_frame().assign(who="simulated"),
                            mpmkit.watch(server, 12).to_frame().assign(who="measured")])
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, overload
 
 from mpmkit.config.checks import check
@@ -34,9 +28,8 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.admission import connection_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
 from mpmkit.policy.snapshot import Snapshot
-from mpmkit.policy.trace_child import Child, rows
-from mpmkit.policy.trace_run import TraceRun
-from mpmkit.policy.traffic import simulate_trace
+from mpmkit.policy.trace_run import Child, TraceRun, rows
+from mpmkit.policy.traffic import Traffic
 
 Busy = Callable[[int], float] | Iterable[float] | float
 Demand = Callable[[int], int]
@@ -86,16 +79,13 @@ class Simulation(tuple[Second, ...]):
         return data_frame(rows, columns=Second._fields)
 
     def __str__(self) -> str:
-        head = f"{'t':>4} {'processes':>9} {'idle':>6} {'busy':>6} {'waiting':>7}  {'':6} decision"
-        lines = [head]
+        line = "{:>4} {:>9} {:>6} {:>6} {:>7}  {:<6} {:<9} {}".format
+        lines = [line("t", "processes", "idle", "busy", "waiting", "", "decision", "")]
         for s in self:
             change = f"+{s.spawned}" if s.spawned else f"-{s.retired}" if s.retired else ""
             said = " ".join(note.ah for note in s.notes)
-            lines.append(
-                f"{s.t:>4} {s.processes:>9} {s.idle:>6} {s.busy:>6} {s.waiting:>7}  {change:<6} "
-                f"{s.decision:<9} {said}".rstrip()
-            )
-        return "\n".join(lines)
+            lines.append(line(*s[:2], s.idle, s.busy, s.waiting, change, s.decision, said))
+        return "\n".join(map(str.rstrip, lines))
 
     def __repr__(self) -> str:
         most = max(self.column("processes"))
@@ -111,18 +101,10 @@ def simulate(
     mpm: str, directives: Directives | None = None, *, trace: Any, **given: Any
 ) -> TraceRun: ...
 def simulate(
-    mpm: str,
-    directives: Directives | None = None,
-    *,
-    busy: Busy = 0,
-    parked: Busy = 0,
-    seconds: int = 10,
-    leaving: int = 0,
-    trace: Any = None,
-    on_progress: Callable[[float], object] | None = None,
-    restarts: Iterable[float] = (),
-    **keywords: Any,
-) -> Simulation | TraceRun:
+    mpm: str, directives: Directives | None = None, *, busy: Busy = 0, parked: Busy = 0, seconds: int = 10,
+    leaving: int = 0, trace: Any = None, on_progress: Callable[[float], object] | None = None,
+    restarts: Iterable[float] = (), **keywords: Any,
+) -> Simulation | TraceRun:  # fmt: skip
     """Run idle maintenance for `seconds` passes and report second 0 and each pass; or run a trace.
 
     The directives are either ready-made or given by name, `simulate("prefork", StartServers=1)`,
@@ -149,38 +131,8 @@ def simulate(
         names = ", ".join(keywords)
         raise ValueError(f"directives are given twice, ready-made and by name ({names})")
     if trace is not None:
-        moments, last = sorted(restarts), max(trace.start, default=0.0)
-        if moments and not 0 <= moments[0] <= moments[-1] <= last:
-            raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
-        return simulate_trace(directives, trace, on_progress, moments)
-    pool = _Pool(directives, leaving)
-    return _second_by_second(pool, _demand(busy), _demand(parked), seconds)
-
-
-def _second_by_second(pool: "_Pool", wanted: Demand, staying: Demand, seconds: int) -> Simulation:
-    directives, memory = pool.d, Memory()
-    first = range(min(directives.StartServers, directives.process_limit))
-    decided = Plan(tuple(first), 0, (), memory, decision="")
-    rows = []
-    for t in range(seconds + 1):
-        if t:
-            pool.remove_dead()
-            found = pool.work(wanted(t), staying(t))
-            decided = plan(look(pool.snapshot(), directives, memory), directives, memory)
-            memory = decided.memory
-        for slot in decided.spawn:
-            pool.fork(slot)
-        if decided.retire:
-            pool.retire()
-        if not t:
-            found = pool.work(wanted(t), staying(t))
-        there = sum(child is not None for child in pool.slots)
-        workers = len(pool.serving()) * directives.ThreadsPerChild
-        done = len(decided.spawn), decided.retire, memory.idle_spawn_rate
-        rows.append(Second(t, there, workers, *found, *done, decided.decision, decided.notes))
-        if decided.shutdown:
-            break
-    run = Simulation(rows)
+        return Traffic(directives, trace, restarts).run(on_progress)
+    run = Simulation(_Pool(directives, leaving).seconds(_demand(busy), _demand(parked), seconds))
     run.directives = directives
     return run
 
@@ -196,24 +148,41 @@ def _demand(busy: Busy) -> Demand:
 
 
 class _Pool:
-    """The children of the seconds model: how many workers have a client, and under event how many are parked."""
+    """The children of the seconds model: how many workers have a client, and under event how many clients are
+    parked (`connections`)."""
 
     def __init__(self, directives: Directives, leaving: int) -> None:
         self.d, self.leaving, self.threads = directives, leaving, directives.ThreadsPerChild
         self.slots: list[Child | None] = [None] * directives.ServerLimit
 
+    def seconds(self, wanted: Demand, staying: Demand, last: int) -> Iterator[Second]:
+        d, threads = self.d, self.threads
+        first = range(min(d.StartServers, d.process_limit))
+        decided = Plan("", Memory(), spawn=tuple(first))
+        for t in range(last + 1):
+            if t:
+                self.remove_dead()
+                found = self.work(wanted(t), staying(t))
+                board = Snapshot(d.ServerLimit, threads, 0, 0.0, rows(self.slots, threads))
+                decided = plan(look(board, d, decided.memory), d, decided.memory)
+            for slot in decided.spawn:
+                self.slots[slot] = child = Child(slot, threads, self.leaving)
+                child.listening = True
+            if decided.retire:  # the highest slot that serves; its work is the others' now
+                child = self.serving()[-1]
+                child.quiescing, child.busy, child.idle = True, threads, 0
+            if not t:
+                found = self.work(wanted(t), staying(t))
+            there = len(self.slots) - self.slots.count(None)
+            workers = len(self.serving()) * threads
+            done = len(decided.spawn), decided.retire, decided.memory.idle_spawn_rate
+            yield Second(t, there, workers, *found, *done, decided.decision, decided.notes)
+            if decided.shutdown:
+                break
+
     def serving(self) -> list[Child]:
         """The children that take clients, lowest slots first."""
         return [child for child in self.slots if child and not child.quiescing]
-
-    def fork(self, slot: int) -> None:
-        self.slots[slot] = child = Child(slot, self.threads, self.leaving)
-        child.listening = True
-
-    def retire(self) -> None:
-        """Ask the child in the highest slot that isn't leaving yet. Its work is the others' now."""
-        child = self.serving()[-1]
-        child.quiescing, child.busy, child.idle = True, self.threads, 0
 
     def remove_dead(self) -> None:
         """Empty the slots of the children whose passes are over."""
@@ -234,9 +203,7 @@ class _Pool:
             served = min(asking, self.threads)
             kept = min(keeping, self.threads - served)
             asking, keeping = asking - served, keeping - kept
-            held = child.connections - child.busy
             child.busy, child.idle = served + kept, self.threads - served - kept
-            child.connections = child.busy + held
         idle = sum(child.idle for child in self.serving())
         busy = wanted - asking + staying - keeping
         if self.d.mpm != "event":
@@ -249,9 +216,9 @@ class _Pool:
         clients stay where they are. Newcomers go to the lowest child that may accept, and a child that has
         reached its limit stops listening: its idle threads don't count on the next look."""
         children = self.serving()
-        held = sum(child.connections - child.busy for child in children)
+        held = sum(child.connections for child in children)
         for child in reversed(children):
-            gone = min(child.connections - child.busy, max(held - wanted, 0))
+            gone = min(child.connections, max(held - wanted, 0))
             child.connections -= gone
             held -= gone
         for child in children:
@@ -263,7 +230,4 @@ class _Pool:
 
     def _accepts(self, child: Child) -> bool:
         most = connection_limit(child.idle, self.threads, self.d.async_factor)
-        return child.connections < most
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(self.d.ServerLimit, self.threads, 0, 0.0, rows(self.slots, self.threads))
+        return child.busy + child.connections < most

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mpmkit.policy.states import DEAD, GRACEFUL, IDLE_KILL, READY, STARTING
+from mpmkit.policy.states import BUSY, GRACEFUL, READY, how_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,8 @@ def count(
             stopping += 1
             continue
         states = row.states[:threads_per_child]
-        waiting = states.count(READY)
         if row.generation == snapshot.generation:
-            idle += waiting
-        leaving = states.count(GRACEFUL)
-        graceful += leaving
-        resting = states.count(DEAD) + states.count(STARTING) + states.count(IDLE_KILL)
-        busy += len(states) - waiting - leaving - resting
+            idle += states.count(READY)
+        graceful += states.count(GRACEFUL)
+        busy += how_many(states, BUSY)
     return Counts(busy, graceful, idle, processes, stopping)

@@ -15,17 +15,9 @@ Source: httpd 2.4, scoreboard.h (worker states), httpd.h and event.c (connection
 
 # --- Worker states: one byte for each thread in the scoreboard -----------------------------------
 
-DEAD = 0
-STARTING = 1
-READY = 2
-BUSY_READ = 3
-BUSY_WRITE = 4
-BUSY_KEEPALIVE = 5
-BUSY_LOG = 6
-BUSY_DNS = 7  # kept for its place in the numbering: no MPM sets it
-CLOSING = 8
-GRACEFUL = 9
-IDLE_KILL = 10  # kept for its place in the numbering: no MPM sets it
+DEAD, STARTING, READY, BUSY_READ, BUSY_WRITE, BUSY_KEEPALIVE, BUSY_LOG = range(7)
+# No MPM sets BUSY_DNS and IDLE_KILL: they are kept for their places in the numbering.
+BUSY_DNS, CLOSING, GRACEFUL, IDLE_KILL = range(7, 11)
 
 LETTERS = ".S_RWKLDCGI"
 
@@ -39,10 +31,16 @@ WORDS = (
 # second what it counts as active; READY is in both, which is why httpd's "active" includes threads
 # that are only waiting. A DEAD thread in a row that has a process counts as idle as well: the
 # process was forked a moment ago and has not reached that thread yet.
-IDLE = (DEAD, STARTING, READY)
-ACTIVE = (READY, BUSY_READ, BUSY_WRITE, BUSY_KEEPALIVE, BUSY_LOG, BUSY_DNS, CLOSING)
+IDLE = bytes((DEAD, STARTING, READY))
 # What the status page counts as busy: everything but not there, not yet, idle, and leaving.
-BUSY = (BUSY_READ, BUSY_WRITE, BUSY_KEEPALIVE, BUSY_LOG, BUSY_DNS, CLOSING)
+BUSY = bytes((BUSY_READ, BUSY_WRITE, BUSY_KEEPALIVE, BUSY_LOG, BUSY_DNS, CLOSING))
+ACTIVE = bytes((READY, *BUSY))
+
+
+def how_many(states: bytes, which: bytes) -> int:
+    """How many of `states` are among `which`: what is lost when those are deleted."""
+    return len(states) - len(states.translate(None, which))
+
 
 # --- Connection states: one for each open connection ---------------------------------------------
 

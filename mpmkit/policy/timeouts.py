@@ -2,10 +2,8 @@
 
 Event keeps every connection that waits without a thread in a queue, and has one queue for each
 time-out value. So the item that came last expires last: appending keeps the queue sorted, and costs
-the same with ten connections or ten thousand, as do claiming and finding the next expiry.
-
-An item leaves in one of two ways: it is *claimed*, since its client has sent something; or it *expires*,
-at the head of the queue.
+the same with ten connections or ten thousand, as do claiming (its client has sent something) and finding
+the next expiry, which is at the head.
 
 Time is an argument, in seconds of whatever clock the caller keeps to (the servers use
 `time.monotonic`). Nothing here looks at a clock, and nothing here takes a lock: server/parked.py does.
@@ -16,6 +14,7 @@ short_linger_q), with the directives KeepAliveTimeout and Timeout.
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from math import inf
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
@@ -68,25 +67,21 @@ class ReadDeadline:
     `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all. Without
     RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read."""
 
-    __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
+    __slots__ = ("_allowed", "_began", "_most", "_rate", "_timeout")
 
     def __init__(
         self, timeout: float, init: float, maximum: float, rate: float, now: float
     ) -> None:
-        self._timeout = timeout
-        self._init, self._max, self._rate = init, maximum, rate
-        self._began = now
-        self._bought = 0.0
+        self._timeout, self._began = timeout, now
+        self._allowed, self._most = init, maximum or inf  # seconds so far, and at most
+        self._rate = init and rate
 
     def received(self, count: int) -> None:
         if self._rate:
-            self._bought += count / self._rate
+            self._allowed += count / self._rate
 
     def wait(self, now: float) -> float:
         """Seconds the next read may wait; 0 or less: its time is over."""
-        if not self._init:
+        if not self._allowed:
             return self._timeout
-        allowed = self._init + self._bought
-        if self._max:
-            allowed = min(allowed, self._max)
-        return min(self._timeout, self._began + allowed - now)
+        return min(self._timeout, self._began + min(self._allowed, self._most) - now)

@@ -1,14 +1,49 @@
-"""What a trace met under some directives: the result of `simulate(mpm, trace=...)`."""
+"""A process of a simulated pool; and the result of `simulate(mpm, trace=...)`, what a trace met."""
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
 
 from mpmkit.config.directives import Directives
+from mpmkit.policy.snapshot import ProcessRow
+from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
 
 SERIES = ("t", "processes", "busy", "kept", "queue")
+
+
+class Child:
+    """A process of a simulated pool: `idle` and `busy` threads, its connections, `parked` ones (by their next
+    request); `left`: new connections until it leaves (-1: any number), or in the simulation of seconds
+    (simulator.py), passes until it is gone."""
+
+    __slots__ = ("busy", "connections", "heir", "idle", "left", "listening", "parked", "quiescing",
+                 "slot")  # fmt: skip
+
+    def __init__(self, slot: int, threads: int, left: int) -> None:
+        self.slot, self.idle, self.left = slot, threads, left
+        self.busy = self.connections = 0
+        self.quiescing = self.listening = False
+        self.parked: set[int] = set()
+        self.heir: Child | None = None  # takes over the slots of its threads (worker)
+
+
+@lru_cache(maxsize=1 << 16)
+def _row(slot: int, threads: int, busy: int, idle: int, leaving: bool, deaf: bool) -> ProcessRow:
+    working, resting = (GRACEFUL, DEAD) if leaving else (BUSY_WRITE, READY)
+    states = (bytes([working]) * busy + bytes([resting]) * idle).ljust(threads, bytes([DEAD]))
+    return ProcessRow(slot, 1, quiescing=int(leaving), not_accepting=int(deaf), states=states)
+
+
+def rows(slots: Sequence[Child | None], threads: int) -> tuple[ProcessRow, ...]:
+    """The scoreboard that `maintenance.look` reads, from slot 0 on; threads: ThreadsPerChild."""
+    return tuple(
+        _row(slot, threads, one.busy, one.idle, one.quiescing, not one.listening)
+        if one
+        else ProcessRow(slot, states=bytes(threads))
+        for slot, one in enumerate(slots)
+    )
 
 
 @dataclass(eq=False)
@@ -19,7 +54,7 @@ class TraceRun:
     peak_busy   the most workers that were busy at once, those held by kept connections included
     busy_p99    workers that were enough in 99% of the time; mean_busy, mean_kept: averages over time, the
                 latter of the kept connections (under prefork and worker each is one of the busy workers)
-    overflow    connections that found ListenBacklog full, each try counted; lost: requests given up
+    overflow    connections that found ListenBacklog full, each try counted
     forks, ends children forked after the start, and children that ended before the run's end
     binds       directive -> (second at which it first let a client wait, clients it let wait), by time
     series      columns SERIES, a row for each second: `busy` and `queue` are the most within it
@@ -33,29 +68,21 @@ class TraceRun:
     mean_busy: float = 0.0
     mean_kept: float = 0.0
     overflow: int = 0
-    lost: int = 0
     forks: int = 0
     ends: int = 0
     binds: dict[str, tuple[float, int]] = field(default_factory=dict)
     series: dict[str, array] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def cause(self, children: Iterable[Any], slot_free: bool) -> str:
-        """The directive that lets a client wait, while there are these children (`idle`, `quiescing`)."""
-        d, serving = self.directives, [child for child in children if not child.quiescing]
-        if any(child.idle > 0 for child in serving):
-            return "AsyncRequestWorkerFactor"
-        if len(serving) >= d.MaxRequestWorkers // d.ThreadsPerChild:
-            return "MaxRequestWorkers"
-        if len(serving) >= d.process_limit or not slot_free:
-            # event alone has slots beyond its workers
-            return "ServerLimit" if d.mpm == "event" else "MaxRequestWorkers"
-        return "MinSpareThreads" if d.threaded else "MinSpareServers"
-
     def bind(self, name: str, now: float) -> None:
         """A directive lets one more client wait."""
         first, count = self.binds.get(name, (now, 0))
         self.binds[name] = (first, count + 1)
+
+    @property
+    def lost(self) -> int:
+        """Requests given up."""
+        return self.waits.count(math.inf)
 
     @property
     def waited(self) -> float:

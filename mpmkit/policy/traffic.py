@@ -36,36 +36,12 @@ from mpmkit.policy import maintenance
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Seen, look, plan
 from mpmkit.policy.snapshot import Snapshot
-from mpmkit.policy.trace_child import Child, rows
-from mpmkit.policy.trace_run import SERIES, TraceRun
+from mpmkit.policy.trace_run import SERIES, Child, TraceRun, rows
 
 END, NEXT, TIMEOUT, ARRIVAL, RESTART = range(5)  # the kinds of events
 RETRIES = 6  # tcp_syn_retries
 PATIENCE = 3600  # passes without an event, after which a queue that does not move ends the run
 LONGEST = 100 * 86_400.0  # seconds of a trace: each has a pass of idle maintenance
-
-
-def simulate_trace(
-    directives: Directives,
-    trace: Any,
-    on_progress: Callable[[float], object] | None = None,
-    restarts: Iterable[float] = (),
-) -> TraceRun:
-    """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
-
-    on_progress is called now and then with the share that is done. restarts: sorted seconds of graceful restarts
-    (USR1). Raises ValueError for a trace without requests or without the duration of each, or of over 100 days.
-    """
-    check_span(trace)
-    count = len(trace.start)
-    if not count:
-        raise ValueError("trace: has no requests")
-    missing = sum(seconds != seconds for seconds in trace.seconds)
-    if missing:
-        raise ValueError(f"trace: {missing:,} of {count:,} have no duration: add %D to LogFormat")
-    run = _Run(directives, trace)
-    run.heap = [(second, RESTART, 0, None) for second in restarts]
-    return run.run(on_progress)
 
 
 def check_span(trace: Any) -> None:
@@ -75,23 +51,38 @@ def check_span(trace: Any) -> None:
         raise ValueError(f"trace: {far}; leave out lines of a wrong clock, or give fewer files")
 
 
-class _Run:
-    """One run. Events are tuples (time, kind, request, child)."""
+class Traffic:
+    """One run of a trace (`mpmkit.Trace`, or anything with its columns) under the directives. Events are tuples
+    (time, kind, request, child).
 
-    def __init__(self, directives: Directives, trace: Any) -> None:
+    restarts: seconds of graceful restarts (USR1). Raises ValueError for a trace without requests or without the
+    duration of each, or of over 100 days, and for restarts after it.
+    """
+
+    def __init__(self, directives: Directives, trace: Any, restarts: Iterable[float] = ()) -> None:
+        check_span(trace)
+        count, moments = len(trace.start), sorted(restarts)
+        last = trace.start[-1] if count else 0.0
+        if moments and not 0 <= moments[0] <= moments[-1] <= last:
+            raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
+        if not count:
+            raise ValueError("trace: has no requests")
+        if missing := sum(seconds != seconds for seconds in trace.seconds):
+            lacking = f"{missing:,} of {count:,} have no duration"
+            raise ValueError(f"trace: {lacking}: add %D to LogFormat")
         d = self.d = directives
         self.threads = d.ThreadsPerChild
         self.parks = d.mpm == "event"
         self.timeout = d.KeepAliveTimeout if d.KeepAlive else 0.0
         self.most_kept = d.MaxKeepAliveRequests or math.inf  # N lets N + 1 requests through
-        self.seconds, self.kept_after = trace.seconds, trace.kept
-        self._join(trace)
-        count = len(trace.start)
-        self.came = array("d", trace.start)
+        self.trace, self.seconds = trace, trace.seconds
+        self._join(count)
         self.waits = array("d", bytes(8 * count))
         self.number = array("I", bytes(4 * count))  # how many came before it on its connection
-        self.tries: dict[int, int] = {}
-        self.heap: list[tuple[float, int, int, Child | None]] = []
+        # Requests that wait to be accepted: when they came, and how often ListenBacklog was full.
+        self.waiting: dict[int, tuple[float, int]] = {}
+        self.heap: list[tuple[float, int, int, Child | None]]
+        self.heap = [(second, RESTART, 0, None) for second in moments]
         self.queue: deque[int] = deque()
         self.slots: list[Child | None] = [None] * d.ServerLimit
         self.children: dict[Child, None] = {}  # the oldest first
@@ -102,18 +93,16 @@ class _Run:
         self.busy = self.kept = self.most = self.longest = 0
         self.last = self.kept_time = 0.0
         self.busy_time: list[float] = [0.0]
-        self.out = TraceRun(d, self.waits)
-        self.out.series = {name: array("d") for name in SERIES}
+        self.out = TraceRun(d, self.waits, series={name: array("d") for name in SERIES})
 
-    def _join(self, trace: Any) -> None:
+    def _join(self, count: int) -> None:
         """after: request -> the next one of its connection, or -1; think: seconds before each; first:
         those that a connection begins with."""
-        start, seconds = trace.start, trace.seconds
-        self.after = array("q", [-1]) * len(start)
-        self.think = array("d", bytes(8 * len(start)))
+        start, seconds = self.trace.start, self.seconds
+        self.after, self.think = array("q", [-1]) * count, array("d", bytes(8 * count))
         self.first = array("q")
         before: dict[int, int] = {}
-        for i, connection in enumerate(trace.connection):
+        for i, connection in enumerate(self.trace.connection):
             j = before.get(connection, -1)
             before[connection] = i
             if j < 0:
@@ -124,15 +113,16 @@ class _Run:
 
     # -- the loop -----------------------------------------------------------------------------------
 
-    def run(self, on_progress: Callable[[float], object] | None) -> TraceRun:
-        heap, first, came = self.heap, self.first, self.came
+    def run(self, on_progress: Callable[[float], object] | None = None) -> TraceRun:
+        """on_progress is called now and then with the share that is done."""
+        heap, first, start = self.heap, self.first, self.trace.start
         handle = (self.end, self.next, self.over, self.arrive, self.restart)
         for slot in range(min(self.d.StartServers, self.d.process_limit)):
             self.fork(0.0, slot)
         self.out.forks = 0
         self.sample(0.0)
         tick, at, count, still = 1.0, 0, len(first), 0
-        due = came[first[0]]
+        due = start[first[0]]
         while True:
             now = heap[0][0] if heap else math.inf
             if tick <= now and tick <= due:
@@ -151,18 +141,17 @@ class _Run:
             if due <= now:
                 self.arrive(due, first[at], None)
                 at += 1
-                due = came[first[at]] if at < count else math.inf
+                due = start[first[at]] if at < count else math.inf
             else:
                 now, kind, i, child = heappop(heap)
                 handle[kind](now, i, child)
-        out = self.out
         self.sample(self.last)
         for i in self.queue:
             self.waits[i] = math.inf
-        out.lost += len(self.queue)
+        out, spent = self.out, self.busy_time
         out.seconds = self.last
         # The seconds for which 0, 1, 2, ... workers were busy, and fewer or as many.
-        spent, reached = self.busy_time, list(accumulate(self.busy_time))
+        reached = list(accumulate(spent))
         out.peak_busy = len(spent) - 1
         if total := reached[-1]:
             out.mean_busy = sum(n * seconds for n, seconds in enumerate(spent)) / total
@@ -191,28 +180,38 @@ class _Run:
         if child is not None and not self.queue:
             self.open(now, i, child)
             return
-        if i not in self.tries:
-            self.came[i] = now
-            self.tries[i] = 0
-            self.out.bind(self.out.cause(self.children, bool(self.free())), now)
+        if i not in self.waiting:
+            self.out.bind(self.cause(), now)
+        came, tries = self.waiting.get(i, (now, 0))
         if len(self.queue) > self.d.ListenBacklog:  # the kernel holds one more than that
             self.out.overflow += 1
             self.out.bind("ListenBacklog", now)
-            again = self.tries[i]
-            if again < RETRIES:
-                self.tries[i] = again + 1
-                heappush(self.heap, (now + 2.0**again, ARRIVAL, i, None))
+            if tries < RETRIES:
+                heappush(self.heap, (now + 2.0**tries, ARRIVAL, i, None))
             else:
                 self.waits[i] = math.inf
-                self.out.lost += 1
+            tries += 1
         else:
             self.queue.append(i)
             self.longest = max(self.longest, len(self.queue))
+        self.waiting[i] = came, tries
+
+    def cause(self) -> str:
+        """The directive that lets a client wait."""
+        d, serving = self.d, [child for child in self.children if not child.quiescing]
+        if any(child.idle > 0 for child in serving):
+            return "AsyncRequestWorkerFactor"
+        if len(serving) >= d.MaxRequestWorkers // d.ThreadsPerChild:
+            return "MaxRequestWorkers"
+        if len(serving) >= d.process_limit or not self.free():
+            # event alone has slots beyond its workers
+            return "ServerLimit" if self.parks else "MaxRequestWorkers"
+        return "MinSpareThreads" if d.threaded else "MinSpareServers"
 
     def open(self, now: float, i: int, child: Child) -> None:
         """A child takes a new connection with its first request."""
-        if self.tries.pop(i, None) is not None:
-            self.waits[i] = now - self.came[i]
+        if waited := self.waiting.pop(i, None):
+            self.waits[i] = now - waited[0]
         child.connections += 1
         child.left -= 1
         self.work(now, i, child)
@@ -231,7 +230,8 @@ class _Run:
         """Request i is answered. Its connection is kept or closed; what comes next is due."""
         j, number = self.after[i], self.number[i]
         gap = self.think[j] if j >= 0 else math.inf
-        stays = self.timeout and self.kept_after[i] and number < self.most_kept
+        stays = self.timeout and self.trace.kept[i] and number < self.most_kept
+        key = -1
         if stays and not child.quiescing:
             if gap <= self.timeout:
                 self.number[j] = number + 1
@@ -239,16 +239,13 @@ class _Run:
             else:
                 key, event = ~i, (now + self.timeout, TIMEOUT, ~i, child)
             heappush(self.heap, event)
+            self.count(now, 0, 1)
             if self.parks:
                 child.parked.add(key)
-                self.count(now, 0, 1)
                 self.release(now, child)
-            else:
-                self.count(now, 0, 1)
         else:
             child.connections -= 1
             self.release(now, child)
-            key = -1
         if j >= 0 and key != j:
             heappush(self.heap, (now + gap, ARRIVAL, j, None))
 
@@ -257,16 +254,15 @@ class _Run:
         if not self.parks:
             self.count(now, 0, -1)
             heappush(self.heap, (now + self.seconds[i], END, i, child))
-            return
-        if i in child.parked and child.idle:
+        elif i in child.parked and child.idle:
             child.parked.remove(i)
             self.count(now, 0, -1)
             self.work(now, i, child)
-            return
-        if i in child.parked:
-            self.close_parked(now, child)
-        self.number[i] = 0
-        self.arrive(now, i, None)
+        else:
+            if i in child.parked:
+                self.close_parked(now, child)
+            self.number[i] = 0
+            self.arrive(now, i, None)
 
     def over(self, now: float, i: int, child: Any) -> None:
         """KeepAliveTimeout."""
@@ -287,14 +283,12 @@ class _Run:
         self.settled = False
         child.busy -= 1
         self.count(now, -1)
-        if not child.quiescing:
-            child.idle += 1
-            self.take(now, child)
-            return
-        if child.heir is not None and child.heir.slot >= 0:
-            child.heir.idle += 1
-            self.take(now, child.heir)
-        if not child.busy:
+        leaving = child.quiescing
+        goes_on = child.heir if leaving else child
+        if goes_on is not None and goes_on.slot >= 0:
+            goes_on.idle += 1
+            self.take(now, goes_on)
+        if leaving and not child.busy:
             self.gone(now, child)
 
     def take(self, now: float, child: Child) -> None:
@@ -325,8 +319,8 @@ class _Run:
             return False
         if not self.parks:
             return True
-        of_child = child.idle, child.connections, 0, self.threads
-        return not connections_above_limit(*of_child, self.d.async_factor, not child.listening)
+        of_child = child.idle, child.connections, 0, self.threads, self.d.async_factor
+        return not connections_above_limit(*of_child, not child.listening)
 
     def listener(self, now: float) -> Child | None:
         """The child that takes the next connection. One that can't stops listening."""
@@ -389,19 +383,21 @@ class _Run:
 
     def maintain(self, now: float) -> None:
         """The parent's pass. If nothing has changed since one that changed nothing, nor would this."""
+        d, memory, threads = self.d, self.memory, self.threads
         if self.to_start:
             for slot in [one for one in self.free() if one not in self.held][: self.to_start]:
                 self.fork(now, slot)
             self.to_start = 0
-            return self.sample(now)
-        if not self.settled:
-            d, memory, threads = self.d, self.memory, self.threads
+        elif not self.settled:
             serving = [child for child in self.children if not child.quiescing]
             idle = sum(threads - child.busy for child in serving if child.listening)
             # Slots count only where workers are too few, and a `look` at them all takes long.
             decided = plan(Seen(idle, 0, len(self.children), len(serving)), d, memory)
             if decided.decision not in (ENOUGH, TOO_MANY, WAIT):
-                decided = plan(look(self.snapshot(), d, memory), d, memory)
+                used = max((child.slot for child in self.children), default=-1) + 1
+                shown = self.slots[: used + memory.idle_spawn_rate]  # no pass fills more
+                board = Snapshot(d.ServerLimit, threads, 0, 0.0, rows(shown, threads))
+                decided = plan(look(board, d, memory), d, memory)
             self.settled = not decided.spawn and not decided.retire and decided.memory == memory
             self.memory = decided.memory
             for slot in decided.spawn:
@@ -411,13 +407,6 @@ class _Run:
             if (child := next(able, None)) is not None:
                 self.leave(now, child)
         self.sample(now)
-
-    def snapshot(self) -> Snapshot:
-        """Of the slots in use, and as many free ones behind them as one pass can fill."""
-        d, threads = self.d, self.threads
-        used = max((child.slot for child in self.children), default=-1) + 1
-        shown = rows(self.slots[: used + self.memory.idle_spawn_rate], threads)
-        return Snapshot(d.ServerLimit, threads, 0, 0.0, shown)
 
     def sample(self, now: float) -> None:
         found = (now, len(self.children), self.most, self.kept, self.longest)

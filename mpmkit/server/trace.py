@@ -13,13 +13,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock, local
 from time import monotonic_ns
+from types import FrameType
 from typing import Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.policy.connection_trace import CAUSE_OF_LETTER, HEAD, STATE_NAMES
-from mpmkit.policy.states import BUSY, CLOSED, LETTERS, LINGER, PROCESSING
+from mpmkit.policy.states import BUSY, LETTERS
 from mpmkit.policy.timeouts import TimeoutQueue
 from mpmkit.server.child import Child
 from mpmkit.server.connection import Connection
@@ -30,7 +32,7 @@ from mpmkit.server.parked import ParkedConnections
 from mpmkit.server.scoreboard import ProcessSlot, Scoreboard, WorkerSlot
 
 LISTENER = "L"  # the thread without a number
-_MODELS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "mpm", "")
+_MODELS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "mpm")
 
 
 def begin(directives: Directives) -> None:
@@ -71,10 +73,10 @@ class Tracer:
             (FdQueue, "pop", self.took("popped")),
             (ParkedConnections, "news", self.before("edge")),
             (TimeoutQueue, "append", self.parked),
-            (TimeoutQueue, "pop", self.after("claimed", PROCESSING)),
+            (TimeoutQueue, "pop", self.after("claimed", "PROCESSING")),
             (TimeoutQueue, "expired", self.expired),
-            (Connection, "half_close", self.after("lingered", LINGER)),
-            (Connection, "close", self.closed),
+            (Connection, "half_close", self.after("lingered", "LINGER")),
+            (Connection, "close", self.before("closed", "CLOSED")),
             (WorkerSlot, "set", self.letter),
             (ProcessSlot, "not_accepting", self.listening),
             (Scoreboard, "set_states", self.letters),
@@ -82,15 +84,15 @@ class Tracer:
         )
 
     def write(
-        self, cause: str, conn: Connection | None = None, to: str | None = None,
+        self, cause: str, conn: Any = None, to: str | None = None,
         *, since: str = "-", at: tuple[int, int | str] | None = None,
     ) -> None:  # fmt: skip
-        """One step. `to` None: the state stays. `since`: the state before, where there is no connection.
-        `at`: another slot and thread than those that run here."""
+        """One step, of a connection if `conn` is one. `to` None: the state stays. `since`: the state before,
+        where there is no connection. `at`: another slot and thread than those that run here."""
         slot, thread = at or (self._slot, getattr(self._here, "thread", LISTENER))
         where, name = _line(), "-"
         with self._lock:
-            if conn is not None:
+            if isinstance(conn, Connection):
                 name = _address(conn)
                 since = self._states.pop(name, "-")
                 if since == "-" and cause != "accepted":
@@ -98,10 +100,8 @@ class Tracer:
                 if cause != "closed":
                     self._states[name] = to or since
             words = (monotonic_ns(), slot, self._pid or "-", thread, name, since, to or since)
-            try:
+            with suppress(OSError):
                 os.write(self._fd, (" ".join(map(str, (*words, cause, where))) + "\n").encode())
-            except OSError:
-                pass
 
     # -- processes and threads ------------------------------------------------------------------
 
@@ -132,31 +132,29 @@ class Tracer:
     ) -> None:
         before = [board.worker(slot, thread).get() for thread in range(threads)]
         method(board, slot, state, threads, **named)
+        letter = LETTERS[state]
         for thread, was in enumerate(before):
             if was in named["only"]:
-                self._letters[thread] = letter = LETTERS[state]
-                cause, at = CAUSE_OF_LETTER[letter], (slot, thread)
-                self.write(cause, to=letter, since=LETTERS[was], at=at)
+                self._letters[thread], cause = letter, CAUSE_OF_LETTER[letter]
+                self.write(cause, to=letter, since=LETTERS[was], at=(slot, thread))
 
     # -- connections ----------------------------------------------------------------------------
 
-    def before(self, cause: str) -> Callable[..., Any]:
-        """A step that leaves the state as it is: another thread may go on with the connection at once."""
+    def before(self, cause: str, to: str | None = None) -> Callable[..., Any]:
+        """A step that is written first: another thread may go on with the connection at once."""
 
-        def step(method: Callable, one: Any, *conn: Any) -> Any:
-            self.write(cause, *conn)
-            return method(one, *conn)
+        def step(method: Callable, *given: Any) -> Any:
+            self.write(cause, given[-1], to)
+            return method(*given)
 
         return step
 
-    def after(self, cause: str, state: int | None = None) -> Callable[..., Any]:
-        """A step that was one if the method returns True; its last argument is the connection."""
+    def after(self, cause: str, to: str | None = None) -> Callable[..., Any]:
+        """A step that was one if the method returns True."""
 
         def step(method: Callable, *given: Any) -> Any:
-            if (found := method(*given)) and state is not None:
-                self.write(cause, given[-1], STATE_NAMES[state])
-            elif found:
-                self.write(cause)
+            if found := method(*given):
+                self.write(cause, given[-1], to)
             return found
 
         return step
@@ -180,12 +178,8 @@ class Tracer:
 
     def expired(self, method: Callable, queue: TimeoutQueue, now: float) -> list[Connection]:
         for conn in (due := method(queue, now)):
-            self.write("expired", conn, STATE_NAMES[PROCESSING])
+            self.write("expired", conn, "PROCESSING")
         return due
-
-    def closed(self, method: Callable, conn: Connection) -> None:
-        self.write("closed", conn, STATE_NAMES[CLOSED])
-        method(conn)
 
     def listening(self, method: Callable, process: ProcessSlot, stopped: bool) -> None:
         method(process, stopped)
@@ -198,10 +192,10 @@ def _address(conn: Connection) -> str:
 
 def _line() -> str:
     """The innermost line of mpm/*.py that runs in this thread, as `event.py:170`."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        path = frame.f_code.co_filename
-        if path.startswith(_MODELS):
-            return f"{path[len(_MODELS) :]}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        folder, file = os.path.split(frame.f_code.co_filename)
+        if folder == _MODELS:
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
     return "-"
