@@ -36,8 +36,8 @@ from benchmarks.clients import ClientReport, run_ab, run_wrk
 from benchmarks.nginx import Nginx
 from benchmarks.works import BenchError
 from mpmkit.config.arguments import Parser
+from mpmkit.load.preflight import target_of
 from mpmkit.load.runner import LoadError, run_load
-from mpmkit.load.target import target_of
 from mpmkit.measure import command, stats
 from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run

@@ -52,7 +52,7 @@ def test_the_theme_comes_from_the_environment(monkeypatch):
     assert theme.colour("event", "light") == theme.LIGHT["event"]
     monkeypatch.setenv("MPMKIT_THEME", "mauve")
     with pytest.raises(ValueError, match="choose light or dark"):
-        theme.layout()
+        theme.ink()
     with pytest.raises(ValueError, match="no colour for 'threads'"):
         theme.colour("threads", "dark")
 

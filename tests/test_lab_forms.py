@@ -3,8 +3,7 @@
 import pytest
 
 from mpmkit.config.directives import MPMS, SPECS, DirectiveError
-from mpmkit.lab.forms import NAMES, DirectiveForm
-from mpmkit.lab.load_form import BROWSERS, MIX, PAGES, ROWS, LoadForm
+from mpmkit.lab.forms import BROWSERS, MIX, NAMES, PAGES, ROWS, DirectiveForm, LoadForm
 from mpmkit.load.profile import LoadProfile, ProfileError
 
 

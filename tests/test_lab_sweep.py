@@ -8,8 +8,7 @@ from support.waiting import alive, poll_until
 
 from mpmkit import lab
 from mpmkit.config.directives import MPMS, DirectiveError
-from mpmkit.lab.sweep_form import AXES, LEFT_OUT, SweepForm
-from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
+from mpmkit.lab.sweep import AXES, LEFT_OUT, METRICS, SweepForm, SweepGrid, SweepRun
 from mpmkit.measure import records
 
 FEW = {"axis": "users", "low": 2, "high": 4, "steps": 2, "seconds": 0.5, "warmup": 0.5}

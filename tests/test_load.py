@@ -22,11 +22,11 @@ from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_loa
 from support.waiting import patience
 
 from mpmkit.load.histogram import Histogram
+from mpmkit.load.preflight import Target, target_of
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.response import MAX_HEAD, ResponseReader
 from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.load.target import Target, target_of
 from mpmkit.measure import procfs
 
 OPEN = {"arrival": "constant", "rate": 10}

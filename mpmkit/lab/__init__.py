@@ -18,7 +18,7 @@ _PUBLIC = {
     "measured_or_recorded": "mpmkit.lab.replay",
     "recorded": "mpmkit.lab.replay",
     "tracer": "mpmkit.lab.tracing",
-    "timeline": "mpmkit.lab.figures_recording",
+    "timeline": "mpmkit.lab.plots",
     "status_link": "mpmkit.lab.proxy",
 }
 

@@ -1,7 +1,6 @@
 """Clients as browsers are: each keeps a connection, sends a request, thinks, and sends another.
 
     with KeepAliveClients(server.url, 40, think=60) as clients:     # one request each, then they hold
-        ...
         clients.resize(80)
 
 Many connections and few requests are what occupies prefork's processes and worker's threads, and costs event
@@ -14,9 +13,9 @@ A client whose kept connection the server ends comes back after `BACK` seconds; 
 import random
 import time
 from collections import deque
+from typing import Any
 
-from mpmkit.load.connections import ASKING, HELD, Connection, HeldConnections, Lost
-from mpmkit.load.target import target_of
+from mpmkit.load.connections import ASKING, HELD, PAGE, Connection, HeldConnections, Lost
 
 BACK = 0.1  # seconds before a client whose connection was ended, or refused, comes back
 PATIENCE = 30.0  # seconds a client waits for an answer
@@ -26,35 +25,22 @@ MOST = 2000  # clients: more is work for a load generator
 class KeepAliveClients(HeldConnections):
     """Clients of one server; a context manager.
 
-    url     http://127.0.0.1:PORT; loopback only
-    count   how many clients, 0 to 2000
-    think   seconds from an answer to the next request, on average (each time 0.5 to 1.5 times);
-            longer than KeepAliveTimeout, and the clients only hold connections
-    keep    keep the connection while thinking; False: a new connection for each request
-    path    what they request
+    url: http://127.0.0.1:PORT; loopback only. count: how many clients, 0 to 2000. path: what they request.
+    think: seconds from an answer to the next request, on average (each time 0.5 to 1.5 times); longer than
+    KeepAliveTimeout, and the clients only hold connections.
+    keep: the connection, while thinking; False: a new connection for each request.
 
     Raises ValueError for a target that is not loopback, a count or think out of range.
     """
 
     def __init__(
-        self,
-        url: str,
-        count: int = 0,
-        *,
-        think: float = 60.0,
-        keep: bool = True,
-        path: str = "/index.html",
+        self, url: str, count: int = 0, *, think: float = 60.0, keep: bool = True, path: str = PAGE
     ) -> None:
-        self.path, self.keep = path, keep
+        self.keep = keep
         self._think = _in_range("think", think, 0.05, 3600)
         self._answers: deque[float] = deque(maxlen=10_000)
-        close = "" if keep else "Connection: close\r\n"
-        request = (
-            f"GET {path} HTTP/1.1\r\nHost: {target_of(url).place}\r\n"
-            f"User-Agent: mpmkit-client\r\n{close}\r\n"
-        )
-        count = int(_in_range("count", count, 0, MOST))
-        super().__init__(url, count=count, request=request, timeout=PATIENCE, again=BACK)
+        how: dict[str, Any] = {"path": path, "close": not keep, "timeout": PATIENCE, "again": BACK}
+        super().__init__(url, count=int(_in_range("count", count, 0, MOST)), **how)
 
     @property
     def think(self) -> float:
@@ -86,13 +72,11 @@ class KeepAliveClients(HeldConnections):
         return [now - one.since for one in clients if one.state == ASKING]
 
     def take(self) -> list[float]:
-        """Seconds of the answers since the last call: from connecting (or asking on a kept
-        connection) to the last byte."""
+        """Seconds of the answers since the last call: from connecting (or asking) to the last byte."""
         return [self._answers.popleft() for _ in range(len(self._answers))]
 
     def _pause(self) -> float:
-        # Spread, or all would ask in the same moment forever.
-        return self._think * random.uniform(0.5, 1.5)
+        return self._think * random.uniform(0.5, 1.5)  # or all would ask in the same moment forever
 
     def _think_anew(self) -> None:
         """The new time holds for those who are thinking already."""

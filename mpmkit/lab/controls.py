@@ -4,13 +4,13 @@ A panel ends when it is closed, with its kernel, or when the cell that made it r
 """
 
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any, TypeVar
 
 import ipywidgets
+from IPython import get_ipython
 
 from mpmkit.lab.forms import Field
 
@@ -28,6 +28,13 @@ def named(name: str, widget: W) -> W:
 def box(name: str, *children: Any) -> Any:
     """Widgets in a box; the layout is panel.css's."""
     return named(name, ipywidgets.Box(children))
+
+
+def button(name: str, text: str, act: Callable[[], Any], tip: str = "") -> ipywidgets.Button:
+    """A button that does `act`."""
+    made = named(name, ipywidgets.Button(description=text, tooltip=tip))
+    made.on_click(lambda _: act())
+    return made
 
 
 def mark(widget: Any, name: str, on: Any) -> None:
@@ -57,22 +64,17 @@ class Frame(ipywidgets.VBox):
 
     def close(self) -> None:
         """Take the widgets from the page."""
-        for child in self.children:
-            _close(child)
+        inside = list(self.children)
+        for widget in inside:  # which grows by what is inside of these
+            inside += getattr(widget, "children", ())
+            widget.close()
         super().close()
-
-
-def _close(widget: Any) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()
 
 
 def _cell() -> tuple[str, str]:
     """(the id of the cell that runs, an id of this run of it); ("", "") outside a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     try:
-        parent = shell.kernel.get_parent()  # type: ignore[union-attr]
+        parent = get_ipython().kernel.get_parent()  # type: ignore[union-attr,no-untyped-call]
         return str(parent["metadata"]["cellId"]), str(parent["header"]["msg_id"])
     except (AttributeError, KeyError, TypeError):
         return "", ""
@@ -90,7 +92,8 @@ class Control:
         label = field.label or field.name
         self._slider: Any = None
         if field.kind == "choice":
-            self._box: Any = ipywidgets.Dropdown(description=label)
+            options = [(text, value) for value, text in field.choices]
+            self._box: Any = ipywidgets.Dropdown(options=options, description=label)
         elif field.kind == "switch":
             self._box = ipywidgets.Checkbox(description=label, indent=False)
         else:
@@ -125,27 +128,20 @@ class Control:
             return
         self._showing = threading.get_ident()
         try:
-            self._fill(field)
+            if field.kind in ("choice", "switch"):
+                on = field.text.lower() == "on"
+                self._box.value = on if field.kind == "switch" else field.text
+            else:
+                self._box.value, self._box.placeholder = field.value, field.default
+                if found := re.match(r"[-+]?\d+(\.\d*)?", field.text):
+                    number = float(found[0]) / (1000 if field.text.endswith("ms") else 1)
+                    self._slider.value = min(max(number, field.low), field.reach)
         finally:
             self._showing = None
         self._hints.value = lines(field.hints)
         self.widget.children = (*self._parts, *([self._hints] if field.hints else []))
         mark(self.widget, "set", field.value)
         mark(self.widget, "wrong", field.refused)
-
-    def _fill(self, field: Field) -> None:
-        if field.kind == "choice":
-            options = tuple((text, value) for value, text in field.choices)
-            if self._box.options != options:
-                self._box.options = options
-            self._box.value = field.text
-        elif field.kind == "switch":
-            self._box.value = field.text.lower() == "on"
-        else:
-            self._box.value, self._box.placeholder = field.value, field.default
-            if found := re.match(r"[-+]?\d+(\.\d*)?", field.text):
-                number = float(found[0]) / (1000 if field.text.endswith("ms") else 1)
-                self._slider.value = min(max(number, field.low), field.reach)
 
 
 def _tooltip(field: Field) -> str:
@@ -162,7 +158,5 @@ def groups(controls: Iterable[Control]) -> list[Any]:
     rows: dict[str, list[Any]] = {}
     for control in controls:
         rows.setdefault(control.group, []).append(control.widget)
-    return [
-        box("part", ipywidgets.HTML(f"<h4>{escape(group)}</h4>"), *widgets)
-        for group, widgets in rows.items()
-    ]
+    heads = {group: ipywidgets.HTML(f"<h4>{escape(group)}</h4>") for group in rows}
+    return [box("part", heads[group], *widgets) for group, widgets in rows.items()]

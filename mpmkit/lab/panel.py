@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,8 @@ import traitlets
 
 from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab import theme
-from mpmkit.lab.controls import Control, Frame, box, groups, mark, named
-from mpmkit.lab.forms import NAMES, DirectiveForm
-from mpmkit.lab.load_form import BROWSERS, FILES, FIRST, ROWS
+from mpmkit.lab.controls import Control, Frame, box, button, groups, mark, named
+from mpmkit.lab.forms import BROWSERS, FILES, FIRST, NAMES, ROWS, DirectiveForm
 from mpmkit.lab.replay import not_headline
 from mpmkit.lab.room import Room
 from mpmkit.lab.sweep_view import sweep_panel
@@ -84,33 +84,21 @@ class Panel(Frame):
         self.choice = named("choices", ipywidgets.ToggleButtons(options=MPMS, value=self.room.mpm))
         self.choice.observe(self._chosen, "value")
         self.buttons = {
-            do: named(do, ipywidgets.Button(description=text, tooltip=tooltip))
-            for do, (text, tooltip) in BUTTONS.items()
+            do: button(do, text, partial(self.act, do), tip) for do, (text, tip) in BUTTONS.items()
         }
-        for do, button in self.buttons.items():
-            button.on_click(lambda _, do=do: self.act(do))
         self.state, self.message, self.events = (
             named(name, ipywidgets.HTML()) for name in ("state", "note", "log")
         )
-        self.load_button = named("go", ipywidgets.Button(description="Start load"))
-        self.load_button.on_click(self._load_clicked)
+        self.load_button = button("go", "Start load", self._load_clicked)
         tip = "Below: a curve over one of these directives, or over the load"
-        self.sweep_button = named("curve", ipywidgets.Button(description="Sweep", tooltip=tip))
-        self.sweep_button.on_click(lambda _: self._try(self.sweep))
+        self.sweep_button = button("curve", "Sweep", partial(self._try, self.sweep), tip)
         self.board = named("main", Board(palette=theme.palette() | {"caveat": not_headline()}))
         first, *more, browsers = groups(self.load.values())
         self.more = named("more", ipywidgets.Accordion([box("parts", *more)]))
-        self.children = [
-            box(
-                "room",
-                box("head", self.choice, *self.buttons.values(), self.sweep_button, self.state),
-                box("load", first, self.load_button, browsers, self.more),
-                self.message,
-                box("side", *groups(self.directives.values())),
-                self.board,
-                self.events,
-            )
-        ]
+        head = box("head", self.choice, *self.buttons.values(), self.sweep_button, self.state)
+        load = box("load", first, self.load_button, browsers, self.more)
+        side = box("side", *groups(self.directives.values()))
+        self.children = [box("room", head, load, self.message, side, self.board, self.events)]
 
     def sweep(self) -> None:
         """Show a sweep panel below the room, which begins with its MPM, directives and page; or close it."""
@@ -165,8 +153,12 @@ class Panel(Frame):
         self.state.value = lamp + escape(text if runs else "stopped")
         mark(self.state, "runs", runs)
         began = [panel.room.status()["began"] for panel in self.peers if panel.room.server]
-        shift = status["began"] - min(began, default=status["began"])
-        self.events.value = _log(self.room.events()[-9:], shift)
+        shift = status["began"] - min(began, default=status["began"])  # from the first room's start
+        log = ""
+        for t, kind, text in self.room.events()[-9:]:
+            line, at = escape(text), f"{t + shift:.1f} s"
+            log = f"<li class='mk-event-{kind}' title='{line}'><b>{at}</b>{line}" + log
+        self.events.value = f"<ol>{log}</ol>"
         shown = {name: status[name] for name in ("mpm", "running", "running_mpm", "began")}
         self.board.status = {**shown, "linked": len(self.peers) > 1, "link": self.link}
 
@@ -174,8 +166,6 @@ class Panel(Frame):
         """A line under the buttons; "" takes it away."""
         with self._setting:
             self.message.value = escape(text)
-
-    # -- what happens in the room -------------------------------------------------------------------
 
     def _new_frame(self, frame: dict[str, Any]) -> None:
         """The room's callback, in its thread; an empty frame: the server has ended."""
@@ -196,11 +186,8 @@ class Panel(Frame):
         if content.get("do") == "hello":
             self.board.send({"history": self.room.history(), "events": self.room.events()})
 
-    # -- what a reader does -------------------------------------------------------------------------
-
     def act(self, do: str) -> None:
-        """start, stop, graceful, restart or stop_load, in a thread: they may take a second. Errors
-        are shown under the buttons."""
+        """start, stop, graceful, restart or stop_load, in a thread. Errors are shown under the buttons."""
         self.say({"start": "starting …", "stop": "stopping …"}.get(do, ""))
         _in_thread(lambda: self._try(getattr(self.room, do), then=""))
 
@@ -228,7 +215,7 @@ class Panel(Frame):
             panel._try(panel.room.load_set, name, value)
         self._to_all(Room.renew_load)
 
-    def _load_clicked(self, _: Any = None) -> None:
+    def _load_clicked(self) -> None:
         self._to_all(Room.stop_load if self.room.loading else Room.start_load)
 
     def _to_all(self, act: Callable[[Room], Any]) -> None:
@@ -243,15 +230,6 @@ class Panel(Frame):
 
 def _in_thread(act: Callable[[], Any]) -> None:
     threading.Thread(target=act, name="mpmkit-panel", daemon=True).start()
-
-
-def _log(events: list[list[Any]], shift: float) -> str:
-    """The newest events first; `shift` seconds lie between the first room's start and this one's."""
-    lines = [
-        f"<li class='mk-event-{kind}' title='{escape(text)}'><b>{t + shift:.1f} s</b>{escape(text)}"
-        for t, kind, text in reversed(events)
-    ]
-    return f"<ol>{''.join(lines)}</ol>"
 
 
 def control_room(*mpms: str, **directives: Any) -> Any:
@@ -270,7 +248,7 @@ def control_room(*mpms: str, **directives: Any) -> Any:
         others = [name for name, spec in SPECS.items() if len(mpms) > 1 and mpm not in spec.mpms]
         fitting = {name: one for name, one in directives.items() if name.lower() not in others}
         rooms.append(Room(mpm, **fitting))
-    panels = [Panel(room) for room in rooms]
+    panels = list(map(Panel, rooms))
     if len(panels) == 1:
         return panels[0]
     for panel in panels:

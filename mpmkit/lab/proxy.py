@@ -34,16 +34,13 @@ def status_link(server: Server, path: str = "/server-status") -> Link:
     if not path.startswith("/"):
         raise ValueError(f"path: must begin with '/', not {path!r}; try '/{path}'")
     if not server.running:
-        raise ValueError(
-            f"the {server.mpm} server has ended and has no page; launch one, and ask "
-            "while it runs (inside its `with` block)"
-        )
+        ask = "launch one, and ask while it runs (inside its `with` block)"
+        raise ValueError(f"the {server.mpm} server has ended and has no page; {ask}")
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
     if not prefix:
         return Link(f"{server.url}{path}")
     if find_spec("jupyter_server_proxy") is None:
-        raise RuntimeError(
-            "this Jupyter runs behind a hub, and jupyter-server-proxy is not installed: "
-            f"no browser reaches port {server.port}; pip install jupyter-server-proxy"
-        )
+        lacks = "this Jupyter runs behind a hub, and jupyter-server-proxy is not installed"
+        remedy = "pip install jupyter-server-proxy"
+        raise RuntimeError(f"{lacks}: no browser reaches port {server.port}; {remedy}")
     return Link(f"{prefix.rstrip('/')}/proxy/{server.port}{path}")

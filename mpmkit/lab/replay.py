@@ -58,7 +58,7 @@ def not_headline(here: Machine | None = None) -> str:
     return "Not headline figures. " + ". ".join(said) + "." if said else ""
 
 
-def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
+def why_recorded(*, cores: float = 0.5, memory_mb: float = MEMORY_MB) -> str:
     """Why the notebook should not measure here, where it needs so much to mean something; "" if it should."""
     wish = os.environ.get("MPMKIT_REPLAY", "")
     if wish:
@@ -72,21 +72,17 @@ def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
 
 
 def measured_or_recorded(
-    name: str,
-    measure: Callable[[], T],
-    *,
-    cores: float = 0.5,
-    memory_mb: int = MEMORY_MB,
-    read: Callable[[Path], T] | None = None,
+    name: str, measure: Callable[[], T], *, read: Callable[[Path], T] | None = None, **needs: float
 ) -> T:
     """What `measure()` returns, or what it returned when it was recorded under `name`.
 
     name    the recording: data/recorded/NAME.json, or the file of that name if it has an ending
     read    how to read a recording that is not JSON (a CSV of `mpmkit.measure.records`)
+    needs   cores and memory_mb, as of `why_recorded`
 
     Raises RecordError when there is no such recording, or it can't be read.
     """
-    why = why_recorded(cores=cores, memory_mb=memory_mb)
+    why = why_recorded(**needs)
     if not why:
         if caveat := not_headline():
             print(caveat)
@@ -95,10 +91,8 @@ def measured_or_recorded(
         return record(name, measure)
     path = place_of(name)
     if not path.is_file():
-        raise RecordError(
-            f"{why}, but there is no recording {path.name}; set MPMKIT_REPLAY=0 to "
-            "measure all the same"
-        )
+        remedy = "set MPMKIT_REPLAY=0 to measure all the same"
+        raise RecordError(f"{why}, but there is no recording {path.name}; {remedy}")
     if read is not None:
         print(f"RECORDED, not measured here ({why}): {path.name}")
         return read(path)
@@ -126,18 +120,13 @@ def record(name: str, measure: Callable[[], T]) -> T:
     value = measure()
     share = others.share()
     if share > others.MOST:
-        print(
-            f"NOT recorded: other work took {share:.0%} of this machine meanwhile. {path.name} stays as it "
-            "was; record on a machine that does nothing else"
-        )
+        why = f"other work took {share:.0%} of this machine meanwhile. {path.name} stays as it was"
+        print(f"NOT recorded: {why}; record on a machine that does nothing else")
         return value
-    kept = {
-        "name": name,
-        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {key: value for key, value in machine().row().items() if value is not None},
-        "other_work": round(share, 3),
-        "value": _plain(value),
-    }
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    here = {key: value for key, value in machine().row().items() if value is not None}
+    kept = {"name": name, "made_at": when, "machine": here, "other_work": round(share, 3)}
+    kept["value"] = _plain(value)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n")
     part.replace(path)
@@ -166,14 +155,11 @@ def _plain(value: Any) -> Any:
         return {"dict": {key: _plain(part) for key, part in value.items()}}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
     if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise TypeError(
-        f"{type(value).__name__} can't be recorded; give numbers, texts, lists, dicts with text keys "
-        "and what a watch recorded"
-    )
+        odd = isinstance(value, float) and not math.isfinite(value)
+        return {"float": str(value)} if odd else value
+    can = "numbers, texts, lists, dicts with text keys and what a watch recorded"
+    raise TypeError(f"{type(value).__name__} can't be recorded; give {can}")
 
 
 def _value(plain: Any) -> Any:

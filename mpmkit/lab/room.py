@@ -11,11 +11,15 @@
 
 Widget callbacks may run on several threads at once, and the watch and the load have threads of their
 own: `_acting` lets one thread at a time start, stop or restart the server, which takes a second.
-
 The directives are in a file, as with httpd: start reads it, graceful and restart read it again.
+
+A frame is what is seen of a moment, plain values that become JSON: figures (counts, rates and times of the
+server, the load and a probe, None for what is not known), rows (of each process: slot, pid, generation,
+quiescing, not accepting, letters, connections without a thread), and the scoreboard's shape.
 """
 
 import contextlib
+import math
 import shutil
 import tempfile
 import threading
@@ -23,15 +27,15 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import mpmkit
-from mpmkit.config.directives import Directives
 from mpmkit.lab.clients import KeepAliveClients
-from mpmkit.lab.forms import DirectiveForm, Field
-from mpmkit.lab.frames import Probe, RunningLoad, frame
-from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
+from mpmkit.lab.forms import BROWSERS, ROWS, DirectiveForm, Field, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
+from mpmkit.load.profile import LoadProfile
+from mpmkit.load.result import Tick, windows
+from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import Sample
 
@@ -51,6 +55,16 @@ def application(environ, start_response):
 '''
 LOAD_SECONDS = 600.0  # a load that is not stopped ends by itself
 EVENTS = 40  # that a view shows
+PROBE_THINK = 0.25  # seconds between two requests of the probe: what a new client meets
+RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
+LIVE = 1.2  # seconds of the load's answers that its live percentiles are made of
+
+# What a frame has of a Sample as it is, and of the load.
+SAMPLED = (
+    "t", "qps", "service_ms", "processes", "threads", "idle", "busy", "reading", "writing",
+    "parked", "without_thread", "closing", "waiting", "pss_mb",
+)  # fmt: skip
+OF_LOAD = ("load_qps", "load_failed", "load_p50_ms", "load_p95_ms", "load_p99_ms")
 
 
 class Home:
@@ -66,15 +80,80 @@ class Home:
         self.remove = weakref.finalize(owner, shutil.rmtree, self.folder, ignore_errors=True)
 
 
-class Room(DirectiveForm):
+class Probe(KeepAliveClients):
+    """A client that opens a connection for each request, and how long its last requests took."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, 1, think=PROBE_THINK, keep=False)
+        self._seen: list[tuple[float, float]] = []  # (second, ms)
+
+    def percentiles(self, now: float) -> dict[str, float]:
+        """What a new client meets, in ms; nothing as long as nothing is known."""
+        # While the probe waits, its wait so far is the best that is known of the answer.
+        ended = [*self.take(), *(wait for wait in self.waits() if wait > PROBE_THINK)]
+        self._seen += [(now, 1000 * seconds) for seconds in ended]
+        self._seen = [one for one in self._seen if one[0] >= now - RECENT]
+        ms = sorted(one for _, one in self._seen)
+        return {"wait_p50_ms": ms[len(ms) // 2], "wait_ms": ms[int(0.99 * len(ms))]} if ms else {}
+
+
+class RunningLoad:
+    """`run_load` in a thread: it can be stopped, and what it gets is seen while it runs. note: is called with
+    a line of text when the load has ended, or could not run."""
+
+    def __init__(self, url: str, profile: LoadProfile, note: Callable[[str], None]) -> None:
+        self.profile, self._note = profile, note
+        self._stop = threading.Event()
+        self._ticks: list[Tick] = []
+        self._thread = threading.Thread(target=self._run, args=(url,), daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def live(self) -> dict[str, float]:
+        """Good answers and failures per second and percentiles of latency, over about the last second;
+        nothing as long as nothing is known."""
+        ticks = list(self._ticks)
+        end = ticks[-1].end if ticks else 0.0
+        (now,) = windows(ticks, (end - LIVE, end), lambda _: 0.0, 1)
+        if not now.duration:
+            return {}
+        values = (now.qps, now.failures / now.duration, *map(now.latency_ms, (50, 95, 99)))
+        return dict(zip(OF_LOAD, values, strict=True))
+
+    def stop(self) -> None:
+        self._stop.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _tick(self, tick: Tick) -> None:
+        self._ticks = [*self._ticks[-9:], tick]
+        if self._stop.is_set():
+            # As Ctrl-C in the foreground: the generator ends with care, and what it measured comes along.
+            raise KeyboardInterrupt
+
+    def _run(self, url: str) -> None:
+        run: LoadRun | None
+        try:
+            run = run_load(url, profile=self.profile, on_tick=self._tick)
+        except LoadInterrupted as stopped:
+            run = stopped.run
+        except (LoadError, ValueError, OSError) as error:
+            return self._note(f"load: {error}")
+        if run is None or not run.requests:
+            return self._note("load: ended before its first answer")
+        limit = "generator" if run.generator_bound else "machine" * run.generator_starved
+        self._note(f"load ended: {run}" + f", the {limit} was the limit" * bool(limit))
+
+
+class Room(DirectiveForm, contextlib.AbstractContextManager):
     """One server, its load, and what is seen of them. All methods may be called from any thread.
 
     It is the form of its directives: `choose` another MPM for the next start, `set` a directive.
-
-    mpm         "prefork", "worker" or "event"; a running server keeps its own
-    directives  values to begin with, as for `mpmkit.launch`
-
-    Raises DirectiveError for an MPM or a directive that does not exist.
+    directives: values to begin with, as for `mpmkit.launch`. Raises DirectiveError for an MPM or a directive
+    that does not exist.
     """
 
     def __init__(self, mpm: str = "event", **directives: Any) -> None:
@@ -83,7 +162,6 @@ class Room(DirectiveForm):
         self._resizing = threading.Lock()
         self._load_form = LoadForm()
         self._server: Server | None = None
-        self._running_with: Directives | None = None
         self._applied: dict[str, str] = {}
         self._watch: Watch | None = None  # of the last start: it keeps the events
         self._probe: Probe | None = None
@@ -96,9 +174,6 @@ class Room(DirectiveForm):
         self._history: list[dict[str, Any]] = []
         self.on_frame: Callable[[dict[str, Any]], None] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -106,11 +181,6 @@ class Room(DirectiveForm):
         return f"<control room: {self._server or f'{self.mpm}, stopped'!s}>"
 
     # -- the server -------------------------------------------------------------------------------
-
-    def fields(self, running: Directives | None = None) -> list[Field]:
-        """The directives of the chosen MPM, with values and httpd's messages, for the running server's
-        restart if there is one."""
-        return super().fields(self._running_with if self.server else running)
 
     def unapplied(self) -> list[str]:
         """Directives changed since the running server read its file: graceful brings them in. None
@@ -136,7 +206,7 @@ class Room(DirectiveForm):
             (effective, _), loaded = self.checked(), self.loading
             self.stop()
             server = launch(self.mpm, conf=self._write_conf(), document_root=self._home.pages)
-            self._server, self._running_with = server, effective
+            self._server, self.effective = server, effective
             self._began = time.monotonic()
             self._history.clear()
             self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
@@ -163,10 +233,10 @@ class Room(DirectiveForm):
                 raise LaunchError(f"no server runs; start one before {word}")
             if server.mpm != self.mpm:
                 raise LaunchError(f"{word} cannot change the MPM: stop and start")
-            effective, _ = self.checked(self._running_with)
+            effective, _ = self.checked(self.effective)
             self._write_conf()
             server.signal(word)
-            self._running_with = effective
+            self.effective = effective
             self.note(word)
 
     def stop(self) -> None:
@@ -174,7 +244,7 @@ class Room(DirectiveForm):
         with self._acting:
             self.stop_load()
             server, probe, crowd = self._server, self._probe, self._crowd
-            self._server = self._probe = self._crowd = None
+            self._server = self.effective = self._probe = self._crowd = None
             for one in (self._watch, probe, crowd):
                 if one is not None:
                     one.close()
@@ -305,13 +375,24 @@ class Room(DirectiveForm):
             self._watch.note(text)
 
     def _seen(self, sample: Sample, board: ScoreboardView) -> None:
-        """The watch's callback: make a frame of what it saw."""
-        if self._crowd is not None:
-            self._crowd.take()
-        made = frame(sample, board, self._load, self._probe)
-        made["events"] = self.events()
-        self._frame = made
-        self._history.append(made["figures"])
-        del self._history[:-600]
+        """The watch's callback: make a frame of what it saw, with the load's and the probe's figures."""
+        load, probe, crowd = self._load, self._probe, self._crowd
+        if crowd is not None:
+            crowd.take()
+        seen = dict.fromkeys((*OF_LOAD, "wait_p50_ms", "wait_ms"), math.nan)
+        seen |= {name: getattr(sample, name) for name in SAMPLED}
+        seen |= load.live() if load is not None and load.running else {}
+        seen |= probe.percentiles(sample.t) if probe is not None else {}
+        figures = {name: None if v != v else round(v, 3) for name, v in seen.items()}
+        letters, rows = board.letters, []
+        for row in filter(lambda row: row.pid, board.snapshot.processes):
+            held = row.keep_alive + row.write_completion + row.lingering_close
+            own = [row.slot, row.pid, row.generation, row.quiescing, row.not_accepting]
+            rows.append([*own, letters[row.slot], held])
+        self._frame = {
+            "figures": figures, "rows": rows, "generation": sample.generation, "mpm": board.mpm,
+            "slots": board.process_limit, "threads": board.threads_per_child, "events": self.events(),
+        }  # fmt: skip
+        self._history = [*self._history[-599:], figures]
         if (tell := self.on_frame) is not None:
-            tell(made)
+            tell(self._frame)

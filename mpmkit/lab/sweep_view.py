@@ -6,7 +6,7 @@
 Measure: Run launches each server of the sweep, and the curves grow point by point. Stop keeps what there
 is; the rows are in a CSV file of data/runs. Recorded: such a file, or one that the project ships. In both
 the slider below the curves moves the operating point: its figures and its scoreboards are shown at once.
-What is chosen is `sweep_form.SweepForm`, what is measured `sweep_run`; here are widgets only.
+What is chosen and measured is in `mpmkit.lab.sweep`; here are widgets only.
 """
 
 import json
@@ -22,13 +22,12 @@ import plotly.graph_objects as go
 import traitlets
 
 from mpmkit.config.directives import MPMS
-from mpmkit.lab import diagram, theme
-from mpmkit.lab.controls import Control, Frame, box, lines, mark, named
+from mpmkit.lab import diagram, sweep, theme
+from mpmkit.lab.controls import Control, Frame, box, button, lines, mark, named
 from mpmkit.lab.plots import alt_text, dress, mpm_line
 from mpmkit.lab.replay import not_headline, why_recorded
 from mpmkit.lab.room import Home
-from mpmkit.lab.sweep_form import AXES, LABELS, NAMES, RANGE, SweepForm
-from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun, number
+from mpmkit.lab.sweep import SweepForm, SweepGrid, SweepRun, number
 from mpmkit.measure import records
 from mpmkit.measure.experiment import duration
 
@@ -54,10 +53,8 @@ class SweepPanel(Frame):
         self._home = Home(self)
         self._build()
         self._show([])
-        self._turned()
+        self._axis_chosen()
         self._mode_chosen()
-
-    # -- widgets ------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         self.page = Page()
@@ -67,13 +64,14 @@ class SweepPanel(Frame):
             mpm: ipywidgets.Checkbox(mpm in self.form.mpms, description=mpm, indent=False)
             for mpm in MPMS
         }
-        axes = [(LABELS.get(name, name), name) for name in AXES]
+        axes = [(sweep.LABELS.get(name, name), name) for name in sweep.AXES]
         self.axis = _choice("axis", "sweep", axes, self.form.axis)
-        metrics = [(text, name) for name, text in METRICS.items()]
+        metrics = [(text, name) for name, text in sweep.METRICS.items()]
         self.metric = _choice("metric", "draw", metrics, "wait_p99_ms")
         self.files = _choice("file", "file", [], None)
-        tooltip = "Launch each server, measure"
-        self.button = named("go", ipywidgets.Button(description="Run", tooltip=tooltip))
+        self.button = button(
+            "go", "Run", lambda: self.stop() if self._runs() else self.run(), "Launch and measure"
+        )
         self.bar = ipywidgets.FloatProgress(max=1.0)
         self.state, self.hints, self.figures, self.boards = (
             named(name, ipywidgets.HTML()) for name in ("state", "note", "figures", "boards")
@@ -81,7 +79,6 @@ class SweepPanel(Frame):
         self.range, self.load = box("range"), box("parts")
         self.slider = named("at", ipywidgets.SelectionSlider(options=[-1], description="at"))
         self.plot = ipywidgets.Output()
-        self.button.on_click(lambda _: self.stop() if self._runs() else self.run())
         for widget, act in (
             (self.page, self._move), (self.mode, self._mode_chosen), (self.axis, self._axis_chosen),
             (self.metric, self._move), (self.files, self._file_chosen), (self.slider, self._move),
@@ -93,8 +90,6 @@ class SweepPanel(Frame):
         self.ask = box("ask", self.axis, self.range, self.load)
         self.seen = (self.plot, self.slider, self.figures, self.boards)
         self.children = [box("sweep", head, self.ask, self.hints, *self.seen, self.page)]
-
-    # -- what is chosen -----------------------------------------------------------------------------
 
     @property
     def _measures(self) -> bool:
@@ -122,22 +117,18 @@ class SweepPanel(Frame):
         try:
             rows = records.read(self.files.value)
             self._show(rows)
-            self.state.value = escape(
-                f"{len(rows)} points, measured on {records.Machine.of(rows[-1])}"
-            )
+            said = f"{len(rows)} points, measured on {records.Machine.of(rows[-1])}"
         except (records.RecordError, ValueError, IndexError) as error:
-            self.state.value = escape(str(error))
+            said = str(error)
+        self.state.value = escape(said)
 
     def _axis_chosen(self) -> None:
-        self.form.turn_to(self.axis.value)
-        self._turned()
-
-    def _turned(self) -> None:
         """Rows for the numbers of the form, made again: each axis has its own range."""
-        rows = self.form.fields()
-        self.controls = {row.name: Control(row, self._set) for row in rows}
+        self.form.turn_to(self.axis.value)
+        self.controls = {row.name: Control(row, self._set) for row in self.form.fields()}
         widgets = [control.widget for control in self.controls.values()]
-        self.range.children, self.load.children = widgets[: len(RANGE)], widgets[len(RANGE) :]
+        ends = len(sweep.RANGE)
+        self.range.children, self.load.children = widgets[:ends], widgets[ends:]
         self._check()
 
     def _set(self, name: str, text: str) -> None:
@@ -167,8 +158,6 @@ class SweepPanel(Frame):
         self.button.disabled = plan is None and not self._runs()
         self.hints.value = lines(filter(None, [*said, not_headline()]))
 
-    # -- running ------------------------------------------------------------------------------------
-
     def _runs(self) -> bool:
         return self.running is not None and self.running.running
 
@@ -196,8 +185,6 @@ class SweepPanel(Frame):
         self.state.value = escape(run.text)
         if self._measures and len(run.rows) != self._shown:
             self._show(run.rows)
-
-    # -- what is seen -------------------------------------------------------------------------------
 
     def _show(self, rows: list[records.Row]) -> None:
         """Draw these rows; the operating point stays where it was, or is the last one."""
@@ -230,7 +217,7 @@ class SweepPanel(Frame):
         the operating point."""
         grid, metric, tone = self.grid, self.metric.value, theme.THEMES[self.page.dark]
         axis = grid.axis or self.form.axis
-        label, axis = METRICS[metric], LABELS.get(axis, axis)
+        label, axis = sweep.METRICS[metric], sweep.LABELS.get(axis, axis)
         ring = {"size": 19, "symbol": "circle-open", "line": {"width": 3}, "color": theme.ink(tone)}
         figure, said, bounds = go.Figure(), [], False
         for mpm in grid.mpms:
@@ -238,11 +225,9 @@ class SweepPanel(Frame):
             xs, ys, hollow = zip(*points, strict=True) if points else ((), (), ())
             bounds |= any(hollow)
             figure.add_trace(mpm_line(mpm, xs, ys, theme=tone, hollow=hollow, showlegend=True))
-            here = [place for place, x in enumerate(xs) if x == self.slider.value]
-            figure.add_scatter(
-                x=[xs[place] for place in here], y=[ys[place] for place in here], mode="markers",
-                marker=ring, showlegend=False, hoverinfo="skip",
-            )  # fmt: skip
+            at = [(x, y) for x, y, _ in points if x == self.slider.value]
+            here = {"x": [x for x, _ in at], "y": [y for _, y in at], "marker": ring}
+            figure.add_scatter(mode="markers", showlegend=False, hoverinfo="skip", **here)
             said.append(f"{mpm}: " + ", ".join(f"{number(y)} at {x:g}" for x, y, _ in points))
         bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" if bounds else ""
         alt = f"{label} against {axis}. {'; '.join(said)}."
@@ -266,11 +251,11 @@ def sweep_panel(
     """A panel that sweeps one directive, or one field of the load, under one to three MPMs.
 
     folder     where the rows of a sweep are kept, a CSV file each
-    choices    fields of `sweep_form.SweepForm` to begin with (axis="KeepAliveTimeout", low=1, high=15,
+    choices    fields of `sweep.SweepForm` to begin with (axis="KeepAliveTimeout", low=1, high=15,
                steps=5, users=40, path="/slow.py", seconds=2 …); others are directives for all points
 
     Returns the widget. Run the cell again, and a sweep of its last run is stopped. Raises DirectiveError
     for an MPM that does not exist, ValueError for an axis that cannot be swept.
     """
-    known = {name: choices.pop(name) for name in list(choices) if name in NAMES}
+    known = {name: choices.pop(name) for name in list(choices) if name in sweep.NAMES}
     return SweepPanel(SweepForm(mpms or MPMS, **known, directives=choices), Path(folder))

@@ -110,19 +110,3 @@ def palette() -> dict[str, Any]:
         for tone in THEMES
     }
     return tones | {"words": dict(zip(LETTERS, WORDS, strict=True))}
-
-
-def layout(theme: str | None = None) -> dict[str, Any]:
-    """Plotly layout settings shared by all figures: quiet grid, no frame, readable in class."""
-    dark = is_dark(theme)
-    axis = {"gridcolor": GRID[dark], "zeroline": False, "linecolor": INK[dark], "ticks": ""}
-    return {
-        "paper_bgcolor": PAPER[dark],
-        "plot_bgcolor": PAPER[dark],
-        "font": {"color": INK[dark], "size": 14},
-        "colorway": list((DARK if dark else LIGHT).values()),
-        "xaxis": {**axis, "showgrid": False, "showline": True},
-        "yaxis": axis,
-        "margin": {"l": 64, "r": 24, "t": 100, "b": 56},
-        "hoverlabel": {"font": {"size": 13}},
-    }

@@ -17,7 +17,6 @@ import math
 import random
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from mpmkit.load.profile import LoadProfile
 
@@ -49,49 +48,19 @@ def plan_problem(path: str, lines: int) -> str:
     return ""
 
 
-class Piece(NamedTuple):
-    """A stretch of time in which the rate changes evenly: seconds, rates, area at its begin."""
-
-    begin: float
-    end: float
-    first: float
-    last: float
-    area: float
-
-    @property
-    def total(self) -> float:
-        """The area until its end."""
-        return self.area + (self.first + self.last) / 2 * (self.end - self.begin)
-
-    def when(self, area: float) -> float:
-        """The time at which the area has grown to `area`, which lies within this piece."""
-        more = area - self.area
-        if not more:
-            return self.begin
-        slope = (self.last - self.first) / (self.end - self.begin)  # 0: the last piece never ends
-        # first * x + slope / 2 * x^2 = more, solved in the form that does not cancel.
-        root = math.sqrt(max(0.0, self.first * self.first + 2 * slope * more))
-        return min(self.end, self.begin + 2 * more / (self.first + root))
-
-
-def pieces(profile: LoadProfile) -> list[Piece]:
-    """The rate of an open loop over time; 0 s is where the warm-up ends."""
-    first, warm = profile.level_at(0.0), profile.warmup_seconds
-    made = [Piece(-warm, 0.0, first, first, 0.0)] if warm else []
-    for stretch in profile.course():
-        made.append(Piece(*stretch, made[-1].total if made else 0.0))
-    return made
-
-
 def arrivals(profile: LoadProfile, index: int = 0, of: int = 1) -> Iterator[float]:
     """Seconds at which generator `index` of `of` has a request due, from the warm-up's begin on; 0 is the begin
     of what is measured. Never ends. The same for the same seed; without one every call draws others."""
     source = random.Random(None if profile.seed is None else f"{profile.seed} {index} {of}")
-    todo = iter(pieces(profile))
-    piece = next(todo)
-    area = float(index - of + 1) if profile.arrival == "constant" else 0.0
-    while True:
-        area += of if profile.arrival == "constant" else source.expovariate(1.0) * of
-        while area > piece.total:
-            piece = next(todo)
-        yield piece.when(area)
+    constant, warm, now = profile.arrival == "constant", profile.warmup_seconds, profile.level_at(0)
+    due = float(index + 1) if constant else source.expovariate(1.0) * of  # the area then
+    area = 0.0
+    for begin, end, first, last in [(-warm, 0.0, now, now)] * (warm > 0) + profile.course():
+        before, area = area, area + (first + last) / 2 * (end - begin)
+        slope = (last - first) / (end - begin)  # 0 at last, in what never ends
+        while due <= area:
+            # first * x + slope / 2 * x^2 = more, solved in the form that does not cancel.
+            more = due - before
+            root = math.sqrt(max(0.0, first * first + 2 * slope * more))
+            yield min(end, begin + 2 * more / (first + root or 1.0))
+            due += of if constant else source.expovariate(1.0) * of

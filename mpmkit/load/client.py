@@ -36,7 +36,6 @@ from locust.user.task import LOCUST_STATE_STOPPING
 from mpmkit.load.generator_state import State
 from mpmkit.load.response import ResponseReader, Verdict
 from mpmkit.load.schedule import NEVER, READ, WRITE, Planned
-from mpmkit.load.tls import TlsSocket
 
 clock = time.perf_counter_ns
 RECV_SIZE = 65_536
@@ -354,13 +353,9 @@ class Client:
 
     def wait_writable(self) -> None:
         """Until the connection is there, or its buffer has room. Raises OSError if it failed."""
-        watcher = self.loop.io(self.sock.fileno(), WRITE)
-        watcher.start(self.wake)
-        try:
+        with self.loop.io(self.sock.fileno(), WRITE) as watcher:
+            watcher.start(self.wake)
             self.wait()
-        finally:
-            watcher.stop()
-            watcher.close()
         if code := self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
             raise OSError(code, os.strerror(code)) from None
 
@@ -398,3 +393,33 @@ class Client:
                 with contextlib.suppress(OSError):
                     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, RESET_ON_CLOSE)
             sock.close()
+
+
+class TlsSocket(_socket.socket):
+    """A raw socket that has TLS on it from `secure` on; then `handshake`, until it returns. It waits for nothing:
+    `recv` and `send` raise BlockingIOError where they would have to, as a socket's do."""
+
+    def secure(self, how: Any, host: str) -> None:
+        # What gevent's own ssl calls: the public wrap_socket() takes no C socket.
+        self._tls = how._wrap_socket(self, False, host)
+
+    def handshake(self) -> None:
+        """One step. Raises BlockingIOError while the server's answer is awaited."""
+        self._do(self._tls.do_handshake)
+
+    def send(self, data: bytes) -> int:  # type: ignore[override]
+        return self._do(self._tls.write, data)
+
+    def recv(self, size: int) -> bytes:  # type: ignore[override]
+        """Up to a record's bytes; b"" at the end."""
+        try:
+            return self._do(self._tls.read, size)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            # An end without close_notify is the HTTP reader's to judge: it knows the length.
+            return b""
+
+    def _do(self, step: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return step(*given)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None

@@ -29,10 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpmkit.load.preflight import describe, raise_descriptors
-from mpmkit.load.profile import LoadProfile
+from mpmkit.load.preflight import describe, raise_descriptors, target_of
 from mpmkit.load.response import ResponseReader
-from mpmkit.load.target import target_of
 
 MODES = ("idle", "half-sent")
 
@@ -43,9 +41,10 @@ that is long enough to tell a growing pool from a full one."""
 HOLD_WITHIN = 60.0  # seconds of `hold` at most, for a server that takes only some a second
 IN_FLIGHT = 64  # connections that wait for their first answer during `hold`: fewer than any backlog
 LOOK = 0.005  # seconds between two looks of `wait`
-AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
 
+PAGE = "/index.html"
 AWAY, ASKING, HELD = "away", "asking", "held"
+KINDS = {TimeoutError: "timeout", ConnectionRefusedError: "refused"}  # of losses
 
 
 class Lost(Exception):
@@ -78,7 +77,7 @@ class HeldConnections(contextlib.AbstractContextManager):
     """Connections to one server, held by a thread; a context manager.
 
     url: as `target_of` has it, without TLS. mode: see the module. count: how many; see also `resize`.
-    path: what is requested; request: the whole request instead.
+    path: what is requested; close: with "Connection: close"; request: the whole request instead.
     expect_status: of a good answer; None: any. timeout: seconds that an answer may take; None: any time.
     again: seconds after which a connection that has ended is reopened; None: never.
 
@@ -97,7 +96,8 @@ class HeldConnections(contextlib.AbstractContextManager):
         mode: str = "idle",
         *,
         count: int = 0,
-        path: str = "/index.html",
+        path: str = PAGE,
+        close: bool = False,
         request: str | None = None,
         expect_status: int | None = None,
         timeout: float | None = None,
@@ -113,7 +113,8 @@ class HeldConnections(contextlib.AbstractContextManager):
         self._family, self._address = found[0], found[4]
         self.mode, self.timeout, self.again = mode, timeout, again
         self._expect_status = expect_status
-        head = f"GET {path} HTTP/1.1\r\nHost: {target.place}\r\nUser-Agent: mpmkit-client\r\n\r\n"
+        head = f"GET {path} HTTP/1.1\r\nHost: {target.place}\r\nUser-Agent: mpmkit-client\r\n"
+        head += "Connection: close\r\n\r\n" if close else "\r\n"
         whole = (head if request is None else request).encode("latin-1")
         self._first = whole[:-2] if mode == "half-sent" else whole
         self._method = whole.partition(b" ")[0].decode("latin-1")
@@ -123,8 +124,7 @@ class HeldConnections(contextlib.AbstractContextManager):
         self._statuses: list[int] = []
         self._clients: dict[Connection, asyncio.Task[None]] = {}
         self._wanted = count
-        # A loop of our own, not the caller's.
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # our own loop
         self._loop, self._stop = self._runner.get_loop(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="mpmkit-connections", daemon=True)
         self._thread.start()
@@ -226,9 +226,16 @@ class HeldConnections(contextlib.AbstractContextManager):
                     async with self._limit(conn):
                         await self._connect(conn)
                     kind = "reset"
-                    pause = await self._use(conn)
-                except (OSError, Lost) as error:
-                    self._lose(error, kind)
+                    pause, kind = await self._use(conn), ""
+                except Lost as lost:
+                    kind = str(lost)
+                except OSError as error:
+                    kind = KINDS.get(type(error), kind)
+                    if kind in ("refused", "connect"):
+                        self.error = describe(error)
+                if kind:
+                    self.losses += 1
+                    self.totals[kind] += 1
                 self._hang_up(conn)
                 if self.again is None:
                     return
@@ -292,15 +299,6 @@ class HeldConnections(contextlib.AbstractContextManager):
             conn.since = time.monotonic()
         return asyncio.timeout_at(None if self.timeout is None else conn.since + self.timeout)
 
-    def _lose(self, error: OSError | Lost, kind: str) -> None:
-        """kind: of an error that has no name of its own."""
-        names = {TimeoutError: "timeout", ConnectionRefusedError: "refused"}
-        kind = str(error) if isinstance(error, Lost) else names.get(type(error), kind)
-        if isinstance(error, OSError) and kind in ("refused", "connect"):
-            self.error = describe(error)
-        self.losses += 1
-        self.totals[kind] += 1
-
     def _hang_up(self, conn: Connection) -> None:
         if conn.sock is not None:
             conn.sock.close()
@@ -349,32 +347,16 @@ class HoldingProcess(subprocess.Popen):
         return json.loads(line)
 
 
-def idle_holders(url: str, profile: LoadProfile) -> HoldingProcess | None:
-    """The idle holders of `profile`, if it has any: in a process that is started before the users and costs
-    the generator no time."""
-    if not profile.idle_holders:
-        return None
-    spec = profile.specs[0]
-    request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
-    how: dict[str, Any] = {"timeout": profile.timeout, "again": AGAIN, "request": request}
-    holding = HoldingProcess(url, expect_status=spec.expect_status, **how)
-    holding.ask("resize", profile.idle_holders)
-    return holding
-
-
 def main(argv: list[str]) -> int:
     """Hold what standard input says, until it ends."""
     raise_descriptors(math.inf)
     with HeldConnections(**json.loads(argv[0])) as connections:
         for line in sys.stdin:
             word, *numbers = line.split()
-            answered = {}
-            if word == "finish":
-                answered = {"held": len(connections.finish())}
-            elif numbers:
-                getattr(connections, word)(int(numbers[0]))
+            got = getattr(connections, word)(*map(int, numbers))
+            answers = {"held": len(got)} if word == "finish" else {}
             try:
-                print(json.dumps(connections.report() | answered), flush=True)
+                print(json.dumps(connections.report() | answers), flush=True)
             except BrokenPipeError:  # no caller is left to read the answer
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 return 0

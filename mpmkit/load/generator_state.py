@@ -25,12 +25,11 @@ from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
-from mpmkit.load import preflight, tls
+from mpmkit.load import preflight
 from mpmkit.load.histogram import pack
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, RequestSpec
 from mpmkit.load.response import Verdict
 from mpmkit.load.schedule import NEVER, Schedule, Waiter, due_until
-from mpmkit.load.target import target_of
 from mpmkit.measure.procfs import text_of
 
 log = logging.getLogger("mpmkit.load")
@@ -74,7 +73,7 @@ class State:
     def __init__(
         self, environment: Any, profile: LoadProfile, send: Callable[[dict[str, Any]], None]
     ) -> None:
-        target = target_of(environment.host or "")
+        target = preflight.target_of(environment.host or "")
         self.environment, self.profile, self.send, self.ended = environment, profile, send, ""
         self.specs = profile.specs
         self.latencies: list[list[int]] = [[] for _ in self.specs]  # since the last report
@@ -87,7 +86,7 @@ class State:
         self.host, self.tls = target.host, None
         if target.scheme == "https":
             try:
-                self.tls = tls.context(profile.ca_file, target.loopback)
+                self.tls = preflight.tls_context(profile.ca_file, target.loopback)
             except OSError as error:
                 raise ValueError(f"ca_file: {profile.ca_file}: {error}") from None
         spread = target.loopback and self.family == _socket.AF_INET

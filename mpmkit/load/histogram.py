@@ -12,23 +12,19 @@ and more, and most answers on loopback take less than one.
 import array
 import base64
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 
 LIMIT = 1 << 62
 """Largest value: 146 years in ns. More is an error of the caller's clock."""
 
 
 def bucket(ns: int) -> int:
-    """The number of a value's bucket; larger values have larger numbers."""
-    return ns if ns < 2048 else ((shift := ns.bit_length() - 11) << 10) + (ns >> shift)
-
-
-def bounds(number: int) -> tuple[int, int]:
-    """(lowest, highest) value of a bucket."""
-    shift = max(0, (number >> 10) - 1)
-    low = (number - (shift << 10)) << shift
-    return low, low + (1 << shift) - 1
+    """The lowest value of a value's bucket, which stands for it."""
+    shift = max(0, ns.bit_length() - 11)
+    return ns >> shift << shift
 
 
 def pack(values: list[int]) -> str:
@@ -76,16 +72,15 @@ class Histogram:
             raise ValueError(f"percentile: must be 0 to 100, not {percent!r}")
         if not self.counts:
             return math.nan
-        count = len(self)
+        count, lows = len(self), sorted(self.counts)
         rank = max(1, math.ceil(percent * count / 100 - 1e-9))
         if rank in (1, count):
             return self.smallest if rank == 1 else self.largest
-        for number in sorted(self.counts):
-            rank -= self.counts[number]
-            if rank <= 0:
-                break
-        return min(max(sum(bounds(number)) // 2, self.smallest), self.largest)
+        reached = list(accumulate(self.counts[low] for low in lows))
+        low = lows[bisect_left(reached, rank)]
+        middle = low + (1 << max(0, low.bit_length() - 11)) // 2
+        return min(max(middle, self.smallest), self.largest)
 
     def to_json(self) -> list[tuple[int, int]]:
         """Of each bucket that was hit: its lowest value in ns, and how often."""
-        return [(bounds(number)[0], count) for number, count in sorted(self.counts.items())]
+        return sorted(self.counts.items())

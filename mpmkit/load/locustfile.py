@@ -33,13 +33,14 @@ except ModuleNotFoundError:  # run from a checkout that is not installed
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from mpmkit.load.client import Client
-from mpmkit.load.connections import HoldingProcess, idle_holders
+from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.generator_state import State, log
+from mpmkit.load.preflight import target_of
 from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, new_seed
 from mpmkit.load.result import Collector
 from mpmkit.load.schedule import READ
-from mpmkit.load.target import target_of
 
+AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
 state: State | None = None  # of the test that runs, or ran last
 receiver: "Receiver | None" = None  # of the reports; none in a worker
@@ -61,10 +62,7 @@ class Steps(LoadTestShape):
     """The profile's stages, for Locust: how many users there are to be now."""
 
     abstract = True  # not for Locust to find: only profiles with stages have it
-
-    def __init__(self, profile: LoadProfile) -> None:
-        super().__init__()
-        self.profile = profile
+    profile: LoadProfile
 
     def tick(self):
         # Never "that was all": the users end with their deadline, and the run with them.
@@ -123,8 +121,8 @@ def on_init(environment, runner, **_) -> None:
     if isinstance(runner, WorkerRunner):
         return
     if profile.stages and not profile.open_loop:
-        environment.shape_class = Steps(profile)
-        environment.shape_class.runner = runner
+        environment.shape_class = steps = Steps()
+        steps.profile, steps.runner = profile, runner
     receiver = Receiver(environment)
 
 
@@ -151,7 +149,15 @@ class Receiver:
             expected = max(profile.processes, options.expect_workers or 1)
         self.done.clear()
         self.collector = Collector(self.environment.host, profile, expected)
-        self.holders = idle_holders(self.environment.host, profile)
+        self.holders = None
+        if profile.idle_holders:
+            url, spec = self.environment.host, profile.specs[0]
+            request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
+            self.holders = HoldingProcess(
+                url, count=profile.idle_holders, request=request, expect_status=spec.expect_status,
+                timeout=profile.timeout, again=AGAIN,
+            )  # fmt: skip
+            self.holders.ask("report")  # it runs
 
     def on_message(self, environment, msg, **_) -> None:
         self.add(msg.data)

@@ -1,4 +1,5 @@
-"""What a load needs from the machine: file descriptors; and the meaning of connection errors.
+"""What a load needs before it starts: a target that is yours, certificates to trust, file descriptors; and the
+meaning of connection errors.
 
 Towards one server a client can vary only its address and port, some 28,000, and the side that closes
 first keeps a connection's addresses for a minute (TIME_WAIT). docs/LOAD.md says how the generator avoids that.
@@ -6,13 +7,89 @@ first keeps a connection's addresses for a minute (TIME_WAIT). docs/LOAD.md says
 
 import contextlib
 import errno
+import ipaddress
 import math
 import os
 import resource
+import ssl
 from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 OWN_FILES = 128  # that a generator process has open besides connections: Locust's thirty, and room
 LOOPBACK_SOURCES = 200  # addresses that it goes through, from 127.0.0.1 on, when ports run out
+
+TARGETS_VARIABLE = "MPMKIT_TARGETS"
+"""Environment variable that names hosts beyond loopback that are yours to load (docs/LOAD.md)."""
+
+
+class Target(NamedTuple):
+    """Where a load goes: scheme ("http" or "https"), host, port, and whether it is loopback."""
+
+    scheme: str
+    host: str
+    port: int
+    loopback: bool
+
+    @property
+    def place(self) -> str:
+        """host:port, as in a Host field."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def base(self) -> str:
+        """The URL without a path."""
+        return f"{self.scheme}://{self.place}"
+
+
+def target_of(url: object) -> Target:
+    """The target of ``http://HOST:PORT`` or ``https://HOST:PORT``.
+
+    HOST is this machine's loopback: a load generator that accepts any target is a weapon. To measure
+    between two machines of your own, name them in the environment, ``MPMKIT_TARGETS=10.0.0.2,lab.example``:
+    exactly those hosts, no pattern, and nothing in mpmkit sets it.
+
+    Raises ValueError, with the remedy, for anything else.
+    """
+    example = "give one like http://127.0.0.1:8080"
+    if not isinstance(url, str):
+        raise ValueError(f"target: must be a server or its URL, not {url!r}; {example}")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"target: {url!r} is not a URL ({error}); {example}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"target: {url!r} is not an http or https URL; {example}")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"target: {url!r} is more than a host and a port; give the path as path=")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    yours = os.environ.get(TARGETS_VARIABLE, "").lower().split(",")
+    if not loopback and host not in map(str.strip, yours):
+        only = "load goes to 127.0.0.1, [::1] or localhost only, and to hosts that you name as yours in"
+        named = f"{TARGETS_VARIABLE} (see docs/LOAD.md)"
+        raise ValueError(f"target: {host} is not this machine's loopback; {only} {named}")
+    default = 443 if parts.scheme == "https" else 80
+    return Target(parts.scheme, host, default if port is None else port, loopback)
+
+
+def tls_context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
+    """How certificates are checked: against `ca_file` if given; else not at all on loopback (a test server's are
+    its own), and against the system's elsewhere. Raises OSError or ssl.SSLError for a file that holds no
+    certificates."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is not None:
+        made.load_verify_locations(ca_file)
+    elif loopback:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    else:
+        made.load_default_certs()
+    made.set_alpn_protocols(["http/1.1"])
+    return made
 
 
 def describe(error: OSError) -> str:

@@ -115,12 +115,9 @@ class LoadProfile(RequestFields):
         None, 0.01, MAX_RATE, "requests/s", "due in all in the open loop", none="-", loop="open"
     )
     plan: str | None = text(
-        None,
-        "a file with a line for each connection: SECONDS,LINE of each request, and `close`",
-        like=("/.+", "be an absolute path"),
-        none="as arrival and rate say",
-        loop="open",
-    )
+        None, "a file with a line for each connection: SECONDS,LINE of each request, and `close`",
+        like=("/.+", "be an absolute path"), none="as arrival and rate say", loop="open",
+    )  # fmt: skip
     ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
     stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
     idle_holders: int = whole(

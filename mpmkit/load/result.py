@@ -3,8 +3,6 @@
 A generator process reports some four times a second its results since the last report: latencies by path,
 failures, and progress. The reports of all processes, on one machine or several, are added up here (`Collector`);
 there is no other result. So a process that dies loses only its work since its last report.
-
-Imports neither locust nor gevent.
 """
 
 import array
@@ -13,7 +11,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean
@@ -130,8 +128,8 @@ class LoadRun(Outcome):
     duration: seconds from the first request's start to the last one's end.
     ticks: reports during the run. paths: for a mix, the latencies of each path's good answers.
     processes_cpu, processes_wait: shares of the time (0 to 1) for which each generator process ran, and for which
-        it was ready but waited for a CPU. run_queue: tasks ready to run per CPU,
-        on average, from readings of /proc/stat; 1: every CPU had just one.
+        it was ready but waited for a CPU.
+    run_queue: tasks ready to run per CPU, on average, from /proc/stat; 1: every CPU had just one.
     retries: requests sent again because the server was closing the kept connection.
     reconnects: kept connections that the server closed after an announced last answer.
     ended: why: "requests", "duration", "interrupted", "time limit of ...", "gave up: ...", "1 of 2 generator
@@ -192,8 +190,7 @@ class LoadRun(Outcome):
 
     @property
     def generator_bound(self) -> bool:
-        """True if a generator process was as busy as a core allows: then `qps` is its limit, not the
-        server's."""
+        """True if a generator process was as busy as a core allows: then `qps` is its limit."""
         return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu)
 
     @property
@@ -247,61 +244,53 @@ class LoadRun(Outcome):
 
     def summary(self) -> str:
         """A few lines for people."""
-        profile = self.profile
-        good = f"{self.succeeded:,} good answers in {self.duration:.2f} s"
-        lines = [self._requested(), f"{self.qps:,.0f} requests/s: {good}"]
-        if self.succeeded:
-            far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
-            tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
-            lines.append(f"latency ms: {tail}max {self.latency_ms(100):.3g}")
-        for path, found in list(self.paths.items())[:SHOWN_PATHS]:
-            p50, p99 = (found.percentile(percent) / 1e6 for percent in (50, 99))
-            lines.append(f"  {path}: {len(found):,} good answers, p50 {p50:.3g}, p99 {p99:.3g}")
-        what = "requests/s due" if profile.open_loop else "users"
-        for one in self.stages:
-            lines.append(f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}")
-        if knee := self.knee:
-            beyond = "beyond it more load gains little"
-            lines.append(f"  the knee is at {knee.load:,.0f} {what}: {beyond}")
-        if profile.open_loop and self.duration > 0:
-            lines.append(f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s")
-        if self.late:
-            after = "more than 1 ms after they were due; their latency counts from then"
-            lines.append(f"{self.late:,} of {len(self.lag):,} requests were sent {after}")
-        if self.background:
-            lines.append(f"background: {_listed(sorted(self.background.items()))}")
-        if self.failures:
-            kinds = _listed(self.errors.most_common())
-            lines.append(f"{self.failures:,} of {self.requests:,} requests failed: {kinds}")
-        if profile.plan and (early := self.retries + self.reconnects):
-            closed = f"{early:,} times the server closed a connection that the plan kept"
-            lines.append(f"{closed}; what was still to be sent went on a new one")
-        elif self.retries:
-            lines.append(f"{self.retries:,} requests met the server's close and were sent again")
-        if not self.complete:
-            lines.append(f"the run ended early: {self.ended}")
-        return "\n".join(lines + self._limit_lines())
+        return "\n".join(self._lines())
 
-    def _requested(self) -> str:
+    def _lines(self) -> Iterator[str]:
         profile = self.profile
         way = "keep-alive" if profile.keep_alive else "new connection each"
         if profile.open_loop:
             rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
             way += ", at planned times" if profile.plan else f", {profile.arrival} arrivals, {rate}"
             way += f" (seed {profile.seed})" * (profile.arrival == "poisson")
-        return f"{profile.specs[0].method} {self.path}, {self.users} users, {way}"
-
-    def _limit_lines(self) -> list[str]:
-        lines, note = [], ""
-        if self.generator_bound:
-            note = " - it was the bottleneck, the server may be faster"
-        elif self.generator_starved:
+        yield f"{profile.specs[0].method} {self.path}, {self.users} users, {way}"
+        yield f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s"
+        if self.succeeded:
+            far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
+            tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
+            yield f"latency ms: {tail}max {self.latency_ms(100):.3g}"
+        for path, found in list(self.paths.items())[:SHOWN_PATHS]:
+            p50, p99 = (found.percentile(percent) / 1e6 for percent in (50, 99))
+            yield f"  {path}: {len(found):,} good answers, p50 {p50:.3g}, p99 {p99:.3g}"
+        what = "requests/s due" if profile.open_loop else "users"
+        for one in self.stages:
+            yield f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}"
+        if knee := self.knee:
+            yield f"  the knee is at {knee.load:,.0f} {what}: beyond it more load gains little"
+        if profile.open_loop and self.duration > 0:
+            yield f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s"
+        if self.late:
+            after = "more than 1 ms after they were due; their latency counts from then"
+            yield f"{self.late:,} of {len(self.lag):,} requests were sent {after}"
+        if self.background:
+            yield f"background: {_listed(sorted(self.background.items()))}"
+        if self.failures:
+            kinds = _listed(self.errors.most_common())
+            yield f"{self.failures:,} of {self.requests:,} requests failed: {kinds}"
+        if profile.plan and (early := self.retries + self.reconnects):
+            closed = f"{early:,} times the server closed a connection that the plan kept"
+            yield f"{closed}; what was still to be sent went on a new one"
+        elif self.retries:
+            yield f"{self.retries:,} requests met the server's close and were sent again"
+        if not self.complete:
+            yield f"the run ended early: {self.ended}"
+        note = " - it was the bottleneck, the server may be faster" * self.generator_bound
+        if self.generator_starved:
             note = " - it always had to wait for a CPU: the machine is the limit"
         if self.processes_cpu:
-            lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
+            yield f"generator: {self.generator_cpu:.0%} of a core per process{note}"
         if not math.isnan(self.run_queue):
-            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run per CPU")
-        return lines
+            yield f"machine: {self.run_queue:.1f} tasks ready to run per CPU"
 
     def to_json(self) -> str:
         """The run as JSON: its profile and row, and its histograms, whole, by path, by second and by stage."""
@@ -371,20 +360,17 @@ class Collector:
         total = {name: sum(part[name] for part in parts) for name in names}
         opened = (count for what, count in self.background.items() if what.endswith(" opened"))
         total["connections"] += sum(opened)
-        ticks = (
-            tick._replace(begin=tick.begin + at - began, end=tick.end + at - began)
-            for at, tick in self.ticks
-        )
+        shifts = ((tick, at - began) for at, tick in self.ticks)
+        ticks = (tick._replace(begin=tick.begin + by, end=tick.end + by) for tick, by in shifts)
         cpu, wait = (tuple(part[name] for part in started) for name in ("cpu", "wait"))
         reasons = [part["ended"] for part in parts if part["ended"]]
         reasons.sort(key=USUAL.__contains__)  # unusual ones first
         missing = self.expected - len(reasons)
         if missing and not set(reasons) - set(USUAL):
             lost = ", ".join(part["process"] for part in parts if not part["ended"])
-            died = f"{missing} of {self.expected} generator processes died" + f" ({lost})" * bool(
-                lost
-            )
-            reasons = [why or f"{died}; what they did last is lost"]
+            died = f"{missing} of {self.expected} generator processes died"
+            who = f" ({lost})" if lost else ""
+            reasons = [why or f"{died}{who}; what they did last is lost"]
         return LoadRun(
             self.target, self.profile, max(0.0, last - began), tuple(ticks), started_at=began,
             processes_cpu=cpu, processes_wait=wait, paths=self.paths, lag=self.lag, background=self.background,

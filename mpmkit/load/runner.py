@@ -24,12 +24,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpmkit.load import tls
 from mpmkit.load.arrivals import plan_problem
-from mpmkit.load.preflight import OWN_FILES, too_few_descriptors
+from mpmkit.load.preflight import OWN_FILES, target_of, tls_context, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.result import Collector, LoadRun, OnTick
-from mpmkit.load.target import target_of
 from mpmkit.measure.procfs import machine_times
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -53,40 +51,32 @@ class LoadInterrupted(KeyboardInterrupt):
         self.run = run
 
 
-class Generator(contextlib.AbstractContextManager):
+class Generator(subprocess.Popen):
     """Locust's process, which is gone when the `with` block is. profile: as JSON; it finds it as a file."""
 
     def __init__(self, argv: Sequence[str], profile: str) -> None:
         # Locust's own environment variables would change a run behind the profile's back.
         own = ("LOCUST_", "MPMKIT_LOAD_")
         environ = {name: text for name, text in os.environ.items() if not name.startswith(own)}
-        self._log, given = os.memfd_create("log"), os.memfd_create("profile")
-        os.write(given, profile.encode())
+        self._log = os.fdopen(os.memfd_create("log"), "rb")
         self._reports, theirs = socket.socketpair()
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # for a second, if granted
-        environ["MPMKIT_LOAD_FD"] = str(theirs.fileno())
-        self._unread = b""
-        self.at_end = False  # of its reports
-        try:
-            null, passed = subprocess.DEVNULL, (given, theirs.fileno())
-            pipes: Any = {"stdin": null, "stdout": null, "stderr": self._log, "pass_fds": passed}
-            place: Any = {"cwd": "/", "env": environ}  # where no locust.conf is
-            command = [*argv, "--load-profile", f"@/dev/fd/{given}"]
-            self.process = subprocess.Popen(command, **pipes, **place, start_new_session=True)
-        except BaseException:
-            self._close()
-            raise
-        finally:
-            theirs.close()
-            os.close(given)
+        self._unread, self.at_end = b"", False  # of its reports
+        null = subprocess.DEVNULL
+        with theirs, os.fdopen(os.memfd_create("profile"), "wb") as given:
+            given.write(profile.encode())
+            given.flush()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # a second, if granted
+            environ["MPMKIT_LOAD_FD"] = str(theirs.fileno())
+            pipes: Any = {"stdin": null, "stdout": null, "stderr": self._log}
+            place: Any = {"cwd": "/", "env": environ, "start_new_session": True}  # no locust.conf
+            command = [*argv, "--load-profile", f"@/dev/fd/{given.fileno()}"]
+            passed = (given.fileno(), theirs.fileno())
+            super().__init__(command, pass_fds=passed, **pipes, **place)
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
-        self._close()
-
-    def _close(self) -> None:
+        self.end()
         self._reports.close()
-        os.close(self._log)
+        self._log.close()
 
     def read(self, seconds: float) -> list[dict[str, Any]]:
         """The reports that come, waiting for the first of them at most so long."""
@@ -105,7 +95,7 @@ class Generator(contextlib.AbstractContextManager):
     def ended(self) -> bool:
         """Whether the leader has ended. It is not reaped yet, so its process group cannot be reused."""
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self.process.pid, how) is not None
+        return os.waitid(os.P_PID, self.pid, how) is not None
 
     def ask_to_end(self) -> None:
         """Signal all its processes and wait a moment for them to write what they have."""
@@ -114,24 +104,23 @@ class Generator(contextlib.AbstractContextManager):
         while not self.ended() and time.monotonic() < until:
             time.sleep(0.02)
 
-    def kill(self) -> None:
-        """End it. Also after a regular end: whatever its leader left behind goes with it."""
+    def end(self) -> None:
+        """Kill it. Also after a regular end: whatever its leader left behind goes with it."""
         self._signal(signal.SIGKILL)
-        self.process.wait()
+        self.wait()
 
     def _signal(self, number: int) -> None:
-        if self.process.returncode is None:
+        if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+                os.killpg(self.pid, number)
 
     def failure(self) -> LoadError:
         """Why it gave no result, once it has ended: in its own last words."""
-        log = os.pread(self._log, 1 << 20, 0).decode(errors="replace").strip()
+        log = os.pread(self._log.fileno(), 1 << 20, 0).decode(errors="replace").strip()
         errors = re.findall(r"/(?:ERROR|CRITICAL)/[\w.]+: (.+)$", log, re.MULTILINE)
         last = errors or [line.strip() for line in log.splitlines() if line.strip()]
         words = " | ".join(last[-3:]) or "it said nothing"
-        code = self.process.returncode
-        return LoadError(f"Locust ended with exit code {code} and no result: {words}")
+        return LoadError(f"Locust ended with exit code {self.returncode} and no result: {words}")
 
 
 def run_load(
@@ -187,7 +176,7 @@ def _prepared(
         problems.append(str(error))
     if load is not None and load.ca_file is not None:
         try:
-            tls.context(load.ca_file, False)
+            tls_context(load.ca_file, False)
             load = load.but(ca_file=str(Path(load.ca_file).resolve()))  # Locust runs elsewhere
         except OSError as error:  # ssl.SSLError is one
             problems.append(f"ca_file: {load.ca_file}: {error.strerror or error}")
@@ -211,52 +200,38 @@ def _run_locust(
 ) -> LoadRun:
     collector = Collector(base, profile, profile.processes)
     ready: list[int] = []  # tasks that were ready to run, without us
-
-    def take(reports: list[dict[str, Any]]) -> None:
-        for report in reports:
-            tick = collector.add(report)
-            if on_tick is not None and tick is not None and tick.end > tick.begin:
-                on_tick(tick)
-        if reports and on_progress is not None and collector.seconds:
-            on_progress(collector.requests, collector.seconds)
-
-    def watch() -> str:
-        """Until the generator's end: why it had to be stopped, or ""."""
-        until, sampled = time.monotonic() + profile.time_limit + STARTUP, 0.0
-        while not generator.ended():
-            now = time.monotonic()
-            if now > until:
-                late = "the generator did not end by itself"
-                return f"time limit of {profile.time_limit:g} s ({late})"
-            if generator.at_end:
-                time.sleep(0.005)  # its processes are gone, or will be in a moment
-            take(generator.read(0.1))
-            if collector.last and now - sampled > 0.2:
-                sampled = now
-                ready.append(max(0, machine_times().running - 1))
-        return ""
-
-    def measured(why: str) -> LoadRun | None:
-        generator.kill()
+    until, sampled, why = time.monotonic() + profile.time_limit + STARTUP, 0.0, ""
+    with Generator(_locust_argv(base, profile), profile.to_json()) as generator:
+        try:
+            while not why and not generator.ended():
+                if generator.at_end:
+                    time.sleep(0.005)  # its processes are gone, or will be in a moment
+                for report in (reports := generator.read(0.1)):
+                    tick = collector.add(report)
+                    if on_tick is not None and tick is not None and tick.end > tick.begin:
+                        on_tick(tick)
+                if reports and on_progress is not None and collector.seconds:
+                    on_progress(collector.requests, collector.seconds)
+                if collector.last and (now := time.monotonic()) - sampled > 0.2:
+                    sampled = now
+                    ready.append(max(0, machine_times().running - 1))
+                if time.monotonic() > until:
+                    late = "the generator did not end by itself"
+                    why = f"time limit of {profile.time_limit:g} s ({late})"
+        except KeyboardInterrupt:
+            why = "interrupted"
+        finally:
+            if not generator.ended():
+                generator.ask_to_end()
+        generator.end()
         for report in generator.rest():  # no more is passed on than added up
             collector.add(report)
         run = collector.run(why)
         if run is not None:
             run.run_queue = sum(ready) / max(1, len(ready)) / len(os.sched_getaffinity(0))
             run.ended = why or run.ended
-        return run
-
-    with Generator(_locust_argv(base, profile), profile.to_json()) as generator:
-        try:
-            stopped = watch()
-            if stopped:
-                generator.ask_to_end()
-        except BaseException as error:
-            generator.ask_to_end()
-            if isinstance(error, KeyboardInterrupt):
-                raise LoadInterrupted(measured("interrupted")) from None
-            raise
-        run = measured(stopped)
+        if why == "interrupted":
+            raise LoadInterrupted(run)
         if run is None:
             raise generator.failure()
     return run

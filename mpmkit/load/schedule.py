@@ -123,6 +123,5 @@ class Schedule:
             self._timer.set(waiting[0][0])
 
     def close(self) -> None:
-        self._watcher.stop()
         self._watcher.close()
         os.close(self._timer.fd)

@@ -16,9 +16,9 @@ from typing import Any
 
 from mpmkit.config.directives import MPMS
 from mpmkit.load.fields import listed, read_share
+from mpmkit.load.preflight import target_of
 from mpmkit.load.profile import RequestSpec
 from mpmkit.load.runner import run_load
-from mpmkit.load.target import target_of
 from mpmkit.measure import command, competitors, cpus, experiment, published, stats, turns
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.load.connections import HELD, Connection, HeldConnections
-from mpmkit.load.target import target_of
+from mpmkit.load.preflight import target_of
 
 MOST = 500  # connections of one incident: more teaches nothing more
 READ_TICK = 0.1  # seconds between two reads of a slow reader
@@ -153,10 +153,7 @@ class SlowReaders(MisbehavingClients):
         if not 10 <= rate <= 10_000_000:
             raise ValueError(f"rate: must be 10 to 10,000,000 bytes a second, not {rate!r}")
         self._rate = rate
-        head = (
-            f"GET {path} HTTP/1.1\r\nHost: {target_of(url).place}\r\nUser-Agent: mpmkit-client\r\n"
-        )
-        super().__init__(url, "idle", count, request=f"{head}Connection: close\r\n\r\n")
+        super().__init__(url, "idle", count, path=path, close=True)
 
     async def _use(self, conn: Connection) -> float | None:
         await self._loop.sock_sendall(conn.sock, self._first)
