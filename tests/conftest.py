@@ -2,6 +2,7 @@
 own `document_root` and `directives` (module scope), which say what its `server` serves.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ settings.register_profile(
     "busy", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("busy")
+os.environ.setdefault("MPMKIT_THEME", "light")  # whatever JupyterLab looks like here
 
 
 @pytest.fixture(scope="module", params=MPMS)

@@ -57,6 +57,20 @@ def test_the_theme_comes_from_the_environment(monkeypatch):
         theme.colour("threads", "dark")
 
 
+@pytest.mark.parametrize(
+    "theme_name", ["JupyterLab Dark", "JupyterLab Dark High Contrast", "JupyterLab Light", ""]
+)
+def test_without_it_the_theme_is_that_of_jupyterlab(monkeypatch, tmp_path, theme_name):
+    monkeypatch.delenv("MPMKIT_THEME", raising=False)
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path))
+    folder = tmp_path / "lab/user-settings/@jupyterlab/apputils-extension"
+    if theme_name:
+        folder.mkdir(parents=True)
+        text = f'{{\n  // Theme "dark"\n  "theme": "{theme_name}",\n  "overrides": {{}}\n}}'
+        (folder / "themes.jupyterlab-settings").write_text(text)
+    assert theme.is_dark() == ("Dark" in theme_name)
+
+
 def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTable:
     """A table made of given rounds: MPM -> requests per second of each round."""
     same = {"server": server, "requests": 100, "failures": 0, "run_id": "r", "server_cpu_us": None}

@@ -205,6 +205,7 @@ def scripts_text(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the pictures, print the tables; returns the exit status."""
+    os.environ["MPMKIT_THEME"] = "light"
     if browser := find_browser():
         os.environ.setdefault("BROWSER_PATH", browser)
     folder = records.recorded_folder()

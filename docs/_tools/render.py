@@ -53,6 +53,7 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     book = nbformat.read(source, as_version=4)
     environment = {
         **os.environ,
+        "MPMKIT_THEME": "light",  # whatever its maker's JupyterLab looks like
         "PLOTLY_RENDERER": "png+plotly_mimetype" if static_figures else "json",
     }
     try:

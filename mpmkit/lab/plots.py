@@ -32,10 +32,11 @@ def dress(
     axis = {"gridcolor": colours.GRID[dark], "zeroline": False, "linecolor": ink, "ticks": ""}
     head, sup, below = title.removesuffix("</sup>").partition("<br><sup>")
     lines = [line for part in below.split("<br>") for line in wrap(part, LETTERS)]
-    more = 36 * max(0, len(lines) - 1)
+    more = 22 * max(0, len(lines) - 1)
     figure.update_layout(
         showlegend=False, autosize=True, height=layout.pop("height", 460) + more, meta={"alt": alt},
-        title={"text": head + sup + "<br>".join(lines), "x": 0, "xref": "paper"},
+        title={"text": head + sup + "<br>".join(lines), "x": 0, "xref": "paper",
+               "y": 1, "yanchor": "top", "pad": {"t": 16}},
         margin={"l": 64, "r": 24, "t": 100 + more, "b": 56}, hoverlabel={"font": {"size": 13}},
         paper_bgcolor=paper, plot_bgcolor=paper, font={"color": ink, "size": 14},
         colorway=list((colours.DARK if dark else colours.LIGHT).values()),
@@ -125,7 +126,6 @@ def timeline(
         figure, title, alt=(title + ". " if title else "") + "; ".join(said) + ".",
         height=90 + 120 * len(chosen), margin={"l": 76, "r": 130, "t": 72 if title else 34, "b": 52},
     )  # fmt: skip
-    figure.update_layout(title={"y": 1, "yanchor": "top", "pad": {"t": 12}})
     figure.update_xaxes(title_text="seconds", title_font_size=13, row=len(chosen), col=1)
     figure.update_yaxes(rangemode="tozero", title_font_size=13, title_standoff=8)
     # To the last sample and no farther: the lines' names stand in the margin.

@@ -6,6 +6,8 @@ only sign: figures label bars and lines directly, and each MPM has a dash and a 
 """
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 from mpmkit.config.directives import MPMS as MPMS
@@ -42,14 +44,27 @@ THEMES = ("light", "dark")
 
 
 def is_dark(theme: str | None = None) -> bool:
-    """Whether to draw for a dark page: as `theme` says, else MPMKIT_THEME, else light.
+    """Whether to draw for a dark page: as `theme` says, else MPMKIT_THEME, else the theme that is chosen in
+    JupyterLab's settings, else light.
 
     Raises ValueError for a theme that is neither "light" nor "dark".
     """
-    chosen = theme or os.environ.get("MPMKIT_THEME") or "light"
+    chosen = theme or os.environ.get("MPMKIT_THEME") or _of_jupyterlab()
     if chosen not in THEMES:
         raise ValueError(f"no theme {chosen!r}; choose light or dark")
     return chosen == "dark"
+
+
+def _of_jupyterlab() -> str:
+    folder = Path(
+        os.environ.get("JUPYTER_CONFIG_DIR") or Path.home() / ".jupyter", "lab", "user-settings"
+    )
+    folder = Path(os.environ.get("JUPYTERLAB_SETTINGS_DIR") or folder)
+    try:  # JSON with comments
+        text = (folder / "@jupyterlab/apputils-extension/themes.jupyterlab-settings").read_text()
+    except (OSError, RuntimeError, ValueError):  # no file, no home, no text
+        return "light"
+    return "dark" if re.search(r'^\s*\{?\s*"theme":.*dark', text, re.M | re.I) else "light"
 
 
 def ink(theme: str | None = None) -> str:
