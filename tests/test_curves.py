@@ -51,7 +51,7 @@ def test_a_curve_goes_through_the_levels(frame):
     labels = [note.text for note in figure.layout.annotations]
     assert "prefork, 1,000 KiB" in labels and "httpd with event, 50.0 KiB" in labels
     assert figure.data[0].line.color == theme.LIGHT["prefork"]
-    assert figure.data[2].line.color == theme.OTHERS["httpd"]
+    assert figure.data[2].line.color == theme.OTHERS[False]["httpd"]
     axis = figure.layout.yaxis
     assert (axis.title.text, axis.type) == ("MiB, logarithmic", "log")
     assert "prefork: 20 MiB at 0, 215 at 200, 1,000 KiB each" in plots.alt_text(figure)

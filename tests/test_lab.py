@@ -43,6 +43,7 @@ def test_lines_and_words_stand_out_from_the_paper(page):
     for mpm in theme.MPMS:
         assert contrast(theme.stroke(mpm, page)) >= 3
         assert contrast(theme.text_colour(mpm, page)) >= 4.5
+    assert all(contrast(grey) >= 3 for grey in theme.OTHERS[page == "dark"].values())
 
 
 def test_the_theme_comes_from_the_environment(monkeypatch):
@@ -122,7 +123,7 @@ def test_another_server_is_grey_and_the_theme_is_followed(monkeypatch):
     table.records += qps_table({"event": [80, 90, 85]}, kinds=("static",), server="httpd").records
     figure = figures.qps_bars(table.summary())
     (bar,) = bars(figure, "event, httpd")
-    assert (bar.y[0], bar.marker.color) == (85, theme.OTHERS["httpd"])
+    assert (bar.y[0], bar.marker.color) == (85, theme.OTHERS[True]["httpd"])
     assert "grey: httpd" in figure.layout.title.text
     assert figure.layout.paper_bgcolor == theme.PAPER[True]
     assert bars(figure, "event, mpmkit")[0].marker.color == theme.DARK["event"]

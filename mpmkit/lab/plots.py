@@ -37,7 +37,7 @@ def dress(
         showlegend=False, autosize=True, height=layout.pop("height", 460) + more, meta={"alt": alt},
         title={"text": head + sup + "<br>".join(lines), "x": 0, "xref": "paper",
                "y": 1, "yanchor": "top", "pad": {"t": 16}},
-        margin={"l": 64, "r": 24, "t": 100 + more, "b": 56}, hoverlabel={"font": {"size": 13}},
+        margin={"l": 64, "r": 24, "t": 88 + more, "b": 56}, hoverlabel={"font": {"size": 13}},
         paper_bgcolor=paper, plot_bgcolor=paper, font={"color": ink, "size": 14},
         colorway=list((colours.DARK if dark else colours.LIGHT).values()),
     )  # fmt: skip
@@ -65,7 +65,8 @@ def mpm_line(
     """A line with markers: of one of our MPMs in its colour, dash and marker, of another server thin and
     grey. `hollow`: which markers are. `trace`: plotly's settings that differ."""
     ours = server == OURS
-    colour = colours.stroke(mpm, theme) if ours else colours.OTHERS.get(server, "#777777")
+    greys = colours.OTHERS[colours.is_dark(theme)]
+    colour = colours.stroke(mpm, theme) if ours else greys.get(server, "#777777")
     symbol = colours.MARKERS.get(mpm, "x")
     signs = [symbol + "-open" * bool(one) for one in hollow] or symbol
     dash = colours.DASHES.get(mpm, "solid")

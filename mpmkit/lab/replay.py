@@ -20,6 +20,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any, TypeVar
 
 from mpmkit.measure.cpus import OtherWork
@@ -97,7 +98,10 @@ def measured_or_recorded(
         print(f"RECORDED, not measured here ({why}): {path.name}")
         return read(path)
     value, when, where = load(path)
-    print(f"RECORDED on {when} on {where} and not measured here ({why})")
+    text = f"RECORDED on {when} on {where} and not measured here ({why})"
+    print(
+        fill(text, 96, subsequent_indent="  ", break_on_hyphens=False)
+    )  # as wide as a narrow cell
     return value
 
 

@@ -24,7 +24,10 @@ DASHES = {"prefork": "solid", "worker": "dash", "event": "dot"}
 MARKERS = {"prefork": "square", "worker": "circle", "event": "diamond"}
 
 # Other servers, shown with ours: greys, since the hues are taken.
-OTHERS = {"httpd": "#555555", "nginx": "#999999"}
+OTHERS = {
+    False: {"httpd": "#555555", "nginx": "#8C8C8C"},
+    True: {"httpd": "#8E8E8E", "nginx": "#C4C4C4"},
+}
 
 # The scoreboard's letters, from Okabe and Ito's colours, which everyone can tell apart; the letter is
 # written into each cell that is large enough. An idle worker is quiet, an empty slot is an outline.
@@ -75,7 +78,7 @@ def ink(theme: str | None = None) -> str:
 def colour(mpm: str, theme: str | None = None) -> str:
     """The MPM's colour as #RRGGBB. Raises ValueError for an unknown MPM or theme."""
     colours = DARK if is_dark(theme) else LIGHT
-    known = colours | OTHERS
+    known = colours | OTHERS[is_dark(theme)]
     if mpm not in known:
         raise ValueError(f"no colour for {mpm!r}; there is one for {', '.join(known)}")
     return known[mpm]
