@@ -59,7 +59,7 @@ FORBIDDEN = {
     "mpm": READY_MADE, "handlers": {"asyncio"},
 }  # fmt: skip
 # Locustfiles, and the files that only a locustfile imports.
-RUN_BY_LOCUST = {"locustfile", "client", "generator_state", "schedule"}
+RUN_BY_LOCUST = {"locustfile", "client", "generator_state"}
 
 
 @cache

@@ -37,20 +37,15 @@ class KeepAliveClients(HeldConnections):
         self, url: str, count: int = 0, *, think: float = 60.0, keep: bool = True, path: str = PAGE
     ) -> None:
         self.keep = keep
-        self._think = _in_range("think", think, 0.05, 3600)
+        self.think = _in_range("think", think, 0.05, 3600)
         self._answers: deque[float] = deque(maxlen=10_000)
         how: dict[str, Any] = {"path": path, "close": not keep, "timeout": PATIENCE, "again": BACK}
         super().__init__(url, count=int(_in_range("count", count, 0, MOST)), **how)
 
-    @property
-    def think(self) -> float:
-        """Seconds between an answer and the next request."""
-        return self._think
-
-    @think.setter
-    def think(self, seconds: float) -> None:
-        if seconds != self._think:
-            self._think = _in_range("think", seconds, 0.05, 3600)
+    def think_for(self, seconds: float) -> None:
+        """Another time between an answer and the next request, also for those who are thinking already."""
+        if seconds != self.think:
+            self.think = _in_range("think", seconds, 0.05, 3600)
             self._call(self._think_anew)
 
     @property
@@ -76,10 +71,9 @@ class KeepAliveClients(HeldConnections):
         return [self._answers.popleft() for _ in range(len(self._answers))]
 
     def _pause(self) -> float:
-        return self._think * random.uniform(0.5, 1.5)  # or all would ask in the same moment forever
+        return self.think * random.uniform(0.5, 1.5)  # or all would ask in the same moment forever
 
     def _think_anew(self) -> None:
-        """The new time holds for those who are thinking already."""
         for conn in self._clients:
             when = conn.patience.when()
             if conn.state == HELD and when is not None and not conn.patience.expired():

@@ -342,7 +342,7 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
         with contextlib.suppress(ValueError), self._resizing:
             count, think = self._load_form.browsers()
             if self._crowd is not None:
-                self._crowd.think = think
+                self._crowd.think_for(think)
                 self._crowd.resize(count)
 
     # -- what is seen -----------------------------------------------------------------------------
@@ -389,10 +389,10 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
             held = row.keep_alive + row.write_completion + row.lingering_close
             own = [row.slot, row.pid, row.generation, row.quiescing, row.not_accepting]
             rows.append([*own, letters[row.slot], held])
-        self._frame = {
+        self._frame = made = {
             "figures": figures, "rows": rows, "generation": sample.generation, "mpm": board.mpm,
             "slots": board.process_limit, "threads": board.threads_per_child, "events": self.events(),
         }  # fmt: skip
         self._history = [*self._history[-599:], figures]
         if (tell := self.on_frame) is not None:
-            tell(self._frame)
+            tell(made)

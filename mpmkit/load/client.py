@@ -33,9 +33,8 @@ from gevent import get_hub, getcurrent
 from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
-from mpmkit.load.generator_state import State
+from mpmkit.load.generator_state import NEVER, READ, WRITE, Planned, State
 from mpmkit.load.response import ResponseReader, Verdict
-from mpmkit.load.schedule import NEVER, READ, WRITE, Planned
 
 clock = time.perf_counter_ns
 RECV_SIZE = 65_536

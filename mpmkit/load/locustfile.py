@@ -6,7 +6,7 @@
            --load-profile '{"path": "/index.html", "requests": 20000}' --headless
 
 A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which says why it is
-not HttpUser). Their shared state is in `generator_state.py`, the open loop's due times in `schedule.py`.
+not HttpUser). Their shared state is in `generator_state.py`, as are the open loop's due times.
 Reports go to one `Receiver`: of the process, or of Locust's master if the users are in workers
 (``--processes``, ``--worker`` on other machines). Run by itself it prints the results and, with
 ``--load-results FILE``, writes them to a file.
@@ -34,11 +34,10 @@ except ModuleNotFoundError:  # run from a checkout that is not installed
 
 from mpmkit.load.client import Client
 from mpmkit.load.connections import HoldingProcess
-from mpmkit.load.generator_state import State, log
+from mpmkit.load.generator_state import READ, State, log
 from mpmkit.load.preflight import target_of
 from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, new_seed
 from mpmkit.load.result import Collector
-from mpmkit.load.schedule import READ
 
 AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same

@@ -180,10 +180,8 @@ class LoadProfile(RequestFields):
     def level_at(self, seconds: float) -> float:
         """Users or rate that are due so long after the measured part's begin; before it what it begins
         with, after it what it ends with."""
-        for begin, end, first, last in self.course():
-            if seconds < end < math.inf:
-                return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
-        return last
+        begin, end, first, last = next(one for one in self.course() if seconds < one[1])
+        return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
 
     def request_bytes(self, host: str, spec: RequestSpec, keep: bool, last: bool = False) -> bytes:
         """The request, as sent. host: the Host field. spec: a line of the mix. keep: for a connection that is

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,11 @@ class Generator(subprocess.Popen):
             given.flush()
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # a second, if granted
             environ["MPMKIT_LOAD_FD"] = str(theirs.fileno())
-            pipes: Any = {"stdin": null, "stdout": null, "stderr": self._log}
-            place: Any = {"cwd": "/", "env": environ, "start_new_session": True}  # no locust.conf
             command = [*argv, "--load-profile", f"@/dev/fd/{given.fileno()}"]
-            passed = (given.fileno(), theirs.fileno())
-            super().__init__(command, pass_fds=passed, **pipes, **place)
+            super().__init__(
+                command, stdin=null, stdout=null, stderr=self._log, cwd="/",  # where no locust.conf is
+                env=environ, pass_fds=(given.fileno(), theirs.fileno()), start_new_session=True,
+            )  # fmt: skip
 
     def __exit__(self, *_: object) -> None:
         self.end()
@@ -80,17 +80,12 @@ class Generator(subprocess.Popen):
 
     def read(self, seconds: float) -> list[dict[str, Any]]:
         """The reports that come, waiting for the first of them at most so long."""
-        if self.at_end or not select.select([self._reports], [], [], seconds)[0]:
-            return []
-        data = self._reports.recv(1 << 20)
-        self.at_end = not data
-        *lines, self._unread = (self._unread + data).split(b"\n")
+        lines: list[bytes] = []
+        while not lines and not self.at_end and select.select([self._reports], [], [], seconds)[0]:
+            data = self._reports.recv(1 << 20)
+            self.at_end = not data
+            *lines, self._unread = (self._unread + data).split(b"\n")
         return [json.loads(line) for line in lines]
-
-    def rest(self) -> Iterator[dict[str, Any]]:
-        """The reports that it left."""
-        while not self.at_end and select.select([self._reports], [], [], 0)[0]:
-            yield from self.read(0)
 
     def ended(self) -> bool:
         """Whether the leader has ended. It is not reaped yet, so its process group cannot be reused."""
@@ -224,8 +219,9 @@ def _run_locust(
             if not generator.ended():
                 generator.ask_to_end()
         generator.end()
-        for report in generator.rest():  # no more is passed on than added up
-            collector.add(report)
+        while reports := generator.read(0):  # what it left; no more is passed on than added up
+            for report in reports:
+                collector.add(report)
         run = collector.run(why)
         if run is not None:
             run.run_queue = sum(ready) / max(1, len(ready)) / len(os.sched_getaffinity(0))
