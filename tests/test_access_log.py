@@ -36,7 +36,11 @@ def read(text: str | bytes, log_format: str = "", **more) -> mpmkit.Trace:
 
 
 def test_what_is_written_can_be_read():
-    written = {*(key.partition("}")[2] or key for key in log_format.FIELDS), *log_format.WITH_TEXT, *log_format.OF_REQUEST}
+    written = {
+        *(key.partition("}")[2] or key for key in log_format.FIELDS),
+        *log_format.WITH_TEXT,
+        *log_format.OF_REQUEST,
+    }
     assert written <= set(access_log.PATTERNS)
 
 

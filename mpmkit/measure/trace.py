@@ -45,7 +45,8 @@ COLUMNS: dict[str, tuple[str, str, float | None]] = {
     "start": ("d", "{:.6f}", NAN), "seconds": ("d", "{:.6f}", NAN), "size": ("q", "{}", 0),
     "client": ("I", "{}", None), "kept": ("b", "{}", -1), "connection": ("I", "{}", None),
 }  # fmt: skip
-LOGGED = {**COLUMNS, "place": ("I", "", None), "serial": ("q", "", -1)}
+LOGGED = COLUMNS | {"place": ("I", "", None), "serial": ("q", "", -1)}
+del LOGGED["connection"]
 
 Waiting = tuple[float, int, int]  # end of a connection's last request, its number, that request
 
@@ -92,8 +93,8 @@ class Trace:
                     raise TraceError(f"{name}: {error}") from None
             setattr(self, name, column)
             if len(column) != len(self):
-                wrong = f"has {len(column):,} entries, start has {len(self):,}"
-                raise TraceError(f"{name}: {wrong}")
+                has = f"has {len(column):,} entries, start has {len(self):,}"
+                raise TraceError(f"{name}: {has}")
         in_order = all(map(operator.le, self.start, islice(self.start, 1, None)))
         if len(self) and not (in_order and 0 <= self.start[0] <= self.start[-1] < math.inf):
             what = "seconds from 0 on, sorted, the columns in the same order"
