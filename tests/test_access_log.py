@@ -142,6 +142,8 @@ def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
     log.write_text(common(1, " 500000") + common(4, " 5"))
     trace = mpmkit.Trace.read(log, conf=conf)
     assert trace.seconds[0] == 0.5 and len(set(trace.connection)) == 2
+    conf.write_text(conf.read_text().replace("Timeout 1", "Timeout 1mi"))
+    assert len(set(mpmkit.Trace.read(log, conf=conf).connection)) == 1
     for text, says in (("<IfModule\n", "conf: .*:1: the"), ("Listen 80\n", "no CustomLog")):
         conf.write_text(text)
         with pytest.raises(TraceError, match=says):

@@ -51,17 +51,17 @@ def tracer(*runs: str | ConnectionTrace | dict[str, Any]) -> Tracer:
 
 def shown(*runs: str | ConnectionTrace | dict[str, Any]) -> list[dict[str, Any]]:
     """The runs as tracer.js draws them."""
-    return [_shown(run) for run in runs or recorded("tracer")]
-
-
-def _shown(run: str | ConnectionTrace | dict[str, Any]) -> dict[str, Any]:
-    run = ConnectionTrace.read(run) if isinstance(run, str) else run
-    if isinstance(run, ConnectionTrace):
-        run = recordable(run, next((step.ns for step in run.steps if step.conn), 0))
-    try:
-        return run | {"lines": [_found(line) for line in run["lines"]]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"this is no recorded trace: {error!r}; `recordable` makes one") from None
+    found = []
+    for run in runs or recorded("tracer"):
+        trace = ConnectionTrace.read(run) if isinstance(run, str) else run
+        if isinstance(trace, ConnectionTrace):
+            trace = recordable(trace, next((step.ns for step in trace.steps if step.conn), 0))
+        try:
+            found.append(trace | {"lines": [_found(line) for line in trace["lines"]]})
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"this is no recorded trace: {error!r}; `recordable` makes one"
+            raise ValueError(text) from None
+    return found
 
 
 def recordable(trace: ConnectionTrace, began: int) -> dict[str, Any]:

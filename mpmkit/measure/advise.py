@@ -47,18 +47,12 @@ LOG_LINES = r"""
 
 @dataclass(frozen=True)
 class Cost:
-    """Memory of a server in KiB.
+    """Memory of a server in KiB."""
 
-    workers   a line against the workers that there are, busy or not: children x ThreadsPerChild
-    source    where it was measured, for the reader
-    kept      a line against kept connections, which event holds without a worker
-    measured  whether it is the server that is asked about
-    """
-
-    workers: Line
-    source: str
-    kept: Line | None = None
-    measured: bool = False
+    workers: Line  # against the workers that there are, busy or not: children x ThreadsPerChild
+    source: str  # where it was measured, for the reader
+    kept: Line | None = None  # against kept connections, which event holds without a worker
+    measured: bool = False  # whether it is the server that is asked about
 
     def at(self, workers: float, kept: float) -> tuple[float, float, float]:
         """(low end, expected, high end) of the 95% interval; its ends are nan where too few points were seen."""

@@ -119,27 +119,19 @@ class Meter:
 
 @dataclass(frozen=True)
 class Footprint:
-    """KiB of one process, or of several added up.
+    """KiB of one process, or of several added up."""
 
-    rss         every page it has mapped: a page of ten processes counts ten times in a sum
-    pss         its own pages, and of each shared page the part of one of those who map it: adds up
-    uss         its own pages alone: what would be free if only this process ended
-    code        of pss: files, that is the program, its libraries, compiled modules
-    heap        of pss: what malloc took by brk
-    stacks      of pss: the first thread's and the other threads' (see `kind_of`)
-    shm         of pss: shared memory, such as the scoreboard
-    anonymous   of pss, the rest: Python's own arenas, malloc's further ones, written copies
-    """
-
-    pss: int = 0
-    uss: int = 0
-    rss: int = 0
+    pss: int = (
+        0  # its own pages, and of each shared page the part of one of those who map it: adds up
+    )
+    uss: int = 0  # its own pages alone: what would be free if only this process ended
+    rss: int = 0  # every page it has mapped: a page of ten processes counts ten times in a sum
     swap: int = 0
-    code: int = 0
-    heap: int = 0
-    anonymous: int = 0
-    stacks: int = 0
-    shm: int = 0
+    code: int = 0  # of pss: files, that is the program, its libraries, compiled modules
+    heap: int = 0  # of pss: what malloc took by brk
+    anonymous: int = 0  # of pss: Python's own arenas, malloc's further ones, written copies
+    stacks: int = 0  # of pss: the first thread's and the other threads' (see `kind_of`)
+    shm: int = 0  # of pss: shared memory, such as the scoreboard
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))

@@ -45,7 +45,8 @@ COLUMNS: dict[str, tuple[str, str, float | None]] = {
     "start": ("d", "{:.6f}", NAN), "seconds": ("d", "{:.6f}", NAN), "size": ("q", "{}", 0),
     "client": ("I", "{}", None), "kept": ("b", "{}", -1), "connection": ("I", "{}", None),
 }  # fmt: skip
-LOGGED = {**COLUMNS, "place": ("I", "", None), "serial": ("q", "", -1)}
+LOGGED = COLUMNS | {"place": ("I", "", None), "serial": ("q", "", -1)}
+del LOGGED["connection"]
 
 Waiting = tuple[float, int, int]  # end of a connection's last request, its number, that request
 
@@ -81,34 +82,29 @@ class Trace:
     broken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.start = self._column("start")
-        count = len(self.start)
-        for name, (*_, missing) in islice(COLUMNS.items(), 1, None):
-            if getattr(self, name) is None:
-                setattr(self, name, range(count) if missing is None else [missing] * count)
-            column = self._column(name)
-            if len(column) != count:
-                raise TraceError(f"{name}: has {len(column):,} entries, start has {count:,}")
+        for name, (code, _, missing) in COLUMNS.items():
+            column = getattr(self, name)
+            if column is None:
+                column = range(len(self)) if missing is None else [missing] * len(self)
+            if not isinstance(column, array) or column.typecode != code:
+                try:
+                    column = array(code, column)
+                except (TypeError, OverflowError) as error:
+                    raise TraceError(f"{name}: {error}") from None
             setattr(self, name, column)
+            if len(column) != len(self):
+                has = f"has {len(column):,} entries, start has {len(self):,}"
+                raise TraceError(f"{name}: {has}")
         in_order = all(map(operator.le, self.start, islice(self.start, 1, None)))
-        if count and not (in_order and 0 <= self.start[0] <= self.start[-1] < math.inf):
+        if len(self) and not (in_order and 0 <= self.start[0] <= self.start[-1] < math.inf):
             what = "seconds from 0 on, sorted, the columns in the same order"
             raise TraceError(f"start: must be {what}")
-        if count and 0 <= min(self.seconds) and max(self.seconds) <= LONGEST:
+        if len(self) and 0 <= min(self.seconds) and max(self.seconds) <= LONGEST:
             return  # the usual case, twice as fast
         good = array("d", [s if 0 <= s <= LONGEST else NAN for s in self.seconds])
         if wrong := sum(map(math.isnan, good)) - sum(map(math.isnan, self.seconds)):
             text = f"{wrong:,} durations are negative or longer than 100 days and count as missing."
             self.seconds, self.notes = good, (*self.notes, text)
-
-    def _column(self, name: str) -> array[Any]:
-        values, code = getattr(self, name), COLUMNS[name][0]
-        if isinstance(values, array) and values.typecode == code:
-            return values
-        try:
-            return array(code, values)
-        except (TypeError, OverflowError) as error:
-            raise TraceError(f"{name}: {error}") from None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -265,9 +261,7 @@ def _columns(
 
 def numbered() -> defaultdict[Any, int]:
     """Gives each key a number, in the order in which they first occur."""
-    known: defaultdict[Any, int] = defaultdict()
-    known.default_factory = known.__len__
-    return known
+    return defaultdict(count().__next__)
 
 
 def _wholes(texts: Sequence[bytes]) -> list[int]:

@@ -48,31 +48,22 @@ def rows(slots: Sequence[Child | None], threads: int) -> tuple[ProcessRow, ...]:
 
 @dataclass(eq=False)
 class TraceRun:
-    """What a trace met under some directives.
-
-    waits       seconds each request waited for a worker, in the trace's order; inf: its client gave up
-    peak_busy   the most workers that were busy at once, those held by kept connections included
-    busy_p99    workers that were enough in 99% of the time; mean_busy, mean_kept: averages over time, the
-                latter of the kept connections (under prefork and worker each is one of the busy workers)
-    overflow    connections that found ListenBacklog full, each try counted
-    forks, ends children forked after the start, and children that ended before the run's end
-    binds       directive -> (second at which it first let a client wait, clients it let wait), by time
-    series      columns SERIES, a row for each second: `busy` and `queue` are the most within it
-    seconds     length of the run
-    """
+    """What a trace met under some directives. Averages are over time."""
 
     directives: Directives
-    waits: array
-    peak_busy: int = 0
-    busy_p99: int = 0
+    waits: array  # seconds each request waited for a worker, in the trace's order; inf: its client gave up
+    peak_busy: int = 0  # the most workers busy at once, those held by kept connections included
+    busy_p99: int = 0  # workers that were enough in 99% of the time
     mean_busy: float = 0.0
-    mean_kept: float = 0.0
-    overflow: int = 0
-    forks: int = 0
-    ends: int = 0
+    mean_kept: float = 0.0  # kept connections; under prefork and worker each is a busy worker
+    overflow: int = 0  # connections that found ListenBacklog full, each try counted
+    forks: int = 0  # children forked after the start
+    ends: int = 0  # children that ended before the run's end
+    # Directive -> (second at which it first let a client wait, clients it let wait), by time.
     binds: dict[str, tuple[float, int]] = field(default_factory=dict)
+    # Columns SERIES, a row for each second: `busy` and `queue` are the most within it.
     series: dict[str, array] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float = 0.0  # length of the run
 
     def bind(self, name: str, now: float) -> None:
         """A directive lets one more client wait."""

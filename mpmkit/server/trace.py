@@ -31,7 +31,6 @@ from mpmkit.server.logs import open_log
 from mpmkit.server.parked import ParkedConnections
 from mpmkit.server.scoreboard import ProcessSlot, Scoreboard, WorkerSlot
 
-LISTENER = "L"  # the thread without a number
 _MODELS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "mpm")
 
 
@@ -55,7 +54,7 @@ class Tracer:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lock = Lock()  # time, state and line of a step belong together
-        self._here = local()  # thread: its number; conn: which connection it has
+        self._here = local()  # thread: its number, if it has one; conn: which connection it has
         self._states: dict[str, str] = {}  # of each connection
         self._letters: dict[int, str] = {}  # of each thread
         self._slot, self._pid = -1, 0
@@ -89,7 +88,7 @@ class Tracer:
     ) -> None:  # fmt: skip
         """One step, of a connection if `conn` is one. `to` None: the state stays. `since`: the state before,
         where there is no connection. `at`: another slot and thread than those that run here."""
-        slot, thread = at or (self._slot, getattr(self._here, "thread", LISTENER))
+        slot, thread = at or (self._slot, getattr(self._here, "thread", "L"))
         where, name = _line(), "-"
         with self._lock:
             if isinstance(conn, Connection):
