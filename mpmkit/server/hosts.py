@@ -160,7 +160,6 @@ class HostLogs(AccessLog):
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
-        self.response = any(site.access.response for site in hosts.sites if site.access)
 
     def log(self, conn: Connection, now: int) -> None:
         if (access := self._hosts.of(conn.request, conn).access) is not None:
