@@ -110,7 +110,7 @@ class Service:
 
     directives: Directives
     handler: Handler
-    access: AccessLog | None
+    access: AccessLog | Hosts | None
     errors: ErrorLog
     hosts: Hosts | None = None
     notes: tuple[Note, ...] = ()
