@@ -98,15 +98,13 @@ class Configuration:
                     errors.note(note, "authz_core")
             access = access_log(directives, logs)
             self._scripts = []
-            handler, hosts = self._site(directives, errors, access, logs)
+            handler = self.handler(directives, errors)
+            hosts = self._hosts(directives, handler, access, errors, logs)
             if hosts is not None:
-                from mpmkit.server.hosts import HostLogs
-
-                access = HostLogs(hosts)
                 text = "Could not resolve host name {} -- ignoring!"
                 unknown = (Note("AH00547", "error", text.format(one)) for one in hosts.unknown)
                 notes = (*notes, *unknown)
-            service = Service(directives, handler, access, errors, hosts, notes)
+            service = Service(directives, hosts or handler, hosts or access, errors, hosts, notes)
             service.logs = logs.pop_all()
         if self.background:
             os.dup2(errors.fd, 2)
@@ -114,14 +112,12 @@ class Configuration:
             scripts.service = service
         return service
 
-    def _site(
-        self, d: Directives, errors: ErrorLog, access: AccessLog | None, logs: ExitStack | None
-    ) -> tuple[Handler, Hosts | None]:
-        """The handler; with virtual hosts, the one that chooses one of theirs. logs: those of the hosts, None
-        if they are not to be opened."""
-        handler = self.handler(d, errors)
+    def _hosts(
+        self, d: Directives, handler: Handler, access: AccessLog | None, errors: ErrorLog, logs: ExitStack | None,
+    ) -> Hosts | None:  # fmt: skip
+        """What chooses one of the virtual hosts, if there are any. logs: theirs; None: they are not opened."""
         if not d.hosts:
-            return handler, None
+            return None
         from mpmkit.server.hosts import Hosts, HostService
 
         services: list[tuple[VirtualHost, HostService]] = []
@@ -134,8 +130,7 @@ class Configuration:
                 its_access = access_log(own, logs)
             one = HostService(own, self.handler(own, its_errors), its_access, its_errors)
             services.append((host, one))
-        hosts = Hosts(HostService(d, handler, access, errors), services)
-        return hosts, hosts
+        return Hosts(HostService(d, handler, access, errors), services)
 
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
@@ -149,7 +144,8 @@ class Configuration:
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
-        _, hosts = self._site(directives, ErrorLog(), None, None)
+        errors = ErrorLog()
+        hosts = self._hosts(directives, self.handler(directives, errors), None, errors, None)
         if tls:
             ConnectionFactory(directives, RequestCache(directives), hosts)
 

@@ -80,7 +80,7 @@ class Connection(Output):
     recv        `receive` from the socket; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     received    bytes of the request: its head, and of its body what was read
-    response    its response, where an access log asks for a header of it; else not set
+    response    the handler's, until it is logged
     state, edge, watching   event's own (parked.py): in whose hands the connection is, whether news came
                 since a thread last looked, what epoll watches it for
     """

@@ -110,33 +110,22 @@ class Service:
 
     directives: Directives
     handler: Handler
-    access: AccessLog | None
+    access: AccessLog | Hosts | None
     errors: ErrorLog
     hosts: Hosts | None = None
     notes: tuple[Note, ...] = ()
     logs: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
-        d, access = self.directives, self.access
+        d = self.directives
         self.error_page = getattr(self.handler, "refusal", default_error_page)
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
         self.head_start = HeadStart(messages.server_header(d.ServerTokens))
         self.connection = ConnectionFactory(d, self.requests, self.hosts)
-        # An access log asks for a header of the response: the connection remembers it.
-        self.keep_response = access is not None and access.response
-        self.log: Callable[[Connection, int], None] | None = None
-        if access is not None:
-            self.log = self._log_and_forget if access.response else access.log
         self._may_keep_alive = d.KeepAlive and d.KeepAliveTimeout > 0
         self._max_keep_alive = d.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
-
-    def _log_and_forget(self, conn: Connection, now: int) -> None:
-        """The next request has a response of its own."""
-        assert self.access is not None
-        self.access.log(conn, now)
-        conn.response = None
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
         """httpd's ap_set_keepalive: may this connection carry another request?"""
@@ -181,7 +170,7 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
 
     Event: with `conn.pending` not None the response is not all sent; `finish_request` follows
     when it is. Never raises: whatever goes wrong with one client ends that client's connection."""
-    conn.request = request = response = None
+    conn.request = conn.response = request = response = None
     try:
         if (request := conn.read_request()) is None:
             return False
@@ -190,9 +179,7 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         conn.started = time_ns()
         conn.begin_request(request)
         conn.keep_alive = True
-        response = service.handler(request, conn)
-        if service.keep_response:
-            conn.response = response
+        conn.response = response = service.handler(request, conn)
         if conn.protocol.body is not None and isinstance(
             response.body, (bytes, memoryview, FileBody)
         ):
@@ -330,11 +317,12 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
     """The response is sent: log it, count it. True: the connection may carry another request."""
     slot.set(BUSY_LOG)
     now = time_ns()
-    if service.log is not None:
+    if service.access is not None:
         try:
-            service.log(conn, now)
+            service.access.log(conn, now)
         except Exception:
             service.errors.exception("the access log has no line of a request", client=conn.peer)
+    conn.response = None  # nothing is kept for a connection that waits
     slot.served(conn.received + conn.sent, now - conn.started, now)
     if conn.keep_alive:
         conn.kept += 1
@@ -357,7 +345,7 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     if conn.request is not None:
         return finish_request(conn, slot, service)
     conn.received = conn.protocol.size
-    if service.log is not None:
+    if service.access is not None:
         conn.request = conn.protocol.refused()  # for the access log alone: it is no request
     finish_request(conn, slot, service)
     conn.request = None

@@ -4,8 +4,8 @@
     the request's Host           ──> the first of the chain that has the name, or an alias of it,
                                      or else the first of the chain
 
-With virtual hosts `Hosts` is the server's handler, and `HostLogs` its access log; both look the host up
-in two caches. Without, the handler is the router itself.
+With virtual hosts `Hosts` is the server's handler and access log: it looks the host up in two caches. Without,
+the handler is the router itself.
 """
 
 from __future__ import annotations
@@ -134,6 +134,11 @@ class Hosts:
         chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
         return chosen or self.at(conn.local).default.tls
 
+    def log(self, conn: Connection, now: int) -> None:
+        """As `AccessLog.log`."""
+        if (access := self.of(conn.request, conn).access) is not None:
+            access.log(conn, now)
+
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         made = self.of(conn.request, conn).refusal
         return made(status, conn, method) if made else page(status, method)
@@ -153,18 +158,6 @@ class HostSlot(WorkerSlot):
     ) -> None:
         self.vhost(f"{self._hosts.of(request, conn).name}:{conn.local[1]}")
         super().requested(protocol, line)
-
-
-class HostLogs(AccessLog):
-    """The access logs of all hosts."""
-
-    def __init__(self, hosts: Hosts) -> None:
-        self._hosts = hosts
-        self.response = any(site.access.response for site in hosts.sites if site.access)
-
-    def log(self, conn: Connection, now: int) -> None:
-        if (access := self._hosts.of(conn.request, conn).access) is not None:
-            access.log(conn, now)
 
 
 class Certificates:

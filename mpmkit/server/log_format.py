@@ -101,8 +101,8 @@ def _line(conn: Connection) -> str:
 
 
 def _last(conn: Connection) -> Request | None:
-    """Of internal redirects the last, where the response is kept (`needs_response`)."""
-    return getattr(getattr(conn, "response", None), "request", None) or conn.request
+    """Of internal redirects the last."""
+    return (conn.response and conn.response.request) or conn.request
 
 
 _LINE = rb"(?im)^%b: *([^\r\n]*)\r?$"  # of a header of a response
@@ -138,8 +138,8 @@ def _answered(key: bytes, lines: re.Pattern[bytes], conn: Connection, now: int, 
     if key == b"connection":
         asks = conn.request is not None and conn.request.asks_keep_alive
         return "close" if not conn.keep_alive else "Keep-Alive" if asks else "-"
-    response = getattr(conn, "response", None)
-    found = lines.search(response.fields + response.after) if response is not None else None
+    sent = conn.response
+    found = lines.search(sent.fields + sent.after) if sent is not None else None
     return quote_line(found[1]) if found else "-"
 
 
@@ -272,14 +272,6 @@ def _only_for(piece: Piece, part: Field) -> Field:
     statuses = frozenset(map(int, words))
     return lambda conn, now, site: (
         part(conn, now, site) if (conn.status in statuses) != others else "-"
-    )
-
-
-def needs_response(text: str) -> bool:
-    """Whether a format needs the response: a header of it, or the last of internal redirects."""
-    return any(
-        one.letter in ("o", "e") or (one.letter in OF_REQUEST and _shows_last(one))
-        for one in pieces(text)
     )
 
 

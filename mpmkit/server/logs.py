@@ -22,7 +22,7 @@ from mpmkit.config.directives import Directives, Note
 from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.http.messages import LOGGED_AS
 from mpmkit.http.target import ESCAPES
-from mpmkit.server.log_format import FormatError, Line, Site, compile_format, needs_response
+from mpmkit.server.log_format import FormatError, Line, Site, compile_format
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import RequestError
@@ -195,12 +195,8 @@ class ErrorLog:
 
 
 class AccessLog:
-    """The CustomLog directives of a server: files, each with its format.
-
-    response    a format needs the response's headers: connections have to keep them
-
-    Raises LogError when a file can't be opened or a format is unknown.
-    """
+    """The CustomLog directives of a server: files, each with its format. Raises LogError when a file can't be
+    opened or a format is unknown."""
 
     def __init__(self, directives: Directives) -> None:
         logs, site = directives.CustomLog, Site(directives)
@@ -208,7 +204,6 @@ class AccessLog:
             lines = [compile_format(text + "\n", site, *condition) for _, text, *condition in logs]
         except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
-        self.response = any(needs_response(text) for _, text, *_ in logs)
         self._logs: list[tuple[int, Line]] = []
         try:
             for (path, *_), line in zip(logs, lines, strict=True):
