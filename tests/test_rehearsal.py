@@ -10,7 +10,7 @@ from support.configured import directives
 
 from mpmkit.cli.serve import SAMPLES
 from mpmkit.config.settings import Section, Setting
-from mpmkit.handlers.static import StaticFiles
+from mpmkit.handlers.router import Router
 from mpmkit.mpm import event, prefork, worker
 from mpmkit.server import prewarm
 from mpmkit.server.listen import ListenError
@@ -32,7 +32,7 @@ class Handlers:
     def __call__(self, directives, errors):
         self.given = directives
         self.made += 1
-        files = StaticFiles(directives)
+        files = Router(directives, errors, {}).files
 
         def handler(request, conn):
             response = files(request, conn)

@@ -22,10 +22,12 @@ import mpmkit
 from mpmkit.config.alias import quote_path
 from mpmkit.handlers import static
 from mpmkit.handlers.conditional import parse_ranges
+from mpmkit.handlers.router import Router
 from mpmkit.handlers.static import MMAP_LIMIT, SMALL, StaticFiles
 from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
+from mpmkit.server.logs import ErrorLog
 
 mpm = prefork_and_event
 DIRECTIVES = configured()
@@ -63,8 +65,9 @@ def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
 
 def files_with(root: Path, age: float = 0, **named) -> StaticFiles:
     """With a clock by which all files of `root` are so many seconds older."""
-    d = configured(DocumentRoot=root, **named)
-    return StaticFiles(d, clock=lambda: time.time() + age)
+    files = Router(configured(DocumentRoot=root, **named), ErrorLog(), {}).files
+    files.clock = lambda: time.time() + age
+    return files
 
 
 @pytest.mark.parametrize("path, body, kind", [
@@ -418,10 +421,10 @@ def test_a_mapping_is_only_for_who_hands_it_to_the_kernel_and_goes_with_its_vers
     assert [way_of(files(ask, CONNECTION)) for _ in range(2)] == ["read", "mapped"]
     assert [way_of(files(one, looking)) for one in (ask, ask_part)] == ["read", "read"]
     assert [way_of(files(one, CONNECTION)) for one in (ask, ask_part)] == ["mapped", "mapped"]
-    assert "/file.bin\n" in Path("/proc/self/maps").read_text()
+    assert f"{path}\n" in Path("/proc/self/maps").read_text()
     path.unlink()
     assert files(ask, CONNECTION).status == 404
-    assert "file.bin" not in Path("/proc/self/maps").read_text()
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("size", [SMALL + 1, MMAP_LIMIT])

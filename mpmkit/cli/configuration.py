@@ -20,7 +20,7 @@ from mpmkit.config.settings import Host
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
 from mpmkit.handlers.sections import unread
-from mpmkit.handlers.static import TYPES, StaticFiles, read_types
+from mpmkit.handlers.static import TYPES, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
@@ -136,10 +136,9 @@ class Configuration:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
         d, errors = directives, errors or ErrorLog()
         status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
-        files = StaticFiles(d, _media_types(d), self._autoindex)
-        scripts = WsgiScripts(d, errors)
-        self._scripts.append(scripts)
-        router = Router(d, files, scripts, {"server-status": status}, errors)
+        files = {"types": _media_types(d), "listings": self._autoindex}
+        router = Router(d, errors, {"server-status": status}, **files)
+        self._scripts.append(router.wsgi)
         return ErrorPages(router) if ErrorPages.wanted(d, errors) else router
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:

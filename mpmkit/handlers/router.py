@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from stat import S_ISDIR
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.alias import Redirection
 from mpmkit.config.directives import Directives
@@ -45,26 +45,23 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 class Router:
-    """The handler that calls the others. `named` are handlers that SetHandler may name. Raises
-    DirectiveError for a section or a handler that can't be used."""
+    """The handler that calls the others. `named` are handlers that SetHandler may name, `files` what
+    StaticFiles is given. Raises DirectiveError for a section or a handler that can't be used."""
 
-    def __init__(
-        self, d: Directives, files: StaticFiles, wsgi: WsgiScripts, named: Handlers, log: ErrorLog
-    ) -> None:
-        self.directives, self.errors = d, log
-        self._named = named
+    def __init__(self, d: Directives, log: ErrorLog, named: Handlers, **files: Any) -> None:
+        self.directives, self.errors, self._named = d, log, named
         self._trace = d.TraceEnable.lower() != "off"
         self._sections = Sections(d)
-        self.document_root = files.root
-        self._root = UrlMapping("DocumentRoot", "", files.root)
+        self.files = StaticFiles(self, **files)
+        self.document_root = self.files.root
+        self._root = UrlMapping("DocumentRoot", "", self.files.root)
         aliases = [UrlMapping.of(*alias) for alias in d.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
-        files.site = self
-        self._files = files
         # For each mapping, and for what the sections say there.
-        self._static = {(self._root, self._sections.server): files}
-        self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": wsgi}
+        self._static = {(self._root, self._sections.server): self.files}
+        self.wsgi = WsgiScripts(d, log)
+        self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": self.wsgi}
         self._lacking: set[str] = set()  # handlers that are named and not here: unsupported.py
         self._check_handlers()
         self._decisions: dict[str, Handler] = {}
@@ -114,7 +111,7 @@ class Router:
         if status < 400 and (CONTROL.search(target) or not absolute):
             status = 500
         if status < 400:
-            return partial(self._files.moved, status, target)
+            return partial(self.files.moved, status, target)
         return lambda request, conn: page(status, request.method)
 
     def _chosen(self, path: str) -> Handler:
@@ -146,7 +143,7 @@ class Router:
                 if end == len(path) or not os.path.isdir(filename):  # it may have a script's name
                     return self._running(handler, mapping, path, end, by_name=True)
         if self._typed:
-            kind = self._files.type_of(config.values, mapping.file(path)) or ""
+            kind = self.files.type_of(config.values, mapping.file(path)) or ""
             if kind.lower().startswith(PROGRAM_TYPES):
                 return self._guarded(config, self._lacks)
         return self._served(config, mapping)
@@ -157,7 +154,7 @@ class Router:
             return self._guarded(config, self._lacks)
         handler = self._named.get(config.handler or "") or self._static.get((mapping, config))
         if handler is None:
-            files = self._files.variant(mapping.root, mapping.prefix, config.values)
+            files = self.files.variant(mapping.root, mapping.prefix, config.values)
             handler = self._static[mapping, config] = files
         return self._guarded(config, handler)
 
@@ -304,7 +301,7 @@ class Router:
         child a quarter of a megabyte."""
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
         server, rules = self._sections.server, self._sections.rules
-        kinds = [*self._files.types.values(), *server.values["types"].values()]
+        kinds = [*self.files.types.values(), *server.values["types"].values()]
         for rule in rules:
             kinds += [*rule.values.get("types", {}).values(), rule.values.get("ForceType") or ""]
         self._typed = any(kind.lower().startswith(PROGRAM_TYPES) for kind in kinds)

@@ -32,7 +32,6 @@ from mpmkit.http.messages import FileBody, Page, Request, Response, http_date, p
 from mpmkit.http.target import OwnName
 
 if TYPE_CHECKING:
-    from mpmkit.config.directives import Directives
     from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
 
@@ -156,14 +155,10 @@ class StaticFiles:
     """The handler of the document root, or by `variant` of an Alias: URL paths begin with its `prefix`, and
     `root` is what that stands for."""
 
-    # The router, which knows the handler of a directory's index file: it may be a script, or denied.
-    site: Router | None = None
-
-    def __init__(
-        self, d: Directives, types: dict[str, str] = TYPES, listings: bool = False,
-        clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
-        """types: TypesConfig's. listings: mod_autoindex is loaded, it answers for what has no index file."""
+    def __init__(self, site: Router, types: dict[str, str] = TYPES, listings: bool = False) -> None:
+        """site: it knows the handler of a directory's index file: it may be a script, or denied. types:
+        TypesConfig's. listings: mod_autoindex is loaded, it answers for what has no index file."""
+        self._site, d = site, site.directives
         assert d.DocumentRoot is not None
         # With its links: rules are written for names.
         self.root = tidy(d.DocumentRoot).rstrip("/") or "/"
@@ -171,8 +166,8 @@ class StaticFiles:
         self.values: Mapping[str, Any] = {name: getattr(d, name) for name in OF_SECTIONS}
         self.types, self.ranges = types, d.MaxRanges
         self._own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
-        self._listings, self._clock = listings, clock
-        self._skip = 0
+        self._listings, self._skip = listings, 0
+        self.clock: Callable[[], float] = time.time
         self._cached: dict[str, CachedFile] = {}
 
     def variant(self, root: str, prefix: str, values: Mapping[str, Any]) -> StaticFiles:
@@ -208,7 +203,7 @@ class StaticFiles:
                 case "HEAD" if not request.conditional:
                     return file.head
                 case "GET" | "HEAD" | "POST":
-                    now = self._clock()
+                    now = self.clock()
                     answer = precondition(request, file, now)
                     if request.method == "HEAD":
                         return answer or file.head
@@ -249,7 +244,7 @@ class StaticFiles:
                         raise NoIndex(filename)
                     return self.moved(301, quote_path(path) + b"/", request, conn)
                 url, filename, st = self._index_of(path)
-                handler = self.site.decide(url) if self.site is not None else self
+                handler = self._site.decide(url)
                 # An earlier name may come later: only the first is remembered for the directory's path.
                 first = path + values["DirectoryIndex"][0]
                 if handler is not self or url != first or not known:
@@ -262,7 +257,7 @@ class StaticFiles:
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 text = f"not a file that the server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
-            now = self._clock()
+            now = self.clock()
             file = CachedFile(filename, st, now, self.type_of(values, filename), self)
         except (OSError, ValueError) as error:
             if not known:
@@ -284,11 +279,10 @@ class StaticFiles:
     def _index_of(self, path: str) -> tuple[str, str, os.stat_result]:
         """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
         a path of the site. Raises NoIndex."""
-        file_of = self.site.file if self.site is not None else self._file
         for name in self.values["DirectoryIndex"]:
             url = name if name.startswith("/") else path + name
             url = tidy(url) if "/." in url else url
-            filename = file_of(url)
+            filename = self._site.file(url)
             try:
                 return url, filename, os.stat(filename)
             except (FileNotFoundError, NotADirectoryError):
@@ -322,17 +316,14 @@ class StaticFiles:
         self, ah: str, why: str, request: Request, conn: Connection, module: str = "core"
     ) -> Response:
         """403, with the reason in the error log, as by httpd."""
-        if self.site is None:
-            return page(403, request.method)
-        return self.site.refuse(403, why, request, conn, ah=ah, module=module)
+        return self._site.refuse(403, why, request, conn, ah=ah, module=module)
 
     def _not_allowed(self, request: Request, conn: Connection) -> Response:
         """405 for a method that files don't have, 501 for an unknown one."""
         if request.method in METHODS:
             return page(405, extra=ALLOW)
-        if self.site is not None:
-            text = f"unknown method: {request.log_line}"
-            self.site.refuse(501, text, request, conn, ah="AH00135", module="core")
+        text = f"unknown method: {request.log_line}"
+        self._site.refuse(501, text, request, conn, ah="AH00135", module="core")
         return page(501, extra=ALLOW)
 
 
