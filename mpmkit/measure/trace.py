@@ -320,10 +320,12 @@ def joined(
             kept[before] = 1
         add(number)
         if waits:
-            if some := waiting(then):
-                insort(some, (end, number, index))
-            else:
+            if not (some := waiting(then)):
                 there[then] = [(end, number, index)]
+            elif some[-1][0] < end:  # as insort does, and faster
+                some.append((end, number, index))
+            else:
+                insort(some, (end, number, index))
     return numbers, kept, lost
 
 
