@@ -5,8 +5,6 @@ block is gone through line by line: what does not match is counted, the first fe
 block without a backslash has no escaped quotes: it is matched by simpler sets, which are twice as fast.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import operator
@@ -123,13 +121,11 @@ class Clock:
         return minute + int(second) if second.isdigit() and second < b"60" else math.nan
 
     def _parsed(self, key: Any) -> float:
-        texts = [key] if isinstance(key, bytes) else key
-        try:
-            text = "\n".join(text.decode("ascii") for text in texts)
-            read = datetime.strptime(text, self.layout[1:])
+        text = key if isinstance(key, bytes) else b"\n".join(key)
+        with suppress(ValueError, OverflowError):
+            read = datetime.strptime(text.decode("ascii"), self.layout[1:])
             return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            return math.nan
+        return math.nan
 
 
 class LineFormat:

@@ -241,8 +241,7 @@ class Watch(Recording):
 
     def note(self, text: str, kind: str = "note") -> None:
         """Add your own event: what you did to the server, and when."""
-        with self._lock:
-            self.events.append(Event(self.now, kind, text))
+        self.events.append(Event(self.now, kind, text))
 
     def capture(self, label: str) -> ScoreboardSnapshot:
         """Keep a snapshot of the scoreboard as it is now, and note the moment. Raises ValueError for a
@@ -250,8 +249,7 @@ class Watch(Recording):
         if isinstance(self._reader, StatusPage):
             raise ValueError("only a server of mpmkit.launch has a scoreboard to capture")
         snapshot = ScoreboardSnapshot.of(self._reader.server.scoreboard(), label, self.now)
-        with self._lock:
-            self.snapshots.append(snapshot)
+        self.snapshots.append(snapshot)
         self.note(label)
         return snapshot
 

@@ -8,8 +8,6 @@ Each step is written at once by one `write` to a file opened with O_APPEND: a ch
 none. A disk that is full ends the trace, not the server.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable
