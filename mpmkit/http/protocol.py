@@ -17,6 +17,7 @@ line must not be part of one here.
 import os
 import re
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import h11
 
@@ -196,13 +197,15 @@ class Protocol:
 
 class Body:
     """What has come of a body. rest: what is in no piece yet; at the end, what came behind it. taken: the bytes
-    before that, with their framing."""
+    before that, with their framing. deadline, continued: its clock, and that `100 Continue` was sent."""
 
-    __slots__ = ("rest", "taken")
+    __slots__ = ("continued", "deadline", "rest", "taken")
 
     def __init__(self, rest: bytes) -> None:
         self.rest = rest
         self.taken = 0
+        self.deadline: Any = None
+        self.continued = False
 
     def pieces(self, length: int | None, most: int) -> Iterator[bytes | None]:
         """The pieces of `length` bytes, or of chunks (None), whose trailers may have `most` bytes together:

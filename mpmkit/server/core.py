@@ -177,7 +177,8 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         slot.set(BUSY_WRITE)
         slot.requested(_PROTOCOLS[request.version], request.line, request, conn)
         conn.started = time_ns()
-        conn.begin_request(request)
+        conn.request = request
+        conn.received = len(request.head)
         conn.keep_alive = True
         conn.response = response = service.handler(request, conn)
         if conn.protocol.body is not None and isinstance(
