@@ -96,7 +96,7 @@ class Configuration:
                 # At a restart, the parent logs all of them.
                 if self._parent is None and directives.ErrorLog and "closed: " in note.text:
                     errors.note(note, "authz_core")
-            access = access_log(directives, logs)
+            access = AccessLog(directives, logs) if directives.CustomLog else None
             self._scripts = []
             handler = self.handler(directives, errors)
             hosts = self._hosts(directives, handler, access, errors, logs)
@@ -127,7 +127,7 @@ class Configuration:
                 names = ("ErrorLog", "LogLevel", "module_levels")
                 if any(getattr(own, name) != getattr(d, name) for name in names):
                     its_errors = error_log(own, logs)
-                its_access = access_log(own, logs)
+                its_access = AccessLog(own, logs) if own.CustomLog else None
             one = HostService(own, self.handler(own, its_errors), its_access, its_errors)
             services.append((host, one))
         return Hosts(HostService(d, handler, access, errors), services)
@@ -179,15 +179,6 @@ def error_log(directives: Directives, logs: ExitStack) -> ErrorLog:
     fd = open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2
     logs.callback(close_log, fd)
     return ErrorLog(fd, directives.LogLevel, levels=directives.module_levels)
-
-
-def access_log(directives: Directives, logs: ExitStack) -> AccessLog | None:
-    """Raises LogError."""
-    if not directives.CustomLog:
-        return None
-    log = AccessLog(directives)
-    logs.callback(log.close)
-    return log
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:

@@ -9,7 +9,6 @@ there is work to do; `nonblocking` is set, and bytes that can't be sent at once 
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from mmap import MAP_PRIVATE, mmap
@@ -304,6 +303,6 @@ class Connection(Output):
     def close(self) -> None:
         """Close now; an unsent file goes with it."""
         if isinstance(self.pending, FileBody):
-            os.close(self.pending.fd)
+            self.pending.close()
         self.pending = None
         self.sock.close()

@@ -12,7 +12,6 @@ after it; that is the only difference between prefork, worker and event.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -301,13 +300,8 @@ def respond_in_pieces(
 
 def drop(response: Response | None, conn: Connection, service: Service) -> None:
     """Give back what `response` holds: the file it has open, the script that it is from."""
-    if response is None or isinstance(response.body, (bytes, memoryview)):
-        return
     try:
-        if not isinstance(response.body, FileBody):
-            getattr(response.body, "close", int)()
-        elif response.body.fd >= 0:
-            os.close(response.body.fd)
+        getattr(response and response.body, "close", int)()
     except BaseException:
         service.errors.exception("a script failed in its close()", client=conn.peer)
 

@@ -21,7 +21,7 @@ import sys
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
 from types import CodeType, FunctionType
@@ -99,9 +99,9 @@ def rehearse(
         MaxConnectionsPerChild={"prefork": 0, "worker": len(CLIENTS) - 1}.get(mpm, len(CLIENTS)),
         CustomLog=tuple((os.devnull, *rest) for _, *rest in directives.CustomLog),
     )
-    access = AccessLog(plain) if plain.CustomLog else None
     null = open(os.devnull, "wb", 0)
-    with suppress(ListenError), null, closing(Scoreboard(plain)) as board:
+    with suppress(ListenError), null, closing(Scoreboard(plain)) as board, ExitStack() as logs:
+        access = AccessLog(plain, logs) if plain.CustomLog else None
         errors = ErrorLog(null.fileno(), directives.LogLevel)
         for number in range(ROUNDS):
             listener = bind("127.0.0.1", 0)
@@ -118,8 +118,6 @@ def rehearse(
             stage.pod.close()
             for sock in (*clients, listener):
                 sock.close()
-    if access is not None:
-        access.close()
 
 
 def fill_gaps() -> None:
