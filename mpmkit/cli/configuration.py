@@ -132,9 +132,8 @@ class Configuration:
             services.append((host, one))
         return Hosts(HostService(d, handler, access, errors), services)
 
-    def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
+    def handler(self, d: Directives, errors: ErrorLog) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
-        d, errors = directives, errors or ErrorLog()
         status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
         files = {"types": _media_types(d), "listings": self._autoindex}
         router = Router(d, errors, {"server-status": status}, **files)
