@@ -120,7 +120,7 @@ class Configuration:
             return None
         from mpmkit.server.hosts import Hosts, HostService
 
-        services: list[tuple[VirtualHost, HostService]] = []
+        services: list[HostService] = []
         for host in d.hosts:
             own, its_errors, its_access = host.directives, errors, None
             if logs is not None:
@@ -128,9 +128,9 @@ class Configuration:
                 if any(getattr(own, name) != getattr(d, name) for name in names):
                     its_errors = error_log(own, logs)
                 its_access = AccessLog(own, logs) if own.CustomLog else None
-            one = HostService(own, self.handler(own, its_errors), its_access, its_errors)
-            services.append((host, one))
-        return Hosts(HostService(d, handler, access, errors), services)
+            its_handler = self.handler(own, its_errors)
+            services.append(HostService(host, its_handler, its_access, its_errors))
+        return Hosts(HostService(VirtualHost((), d), handler, access, errors), services)
 
     def handler(self, d: Directives, errors: ErrorLog) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
