@@ -125,7 +125,7 @@ def test_what_is_no_format(text, tmp_path):
     with pytest.raises(FormatError):
         compile_format(text)
     with pytest.raises(LogError, match="LogFormat"):
-        AccessLog(directives(CustomLog=(str(tmp_path / "log"), text)))
+        AccessLog(directives(CustomLog=(str(tmp_path / "log"), text)), ExitStack())
     assert not list(tmp_path.iterdir()), "nothing was opened"
 
 
@@ -170,13 +170,12 @@ def test_what_the_server_is(tmp_path):
 
 def test_a_log_that_can_t_be_opened_names_its_directive_and_a_full_disk_costs_lines_not_service():
     with pytest.raises(LogError, match=r"CustomLog /nothing/access.log: .*; name a file"):
-        AccessLog(directives(CustomLog=("/nothing/access.log", COMMON)))
+        AccessLog(directives(CustomLog=("/nothing/access.log", COMMON)), ExitStack())
     for path in ("syslog", "syslog:local7"):
         with pytest.raises(LogError, match="name a file"):
             open_log(path, "ErrorLog")
-    log = AccessLog(directives(CustomLog=("/dev/full", COMMON)))
-    log.log(connection(), NOW)
-    log.close()
+    with ExitStack() as opened:
+        AccessLog(directives(CustomLog=("/dev/full", COMMON)), opened).log(connection(), NOW)
     ErrorLog(os.open("/dev/full", os.O_WRONLY)).write("error", "text")
 
 

@@ -96,7 +96,7 @@ class Configuration:
                 # At a restart, the parent logs all of them.
                 if self._parent is None and directives.ErrorLog and "closed: " in note.text:
                     errors.note(note, "authz_core")
-            access = access_log(directives, logs)
+            access = AccessLog(directives, logs) if directives.CustomLog else None
             self._scripts = []
             handler = self.handler(directives, errors)
             hosts = self._hosts(directives, handler, access, errors, logs)
@@ -120,21 +120,20 @@ class Configuration:
             return None
         from mpmkit.server.hosts import Hosts, HostService
 
-        services: list[tuple[VirtualHost, HostService]] = []
+        services: list[HostService] = []
         for host in d.hosts:
             own, its_errors, its_access = host.directives, errors, None
             if logs is not None:
                 names = ("ErrorLog", "LogLevel", "module_levels")
                 if any(getattr(own, name) != getattr(d, name) for name in names):
                     its_errors = error_log(own, logs)
-                its_access = access_log(own, logs)
-            one = HostService(own, self.handler(own, its_errors), its_access, its_errors)
-            services.append((host, one))
-        return Hosts(HostService(d, handler, access, errors), services)
+                its_access = AccessLog(own, logs) if own.CustomLog else None
+            its_handler = self.handler(own, its_errors)
+            services.append(HostService(host, its_handler, its_access, its_errors))
+        return Hosts(HostService(VirtualHost((), d), handler, access, errors), services)
 
-    def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
+    def handler(self, d: Directives, errors: ErrorLog) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
-        d, errors = directives, errors or ErrorLog()
         status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
         files = {"types": _media_types(d), "listings": self._autoindex}
         router = Router(d, errors, {"server-status": status}, **files)
@@ -179,15 +178,6 @@ def error_log(directives: Directives, logs: ExitStack) -> ErrorLog:
     fd = open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2
     logs.callback(close_log, fd)
     return ErrorLog(fd, directives.LogLevel, levels=directives.module_levels)
-
-
-def access_log(directives: Directives, logs: ExitStack) -> AccessLog | None:
-    """Raises LogError."""
-    if not directives.CustomLog:
-        return None
-    log = AccessLog(directives)
-    logs.callback(log.close)
-    return log
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:

@@ -21,7 +21,6 @@ from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
 from mpmkit.config.environment import COMPILED_IN
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.server import pidfile
-from mpmkit.server.core import Service
 from mpmkit.server.listen import ListenError, open_listeners
 from mpmkit.server.logs import ErrorLog, LogError, not_a_file
 from mpmkit.server.pidfile import PidFileError
@@ -112,13 +111,6 @@ class Options:
     strict: bool = False
     report: str = ""
     command_line: str = ""  # as it is logged: without -k and its word, as httpd
-
-    @property
-    def dumps(self) -> list[str]:
-        return [name for name in self.defines if name.startswith("DUMP_")]
-
-    def has(self, *names: str) -> bool:
-        return any(name in self.defines for name in names)
 
 
 def options(argv: Sequence[str]) -> Options:
@@ -226,10 +218,10 @@ def run(chosen: Options) -> int:
         if shown.enabled(note.level):
             warning = "WARNING: " if note.level == "warn" and note.ah != "AH00558" else ""
             report(f"{note.ah}: {warning}{note.text}" if note.ah else f"{warning}{note.text}")
-    if chosen.dumps:
+    if any(name.startswith("DUMP_") for name in chosen.defines):
         from mpmkit.cli import httpd_info
 
-        print(httpd_info.dump(chosen.dumps, conf, directives, chosen.defines), end="")
+        print(httpd_info.dump(conf, directives, chosen.defines), end="")
         return 0
     if chosen.test or not stops:
         check_folders(directives)
@@ -311,7 +303,7 @@ def stop_anyway(conf: Conf, word: str) -> int:
 def start(chosen: Options, configuration: Configuration) -> int:
     """Make a server of what was read; returns its exit status, or that of its start. Raises what FAILURES
     lists, while there is a terminal to report it on."""
-    if chosen.has("DEBUG", "ONE_PROCESS"):
+    if {"DEBUG", "ONE_PROCESS"}.intersection(chosen.defines):
         raise Refusal(
             "-D DEBUG and -D ONE_PROCESS: a server has a parent and children here; for a debugger write "
             "-D FOREGROUND -c 'StartServers 1' -c 'MaxRequestWorkers 1' with prefork"
@@ -327,15 +319,22 @@ def start(chosen: Options, configuration: Configuration) -> int:
     if os.geteuid() == 0 and service.directives.User is None:
         why = "no User is named, so children are root: name an ordinary one, such as www-data"
         service.errors.write("warn", why, module="unixd")
-    foreground = chosen.has("FOREGROUND")
-    pipe = None if foreground else in_background(fork=not chosen.has("NO_DETACH"))
+    foreground = "FOREGROUND" in chosen.defines
+    pipe = None if foreground else in_background(fork="NO_DETACH" not in chosen.defines)
     own: Any = {"own": [] if pipe is None else [pipe], "command_line": chosen.command_line}
     parent = configuration.parent(service, listeners, ready=lambda url: started(pipe), **own)
     parent.write_pid_file()
     if not foreground:
         # Nothing more can go wrong that anyone at a terminal could correct.
-        leave_terminal(service)
         configuration.background = True
+        os.chdir("/")
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 0)
+        sys.stdout.flush()
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+        # A traceback of the interpreter's has nowhere else to go.
+        os.dup2(service.errors.fd, 2)
     return parent.run()
 
 
@@ -362,17 +361,6 @@ def started(pipe: int | None) -> None:
         with suppress(BrokenPipeError):  # no process waits any more
             os.write(pipe, b"!")
         os.close(pipe)
-
-
-def leave_terminal(service: Service) -> None:
-    os.chdir("/")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    sys.stdout.flush()
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-    # A traceback of the interpreter's has nowhere else to go.
-    os.dup2(service.errors.fd, 2)
 
 
 def report(text: str) -> None:

@@ -52,15 +52,15 @@ def compiled_in() -> str:
     return "\n".join(["Compiled in modules:", *(f"  {file}" for file in BUILT_IN.values())])
 
 
-def dump(names: Sequence[str], conf: Conf, directives: Directives, defines: Sequence[str]) -> str:
-    """What the DUMP_… names ask for, in httpd's order."""
+def dump(conf: Conf, directives: Directives, defines: Sequence[str]) -> str:
+    """What the names DUMP_… ask for, in httpd's order."""
     parts = {
         "DUMP_VHOSTS": lambda: ["VirtualHost configuration:", *_virtual_hosts(directives)],
         "DUMP_RUN_CFG": lambda: _run_settings(conf, directives, defines),
         "DUMP_MODULES": lambda: _modules(conf),
         "DUMP_INCLUDES": lambda: _includes(conf),
     }
-    lines = [line for name, part in parts.items() if name in names for line in part()]
+    lines = [line for name, part in parts.items() if name in defines for line in part()]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -60,10 +60,13 @@ class LabConfiguration(Configuration):
     """That of `mpmkit serve`. folder: where to make a certificate (--tls), or None."""
 
     def __init__(self, args: argparse.Namespace, folder: str | None = None) -> None:
-        after: list[str | Setting] = [
-            *(_certificate(folder, args.home is None) if folder else ()),
-            *(args.after or ()),
-        ]
+        after: list[str | Setting] = list(args.after or ())
+        if folder is not None:
+            certificate, key = home.self_signed(folder)
+            if args.home is None:  # else a launcher names it
+                print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
+            files = {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": key}
+            after = [*from_keywords(None, SSLEngine=True, **files), *after]
         if args.document_root is not None:
             after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
         given = {"text": ""} if args.file is None else {"file": args.file}
@@ -85,15 +88,6 @@ class LabConfiguration(Configuration):
             return conf.settings
         port = 8080 if self.port is None else self.port
         return [*others, Setting("Listen", (f"127.0.0.1:{port}",))]
-
-
-def _certificate(folder: str, named: bool) -> tuple[Setting, ...]:
-    """What --tls stands for; named: on standard error, too. Raises DirectiveError."""
-    certificate, key = home.self_signed(folder)
-    if named:
-        print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
-    files = {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": key}
-    return from_keywords(None, SSLEngine=True, **files)
 
 
 def ready(url: str) -> None:

@@ -34,14 +34,6 @@ def check_line(head: bytes, directives: Directives) -> int:
     return line_end
 
 
-def check_limits(head: bytes, directives: Directives) -> None:
-    """`check_line`, and LimitRequestFieldSize and LimitRequestFields (400), for a complete head."""
-    check_line(head, directives)
-    count = directives.LimitRequestFields
-    if len(head) > directives.LimitRequestFieldSize or (count and head.count(b"\n") > count):
-        GrowingHead(head).complete(directives)
-
-
 class GrowingHead(bytearray):
     """A head whose first line is right, and whose end may be still to come. Only what is new is looked at,
     so the time that a head takes is linear, however its client cuts it. LimitRequestFieldSize and

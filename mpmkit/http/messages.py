@@ -9,6 +9,7 @@ same bytes (`fastpath.py`). A `Response` is the answer's head in the order httpd
     Content-Type, blank line                     |  `after`: prepared by the handler
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -167,6 +168,12 @@ class FileBody:
     offset: int
     count: int
     sendfile: bool = False  # the kernel may copy it to the socket (EnableSendfile)
+
+    def close(self) -> None:
+        """Twice does nothing: the number may be another file's by then."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 @dataclass(eq=False, slots=True)

@@ -17,13 +17,14 @@ line must not be part of one here.
 import os
 import re
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import h11
 
 from mpmkit.config.access import METHODS
 from mpmkit.config.directives import Directives
 from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
-from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_limits, check_line
+from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_line
 from mpmkit.http.messages import Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
@@ -196,13 +197,15 @@ class Protocol:
 
 class Body:
     """What has come of a body. rest: what is in no piece yet; at the end, what came behind it. taken: the bytes
-    before that, with their framing."""
+    before that, with their framing. deadline, continued: its clock, and that `100 Continue` was sent."""
 
-    __slots__ = ("rest", "taken")
+    __slots__ = ("continued", "deadline", "rest", "taken")
 
     def __init__(self, rest: bytes) -> None:
         self.rest = rest
         self.taken = 0
+        self.deadline: Any = None
+        self.continued = False
 
     def pieces(self, length: int | None, most: int) -> Iterator[bytes | None]:
         """The pieces of `length` bytes, or of chunks (None), whose trailers may have `most` bytes together:
@@ -319,7 +322,10 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
 
 def _read_by_h11(head: bytes, directives: Directives) -> h11.Request:
     """h11's reading of a head that keeps httpd's rules. Raises RequestError."""
-    check_limits(head, directives)
+    check_line(head, directives)
+    count = directives.LimitRequestFields
+    if len(head) > directives.LimitRequestFieldSize or (count and head.count(b"\n") > count):
+        GrowingHead(head).complete(directives)
     if _CONTROL.search(head):
         raise RequestError(400, "a control character in the head", ah="AH02427")
     if _BLANK_CONTINUATION.search(head):

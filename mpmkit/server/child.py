@@ -78,16 +78,6 @@ class Child:
         return CHILD_SICK
 
 
-def exit_status(error: BaseException) -> int:
-    """The exit status of a child that `error` ends: sick for lack of descriptors, memory or threads. Any
-    other error is like a crash: the parent replaces the child, however young it was."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else CHILD_FAILED
-    lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING
-    # "can't start new thread" is all that Python says when the system refuses one.
-    return CHILD_SICK if lacking or "start new thread" in str(error) else CHILD_FAILED
-
-
 def set_child_signals() -> None:
     """TERM ends a child at once, as httpd's: by the kernel, since a Python handler would wait until a
     script's C code returns. The others are for the parent alone.

@@ -9,7 +9,6 @@ there is work to do; `nonblocking` is set, and bytes that can't be sent at once 
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from mmap import MAP_PRIVATE, mmap
@@ -86,7 +85,7 @@ class Connection(Output):
     """
 
     __slots__ = (
-        "_body_deadline", "_continued", "_local", "_timeout", "async_safe", "body_sent", "edge",
+        "_local", "_timeout", "async_safe", "body_sent", "edge",
         "keep_alive", "kept", "peer", "protocol", "received", "recv", "request", "response", "sent", "started",
         "state", "status", "watching",
     )  # fmt: skip
@@ -115,8 +114,6 @@ class Connection(Output):
         self.edge = False
         self.watching = 0
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
-        self._body_deadline: ReadDeadline | None = None
-        self._continued = False
         self._local: tuple[str, int] | None = None
 
     def filtered(self, sock: Any) -> None:
@@ -211,14 +208,14 @@ class Connection(Output):
             return b""
         before = body.taken
         while (piece := protocol.next_piece()) is None:
-            if self._body_deadline is None:
-                self._body_deadline = self.deadline("body")
+            if body.deadline is None:
+                body.deadline = self.deadline("body")
             waits = self.request is not None and self.request.expect_continue
-            if waits and not self._continued and not self.answering:
-                self._continued = True
+            if waits and not body.continued and not self.answering:
+                body.continued = True
                 self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
             try:
-                data = self._read_by(self._body_deadline, BODY_SIZE)
+                data = self._read_by(body.deadline, BODY_SIZE)
             except TimeoutError:
                 why = "the request's body did not come in time"
                 raise RequestError(408, why, ah="AH01382") from None
@@ -233,17 +230,12 @@ class Connection(Output):
     def discard_body(self) -> None:
         """Read what a handler left of the request's body, so that the next request can be found. For a client
         that still waits for `100 Continue` the connection ends instead (RFC 9110, 10.1.1)."""
-        if self.request is not None and self.request.expect_continue and not self._continued:
+        body, request = self.protocol.body, self.request
+        if body and request and request.expect_continue and not body.continued:
             self.keep_alive = False
             return
         while self.read_body():
             pass
-
-    def begin_request(self, request: Request) -> None:
-        self.request = request
-        self.received = len(request.head)
-        self._body_deadline = None
-        self._continued = False
 
     def deadline(self, stage: str) -> ReadDeadline:
         """The clock of a stage of RequestReadTimeout begins to run: handshake, header, body."""
@@ -311,6 +303,6 @@ class Connection(Output):
     def close(self) -> None:
         """Close now; an unsent file goes with it."""
         if isinstance(self.pending, FileBody):
-            os.close(self.pending.fd)
+            self.pending.close()
         self.pending = None
         self.sock.close()

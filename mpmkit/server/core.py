@@ -12,7 +12,6 @@ after it; that is the only difference between prefork, worker and event.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ Handler = Callable[[Request, Connection], Response]
 
 CLOSE = b"Connection: close\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+AT_HAND = frozenset((bytes, memoryview, FileBody))  # bodies that need not be made piece by piece
 # What the scoreboard shows of each version.
 _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
 
@@ -148,18 +148,6 @@ class Service:
             self._keep_alive_lines[key] = lines
         return lines
 
-    def in_pieces(
-        self, conn: Connection, request: Request, response: Response, head: bytes, connection: bytes
-    ) -> Begun:
-        """A body in pieces, with all of its head."""
-        http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
-        chunked = response.length is None and http11 and not bodyless
-        if response.reason is not None:
-            rest = head.partition(b"\r\n")[2]
-            head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, rest)
-        whole = (head, connection, CHUNKED if chunked else b"", response.after)
-        return Begun(conn, b"".join(whole), chunked)
-
 
 def client_text(peer: tuple) -> bytes:
     return text_field(peer[0], 64)
@@ -177,7 +165,8 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         slot.set(BUSY_WRITE)
         slot.requested(_PROTOCOLS[request.version], request.line, request, conn)
         conn.started = time_ns()
-        conn.begin_request(request)
+        conn.request = request
+        conn.received = len(request.head)
         conn.keep_alive = True
         conn.response = response = service.handler(request, conn)
         if conn.protocol.body is not None and isinstance(
@@ -211,12 +200,15 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
     """Send `response`, by the way that its body asks for. Without a request it is bytes, and the last."""
     body: Any = response.body
     conn.status = response.status
-    connection = CLOSE
-    if conn.keep_alive:
-        connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
-    now = conn.started // 1_000_000_000
-    head = service.head_start.lines(response.status, now) + response.fields
     try:
+        if type(body) not in AT_HAND:
+            respond_in_pieces(conn, request, response, service)
+            return
+        connection = CLOSE
+        if conn.keep_alive:
+            connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
+        now = conn.started // 1_000_000_000
+        head = service.head_start.lines(response.status, now) + response.fields
         if type(body) is bytes:
             data = b"".join((head, connection, response.after, body))
             conn.body_sent = len(body)
@@ -227,16 +219,11 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
             conn.body_sent = len(body)
             conn.sent = len(head) + len(body)
             conn.send_mapped(head, body)
-        elif isinstance(body, FileBody):
+        else:
             head = b"".join((head, connection, response.after))
             conn.body_sent = body.count
             conn.sent = len(head) + body.count
             conn.send_file(head, body)
-        else:
-            if type(body) is not Begun:
-                body = service.in_pieces(conn, request, response, head, connection)
-                body.rest = response.body
-            respond_in_pieces(conn, response, body)
     except Disconnected:
         conn.keep_alive = False
     except RequestError as error:
@@ -280,13 +267,24 @@ def begin(conn: Connection, request: Request, response: Response, service: Servi
     connection = CLOSE
     if conn.keep_alive:
         connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
-    now = conn.started // 1_000_000_000
-    head = service.head_start.lines(response.status, now) + response.fields
-    return service.in_pieces(conn, request, response, head, connection)
+    head = service.head_start.lines(response.status, conn.started // 1_000_000_000)
+    if response.reason is not None:
+        rest = head.partition(b"\r\n")[2]
+        head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, rest)
+    http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
+    chunked = response.length is None and http11 and not bodyless
+    whole = (head, response.fields, connection, CHUNKED if chunked else b"", response.after)
+    return Begun(conn, b"".join(whole), chunked)
 
 
-def respond_in_pieces(conn: Connection, response: Response, body: Begun) -> None:
+def respond_in_pieces(
+    conn: Connection, request: Request, response: Response, service: Service
+) -> None:
     """Send what a script yields, as it yields it."""
+    body: Any = response.body
+    if type(body) is not Begun:
+        body = begin(conn, request, response, service)
+        body.rest = response.body
     conn.body_sent = conn.sent = 0
     try:
         conn.body_sent = body.count + conn.send_pieces(body.head, body.rest, body.chunked)
@@ -302,13 +300,8 @@ def respond_in_pieces(conn: Connection, response: Response, body: Begun) -> None
 
 def drop(response: Response | None, conn: Connection, service: Service) -> None:
     """Give back what `response` holds: the file it has open, the script that it is from."""
-    if response is None or isinstance(response.body, (bytes, memoryview)):
-        return
     try:
-        if not isinstance(response.body, FileBody):
-            getattr(response.body, "close", int)()
-        elif response.body.fd >= 0:
-            os.close(response.body.fd)
+        getattr(response and response.body, "close", int)()
     except BaseException:
         service.errors.exception("a script failed in its close()", client=conn.peer)
 

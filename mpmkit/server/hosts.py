@@ -41,13 +41,13 @@ class HostService:
     tls         what its certificate and its versions of TLS depend on
     """
 
-    directives: Directives
+    host: VirtualHost  # of the server itself: without an address
     handler: Callable[[Request, Connection], Response]
     access: AccessLog | None
     errors: ErrorLog
 
     def __post_init__(self) -> None:
-        d = self.directives
+        self.directives = d = self.host.directives
         self.refusal = getattr(self.handler, "refusal", None)
         self.name = split_host(d.ServerName.rpartition("://")[2].lower())[0]
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
@@ -56,17 +56,16 @@ class HostService:
 class Chain:
     """The hosts of one address, by name."""
 
-    def __init__(self, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
-        self.sites = [site for _, site in sites]
-        self.default = self.sites[0]
+    def __init__(self, sites: Sequence[HostService]) -> None:
+        self.sites, self.default = sites, sites[0]
         self._patterns = []
         self._addresses: dict[str, HostService] = {}
-        for host, site in sites:
-            aliases = (re.escape(one.lower()) for one in host.directives.ServerAlias)
+        for site in sites:
+            aliases = (re.escape(one.lower()) for one in site.directives.ServerAlias)
             globs = (one.replace(r"\*", ".*").replace(r"\?", ".") for one in aliases)
             names = "|".join([re.escape(site.name), *globs])
             self._patterns.append((site, re.compile(names, re.DOTALL)))
-            for name, _ in host.addresses:
+            for name, _ in site.host.addresses:
                 self._addresses.setdefault(name, site)
         self.named = lru_cache(NAMES_KEPT)(self._named)
 
@@ -84,15 +83,14 @@ class Hosts:
     Names of <VirtualHost> are looked up now; `unknown` has those that no address was found for.
     """
 
-    def __init__(self, main: HostService, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
+    def __init__(self, main: HostService, sites: Sequence[HostService]) -> None:
         self.main = main
         self.slot = partial(HostSlot, self)  # for the scoreboard
-        self.sites = [main, *(site for _, site in sites)]
         self.unknown: list[str] = []
-        of = {id(host): (host, site) for host, site in sites}
-        found = chains((host for host, _ in sites), self._resolve)
+        of = {id(site.host): site for site in sites}
+        found = chains((site.host for site in sites), self._resolve)
         self.chains = {key: Chain([of[id(host)] for host in chain]) for key, chain in found.items()}
-        self.only_main = Chain([(VirtualHost((), main.directives), main)])
+        self.only_main = Chain([main])
         # The chain of a connection's own address.
         self.at = lru_cache(NAMES_KEPT)(lambda at: chain_at(self.chains, *at) or self.only_main)
 

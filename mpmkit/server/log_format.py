@@ -105,11 +105,12 @@ def _last(conn: Connection) -> Request | None:
     return (conn.response and conn.response.request) or conn.request
 
 
-_LINE = rb"(?im)^%b: *([^\r\n]*)\r?$"  # of a header of a response
-
-
 def _bytes(text: str) -> bytes:
     return text.encode("latin-1", "replace")
+
+
+def _field_line(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb"(?im)^%b: *([^\r\n]*)\r?$" % re.escape(_bytes(name)))
 
 
 def _header(key: bytes, conn: Connection, now: int, site: Site) -> str:
@@ -208,9 +209,7 @@ OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
 WITH_TEXT: dict[str, Callable[[str], Field]] = {
     "i": lambda text: partial(_header, _bytes(text.lower())),
     "C": lambda text: partial(_cookie, _bytes(text)),
-    "o": lambda text: partial(
-        _answered, key := _bytes(text.lower()), re.compile(_LINE % re.escape(key))
-    ),
+    "o": lambda text: partial(_answered, _bytes(text.lower()), _field_line(text)),
     "e": lambda text: partial(_variable, text),
     "t": _time,
     # Variables of mod_ssl, notes of modules, trailers: not known here.

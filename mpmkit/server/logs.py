@@ -16,6 +16,7 @@ import signal
 import time
 from _thread import get_native_id
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives, Note
@@ -195,22 +196,20 @@ class ErrorLog:
 
 
 class AccessLog:
-    """The CustomLog directives of a server: files, each with its format. Raises LogError when a file can't be
-    opened or a format is unknown."""
+    """The CustomLog directives of a server: files, each with its format, which `logs` closes. Raises LogError
+    when a file can't be opened or a format is unknown."""
 
-    def __init__(self, directives: Directives) -> None:
-        logs, site = directives.CustomLog, Site(directives)
+    def __init__(self, directives: Directives, logs: ExitStack) -> None:
+        custom, site = directives.CustomLog, Site(directives)
         try:
-            lines = [compile_format(text + "\n", site, *condition) for _, text, *condition in logs]
+            lines = [compile_format(text + "\n", site, *more) for _, text, *more in custom]
         except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
         self._logs: list[tuple[int, Line]] = []
-        try:
-            for (path, *_), line in zip(logs, lines, strict=True):
-                self._logs.append((open_log(path, "CustomLog"), line))
-        except LogError:
-            self.close()
-            raise
+        for (path, *_), line in zip(custom, lines, strict=True):
+            fd = open_log(path, "CustomLog")
+            logs.callback(close_log, fd)
+            self._logs.append((fd, line))
 
     def log(self, conn: Connection, now: int) -> None:
         """One line about the request that `conn` has just answered; `now` is in ns."""
@@ -219,7 +218,3 @@ class AccessLog:
                 os.write(fd, line(conn, now).encode("utf-8", "surrogateescape"))
             except OSError:
                 pass  # a full disk costs log lines, not service
-
-    def close(self) -> None:
-        for fd, _ in self._logs:
-            close_log(fd)

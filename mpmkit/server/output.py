@@ -111,9 +111,8 @@ class Output:
                 else:
                     self.send(data)
         finally:
-            if self.pending is not body and body.fd >= 0:
-                os.close(body.fd)
-                body.fd = -1  # closed once: the number may be another file's by now
+            if self.pending is not body:
+                body.close()
 
     def send_pieces(
         self, head: bytes, pieces: Iterable[bytes], chunked: bool, last: bool = True
@@ -140,8 +139,7 @@ class Output:
         try:
             if isinstance(pending, FileBody):
                 self._copy(pending)
-                os.close(pending.fd)
-                pending.fd = -1  # `send_file` would close it again, and by then it may be another's
+                pending.close()
                 os.set_blocking(self.fd, True)
             elif pending is not None:
                 while pending:

@@ -19,7 +19,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
 from mpmkit.server import child
-from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Context
+from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, LACKING, Child, Context
 from mpmkit.server.core import Service
 from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
 from mpmkit.server.logs import ErrorLog, program_ended
@@ -151,11 +151,14 @@ class Pool(Context):
         return self.child_class(self, slot).child_main()
 
     def failed(self, error: BaseException) -> int:
-        """Write to the error log what ends this child; returns its exit status."""
-        if not isinstance(error, SystemExit):
-            text = f"child process {os.getpid()} failed"
-            self.errors.exception(text, level="alert", module="core")
-        return child.exit_status(error)
+        """Write to the error log what ends this child; returns its exit status: sick for lack of descriptors,
+        memory or threads. Any other error is like a crash: the child is replaced, however young it was."""
+        if isinstance(error, SystemExit):
+            return error.code if isinstance(error.code, int) else CHILD_FAILED
+        self.errors.exception(f"child process {os.getpid()} failed", level="alert", module="core")
+        lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING
+        # "can't start new thread" is all that Python says when the system refuses one.
+        return CHILD_SICK if lacking or "start new thread" in str(error) else CHILD_FAILED
 
     def maintain(self) -> None:
         """A second has passed: start the children still owed, or else one pass of idle maintenance."""
