@@ -29,9 +29,8 @@ def bad():
 
 def locust(options: str) -> subprocess.Popen[str]:
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": ENVIRON}
-    return subprocess.Popen(
-        argv(f"{LOCUST} --only-summary {options}"), start_new_session=True, **how
-    )
+    line = argv(f"{LOCUST} --only-summary {options}")
+    return subprocess.Popen(line, start_new_session=True, **how)
 
 
 class Fleet:
@@ -151,5 +150,4 @@ os.environ["MPMKIT_TARGETS"] = "10.77.0.1"
 run = run_load(url, **how)
 print(run.requests, run.failures)
 """
-    said = in_a_network("ip addr add 10.77.0.1/24 dev lo", program)
-    assert said.split() == ["True", "60", "0"]
+    assert in_a_network("ip addr add 10.77.0.1/24 dev lo", program).split() == ["True", "60", "0"]
