@@ -13,18 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, wait_for_load
 from support.servers import free_ports
 from support.waiting import poll_until
 
 from mpmkit.load.profile import LoadProfile
-
-
-@pytest.fixture
-def bad():
-    with Misbehaving() as server:
-        yield server
 
 
 def locust(options: str) -> subprocess.Popen[str]:
