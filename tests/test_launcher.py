@@ -145,6 +145,7 @@ def test_signals_by_name():
             server.signal("KILL")
         server.signal("restart")
         poll_until(lambda: generation(server) == 1 and server.processes(), "a generation")
+        assert get(server).status == 200
         server.signal("stop")
         poll_until(lambda: not server.running, "the server ended")
         with pytest.raises(LaunchError, match="no process to signal"):
