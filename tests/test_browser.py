@@ -1,8 +1,5 @@
-"""The notebooks in a real browser: JupyterLab in a headless Chromium, clicked as a reader clicks.
-
-MPMKIT_SCREENSHOTS=DIR keeps the pictures. JupyterLab listens on loopback, without a token, for the
-time of these tests only.
-"""
+"""The notebooks in JupyterLab in a headless Chromium, clicked as a reader clicks. MPMKIT_SCREENSHOTS=DIR keeps
+the pictures. JupyterLab listens on loopback, without a token, for the time of these tests only."""
 
 import contextlib
 import itertools

@@ -1,8 +1,5 @@
-"""Who may import whom (docs/DESIGN.md), and what is loaded by it.
-
-The rules are read from the source by ast, so a rule is checked without importing anything, and each
-failure names file, line and rule.
-"""
+"""Who may import whom (docs/DESIGN.md), read from the source by ast: each failure names file, line and rule. And
+what is loaded by it."""
 
 import ast
 import graphlib

@@ -1,8 +1,5 @@
-"""The load: the profile, the reading of answers, and real runs against a server that misbehaves.
-
-No test here imports locust or gevent: the generator runs in a process of its own, as for any user. A test
-compares what the generator claims with what the server counted.
-"""
+"""The load: the profile, the reading of answers, and real runs: what the generator claims is what a server that
+misbehaves has counted. The generator runs in a process of its own: nothing here imports locust or gevent."""
 
 import json
 import os

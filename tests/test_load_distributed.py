@@ -1,6 +1,4 @@
-"""Load from several generator processes by Locust's own means: a master and its workers, on loopback, as two
-machines would do it over a network.
-"""
+"""Load from a master and its workers, Locust's own means: on loopback, as machines would do it over a network."""
 
 import contextlib
 import json

@@ -1,5 +1,4 @@
-"""What a profile can say beyond the plain load, done for real: mixes, shares, pauses, the open loop,
-stages, background clients, TLS; and the command."""
+"""Mixes, pauses, the open loop, stages, background clients and TLS, done for real; and the command."""
 
 import json
 import os
