@@ -68,10 +68,16 @@ def errors(server: Server) -> Callable[[], str]:
 
 
 @pytest.fixture(scope="module")
-def bad() -> Iterator[Misbehaving]:
-    """A server that misbehaves as the path asks it to, for the tests of the load."""
+def misbehaving() -> Iterator[Misbehaving]:
     with Misbehaving() as server:
         yield server
+
+
+@pytest.fixture
+def bad(misbehaving: Misbehaving) -> Misbehaving:
+    """A server that misbehaves as the path asks it to, and has counted nothing yet."""
+    misbehaving.counts()
+    return misbehaving
 
 
 @pytest.fixture(scope="session")

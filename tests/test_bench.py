@@ -1,5 +1,4 @@
-"""The bench: what it reads from the clients, how it turns, its verdicts on the rounds. What one request costs:
-the readers of /proc, of strace's table and of smaps, and one small run of each."""
+"""The bench: its clients, turns and verdicts. What one request costs: CPU time, system calls, pages of memory."""
 
 import http.client
 import itertools

@@ -1,8 +1,5 @@
-"""The notebooks in a real browser: JupyterLab in a headless Chromium, clicked as a reader clicks.
-
-MPMKIT_SCREENSHOTS=DIR keeps the pictures. JupyterLab listens on loopback, without a token, for the
-time of these tests only.
-"""
+"""The notebooks in JupyterLab in a headless Chromium, clicked as a reader clicks. MPMKIT_SCREENSHOTS=DIR keeps
+the pictures. JupyterLab listens on loopback, without a token, for the time of these tests only."""
 
 import contextlib
 import itertools
@@ -34,7 +31,6 @@ def browser():
 
 
 def write_book(path: Path, *sources: str) -> None:
-    """A notebook of these code cells."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     cells = [v4.new_code_cell(source) for source in sources]
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), path)
@@ -94,7 +90,6 @@ def marked(word: str, what: str) -> bool:
 
 
 def wait_for(condition, seconds: float = 20, what: str = ""):
-    """The first true value of a condition."""
     return poll_until(condition, what, seconds)
 
 
@@ -132,7 +127,6 @@ def run_all(page) -> None:
 
 
 def left(page) -> None:
-    """Shut the notebook's kernel down and close the page."""
     page.evaluate(f"{CONTEXT}.shutdown().catch(() => null)")
     page.close()
 
@@ -152,7 +146,6 @@ def letters(page) -> str:
 
 
 def typed(row, text: str) -> None:
-    """Type into the box of a field, as a reader does."""
     box = row.locator('input[type="text"]')
     box.fill(text)
     box.press("Enter")
@@ -353,7 +346,7 @@ def test_two_rooms_get_the_same_load(browser, lab):
 
 
 @pytest.mark.timeout(300)
-def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
+def test_the_sweep_panel_measures_and_scrubs(browser, lab):
     """Measure: two points under each of two MPMs, the curve grows, and nothing is left. Recorded: the
     operating point moves with the slider, by keys."""
     address, word = lab
@@ -366,14 +359,6 @@ def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
     def drawn() -> int:
         return panel.locator(".scatterlayer path.point").count()
 
-    # A value that httpd would correct says so, and is not measured
-    panel.locator(".mk-axis select").select_option(label="ThreadsPerChild")
-    typed(field(page, "high"), "100")
-    high = field(page, "high")
-    wait_for(lambda: "ThreadLimit of 64" in high.inner_text(), what="httpd's message at the field")
-    panel.locator(".mk-axis select").select_option(label="users")
-    # The fields are made again; what is typed into the old ones meanwhile would be lost.
-    wait_for(lambda: "ThreadLimit of" not in panel.inner_text(), what="another axis")
     for name, text in {"low": 2, "high": 8, "steps": 2, "seconds": 0.5, "warmup": 0.5}.items():
         typed(field(page, name), f"{text}")
     wait_for(lambda: "4 points" in panel.inner_text(), what="points of two MPMs")
@@ -385,9 +370,6 @@ def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
     wait_for(lambda: "done: 4 points" in state.inner_text(), 90, "all points")
     wait_for(lambda: drawn() == 6 > first, what="four points, and two rings at the operating point")
     nothing_serves(word)
-    (file,) = books.glob("data/runs/sweep-panel-*.csv")
-    rows = sorted((row["mpm"], row["users"]) for row in records.read(file))
-    assert rows == [(mpm, users) for mpm in ("event", "worker") for users in (2, 8)]
     scrub(page, panel)
     left(page)
 
@@ -407,11 +389,9 @@ def scrub(page, panel) -> None:
     shot(page, "sweep-scrubbed", ".mk-sweep")
     page.evaluate(DARK)
     page.set_viewport_size({"width": 1000, "height": 900})
-    paper = (
-        "[...document.querySelectorAll('.mk-sweep .main-svg')]"
-        ".some(one => one.style.background.includes('22, 24, 28'))"
-    )
-    page.wait_for_function(paper, timeout=20_000)
+    svgs = "[...document.querySelectorAll('.mk-sweep .main-svg')]"
+    dark = "one => one.style.background.includes('22, 24, 28')"
+    page.wait_for_function(f"{svgs}.some({dark})", timeout=20_000)
     assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing is cut off"
     shot(page, "sweep-dark-narrow", ".mk-sweep")
     page.evaluate(f"void {CONTEXT}.session.kernel.restart()")
@@ -464,15 +444,14 @@ CROSSED = """[...document.querySelectorAll('.annotation-text-g')].filter(label =
 }).map(label => label.textContent)"""
 
 
-@pytest.mark.parametrize("width", [1000, 584], ids=["wide", "narrow"])
-def test_no_label_of_a_figure_lies_on_another_or_on_a_line(browser, tmp_path, width):
-    """Narrow: a cell at 1,000 pixels, next to Lab's side bar."""
-    page = browser.new_page()
-    page.set_viewport_size({"width": width, "height": 900})
-    wrong = []
-    for name, figure in figures_of_notebooks().items():
-        file = tmp_path / "figure.html"
+@pytest.mark.timeout(300)
+def test_no_label_of_a_figure_lies_on_another_or_on_a_line(browser, tmp_path):
+    """On a page of 1,000 pixels; and in a cell of that page, next to Lab's side bar."""
+    page, wrong = browser.new_page(), []
+    file = tmp_path / "figure.html"
+    for (name, figure), width in itertools.product(figures_of_notebooks().items(), (1000, 584)):
         figure.write_html(file, include_plotlyjs="directory")
+        page.set_viewport_size({"width": width, "height": 900})
         page.goto(file.as_uri())
         page.wait_for_selector(".main-svg")
         shot(page, f"figure-{name}-{width}")

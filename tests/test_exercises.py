@@ -1,5 +1,4 @@
-"""Exercises: every solution passes its check, every usual slip gets its own sentence, and the
-students' copies are the sources without the solutions."""
+"""Solutions pass their checks, each usual slip has its sentence, students' copies lack the solutions."""
 
 import ast
 import doctest

@@ -1,8 +1,5 @@
-"""Who may import whom (docs/DESIGN.md), and what is loaded by it.
-
-The rules are read from the source by ast, so a rule is checked without importing anything, and each
-failure names file, line and rule.
-"""
+"""Who may import whom (docs/DESIGN.md), read from the source by ast: each failure names file, line and rule. And
+what is loaded by it."""
 
 import ast
 import graphlib
@@ -12,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -35,27 +33,21 @@ FLOORS = {
     "measure": {"config", "policy", "launcher", "load", "server.scoreboard"},
     "lab": {"config", "policy", "launcher", "load", "measure", "server.scoreboard"},
 }
-# What makes a file impure: it could block, wait, fork, look at a clock or talk to the system.
-EFFECTS = {
-    "asyncio", "concurrent", "ctypes", "fcntl", "mmap", "multiprocessing", "os", "random", "select",
-    "selectors", "signal", "socket", "socketserver", "ssl", "subprocess", "threading", "_thread",
-    "time", "urllib", "http", "logging", "tempfile", "shutil",
-}  # fmt: skip
+# Libraries that would do an MPM's work for it; what waits and runs at once; what makes a file impure.
+READY_MADE = {"asyncio", "concurrent", "socketserver", "multiprocessing"}
+SOCKETS = READY_MADE | {*"select selectors signal socket ssl subprocess threading _thread".split()}
+EFFECTS = SOCKETS | {
+    *"ctypes fcntl mmap os random time urllib http logging tempfile shutil".split()
+}
 # Files that are an exception, and what they may import of EFFECTS.
 PERMITTED = {
     "config/httpd_conf.py": {"os"},  # reads files, which is all that it may do to the world
     "config/environment.py": {"os"},  # asks whether files and users exist
     "policy/simulator.py": {"random"},
 }
-SOCKETS_AND_THREADS = {
-    "asyncio", "concurrent", "multiprocessing", "select", "selectors", "signal", "socket",
-    "socketserver", "ssl", "subprocess", "threading", "_thread",
-}  # fmt: skip
-# A library that would do an MPM's work for it.
-READY_MADE = {"asyncio", "concurrent", "socketserver", "multiprocessing"}
 # What no file of a folder may import of the standard library.
 FORBIDDEN = {
-    "config": EFFECTS, "policy": EFFECTS, "http": SOCKETS_AND_THREADS, "server": READY_MADE,
+    "config": EFFECTS, "policy": EFFECTS, "http": SOCKETS, "server": READY_MADE,
     "mpm": READY_MADE, "handlers": {"asyncio"},
 }  # fmt: skip
 # Locustfiles, and the files that only a locustfile imports.
@@ -70,7 +62,7 @@ def imports(path: Path, lazy: bool = True) -> list[tuple[int, str]]:
     `from mpmkit import states` yields `mpmkit.policy.states`, so that a rule sees the file it reaches.
     Imports under `if TYPE_CHECKING:` don't run and are left out.
     """
-    package = path.relative_to(ROOT).parts[:-1]
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
 
     def walk(node: ast.AST) -> Iterator[tuple[int, str]]:
         for child in ast.iter_child_nodes(node):
@@ -80,20 +72,16 @@ def imports(path: Path, lazy: bool = True) -> list[tuple[int, str]]:
             elif isinstance(child, ast.Import):
                 yield from ((child.lineno, alias.name) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                base = ".".join(package[: len(package) - child.level + 1]) if child.level else ""
-                base = ".".join(filter(None, (base, child.module)))
+                base = resolve_name("." * child.level + (child.module or ""), package)
                 for alias in child.names:
                     name = f"{base}.{alias.name}"
-                    yield child.lineno, name if is_module(name) else base
+                    place = ROOT.joinpath(*name.split("."))
+                    module = place.with_suffix(".py").exists() or (place / "__init__.py").exists()
+                    yield child.lineno, name if module else base
             elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 yield from walk(child)
 
     return list(walk(ast.parse(path.read_text(encoding="utf-8"), str(path))))
-
-
-def is_module(dotted: str) -> bool:
-    path = ROOT.joinpath(*dotted.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def dotted(path: Path) -> str:
@@ -114,9 +102,8 @@ def folder(path: Path) -> str:
 def breaches(wrong: Callable[[Path, str], bool], paths: Iterable[Path] = FILES) -> str:
     """`file:line imports name` for each import of those files that is wrong."""
     found = [(path, *one) for path in paths for one in imports(path) if wrong(path, one[1])]
-    return "\n".join(
-        f"{path.relative_to(ROOT)}:{line} imports {name}" for path, line, name in found
-    )
+    lines = (f"{path.relative_to(ROOT)}:{line} imports {name}" for path, line, name in found)
+    return "\n".join(lines)
 
 
 def floor_above(path: Path, name: str) -> bool:
@@ -146,9 +133,10 @@ def run_by_locust(path: Path, name: str) -> bool:
     return within(name, theirs) and not (folder(path) == "load" and path.stem in RUN_BY_LOCUST)
 
 
-@pytest.mark.parametrize(
-    "wrong", [floor_above, other_mpm, effect_or_ready_made, outside, run_by_locust]
-)
+RULES = (floor_above, other_mpm, effect_or_ready_made, outside, run_by_locust)
+
+
+@pytest.mark.parametrize("wrong", RULES)
 def test_a_file_imports_what_its_floor_may(wrong):
     assert not (found := breaches(wrong)), found
 
@@ -225,7 +213,7 @@ def test_importing_a_server_module_loads_nothing_heavy():
 # start and in the memory of every child.
 UNUSED = set(
     "shutil zlib bz2 lzma unicodedata encodings.idna subprocess tempfile ssl asyncio logging json random "
-    "hashlib base64 urllib http.client".split()
+    "hashlib base64 urllib http.client mpmkit.server.trace".split()
 )
 
 

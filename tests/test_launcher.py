@@ -26,25 +26,19 @@ def everything_ends():
 
 
 def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """A Python program of its own."""
     how = {"capture_output": True, "text": True, "timeout": 60, "env": environment(**more)}
     return subprocess.run([sys.executable, *options, "-c", program], **how)
 
 
 def test_a_launched_server_serves_the_samples(mpm):
     with mpmkit.launch(mpm) as server:
-        assert server.mpm == mpm
-        assert server.url == f"http://127.0.0.1:{server.port}"
+        assert server.mpm == mpm and server.url == f"http://127.0.0.1:{server.port}"
         assert server.running and alive(server.pid)
-        poll_until(
-            lambda: sorted(server.processes()) == sorted(children_of(server.pid)),
-            "the same children",
-        )
+        poll_until(lambda: set(server.processes()) == set(children_of(server.pid)))
         page, script = get(server, "/"), get(server, "/hello.py")
         assert len(page.body) == 45 and script.body == b"hello world"
         assert repr(server) == f"<mpmkit {mpm} {server.url} pid {server.pid} running>"
-    assert not server.running
-    assert repr(server).endswith("stopped>")
+    assert not server.running and repr(server).endswith("stopped>")
 
 
 def test_directives_arrive_as_they_were_given(tmp_path):
@@ -95,6 +89,7 @@ def test_logs_can_be_read_during_and_after_and_nothing_stays_behind(tmp_path, mo
             get(server, "/index.html")
             poll_until(lambda: line in server.access_log(), "a line in the access log")
             assert "AH00163" in server.error_log() and server.scoreboard().count("_")
+            assert server.trace_log() == ""
         assert line in server.access_log() and "AH00169" in server.error_log()
         with pytest.raises(LaunchError):
             launched("event", document_root="/does/not/exist")
@@ -145,17 +140,14 @@ def test_the_scoreboard_is_a_frozen_picture(mpm):
 
 
 def test_signals_by_name():
-    """(What they do: test_signals.py.)"""
     with launched("event") as server:
         with pytest.raises(ValueError, match=r"'KILL' is not a signal.*TERM.*graceful-stop"):
             server.signal("KILL")
-        assert get(server).status == 200
         server.signal("restart")
         poll_until(lambda: generation(server) == 1 and server.processes(), "a generation")
-        children = server.processes()
+        assert get(server).status == 200
         server.signal("stop")
         poll_until(lambda: not server.running, "the server ended")
-        all_gone(children, "and its children")
         with pytest.raises(LaunchError, match="no process to signal"):
             server.signal("USR1")
 

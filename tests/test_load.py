@@ -1,8 +1,5 @@
-"""The load: the profile, the reading of answers, and real runs against a server that misbehaves.
-
-No test here imports locust or gevent: the generator runs in a process of its own, as for any user. A test
-compares what the generator claims with what the server counted.
-"""
+"""The load: the profile, the reading of answers, and real runs: what the generator claims is what a server that
+misbehaves has counted. The generator runs in a process of its own: nothing here imports locust or gevent."""
 
 import json
 import os
@@ -201,7 +198,6 @@ NEW = {"/late-long": "length", "/closes": "closed", "/resets": "reset", "/stall"
 
 @pytest.mark.parametrize(("keep_alive", "kinds"), [(True, EITHER), (False, EITHER | NEW)])
 def test_each_request_is_sent_once_and_judged(bad, keep_alive, kinds):
-    bad.counts()
     mix = [{"path": path, "expect_length": 45} for path in kinds]
     run = run_load(bad.url, users=8, requests=150, keep_alive=keep_alive, timeout=0.7, mix=mix)
     version, counts = "1.1" if keep_alive else "1.0", bad.counts()
@@ -216,7 +212,6 @@ def test_each_request_is_sent_once_and_judged(bad, keep_alive, kinds):
 
 
 def test_a_kept_connection_that_the_server_ends_is_no_failure(bad):
-    bad.counts()
     # Each connection answers 5 requests, the last with Connection: close: 12 connections at least.
     run = run_load(bad.url, "/keeps/5", users=3, requests=60, keep_alive=True)
     assert (run.failures, run.retries, run.requests) == (0, 0, 60)
@@ -228,7 +223,6 @@ def test_a_kept_connection_that_the_server_ends_is_no_failure(bad):
 
 
 def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
-    bad.counts()
     seen, ticks = [], []
     how = {"users": 6, "duration": 1.2, "warmup_seconds": 0.3, "keep_alive": True}
     calls = {"on_progress": lambda *now: seen.append(now), "on_tick": ticks.append}
@@ -245,7 +239,6 @@ def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
 
 
 def test_two_processes_share_the_budget_exactly(bad):
-    bad.counts()
     run = run_load(bad.url, "/ok", users=6, requests=997, processes=2)
     assert run.requests == 997 and run.failures == 0
     counts = bad.counts()
@@ -314,7 +307,6 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad):
 
 
 def test_a_killed_parent_leaves_no_load(bad):
-    bad.counts()
     line = f"mpmkit load {bad.url}/ok --users 4 --duration 60 --processes 2"
     process = subprocess.Popen(argv(line), stdout=subprocess.DEVNULL, env=ENVIRON)
     wait_for_load(bad)
@@ -344,7 +336,6 @@ def test_a_broken_callback_and_a_generator_that_dies_end_the_load(bad, broken):
 
 
 def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
-    bad.counts()
     profile = '{"path": "/every/10", "requests": 40}'
     done = run(f"{ALONE} --host {bad.url} -u 4 -r 4", {"MPMKIT_LOAD_PROFILE": profile})
     (entry,) = json.loads(done.stdout)

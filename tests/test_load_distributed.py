@@ -1,6 +1,4 @@
-"""Load from several generator processes by Locust's own means: a master and its workers, on loopback, as two
-machines would do it over a network.
-"""
+"""Load from a master and its workers, Locust's own means: on loopback, as machines would do it over a network."""
 
 import contextlib
 import json
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, wait_for_load
 from support.servers import free_ports
 from support.waiting import poll_until
@@ -21,17 +18,10 @@ from support.waiting import poll_until
 from mpmkit.load.profile import LoadProfile
 
 
-@pytest.fixture
-def bad():
-    with Misbehaving() as server:
-        yield server
-
-
 def locust(options: str) -> subprocess.Popen[str]:
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": ENVIRON}
-    return subprocess.Popen(
-        argv(f"{LOCUST} --only-summary {options}"), start_new_session=True, **how
-    )
+    line = argv(f"{LOCUST} --only-summary {options}")
+    return subprocess.Popen(line, start_new_session=True, **how)
 
 
 class Fleet:
@@ -151,5 +141,4 @@ os.environ["MPMKIT_TARGETS"] = "10.77.0.1"
 run = run_load(url, **how)
 print(run.requests, run.failures)
 """
-    said = in_a_network("ip addr add 10.77.0.1/24 dev lo", program)
-    assert said.split() == ["True", "60", "0"]
+    assert in_a_network("ip addr add 10.77.0.1/24 dev lo", program).split() == ["True", "60", "0"]

@@ -1,5 +1,4 @@
-"""What a profile can say beyond the plain load, done for real: mixes, shares, pauses, the open loop,
-stages, background clients, TLS; and the command."""
+"""Mixes, pauses, the open loop, stages, background clients and TLS, done for real; and the command."""
 
 import json
 import os
@@ -22,7 +21,6 @@ from mpmkit.server.home import self_signed
 
 
 def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
-    bad.counts()
     good = {"path": "/ok", "weight": 3, "expect_length": 45}
     mix = [good, {"path": "/status/404", "weight": 1, "expect_status": 404}]
     run = run_load(bad.url, users=4, requests=400, mix=mix)
@@ -36,7 +34,6 @@ def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
 
 
 def test_connections_are_kept_for_so_many_requests(bad):
-    bad.counts()
     how = {"users": 3, "requests": 300, "keep_alive": True, "requests_per_connection": 10}
     run = run_load(bad.url, "/ok", **how)
     counts = bad.counts()
@@ -56,7 +53,6 @@ def test_users_think_and_a_server_that_closes_meanwhile_fails_nothing(bad, think
 
 
 def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
-    bad.counts()
     constant = {"arrival": "constant", "rate": 200, "keep_alive": True, "warmup_seconds": 0.5}
 
     def steady() -> LoadRun | None:
@@ -99,7 +95,6 @@ def test_steps_of_users_and_of_rates(bad):
 
 
 def test_stages_send_to_several_ports_in_turn_and_keep_the_connections(bad):
-    bad.counts()
     with mpmkit.launch("event", KeepAlive=True, MaxKeepAliveRequests=0) as other:
         port = urlsplit(other.url).port
         mix = [{"path": "/ok"}, {"path": "/index.html", "port": port}]
@@ -113,7 +108,6 @@ def test_stages_send_to_several_ports_in_turn_and_keep_the_connections(bad):
 
 
 def test_idle_holders_stay_and_come_back(bad):
-    bad.counts()
     how = {"users": 2, "requests": 200, "keep_alive": True, "think_time": 0.01}
     run = run_load(bad.url, "/ok", **how, idle_holders=10)
     counts = bad.counts()
@@ -194,7 +188,6 @@ def test_the_knee_is_where_more_load_stops_to_pay(answered, name, steps, knee):
 
 
 def test_the_command(bad, tmp_path):
-    bad.counts()
     out, profile = tmp_path / "run.json", tmp_path / "profile.json"
     profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=True).to_json())
     how = f"--profile {profile} --users 3 --requests 30 --keep-alive --seconds --out {out}"

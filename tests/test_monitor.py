@@ -1,5 +1,4 @@
-"""Watching a running server, ours by its scoreboard and a real httpd by its status page: what is seen is
-what is there. And a crowd of clients, which makes something to see."""
+"""Watching ours by its scoreboard, a real httpd by its status page; and a crowd that makes something to see."""
 
 import math
 import os

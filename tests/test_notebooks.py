@@ -9,6 +9,8 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat import v4
+from support.books import NOTEBOOKS as FOLDER
+from support.books import texts
 from support.servers import MPMS
 
 from docs._tools import render
@@ -16,9 +18,9 @@ from mpmkit.lab import replay
 from mpmkit.measure import records
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 BY_NAME = pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
-EXERCISES = sorted((ROOT / "notebooks" / "exercises").glob("**/*.ipynb"))
+EXERCISES = sorted((FOLDER / "exercises").glob("**/*.ipynb"))
 
 
 @pytest.fixture
@@ -33,11 +35,6 @@ def surroundings(everything_ends, monkeypatch):
 
 def codes(book) -> list[Any]:
     return [cell for cell in book["cells"] if cell["cell_type"] == "code"]
-
-
-def sources(path: Path, kind: str = "code") -> list[str]:
-    book = json.loads(path.read_text())
-    return ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == kind]
 
 
 # Cells of the tests' own: one before the notebook's, for what takes seconds there, and one after them.
@@ -56,9 +53,7 @@ assert none["wait"] > 2 * crowds.PAGE and twice["wait"] < none["wait"]
 assert denied["wait"] < none["wait"] / 1.5 and {*denied["statuses"]} == {200}
 """
 }
-REPLAYED = (
-    "class"  # what it measures is in cells of other notebooks (test_class), which measure it here
-)
+REPLAYED = "class"  # cells of other notebooks (test_class), which measure it here
 
 
 @pytest.mark.timeout(240)
@@ -75,13 +70,15 @@ def test_notebook_runs_through(source, tmp_path, surroundings, monkeypatch):
     book = render.execute(copy, timeout=120)
     cells = [cell for cell in codes(book) if cell.source]
     assert cells and all(cell.execution_count for cell in cells)
-    texts = [output for cell in cells for output in cell.outputs if output.output_type == "stream"]
-    warned = [output.text for output in texts if output.name == "stderr"]
+    streams = [
+        output for cell in cells for output in cell.outputs if output.output_type == "stream"
+    ]
+    warned = [output.text for output in streams if output.name == "stderr"]
     assert not warned, "\n".join(warned)
     assert "widgets" not in book.metadata, "widget state is stored: megabytes that no reader sees"
     if replays:
-        said = "\n".join(output.text for output in texts)
-        calls = sum(code.count("measured_or_recorded(") for code in sources(source))
+        said = "\n".join(output.text for output in streams)
+        calls = sum(code.count("measured_or_recorded(") for code in texts(source, "code"))
         assert said.count("RECORDED") >= calls > 0 and "MPMKIT_REPLAY=1" in said
     if source.stem == "04-qps-tables":
         (file,) = (tmp_path / "data" / "runs").glob("qps-*.csv")
@@ -94,7 +91,7 @@ def test_notebook_runs_through(source, tmp_path, surroundings, monkeypatch):
 
 
 def test_every_experiment_of_a_notebook_has_its_recording():
-    code = "\n".join("\n".join(sources(source)) for source in NOTEBOOKS)
+    code = "\n".join("\n".join(texts(source, "code")) for source in NOTEBOOKS)
     found = re.findall(r'measured_or_recorded\(\s*f?"([^"]+)"', code)
     assert len(found) > 10
     for name in {name.replace("{mpm}", mpm) for name in found for mpm in ("worker", "event")}:
@@ -107,15 +104,14 @@ def test_every_experiment_of_a_notebook_has_its_recording():
 @BY_NAME
 def test_an_executed_copy_is_of_this_notebook_and_describes_its_pictures(source):
     place = source.parent / "rendered" / source.name
-    assert sources(source) == sources(place), "run make notebooks"
+    assert texts(source, "code") == texts(place, "code"), "run make notebooks"
     copy = json.loads(place.read_text())
     # What a figure has inside is no text.
     outputs = [output for cell in codes(copy) for output in cell["outputs"]]
-    texts = [{**output.get("data", output), "image/png": ""} for output in outputs]
-    said = json.dumps(texts)
+    said = json.dumps([{**output.get("data", output), "image/png": ""} for output in outputs])
     assert not re.findall(r"/(?:tmp|home|root|work)/[\w./-]*", said)
     assert len(json.dumps(copy)) < 1_000_000, "GitHub shows no notebook as large"
-    assert sources(place, "markdown")[-1].startswith("*Executed on 20"), "when, where, how busy"
+    assert texts(place, "markdown")[-1].startswith("*Executed on 20"), "when, where, how busy"
     for output in outputs:
         if "image/png" in output.get("data", {}):
             assert output["metadata"]["image/png"]["alt"], "a picture without a description"
@@ -127,9 +123,9 @@ def test_links_and_pictures_are_below_the_root_that_lab_serves(path):
     started = "--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00"
     assert started in (ROOT / "Makefile").read_text()
     for place in filter(Path.exists, (path, path.parent / "rendered" / path.name)):
-        texts = "\n".join(sources(place, "markdown"))
-        found = re.findall(r"\]\(([^)\s]+)[^)]*\)", texts)
-        found += re.findall(r"(?:src|href)=[\"']([^\"']+)", texts)
+        text = "\n".join(texts(place, "markdown"))
+        found = re.findall(r"\]\(([^)\s]+)[^)]*\)", text)
+        found += re.findall(r"(?:src|href)=[\"']([^\"']+)", text)
         local = [one.partition("#") for one in found if not one.startswith("http")]
         for target, _, heading in local:
             file = (place.parent / target).resolve() if target else place

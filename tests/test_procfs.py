@@ -1,5 +1,4 @@
-"""What the kernel says of processes: memory from recorded smaps of ours and of the real httpd, CPU time
-and queues from living processes."""
+"""Memory from recorded smaps, ours and the real httpd's; CPU time and queues from living processes."""
 
 import math
 import os

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,16 +78,16 @@ def test_the_lecture_is_short():
 # ---------------------------------------------------------------- one list of dependencies
 
 
-def requirement(text: str) -> tuple[str, frozenset[str]]:
-    """`pandas >=2.2,<4` -> ("pandas", {">=2.2", "<4"}): equal whatever the order and spacing."""
-    name, bounds = re.fullmatch(r"\s*([A-Za-z0-9_.-]+?)\s*((?:[<>=!~].*)?)", text).groups()
-    return name.lower(), frozenset(b.strip() for b in bounds.split(",") if b.strip())
+def bounds(requirements: list[str]) -> dict[str, SpecifierSet]:
+    """Name -> versions. (conda's `python=3.13` is `python==3.13`.)"""
+    found = (Requirement(re.sub(r"(?<=\w)=(?=\d)", "==", text)) for text in requirements)
+    return {canonicalize_name(one.name): one.specifier for one in found}
 
 
-def environment(path: Path) -> dict[str, frozenset[str]]:
-    listed = yaml.safe_load(path.read_text())["dependencies"]
+def environment(name: str) -> dict[str, SpecifierSet]:
+    listed = yaml.safe_load((ROOT / name).read_text())["dependencies"]
     assert all(isinstance(item, str) for item in listed), "no pip section: postBuild brings mpmkit"
-    return dict(requirement(item) for item in listed)
+    return bounds(listed)
 
 
 def project() -> dict:
@@ -94,20 +95,15 @@ def project() -> dict:
 
 
 def test_environment_and_pyproject_list_the_same_dependencies():
-    conda = environment(ROOT / "environment.yml")
-    python = conda.pop("python")
-    conda.pop("pip")
-    wanted = project()["project"]["dependencies"]
-    wanted = wanted + project()["project"]["optional-dependencies"]["lab"]
-    assert conda == dict(requirement(item) for item in wanted)
-    pinned = re.fullmatch(r"==?3\.(\d+)", *python)
+    conda, binder = environment("environment.yml"), environment("binder/environment.yml")
+    assert conda.items() >= binder.items() >= {"pip": SpecifierSet()}.items(), "the same Python"
+    pinned = re.fullmatch(r"==3\.(\d+)", str(conda.pop("python")))
     assert pinned, "Binder takes an old Python unless one is pinned"
     floor = int(re.fullmatch(r">=3\.(\d+)", project()["project"]["requires-python"])[1])
     assert floor <= int(pinned[1]) <= 14
-    # Binder takes the same Python.
-    names = ("environment.yml", "binder/environment.yml")
-    ours, binders = (environment(ROOT / name) for name in names)
-    assert ours.items() >= binders.items() >= {"pip": frozenset()}.items()
+    conda.pop("pip")
+    extras = project()["project"]["optional-dependencies"]
+    assert conda == bounds(project()["project"]["dependencies"] + extras["lab"])
 
 
 def test_binder_installs_the_package_at_the_locked_versions():

@@ -1,5 +1,4 @@
-"""The real httpd and nginx, and Python's servers as context managers: they serve, have the settings asked
-for, end, and say what is wrong."""
+"""httpd, nginx and Python's servers: they serve, have the settings asked for, end, and say what is wrong."""
 
 import os
 import signal

@@ -32,9 +32,7 @@ def document_root():
 def test_hello_in_every_technique(server, path):
     reply = get(server, path)
     assert (reply.status, reply["Content-Type"], reply.body) == (200, "text/html", b"hello world")
-
-
-def test_a_sample_says_what_it_would_do(server):
+    # The other samples say what they would do.
     assert b"cuts every connection" in get(server, "/crash.py").body
     pid, count = get(server, "/counter.py?look").body.split()
     assert int(pid) in server.processes() and int(count) == 0

@@ -166,9 +166,12 @@ def test_a_run_is_a_sequence_with_a_readable_table_and_a_frame():
     lines = str(run).splitlines()
     assert lines[0].split() == ["t", "processes", "idle", "busy", "waiting", "decision"]
     assert len(lines) == 5 and TOO_FEW in lines[2]
+    run = simulate("prefork", busy=20, seconds=5, **POOL["prefork"])
     frame = run.to_frame()
     assert list(frame.columns) == list(run[0]._fields)
-    assert frame["notes"].tolist() == ["; ".join(map(str, second.notes)) for second in run]
+    assert frame["processes"].tolist() == run.column("processes")
+    notes = ["; ".join(map(str, second.notes)) for second in run]
+    assert frame["notes"].tolist() == notes and any("AH00161" in one for one in notes)
 
 
 def test_event_keeps_those_who_leave_in_the_slots_above_its_process_limit():

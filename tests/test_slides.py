@@ -31,10 +31,8 @@ def test_a_cell_has_its_place(given, place):
 @pytest.mark.parametrize("begins", [{}, {"slideshow": {"slide_type": "subslide"}}])
 @pytest.mark.parametrize(("more", "place"), [(0, "-"), (1, "subslide")])
 def test_the_code_of_a_figure_is_hidden_and_much_code_above_has_a_slide(more, place, begins):
-    figure, above = (
-        cell("code", "plot()"),
-        cell("code", "\n".join(["x = 1"] * (slides.ROOM + more)), **begins),
-    )
+    figure = cell("code", "plot()")
+    above = cell("code", "\n".join(["x = 1"] * (slides.ROOM + more)), **begins)
     figure["outputs"] = [{"data": {"image/png": "iVBORw0K"}}]
     above["outputs"] = [{"output_type": "stream", "text": "1"}]
     slides.mark({"cells": [cell("markdown", "# Heading"), above, figure]})

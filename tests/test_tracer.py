@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -117,9 +115,7 @@ def test_the_lines_of_the_recorded_runs_are_in_todays_code(run_):
         assert number, f"{where}: {text!r} is gone; run python -m docs._tools.tracer_record"
         path = Path(tracing.__file__).parent.parent / file
         assert path.read_text().splitlines()[int(number) - 1].strip() == text
-
-
-def test_a_line_that_moved_is_found_and_one_that_is_gone_is_shown_as_it_was():
+    # A line that moved is found, and one that is gone is shown as it was.
     anchor = tracing._anchor("event.py:188")
     assert tracing._found(anchor) == ["mpm/event.py:188", anchor[2]]
     anchor[2] = "gone()"
@@ -141,17 +137,6 @@ def test_a_crash_ends_the_connections_of_its_process(mpm):
     assert server.trace_log().startswith("# mpmkit trace 1: ")  # kept after the stop
 
 
-def test_without_it_no_class_is_changed():
-    code = (
-        "import sys, mpmkit.cli.serve, mpmkit.mpm.event as event;"
-        "print('mpmkit.server.trace' in sys.modules, event.FdQueue.pop.__module__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "mpmkit.server.fdqueue"]
-    with serving("prefork") as server:
-        assert server.trace_log() == ""
-
-
 def test_what_is_wrong_is_named():
     with pytest.raises(LaunchError, match="TraceLog /no/such/place/x: No such file or directory"):
         launched("event", TraceLog="/no/such/place/x")
@@ -162,8 +147,7 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="no recorded trace: KeyError"):
         tracing.tracer({"mpm": "event"})
     # Script, style and page without a recording: what a page has to load.
-    assert len(tracing.embedded([])) < 300_000
-    assert len(tracer_page.page([])) < 300_000
+    assert len(tracing.embedded([])) < 300_000 and len(tracer_page.page([])) < 300_000
 
 
 @pytest.mark.browser
@@ -197,8 +181,7 @@ def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
             page.keyboard.press("ArrowRight")
             said.append(page.locator(".tr-say").inner_text())
         assert all(text.startswith("Client 3") for text in said) and "closes the socket" in said[-1]
-        assert page.locator(".tr-code b").inner_text().startswith("mpm/")
-        assert not wrong
+        assert page.locator(".tr-code b").inner_text().startswith("mpm/") and not wrong
 
 
 # Moves that the ten clients have not: the first step of a client that is not listened to; a handshake that fails

@@ -1,4 +1,4 @@
-"""What tests share: servers, clients, waiting, document roots, a small load; `rows`,
+"""What tests share: servers, clients, waiting, document roots, a small load; `rows`, `books`,
 `recordings`, `malformed`, `loads` and `experiments` have what several modules of one subject share.
 
     with serving("event", ThreadsPerChild=4) as server:      a small pool; checked, stopped, checked again

@@ -25,19 +25,15 @@ def memory_rows(
     return made
 
 
-class FakeServer:
-    """What an experiment needs of a server: a url, a pid, an error log."""
+class FakeServer(Misbehaving):
+    """With what an experiment needs of a server besides its url."""
 
-    def __init__(self, misbehaving: Misbehaving) -> None:
-        self.url, self.pid = misbehaving.url, misbehaving.process.pid
-        self.misbehaving = misbehaving
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def error_log(self) -> str:
         return "[mpm:notice] AH00163: ready\n[mpm:emerg] AH99999: the roof is on fire\n"
-
-    def die(self) -> None:
-        self.misbehaving.die()
-        self.misbehaving.process.wait()
 
 
 class Launches:
@@ -54,10 +50,10 @@ class Launches:
     @contextlib.contextmanager
     def __call__(self, mpm: str, **directives: Any) -> Iterator[FakeServer]:
         self.made.append((mpm, directives))
-        with Misbehaving() as started:
-            server = FakeServer(started)
+        with FakeServer() as server:
             if self.dies(len(self.made)):
                 server.die()
+                server.process.wait()
             yield server
         self.stopped += 1
 

@@ -43,21 +43,12 @@ class Load:
         return self
 
     def wait_for(self, more: int) -> None:
-        """Until so many more responses have come."""
         goal = len(self.answers) + more
         poll_until(lambda: len(self.answers) >= goal, f"{more} more answers", 20)
 
     def _client(self) -> None:
         done, client = 0, None
         while not self._stop.is_set() and done != self._requests:
-            client = self._ask(client)
-            done += 1
-        if client is not None:
-            client.close()
-
-    def _ask(self, client: Client | None) -> Client | None:
-        """One request to its response, or to its failure. The connection, if it can be used again."""
-        for _ in range(20 if self._retry else 2):
             kept = client is not None
             try:
                 client = client or Client(self._server)
@@ -66,18 +57,16 @@ class Load:
                 if client is not None:
                     client.close()
                     client = None
-                if kept and isinstance(error, Lost) and not error.started:
-                    continue
-                self.failures.append(f"{type(error).__name__}: {error}")
-                if not self._retry:
-                    return None
+                if not (kept and isinstance(error, Lost) and not error.started):
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                    done += not self._retry
                 continue
+            done += 1
             if reply.status != 200:
                 self.failures.append(f"status {reply.status}")
             self.answers.append((reply.status, reply.body))
-            if not reply.closes and self._keep_alive:
-                return client
+            if reply.closes or not self._keep_alive:
+                client.close()
+                client = None
+        if client is not None:
             client.close()
-            return None
-        self.failures.append("gave up")
-        return None
