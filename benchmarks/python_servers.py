@@ -118,7 +118,7 @@ class Peer(ReferenceServer):
         return {
             **found,
             "PYTHONPATH": f"{here}:{path}" if path else here,
-            "MPMKIT_PEER_ROOT": str(self._served),
+            "MPMKIT_PEER_ROOT": str(self.document_root),
             "MPMKIT_PEER_TOKEN": self._token,
             "MPMKIT_PEER_LOG": str(self.root / "access_log"),
             "MPMKIT_PEER_KEEPALIVE": str(int(self._keeps_alive)),

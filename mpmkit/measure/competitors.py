@@ -78,11 +78,6 @@ FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...
 }
 
 
-def names() -> tuple[str, ...]:
-    """What can be asked for."""
-    return tuple(FORMS)
-
-
 def of(names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()) -> list[Cell]:
     """The servers of these names for these MPMs, as cells with all their pages; installed or not. Raises
     KeyError for another name. `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a

@@ -64,13 +64,8 @@ def cpu_list(text: str) -> set[int]:
 
 def here() -> Placement:
     """For the CPUs that this process may use."""
-
-    def siblings(cpu: int) -> set[int]:
-        with contextlib.suppress(OSError), open(SIBLINGS.format(cpu)) as file:
-            return cpu_list(file.read())
-        return {cpu}
-
-    return place(os.sched_getaffinity(0), siblings)
+    files = {cpu: procfs.text_of(SIBLINGS.format(cpu)) for cpu in os.sched_getaffinity(0)}
+    return place(files, lambda cpu: cpu_list(files[cpu]))
 
 
 @contextlib.contextmanager
@@ -98,17 +93,16 @@ while os.getppid() == parent:
 @contextlib.contextmanager
 def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
     """Keep these CPUs awake: {CPU: process id of its looper}. They end with this process."""
-    started: dict[int, subprocess.Popen[bytes]] = {}
-    try:
+    pids = {}
+    with contextlib.ExitStack() as stack:
         for cpu in set(cpus):
-            started[cpu] = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
-            os.sched_setaffinity(started[cpu].pid, {cpu})
-            os.sched_setscheduler(started[cpu].pid, os.SCHED_IDLE, os.sched_param(0))
-        yield {cpu: looper.pid for cpu, looper in started.items()}
-    finally:
-        for looper in started.values():
-            looper.kill()
-            looper.wait()
+            looper = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
+            stack.enter_context(looper)  # waits for it
+            stack.callback(looper.kill)
+            pids[cpu] = looper.pid
+            os.sched_setaffinity(looper.pid, {cpu})
+            os.sched_setscheduler(looper.pid, os.SCHED_IDLE, os.sched_param(0))
+        yield pids
 
 
 class Reading(NamedTuple):
