@@ -63,7 +63,7 @@ class Nginx(ReferenceServer):
         return [self._binary, "-p", str(self.root), "-c", str(file), "-e", log]
 
     def _configuration(self) -> str:
-        given = {name.lower(): str(value).lower() for name, value in self.directives.items()}
+        given = {name.lower(): str(value).lower() for name, value in self.given.items()}
         on = given.get("keepalive") not in ("false", "off")
         sends_files = given.get("enablesendfile") in ("true", "on")
         kept = nginx_seconds(given.get("keepalivetimeout", 5)) if on else "0"

@@ -81,7 +81,6 @@ class Peer(ReferenceServer):
         super().__init__(document_root=document_root, access_log=access_log)
         if importlib.util.find_spec(self.package) is None:
             raise NotInstalled(self.package, EXTRA)
-        self.directives = directives
         self._given = {name.lower(): value for name, value in directives.items()}
         self._cores = len(os.sched_getaffinity(0))
         self._processes = processes

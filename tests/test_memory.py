@@ -15,8 +15,6 @@ from support.waiting import poll_until
 
 import mpmkit
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
-from mpmkit.config.checks import check
-from mpmkit.config.keywords import from_keywords
 from mpmkit.load import connections, preflight
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.measure import competitors, experiment, memory, procfs, published, records
@@ -236,7 +234,7 @@ def test_a_pool_as_idle_maintenance_leaves_it():
     started = {("prefork", 0): 5, ("prefork", 100): 105, ("prefork", 250): 250, ("worker", 0): 3,
                ("worker", 1): 4, ("event", 100): 7, ("event", 400): 16}  # fmt: skip
     given = published.DIRECTIVES
-    checked = {mpm: check(mpm, from_keywords(mpm, **given[mpm]))[0] for mpm in mpmkit.MPMS}
+    checked = {mpm: mpmkit.simulate(mpm, seconds=0, **given[mpm]).directives for mpm in given}
     assert {(mpm, n): warm(checked[mpm], n).StartServers for mpm, n in started} == started
 
 

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
+import psutil
+
 from mpmkit.measure import procfs
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -132,8 +134,6 @@ class Reader:
         return [mine, *map(procfs.members, self._groups)]
 
     def __call__(self) -> Reading:
-        import psutil
-
         times = psutil.cpu_times(percpu=True)
         idle = [one.idle + one.iowait for one in times]
         for number, looper in self._loopers.items():
@@ -186,8 +186,6 @@ class OtherWork:
     @staticmethod
     def _seconds() -> tuple[float, float]:
         """(clock, CPU time of others, in seconds), each since some moment."""
-        import psutil
-
         me, mine = psutil.Process(), 0.0
         for one in (me, *me.children(recursive=True)):
             with contextlib.suppress(psutil.Error):

@@ -40,7 +40,8 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
 
     Raises what a call raised, ChildProcessError if a process ended. All processes have ended then.
     """
-    todo, results, shares, said = enumerate(jobs), [None] * len(jobs), [0.0] * len(jobs), ""
+    results: list[Any] = [None] * len(jobs)
+    todo, left, shares, said = enumerate(jobs), len(jobs), [0.0] * len(jobs), ""
     with contextlib.ExitStack() as stack:
         count = min(len(jobs), len(os.sched_getaffinity(0)))
         processes = dict(stack.enter_context(_process()) for _ in range(count))
@@ -48,12 +49,12 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
         try:
             for end in free:
                 end.send((work, shared))
-            while free or busy:
+            while left:
                 for end, (number, job) in zip(free, todo, strict=False):
                     end.send(job)
                     busy[end] = number
-                free = []
-                for end in wait(busy, LOOK):
+                free, ready = [], list[Any](wait(busy, LOOK))
+                for end in ready:
                     answer = end.recv()
                     if isinstance(answer, tuple):
                         shares[busy[end]], said = answer
@@ -63,6 +64,7 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
                         number = busy.pop(end)
                         results[number], shares[number] = answer[0], 1.0
                         free.append(end)
+                        left -= 1
                 report(sum(shares) / len(jobs), said)
         except (EOFError, ConnectionError):
             text = f"a process of the simulation ended with status {processes[end].wait()}"

@@ -8,10 +8,10 @@ www-data when root starts it.
 """
 
 import glob
-import os
 from pathlib import Path
+from typing import Any
 
-from mpmkit.measure.reference_servers import ProcessGroup, find_program, unprivileged_user
+from mpmkit.measure.reference_servers import ReferenceServer, find_program, unprivileged_user
 
 URL = "fcgi://localhost"
 MOST_CHILDREN = 512  # processes; each takes some MB
@@ -25,22 +25,20 @@ def find_php_fpm() -> str:
     return find_program((*found, "php-fpm"), "php-fpm", how)
 
 
-class PhpFpm(ProcessGroup):
+class PhpFpm(ReferenceServer):
     """php-fpm with `children` workers, for the length of a `with` block.
 
-    `address` is the path of its socket. Raises NotInstalled where it is missing, ValueError for a number of
-    children that makes no sense.
+    how: what `ReferenceServer` takes. `address` is the path of its socket. Raises NotInstalled where it is
+    missing, ValueError for a number of children that makes no sense.
     """
 
     name = "php-fpm"
     stop_within = 5.0
 
-    def __init__(
-        self, *, children: int = 5, document_root: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, *, children: int = 5, **how: Any) -> None:
         if not 1 <= children <= MOST_CHILDREN:
             raise ValueError(f"children: must be from 1 to {MOST_CHILDREN}, not {children}")
-        super().__init__(document_root)
+        super().__init__(**how)
         self.children = children
         self._binary = find_php_fpm()
 

@@ -5,7 +5,7 @@
 
 The load is the article's: 200 clients, a new connection per request (ab's default), on one server at a time,
 after a warm-up that is not counted: prefork takes some ten seconds to grow from 5 processes to the number
-that 200 clients need. The article's settings and results are in `published`, the resulting table in `qps_table`.
+that 200 clients need. The article's settings and results are in `published`.
 """
 
 import itertools

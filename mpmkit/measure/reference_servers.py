@@ -61,20 +61,29 @@ class ServerFailed(RuntimeError):
     """A server that is installed but did not start or end; the message ends with its own words."""
 
 
-class ProcessGroup:
-    """A program for the length of a `with` block.
+class ReferenceServer:
+    """A server of another make, for the length of a `with` block. `given` are its directives.
 
     Attributes once started: `pid` of its first process, `root` (its directory: configuration, pid, logs), `port`,
-    `document_root`: the one that was given, or a copy of it where its children, another user's, may not read it.
-    A program defines `_command`, its command line with the configuration `file`, and `_configuration`, what that
-    holds; `address` that it listens at (a path, or host and port); `_environment`, None for our own.
+    `url` without a trailing slash, `document_root`: the one that was given, or a copy of it where its children,
+    another user's, may not read it. A program defines `name` ("httpd event"), `version`, `_command`, its command
+    line with the configuration `file`, and `_configuration`, what that holds; `address` that it listens at (a
+    path, or host and port); `_environment`, None for our own.
     """
 
-    name = "program"
+    name = "server"
     config_name = "server.conf"
     stop_within = STOP_WITHIN
 
-    def __init__(self, document_root: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        document_root: str | os.PathLike[str] | None = None,
+        access_log: bool = True,
+        buffered_logs: bool = False,
+        **given: Any,
+    ) -> None:
+        self.access_log, self.buffered_logs, self.given = access_log, buffered_logs, given
         self.pid = self.port = 0
         self.root = self.document_root = Path()
         self._asked_for = Path(document_root).resolve() if document_root else None
@@ -84,6 +93,10 @@ class ProcessGroup:
     @property
     def address(self) -> str | tuple[str, int]:
         return "127.0.0.1", self.port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def _command(self, file: Path) -> list[str]:
         raise NotImplementedError
@@ -196,25 +209,6 @@ class ProcessGroup:
         return copy
 
 
-class ReferenceServer(ProcessGroup):
-    """A server of another make. It has a `name` ("httpd event"), a `version`, a `url` without trailing slash."""
-
-    def __init__(
-        self,
-        *,
-        document_root: str | os.PathLike[str],
-        access_log: bool = True,
-        buffered_logs: bool = False,
-        **directives: Any,
-    ) -> None:
-        super().__init__(document_root)
-        self.access_log, self.buffered_logs, self.directives = access_log, buffered_logs, directives
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
 class Httpd(ReferenceServer):
     """The real Apache httpd with one MPM.
 
@@ -255,7 +249,7 @@ class Httpd(ReferenceServer):
             modules = (*modules, "cgi" if mpm == "prefork" else "cgid")
             socket_line = "" if mpm == "prefork" else 'ScriptSock "cgisock"\n'
             extra = f"AddHandler cgi-script .cgi\n{socket_line}{extra}"
-        self.extra, self._settings = extra, from_keywords(None, **self.directives)
+        self.extra, self._settings = extra, from_keywords(None, **self.given)
         self._options = "Options +ExecCGI" if cgi else ""
         self._loads = load_lines(self._binary, (f"mpm_{mpm}", *MODULES, *modules))
         if php:
