@@ -28,11 +28,11 @@ from benchmarks.clients import run_ab
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, published, records, stats
+from mpmkit.measure.command import aligned
 from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.experiment import OURS, Cell, Conditions, Figures, Report, Table, launch
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import Row
-from mpmkit.measure.text import aligned
 
 CLIENTS = 200
 TURNS = {"cold": False, "warm": False, "cold, kept": True, "warm, kept": True}

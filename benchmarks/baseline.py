@@ -57,7 +57,7 @@ class Baseline(ReferenceServer):
 
     def _command(self, file: Path) -> list[str]:
         files = {
-            "page": self._served / PAGE,
+            "page": self.document_root / PAGE,
             "log": self.root / "access.log",
             "pid": self.root / "pid",
         }

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from mpmkit.measure.text import aligned
+from mpmkit.measure.command import aligned
 
 RATES = (300, 1_000, 3_000, 8_000)  # messages a second
 SECONDS = 2.0  # of each run

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.measure import competitors
-from mpmkit.measure.process_group import find_program, output, unprivileged_user
-from mpmkit.measure.reference_servers import ReferenceServer
+from mpmkit.measure.reference_servers import (
+    ReferenceServer,
+    find_program,
+    output,
+    unprivileged_user,
+)
 
 # httpd's common log in nginx's words; it has no %l, and it counts body bytes as %b does.
 NGINX_LOG_FORMAT = (
@@ -59,7 +63,7 @@ class Nginx(ReferenceServer):
         return [self._binary, "-p", str(self.root), "-c", str(file), "-e", log]
 
     def _configuration(self) -> str:
-        given = {name.lower(): str(value).lower() for name, value in self.directives.items()}
+        given = {name.lower(): str(value).lower() for name, value in self.given.items()}
         on = given.get("keepalive") not in ("false", "off")
         sends_files = given.get("enablesendfile") in ("true", "on")
         kept = nginx_seconds(given.get("keepalivetimeout", 5)) if on else "0"
@@ -99,7 +103,7 @@ http {{
     client_body_timeout {timeout};
     server {{
         listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)} {self.more_listen};
-        root "{self._served}";
+        root "{self.document_root}";
         index index.html;
     }}
 }}

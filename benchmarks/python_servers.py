@@ -81,7 +81,6 @@ class Peer(ReferenceServer):
         super().__init__(document_root=document_root, access_log=access_log)
         if importlib.util.find_spec(self.package) is None:
             raise NotInstalled(self.package, EXTRA)
-        self.directives = directives
         self._given = {name.lower(): value for name, value in directives.items()}
         self._cores = len(os.sched_getaffinity(0))
         self._processes = processes
@@ -118,7 +117,7 @@ class Peer(ReferenceServer):
         return {
             **found,
             "PYTHONPATH": f"{here}:{path}" if path else here,
-            "MPMKIT_PEER_ROOT": str(self._served),
+            "MPMKIT_PEER_ROOT": str(self.document_root),
             "MPMKIT_PEER_TOKEN": self._token,
             "MPMKIT_PEER_LOG": str(self.root / "access_log"),
             "MPMKIT_PEER_KEEPALIVE": str(int(self._keeps_alive)),

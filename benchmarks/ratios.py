@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.works import BASELINES, HOLDING, P99_COUNTS, TARGETS
 from mpmkit.measure import stats
+from mpmkit.measure.command import aligned
 from mpmkit.measure.experiment import OURS
-from mpmkit.measure.text import aligned
 
 ENOUGH_ROUNDS = 5  # for a verdict
 

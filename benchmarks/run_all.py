@@ -165,7 +165,7 @@ def _parser() -> Parser:
     scale = "how much is measured; by default MPMKIT_SCALE, or demo"
     add("--scale", choices=command.SCALE_NAMES, help=scale)
     others = (
-        f"servers to compare with: {', '.join(competitors.names())}, all (the default) or none; "
+        f"servers to compare with: {', '.join(competitors.FORMS)}, all (the default) or none; "
         "those that are not installed are named and left out"
     )
     add("--also", default="all", metavar="A,B", help=others)
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale, _ = problems.scale(options.scale, dict.fromkeys(command.SCALE_NAMES, 0))
     none = options.also == "none"
     asked = () if none else command.words(options.also)
-    also = problems.chosen("also", asked, competitors.names(), 0)
+    also = problems.chosen("also", asked, competitors.FORMS, 0)
     if problems:
         parser.error("; ".join(problems))
     parts = [PARTS[name] for name in dict.fromkeys(options.only)]

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, cpus, procfs, stats
-from mpmkit.measure.text import aligned
+from mpmkit.measure.command import aligned
 
 WORKS = {
     "kept": "/index.html",

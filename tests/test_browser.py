@@ -407,7 +407,7 @@ def figures_of_notebooks() -> dict:
     from mpmkit import lab as of
     from mpmkit.lab import replay
     from mpmkit.measure import published
-    from mpmkit.measure.qps_table import QpsTable
+    from mpmkit.measure.qps import QpsTable
     from mpmkit.measure.sweep import SweepTable
 
     memory = mpmkit.recorded("memory-demo")

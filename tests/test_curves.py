@@ -16,7 +16,7 @@ from support.rows import row
 import mpmkit
 from mpmkit.lab import plots, theme
 from mpmkit.measure import published, records
-from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.qps import QpsTable
 from mpmkit.measure.sweep import SweepTable
 
 

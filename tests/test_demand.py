@@ -20,12 +20,11 @@ from support.waiting import poll_until
 import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
-from mpmkit.measure import cpus, demand, experiment, procfs, records, turns
+from mpmkit.measure import cpus, demand, experiment, procfs, records
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
-from mpmkit.measure.demand import DemandTable, flaw_of, whole_blocks
+from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, flaw_of, whole_blocks
 from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
-from mpmkit.measure.turns import COUNTED, LENGTH, Turn
 from mpmkit.measure.utilisation import comparisons, r_squared
 
 plan = demand.demand_table.__wrapped__
@@ -214,20 +213,20 @@ def test_what_passed_between_two_readings(shared, busy):
 
 
 def test_each_server_has_a_turn_at_each_rate_in_every_cycle_in_random_order():
-    made = turns.order(3, (100.0, 200.0), 4, "seed")
+    made = demand.order_of(3, (100.0, 200.0), 4, "seed")
     cycles = [made[n : n + 6] for n in range(0, len(made), 6)]
     assert {frozenset(cycle) for cycle in cycles} == {frozenset(cycles[0])} and len(set(made)) == 6
     assert len({tuple(cycle) for cycle in cycles}) > 1
-    assert made == turns.order(3, (100.0, 200.0), 4, "seed")
-    settling = turns.uncounted(6)
-    assert len(made) == settling + 4 * 6 and settling * LENGTH >= turns.SETTLE
+    assert made == demand.order_of(3, (100.0, 200.0), 4, "seed")
+    settling = demand.uncounted(6)
+    assert len(made) == settling + 4 * 6 and settling * LENGTH >= demand.SETTLE
 
 
 def turns_measured(disturbed: dict[int, tuple[float, float]], failed: int = 0) -> dict[Turn, dict]:
     """Two servers at 1,000 requests/s that cost 100 and 200 µs; turn -> (other work, stolen), in seconds."""
-    order = turns.order(2, (1000.0,), 5, "1")
-    load = turns.profile(order, [RequestSpec("/a", port=1001), RequestSpec("/a", port=1002)], True)
-    sampler = turns.Sampler(len(order), cpus.Reader(Placement(0, 1), {}, []))
+    order = demand.order_of(2, (1000.0,), 5, "1")
+    load = demand.profile(order, [RequestSpec("/a", port=1001), RequestSpec("/a", port=1002)], True)
+    sampler = demand.Sampler(len(order), cpus.Reader(Placement(0, 1), {}, []))
     off, stolen, spent, now = 0.0, 0.0, [0.0, 0.0], 0.0
     for number, turn in enumerate(order):
         for end in (0, 1):
@@ -238,11 +237,11 @@ def turns_measured(disturbed: dict[int, tuple[float, float]], failed: int = 0) -
                 now, stolen = now + COUNTED, stolen + taken
                 off += COUNTED - cost - more - taken
                 spent[turn.server] += cost
-    due = sum(turn.server == 0 for turn in order) * (LENGTH - turns.PAUSE) * 1000
+    due = sum(turn.server == 0 for turn in order) * (LENGTH - demand.PAUSE) * 1000
     good = (round(due) - failed, round(due))
     paths = {line.name: Histogram([1] * n) for line, n in zip(load.mix, good, strict=True)}
     run = SimpleNamespace(paths=paths, errors=Counter(), failures=failed)
-    return turns.loads(order, load, run, sampler, shared=False)
+    return demand.of_turns(order, load, run, sampler, shared=False)
 
 
 def test_what_a_turn_cost_belongs_to_its_server_and_disturbed_turns_are_left_out():
@@ -252,7 +251,7 @@ def test_what_a_turn_cost_belongs_to_its_server_and_disturbed_turns_are_left_out
         assert row["seconds"] == pytest.approx(5 * COUNTED) and row["requests"] == 500
         assert row["server_u"] / row["x"] == pytest.approx(cost) == row["group_u"] / row["x"]
         assert not row["failures"] and flaw_of({**row, "rate": 1000.0}, 5) == ""
-    last = len(turns.order(2, (1000.0,), 5, "1")) - 1
+    last = len(demand.order_of(2, (1000.0,), 5, "1")) - 1
     found = turns_measured({last: (0.02, 0.0), last - 1: (0.0, 0.01)})
     assert sorted(row["requests"] for row in found.values()) == [400, 400]
     assert {round(row["server_u"] / row["x"] * 1e6) for row in found.values()} == {100, 200}

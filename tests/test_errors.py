@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpmkit.measure import phpfpm
-from mpmkit.measure.process_group import NotInstalled
+from mpmkit.measure.reference_servers import NotInstalled
 
 PAGE = (Path(__file__).parent.parent / "docs" / "ERRORS.md").read_text()
 BOTH = PAGE + (Path(__file__).parent.parent / "docs" / "QUESTIONS.md").read_text()

@@ -123,12 +123,21 @@ def test_a_run_goes_on_with_the_rows_of_its_file(tmp_path):
 
 def test_a_row_has_the_machine_and_what_happened_meanwhile():
     frame = {"run_id": "r", "scale": "smoke", "round": 3, "server": "nginx", "mpm": None}
-    own = {*frame, "steal", "load1", "directives", *records.machine().row()}
+    own = {*frame, "steal", "load1", "directives", *vars(records.machine())}
     conditions = experiment.Conditions(Table([], run_id="r", scale="smoke"), Cell(3, "nginx", ""))
     columns = {name: value for name, value in ROW.items() if name not in own}
     row = conditions.row({"A": 1, "B": "x"}, **columns)
     assert {name: row[name] for name in frame} == frame and row["cores"] >= 1
     assert row["directives"] == "A=1 B=x" and 0 <= (row["steal"] or 0) <= 1
+
+
+def test_stolen_time_is_a_share_of_what_has_passed(monkeypatch):
+    looks = [(100, 0, 50, 800, 50, 0, 0, 10, 9, 0), (150, 0, 60, 820, 50, 0, 0, 30, 99, 0)]
+    monkeypatch.setattr("psutil.cpu_times", lambda: looks[0] if len(looks) < 2 else looks.pop(0))
+    conditions = experiment.Conditions(Table([], run_id="r"), SERVERS[2])
+    monkeypatch.setattr(records, "check", lambda row: row)
+    assert conditions.row({})["steal"] == pytest.approx(0.2)
+    assert experiment.Conditions(Table([]), SERVERS[2]).row({})["steal"] is None
 
 
 @pytest.mark.parametrize(("event", "status", "out", "err"), [

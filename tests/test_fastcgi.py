@@ -26,7 +26,7 @@ from mpmkit.handlers import fastcgi as fcgi
 from mpmkit.handlers.fastcgi import FastCgiError, pairs, read_records, record
 from mpmkit.launcher import LaunchError
 from mpmkit.measure.phpfpm import PhpFpm, find_php_fpm
-from mpmkit.measure.process_group import NotInstalled
+from mpmkit.measure.reference_servers import NotInstalled
 
 mpm = servers.prefork_and_event
 RECORD = st.tuples(st.integers(1, 11), st.integers(0, 65535), st.binary(max_size=300))

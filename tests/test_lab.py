@@ -11,7 +11,7 @@ from mpmkit.lab import plots, theme
 from mpmkit.lab.replay import not_headline
 from mpmkit.measure import published, records
 from mpmkit.measure.published import PAGES, SCRIPTS
-from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.qps import QpsTable
 
 THREE = {"prefork": [90, 100, 110], "worker": [130, 120, 125], "event": [105, 95, 115]}
 

@@ -18,8 +18,9 @@ from benchmarks import python_servers  # noqa: F401  Python's servers are compet
 from mpmkit.load import connections, preflight
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.measure import competitors, experiment, memory, procfs, published, records
+from mpmkit.measure.advise import warm
 from mpmkit.measure.experiment import ExperimentError
-from mpmkit.measure.memory import PATIENT, MemoryTable, main, memory_of, memory_table, start_servers
+from mpmkit.measure.memory import PATIENT, MemoryTable, main, memory_of, memory_table
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
 
 plan = memory_table.__wrapped__
@@ -233,7 +234,8 @@ def test_a_pool_as_idle_maintenance_leaves_it():
     started = {("prefork", 0): 5, ("prefork", 100): 105, ("prefork", 250): 250, ("worker", 0): 3,
                ("worker", 1): 4, ("event", 100): 7, ("event", 400): 16}  # fmt: skip
     given = published.DIRECTIVES
-    assert {(mpm, busy): start_servers(mpm, given[mpm], busy) for mpm, busy in started} == started
+    checked = {mpm: mpmkit.simulate(mpm, seconds=0, **given[mpm]).directives for mpm in given}
+    assert {(mpm, n): warm(checked[mpm], n).StartServers for mpm, n in started} == started
 
 
 def test_memory_of_a_server_now():

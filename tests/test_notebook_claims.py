@@ -12,7 +12,7 @@ from mpmkit import lab
 from mpmkit.lab import plots, replay
 from mpmkit.measure import published, records, stats, utilisation
 from mpmkit.measure.demand import DemandTable
-from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.qps import QpsTable
 from mpmkit.measure.sizing import lines
 from mpmkit.measure.sweep import SweepTable
 

@@ -15,8 +15,7 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.measure import competitors, published, records
 from mpmkit.measure.experiment import ExperimentError, in_rounds
 from mpmkit.measure.published import DIRECTIVES, PAGES, Page
-from mpmkit.measure.qps import SCALES, QpsScale, main, qps_table
-from mpmkit.measure.qps_table import QpsTable, what_decides
+from mpmkit.measure.qps import SCALES, QpsScale, QpsTable, main, qps_table, what_decides
 from mpmkit.measure.reference_servers import NotInstalled
 from mpmkit.measure.stats import Limits, verdict
 
@@ -187,7 +186,7 @@ def test_competitors_have_the_pages_that_they_can_serve():
     assert [(c.server, c.mpm, c.parts) for c in cells] == wanted
     assert {cell.stands_for for cell in cells} == {"event"}
     cells = plan(("script",), ("event",), scale="smoke", also=("all",)).cells
-    peers = competitors.of(competitors.names(), ("event",))
+    peers = competitors.of(competitors.FORMS, ("event",))
     names = ["mpmkit", *(one.server for one in peers if "script" in one.parts)]
     assert sorted(cell.server for cell in cells) == sorted(names)
 

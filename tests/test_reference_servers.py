@@ -15,7 +15,7 @@ from support.waiting import poll_until
 import mpmkit
 from benchmarks.nginx import Nginx, nginx_seconds
 from benchmarks.python_servers import Fastpysgi, Granian, Gunicorn, Uvicorn, Waitress
-from mpmkit.measure import competitors, experiment, process_group, procfs
+from mpmkit.measure import competitors, experiment, procfs, reference_servers
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
 
 ROOT = Path(mpmkit.__file__).parent / "htdocs"
@@ -77,7 +77,7 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
         assert logged(httpd, f'"GET /index.html HTTP/1.1" 200 {len(PAGE)}')
         directory = httpd.root
         binary, conf = httpd._binary, str(directory / "server.conf")
-        assert f"Server MPM:     {mpm}" in process_group.output(binary, "-f", conf, "-V")
+        assert f"Server MPM:     {mpm}" in reference_servers.output(binary, "-f", conf, "-V")
         assert httpd.version.startswith("Apache/2")
         with pytest.raises(ServerFailed, match="already running"):
             httpd.start()
@@ -190,7 +190,7 @@ def test_a_server_that_refuses_its_settings_is_cited(pages, monkeypatch):
 
 
 def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
-    monkeypatch.setattr(process_group.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(reference_servers.shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     for build, said in (
         (lambda: Httpd("event", document_root=pages), r"Apache httpd .* installed; apt install"),

@@ -83,7 +83,7 @@ def test_what_is_not_whole_replaces_no_record_and_keeps_its_rows(place, monkeypa
 def test_competitors_are_handed_on(place, monkeypatch):
     asked = []
     parts(monkeypatch, qps=lambda scale, also, path: asked.append((scale, also)) or 0)
-    given = {"all": competitors.names(), "none": (), "httpd,nginx": ("httpd", "nginx")}
+    given = {"all": tuple(competitors.FORMS), "none": (), "httpd,nginx": ("httpd", "nginx")}
     for also, names in given.items():
         assert run_all.main(["--also", also]) == 0
         assert asked[-1] == ("demo", names)

@@ -25,7 +25,7 @@ from benchmarks.article import ArticleTable, rounds_of
 from benchmarks.ratios import comparisons
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import records, sizing, utilisation
-from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.qps import QpsTable
 from mpmkit.measure.records import Row
 
 PAGE = Path(__file__).parents[1] / "CLAIMS.md"

@@ -27,11 +27,11 @@ from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import WIDTH, dress
 from mpmkit.measure import published, records, stats
+from mpmkit.measure.command import aligned
 from mpmkit.measure.published import column, page
-from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.qps import QpsTable
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import lines
-from mpmkit.measure.text import aligned
 
 IMAGES = Path("docs/img")
 # The runs behind the front page, in data/recorded.

@@ -128,7 +128,7 @@ def record(name: str, measure: Callable[[], T]) -> T:
         print(f"NOT recorded: {why}; record on a machine that does nothing else")
         return value
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    here = {key: value for key, value in machine().row().items() if value is not None}
+    here = {key: value for key, value in vars(machine()).items() if value is not None}
     kept = {"name": name, "made_at": when, "machine": here, "other_work": round(share, 3)}
     kept["value"] = _plain(value)
     part = path.with_suffix(".part")

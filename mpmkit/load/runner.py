@@ -28,7 +28,7 @@ from mpmkit.load.arrivals import plan_problem
 from mpmkit.load.preflight import OWN_FILES, target_of, tls_context, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.result import Collector, LoadRun, OnTick
-from mpmkit.measure.procfs import machine_times
+from mpmkit.measure.procfs import ready_tasks
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
@@ -209,7 +209,7 @@ def _run_locust(
                     on_progress(collector.requests, collector.seconds)
                 if collector.last and (now := time.monotonic()) - sampled > 0.2:
                     sampled = now
-                    ready.append(max(0, machine_times().running - 1))
+                    ready.append(max(0, ready_tasks() - 1))
                 if time.monotonic() > until:
                     late = "the generator did not end by itself"
                     why = f"time limit of {profile.time_limit:g} s ({late})"

@@ -8,7 +8,7 @@ from string import Template
 from typing import Any
 
 from mpmkit.measure.advise import Advice, Case
-from mpmkit.measure.text import aligned
+from mpmkit.measure.command import aligned
 
 HEAD = (
     "MPM", "numbers", "peak busy", "p99", "of", "waited", "p99 wait", "longest", "overflow", "forks", "ends",

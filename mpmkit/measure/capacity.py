@@ -9,7 +9,7 @@ a request counts from when it was due.
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from mpmkit.measure import command, cpus, demand, experiment, stats
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import MARGIN, TAIL, decide
-from mpmkit.measure.text import aligned
 
 BUDGET = 0.97  # share of the machine that generator, server and idle time have to make up
 GENERATOR_MOST = 0.8  # cores of the generator; beyond, it is not the server that is measured
@@ -110,24 +109,25 @@ class CapacityTable(Table):
         said = "held" if row["holds"] else "not held"
         return row["flaw"] or f"{row['rate']:,.0f}/s {said}, p99 {row['p99_ms'] or math.nan:.1f} ms"
 
-    def text(self) -> str:
+    def _text(self) -> Iterator[str]:
         """The capacities, the decisions on the time that each request takes (1 / capacity), and what was
         rejected."""
-        found = {mpm: self.capacities(mpm) for mpm in MPMS}
+        costs: dict[str, dict[int, float]] = {}
         lines = [["mpmkit", "requests/s", "95%", "rounds"]]
-        for mpm, rates in found.items():
-            if rates:
+        for mpm in MPMS:
+            if rates := self.capacities(mpm):
+                costs[mpm] = {number: 1 / rate for number, rate in rates.items()}
                 mean = stats.ratio(list(rates.values()), [1.0] * len(rates))
                 between = f"{mean.low:,.0f} to {mean.high:,.0f}" if mean.level else "one round"
                 lines.append([mpm, f"{mean.value:,.0f}", between, str(len(rates))])
-        costs = {mpm: {n: 1 / rate for n, rate in rates.items()} for mpm, rates in found.items()}
-        pairs = [(one, other) for one, other in stats.PAIRS if costs[one] and costs[other]]
-        said = [f"  {a} / {b}, time a request: {decide(costs[a], costs[b])}" for a, b in pairs]
-        flaws = [row["flaw"] for row in self.records if row["flaw"]]
-        if flaws:
+        yield from command.aligned(lines, (0, 2))
+        for a, b in stats.PAIRS:
+            if {a, b} <= costs.keys():
+                yield f"  {a} / {b}, time a request: {decide(costs[a], costs[b])}"
+        if flaws := [row["flaw"] for row in self.records if row["flaw"]]:
             number = f"{len(flaws)} of {len(self.records)} cells"
-            said.append(f"{number} were rejected; last: {flaws[-1]}")
-        return "\n".join([*aligned(lines, (0, 2)), *said, *self.footer()])
+            yield f"{number} were rejected; last: {flaws[-1]}"
+        yield from self.footer()
 
     def left(self) -> list[Cell]:
         """The bisections that are not finished."""

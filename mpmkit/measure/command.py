@@ -1,9 +1,9 @@
-"""Shared by the experiments' command lines: options, checks, where rows are kept, exit status."""
+"""Shared by the experiments' command lines: options, checks, where rows are kept, tables as text, exit status."""
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,7 +85,7 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "--also": WORDS | {
         "metavar": "SERVER", "help": "measure this server in the same rounds; several as a,b. One that is not "
-        f"installed is named and left out: {', '.join(competitors.names())}, or all",
+        f"installed is named and left out: {', '.join(competitors.FORMS)}, or all",
     },
     "--document-root": {"metavar": "DIR", "help": "your pages"},
     "--directive": {
@@ -135,6 +135,22 @@ def say(text: str) -> None:
     """Lines on standard error, with the program's name."""
     for line in text.splitlines():
         print(f"mpmkit: {line}", file=sys.stderr, flush=True)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
+    """A line for each row, in columns of one width each, two blanks between them.
+
+    `left` are the columns (from 0) that begin at their left edge, as words do; the others end at their
+    right, as numbers do. All rows have as many cells as the first. Raises ValueError otherwise.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def measured(

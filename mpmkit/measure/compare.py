@@ -13,7 +13,6 @@ from mpmkit.load.fields import read_share
 from mpmkit.measure import command, records, utilisation
 from mpmkit.measure.records import RecordError, Row
 from mpmkit.measure.stats import DEARER, MARGIN, UNDECIDED, Decision, decide
-from mpmkit.measure.text import aligned
 
 # table -> the columns that name what was measured, and the column of the cost.
 COSTS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -119,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.say(note)
         head = ["B / A", f"ratio (95%)  word, margin {options.margin:.3g}", ""]
         lines = [[n, str(one), "" if one.paired else "unpaired"] for n, one in found.items()]
-        print("\n".join(aligned([head, *lines], (0, 1, 2))), flush=True)
+        print("\n".join(command.aligned([head, *lines], (0, 1, 2))), flush=True)
         if options.junit:
             Path(options.junit).write_text(junit(found), encoding="utf-8")
     except (ValueError, OSError) as error:

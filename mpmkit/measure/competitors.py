@@ -1,12 +1,7 @@
-"""The servers that can be measured in the same rounds as mpmkit's, and what each is compared with.
+"""The servers that can be measured in the same rounds as mpmkit's, and what each is compared with: FORMS.
 
-| --also | as | compared with | pages |
-|---|---|---|---|
-| httpd | httpd prefork, worker, event | the same MPM | static, cgi, php-fpm; prefork: mod_php |
-
-A checkout's benchmarks add nginx and Python's servers to FORMS. A competitor is started with the directives of
-the MPM of ours that it is compared with.
-The page is the same file for all, the script the same application.
+A checkout's benchmarks add nginx and Python's servers. A competitor is started with the directives of the MPM of
+ours that it is compared with. The page is the same file for all, the script the same application.
 """
 
 import contextlib
@@ -76,11 +71,6 @@ FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...
         ("httpd", ("prefork",), ("mod_php",), partial(_httpd, php=True)),
     )
 }
-
-
-def names() -> tuple[str, ...]:
-    """What can be asked for."""
-    return tuple(FORMS)
 
 
 def of(names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()) -> list[Cell]:

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
+import psutil
+
 from mpmkit.measure import procfs
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -64,13 +66,8 @@ def cpu_list(text: str) -> set[int]:
 
 def here() -> Placement:
     """For the CPUs that this process may use."""
-
-    def siblings(cpu: int) -> set[int]:
-        with contextlib.suppress(OSError), open(SIBLINGS.format(cpu)) as file:
-            return cpu_list(file.read())
-        return {cpu}
-
-    return place(os.sched_getaffinity(0), siblings)
+    files = {cpu: procfs.text_of(SIBLINGS.format(cpu)) for cpu in os.sched_getaffinity(0)}
+    return place(files, lambda cpu: cpu_list(files[cpu]))
 
 
 @contextlib.contextmanager
@@ -98,17 +95,16 @@ while os.getppid() == parent:
 @contextlib.contextmanager
 def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
     """Keep these CPUs awake: {CPU: process id of its looper}. They end with this process."""
-    started: dict[int, subprocess.Popen[bytes]] = {}
-    try:
+    pids = {}
+    with contextlib.ExitStack() as stack:
         for cpu in set(cpus):
-            started[cpu] = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
-            os.sched_setaffinity(started[cpu].pid, {cpu})
-            os.sched_setscheduler(started[cpu].pid, os.SCHED_IDLE, os.sched_param(0))
-        yield {cpu: looper.pid for cpu, looper in started.items()}
-    finally:
-        for looper in started.values():
-            looper.kill()
-            looper.wait()
+            looper = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
+            stack.enter_context(looper)  # waits for it
+            stack.callback(looper.kill)
+            pids[cpu] = looper.pid
+            os.sched_setaffinity(looper.pid, {cpu})
+            os.sched_setscheduler(looper.pid, os.SCHED_IDLE, os.sched_param(0))
+        yield pids
 
 
 class Reading(NamedTuple):
@@ -138,8 +134,6 @@ class Reader:
         return [mine, *map(procfs.members, self._groups)]
 
     def __call__(self) -> Reading:
-        import psutil
-
         times = psutil.cpu_times(percpu=True)
         idle = [one.idle + one.iowait for one in times]
         for number, looper in self._loopers.items():
@@ -192,8 +186,6 @@ class OtherWork:
     @staticmethod
     def _seconds() -> tuple[float, float]:
         """(clock, CPU time of others, in seconds), each since some moment."""
-        import psutil
-
         me, mine = psutil.Process(), 0.0
         for one in (me, *me.children(recursive=True)):
             with contextlib.suppress(psutil.Error):

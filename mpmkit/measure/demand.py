@@ -4,26 +4,40 @@
 
 The generator sends at fixed rates below its limit, and the measurement is how busy that keeps the server's CPU.
 Generator and server have a CPU each (`cpus`). A block starts each server once, in random order: prefork, worker,
-event and a second prefork (the A/A control), of mpmkit and of httpd if it is installed. Then they get their
-requests in turns (`turns`).
+event and a second prefork (the A/A control), of mpmkit and of httpd if it is installed.
+
+A machine's speed changes from second to second, by a third or more, and servers measured one after the other
+would meet different conditions. So all servers of a block run, and one generator sends to them in turns: in each
+cycle every server has a turn at every rate, in random order. The beginning of a turn does not count: it fills the
+CPU's caches, which other servers have used. Nor does a turn in which something else ran there.
+
+    cycle     1                                     2
+    turn      | event | httpd prefork | prefork ... | httpd prefork | event ...
+    requests   ,,|||||_ ,,||||||||||||_ ,,||||||...        , before it counts   _ pause: the last answers
 """
 
 import contextlib
+import itertools
+import operator
+import threading
+import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS
+from mpmkit.load.arrivals import arrivals
 from mpmkit.load.fields import listed, read_share
 from mpmkit.load.preflight import target_of
-from mpmkit.load.profile import RequestSpec
+from mpmkit.load.profile import LoadProfile, RequestSpec, Stage
+from mpmkit.load.result import LoadRun, Tick
 from mpmkit.load.runner import run_load
-from mpmkit.measure import command, competitors, cpus, experiment, published, stats, turns
+from mpmkit.measure import command, competitors, cpus, experiment, published, stats
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import MARGIN
-from mpmkit.measure.text import aligned
 from mpmkit.measure.utilisation import comparisons, current, demand_of, loads, r_squared, slope
 
 GENERATOR_MOST = 0.6  # cores that it may use: beyond, requests leave late and in bunches
@@ -48,10 +62,103 @@ DIRECTIVES: dict[str, dict[str, Any]] = {
 }
 """The article's, but that no child is forked or ended while it is measured."""
 
+LEAD, COUNTED, PAUSE = 0.03, 0.1, 0.01  # seconds of a turn
+DISTURBED = 0.03  # of the server's CPU, by other work or the host: such a turn does not count
+LENGTH = LEAD + COUNTED + PAUSE
+SETTLE = 0.6  # seconds of turns, at least, that do not count: connections are opened, caches filled
+USERS = 16  # requests at once, at most: fewer than each server has workers
+
+
+class Turn(NamedTuple):
+    """One server's turn. server: its number, from 0. rate: requests/s."""
+
+    server: int
+    rate: float
+
+
+def order_of(servers: int, rates: Sequence[float], cycles: int, seed: str) -> list[Turn]:
+    """Cycles of turns, each in a random order; the first of them, of at least SETTLE seconds, are not among
+    the `cycles` (see `uncounted`)."""
+    cycle = [Turn(*pair) for pair in itertools.product(range(servers), rates)]
+    all_cycles = uncounted(len(cycle)) // len(cycle) + cycles
+    return [turn for n in range(1, all_cycles + 1) for turn in stats.turns(cycle, n, seed)]
+
+
+def uncounted(cycle: int) -> int:
+    """How many turns do not count, for cycles of so many turns."""
+    return cycle * -(-int(SETTLE / LENGTH + 1) // cycle)
+
+
+def profile(turns: Sequence[Turn], lines: Sequence[RequestSpec], keep_alive: bool) -> LoadProfile:
+    """The load: a line of the mix for each server, two stages for each turn."""
+    stages = tuple(
+        Stage(seconds, rate=each, line=server + 1)
+        for server, rate in turns
+        for seconds, each in ((LEAD + COUNTED, rate), (PAUSE, 0.01))
+    )
+    how: dict[str, Any] = {"users": USERS, "arrival": "constant", "warmup_seconds": 0.3}
+    return LoadProfile(mix=tuple(lines), stages=stages, keep_alive=keep_alive, **how)
+
+
+class Sampler(threading.Thread):
+    """Takes a reading at the begin and at the end of what counts of each of so many turns. `tick` is for
+    `run_load`: it starts with the first report of the generator, which says when the first turn began."""
+
+    def __init__(self, turns: int, read: Callable[[], cpus.Reading]) -> None:
+        super().__init__(daemon=True)
+        self.readings: dict[tuple[int, int], cpus.Reading] = {}  # turn, 0 or 1: begin or end
+        self._turns, self._read, self._origin = turns, read, 0.0
+
+    def tick(self, tick: Tick) -> None:
+        """The generator has reported."""
+        if not self._origin:
+            self._origin = tick.origin
+            self.start()
+
+    def run(self) -> None:
+        """Read at the times that the turns leave for it."""
+        self._read()  # looks up the processes
+        for number, end in itertools.product(range(self._turns), (0, 1)):
+            wait = self._origin + number * LENGTH + LEAD + end * COUNTED - time.monotonic()
+            if wait >= 0:  # else before the first report: among those that do not count
+                time.sleep(wait)
+                self.readings[number, end] = self._read()
+
+
+def of_turns(
+    turns: Sequence[Turn], load: LoadProfile, run: LoadRun, sampler: Sampler, shared: bool
+) -> dict[Turn, dict[str, Any]]:
+    """(server, rate) -> the columns of its row: sums over its turns that count. Left out are turns that were
+    disturbed, or whose readings are missing or late. shared: generator and server had one CPU."""
+    first = uncounted(len(set(turns)))
+    dues = [*itertools.takewhile(lambda due: due < len(turns) * LENGTH, arrivals(load))]
+    counts = Counter[Turn]()
+    sums = dict.fromkeys(turns, cpus.Spent())
+    for number, turn in enumerate(turns):
+        old, new = (sampler.readings.get((number, end)) for end in (0, 1))
+        if number < first or old is None or new is None:
+            continue
+        spent = cpus.Spent.between(old, new, turn.server, shared)
+        disturbed = max(spent.stolen, spent.server - spent.group) > DISTURBED * spent.seconds
+        if not 0.9 < spent.seconds / COUNTED < 1.1 or (disturbed and not shared):
+            continue
+        begin = number * LENGTH + LEAD
+        counts[turn] += bisect_left(dues, begin + COUNTED) - bisect_left(dues, begin)
+        sums[turn] = cpus.Spent(*map(operator.add, sums[turn], spent))
+    due = Counter(turns[int(when / LENGTH)].server for when in dues[bisect_left(dues, 0.0) :])
+    good = [len(run.paths.get(line.name, ())) for line in load.mix]
+    found = {}
+    for turn, spent in sums.items():
+        # A request due where two turns meet may be of either: so no more are missing than failed.
+        missing = min(run.failures, max(0, due[turn.server] - good[turn.server]))
+        counted = {"requests": counts[turn], "failures": missing, "unsent": run.errors["unsent"]}
+        found[turn] = counted | spent.columns(counts[turn])
+    return found
+
 
 def flaw_of(row: Mapping[str, Any], cycles: int) -> str:
     """Why a row must not be used; "" if it may. cycles: of turns, in its block."""
-    if row["seconds"] < turns.COUNTED * cycles / 2:
+    if row["seconds"] < COUNTED * cycles / 2:
         return "other work: more than half of its turns were disturbed by it, or by the host"
     if row["generator_u"] > GENERATOR_MOST:
         used = f"{row['generator_u']:.0%} of its CPU, more than {GENERATOR_MOST:.0%}"
@@ -85,28 +192,29 @@ class DemandTable(Table):
         """What progress says of a finished load."""
         return row["flaw"] or f"{1e6 * row['server_u'] / row['x']:.1f} µs a request"
 
-    def text(self) -> str:
+    def _text(self) -> Iterator[str]:
         """Demand, R² and decisions for each kind of work, then what a reader should know."""
-        lines = [
-            "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals",
+        yield "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals"
+        rates = ", ".join(f"{rate:,.0f}" for rate in self.rates)
+        yield (
             f"fixed beforehand: margin ±{self.margin:.3g}, {self.repeats} blocks in random order (seed "
-            f"{self.seed}), {', '.join(f'{x:,.0f}' for x in self.rates)} requests/s; {self.place}",
-        ]
+            f"{self.seed}), {rates} requests/s; {self.place}"
+        )
         for work in self.works:
-            lines += ["", *self._of_work(work)]
-        flaws = [row["flaw"] for row in self.records if row["flaw"]]
-        if flaws:
-            lines += ["", f"{len(flaws)} of {len(self.records)} rows are not used:"]
+            yield ""
+            yield from self._of_work(work)
+        yield ""
+        if flaws := [row["flaw"] for row in self.records if row["flaw"]]:
+            yield f"{len(flaws)} of {len(self.records)} rows are not used:"
             for kind, count in Counter(text.partition(":")[0] for text in flaws).most_common():
                 first = next(text for text in flaws if text.startswith(kind))
-                lines.append(f"  {count} for {kind}; the first of them{first.removeprefix(kind)}")
-        return "\n".join([*lines, "", *self.footer()]).rstrip()
+                yield f"  {count} for {kind}; the first of them{first.removeprefix(kind)}"
+            yield ""
+        yield from self.footer()
 
-    def _of_work(self, work: str) -> list[str]:
+    def _of_work(self, work: str) -> Iterator[str]:
         own, found = loads(self.records, "group_u"), loads(self.records)
         mine = {who: blocks for (kind, who), blocks in sorted(found.items()) if kind == work}
-        if not mine:
-            return [f"{work}: no row can be used"]
         rates = sorted({rate for one in mine.values() for load in one.values() for rate in load})
         head = [work, "S µs", "95%", "own µs", *(f"at {rate:,.0f}/s" for rate in rates)]
         lines = [[*head, "R²", "blocks"]]
@@ -118,8 +226,9 @@ class DemandTable(Table):
             at = [f"{slope(points):.1f}" if points else "-" for points in some]
             last = ["-" if fit is None else f"{fit:.3f}", str(len(blocks))]
             lines.append([str(who), f"{s.value:.1f}", between, of_group, *at, *last])
-        said = comparisons(self.records, work, self.margin)
-        return [*aligned(lines, (0, 2)), *(f"  {pair}: {one}" for pair, one in said.items())]
+        yield from command.aligned(lines, (0, 2)) if mine else [f"{work}: no row can be used"]
+        for pair, decision in comparisons(self.records, work, self.margin).items():
+            yield f"  {pair}: {decision}"
 
     def block(self, number: int) -> list[Cell]:
         """The cells of a block, from 1, in their random order."""
@@ -172,23 +281,23 @@ class DemandTable(Table):
         page, running = published.page(kind), [*servers.values()]
         ports = [target_of(server.url).port for server in running]
         lines = [RequestSpec(page.path, expect_length=page.length, port=port) for port in ports]
-        order = turns.order(len(running), self.rates, self.cycles, f"{self.design} {block}")
-        load = turns.profile(order, lines, keep)
+        order = order_of(len(running), self.rates, self.cycles, f"{self.design} {block}")
+        load = profile(order, lines, keep)
         read = cpus.Reader(self.place, awake, [server.pid for server in running])
-        sampler = turns.Sampler(len(order), read)
+        sampler = Sampler(len(order), read)
         found = run_load(running[0].url, profile=load, on_tick=sampler.tick)
         gone = [server for server in running if experiment.is_gone(server)]
         if gone or not found.complete:
             words = "".join(map(experiment.last_words, gone[:1]))
             raise RuntimeError(f"block {block}, {work}: {found.ended}{words}")
         sampler.join()
-        sums = turns.loads(order, load, found, sampler, self.place.shared)
+        sums = of_turns(order, load, found, sampler, self.place.shared)
         same: dict[str, Any] = {"design": self.design, "seed": self.seed, "margin": self.margin}
         same |= {"blocks": self.repeats, "cpus": str(self.place), "work": work}
         for number, cell in enumerate(servers):
             rows = []
             for rate in self.rates:
-                columns = {**same, **sums[turns.Turn(number, rate)], "rate": rate}
+                columns = {**same, **sums[Turn(number, rate)], "rate": rate}
                 columns |= {"control": cell.control, "flaw": flaw_of(columns, self.cycles)}
                 rows.append(conditions[number].row(DIRECTIVES[cell.mpm], **columns))
             yield rows

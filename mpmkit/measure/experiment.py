@@ -3,11 +3,10 @@
     table = MyTable([], cells=cells, repeats=3)
     table.run(out, Bar())
 
-An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) is a `Table`: `plan` checks what was asked and
-gives one without rows, which has the cells, measures one of them (`measure`) and prints itself (`text`). A
-cell is one server and its measurements; a round measures each cell once, in random order, from a seed kept in the
-rows (randomised complete blocks): a machine that becomes slower affects all cells, and no cell always follows the
-same one. Nothing runs in parallel.
+An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) is a `Table`, which has the cells, measures one of
+them and prints itself. A cell is one server and its measurements; a round measures each cell once, in random
+order, from a seed kept in the rows (randomised complete blocks): a machine that becomes slower affects all cells,
+and no cell always follows the same one. Nothing runs in parallel.
 """
 
 import contextlib
@@ -25,12 +24,14 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
+import psutil
+
 from mpmkit.config.extras import DataFrame
 from mpmkit.launcher import launch
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import procfs, published, records, stats
-from mpmkit.measure.process_group import NotInstalled, ServerFailed
 from mpmkit.measure.records import RecordError, RecordFile, Row, new_run_id
+from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
 OURS = "mpmkit"
 
@@ -79,11 +80,12 @@ def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None
     made = []
     for number in rounds:
         these = [replace(cell, round=number) for cell in cells]
-        for cell in these if seed is None else stats.turns(these, number, str(seed)):
-            if seed is not None:
-                parts = stats.turns(cell.parts, number, f"{seed} {cell.label}")
-                cell = replace(cell, parts=tuple(parts))
-            made.append(cell)
+        if seed is not None:
+            these = [
+                replace(cell, parts=tuple(stats.turns(cell.parts, number, f"{seed} {cell.label}")))
+                for cell in stats.turns(these, number, str(seed))
+            ]
+        made += these
     return made
 
 
@@ -168,11 +170,12 @@ class Table:
     unit = "cells"
     design_column = "design"
     again = ""  # what a stopped command ends with
+    nothing = ""  # the text without rows
 
     @functools.cached_property
     def machine(self) -> Row:
         """The columns of the machine that measures now."""
-        return records.machine().row()
+        return vars(records.machine())
 
     @property
     def measured(self) -> int:
@@ -193,6 +196,11 @@ class Table:
 
     def text(self) -> str:
         """The table for a terminal."""
+        lines = self._text() if self.records or not self.nothing else [self.nothing]
+        return "\n".join(lines).rstrip()
+
+    def _text(self) -> Iterator[str]:
+        """Its lines."""
         raise NotImplementedError
 
     def measure(self, cell: Any, report: Report) -> Figures:
@@ -257,39 +265,35 @@ Asked = ParamSpec("Asked")
 def measured(
     plan: Callable[Asked, SomeTable],
 ) -> "functools._Wrapped[Asked, SomeTable, ..., SomeTable]":
-    """A function that checks what is asked and gives the experiment without rows, as one that measures it.
-    The first one is its attribute `__wrapped__`."""
+    """A function that checks what is asked and gives the experiment without rows, as one that measures it, with
+    the arguments of `Table.run`, too. The first one is its attribute `__wrapped__`."""
+    shown = inspect.signature(plan)
+    own = [*inspect.signature(Table.run).parameters.values()][1:]
 
     @functools.wraps(plan)
-    def measure(
-        *asked: Any,
-        out: Out = None,
-        on_progress: OnProgress | None = None,
-        say: Say | None = None,
-        **more: Any,
-    ) -> SomeTable:
-        return plan(*asked, **more).run(out, on_progress, say)
+    def measure(*asked: Any, **more: Any) -> SomeTable:
+        how = {one.name: more.pop(one.name, None) for one in own}
+        return plan(*asked, **more).run(**how)
 
-    shown, own = inspect.signature(plan), inspect.signature(measure, follow_wrapped=False)
-    both = [*shown.parameters.values(), *[*own.parameters.values()][1:-1]]
+    both = [*shown.parameters.values(), *(one.replace(kind=one.KEYWORD_ONLY) for one in own)]
     measure.__signature__ = shown.replace(parameters=both)  # type: ignore[attr-defined]
     return measure
 
 
-class ExperimentError(RuntimeError):
-    """The experiment could not continue. `table` holds the finished rows."""
+class Stopped(BaseException):
+    """What ended an experiment. `table` holds the finished rows."""
 
     def __init__(self, message: str, table: Table) -> None:
         super().__init__(message)
         self.table: Any = table
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C. `table` holds the finished rows."""
+class ExperimentError(Stopped, RuntimeError):
+    """The experiment could not continue."""
 
-    def __init__(self, table: Table) -> None:
-        super().__init__("interrupted")
-        self.table: Any = table
+
+class Interrupted(Stopped, KeyboardInterrupt):
+    """Ctrl-C."""
 
 
 def run(
@@ -304,23 +308,27 @@ def run(
     """Measure the cells one after the other; the table, with their rows.
 
     cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
-    measure_one: a generator: the rows of each figure of a cell as soon as they are there. It is closed
-        when the run ends, so its `with` blocks stop their servers. It may report in between.
-    file: where the rows are written. on_progress: called with a Progress. say: with each sentence of
-        `left_out`, those that are there already included.
+    measure_one: a generator of the rows of each figure, which may report in between. It is closed when the run
+        ends, so its `with` blocks stop their servers.
+    file: where the rows are written. on_progress: called with a Progress. say: with each sentence of `left_out`.
 
     Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
     """
     say = say or (lambda sentence: None)
     for sentence in table.left_out:
         say(sentence)
-    began, text = (time.monotonic(), table.measured), ""
+    began, before, text = time.monotonic(), table.measured, ""
 
     def report(now: str, share: float = 0.0, row: Row | None = None) -> None:
         nonlocal text
         text = now
         if on_progress is not None:
-            on_progress(_progress(table, began, now, share, row))
+            done, planned = table.measured, max(1, table.planned)
+            whole = min(1.0, (done + min(1.0, share)) / planned)
+            mine = whole - before / planned
+            left = (time.monotonic() - began) / mine * (1 - whole) if mine > 0 else None
+            result = table.result(row) if row else ""
+            on_progress(Progress(done, planned, text, whole, left, row, result))
 
     kept: Counter[frozenset[str]] = Counter()
     try:
@@ -340,24 +348,13 @@ def run(
                 say(table.left_out[-1])
             table.planned -= len(cell.parts) - (table.measured - had)
     except KeyboardInterrupt:
-        raise Interrupted(table) from None
+        raise Interrupted("interrupted", table) from None
     except Exception as error:
         raise ExperimentError(one_line(error), table) from error
     finally:
         if isinstance(cells, Generator):
             cells.close()
     return table
-
-
-def _progress(
-    table: Table, began: tuple[float, int], text: str, share: float, row: Row | None
-) -> Progress:
-    """began: when, and with how many figures."""
-    done, planned = table.measured, max(1, table.planned)
-    whole = min(1.0, (done + min(1.0, share)) / planned)
-    mine = whole - began[1] / planned
-    left = (time.monotonic() - began[0]) / mine * (1 - whole) if mine > 0 else None
-    return Progress(done, planned, text, whole, left, row, table.result(row) if row else "")
 
 
 def resume(table: Table, file: RecordFile, **same: Any) -> None:
@@ -384,12 +381,15 @@ class Conditions:
         of_cell = {"server": cell.server, "mpm": cell.mpm or None, "round": cell.round}
         now = {"load1": os.getloadavg()[0], "started_at": records.utc(time.time())}
         self._row: Row = {**of_run, **of_cell, **now, **table.machine}
-        self._cpu = procfs.machine_times()
+        self._cpu = psutil.cpu_times()
 
     def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
         """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
         said = " ".join(f"{name}={value}" for name, value in directives.items())
-        steal = procfs.machine_times().steal_since(self._cpu)
+        passed = [b - a for a, b in zip(self._cpu, psutil.cpu_times(), strict=True)][
+            :8
+        ]  # without guests'
+        steal = min(1.0, max(0.0, passed[7]) / sum(passed)) if sum(passed) > 0 else None
         return records.check({**self._row, "directives": said, "steal": steal, **columns})
 
 

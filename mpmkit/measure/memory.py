@@ -14,26 +14,26 @@ import math
 import os
 import statistics
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mpmkit.config.checks import check
-from mpmkit.config.directives import MPMS, DirectiveError
+from mpmkit.config.directives import MPMS, DirectiveError, Directives
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.fields import listed
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
+from mpmkit.measure.advise import warm
 from mpmkit.measure.command import Problems
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.procfs import numbers, processes_of, sample, settle
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for, room_for
-from mpmkit.measure.text import aligned
 
 AGAINST = {
     "busy": ("requests being served", "busy request"),
@@ -108,6 +108,7 @@ class MemoryTable(Table):
 
     name = "memory"
     unit = "levels"
+    nothing = "no level was finished"
 
     @property
     def measured(self) -> int:
@@ -125,11 +126,8 @@ class MemoryTable(Table):
     def measure(self, cell: Level, report: Report) -> Figures:
         """One server with so many requests or connections."""
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
-        directives = dict(cell.directives)
-        if cell.against == "busy" or cell.stands_for != "event":
-            directives["StartServers"] = start_servers(cell.stands_for, directives, cell.level)
-        conditions = experiment.Conditions(self, cell)
-        with descriptors(cell.descriptors), cell.start(cell.stands_for, **directives) as server:
+        conditions, start = experiment.Conditions(self, cell), partial(cell.start, cell.stands_for)
+        with descriptors(cell.descriptors), start(**cell.directives) as server:
             try:
                 found, held, slab = _look(cell, server, self.path)
             except RuntimeError as error:
@@ -139,7 +137,7 @@ class MemoryTable(Table):
         rows = []
         for scope, columns in found.items():
             own = {"scope": scope, "slab_kb": slab if scope == "server" else None}
-            rows.append(conditions.row(directives, **same, **columns, **own))
+            rows.append(conditions.row(cell.directives, **same, **columns, **own))
         yield rows
 
     def lines(self, *columns: str) -> dict[tuple[str, str | None, str], Line]:
@@ -159,29 +157,38 @@ class MemoryTable(Table):
             rows.append({**row, "points": line.points})
         return data_frame(rows)
 
-    def text(self) -> str:
+    def _text(self) -> Iterator[str]:
         """The levels, the costs, and what the words mean."""
-        if not self.records:
-            return "no level was finished"
-        there = {row["against"] for row in self.records}
-        parts = [self._levels(against) for against in AGAINST if against in there]
-        words = (
-            "held: the number that the server took; under prefork and worker each one holds a worker",
-            "summed RSS counts a shared page in every process",
-            "cost and base: slope and start of a line through the levels in PSS, without page tables and sockets",
-        )
-        return "\n\n".join([*parts, self._costs(), "\n".join([*words, *self.footer()])])
+        for against in AGAINST:
+            yield from self._levels([row for row in self.records if row["against"] == against])
+        naive, tables = self.lines("rss_kb"), self.lines("page_tables_kb")
+        head = "what one more costs", "KiB", "95% interval", "page tables", "base MiB"
+        rows = [(*head, "summed RSS says")]
+        for key, line in self.lines().items():
+            known = math.isfinite(line.high)
+            between = f"{line.low:,.1f} to {line.high:,.1f}" if known else "two levels: none"
+            who = f"{' '.join(filter(None, key[:2]))}, {AGAINST[key[2]][1]}"
+            cells = f"{line.slope:,.1f}", between, f"{tables[key].slope:+,.1f}"
+            rows.append((who, *cells, f"{line.base / 1024:,.1f}", f"{naive[key].slope:,.1f}"))
+        yield from command.aligned(rows) if rows[1:] else ["one level alone has no slope"]
+        yield ""
+        yield "held: the number that the server took; under prefork and worker each one holds a worker"
+        yield "summed RSS counts a shared page in every process"
+        how = "slope and start of a line through the levels in PSS, without page tables and sockets"
+        yield f"cost and base: {how}"
+        yield from self.footer()
 
-    def _levels(self, against: str) -> str:
+    def _levels(self, found: list[Row]) -> Iterator[str]:
+        """A table for each server, of what was measured against one thing."""
         servers: dict[str, dict[int, dict[str, list[Row]]]] = {}
-        for row in self.records:
-            if row["against"] == against:
-                name = f"{row['server']} {row['mpm'] or ''}".strip()
-                levels = servers.setdefault(name, {})
-                levels.setdefault(row["level"], {}).setdefault(row["scope"], []).append(row)
-        what = AGAINST[against][0]
-        out = [f"memory in MiB against {what} (child's PSS in KiB, the median child)"]
-        for name, levels in servers.items():
+        for row in found:
+            levels = servers.setdefault(f"{row['server']} {row['mpm'] or ''}".strip(), {})
+            levels.setdefault(row["level"], {}).setdefault(row["scope"], []).append(row)
+        for number, (name, levels) in enumerate(servers.items()):
+            against = found[0]["against"]
+            if not number:
+                what = f"{AGAINST[against][0]} (child's PSS in KiB, the median child)"
+                yield from [f"memory in MiB against {what}", ""]
             table: list[tuple[str, ...]] = [(against, *_HEAD)]
             for level, rows in levels.items():
                 whole = rows["server"]
@@ -189,22 +196,7 @@ class MemoryTable(Table):
                 sizes = [f"{_middle(whole, f'{n}_kb') / 1024:,.1f}" for n in _MIB]
                 child = f"{_middle(rows['child'], 'pss_kb'):,.0f}" if "child" in rows else "-"
                 table.append((f"{level:,}", *counts, *sizes, child))
-            out += ["", name, *aligned(table, left=())]
-        return "\n".join(out)
-
-    def _costs(self) -> str:
-        naive, tables, found = self.lines("rss_kb"), self.lines("page_tables_kb"), self.lines()
-        if not found:
-            return "one level alone has no slope"
-        head = "what one more costs", "KiB", "95% interval", "page tables", "base MiB"
-        rows = [(*head, "summed RSS says")]
-        for key, line in found.items():
-            known = math.isfinite(line.high)
-            between = f"{line.low:,.1f} to {line.high:,.1f}" if known else "two levels: none"
-            who = f"{' '.join(filter(None, key[:2]))}, {AGAINST[key[2]][1]}"
-            cells = f"{line.slope:,.1f}", between, f"{tables[key].slope:+,.1f}"
-            rows.append((who, *cells, f"{line.base / 1024:,.1f}", f"{naive[key].slope:,.1f}"))
-        return "\n".join(aligned(rows))
+            yield from [name, *command.aligned(table, left=()), ""]
 
 
 def _middle(rows: Sequence[Row], column: str) -> float:
@@ -239,7 +231,7 @@ def memory_table(
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
     kinds = problems.chosen("against", against, AGAINST)
-    others = competitors.of(problems.chosen("also", also, competitors.names(), 0), mpms)
+    others = competitors.of(problems.chosen("also", also, competitors.FORMS, 0), mpms)
     given = {"busy": _levels(problems, "busy", busy), "idle": _levels(problems, "idle", idle)}
     chosen, (shares, numbers, most) = problems.scale(scale, SCALES, busy, idle, rounds)
     problems.rounds(rounds, 100)
@@ -252,17 +244,22 @@ def memory_table(
     cells: list[Level] = []
     for mpm in mpms:
         block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
-        workers = _max_request_workers(problems, mpm, block)
+        try:
+            effective, _ = check(mpm, from_keywords(mpm, **block))
+        except DirectiveError as error:
+            problems += [f"directives: {line}" for line in str(error).splitlines()]
+            continue
+        workers = effective.MaxRequestWorkers
         busy_levels = given["busy"] or sorted({round(share * workers) for share in shares})
         levels = {"busy": busy_levels, "idle": _held(mpm, given["idle"] or numbers, workers)}
         if "busy" in kinds and max(busy_levels) > workers:
-            problems.append(
-                f"busy: {max(busy_levels):,} requests can't be busy under {mpm} with "
-                f"MaxRequestWorkers {workers}; raise it with directives, or ask for fewer"
-            )
+            many = f"{max(busy_levels):,} requests can't be busy under {mpm}"
+            limit = f"with MaxRequestWorkers {workers}"
+            problems.append(f"busy: {many} {limit}; raise it with directives, or ask for fewer")
         servers = [Cell(1, OURS, mpm, stands_for=mpm, start=ours)]
         servers += [one for one in others if one.stands_for == mpm]
-        cells += [level for kind in kinds for level in _cells(servers, kind, levels[kind], block)]
+        for kind in kinds:
+            cells += _cells(servers, kind, levels[kind], block, effective)
     if short := too_few_descriptors(max((one.descriptors for one in cells), default=0)):
         problems.append(f"levels: {short}")
     problems.raise_any()
@@ -270,26 +267,20 @@ def memory_table(
 
 
 def _cells(
-    servers: Iterable[Cell], kind: str, levels: Sequence[int], directives: dict[str, Any]
-) -> list[Level]:
-    """The levels of servers that stand for one MPM."""
-    found = []
+    servers: Iterable[Cell], kind: str, levels: Sequence[int], block: Row, effective: Directives
+) -> Iterator[Level]:
+    """The levels of servers that stand for one MPM, each with the children at which maintenance would settle."""
+    kept = (effective.mpm, kind) == ("event", "idle")  # without a worker
+    if kept and (most := max(levels, default=0)):
+        # event takes ThreadsPerChild + AsyncRequestWorkerFactor x idle workers connections a child.
+        factor = math.ceil(most * 1.5 / (effective.StartServers * effective.ThreadsPerChild))
+        block = {"AsyncRequestWorkerFactor": max(2, factor), **block}
     for one in servers:
-        room, most = dict(directives), max(levels, default=0)
-        if (one.stands_for, kind) == ("event", "idle") and most:
-            # event takes ThreadsPerChild + AsyncRequestWorkerFactor x idle workers connections a child.
-            threads = int(room.get("StartServers", 3)) * int(room.get("ThreadsPerChild", 25))
-            room.setdefault("AsyncRequestWorkerFactor", max(2, math.ceil(most * 1.5 / threads)))
         # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
-        if kind == "idle" or one.mpm:
-            how: dict[str, Any] = {
-                "stands_for": one.stands_for,
-                "start": one.start,
-                "directives": room,
-            }
-            who = (1, one.server, one.mpm)
-            found += [Level(*who, against=kind, level=level, **how) for level in levels]
-    return found
+        for level in levels if kind == "idle" or one.mpm else ():
+            children = effective.StartServers if kept else warm(effective, level).StartServers
+            directives = {**block, "StartServers": children}
+            yield Level(**{**vars(one), "against": kind}, level=level, directives=directives)
 
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
@@ -306,26 +297,6 @@ def _held(mpm: str, levels: Sequence[int], workers: int) -> list[int]:
     beyond shows it."""
     beyond = [level for level in levels if level > workers]
     return list(levels) if mpm == "event" else [n for n in levels if n <= workers] + beyond[:1]
-
-
-def _max_request_workers(problems: Problems, mpm: str, given: Mapping[str, Any]) -> int:
-    """MaxRequestWorkers as the server will have it; what it would refuse is a problem."""
-    try:
-        effective, _ = check(mpm, from_keywords(mpm, **given))
-        return int(effective.MaxRequestWorkers)
-    except DirectiveError as error:
-        problems += [f"directives: {line}" for line in str(error).splitlines()]
-        return MOST
-
-
-def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
-    """Children that idle maintenance would end up with when so many workers are busy."""
-    number = {name: int(value) for name, value in directives.items() if str(value).isdigit()}
-    most, least = number["MaxRequestWorkers"], number["StartServers"]
-    threads = 1 if mpm == "prefork" else number["ThreadsPerChild"]
-    spare = number["MinSpareServers" if mpm == "prefork" else "MinSpareThreads"]
-    wanted = math.ceil(min(most, busy + spare) / threads)
-    return max(1, min(most // threads, max(wanted, least)))
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says

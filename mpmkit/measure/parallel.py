@@ -2,19 +2,19 @@
 
     results = in_processes(work, shared, jobs, report)  # [work(shared, job, report) for job in jobs]
 
-A process reads pickles on its standard input (`work` and `shared`, then a job at a time) and writes pickles. It
-ends when its input does, or when what it writes has no reader: it does not outlive the caller, however that ends.
+Each process has the other end of a pipe: it gets `work` and `shared`, then a job at a time, answers (share, text)
+while it works and [result] at last. It ends when our end is closed: it does not outlive us, however we end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ Report = Callable[[float, str], object]
 Work = Callable[[Any, Any, Report], Any]
 
 ROOT = str(Path(__file__).resolve().parents[2])
-LOOK = 0.2  # seconds between two reports
+LOOK = 0.2  # seconds between two reports, at most
 
 
 def in_turn(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
@@ -40,73 +40,67 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
 
     Raises what a call raised, ChildProcessError if a process ended. All processes have ended then.
     """
-    todo, results, shares, said = enumerate(jobs), [None] * len(jobs), [0.0] * len(jobs), [""]
-
-    def attend(process: subprocess.Popen[bytes]) -> None:
-        """Give it jobs, until all are given."""
-        assert process.stdin and process.stdout
+    results: list[Any] = [None] * len(jobs)
+    todo, left, shares, said = enumerate(jobs), len(jobs), [0.0] * len(jobs), ""
+    with contextlib.ExitStack() as stack:
+        count = min(len(jobs), len(os.sched_getaffinity(0)))
+        processes = dict(stack.enter_context(_process()) for _ in range(count))
+        free, busy = [*processes], dict[Any, int]()  # busy: whose end -> the number of its job
         try:
-            pickle.dump((work, shared), process.stdin)
-            for number, job in todo:
-                pickle.dump(job, process.stdin)
-                process.stdin.flush()
-                while isinstance(answer := pickle.load(process.stdout), tuple):
-                    shares[number], said[0] = answer
-                if isinstance(answer[0], Exception):
-                    raise answer[0]
-                results[number], shares[number] = answer[0], 1.0
-        except (EOFError, BrokenPipeError):
-            text = f"a process of the simulation ended with status {process.wait()}"
+            for end in free:
+                end.send((work, shared))
+            while left:
+                for end, (number, job) in zip(free, todo, strict=False):
+                    end.send(job)
+                    busy[end] = number
+                free, ready = [], list[Any](wait(busy, LOOK))
+                for end in ready:
+                    answer = end.recv()
+                    if isinstance(answer, tuple):
+                        shares[busy[end]], said = answer
+                    elif isinstance(answer[0], Exception):
+                        raise answer[0]
+                    else:
+                        number = busy.pop(end)
+                        results[number], shares[number] = answer[0], 1.0
+                        free.append(end)
+                        left -= 1
+                report(sum(shares) / len(jobs), said)
+        except (EOFError, ConnectionError):
+            text = f"a process of the simulation ended with status {processes[end].wait()}"
             raise ChildProcessError(f"{text}; is there too little memory?") from None
-
-    with ThreadPoolExecutor(len(jobs)) as threads, contextlib.ExitStack() as stack:
-        left = set()
-        for _ in range(min(len(jobs), len(os.sched_getaffinity(0)))):
-            left.add(threads.submit(attend, stack.enter_context(_process())))
-        while left:
-            done, left = wait(left, LOOK, FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            report(sum(shares) / len(jobs), said[0])
     return results
 
 
 @contextlib.contextmanager
-def _process() -> Iterator[subprocess.Popen[bytes]]:
+def _process() -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
+    """A process, with our end of its pipe."""
     path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mpmkit.measure.parallel"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        with contextlib.suppress(BrokenPipeError):  # of what it has not read
-            process.__exit__(None, None, None)
+    ours, theirs = multiprocessing.Pipe()
+    with theirs, ours:
+        command = [sys.executable, "-P", "-m", "mpmkit.measure.parallel", str(theirs.fileno())]
+        how: dict[str, Any] = {"pass_fds": [theirs.fileno()], "start_new_session": True}
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **how)
+        theirs.close()
+        try:
+            yield ours, process
+        finally:
+            process.kill()
+            process.wait()
 
 
-def main() -> None:
-    """A process: calls, until its input ends."""
-    source, out = sys.stdin.buffer, sys.stdout.buffer
-
-    def send(answer: Any) -> None:
-        pickle.dump(answer, out)
-        out.flush()
-
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        work, shared = pickle.load(source)
+def main(pipe: Connection) -> None:
+    """A process: calls, until the other end is closed."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        work, shared = pipe.recv()
         while True:
-            job = pickle.load(source)
+            job = pipe.recv()
             try:
-                found = work(shared, job, lambda share, text: send((share, text)))
-            except BrokenPipeError:
-                break
-            except Exception as error:
+                found = work(shared, job, lambda share, text: pipe.send((share, text)))
+            except Exception as error:  # without a reader, it cannot be sent either
                 found = error
-            send([found])
-    os._exit(0)  # it must not try to flush what has no reader
+            pipe.send([found])
 
 
 if __name__ == "__main__":
-    main()
+    main(Connection(int(sys.argv[1])))

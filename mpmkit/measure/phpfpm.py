@@ -8,10 +8,10 @@ www-data when root starts it.
 """
 
 import glob
-import os
 from pathlib import Path
+from typing import Any
 
-from mpmkit.measure.process_group import ProcessGroup, find_program, unprivileged_user
+from mpmkit.measure.reference_servers import ReferenceServer, find_program, unprivileged_user
 
 URL = "fcgi://localhost"
 MOST_CHILDREN = 512  # processes; each takes some MB
@@ -25,29 +25,22 @@ def find_php_fpm() -> str:
     return find_program((*found, "php-fpm"), "php-fpm", how)
 
 
-class PhpFpm(ProcessGroup):
+class PhpFpm(ReferenceServer):
     """php-fpm with `children` workers, for the length of a `with` block.
 
-    Attributes once started: `address` (the path of its socket), `pid`, `root` (its directory), `document_root`:
-    the one that was given, or a copy of it where its children, another user's, may not read it.
-    Raises NotInstalled where it is missing, ValueError for a number of children that makes no sense.
+    how: what `ReferenceServer` takes. `address` is the path of its socket. Raises NotInstalled where it is
+    missing, ValueError for a number of children that makes no sense.
     """
 
     name = "php-fpm"
     stop_within = 5.0
 
-    def __init__(
-        self, *, children: int = 5, document_root: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, *, children: int = 5, **how: Any) -> None:
         if not 1 <= children <= MOST_CHILDREN:
             raise ValueError(f"children: must be from 1 to {MOST_CHILDREN}, not {children}")
-        super().__init__(document_root)
+        super().__init__(**how)
         self.children = children
         self._binary = find_php_fpm()
-
-    @property
-    def document_root(self) -> Path | None:
-        return self._served if self._asked_for is not None else None
 
     @property
     def address(self) -> str:
@@ -60,20 +53,16 @@ class PhpFpm(ProcessGroup):
 
     def directives(self) -> tuple[str, ...]:
         """Directive lines that have it run every .php file."""
-        return (
-            f'AddHandler "{self.handler}" .php',
-            f"ProxySet {URL} enablereuse=on",  # there is a child for each of the server's workers
-        )
+        # Reused, as there is a child for each of the server's workers.
+        return f'AddHandler "{self.handler}" .php', f"ProxySet {URL} enablereuse=on"
 
     def _command(self, file: Path) -> list[str]:
         # -n: the machine's php.ini and its extensions would differ from place to place
         return [self._binary, "-n", "-F", "-y", str(file), "-p", str(self.root)]
 
     def _configuration(self) -> str:
-        who = ""
-        if user := unprivileged_user():
-            os.chown(self.root, -1, 0)
-            who = f"user = {user[0]}\ngroup = {user[1]}\nlisten.mode = 0666\n"
+        user = unprivileged_user()
+        who = f"user = {user[0]}\ngroup = {user[1]}\nlisten.mode = 0666\n" if user else ""
         return f"""\
 [global]
 pid = {self.root}/pid

@@ -256,28 +256,10 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
     return found
 
 
-class MachineTimes(NamedTuple):
-    """The machine's CPU time so far, in ticks of all CPUs together: all of it, and what
-    the host gave to others; and how many tasks are ready to run now, the reader among them."""
-
-    total: int
-    steal: int
-    running: int
-
-    def steal_since(self, before: Self) -> float | None:
-        """The share (0 to 1) of the time since `before` that the host gave to others."""
-        passed = self.total - before.total
-        return min(1.0, max(0, self.steal - before.steal) / passed) if passed > 0 else None
-
-
-def machine_times(text: str | None = None) -> MachineTimes:
-    """From /proc/stat, or its text; zeros where the file is missing."""
-    lines = (text_of("/proc/stat") if text is None else text).splitlines()
-    found = {name: words for name, *words in map(str.split, lines) if words}
-    # The eighth is steal; the two after it are counted within the first.
-    ticks = [int(word) for word in found.get("cpu", [])[:8]]
-    running = int(found.get("procs_running", ["0"])[0])
-    return MachineTimes(sum(ticks), ticks[7] if len(ticks) > 7 else 0, running)
+def ready_tasks() -> int:
+    """How many tasks are ready to run now on this machine, the reader among them."""
+    found = re.search(r"^procs_running (\d+)", text_of("/proc/stat"), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 LISTENING = "0A"

@@ -1,8 +1,7 @@
-"""The article whose tables are measured: its servers' settings, its requests, and its
-results.
+"""The article whose tables are measured: its servers' settings, its requests, and its results.
 
-The published figures come from another server on unnamed hardware. Only the order of
-the MPMs and their ratios can be compared (`stats.verdict`).
+The published figures come from another server on unnamed hardware. Only the order of the MPMs and their ratios
+can be compared (`stats.verdict`).
 """
 
 import csv

@@ -5,23 +5,28 @@
 
 The load is the article's: 200 clients, a new connection per request (ab's default), on one server at a time,
 after a warm-up that is not counted: prefork takes some ten seconds to grow from 5 processes to the number
-that 200 clients need. The article's settings and results are in `published`, the resulting table in `qps_table`.
+that 200 clients need. The article's settings and results are in `published`.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+import statistics
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS
+from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.measure import command, competitors, experiment, published, records
-from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report
+from mpmkit.measure import command, competitors, experiment, published, records, stats, utilisation
+from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.procfs import Meter
-from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.records import Row
+from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
 
+WIDTH = 100  # columns of the table as text
 TIME_LIMIT = 900.0  # seconds that one cell may take at most
 
 
@@ -45,11 +50,15 @@ SCALES: dict[str, QpsScale] = {
 
 
 @dataclass(repr=False)
-class Qps(QpsTable):
-    """The experiment. profiles: column of the table -> load. least: as in `QpsScale`."""
+class QpsTable(Table):
+    """The experiment: what it measured, compared with the `published` figures (kind -> MPM -> QPS). profiles:
+    column of the table -> load. least: as in `QpsScale`."""
 
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
     profiles: dict[str, LoadProfile] = field(default_factory=dict)
     least: float = 0.0
+
+    nothing = "no row was finished"
 
     def measure(self, cell: Cell, report: Report) -> Figures:
         """Start one server, measure its pages, stop it."""
@@ -68,31 +77,178 @@ class Qps(QpsTable):
     ) -> tuple[LoadRun, float | None]:
         """One figure, and the server's CPU time for a request. Where it lasts less than it should, all of its
         kind get more requests from now on, and it is measured again."""
-        text = f"round {cell.round}, {cell.label}, {kind}"
-        while True:
-            load = self.profiles[kind]
-            # A script that php-fpm runs is paid for by processes that are not the server's.
-            meter = Meter(None if kind == "php-fpm" else getattr(server, "pid", None))
+        load = self.profiles[kind]
+        # A script that php-fpm runs is paid for by processes that are not the server's.
+        meter = Meter(None if kind == "php-fpm" else getattr(server, "pid", None))
 
-            def progress(done: int, seconds: float, load: Any = load, meter: Meter = meter) -> None:
-                meter.progress(done)
-                by_requests = done / load.requests if load.requests else 0.0
-                by_time = seconds / load.duration if load.duration else 0.0
-                report(text, max(by_requests, by_time))  # whichever is nearer to its end
+        def progress(done: int, seconds: float) -> None:
+            meter.progress(done)
+            by_requests = done / load.requests if load.requests else 0.0
+            by_time = seconds / load.duration if load.duration else 0.0
+            report(f"round {cell.round}, {cell.label}, {kind}", max(by_requests, by_time))
 
-            report(text, 0.0)
-            found = run_load(server, profile=load, on_progress=progress)
-            if not (found.complete and found.succeeded):
-                kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.errors.most_common(3))
-                why = "no good answer" if found.complete else found.ended
-                good = f"{found.succeeded:,} of {found.requests:,} requests were answered well"
-                good += f" ({kinds})" * bool(kinds)
-                words = experiment.last_words(server)
-                raise RuntimeError(f"{cell.label}, {kind}: {why}; {good}{words}")
-            if load.requests is None or found.duration >= self.least:
-                return found, meter.per_request(found.requests)
-            more = math.ceil(1.25 * load.requests * self.least / found.duration)
-            self.profiles[kind] = load.but(requests=more)
+        progress(0, 0.0)
+        found = run_load(server, profile=load, on_progress=progress)
+        if not (found.complete and found.succeeded):
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in found.errors.most_common(3))
+            why = "no good answer" if found.complete else found.ended
+            good = f"{found.succeeded:,} of {found.requests:,} requests were answered well"
+            words = f" ({kinds})" * bool(kinds) + experiment.last_words(server)
+            raise RuntimeError(f"{cell.label}, {kind}: {why}; {good}{words}")
+        if load.requests is None or found.duration >= self.least:
+            return found, meter.per_request(found.requests)
+        more = math.ceil(1.25 * load.requests * self.least / found.duration)
+        self.profiles[kind] = load.but(requests=more)
+        return self._page(cell, kind, server, report)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of page, and ways to run the script, that have rows, in the article's order."""
+        there = {published.column(row) for row in self.records}
+        return [kind for kind in (*published.PAGES, *published.SCRIPTS) if kind in there]
+
+    @property
+    def servers(self) -> list[str]:
+        """The servers that have rows; ours first."""
+        names = {row["server"] for row in self.records}
+        return sorted(names, key=lambda name: (name != OURS, name != "httpd", name))
+
+    def rounds(
+        self, kind: str, server: str = OURS, column: str = "qps"
+    ) -> dict[str, dict[tuple[str, int], float]]:
+        """MPM ("" for a server without one) -> the figure of each round, in the article's order. A round
+        is (run_id, number); one without the figure is left out."""
+        found: dict[str, dict[tuple[str, int], float]] = {mpm: {} for mpm in (*MPMS, "")}
+        for row in self._rows(kind, server):
+            if row[column] is not None:
+                found[row["mpm"] or ""][row["run_id"], row["round"]] = row[column]
+        return {mpm: values for mpm, values in found.items() if values}
+
+    def _rows(self, kind: str, server: str, mpm: str | None = None) -> list[Row]:
+        """The rows of a server, or of one of its MPMs."""
+        rows = [row for row in self.records if mpm in (None, row["mpm"] or "")]
+        return [row for row in rows if (published.column(row), row["server"]) == (kind, server)]
+
+    def limits(self, kind: str, server: str = OURS, mpm: str | None = None) -> Limits:
+        """In how many cells the generator, or the machine, was the limit."""
+        rows = self._rows(kind, server, mpm)
+        bound = ("generator_bound", "generator_starved")
+        return Limits(len(rows), *(sum(bool(row[name]) for row in rows) for name in bound))
+
+    def verdict(self, kind: str, server: str = OURS) -> OrderVerdict | None:
+        """Whether the published order came out; None if fewer than two MPMs can be compared."""
+        figures = self.published.get(published.page(kind).kind, {})
+        return stats.verdict(self.rounds(kind, server), figures, self.limits(kind, server))
+
+    def summary(self) -> DataFrame:
+        """One row per kind, server and MPM: published, median, min, max of the rounds, noise (the standard
+        deviation of their logarithms), both ratios to prefork, the measured one within the rounds and with its
+        95% interval (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how
+        many rounds the generator or the machine was the limit (bound; in words: limit)."""
+        each = itertools.product(self.kinds, self.servers)
+        return data_frame([x for one in each for x in self._lines(*one) if x["mpm"]])
+
+    def _lines(self, kind: str, server: str) -> list[Row]:
+        """The figures of each MPM of a server, or of one that has none."""
+        rounds, cpu = self.rounds(kind, server), self.rounds(kind, server, "server_cpu_us")
+        figures, lines = self.published.get(published.page(kind).kind, {}), []
+        for mpm, found in rounds.items():
+            values, theirs = [*found.values()], figures.get(mpm, math.nan)
+            ratio = _ratio(found, rounds.get("prefork", {}))
+            limits = self.limits(kind, server, mpm)
+            line = {"kind": kind, "server": server, "mpm": mpm, "published": theirs}
+            line |= {"rounds": len(values), "median": statistics.median(values)}
+            line |= {"min": min(values), "max": max(values), "noise": stats.noise(values)}
+            line |= {"cpu_us": statistics.median(cpu[mpm].values()) if mpm in cpu else math.nan}
+            line |= {"published_ratio": theirs / figures.get("prefork", math.nan)}
+            line |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+            bound = limits.generator + limits.machine
+            lines.append({**line, "bound": bound, "limit": limits.short})
+        return lines
+
+    def _text(self) -> Iterator[str]:
+        """Both tables, with what can be concluded, and from what; no line is longer than 100."""
+        for kind in self.kinds:
+            alone = [server for server in self.servers if "" in self.rounds(kind, server)]
+            for server in (one for one in self.servers if one not in alone):
+                yield from self._table(kind, [server])
+            yield from self._table(kind, alone, mpms=False)
+        machine, *last = self.footer()
+        for one in (*self._small_print(), machine):
+            yield from textwrap.wrap(one, WIDTH)
+        yield from last
+
+    def _table(self, kind: str, servers: Sequence[str], mpms: bool = True) -> Iterator[str]:
+        """The MPMs of a server, or the servers that have none, with what is concluded."""
+        head = ["MPM" if mpms else "server", "published", "median", "all rounds", "published"]
+        rows, failed = [[*head, "measured", "µs CPU", "limit"]], []
+        for line in (line for server in servers for line in self._lines(kind, server)):
+            where = self._rows(kind, line["server"], line["mpm"])
+            failures, requests = (sum(row[n] for row in where) for n in ("failures", "requests"))
+            if failures:
+                who = f"{line['server']} {line['mpm']}"
+                failed.append(f"{who}: {failures:,} of {requests:,} requests FAILED")
+            ends = f"{line['min']:,.0f} to {line['max']:,.0f}" if line["rounds"] > 1 else "-"
+            forms = {"published": ",.0f", "median": ",.0f", "published_ratio": ".2f"}
+            forms |= {"ratio": ".2f", "cpu_us": ".1f"}
+            one, two, *more = (
+                "-" if math.isnan(line[name]) else f"{line[name]:{form}}"
+                for name, form in forms.items()
+            )
+            rows.append([line["mpm" if mpms else "server"], one, two, ends, *more, line["limit"]])
+        if rows[1:]:
+            table = command.aligned(rows, left=(0, 7))
+            of = (
+                f", {servers[0]}" if mpms and servers[0] != OURS else ", other servers" * (not mpms)
+            )
+            yield f"requests/s, {published.page(kind).title}{of}"
+            # Two columns stand under one heading, as both are ratios to prefork.
+            yield " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
+            yield from [*table, *failed]
+            for one in self._conclusions(kind, servers[0]) if mpms else ():
+                yield from textwrap.wrap(one, WIDTH, subsequent_indent="  ")
+            yield ""
+
+    def _conclusions(self, kind: str, server: str) -> Iterator[str]:
+        """Whether the order came out, the pairs if that could be decided, the CPU times compared."""
+        if judged := self.verdict(kind, server):
+            yield str(judged)
+            yield from (f"  {one}" for one in judged.pairs if not str(judged.limits))
+        elif len(self.rounds(kind, server)) < 2:
+            yield "one MPM alone has no order"
+        cpu = self.rounds(kind, server, "server_cpu_us")
+        ratios = [
+            f"{one} / {other} {ratio_text(_ratio(cpu[one], cpu[other]))}"
+            for one, other in stats.PAIRS
+            if len(cpu.get(one, {}).keys() & cpu.get(other, {}).keys()) > 1
+        ]
+        if ratios:
+            yield "µs CPU within the rounds: " + ", ".join(ratios)
+
+    def _small_print(self) -> Iterator[str]:
+        row, rounds = self.records[-1], max(row["round"] for row in self.records)
+        way = "keep-alive" if row["keep_alive"] else "a new connection per request"
+        some = dict.fromkeys(f"{f(row['requests'] for row in self.records):,}" for f in (min, max))
+        driver = f"{row['driver']} {row['driver_version'] or ''}".rstrip()
+        shortest = min(row["duration_s"] for row in self.records)
+        yield (
+            f"{row['users']} clients, {way}, {' to '.join(some)} requests and {shortest:.1f} s or "
+            f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}"
+        )
+        yield "µs CPU: CPU time of the server's own processes per request"
+        # php-fpm's processes, which run its scripts, are not the server's.
+        due = [row["server_cpu_us"] for row in self.records if row["script"] != "php-fpm"]
+        if missing := due.count(None):
+            yield f"µs CPU is unknown in {missing} of {len(due)} cells (short, or no pid)"
+        if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
+            yield (
+                "limit: rounds in which the generator, or the machine that it shares with the server, had no CPU "
+                "time left; the figures are lower bounds, and mpmkit demand measures what decides"
+            )
+        if (steal := max(row["steal"] or 0.0 for row in self.records)) >= 0.01:
+            yield f"the host took up to {steal:.0%} of the CPU time"
+        yield from what_decides()
+        yield "published: Apache 2.4.10 on unnamed hardware; compare ratios, not figures"
 
 
 @experiment.measured
@@ -109,7 +265,7 @@ def qps_table(
     also: Names = (),
     scripts: Names = ("wsgi",),
     launch: experiment.Launch | None = None,
-) -> Qps:
+) -> QpsTable:
     """Measure the article's tables here; minutes at the demo scale.
 
     kinds: of "static", "script". mpms: of "prefork", "worker", "event". "all" stands for each. requests: per
@@ -130,7 +286,7 @@ def qps_table(
     """
     problems = command.Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
-    others = problems.chosen("also", also, competitors.names(), 0)
+    others = problems.chosen("also", also, competitors.FORMS, 0)
     pages = problems.chosen("kind", kinds, published.PAGES)
     ways = problems.chosen("script", scripts, published.WAYS)
     if "script" in pages:
@@ -154,7 +310,7 @@ def qps_table(
     cells = _cells(pages, mpms, others, launch or experiment.launch)
     how: dict[str, Any] = {"cells": cells, "repeats": rounds or size.rounds, "scale": chosen}
     how["seed"] = how["run_id"] = records.new_run_id()
-    return Qps([], published.figures(), profiles, size.least * (requests is None), **how)
+    return QpsTable([], published.figures(), profiles, size.least * (requests is None), **how)
 
 
 def _cells(
@@ -173,6 +329,32 @@ def _cells(
         parts = tuple(page for page in pages if page in one.parts)
         cells += [replace(one, parts=parts)] if parts else []
     return cells
+
+
+def what_decides() -> list[str]:
+    """The ratios of service demand that the project ships, a sentence a server; none without that run."""
+    try:
+        rows = records.read(records.recorded_folder() / "demand-demo.csv")
+    except (records.RecordError, OSError):
+        return []
+    found = utilisation.comparisons(rows, "page")
+    said = [
+        f"what decides between the MPMs, recorded on {rows[0]['started_at']:.10} on {rows[0]['cpu_model']} by "
+        "mpmkit demand: CPU time of a static page on a new connection, within blocks, at fixed rates"
+    ]
+    for server in (OURS, "httpd"):
+        pairs = ((a, b, found.get(f"{server} {a} / {server} {b}")) for a, b in stats.PAIRS)
+        ratios = [f"{a} / {b} {ratio_text(d.ratio)} {d.word}" for a, b, d in pairs if d]
+        said += [f"{server}: {', '.join(ratios)}"] * bool(ratios)
+    return said
+
+
+def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interval:
+    """`stats.paired`; NaN where there is no round to compare in."""
+    try:
+        return stats.paired(one, other)
+    except ValueError:
+        return stats.Interval(math.nan, math.nan, math.nan, 0.0)
 
 
 def main(argv: Sequence[str] | None = None, *, launch: experiment.Launch | None = None) -> int:

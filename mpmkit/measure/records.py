@@ -15,7 +15,7 @@ import secrets
 import subprocess
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -218,10 +218,6 @@ class Machine:
     def of(cls, row: Mapping[str, Any]) -> Self:
         """The machine that a record was measured on."""
         return cls(**{name: row[name] for name in cls.__annotations__})
-
-    def row(self) -> Row:
-        """Its columns of a record."""
-        return asdict(self)
 
     def __str__(self) -> str:
         cores = f"{self.cores} core{'s' * (self.cores != 1)}"

@@ -2,15 +2,13 @@
 
 A round (or block) measures every server once, one after the other. Rounds are few (3 to 30).
 
-* Two servers are compared **within a round**, so that a slow minute, which affects both, is not mistaken
-  for a difference between them: `ratio`, with a 95% interval from 2 rounds on. A
-  difference is **larger than the noise** if that interval excludes 1.
+* Two servers are compared **within a round** (`ratio`), so that a slow minute, which affects both, is not
+  mistaken for a difference between them. It is **larger than the noise** if the 95% interval excludes 1.
 * Two costs are compared by **four words**, with a margin fixed beforehand (`decide`). A word is used only
   if the whole interval supports it: above 1 + margin it is dearer, below 1 / (1 + margin) cheaper, between
-  the two the same within 3%, else undecided (so many more blocks would decide). So two equal things are
-  called different in fewer than 5 of 100 comparisons, and each block makes a decision likelier.
+  the two the same within 3%, else undecided. So two equal things are called different in fewer than 5 of 100
+  comparisons, and each block makes a decision likelier.
 * The **published order** came out, did not, or is not decidable (`verdict`).
-* The **knee** of a curve is where it bends; sweeps and stages of a load have the same one.
 """
 
 import math
@@ -159,8 +157,7 @@ MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the
 class Decision:
     """A ratio of two costs with its verdict.
 
-    blocks: their number. more: further blocks that would decide if they are like these; None if
-    unknown. paired: whether the two were compared block by block.
+    blocks: their number. more: as of `more_blocks`. paired: whether the two were compared block by block.
     """
 
     ratio: Interval
@@ -230,19 +227,16 @@ class Limits:
 
     def __str__(self) -> str:
         """ "the generator was the limit in 3 of 9 cells"; "" if the servers were measured."""
-        of = f"of {self.cells} cells"
-        return ", ".join(f"the {what} was the limit in {n} {of}" for what, n in self._counts)
+        return self._said(f"the {{}} was the limit in {{}} of {self.cells} cells")
 
     @property
     def short(self) -> str:
         """ "generator 3/9", "generator 3, machine 1"; "" if the servers were measured."""
-        of = f"/{self.cells}" * (len(self._counts) == 1)
-        return ", ".join(f"{what} {n}{of}" for what, n in self._counts)
+        return self._said("{} {}" if self.generator and self.machine else f"{{}} {{}}/{self.cells}")
 
-    @property
-    def _counts(self) -> list[tuple[str, int]]:
+    def _said(self, form: str) -> str:
         both = (("generator", self.generator), ("machine", self.machine))
-        return [one for one in both if one[1]]
+        return ", ".join(form.format(what, n) for what, n in both if n)
 
 
 @dataclass(frozen=True)

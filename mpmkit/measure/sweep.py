@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import partial
@@ -32,7 +32,6 @@ from mpmkit.measure import command, experiment, published, records, stats
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import knee as knee
-from mpmkit.measure.text import aligned
 
 MOST_POINTS = 10_000
 SHOWN = 10  # problems that are reported; a wrong name is wrong at every point
@@ -70,6 +69,7 @@ class SweepTable(Table):
 
     name = "sweep"
     unit = "points"
+    nothing = "no point was finished"
     design_column = "sweep"
     again = "; the same command resumes"
 
@@ -117,11 +117,17 @@ class SweepTable(Table):
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, and p99_ms, NaN below 1,000
         requests), whether p99_ms is only as long as the run (p99_cut), the rounds, all failures, and
         whether the generator, or the machine that it shares with the server, was the limit in any round."""
+
+        def by_values(group: tuple[tuple[str, str], Any]) -> Any:
+            """MPMs in their order, numbers by their size, words after them."""
+            values = json.loads(group[0][1]).values()
+            return MPMS.index(group[0][0]), [(isinstance(one, str), one) for one in values]
+
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.records:
             groups.setdefault((row["mpm"], row["point"]), []).append(row)
         found = []
-        for (mpm, point), rows in sorted(groups.items(), key=_by_values):
+        for (mpm, point), rows in sorted(groups.items(), key=by_values):
             tails, cuts = zip(*map(stats.p99, rows), strict=True)
             made = {"mpm": mpm, **json.loads(point), "rounds": len(rows)}
             made |= {
@@ -132,12 +138,9 @@ class SweepTable(Table):
             found.append(made | {name: any(row[name] for row in rows) for name in LIMITS})
         return found
 
-    def text(self) -> str:
-        """The summary as text, the best point of each MPM, where a curve bends, the machine."""
-        if not self.records:
-            return "no point was finished"
-        points = self.points()
-        head = ["mpm", *self.names, "requests/s", "p50 ms", "p99 ms", ""]
+    def _text(self) -> Iterator[str]:
+        """The summary, the best point of each MPM, where a curve bends, the machine."""
+        points, head = self.points(), ["mpm", *self.names, "requests/s", "p50 ms", "p99 ms", ""]
         lines = [head]
         for row in points:
             remarks = [f"{row['failures']:,} FAILED"] if row["failures"] else []
@@ -145,39 +148,30 @@ class SweepTable(Table):
             point = [str(row[name]) for name in ("mpm", *self.names)]
             times = [_ms(row["p50_ms"]), "≥ " * row["p99_cut"] + _ms(row["p99_ms"])]
             lines.append([*point, f"{row['qps']:,.0f}", *times, "; ".join(remarks)])
-        out = aligned(lines, left=(0, len(head) - 1))
+        yield from command.aligned(lines, left=(0, len(head) - 1))
         for mpm in dict.fromkeys(row["mpm"] for row in points):
-            out += self._best([row for row in points if row["mpm"] == mpm])
+            yield from self._best([row for row in points if row["mpm"] == mpm])
         if any(row["p99_cut"] for row in points):
-            out.append("≥: as long as the run, which cut the slowest requests off")
+            yield "≥: as long as the run, which cut the slowest requests off"
         if any(math.isnan(row["p99_ms"]) for row in points):
-            out.append(f"p99 needs {stats.TAIL:,} requests a round")
-        return "\n".join(out + self.footer())
+            yield f"p99 needs {stats.TAIL:,} requests a round"
+        yield from self.footer()
 
-    def _best(self, rows: list[dict[str, Any]]) -> list[str]:
+    def _best(self, rows: list[dict[str, Any]]) -> Iterator[str]:
         """The best point of one MPM, and beyond which value of a single name more gains little; neither
         where something else than the server was the limit."""
-        limited = sum(any(row[name] for name in LIMITS) for row in rows)
-        if limited:
+        if limited := sum(any(row[name] for name in LIMITS) for row in rows):
             which = f"generator or machine was the limit in {limited} of {len(rows)} points"
-            return [f"the best point of {rows[0]['mpm']} is not decidable: {which}"]
+            yield f"the best point of {rows[0]['mpm']} is not decidable: {which}"
+            return
         best = max(rows, key=lambda row: row["qps"])
         point = ", ".join(f"{name} {best[name]}" for name in self.names)
-        out = [f"most requests/s under {best['mpm']}: {best['qps']:,.0f} with {point}"]
+        yield f"most requests/s under {best['mpm']}: {best['qps']:,.0f} with {point}"
         values = [row[self.names[0]] for row in rows]
         if len(self.names) == 1 and all(type(value) in (int, float) for value in values):
             bend = knee(values, [row["qps"] for row in rows])
             if bend is not None:
-                out.append(f"  beyond {self.names[0]} {bend:g} more gains little")
-        return out
-
-
-def _by_values(group: tuple[tuple[str, str], Any]) -> tuple[Any, ...]:
-    """MPMs in their order, numbers by their size, words after them."""
-    (mpm, point), _ = group
-    values = json.loads(point).values()
-    words = [(isinstance(v, str), 0 if isinstance(v, str) else v, str(v)) for v in values]
-    return MPMS.index(mpm), words
+                yield f"  beyond {self.names[0]} {bend:g} more gains little"
 
 
 def _median(values: Iterable[float | None]) -> float:

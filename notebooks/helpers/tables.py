@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
     from pandas.io.formats.style import Styler
 
-    from mpmkit.measure.qps_table import QpsTable
+    from mpmkit.measure.qps import QpsTable
     from mpmkit.measure.records import Machine
 
 # Heading of a reader's table -> column of QpsTable.summary(), and how its numbers are written.
@@ -112,7 +112,7 @@ def compared_recorded(
 def machine(described: Machine) -> pandas.DataFrame:
     """The machine as a table of two columns; what is not known is left out. For a small machine
     the table says what not to trust of its figures."""
-    rows = {**described.row(), "caveat": not_headline(described) or None}
+    rows = {**vars(described), "caveat": not_headline(described) or None}
     known = {name.replace("_", " "): str(one) for name, one in rows.items() if one is not None}
     return require("pandas").DataFrame({"value": known.values()}, index=list(known))
 

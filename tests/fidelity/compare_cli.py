@@ -20,8 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mpmkit.measure import procfs
-from mpmkit.measure.process_group import free_port
-from mpmkit.measure.reference_servers import find_httpd
+from mpmkit.measure.reference_servers import find_httpd, free_port
 from tests.fidelity.cases import Row, tables
 from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text
 

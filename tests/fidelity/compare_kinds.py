@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mpmkit.measure.phpfpm import PhpFpm
-from mpmkit.measure.process_group import NotInstalled
+from mpmkit.measure.reference_servers import NotInstalled
 from tests.fidelity.cases import DATA, Row, tables
 from tests.fidelity.clients import shown, split, talk
 from tests.fidelity.server_pair import Pair

@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpmkit.measure.process_group import NotInstalled, output
-from mpmkit.measure.reference_servers import find_httpd
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd, output
 from tests.fidelity import (
     compare_access,
     compare_cli,

@@ -99,7 +99,7 @@ class Side(ReferenceServer):
     def _configuration(self) -> str:
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
         return conf_text(
-            self.mpm, self.root, self.port, self._served, self.pool, self.extra, self.modules
+            self.mpm, self.root, self.port, self.document_root, self.pool, self.extra, self.modules
         )
 
     def _command(self, file: Path) -> list[str]:
