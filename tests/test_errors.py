@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpmkit.measure import phpfpm
+from mpmkit.measure import competitors
 from mpmkit.measure.reference_servers import NotInstalled
 
 PAGE = (Path(__file__).parent.parent / "docs" / "ERRORS.md").read_text()
@@ -49,7 +49,7 @@ def test_an_example_prints_its_message(language, number, code, tmp_path, shared)
         pytest.skip("this machine has a full name")
     if "PhpFpm" in code:
         try:
-            phpfpm.find_php_fpm()
+            competitors.find_php_fpm()
         except NotInstalled as missing:
             pytest.skip(f"{missing}")
     # php-fpm's children, another user's, read the site.

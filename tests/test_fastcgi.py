@@ -25,7 +25,7 @@ import mpmkit
 from mpmkit.handlers import fastcgi as fcgi
 from mpmkit.handlers.fastcgi import FastCgiError, pairs, read_records, record
 from mpmkit.launcher import LaunchError
-from mpmkit.measure.phpfpm import PhpFpm, find_php_fpm
+from mpmkit.measure.competitors import PhpFpm, find_php_fpm
 from mpmkit.measure.reference_servers import NotInstalled
 
 mpm = servers.prefork_and_event

@@ -18,10 +18,10 @@ from benchmarks import python_servers  # noqa: F401  Python's servers are compet
 from mpmkit.load import connections, preflight
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.measure import competitors, experiment, memory, procfs, published, records
-from mpmkit.measure.advise import warm
 from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.memory import PATIENT, MemoryTable, main, memory_of, memory_table
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
+from mpmkit.policy.simulator import settled
 
 plan = memory_table.__wrapped__
 SMALL = {mpm: pool(mpm, 2, 6, threads=3, spare=(3, 6)) for mpm in ("worker", "event")}
@@ -235,7 +235,7 @@ def test_a_pool_as_idle_maintenance_leaves_it():
                ("worker", 1): 4, ("event", 100): 7, ("event", 400): 16}  # fmt: skip
     given = published.DIRECTIVES
     checked = {mpm: mpmkit.simulate(mpm, seconds=0, **given[mpm]).directives for mpm in given}
-    assert {(mpm, n): warm(checked[mpm], n).StartServers for mpm, n in started} == started
+    assert {(mpm, n): settled(checked[mpm], n) for mpm, n in started} == started
 
 
 def test_memory_of_a_server_now():

@@ -25,6 +25,7 @@ from mpmkit.config.directives import Directives
 from mpmkit.measure.parallel import Report, in_turn
 from mpmkit.measure.sizing import Line, room_for
 from mpmkit.measure.trace import Trace
+from mpmkit.policy.simulator import settled
 from mpmkit.policy.trace_run import TraceRun
 from mpmkit.policy.traffic import Traffic, check_span
 
@@ -317,10 +318,7 @@ def _case(load: Trace, job: tuple[str, Directives, Cost, int], report: Report) -
         progress(0.0)
         # With the children that idle maintenance has for that demand: a log usually begins on a running server.
         busy = statistics.fmean(demand(begin, holds(d))[:WARM_SECONDS])
-        spare = d.MinSpareThreads if d.threaded else d.MinSpareServers
-        children = max(d.StartServers, math.ceil((busy + spare) / d.ThreadsPerChild))
-        begun = replace(d, StartServers=min(d.process_limit, children))
-        run = Traffic(begun, load).run(progress)
+        run = Traffic(replace(d, StartServers=settled(d, busy)), load).run(progress)
         if proposal is None or attempt == attempts or not proposal.raised(run):
             break
     return Case(kind, d, run, cost, proposal.reasons if proposal else {})

@@ -28,12 +28,12 @@ from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.fields import listed
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
-from mpmkit.measure.advise import warm
 from mpmkit.measure.command import Problems
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.procfs import numbers, processes_of, sample, settle
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for, room_for
+from mpmkit.policy.simulator import settled
 
 AGAINST = {
     "busy": ("requests being served", "busy request"),
@@ -278,7 +278,7 @@ def _cells(
     for one in servers:
         # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
         for level in levels if kind == "idle" or one.mpm else ():
-            children = effective.StartServers if kept else warm(effective, level).StartServers
+            children = effective.StartServers if kept else settled(effective, level)
             directives = {**block, "StartServers": children}
             yield Level(**{**vars(one), "against": kind}, level=level, directives=directives)
 

@@ -18,6 +18,7 @@ A run has the columns of a recording of a real server (`mpmkit.watch`) and a few
                            mpmkit.watch(server, 12).to_frame().assign(who="measured")])
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, overload
 
@@ -231,3 +232,9 @@ class _Pool:
     def _accepts(self, child: Child) -> bool:
         most = connection_limit(child.idle, self.threads, self.d.async_factor)
         return child.busy + child.connections < most
+
+
+def settled(d: Directives, busy: float) -> int:
+    """The children with which maintenance is content while so many workers are busy, from StartServers on."""
+    spare = d.MinSpareThreads if d.threaded else d.MinSpareServers
+    return min(d.process_limit, max(d.StartServers, math.ceil((busy + spare) / d.ThreadsPerChild)))

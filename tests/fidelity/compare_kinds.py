@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
-from mpmkit.measure.phpfpm import PhpFpm
+from mpmkit.measure.competitors import PhpFpm
 from mpmkit.measure.reference_servers import NotInstalled
 from tests.fidelity.cases import DATA, Row, tables
 from tests.fidelity.clients import shown, split, talk
