@@ -16,7 +16,7 @@ from mpmkit.config.environment import validate_environment
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import split_words
-from mpmkit.config.values import INT_MAX, ListenAddress, RequestReadTimeout, atoi
+from mpmkit.config.values import INT_MAX, READ_TIMEOUT, ListenAddress, Stage, atoi
 
 HERE = Path(__file__).resolve().parent
 
@@ -213,10 +213,9 @@ def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
     ("FileETag all", ("All",)), ("FileETag None", ("None",)),
     ("HttpProtocolOptions require1.0", ("Strict", "LenientMethods", "Require1.0")),
     ("LogLevel info ssl:warn", "info"), ("LogLevel ssl:debug", "warn"),
-    ("RequestReadTimeout header=5",
-     RequestReadTimeout(header_init=5, header_max=0, header_rate=0)),
+    ("RequestReadTimeout header=5", READ_TIMEOUT | {"header": Stage(5)}),
     ("RequestReadTimeout HEADER=1-9,minrate=7 body=0",
-     RequestReadTimeout(header_init=1, header_max=9, header_rate=7, body_init=0, body_rate=0)),
+     READ_TIMEOUT | {"header": Stage(1, 9, 7), "body": Stage()}),
     ("Listen 80", (ListenAddress("", 80, "http"),)),
     ("Listen *:443", (ListenAddress("", 443, "http"),)),
     ("Listen *:8443 https", (ListenAddress("", 8443, "https"),)),
@@ -256,7 +255,7 @@ def test_repeated_directives_add_up_and_others_replace():
     d = effective("event", *lines)
     assert [one.port for one in d.Listen] == [80, 81]
     assert (d.Timeout, d.DirectoryIndex) == (2.0, ("a", "b", "c"))
-    assert (d.RequestReadTimeout.header_init, d.RequestReadTimeout.body_init) == (9, 8)
+    assert [d.RequestReadTimeout[stage].init for stage in ("header", "body")] == [9, 8]
     # A log may use a nickname that is given later.
     lines = ["CustomLog a mine", 'LogFormat "%h %X" mine', "TransferLog b", 'CustomLog c "%D"']
     d = effective("event", *lines)

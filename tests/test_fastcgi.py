@@ -1,7 +1,7 @@
 """The FastCGI client: records as bytes, a backend that does whatever a test wants, and a real php-fpm.
 
 The backend of most tests is a thread of the test's that reads records with the functions under test for
-bytes (`fastcgi_records`), which have their own tests here and a real php-fpm's agreement. What does not
+bytes (records and pairs), which have their own tests here and a real php-fpm's agreement. What does not
 depend on the MPM is tried under event alone.
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpmkit.config.directives import MPMS, ROWS, Spec
-from mpmkit.config.values import RequestReadTimeout
+from mpmkit.config.values import READ_TIMEOUT
 
 
 def markdown() -> str:
@@ -72,7 +72,7 @@ def _table_row(row: Spec) -> str:
 
 def _default_cell(row: Spec) -> str:
     def show(value: Any) -> str:
-        if isinstance(value, RequestReadTimeout):
+        if value is READ_TIMEOUT:
             return "`handshake=0 header=20-40,MinRate=500 body=20,MinRate=500`"
         if isinstance(value, bool):
             return "On" if value else "Off"

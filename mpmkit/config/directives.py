@@ -187,11 +187,10 @@ class Directives:
         where="connection", takes="time", unit="s", source="http_core")
     MaxKeepAliveRequests: int = directive(values.number, 100, "N allows N + 1 requests; 0 is no limit",
         where="connection", takes="number", unit="requests", source="http_core")
-    RequestReadTimeout: values.RequestReadTimeout = directive(
-        values.read_timeout, values.RequestReadTimeout(),
+    RequestReadTimeout: dict[str, values.Stage] = directive(values.read_timeout, values.READ_TIMEOUT,
         "Longest time for each stage of a request, and the rate that prolongs it",
         where="connection", takes="stage=init[-max][,MinRate=rate] ...", unit="s, bytes/s",
-        source="mod_reqtimeout", args=(0, 99), merge=values.amend)
+        source="mod_reqtimeout", args=(0, 99), merge=update)
     LimitRequestLine: int = bounded("bytes", 8190, "Longest request line", where="connection")
     LimitRequestFieldSize: int = bounded("bytes", 8190, "Longest header field", where="connection")
     LimitRequestFields: int = bounded("fields", 100, "Most header fields; 0 is no limit", where="connection")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpmkit.config.values import Words, amend, append, atoi, number, replace, seconds, update
+from mpmkit.config.values import Words, append, atoi, number, replace, seconds, update
 
 MPMS = ("prefork", "worker", "event")
 THREADED = ("worker", "event")
@@ -103,7 +103,7 @@ class Spec:
     @property
     def repeated(self) -> bool:
         """Every line counts, not only the last."""
-        return self.merge in (append, update, amend)
+        return self.merge in (append, update)
 
     def default_for(self, mpm: str) -> Any:
         return self.default[mpm] if self.per_mpm else self.default

@@ -5,14 +5,13 @@ the second half of a sentence that starts with the name. `Spec.parse` is one of 
 At the end are the rules for a repeated name: `Spec.merge` is one of those.
 """
 
-import dataclasses
 import operator
 import re
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from posixpath import normpath
-from typing import Any
+from typing import Any, NamedTuple
 
 Words = tuple[str, ...]
 text: Callable[[Words], str] = operator.itemgetter(0)
@@ -42,22 +41,21 @@ class ListenAddress:
         return f"{host}:{self.port or 'auto'}"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReadTimeout:
-    """How long a client may take to send a stage of its request (mod_reqtimeout).
+class Stage(NamedTuple):
+    """How long a client may take for a stage of its request (mod_reqtimeout): ``init`` seconds; each ``rate``
+    bytes received add one second, up to ``max`` seconds in all. An init of 0 switches the stage off; a rate
+    of 0 adds nothing; a max of 0 is no limit."""
 
-    A stage has ``init`` seconds; each ``rate`` bytes received add one second, up to ``max`` seconds
-    in all.  An init of 0 switches the stage off; a rate of 0 adds nothing; a max of 0 is no limit."""
+    init: float = 0.0
+    max: float = 0.0
+    rate: int = 0
 
-    handshake_init: float = 0.0
-    handshake_max: float = 0.0
-    handshake_rate: int = 0
-    header_init: float = 20.0
-    header_max: float = 40.0
-    header_rate: int = 500
-    body_init: float = 20.0
-    body_max: float = 0.0
-    body_rate: int = 500
+
+READ_TIMEOUT = {
+    "handshake": Stage(),
+    "header": Stage(20.0, 40.0, 500),
+    "body": Stage(20.0, 0.0, 500),
+}
 
 
 def atoi(word: str) -> int:
@@ -263,10 +261,10 @@ def connection_filter(words: Words) -> tuple[str, int] | None:
     return name, atoi(words[1])
 
 
-def read_timeout(words: Words) -> dict[str, float]:
+def read_timeout(words: Words) -> dict[str, Stage]:
     """``header=20-40,MinRate=500 body=20,MinRate=500``: the stages that are named."""
     form = r"(handshake|header|body)=([0-9]+)(-[0-9]+)?(,minrate=[0-9]+)?"
-    changes: dict[str, float] = {}
+    changes: dict[str, Stage] = {}
     for word in words:
         if (found := re.fullmatch(form, word.lower())) is None:
             why = "takes handshake=, header= or body= and init[-max][,MinRate=rate]"
@@ -279,8 +277,7 @@ def read_timeout(words: Words) -> dict[str, float]:
             raise ValueError(f'takes a MinRate above 0, not "{word}"')
         if found[3] and not rate:
             raise ValueError(f'needs a rate with a range: "{word},MinRate=500"')
-        changes |= {f"{stage}_init": float(init), f"{stage}_max": float(most)}
-        changes[f"{stage}_rate"] = rate
+        changes[stage] = Stage(float(init), float(most), rate)
     return changes
 
 
@@ -358,10 +355,6 @@ def signed(old: Words, new: Words) -> Words:
 
 def keep_if_none(old: Any, new: Any) -> Any:
     return old if new is None else new
-
-
-def amend(old: Any, new: Any) -> Any:
-    return dataclasses.replace(old, **new)
 
 
 def answer(old: Words, new: Words) -> Words:

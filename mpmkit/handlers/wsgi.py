@@ -160,8 +160,8 @@ class FileWrapper:
             left -= len(data)
 
     def body(self) -> FileBody | None:
-        """What is left of the file, by a descriptor of its own; None: it is not a regular file, or what
-        read() gives is not its bytes as they are (gzip, bz2, a text, any class of another kind)."""
+        """What is left of the file, by a descriptor of its own; None: it is not a regular file, or too short,
+        or what read() gives is not its bytes as they are (gzip, bz2, a text, any class of another kind)."""
         file = self.file
         raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
         if type(raw) is not io.FileIO:
@@ -169,8 +169,9 @@ class FileWrapper:
         try:
             fd, at = file.fileno(), file.tell()
             st = os.fstat(fd)
-            left = min(max(0, st.st_size - at), self.most)
-            return FileBody(os.dup(fd), at, left) if S_ISREG(st.st_mode) else None
+            left = max(0, st.st_size - at)
+            whole = S_ISREG(st.st_mode) and (self.most == LONGEST or left >= self.most)
+            return FileBody(os.dup(fd), at, min(left, self.most)) if whole else None
         except (AttributeError, OSError, ValueError):
             return None
 
@@ -322,14 +323,11 @@ class _Call:
         return answer
 
     def _file(self, wrapper: FileWrapper) -> FileBody | None:
-        """The file, if it can be the body as it is: of the declared length, and with a plain head."""
+        """The file, if it can be the body as it is."""
         if (head := self._head) is None:
             return None
         wrapper.most = LONGEST if head.length is None else head.length
         if self._bodyless(head) or head.reason is not None or (file := wrapper.body()) is None:
-            return None
-        if head.length not in (None, file.count):
-            os.close(file.fd)
             return None
         wrapper.close()
         return file

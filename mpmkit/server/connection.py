@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from mmap import MAP_PRIVATE, mmap
-from operator import attrgetter
 from time import monotonic
 from types import MethodType
 from typing import Any
@@ -34,12 +33,6 @@ LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a l
 LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
 
 _NOW = socket.MSG_DONTWAIT
-# What RequestReadTimeout says of each stage. Not by `getattr` with names made each time: the interpreter's
-# cache of look-ups would hold them, and has 4,096 places.
-_RULES = {
-    stage: attrgetter(*(f"{stage}_{name}" for name in ("init", "max", "rate")))
-    for stage in ("handshake", "header", "body")
-}
 _spare: list[mmap] = []  # buffers that no thread reads into at the moment
 
 
@@ -239,8 +232,8 @@ class Connection(Output):
 
     def deadline(self, stage: str) -> ReadDeadline:
         """The clock of a stage of RequestReadTimeout begins to run: handshake, header, body."""
-        init, most, rate = _RULES[stage](self._directives.RequestReadTimeout)
-        return ReadDeadline(self._directives.Timeout, init, most, rate, monotonic())
+        rule = self._directives.RequestReadTimeout[stage]
+        return ReadDeadline(self._directives.Timeout, *rule, monotonic())
 
     def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
         """One read that `deadline` bounds. Raises TimeoutError, or OSError when the client is gone."""

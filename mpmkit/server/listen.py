@@ -134,7 +134,7 @@ def configure(sock: Listener, directives: Directives, protocol: str = "") -> Non
 
 def first_timeout(directives: Directives) -> float:
     """Seconds a new connection may take for its first bytes: Timeout, or RequestReadTimeout's header."""
-    header = directives.RequestReadTimeout.header_init
+    header = directives.RequestReadTimeout["header"].init
     return min(directives.Timeout, header) if header else directives.Timeout
 
 

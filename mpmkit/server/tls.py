@@ -195,8 +195,10 @@ class TlsConnection(Connection):
         # What RequestReadTimeout leaves for one record: a stage's seconds, and what its bytes buy; without a
         # limit for a stage only Timeout counts, for each single read.
         rule = self._directives.RequestReadTimeout
-        stages = ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate))
-        times = [init + (rate and RECORD / rate) if init else float("inf") for init, rate in stages]
+        stages = (rule["header"], rule["body"])
+        times = [
+            init + (rate and RECORD / rate) if init else float("inf") for init, _, rate in stages
+        ]
         session = Session(self.context, self.sock, max(times))
         deadline, done = self.deadline("handshake"), False
         try:
