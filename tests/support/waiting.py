@@ -37,6 +37,16 @@ def poll_until(
     return value
 
 
+def logged(path: Path, count: int) -> list[str]:
+    """The lines of a log once there are so many: one is written after its answer."""
+
+    def read() -> list[str]:
+        return path.read_text().splitlines() if path.exists() else []
+
+    poll_until(lambda: len(read()) == count, lambda: f"{count} lines in {path}: {read()[-9:]}")
+    return read()
+
+
 def _stat(pid: int) -> tuple[str, int] | None:
     """(state, parent's pid) of a process, None when it has gone."""
     try:
