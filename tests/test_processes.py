@@ -29,9 +29,9 @@ WAIT = "threading.Event().wait()"
 
 
 def test_the_check_for_leftovers_finds_one():
-    with pytest.raises(AssertionError, match="every server and child of this test ended"):
-        with nothing_left(cap=0.1):
-            left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ends = "every server and child of this test ended"
+    with pytest.raises(AssertionError, match=ends), nothing_left(cap=0.1):
+        left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert left.wait(5) == -signal.SIGKILL
     left.stdin.close()
 
@@ -265,9 +265,7 @@ def test_children_with_threads_stay_on_one_cpu_each(mpm):
         if mpm == "prefork":
             assert all(cpus == ours for cpus in allowed())
         else:
-            poll_until(
-                lambda: all(len(cpus) == 1 for cpus in allowed()), "they have chosen their CPUs"
-            )
+            poll_until(lambda: {len(cpus) for cpus in allowed()} == {1}, "each has chosen a CPU")
             used = set.union(*allowed())
             assert used <= ours and len(used) == min(2, len(ours))
         assert os.sched_getaffinity(server.pid) == ours, "the parent, and what it forks, is free"
