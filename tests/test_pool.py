@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from support.client import FINISH, Client, Lost, at_once, get, half_sent, parked, request
@@ -15,14 +14,15 @@ from support.load import Load
 from support.servers import MPMS, THREADED, generation, launched, one_child, pool, shows, total
 from support.waiting import alive, patience, poll_until
 
+from mpmkit.measure.procfs import stat
+
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
 def born(pid: int) -> float:
     """When the kernel started this process, in seconds since boot (to a hundredth). A test that was
     held up for a moment reads the same."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return int(stat(pid)[19]) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow
