@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from support.client import Client, get
+from support.client import FINISH, get, half_sent
 from support.files import open_to_all
 from support.servers import command, environment, free_ports
 from support.waiting import alive, all_gone, children_of, logged, patience, poll_until
@@ -279,14 +279,12 @@ def test_start_graceful_restart_stop(house, here, monkeypatch):
 
 
 def test_a_graceful_stop_takes_the_pid_file_away_at_once(house):
-    with house.running() as pid, Client(house) as client:
-        client.send(b"GET / HTTP/1.1\r\n")  # half a request: its worker waits
+    with house.running() as pid, half_sent(house) as client:  # its worker waits
         poll_until(lambda: children_of(pid), "a child")
         house.do("-k", "graceful-stop")
         poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone")
         assert alive(pid)
-        client.send(b"Host: x\r\nConnection: close\r\n\r\n")
-        assert client.reply().status == 200
+        assert client.ask(FINISH, "GET").status == 200
         all_gone([pid], "the parent")
 
 
