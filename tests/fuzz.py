@@ -104,10 +104,8 @@ class Pieces:
 class Slot:
     """A scoreboard's slot that no one reads."""
 
-    def set(self, *given: Any) -> None:
-        pass
-
-    requested = served = set
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: None
 
 
 def handler(request: Request, conn: Connection) -> Response:
@@ -164,9 +162,6 @@ def as_event_does(conn: Connection, sock: Pieces, slot: Any, service: Service) -
                 continue
         if not alive:
             return
-
-
-# -- what must hold -------------------------------------------------------------------------------
 
 
 def cuts(stream: bytes) -> Iterator[list[bytes]]:
@@ -268,9 +263,6 @@ def agrees(request: Request) -> None:
         assert request.length == int(framing.get(b"content-length", 0))
 
 
-# -- streams to begin with ------------------------------------------------------------------------
-
-
 def seeds() -> list[bytes]:
     """The recordings, the malformed requests of the tests, and what was found before."""
     raw = [path.read_bytes() for path in sorted((HERE / "data" / "raw").glob("*.req"))]
@@ -322,9 +314,6 @@ def keep(stream: bytes) -> Path:
     path = FOUND / f"{zlib.crc32(stream):08x}.bin"
     path.write_bytes(stream)
     return path
-
-
-# -- a search by coverage -------------------------------------------------------------------------
 
 
 def ways(stream: bytes) -> set[tuple[Any, int, int]]:

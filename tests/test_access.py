@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.configured import checked
+from support.files import section
 
 from mpmkit.cli.configuration import Configuration
 from mpmkit.config import access
@@ -130,8 +131,7 @@ def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refuse
     ("Order allow,deny", "Require all granted", 403), ("Order allow,deny", "Allow from all", 0),
 ])  # fmt: skip
 def test_a_later_section_is_laid_over_an_earlier_one(first, second, status):
-    lines = ("<Location />", first, "</Location>", "<Location /a>", second, "</Location>")
-    assert answers(*lines) == status
+    assert answers(section("Location /", first), section("Location /a", second)) == status
 
 
 @pytest.mark.parametrize("line", ["SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"])
@@ -159,20 +159,15 @@ def test_what_another_module_would_know_of_a_client_is_not_guessed(variable, rul
         assert answers(variable, "<Location />", line, "</Location>") == status
 
 
-@pytest.mark.parametrize("line", [
-    "<If true>\nHeader set A b\n</If>", "<If true>\nRedirect 301 / https://x/\n</If>",
-    "AuthType None", "SSLVerifyClient optional", "AuthMerging Off",
+@pytest.mark.parametrize(("line", "status"), [
+    ("SSLRequireSSL", 403), ("Require ssl", 403), ("SSLRequireSSL\nAllowMethods reset", 403),
+    *((line, 0) for line in (
+        "<If true>\nHeader set A b\n</If>", "<If true>\nRedirect 301 / https://x/\n</If>", "AuthType None",
+        "SSLVerifyClient optional", "AuthMerging Off")),
 ])  # fmt: skip
-def test_what_restricts_nothing_closes_nothing(line):
-    assert answers(f"<Location />\n{line}\n</Location>") == 0
-
-
-@pytest.mark.parametrize(
-    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL|AllowMethods reset"]
-)
-def test_what_is_for_tls_alone(line):
-    rule = f"<Location />|{line}|</Location>".replace("|", "\n")
-    assert answers(rule) == 403 and answers(rule, scheme="https") == 0
+def test_what_is_for_tls_alone_and_what_restricts_nothing(line, status):
+    rule = section("Location /", line)
+    assert answers(rule) == status and answers(rule, scheme="https") == 0
 
 
 def test_the_error_log_says_once_what_is_closed(tmp_path):
@@ -301,7 +296,7 @@ path, _ = split_target("GET", b"/%C3%BC/x")
 print([rule.is_for(path, "/srv" + path) for rule in rules])
 """
     kinds = ("Location /ü", "LocationMatch ^/ü/", "Directory /srv/ü", 'Directory "/srv/[!a]*"')
-    text = "".join(f"<{kind}>\nRequire all denied\n</{kind.split()[0]}>\n" for kind in kinds)
+    text = "\n".join(section(kind, "Require all denied") for kind in kinds)
     (tmp_path / "f").write_text(text, encoding="utf-8")
     env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": utf8, "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", program, str(tmp_path / "f")]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from support import servers
-from support.client import CHUNKED, Client, TlsClient, at_once, chunked, exchange, get, request
+from support.client import Client, TlsClient, asked, at_once, exchange, get
 from support.client import read_reply as reply_in
-from support.files import program, write
+from support.files import program, section, tree, write
 from support.servers import assert_quiet, no_more_files, open_files, serving
 from support.waiting import alive, poll_until
 
@@ -28,38 +28,32 @@ from mpmkit.server.connection import receive
 
 mpm = servers.prefork_and_event
 ENV = '#!/bin/sh\necho "Content-Type: text/plain"\necho\nenv\necho "PWD is $(pwd)"\n'
-
-PROGRAMS = {
-    "env": ENV, "noend": '#!/bin/sh\necho "Content-Type: text/plain"\n',
-    "empty": "#!/bin/sh\nexit 0\n", "bad": '#!/bin/sh\necho "no colon here"\necho\necho body\n',
-    "badstatus": '#!/bin/sh\necho "Status: twelve"\necho\n',
-    "long": "#!/bin/sh\nwhile :; do echo X: 1234567890123456789012345678901234567890; done\n",
-    "status": '#!/bin/sh\nprintf "Status: 299 Own Words\\r\\nX-A: 1\\r\\n\\r\\nbody"\n',
-    "s404": '#!/bin/sh\nprintf "Status: 404\\r\\n\\r\\nbody"\n',
-    "s204": '#!/bin/sh\nprintf "Status: 204\\r\\n\\r\\nbody"\n',
-    "abs": '#!/bin/sh\nprintf "Location: http://x.example/y\\r\\nX-B: 1\\r\\n\\r\\nbody"\n',
-    "local": '#!/bin/sh\nprintf "Location: /file.txt?q=1\\r\\nX-B: 1\\r\\n\\r\\nbody"\n',
-    "local2": '#!/bin/sh\nprintf "Location: /cgi-bin/env/pi?q=1\\r\\n\\r\\n"\n',
-    "wsgi": '#!/bin/sh\nprintf "Location: /says.py?q=1\\r\\n\\r\\n"\n',
-    "loop": '#!/bin/sh\nprintf "Location: /cgi-bin/loop\\r\\n\\r\\n"\n',
-    "nowhere": '#!/bin/sh\nprintf "Location: /../..\\r\\n\\r\\n"\n',
-    "s303": '#!/bin/sh\nprintf "Status: 303 See\\r\\nLocation: /file.txt\\r\\n\\r\\nbody"\n',
-    "fields": "#!/bin/sh\n"
-              'printf "Content-Type: a/b\\r\\nDate: x\\r\\nServer: y\\r\\nConnection: close\\r\\n'
-              'Transfer-Encoding: chunked\\r\\nSet-Cookie: a\\r\\nSet-Cookie: b\\r\\n\\r\\nbody"\n',
-    "length": '#!/bin/sh\nprintf "Content-Length: 4\\r\\n\\r\\nbody"\n',
-    "stderr": '#!/bin/sh\necho "one line" >&2\nprintf "two\\nlines" >&2\necho\necho body\n',
-    "cat": "#!/bin/sh\necho\ncat\n", "deaf": "#!/bin/sh\nexec <&-\necho\necho deaf\n",
-    "hold": '#!/bin/sh\necho $$ > "$QUERY_STRING"\ntrap "" USR1\nsleep 60 &\nwait\n',
-    "some": '#!/bin/sh\necho\necho $$\nsleep 60 &\nwait\n',
-    "stubborn": "#!/bin/sh\ntrap '' TERM\necho $$ > \"$QUERY_STRING\"\nwhile :; do sleep 1; done\n",
-    "endless": '#!/bin/sh\necho\necho $$\nwhile :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done\n',
-    "noisy": '#!/bin/sh\necho\ncat >/dev/null\nfor i in 1 2 3 4 5 6 7 8; do cat "$0"; done\n' + "#" * 60000,
-    "fds": '#!/bin/sh\necho\nls /proc/self/fd | tr "\\n" " "\n',
-    "background": '#!/bin/sh\necho\necho here\n(sleep 30 & echo $! > "$QUERY_STRING") >/dev/null 2>&1\n',
-    "cpus": '#!/bin/sh\necho\ngrep Cpus_allowed_list /proc/self/status\n',
-    "policy": f'#!{sys.executable}\nimport os\nprint()\nprint(os.sched_getscheduler(0))\n',
-    "slow": "#!/bin/sh\nread line < \"$QUERY_STRING\"\necho\necho $line\n",
+# What each of these programs says; "|" ends a line.
+SAID = {
+    "noend": "Content-Type: text/plain|", "empty": "", "bad": "no colon here||body",
+    "badstatus": "Status: twelve||", "status": "Status: 299 Own Words|X-A: 1||body",
+    "s404": "Status: 404||body", "s204": "Status: 204||body", "s303": "Status: 303 See|Location: /file.txt||body",
+    "abs": "Location: http://x.example/y|X-B: 1||body", "local": "Location: /file.txt?q=1|X-B: 1||body",
+    "local2": "Location: /cgi-bin/env/pi?q=1||", "wsgi": "Location: /says.py?q=1||",
+    "loop": "Location: /cgi-bin/loop||", "nowhere": "Location: /../..||", "length": "Content-Length: 4||body",
+    "fields": "Content-Type: a/b|Date: x|Server: y|Connection: close|Transfer-Encoding: chunked|"
+              "Set-Cookie: a|Set-Cookie: b||body",
+}  # fmt: skip
+# What the shell runs.
+PROGRAMS = {name: 'printf "' + text.replace("|", r"\r\n") + '"' for name, text in SAID.items()} | {
+    "long": "while :; do echo X: 1234567890123456789012345678901234567890; done",
+    "stderr": 'echo "one line" >&2\nprintf "two\\nlines" >&2\necho\necho body',
+    "cat": "echo\ncat", "deaf": "exec <&-\necho\necho deaf",
+    "hold": 'echo $$ > "$QUERY_STRING"\ntrap "" USR1\nsleep 60 &\nwait',
+    "some": "echo\necho $$\nsleep 60 &\nwait",
+    "stubborn": "trap '' TERM\necho $$ > \"$QUERY_STRING\"\nwhile :; do sleep 1; done",
+    "endless": "echo\necho $$\nwhile :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done",
+    "noisy": 'echo\ncat >/dev/null\nfor i in 1 2 3 4 5 6 7 8; do cat "$0"; done\n' + "#" * 60000,
+    "fds": 'echo\nls /proc/self/fd | tr "\\n" " "',
+    "background": 'echo\necho here\n(sleep 30 & echo $! > "$QUERY_STRING") >/dev/null 2>&1',
+    "cpus": "echo\ngrep Cpus_allowed_list /proc/self/status",
+    "policy": f"exec {sys.executable} -c 'import os; print(); print(os.sched_getscheduler(0))'",
+    "slow": "read line < \"$QUERY_STRING\"\necho\necho $line",
 }  # fmt: skip
 
 SAYS = """
@@ -77,24 +71,22 @@ def site(tmp_path_factory):
     where = tmp_path_factory.mktemp("cgi")
     root = where / "root"
     for name, text in PROGRAMS.items():
-        program(where / "cgi-bin" / name, text)
+        program(where / "cgi-bin" / name, f"#!/bin/sh\n{text}\n")
     for path in (
-        "cgi-bin/deep/er/env", "root/env.cgi", "root/plain/env.cgi", "root/set/any", "root/dir/index.cgi",
-        "root/closed.cgi", "outside.cgi",
+        "cgi-bin/env", "cgi-bin/deep/er/env", "root/env.cgi", "root/plain/env.cgi", "root/set/any",
+        "root/dir/index.cgi", "root/closed.cgi", "outside.cgi",
     ):  # fmt: skip
         program(where / path, ENV)
     program(root / "noexec.cgi", ENV, 0o644)
     program(root / "nointerpreter.cgi", "#!/nonexistent/program\n")
     program(root / "noformat.cgi", "echo\n")
-    (root / "link.cgi").symlink_to(where / "outside.cgi")
-    (root / "folder.cgi").mkdir()
-    write(root / "folder.cgi" / "file.txt", "in a folder")
-    write(root / "file.txt", "file\n")
-    write(root / "says.py", SAYS)
-    write(where / "icons" / "a.txt", "aliased")
-    write(where / "icons" / "sub" / "index.html", "sub of an alias")
-    write(where / "icons" / "secret.txt", "secret")
-    (where / "httpd.conf").write_text(f"""
+    tree(root, {
+        "link.cgi": where / "outside.cgi", "folder.cgi/file.txt": "in a folder", "file.txt": "file\n",
+        "says.py": SAYS,
+    })  # fmt: skip
+    icons = {"a.txt": "aliased", "sub/index.html": "sub of an alias", "secret.txt": "secret"}
+    tree(where / "icons", icons)
+    lines = f"""\
 DocumentRoot "{root}"
 DirectoryIndex index.html index.cgi
 AddHandler cgi-script .cgi
@@ -105,23 +97,13 @@ ScriptAlias /one "{where}/cgi-bin/env"
 Alias /icons/ "{where}/icons/"
 Alias /one-icon "{where}/icons/a.txt"
 WSGIScriptAlias /app "{root}/says.py"
-Timeout 10
-<Directory "{root}">
-    Options +ExecCGI
-</Directory>
-<Directory "{root}/plain">
-    Options -ExecCGI
-</Directory>
-<Directory "{root}/set">
-    SetHandler cgi-script
-</Directory>
-<Location /closed>
-    Require all denied
-</Location>
-<FilesMatch "^(secret\\.txt|closed\\.cgi)$">
-    Require all denied
-</FilesMatch>
-""")
+Timeout 10"""
+    sections = {
+        f"Directory {root}": "Options +ExecCGI", f"Directory {root}/plain": "Options -ExecCGI",
+        f"Directory {root}/set": "SetHandler cgi-script", "Location /closed": "Require all denied",
+        'FilesMatch "^(secret\\.txt|closed\\.cgi)$"': "Require all denied",
+    }  # fmt: skip
+    write(where / "httpd.conf", "\n".join([lines, *map(section, sections, sections.values()), ""]))
     return where
 
 
@@ -147,9 +129,6 @@ def test_a_read_of_a_program_has_no_more_than_was_asked_for():
         program = Program.__new__(Program)
         program._out = out
         assert [receive(program, size) for size in (2, 3, 9)] == [b"ab", b"cde", b"f"]
-
-
-# -- its variables --------------------------------------------------------------------------------
 
 
 def test_the_environment_is_httpd_s(server, site):
@@ -197,8 +176,7 @@ def test_below_a_script_alias(server, site):
     }  # fmt: skip
     assert {key: env.get(key) for key in expected} == expected
     assert variables(get(server, "/app"))["SCRIPT_FILENAME"] == f"{site}/root/says.py"
-    with Client(server) as client:
-        env = variables(client.ask(b"GET /env.cgi HTTP/1.1\r\nHost: other.example:99\r\n\r\n"))
+    env = variables(get(server, "/env.cgi", host="other.example:99"))
     assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("other.example", "99")
 
 
@@ -239,9 +217,6 @@ def test_it_gets_what_the_server_was_started_with_and_no_descriptor_of_its_child
     poll_until(lambda: policies() == {threads}, what="a thread is under its own policy again")
 
 
-# -- its output -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name, status, reason, body", [
     ("status", 299, "Own Words", b"body"), ("s404", 404, "Not Found", b"body"),
     ("s204", 204, "No Content", b""), ("s303", 303, "See", b"body"), ("abs", 302, "Found", None),
@@ -249,13 +224,9 @@ def test_it_gets_what_the_server_was_started_with_and_no_descriptor_of_its_child
 ])  # fmt: skip
 def test_answers(server, name, status, reason, body):
     with Client(server) as client:
-        for method in ("GET", "HEAD"):
-            reply = client.get(f"/cgi-bin/{name}", method=method)
-            assert (reply.status, reply.reason) == (status, reason)
-            if method == "HEAD":
-                body = b""
-            if body is not None:
-                assert reply.body == body
+        reply, head = (client.get(f"/cgi-bin/{name}", method=one) for one in ("GET", "HEAD"))
+        assert (reply.status, reply.reason) == (head.status, head.reason) == (status, reason)
+        assert body in (None, reply.body) and head.body == b""
         assert client.get("/file.txt").body == b"file\n"  # on the same connection
 
 
@@ -264,16 +235,14 @@ def test_a_short_answer_has_a_length_and_the_connection_stays(server):
     ask = b"GET /cgi-bin/%b HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
     with Client(server) as client:
         for name, body in [("s404", b"body"), ("deaf", b"deaf\n"), ("status", b"body")]:
-            client.send(ask % name.encode())
-            reply = client.reply()
+            reply = client.ask(ask % name.encode())
             assert (reply.body, reply["Content-Length"]) == (body, str(len(body)))
             assert reply["Connection"] == "Keep-Alive"
         head = client.get("/cgi-bin/s404", method="HEAD")
         assert (head["Content-Length"], head.body) == ("4", b"")
         assert client.get("/cgi-bin/s204")["Content-Length"] is None
     with Client(server) as client:
-        client.send(ask % b"some")
-        head = client.until(b"\r\n\r\n")
+        head = client.send(ask % b"some").until(b"\r\n\r\n")
         assert b"Content-Length" not in head and b"Connection: close" in head
         client.sock.setsockopt(*RESET)
 
@@ -345,16 +314,13 @@ def test_sections_and_aliases(server, path, status, body):
     assert status != 301 or reply["Location"].endswith("/icons/sub/")
 
 
-# -- bodies ---------------------------------------------------------------------------------------
-
-
 def test_bodies_go_through(server):
     """Also where a program writes more than a pipe holds before it has read all, and the other way round."""
     body = bytes(range(256)) * 4000
     with Client(server) as client:
         assert client.get("/cgi-bin/cat", method="POST", body=b"abc").body == b"abc"
         assert client.get("/cgi-bin/cat", method="POST", body=body).body == body
-        reply = client.get("/cgi-bin/cat", CHUNKED, method="POST", body=chunked(body, b"x"))
+        reply = client.get("/cgi-bin/cat", method="POST", body=(body, b"x"))
         assert reply.body == body + b"x"
         assert client.get("/cgi-bin/cat").body == b""
         assert client.get("/cgi-bin/deaf", method="POST", body=body).body == b"deaf\n"
@@ -365,16 +331,11 @@ def test_bodies_go_through(server):
 def test_a_program_is_asked_only_when_it_is_continued(server):
     head = b"POST /cgi-bin/cat HTTP/1.1\r\nHost: x\r\n"
     with Client(server) as client:
-        client.send(head + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
-        assert client.reply().status == 100
-        client.send(b"abc")
-        assert client.reply().body == b"abc"
+        assert client.ask(head + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n").status == 100
+        assert client.ask(b"abc").body == b"abc"
     data = exchange(server, head + b"Transfer-Encoding: chunked\r\n\r\nXYZ\r\n")
     assert reply_in(data).status == 400
     poll_until(lambda: not running(server))
-
-
-# -- its end --------------------------------------------------------------------------------------
 
 
 def running(server: Server) -> list[str]:
@@ -406,9 +367,10 @@ def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
             pid = leader(tmp_path / name)
             poll_until(lambda pid=pid: not members(pid))
 
-        def begun() -> bytes | None:  # its head came in time
-            data = exchange(server, b"GET /cgi-bin/some HTTP/1.1\r\nHost: x\r\n\r\n")
-            return data if data.startswith(b"HTTP/1.1 200") else None
+        def begun() -> bytes:  # its head came in time
+            with asked(server, "/cgi-bin/some") as client:
+                data = client.until_closed()
+            return data if data.startswith(b"HTTP/1.1 200") else b""
 
         data = poll_until(begun)
         assert not data.endswith(b"0\r\n\r\n")
@@ -420,12 +382,11 @@ def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
 
 
 def test_a_client_that_leaves_ends_the_group(server, tmp_path):
-    with Client(server) as client:
-        client.send(b"GET /cgi-bin/endless HTTP/1.1\r\nHost: x\r\n\r\n")
+    with asked(server, "/cgi-bin/endless") as client:
         client.receive()
     poll_until(lambda: not running(server), what="the program ends")
-    with Client(server) as client:  # it resets, and the program is silent
-        client.send(f"GET /cgi-bin/hold?{tmp_path}/pid HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    # It resets, and the program is silent.
+    with asked(server, f"/cgi-bin/hold?{tmp_path}/pid") as client:
         pid = leader(tmp_path / "pid")
         client.sock.setsockopt(*RESET)
     poll_until(lambda: not members(pid), what="the group ends")
@@ -434,8 +395,8 @@ def test_a_client_that_leaves_ends_the_group(server, tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_no_program_outlives_its_server(mpm, site, tmp_path, how):
     """A stop, and a server that is killed: the kernel tells the group."""
-    with serving(mpm, conf=site / "httpd.conf") as server, Client(server) as client:
-        client.send(f"GET /cgi-bin/hold?{tmp_path}/pid HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    holding = f"/cgi-bin/hold?{tmp_path}/pid"
+    with serving(mpm, conf=site / "httpd.conf") as server, asked(server, holding):
         pid = leader(tmp_path / "pid")
         poll_until(lambda: len(members(pid)) == 2 and is_held(pid))
         children = server.processes()
@@ -447,8 +408,8 @@ def test_no_program_outlives_its_server(mpm, site, tmp_path, how):
 def test_a_half_closed_client_gets_its_answer(server, tmp_path):
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    with Client(server) as client:
-        client.send(request(f"/cgi-bin/slow?{gate}", close=True)).half_close()
+    with asked(server, f"/cgi-bin/slow?{gate}", close=True) as client:
+        client.half_close()
         gate.write_text("in time\n")
         assert reply_in(client.until_closed()).body == b"in time\n"
     # What a program leaves in the background may stay.
@@ -466,8 +427,7 @@ def test_many_at_once_leave_nothing(server):
         body = f"client {number} ".encode() * 500
         for _ in range(2):
             if number % 4 == 3:
-                with Client(server) as leaving:
-                    leaving.send(b"GET /cgi-bin/endless HTTP/1.1\r\nHost: x\r\n\r\n")
+                with asked(server, "/cgi-bin/endless") as leaving:
                     leaving.receive()
             else:
                 assert get(server, "/cgi-bin/cat", method="POST", body=body).body == body
@@ -482,9 +442,9 @@ def test_many_at_once_leave_nothing(server):
 
 def test_scripts_see_tls(site):
     """The same under every MPM, as `conn.scheme` is: once is enough."""
-    with serving("event", conf=site / "httpd.conf", tls=True) as server:
-        with TlsClient(server) as client:
-            for path, scheme in (("/env.cgi", None), ("/says.py", "https")):
-                env = variables(client.get(path))
-                assert (env["HTTPS"], env["REQUEST_SCHEME"]) == ("on", "https")
-                assert env.get("wsgi.url_scheme") == scheme
+    secret = serving("event", conf=site / "httpd.conf", tls=True)
+    with secret as server, TlsClient(server) as client:
+        for path, scheme in (("/env.cgi", None), ("/says.py", "https")):
+            env = variables(client.get(path))
+            assert (env["HTTPS"], env["REQUEST_SCHEME"]) == ("on", "https")
+            assert env.get("wsgi.url_scheme") == scheme

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from support.client import Client, get
+from support.client import FINISH, get, half_sent
 from support.files import open_to_all
 from support.servers import command, environment, free_ports
-from support.waiting import alive, all_gone, children_of, patience, poll_until
+from support.waiting import alive, all_gone, children_of, logged, patience, poll_until
 
 from mpmkit.cli import httpd
 from mpmkit.server import pidfile
@@ -107,9 +108,6 @@ def here(house, capsys) -> Callable[..., Said]:
     return run
 
 
-# -- what it prints -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("args", "status", "says"), [
     ("-v", 0, r"Server version: mpmkit/[\d.]+ \(Linux\)\nServer built:   \S+\n\Z"),
     ("-l", 0, r"Compiled in modules:\n  core.c\n  mod_so.c\n"),
@@ -136,15 +134,12 @@ def test_what_it_prints(args, status, says, house, here):
     (["-q"], "httpd: illegal option -- q"), (["-f"], "httpd: option requires an argument -- f"),
     (["-k"], "httpd: illegal option -- k"), (["-k", "bogus"], "httpd: illegal option -- k"),
     (["-k", "stop", "-k", "start"], "httpd: illegal option -- k"),
-    (["word"], "Usage: mpmkit httpd [-D name]"),
+    (["word"], "Usage: mpmkit httpd [-D name]"), (["-X"], "httpd: illegal option -- X"),
 ])  # fmt: skip
 def test_a_wrong_command_line(args, first, here):
     status, out, err = here(*args, file=None)
     assert (status, out) == (1, "")
     assert err.startswith(first) and "Usage: " in err
-
-
-# -- -t -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("line", "says"), [
@@ -162,28 +157,23 @@ def test_t_fails_where_the_start_would(house, line, says, here):
         assert status == 1 and says in err.splitlines()[0] and "Syntax OK" not in err
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ("Nonsense on", "Nonsense"), ("LogFormat %y", "%y"), ("LoadModule nonsense_module x.so", "no such module"),
-    ("<FilesMatch \"(\">\n</FilesMatch>", "open parenthesis"), ("DocumentRoot /no/such", "DocumentRoot"),
-    ("Listen 127.0.0.1:{port}", "Listen 127.0.0.1"),  # it is in the file already
-])  # fmt: skip
-def test_a_wrong_line_is_named_with_its_file(house, line, says, here):
-    house.write(line.replace("{port}", str(house.port)))
+def test_every_mistake_is_reported_with_its_place(house, here):
+    wrong = {
+        "Nonsense on": "Nonsense", "LogFormat %y": "%y", "LoadModule nonsense_module x.so": "no such module",
+        "<FilesMatch \"(\">\n</FilesMatch>": "open parenthesis", "Nonsense2 1": "Nonsense2",
+        f"Listen 127.0.0.1:{house.port}": "Listen 127.0.0.1",  # it is in the file already
+        "<Nonsense x>\nNonsense 2\n</Nonsense>": "Nonsense", "Timeout": "Timeout",
+    }  # fmt: skip
+    house.write(*wrong, "Timeout")
     status, out, err = here("-t")
     assert (status, out) == (1, "")
-    where, what = err.splitlines()
-    assert where == f"AH00526: Syntax error on line 6 of {house.file}:"
-    assert says in what
-
-
-def test_every_mistake_is_reported(house, here):
-    words = [f"Nonsense{n} 1" for n in range(15)]
-    house.write(*words, "<Nonsense x>", "Nonsense 2", "</Nonsense>", "Timeout", "Timeout")
-    status, _, err = here("-t")
-    assert status == 1
-    numbers = [int(n) for n in re.findall(r"AH00526: Syntax error on line (\d+) of", err)]
-    assert numbers == [*range(6, 22), 24], "the inside of what is refused says nothing more"
-    assert err.endswith("(and so on line 25)\n"), "the same mistake is reported once"
+    lines = err.splitlines()
+    places = [6, 7, 8, 9, 11, 12, 13, 16]  # the inside of what is refused says nothing more
+    assert lines[::2] == [f"AH00526: Syntax error on line {n} of {house.file}:" for n in places]
+    assert [said in line for line, said in zip(lines[1::2], wrong.values(), strict=True)] == [
+        True
+    ] * 8
+    assert err.endswith("(and so on line 17)\n"), "the same mistake is reported once"
 
 
 def test_what_is_right_or_right_enough(house, here):
@@ -254,10 +244,7 @@ def test_a_machine_without_a_full_name_is_a_warning(house, name, monkeypatch, he
     assert here("-t", "-c", "ServerName x") == (0, "", "Syntax OK\n")
 
 
-# -- a server in the background -------------------------------------------------------------------
-
-
-def test_start_graceful_restart_stop(house):
+def test_start_graceful_restart_stop(house, here, monkeypatch):
     """The signals under each MPM: test_signals.py."""
     with house.running() as pid:
         assert house.get() == b"hello\n", "it serves when the command is done"
@@ -269,7 +256,6 @@ def test_start_graceful_restart_stop(house):
         assert house.pid_file.stat().st_mode & 0o777 == 0o644
         for args in (["-k", "start"], []):
             assert house.run(*args) == (0, f"httpd (pid {pid}) already running\n", "")
-
         old = children_of(pid)
         for count, word in enumerate(("graceful", "restart"), 2):
             house.do("-k", word)
@@ -279,50 +265,46 @@ def test_start_graceful_restart_stop(house):
             assert house.pid == pid and house.get() == b"hello\n"
         lines = re.findall(r"\[core:notice\] .* AH00094: Command line: '(.*)'", house.log)
         assert lines == [f"mpmkit httpd -f {house.file}"] * 3, "as httpd, without -k"
+        with monkeypatch.context() as patch:
+            patch.setattr(httpd.os, "kill", Mock(side_effect=PermissionError(1, "not permitted")))
+            why = "belongs to another user: run this as that user, or as root"
+            assert here("-k", "stop") == (1, "", f"httpd: the server, process {pid}, {why}\n")
         house.do("-k", "stop")
         all_gone([pid, *old], "parent and children")
         assert not house.pid_file.exists() and "AH00096" in house.log
         assert house.run("-k", "stop") == (0, "httpd (no pid file) not running\n", "")
+        assert house.run("-k", "graceful") == (0, "httpd not running, trying to start\n", "")
+        assert house.pid != pid and house.get() == b"hello\n"
+        house.do("-k", "stop")
 
 
 def test_a_graceful_stop_takes_the_pid_file_away_at_once(house):
-    with house.running() as pid, Client(house) as client:
-        client.send(b"GET / HTTP/1.1\r\n")  # half a request: its worker waits
+    with house.running() as pid, half_sent(house) as client:  # its worker waits
         poll_until(lambda: children_of(pid), "a child")
         house.do("-k", "graceful-stop")
         poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone")
         assert alive(pid)
-        client.send(b"Host: x\r\nConnection: close\r\n\r\n")
-        assert client.reply().status == 200
+        assert client.ask(FINISH, "GET").status == 200
         all_gone([pid], "the parent")
 
 
-def test_graceful_starts_a_server_that_is_not_there(house):
-    assert house.run("-k", "graceful") == (0, "httpd not running, trying to start\n", "")
-    pid = house.pid
-    house.do("-k", "stop")
-    all_gone([pid], "the server")
-
-
-@pytest.mark.parametrize("lines", [
-    ["Listen é:{port}"], ["CustomLog \"|'x\" common"], ["Include {root}/pipe"], ["ErrorLog logs/\0"],
-    ["<IfModule x>"] * 3000 + ["</IfDefine>"],
-], ids=["name", "program", "pipe", "NUL", "deep"])  # fmt: skip
-def test_no_file_ends_a_server_that_runs(lines, house):
+def test_no_file_ends_a_server_that_runs(house):
     """Whatever reading it raises; a <VirtualHost> of no possible name is one without an address."""
     os.mkfifo(house.root / "pipe")
+    bad = ("Listen é:1", "CustomLog \"|'x\" common", f"Include {house.root}/pipe", "ErrorLog logs/\0",
+           "<IfModule x>\n" * 3000 + "</IfDefine>")  # fmt: skip
     house.write("<VirtualHost a..b:80>", "ServerName x", "</VirtualHost>")
     with house.running() as pid:
-        values = {"port": house.port, "root": house.root}
-        house.write(*(line.format(**values) for line in lines))
-        os.kill(pid, signal.SIGUSR1)
-        poll_until(lambda: "the new configuration is not used" in house.log, "it is logged")
-        assert house.get() == b"hello\n"
+        for count, line in enumerate(bad, 1):
+            house.write(line)
+            os.kill(pid, signal.SIGUSR1)
+            text = "the new configuration is not used"
+            poll_until(lambda: house.log.count(text) == count, "it is logged")  # noqa: B023
+            assert house.get() == b"hello\n"
 
 
 def test_a_restart_without_descriptors_leaves_the_server_as_it_was(house):
     """However many the parent has left."""
-    house.write()
     with house.running() as pid:
         most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         for spare in range(8):
@@ -337,7 +319,7 @@ def test_a_restart_without_descriptors_leaves_the_server_as_it_was(house):
 
 
 def test_a_bad_file_leaves_the_server_as_it_was(house):
-    """By -k no signal is sent; a raw one is survived."""
+    """No signal is sent. (A raw one is survived: test_signals.py.)"""
     with house.running() as pid:
         before = house.log
         house.write("Nonsense 1")
@@ -345,19 +327,13 @@ def test_a_bad_file_leaves_the_server_as_it_was(house):
             status, out, err = house.run("-k", word)
             assert (status, out) == (1, "")
             assert f"AH00526: Syntax error on line 6 of {house.file}:" in err
-        assert house.get() == b"hello\n" and house.log == before, "no signal was sent"
-        for count, number in enumerate((signal.SIGHUP, signal.SIGUSR1), 1):
-            os.kill(pid, number)
-            text = "AH00526: the new configuration is not used"
-            poll_until(lambda: house.log.count(text) == count, "it is logged")  # noqa: B023
-            assert house.get() == b"hello\n"
+        assert house.get() == b"hello\n" and house.log == before
         status, _, err = house.run("-k", "stop")  # httpd refuses this, too
         assert status == 0 and "it is stopped" in err
         all_gone([pid], "the server")
 
 
 def test_the_pid_file_of_a_killed_server_is_taken_over(house):
-    house.write()
     with house.running() as pid:
         children = children_of(pid)
         os.kill(pid, signal.SIGKILL)
@@ -374,6 +350,7 @@ def test_what_goes_wrong_is_said_before_the_terminal_is_left(house):
     first, *_, last = err.splitlines()
     assert status == 1 and "AH00072" in first and f"127.0.0.1:{house.port}" in first
     assert last == "AH00015: Unable to open logs"
+    assert "-D FOREGROUND" in house.run("-D", "ONE_PROCESS")[2]
     assert not house.pid_file.exists()
 
     house.file.write_text("LoadModule mpm_event_module x\nServerName x\n")
@@ -439,21 +416,6 @@ def test_restarts_leave_no_descriptors_open(house):
             restarted("AH00094", count + 3, first)
 
 
-def test_a_server_of_another_user_is_named(house, here, monkeypatch):
-    def refuse(pid: int, number: int) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    with house.running() as pid:
-        with monkeypatch.context() as patch:
-            patch.setattr(httpd.os, "kill", refuse)
-            said = here("-k", "stop")
-        why = "belongs to another user: run this as that user, or as root"
-        assert said == (1, "", f"httpd: the server, process {pid}, {why}\n")
-
-
-# -- in the foreground ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("define", "session"), [("FOREGROUND", False), ("NO_DETACH", True)])
 def test_without_a_process_of_its_own(house, define, session):
     """A child of ours, which says nothing and takes its PidFile away."""
@@ -467,15 +429,6 @@ def test_without_a_process_of_its_own(house, define, session):
     process.terminate()
     assert process.communicate(timeout=patience())[1] == b"" and process.returncode == 0
     assert not house.pid_file.exists()
-
-
-def test_one_process_is_refused(house):
-    for words, said in ((("-X",), "illegal option"), (("-D", "ONE_PROCESS"), "-D FOREGROUND")):
-        status, _, err = house.run(*words)
-        assert status == 1 and said in err
-
-
-# -- the PidFile ----------------------------------------------------------------------------------
 
 
 def test_a_pid_file_is_whole_or_not_there(tmp_path):
@@ -527,9 +480,6 @@ def test_another_servers_pid_file_is_not_removed(house):
     assert other.read_text() == "4194304\n"
 
 
-# -- what a whole file does ----------------------------------------------------------------------
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_children_are_the_user_that_the_file_names(mpm, shared):
     place = shared / mpm  # other users may enter it
@@ -556,17 +506,14 @@ def test_a_listen_without_an_address_is_for_both_kinds(house):
 
     def ask() -> None:
         for host in ("127.0.0.1", "::1"):
-            with socket.create_connection((host, port), 10) as client:
-                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                assert b" 200 " in client.recv(4096)
+            assert get((host, port), "/").status == 200
 
     with house.running():
         ask()
         house.do("-k", "graceful")
         house.starts(2)
         ask()
-        lines = house.root / "logs" / "access_log"
-        found = poll_until(lambda: len(f := lines.read_text().splitlines()) == 4 and f, "4 lines")
+        found = logged(house.root / "logs" / "access_log", 4)
     assert sorted(found) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.client import Client, exchange, get, read_reply
-from support.files import program, recorded_root, write
+from support.files import conf, program, recorded_root, section, tree, write
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
@@ -24,33 +24,26 @@ def application(environ, start_response):
         return [b"the script's own page"]
     raise RuntimeError("broken")
 """
+SECRET = section("Location /secret", "Require all denied")
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    site = recorded_root(tmp_path / "site")
-    write(site / "gone.html", "<p>gone, but not forgotten\n")
-    (site / "fail.py").write_text(FAILING)
-    return site
+    own = {"gone.html": "<p>gone, but not forgotten\n", "fail.py": FAILING}
+    return tree(recorded_root(tmp_path / "site"), own)
 
 
 @pytest.fixture
-def site(root, tmp_path):
+def site(root):
     """A function that starts a server with the lines of a file."""
-
-    def start(*lines):
-        conf = tmp_path / "site.conf"
-        conf.write_text("\n".join(["AddHandler wsgi-script .py", *lines]) + "\n")
-        return serving("event", document_root=root, conf=conf)
-
-    return start
+    return lambda *lines: serving("event", document_root=root, conf=conf(*lines))
 
 
 def test_error_documents(site, root):
     lines = (
         'ErrorDocument 404 "<p>no such thing as &eacute;"', "ErrorDocument 403 /gone.html",
         "ErrorDocument 405 https://elsewhere.example/x?y", "ErrorDocument 400 /nothing.html",
-        'ErrorDocument 414 "too long"', "<Location /secret>\nRequire all denied\n</Location>",
+        'ErrorDocument 414 "too long"', SECRET,
     )  # fmt: skip
     with site(*lines) as server:
         text = get(server, "/nope")
@@ -77,8 +70,7 @@ def test_error_documents(site, root):
 def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, root):
     lines = (
         'ErrorDocument 404 "ours"', "ErrorDocument 500 /gone.html", "ErrorDocument 405 /no-such",
-        'ErrorDocument 403 "x"', "ErrorDocument 403 default", "<Location /secret>",
-        "Require all denied", "</Location>",
+        'ErrorDocument 403 "x"', "ErrorDocument 403 default", SECRET,
     )  # fmt: skip
     with site(*lines) as server:
         assert get(server, "/fail.py?own").body == b"the script's own page"
@@ -94,11 +86,10 @@ def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, roo
 def test_a_section_has_its_own_documents(site, root):
     """As a real httpd answers to the same lines."""
     lines = (
-        'ErrorDocument 404 "of the site"', "<Location /a>", "ErrorDocument 404 default",
-        "</Location>", f'<Directory "{root}/sub">',
-        'ErrorDocument 404 "of the folder"', "</Directory>", "<Location /sub/b>",
-        'ErrorDocument 404 "of the place"', "</Location>", "<Location /a/secret>",
-        "Require all denied", "ErrorDocument 403 /gone.html", "</Location>",
+        'ErrorDocument 404 "of the site"', section("Location /a", "ErrorDocument 404 default"),
+        section(f"Directory {root}/sub", 'ErrorDocument 404 "of the folder"'),
+        section("Location /sub/b", 'ErrorDocument 404 "of the place"'),
+        section("Location /a/secret", "Require all denied", "ErrorDocument 403 /gone.html"),
     )  # fmt: skip
     with site(*lines) as server:
         for path, body in (
@@ -152,24 +143,18 @@ def application(environ, start_response):
     return [b"{release} " + environ["DOCUMENT_ROOT"].encode()]
 """
 PROGRAM = '#!/bin/sh\nprintf "\\n{release} %s %s" "$CONTEXT_DOCUMENT_ROOT" "$DOCUMENT_ROOT"\n'
-LINES = """
-Alias /alias {current}/files/
-ScriptAlias /cgi/ {current}/cgi/
-WSGIScriptAlias /wsgi {current}/app.wsgi
-WSGIScriptAlias /apps {current}/apps
-AddHandler wsgi-script .py
-"""
+LINES = ("Alias /alias {}/files/", "ScriptAlias /cgi/ {}/cgi/", "WSGIScriptAlias /wsgi {}/app.wsgi",
+         "WSGIScriptAlias /apps {}/apps")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory) -> Path:
     where = tmp_path_factory.mktemp("releases")
     for release in ("one", "two"):
-        root = where / release
-        for name in ("root/a.txt", "files/a.txt"):
-            write(root / name, release)
-        for name in ("root/app.py", "app.wsgi", "apps/app.py"):
-            write(root / name, APP.format(release=release))
+        pages = dict.fromkeys(("root/a.txt", "files/a.txt"), release)
+        app = APP.format(release=release)
+        apps = dict.fromkeys(("root/app.py", "app.wsgi", "apps/app.py"), app)
+        root = tree(where / release, pages | apps)
         program(root / "cgi" / "program", PROGRAM.format(release=release))
     (where / "current").symlink_to("one")
     return where
@@ -182,7 +167,7 @@ def test_the_link_of_a_root_is_swapped(releases):
         "/a.txt": "{0}", "/alias/a.txt": "{0}", "/cgi/program": f"{{0}} {current}/cgi/ {root}",
         "/app.py": f"{{0}} {root}", "/wsgi/x": f"{{0}} {root}", "/apps/app.py": f"{{0}} {root}",
     }  # fmt: skip
-    lines = LINES.format(current=current).strip().splitlines()
+    lines = [line.format(current) for line in LINES]
     with serving("event", document_root=root, directives=lines) as server:
         for release in ("one", "two", "one"):
             (releases / "next").symlink_to(release)

@@ -5,19 +5,21 @@ bytes (records and pairs), which have their own tests here and a real php-fpm's 
 depend on the MPM is tried under event alone.
 """
 
+import itertools
 import os
 import shutil
 import socketserver
 import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import servers
-from support.client import CHUNKED, Client, at_once, chunked, exchange, get, request
-from support.files import open_to_all, write
+from support.client import Client, asked, at_once, exchange, get, request
+from support.files import conf, open_to_all, section, tree, write
 from support.servers import no_more_files, one_child, open_files, serving
 from support.waiting import poll_until
 
@@ -103,11 +105,9 @@ class Fake(socketserver.ThreadingUnixStreamServer):
         return True
 
     def finish_request(self, conn, address):
-        try:
+        with suppress(OSError):
             while (asked := self._read(conn)) and self.answers(conn, *asked):
                 pass
-        except OSError:
-            pass
 
     def shutdown_request(self, conn):
         super().shutdown_request(conn)
@@ -132,9 +132,9 @@ class Fake(socketserver.ThreadingUnixStreamServer):
                         self.keep = keep
                         return self.requests[-1], body
 
-    def close(self):
+    def server_close(self):
         self.shutdown()
-        self.server_close()
+        super().server_close()
 
 
 def out(conn, data, *, end=True):
@@ -145,21 +145,23 @@ def out(conn, data, *, end=True):
 def backend(mpm, tmp_path, answers, *lines, keep=False, **options):
     """(server, fake): every .fake path is the fake's to answer."""
     (tmp_path / "root").mkdir(exist_ok=True)
-    fake = Fake(tmp_path / "sock", answers)
     handler = f"proxy:unix:{tmp_path}/sock|fcgi://localhost"
     lines = (f'AddHandler "{handler}" .fake', *lines)
     if keep:
         lines += ("ProxySet fcgi://localhost enablereuse=on",)
-    try:
-        with serving(mpm, document_root=tmp_path / "root", directives=lines, **options) as server:
-            yield server, fake
-    finally:
-        fake.close()
+    options |= {"document_root": tmp_path / "root", "directives": lines}
+    with Fake(tmp_path / "sock", answers) as fake, serving(mpm, **options) as server:
+        yield server, fake
 
 
 def echo(conn, params, body):
     out(conn, b"Content-Type: text/plain\r\n\r\n" + body)
     return True
+
+
+def once(conn, params, body):
+    """An answer, and a close."""
+    out(conn, b"\r\n" + body)
 
 
 def test_what_a_backend_is_told(tmp_path):
@@ -178,14 +180,11 @@ def test_what_a_backend_is_told(tmp_path):
 
 def test_a_link_out_of_the_root_is_not_run(tmp_path):
     """As CGI's. A file that is not here is the backend's to find."""
-    root = tmp_path / "root"
-    write(root / "in.fake", "")
-    write(root / "notes.txt", "")
-    write(tmp_path / "elsewhere" / "a.fake", "")
-    (root / "out.fake").symlink_to(tmp_path / "elsewhere" / "a.fake")
-    (root / "gone.fake").symlink_to(tmp_path / "elsewhere" / "nothing")
-    (root / "folder").symlink_to(tmp_path / "elsewhere")
-    (root / "same.fake").symlink_to(root / "in.fake")
+    elsewhere = tree(tmp_path / "elsewhere", {"a.fake": ""})
+    root = tree(tmp_path / "root", {
+        "in.fake": "", "notes.txt": "", "out.fake": elsewhere / "a.fake", "gone.fake": elsewhere / "nothing",
+        "folder": elsewhere, "same.fake": Path("in.fake"),
+    })  # fmt: skip
     with backend("event", tmp_path, echo) as (server, fake):
         for path, status in [
             ("in.fake", 200), ("same.fake", 200), ("remote.fake", 200), ("in.fake/pi", 200),
@@ -195,7 +194,7 @@ def test_a_link_out_of_the_root_is_not_run(tmp_path):
             for _ in range(2):
                 assert get(server, f"/{path}").status == status, path
         (root / "same.fake").unlink()  # a link that is turned is looked at again
-        (root / "same.fake").symlink_to(tmp_path / "elsewhere" / "a.fake")
+        (root / "same.fake").symlink_to(elsewhere / "a.fake")
         assert get(server, "/same.fake").status == 403
         assert len(fake.requests) == 8
         assert "is a link that leads out of" in "\n".join(servers.take_errors(server))
@@ -203,13 +202,11 @@ def test_a_link_out_of_the_root_is_not_run(tmp_path):
 
 def test_sections_name_backends(tmp_path):
     """<FilesMatch> and <Location>, as real configurations write it."""
-    for name in ("index.page", "notes.txt"):
-        write(tmp_path / "root" / name, "<?php not for php ?>")
+    tree(tmp_path / "root", dict.fromkeys(("index.page", "notes.txt"), "<?php not for php ?>"))
     handler = f'SetHandler "proxy:unix:{tmp_path}/sock|fcgi://localhost"'
-    sections = ('FilesMatch "\\.page$"', "Location /all")
-    lines = [f"<{one}>\n{handler}\n</{one.split()[0]}>" for one in sections]
-    conf = write(tmp_path / "httpd.conf", "\n".join(["DirectoryIndex index.page", *lines, ""]))
-    with backend("event", tmp_path, echo, conf=conf) as (server, fake):
+    sections = [section(one, handler) for one in ('FilesMatch "\\.page$"', "Location /all")]
+    file = conf("DirectoryIndex index.page", *sections)
+    with backend("event", tmp_path, echo, conf=file) as (server, fake):
         for path, name, info in [
             ("/x.page", "/x.page", ""), ("/x.page/i/j", "/x.page", "/i/j"), ("/", "/index.page", ""),
             ("/all/x/y", "/all", "/x/y"),
@@ -239,19 +236,13 @@ def test_bodies_and_pieces(mpm, tmp_path):
         assert client.get("/a.fake").body == b""
         assert client.get("/a.fake", method="POST", body=big).body == big
         for body, length in [(b"", "0"), (b"abc", "3"), (big[:16384], "16384"), (big, None)]:
-            reply = client.get("/a.fake", CHUNKED, method="POST", body=chunked(body))
+            reply = client.get("/a.fake", method="POST", body=(body,))
             assert reply.body == body and fake.requests[-1].get("CONTENT_LENGTH") == length
         assert client.get("/a.fake", method="HEAD").body == b""
-        client.send(b"GET /a.fake?slow HTTP/1.1\r\nHost: x\r\n\r\n")
-        client.until(b"first")
+        client.send(request("/a.fake?slow")).until(b"first")
         gate.set()
         assert client.reply().body == b"firstsecond"
         assert fake.keep
-
-
-def once(conn, params, body):
-    """An answer, and a close."""
-    out(conn, b"\r\n" + body)
 
 
 @pytest.mark.parametrize("answers, keep, least, most", [
@@ -269,20 +260,18 @@ def test_connections_are_used_again(mpm, tmp_path, answers, keep, least, most):
 
 def test_a_connection_that_dies_when_it_is_used(tmp_path):
     """The request was read, and nothing came back: it may have been carried out, and is not repeated."""
-    turn = []
+    turn = itertools.count(1)
 
     def dies(conn, params, body):
-        turn.append(1)
-        if len(turn) % 2 == 0:
-            return False  # without an answer
-        out(conn, b"\r\n" + body)
-        return True
+        if odd := next(turn) % 2:  # else it ends without an answer
+            out(conn, b"\r\n" + body)
+        return odd
 
     one = one_child("event", threads=1)
     with backend("event", tmp_path, dies, keep=True, **one) as (server, _):
         with Client(server) as client:
             got = [client.get("/a.fake", method="POST", body=b"1").status for _ in range(8)]
-        assert got == [200, 502] * 4 and len(turn) == 8
+        assert got == [200, 502] * 4 and next(turn) == 9
         assert sum("AH01067" in line for line in servers.take_errors(server)) == 4
 
 
@@ -323,11 +312,11 @@ def test_bad_backends(tmp_path):
     def ask(how: str) -> bytes:
         return exchange(server, request(f"/a.fake?{how.replace(' ', '-')}", close=True))
 
-    lines = [f'AddHandler "proxy:unix:{tmp_path}/missing|fcgi://localhost" .gone']
-    lines.append('AddHandler "proxy:fcgi://127.0.0.1:1" .tcp')
+    missing = f"unix:{tmp_path}/none|fcgi://localhost", "fcgi://127.0.0.1:1", "fcgi://[::1]:1/x"
+    lines = [f'AddHandler "proxy:{place}" .gone{n}' for n, place in enumerate(missing)]
     with backend("event", tmp_path, answers, *lines, ProxyTimeout=3) as (server, _):
-        assert get(server, "/a.gone").status == get(server, "/a.tcp").status == 503
-        assert server.error_log().count("AH01079: failed to make connection to backend") == 2
+        assert {get(server, f"/a.gone{n}").status for n in range(len(missing))} == {503}
+        assert server.error_log().count("AH01079: failed to make connection to backend") == 3
         replies = at_once(lambda number: ask(list(BAD)[number]), len(BAD))
         said = "\n".join(servers.take_errors(server))
         for data, (how, (status, line, _)) in zip(replies, BAD.items(), strict=True):
@@ -366,8 +355,7 @@ def test_a_client_that_leaves_frees_the_backend(mpm, tmp_path):
             raise
 
     with backend(mpm, tmp_path, endless) as (server, _):
-        with Client(server) as client:
-            client.send(b"GET /a.fake HTTP/1.1\r\nHost: x\r\n\r\n")
+        with asked(server, "/a.fake") as client:
             client.receive()
         assert seen.wait(10), "the backend's connection is closed"
 
@@ -426,8 +414,7 @@ def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
             assert (far.status_line, far["X-A"]) == ("HTTP/1.1 418 Teapot", "b")
         assert get(server, "/none.php").status == 404
         assert "Primary script unknown" in "\n".join(servers.take_errors(server))
-        with Client(server) as client:
-            client.send(b"GET /dies.php HTTP/1.1\r\nHost: x\r\n\r\n")
+        with asked(server, "/dies.php") as client:
             os.kill(int(client.until(b" \r\n").split()[-1]), 9)
             assert not client.until_closed().endswith(b"0\r\n\r\n")
         said = "\n".join(servers.take_errors(server))
@@ -436,7 +423,7 @@ def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
             assert get(server, "/hello.php").body == b"hello world"
 
 
-def test_php_fpm_s_bounds():
-    for children in (0, 513):
-        with pytest.raises(ValueError, match="children"):
-            PhpFpm(children=children)
+@pytest.mark.parametrize("children", [0, 513])
+def test_php_fpm_s_bounds(children):
+    with pytest.raises(ValueError, match="children"):
+        PhpFpm(children=children)

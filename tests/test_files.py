@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.client import get
 from support.configured import checked
 from support.files import open_to_all
+from support.files import tree as tree_of
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
@@ -79,11 +80,9 @@ def test_one_warning_a_module():
 def tree(tmp_path, monkeypatch):
     """A ServerRoot with the files, and a site."""
     open_to_all(tmp_path)
-    for name in ("www/staff", "www/people", "www/forms", "logs"):
-        (tmp_path / name).mkdir(parents=True)
     names = "index.html staff/x.html people/x.html forms/x.html a.php a.bak a.media"
-    for name in names.split():
-        (tmp_path / "www" / name).write_text("a page\n")
+    tree_of(tmp_path / "www", dict.fromkeys(names.split(), "a page\n"))
+    (tmp_path / "logs").mkdir()
     shutil.copytree(PUBLIC / "extra", tmp_path / "conf" / "extra")
     for file in PUBLIC.glob("*.conf"):
         shutil.copy(file, tmp_path)
@@ -111,17 +110,14 @@ def test_public_files_start_and_protect(name, tree):
 
 def main_file(kind: str, root: Path, modules: str = "modules") -> tuple[Path, list[str]]:
     """A file of that kind, and the words of its first line."""
-    for name in ("htdocs", "logs", "conf"):
+    for name in ("htdocs", "logs"):
         (root / name).mkdir(exist_ok=True)
-    (root / "conf" / "mime.types").write_text("text/plain txt\n")
-    (root / "conf" / "magic").touch()
+    tree_of(root / "conf", {"mime.types": "text/plain txt\n", "magic": ""})
     first, rest = re.match(r"((?:.+\n )*.+)\n((?s:.*))", MAIN[kind]).groups()
     loaded = ["mpm_event", *(word for word in first.split() if word != "closed")]
     loads = "\n".join(f"LoadModule {one}_module {modules}/mod_{one}.so" for one in loaded)
-    own = (
-        f'Define SITE {root}\nServerRoot "{root}"\nServerName main.example\nListen 8080\n{loads}\n'
-    )
-    (root / "main.conf").write_text(own + 'DocumentRoot "htdocs"\n' + rest)
+    own = f'Define SITE {root}\nServerRoot "{root}"\nServerName main.example\nListen 8080\n'
+    (root / "main.conf").write_text(f'{own}{loads}\nDocumentRoot "htdocs"\n{rest}')
     return root / "main.conf", first.split()
 
 
@@ -182,10 +178,7 @@ def test_whatever_debian_can_enable_is_read(tmp_path, monkeypatch, capsys):
     """All of its modules, sites and the rest at once; httpd itself would not take two MPMs."""
     for name in ("RUN_DIR", "LOG_DIR", "LOCK_DIR"):
         monkeypatch.setenv(f"APACHE_{name}", str(tmp_path))
-    kinds = [
-        "mods-available/*.load",
-        *(f"{of}-available/*.conf" for of in ("mods", "conf", "sites")),
-    ]
+    kinds = "mods-available/*.load", *(f"{of}-available/*.conf" for of in ("mods", "conf", "sites"))
     files = [file for kind in kinds for file in sorted(DEBIAN.glob(kind))]
     files = [file for file in files if not file.name.startswith("mpm_")]
     start = f"Listen 8080\nServerRoot {DEBIAN}\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.client import Client, TlsClient, request
 from support.configured import directives as configured
-from support.files import recorded_root, write
+from support.files import recorded_root, tree
 from support.servers import assert_quiet, serving, shows, total
 from support.waiting import poll_until
 
@@ -24,9 +24,7 @@ FILTER = {"ConnectionFilter": "LINE_RATE 400"}
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = recorded_root(tmp_path_factory.mktemp("htdocs"))
-    write(root / "page.bin", PAGE)
-    write(root / "large.bin", PAGE * 10)
-    return root
+    return tree(root, {"page.bin": PAGE, "large.bin": PAGE * 10})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def directives() -> dict:
 
 def test_the_same_answers(server):
     with Client(server) as client:
-        client.send(request(b"/page.bin") + request(b"/nope") + request(b"/file.txt"))
+        client.send(request("/page.bin") + request("/nope") + request("/file.txt"))
         assert client.reply().body == PAGE
         assert client.reply().status == 404
         assert len(client.reply().body) == 37
@@ -59,7 +57,7 @@ def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, ra
     with serving(mpm, document_root=document_root, **options) as server:
         with Client(server) as one, Client(server, receive_buffer=2048) as slow:
             one.get()
-            slow.send(request(b"/large.bin"))
+            slow.send(request("/large.bin"))
             if held:
                 shows(server, K=1, W=1)
             else:

@@ -5,31 +5,21 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.client import request
 from support.configured import directives
 
 from mpmkit.config.values import signed
-from mpmkit.handlers.fastcgi import _HANDLER
-from mpmkit.handlers.gateway import REDIRECTS, Redirected, Script, Variables, redirected
+from mpmkit.handlers.gateway import Script, Variables, redirected
 from mpmkit.handlers.programs import ScriptFailed, read_head, split_head
 from mpmkit.handlers.router import UrlMapping
 from mpmkit.handlers.sections import ALL_OPTIONS, allowed
 from mpmkit.http.messages import Request
+from mpmkit.http.protocol import parse_head
 
 CONTROLS = {*range(32), 127} - {9}  # what no header may contain
 NAMES = st.text("abcdefgXYZ-", min_size=1, max_size=10).map(str.encode)
 VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20).map(str.encode)
 ENDS = st.sampled_from([b"\n", b"\r\n"])
-
-
-def request(method: str = "GET", *headers: tuple[bytes, bytes]) -> Request:
-    found = Request()
-    for name in Request.__slots__:
-        setattr(found, name, None)
-    found.method, found.headers = method, headers
-    found.conditional = any(name.startswith(b"if-") for name, _ in headers)
-    found.path, found.query, found.target = "/x", b"", b"/x"
-    found.version, found.length, found.expect_continue = (1, 1), 0, False
-    return found
 
 
 @given(st.binary(max_size=300))
@@ -85,18 +75,6 @@ def test_bad_heads(lines, said):
     assert said in str(error.value)
 
 
-def test_redirects_end():
-    asked = request("POST", (b"content-length", b"3"), (b"a", b"b"))
-    asked.length = 3
-    first = redirected(asked, "/y", b"q", {"A": "b"})
-    assert (first.method, first.length, first.headers) == ("GET", 0, ((b"a", b"b"),))
-    assert (first.path, first.query, first.url, first.before) == ("/y", b"q", "/x", {"A": "b"})
-    again: Redirected | None = first
-    for _ in range(REDIRECTS - 1):
-        again = redirected(again, "/y", b"", {})
-    assert again.depth == REDIRECTS and redirected(again, "/y", b"", {}) is None
-
-
 @pytest.mark.parametrize("prefix, root, path, file", [
     ("/icons/", "/usr/icons/", "/icons/a", "/usr/icons/a"),
     ("/icons/", "/usr/icons", "/icons/a", "/usr/iconsa"),  # as httpd: only the prefix is replaced
@@ -122,21 +100,10 @@ def test_options_add_up(before, line, after):
     assert allowed(signed((before,), tuple(line.split()))) == after
 
 
-@pytest.mark.parametrize("handler, path, host, port", [
-    ("proxy:unix:/run/php/php-fpm.sock|fcgi://localhost", "/run/php/php-fpm.sock", "localhost", None),
-    ("proxy:unix:/a|fcgi://localhost/", "/a", "localhost", None),
-    ("proxy:fcgi://127.0.0.1:9000", None, "127.0.0.1", "9000"),
-    ("proxy:fcgi://[::1]:9000/x", None, "[::1]", "9000"),
-])  # fmt: skip
-def test_backends_are_read_as_httpd_writes_them(handler, path, host, port):
-    found = _HANDLER.match(handler)
-    assert (found["path"], found["host"], found["port"]) == (path, host, port)
-
-
 def test_what_a_head_decides_is_made_once_and_never_changes():
     """A Request that comes again, from another client, to another script, in another redirect."""
     variables = Variables(directives("prefork"), "/pages")
-    request_ = request("GET", (b"host", b"lab.example:81"), (b"x-a", b"1"))
+    request_ = parse_head(request("/x", "X-A: 1", host="lab.example:81"), directives())
     one = Script("/pages/one.py", "/one.py", "", "/pages", "", "")
     other = Script("/pages/other.py", "/other.py", "/more", "/pages", "/pages/more", "")
 
@@ -151,7 +118,7 @@ def test_what_a_head_decides_is_made_once_and_never_changes():
     expected = {**first, "REMOTE_PORT": "2000"}
     first.clear()
     assert made(request_, one, 2000) == expected
-    plain = request("GET", (b"host", b"lab.example"))
+    plain = parse_head(request("/x"), directives())
     ports = [made(plain, one, 1, scheme)["SERVER_PORT"] for scheme in ("http", "https", "http")]
     assert ports == ["80", "443", "80"]
     second = made(request_, other, 2000)

@@ -1,14 +1,11 @@
 """Virtual hosts: which one answers, logs and speaks TLS. The real httpd is the judge in test_fidelity."""
 
-from pathlib import Path
-from textwrap import dedent
-
 import pytest
-from support.client import Client, exchange
+from support.client import Client, exchange, get, request
 from support.configured import checked
-from support.files import open_to_all
+from support.files import open_to_all, section, tree, write
 from support.servers import no_more_files, open_files, serving, take_errors
-from support.waiting import poll_until
+from support.waiting import logged, poll_until
 
 from mpmkit.config.directives import DirectiveError
 
@@ -17,52 +14,31 @@ from mpmkit.config.directives import DirectiveError
 def site(tmp_path):
     """Three hosts, the last two with logs of their own."""
     open_to_all(tmp_path)
-    for name in ("main", "a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "index.html").write_text(f"{name}\n")
-    (tmp_path / "site.conf").write_text(
-        dedent(f"""\
-        DocumentRoot "{tmp_path}/main"
-        ServerName main.example
-        LogFormat "%v %>s %U" short
-        CustomLog "{tmp_path}/main_log" short
-        ErrorDocument 404 "main has it not"
-        <VirtualHost *>
-            ServerName first.example:99
-        </VirtualHost>
-        <VirtualHost *>
-            ServerName a.example
-            ServerAlias *.a.example
-            DocumentRoot "{tmp_path}/a"
-            ErrorLog "{tmp_path}/a_errors"
-            CustomLog "{tmp_path}/a_log" short
-            ErrorDocument 404 "a has it not"
-            <Location /private>
-                Require all denied
-            </Location>
-        </VirtualHost>
-        <VirtualHost *>
-            ServerName b.example
-            DocumentRoot "{tmp_path}/b"
-            CustomLog "{tmp_path}/b_log" short
-            CustomLog "{tmp_path}/b_bytes" "%I"
-        </VirtualHost>
-        """)
-    )
+    tree(tmp_path, {f"{name}/index.html": f"{name}\n" for name in ("main", "a", "b")})
+    a = (
+        "ServerName a.example", "ServerAlias *.a.example", f"DocumentRoot {tmp_path}/a",
+        f"ErrorLog {tmp_path}/a_errors", f"CustomLog {tmp_path}/a_log short", 'ErrorDocument 404 "a has it not"',
+        section("Location /private", "Require all denied"),
+    )  # fmt: skip
+    b = (
+        "ServerName b.example", f"DocumentRoot {tmp_path}/b", f"CustomLog {tmp_path}/b_log short",
+        f'CustomLog {tmp_path}/b_bytes "%I"',
+    )  # fmt: skip
+    main = (
+        f"DocumentRoot {tmp_path}/main", "ServerName main.example", 'LogFormat "%v %>s %U" short',
+        f"CustomLog {tmp_path}/main_log short", 'ErrorDocument 404 "main has it not"',
+    )  # fmt: skip
+    hosts = [section("VirtualHost *", *host) for host in (("ServerName first.example:99",), a, b)]
+    write(tmp_path / "site.conf", "\n".join([*main, *hosts, ""]))
     return tmp_path
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_each_host_has_its_site_its_logs_and_its_name(site):
     with serving("event", conf=site / "site.conf") as server:
 
         def ask(host: str, path: str = "/") -> str:
-            sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-            head, _, body = exchange(server, sent).partition(b"\r\n\r\n")
-            return f"{head.split()[1].decode()} {body.decode().strip()}"
+            reply = get(server, path, host=host)
+            return f"{reply.status} {reply.body.decode().strip()}"
 
         assert [ask(host) for host in ("a.example", "X.A.example.:8", "b.example", "no.example")] == [
             "200 a", "200 a", "200 b", "200 main"]  # fmt: skip
@@ -70,33 +46,27 @@ def test_each_host_has_its_site_its_logs_and_its_name(site):
             "404 a has it not", "404 main has it not"]  # fmt: skip
         assert ask("a.example", "/private").startswith("403 ")
         assert ask("b.example", "/private").startswith("404 ")
-        assert exchange(server, b"GET http://b.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"
-                        ).endswith(b"\r\n\r\nb\n"), "the name in the target counts"  # fmt: skip
+        assert ask("a.example", "http://b.example/") == "200 b", "the name in the target counts"
         bad = b"GET / HTTP/1.1\r\nHost: a.example\r\nbad line\r\n\r\n"
         assert b" 400 " in exchange(server, bad)
-        logged = {"a_log": 5, "b_log": 4, "main_log": 1}
-        poll_until(
-            lambda: {name: len(lines(site / name)) for name in logged} == logged, "the lines"
-        )
-        *served, refused = lines(site / "a_log")
+        *served, refused = logged(site / "a_log", 5)
         assert served == [
             *["a.example 200 /index.html"] * 2, "a.example 404 /no", "a.example 403 /private"]  # fmt: skip
         assert refused.startswith("a.example 400 ")
         found, missing = "b.example 200 /index.html", "b.example 404 /private"
-        assert lines(site / "b_log") == [found, "b.example 404 /no", missing, found]  # fmt: skip
+        assert logged(site / "b_log", 4) == [found, "b.example 404 /no", missing, found]
         inherited = ["first.example 200 /index.html"]  # by its own name
-        assert lines(site / "main_log") == inherited
-        assert ["AH01630" in line for line in lines(site / "a_errors")] == [True]
+        assert logged(site / "main_log", 1) == inherited
+        assert ["AH01630" in line for line in logged(site / "a_errors", 1)] == [True]
         assert "AH01630" not in server.error_log()
         columns = {"a.example": f"a.example:{server.port}", "none": f"first.example:{server.port}"}
         with Client(server) as client:
             for name, column in columns.items():  # of the status page
-                client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
-                assert client.reply().status == 200
+                assert client.get("/", host=name).status == 200
                 assert column in {worker.vhost for worker in server.scoreboard().workers}
-            asked = b"GET / HTTP/1.1\r\nHost: b.example\r\n\r\n"
+            asked = request("/", host="b.example")
             assert client.ask(asked).status == 200
-        poll_until(lambda: lines(site / "b_bytes")[-1:] == [str(len(asked))], "%I is its own")
+        assert logged(site / "b_bytes", 5)[-1] == str(len(asked)), "%I is its own"
 
 
 def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
@@ -106,8 +76,7 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
         for name in ("c.example", "d.example", "a.example"):
             conf.write_text(conf.read_text().replace("ServerName a.example", f"ServerName {name}"))
             server.graceful()
-            ask = f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode()
-            poll_until(lambda ask=ask: exchange(server, ask).endswith(b"\r\n\r\na\n"), "known")
+            poll_until(lambda name=name: get(server, "/", host=name).body == b"a\n", "known")
             conf.write_text(conf.read_text().replace(f"ServerName {name}", "ServerName a.example"))
         conf.write_text(conf.read_text().replace(f"{site}/b_log", "/no/such/directory/log"))
         server.graceful()

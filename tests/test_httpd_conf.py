@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.configured import checked
+from support.files import section, tree
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError, Directives, Setting
@@ -51,18 +52,9 @@ def error(text: str, **more) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def tree(tmp_path):
-    """A function that writes files below a directory and returns the first one's path."""
-
-    def write(files: dict[str, str]) -> Path:
-        for name, text in files.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(dedent(text))
-        return tmp_path / next(iter(files))
-
-    return write
+def written(folder: Path, files: dict[str, str]) -> Path:
+    """The first of these files."""
+    return tree(folder, files) / next(iter(files))
 
 
 @pytest.mark.parametrize("mpm, numbers", [
@@ -93,25 +85,21 @@ def test_load_one_only_if_there_is_none():
     assert asked.value.ah == loaded.value.ah == "AH00534"
 
 
+HAS = {  # whether <IfModule> counts, with such a LoadModule; a built-in one stays
+    "": {"mpm_event_module": True, "event.c": True, "!mpm_event_module": False, "mpm_worker_module": False,
+         "!worker.c": True, "mod_dir.c": True, "dir_module": True, "ssl_module": False, "!mod_ssl.c": True,
+         "nonsense": False, "mod_rewrite.c": False},
+    # one that a LoadModule names is there, whether mpmkit has it or not
+    "http2_module": {"http2_module": True, "mod_http2.c": True}, "ldap_module": {"util_ldap.c": True},
+    "ssl_module": {"ssl_module": True, "mod_ssl.c": True}, "http_module": {"http_core.c": True},
+    "dir_module": {"mod_dir.c": True},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("loaded", "condition", "counts"), [
-    ("", "mpm_event_module", True), ("", "event.c", True), ("", "!mpm_event_module", False),
-    ("", "mpm_worker_module", False), ("", "!worker.c", True), ("", "mod_dir.c", True),
-    ("", "dir_module", True), ("", "ssl_module", False), ("", "!mod_ssl.c", True),
-    ("", "nonsense", False),
-    # one that a LoadModule names is there, whether mpmkit has it or not; a built-in one stays
-    ("http2_module", "http2_module", True), ("http2_module", "mod_http2.c", True),
-    ("ldap_module", "util_ldap.c", True), ("", "mod_rewrite.c", False),
-    ("ssl_module", "ssl_module", True), ("http_module", "http_core.c", True),
-    ("ssl_module", "mod_ssl.c", True), ("dir_module", "mod_dir.c", True),
-])  # fmt: skip
-def test_ifmodule(loaded, condition, counts):
-    load = f"LoadModule {loaded} x\n" * bool(loaded)
-    conf = parse(f"{load}<IfModule {condition}>\nTimeout 1\n</IfModule>", mpm="event")
-    assert bool(conf.settings) is counts
-
-
-# What httpd 2.4.71 says: a version that is cut short ends with zeros.
-@pytest.mark.parametrize(("condition", "counts"), [
+    *((load, f"IfModule {name}", counts) for load, names in HAS.items() for name, counts in names.items()),
+    # What httpd 2.4.71 says: a version that is cut short ends with zeros.
+    *(("", *row) for row in (
     ("IfVersion 2.4", False), ("IfVersion 2.4.71", True), ("IfVersion >= 2.4", True),
     ("IfVersion <= 2.4", False), ("IfVersion == 2.4.71", True), ("IfVersion != 2.4.70", True),
     ("IfVersion ~ ^2.4", True), (r"IfVersion = /^2\.4/", True), ("IfVersion /^2.4/", True),
@@ -121,10 +109,11 @@ def test_ifmodule(loaded, condition, counts):
     ("IfDirective Nonsense", False), ("IfSection directory", True), ("IfSection Proxy", True),
     ("IfSection Nonsense", False), ("IfSection !Timeout", True),
     ("IfDefine GIVEN", True), ("IfDefine GIVEN=v", True), ("IfDefine !GIVEN=w", True),
+    )),
 ])  # fmt: skip
-def test_conditions(condition, counts):
-    kind = condition.partition(" ")[0]
-    conf = parse(f"<{condition}>\nTimeout 1\n</{kind}>", defines=("GIVEN=v",))
+def test_conditions(loaded, condition, counts):
+    load = f"LoadModule {loaded} x\n" * bool(loaded)
+    conf = parse(load + section(condition, "Timeout 1"), mpm="event", defines=("GIVEN=v",))
     assert bool(conf.settings) is counts
 
 
@@ -314,17 +303,12 @@ def test_errors_name_the_place_and_the_remedy(text, words):
     assert words in message and message.startswith("httpd.conf:")
 
 
-def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path):
-    main = """\
-        Include extra/b.conf
-        Include extra/*.conf
-        IncludeOptional none/*.conf
-        IncludeOptional none/file.conf
-        Timeout 9
-        Include */w.conf
-    """
+def test_includes_start_from_server_root_and_patterns_are_sorted(tmp_path):
+    lines = ("Include extra/b.conf", "Include extra/*.conf", "IncludeOptional none/*.conf",
+             "IncludeOptional none/file.conf", "Timeout 9", "Include */w.conf")  # fmt: skip
+    main = "\n".join(lines)
     files = {"main.conf": main, "extra/b.conf": "Timeout 2", "extra/a.conf": "Timeout 1"}
-    conf = read(tree(files | {"s-t/w.conf": "Timeout 4", "s/w.conf": "Timeout 3"}))
+    conf = read(written(tmp_path, files | {"s-t/w.conf": "Timeout 4", "s/w.conf": "Timeout 3"}))
     assert [s.args[0] for s in conf.settings] == [str(tmp_path), *"212934"]
     assert [(os.path.basename(i.path), i.line, i.depth) for i in conf.includes] == [
         ("main.conf", 0, 0), ("b.conf", 1, 1), ("a.conf", 2, 1), ("b.conf", 2, 1),
@@ -332,19 +316,20 @@ def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path)
     ]  # fmt: skip
 
 
-def test_server_root_of_the_caller_and_of_the_file(tree, tmp_path):
+def test_server_root_of_the_caller_and_of_the_file(tmp_path):
     main = "Include one.conf\nServerRoot ${D}/two\nInclude one.conf"
     files = {"conf/main.conf": main, "one.conf": "Timeout 1", "two/one.conf": "Timeout 2"}
     root = str(tmp_path)
-    conf = read(tree(files), {"D": root}, server_root=root)
+    conf = read(written(tmp_path, files), {"D": root}, server_root=root)
     assert [s.args[0] for s in conf.settings if s.name == "Timeout"] == ["1", "2"]
     assert check("event", conf.settings)[0].ServerRoot == f"{root}/two"
 
 
-def test_a_directory_is_included_with_all_below_it(tree, tmp_path):
+def test_a_directory_is_included_with_all_below_it(tmp_path):
     """In the order of the names, whether of files, of directories or of links to them (httpd: the same)."""
     names = ["d/b", "d/z", "d/a", "d/f/c", "d/h/c", "other/c", "d/e/c", "d/g/c"]
-    path = tree({"main.conf": "Include d"} | {name: f"ServerName {name}" for name in names})
+    files = {"main.conf": "Include d"} | {name: f"ServerName {name}" for name in names}
+    path = written(tmp_path, files)
     (tmp_path / "d/link").symlink_to("../other")
     order = ["d/a", "d/b", "d/e/c", "d/f/c", "d/g/c", "d/h/c", "other/c", "d/z"]
     assert [setting.args[0] for setting in read(path).settings[1:]] == order
@@ -356,20 +341,20 @@ def test_a_directory_is_included_with_all_below_it(tree, tmp_path):
     ("<IfDefine A>", "in.conf:1: <IfDefine> is never closed"),
     ("Include gone.conf", "in.conf:1: Include: there is no {root}/gone.conf"),
 ])  # fmt: skip
-def test_errors_in_included_files_name_that_file(tree, tmp_path, inner, words):
+def test_errors_in_included_files_name_that_file(tmp_path, inner, words):
     main = "<Directory /x>\nInclude in.conf\n</Directory>"
-    (section,) = read(tree({"main.conf": main, "in.conf": "Options None"})).sections
+    (section,) = read(written(tmp_path, {"main.conf": main, "in.conf": "Options None"})).sections
     found = [(setting.name, os.path.basename(setting.file)) for setting in section.settings]
     assert found == [("Options", "in.conf")]
     with pytest.raises(DirectiveError) as caught:
-        read(tree({"main.conf": main, "in.conf": inner}))
+        read(written(tmp_path, {"main.conf": main, "in.conf": inner}))
     assert str(caught.value).startswith(f"{tmp_path}/" + words.format(root=tmp_path))
 
 
-def test_files_that_cannot_be_read(tree, tmp_path):
+def test_files_that_cannot_be_read(tmp_path):
     names = {f"f{n}.conf": f"Include f{n + 1}.conf" for n in range(30)}
     with pytest.raises(DirectiveError, match="more than 20 files deep"):
-        read(tree(names))
+        read(written(tmp_path, names))
     for path in (tmp_path / "none.conf", tmp_path):
         with pytest.raises(DirectiveError, match="cannot be read") as caught:
             read(path)

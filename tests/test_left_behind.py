@@ -136,11 +136,9 @@ def own_address() -> str:
 
 
 @pytest.mark.skipif(not own_address(), reason="this machine has loopback addresses only")
-def test_the_status_page_of_a_public_listen_is_for_this_machine(tmp_path):
-    conf = tmp_path / "httpd.conf"
+def test_the_status_page_of_a_public_listen_is_for_this_machine():
     (port,) = free_ports(1)
-    conf.write_text(f"Listen 0.0.0.0:{port}\n")
-    with Serve("event", "-f", str(conf)).ready():
+    with Serve("event", "-c", f"Listen 0.0.0.0:{port}").ready():
         for source, status in (("127.0.0.1", b"200"), (own_address(), b"403")):
             with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as sock:
                 sock.sendall(b"GET /server-status HTTP/1.0\r\n\r\n")

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.client import Client, exchange, get
+from support.client import Client, exchange, get, request
 from support.configured import directives
-from support.files import recorded_root
-from support.servers import assert_quiet, serving
-from support.waiting import poll_until
+from support.files import recorded_root, write
+from support.servers import serving
+from support.waiting import logged, poll_until
 
 from mpmkit.cli.configuration import Configuration
 from mpmkit.config.directives import Note
@@ -151,8 +151,7 @@ def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
 
 
 def test_what_the_server_is(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "index.htm").write_text("")
+    write(tmp_path / "sub" / "index.htm", "")
     named = {"DocumentRoot": str(tmp_path), "Alias": ("/else", "/srv/else")}
     named |= {"ServerName": "lab.example:81", "DirectoryIndex": ("index.html", "index.htm")}
     site = Site(directives(**named))
@@ -195,10 +194,8 @@ def test_a_line_of_the_error_log(log):
         errors.exception("a script failed", client=("192.0.2.7", 80))
     texts = [re.fullmatch(LINE, text)[3] for text in read().splitlines()[2:]]
     assert texts[:4] == ["one", "two", "three", ""]
-    assert texts[4] == "[client 192.0.2.7:80] a script failed"
-    assert texts[-2:] == [
-        f"[client 192.0.2.7:80] {one}" for one in ("RuntimeError: broken", "forged")
-    ]
+    said = "a script failed", "RuntimeError: broken", "forged"
+    assert [texts[4], *texts[-2:]] == [f"[client 192.0.2.7:80] {one}" for one in said]
 
 
 def test_levels_also_of_single_modules(log):
@@ -226,83 +223,60 @@ def test_a_message_is_one_line_of_printable_ascii(log, text, escaped):
     assert read().endswith(f" {escaped}\n") and read().count("\n") == 1
 
 
-def test_a_server_s_access_log(mpm, tmp_path):
-    path = tmp_path / "lab.log"
+def test_a_server_s_access_logs(mpm, tmp_path):
+    """Requests, connections that are kept, bytes that came and went, and header fields that went."""
+    path, other = tmp_path / "lab.log", tmp_path / "bytes.log"
     root = recorded_root(tmp_path / "root")
-    settings = {"CustomLog": (str(path), "%h %r %>s %b %X %k %{X-Y}i")}
-    with serving(mpm, document_root=root, access_log=True, **settings) as server:
+    layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
+    logs = [(str(path), "%h %r %>s %b %X %k %{X-Y}i"), (str(other), layout)]
+    named = {"ServerName": "lab.example", "ServerTokens": "Prod", "CustomLog": logs}
+    with serving(mpm, document_root=root, access_log=True, **named) as server:
+        sent = [
+            request("/file.txt", "X-Y: a\tb"), request("/a%0ab", "Connection: keep-alive"),
+            request(method="HEAD"), request("/", close=True), b"nonsense\r\n\r\n",
+            request("/file.txt", "Transfer-Encoding: chunked", method="POST", close=True)
+            + b"3;a=b\r\nhel\r\n2\r\nlo\r\n0\r\nA: trailer\r\n\r\n",
+        ]  # fmt: skip
         with Client(server) as client:
-            client.get("/file.txt", "X-Y: a\tb")
-            page = len(client.get("/nope").body)
-            client.get("/file.txt", method="HEAD")
-            client.get("/file.txt", "Connection: close")
-        # A line is written after its answer.
-        poll_until(lambda: len(path.read_text().splitlines()) == 4)
-        exchange(server, b"nonsense\r\n\r\n")
-        poll_until(lambda: len(path.read_text().splitlines()) == 5)
-        get(server, "/a%0ab")
-        assert_quiet(server)
-        *lines, nonsense, odd = path.read_text().splitlines()
+            replies = [client.ask(one) for one in sent[:4]]
+        sizes, page = [reply.size for reply in replies], str(len(replies[1].body))
+        for count in (5, 6):
+            logged(other, count - 1)  # the next connection may be another process's
+            sizes.append(len(exchange(server, sent[count - 1])))
+        *lines, nonsense, last = logged(path, 6)
+        rows = [text.split() for text in logged(other, 6)]
         common = server.access_log().splitlines()
     assert lines == [
         "127.0.0.1 GET /file.txt HTTP/1.1 200 37 + 0 a\\tb",
-        f"127.0.0.1 GET /nope HTTP/1.1 404 {page} + 1 -",
+        f"127.0.0.1 GET /a%0ab HTTP/1.1 404 {page} + 1 -",
         "127.0.0.1 HEAD /file.txt HTTP/1.1 200 - + 2 -",
-        "127.0.0.1 GET /file.txt HTTP/1.1 200 37 - 2 -",
+        "127.0.0.1 GET / HTTP/1.1 200 45 - 2 -",
     ]
     assert re.fullmatch(r"127\.0\.0\.1 nonsense 400 \d+ - 0 -", nonsense)
-    assert odd.startswith("127.0.0.1 GET /a%0ab HTTP/1.1 404 ")
+    assert last == "127.0.0.1 POST /file.txt HTTP/1.1 200 37 - 0 -"
     assert re.fullmatch(rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', common[0])
     assert len(common) == 6
-
-
-def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
-    path = tmp_path / "lab.log"
-    layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
-    root = recorded_root(tmp_path / "root")
-    named = {"ServerName": "lab.example", "ServerTokens": "Prod"}
-    with serving(mpm, document_root=root, CustomLog=(str(path), layout), **named) as server:
-        sent = []
-        with Client(server) as client:
-            for extra in ("", "Connection: keep-alive\r\n", "Connection: close\r\n"):
-                sent.append(f"GET / HTTP/1.1\r\nHost: x\r\n{extra}\r\n".encode())
-                client.ask(sent[-1])
-
-        def logged() -> bool:
-            return path.exists() and len(path.read_text().splitlines()) == len(sent)
-
-        # An answer comes before its line, and the next connection may be another process's.
-        poll_until(logged)
-        last = b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
-        last += b"3;a=b\r\nhel\r\n2\r\nlo\r\n0\r\nA: trailer\r\n\r\n"
-        sent.append(b"POST /file.txt HTTP/1.1\r\nHost: x\r\n" + last)
-        sizes = [len(exchange(server, sent[-1]))]
-        poll_until(logged)
-        sent.append(b"nonsense\r\n\r\n")
-        sizes.append(len(exchange(server, sent[-1])))
-        poll_until(logged)
-        rows = [text.split() for text in path.read_text().splitlines()]
-        port = str(server.port)
-    assert [int(row[0]) for row in rows] == [len(one) for one in sent]
-    assert [int(row[1]) for row in rows[3:]] == sizes
+    columns = [*zip(*rows, strict=True)]
+    assert [list(map(int, column)) for column in columns[:2]] == [list(map(len, sent)), sizes]
     assert all(int(row[2]) == int(row[0]) + int(row[1]) for row in rows)
-    assert [row[3] for row in rows] == ["45", "45", "45", "37", "-"]
-    assert [row[4] for row in rows] == ["-", "Keep-Alive", "close", "close", "close"]
-    assert {row[5] for row in rows} == {"mpmkit"} and {row[6] for row in rows} == {"-"}
-    assert [row[7] for row in rows] == [f"{root}/index.html"] * 3 + [f"{root}/file.txt", "-"]
-    assert {row[8] for row in rows} == {"lab.example"} and {row[9] for row in rows} == {port}
+    assert columns[3] == ("37", page, "37", "45", "-", "37")
+    assert columns[4] == ("-", "Keep-Alive", "-", "close", "close", "close")
+    assert [set(column) for column in columns[5:7]] == [{"mpmkit"}, {"-"}]
+    names = "file.txt", r"a\nb", "file.txt", "index.html", "file.txt"
+    assert [name for name in columns[7] if name != "-"] == [f"{root}/{name}" for name in names]
+    assert [set(column) for column in columns[8:]] == [{"lab.example"}, {str(server.port)}]
 
 
 def test_of_internal_redirects_the_last_is_logged_as_by_httpd(tmp_path):
-    (tmp_path / "a.html").write_text("a")
+    write(tmp_path / "a.html", "a")
     path = tmp_path / "lab.log"
     log = (str(path), "%U %q %f %>U %<q %m")
     more = {"CustomLog": log, "ErrorDocument": (404, "/a.html?e=1")}
     with serving("worker", document_root=tmp_path, **more) as server:
         get(server, "/no?x")
         get(server, "/a.html?y")
-        poll_until(lambda: path.read_text().count("\n") == 2)
-    assert sorted(path.read_text().splitlines(), reverse=True) == [
+        lines = logged(path, 2)
+    assert sorted(lines, reverse=True) == [
         f"/no ?e=1 {tmp_path}/a.html /a.html ?x GET", f"/a.html ?y {tmp_path}/a.html /a.html ?y GET",
     ]  # fmt: skip
 
@@ -313,10 +287,9 @@ def test_lines_of_many_processes_never_mix(mpm, tmp_path):
             clients = [stack.enter_context(Client(server)) for _ in range(4)]
             for _ in range(25):
                 for client in clients:
-                    client.send(b"GET /file.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
-                for client in clients:
-                    for _ in range(4):
-                        client.reply()
+                    client.send(request() * 4)
+                for client in clients * 4:
+                    client.reply()
         poll_until(lambda: len(server.access_log().splitlines()) == 400)
         pattern = rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37'
         assert all(re.fullmatch(pattern, text) for text in server.access_log().splitlines())
@@ -388,7 +361,6 @@ def test_what_is_logged_of_a_refused_request(tmp_path):
             before = len(server.error_log())
             exchange(server, sent)
             where, ah = said.split()
-            logged = rf"\[{where}\] \[pid \d+:tid \d+\] \[client 127\.0\.0\.1:\d+\] {ah}: "
-            poll_until(lambda: re.search(logged, server.error_log()[before:]), what=said)  # noqa: B023
-            poll_until(lambda: path.exists() and path.read_text().count("\n") == number)  # noqa: B023
-            assert line in ("", path.read_text().splitlines()[-1]), sent[:80]
+            line_of = rf"\[{where}\] \[pid \d+:tid \d+\] \[client 127\.0\.0\.1:\d+\] {ah}: "
+            poll_until(lambda: re.search(line_of, server.error_log()[before:]), what=said)  # noqa: B023
+            assert line in ("", logged(path, number)[-1]), sent[:80]

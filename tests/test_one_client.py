@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.client import Client, at_once, exchange, get, read_reply, request
+from support.files import conf, program, tree
 from support.malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target
 from support.servers import serving, take_errors
 from support.waiting import poll_until
@@ -63,16 +64,12 @@ RAISED = {e.__name__: e for e in (SystemExit, KeyboardInterrupt, GeneratorExit,
 
 class Pieces:
     def __init__(self, where, error):
-        self.where, self.error, self.left = where, error, 2
+        self.where, self.error = where, error
     def __iter__(self):
-        return self
-    def __next__(self):
-        if self.where == "first" or self.where == "second" and self.left == 1:
-            raise self.error
-        if not self.left:
-            raise StopIteration
-        self.left -= 1
-        return b"piece"
+        for here in ("first", "second"):
+            if self.where == here:
+                raise self.error
+            yield b"piece"
     def close(self):
         if self.where == "close":
             raise self.error
@@ -101,10 +98,8 @@ def test_whatever_an_application_raises_the_process_goes_on(raising, where):
 
 @pytest.fixture(scope="module")
 def raising(mpm, tmp_path_factory):
-    site = tmp_path_factory.mktemp("raising")
-    (site / "raise.py").write_text(RAISING)
-    (site / "index.html").write_text("here")
-    with serving(mpm, document_root=site, directives=["AddHandler wsgi-script .py"]) as server:
+    site = tree(tmp_path_factory.mktemp("raising"), {"raise.py": RAISING, "index.html": "here"})
+    with serving(mpm, document_root=site) as server:
         yield server
 
 
@@ -119,12 +114,10 @@ def application(environ, start_response):
     start_response("200 OK", [])
     return [b"done"]
 """
-    (tmp_path / "fault.py").write_text(faulty)
-    (tmp_path / "index.html").write_text("here")
+    site = tree(tmp_path, {"fault.py": faulty, "index.html": "here"})
     pool = {"StartServers": 1} | ({"MinSpareServers": 1} if mpm == "prefork" else {})
-    lines = ["AddHandler wsgi-script .py"]
-    with serving(mpm, document_root=tmp_path, directives=lines, **pool) as server:
-        first = {row.pid for row in server.scoreboard().snapshot.processes if row.pid}
+    with serving(mpm, document_root=site, **pool) as server:
+        first = set(server.processes())
         exchange(server, b"GET /fault.py HTTP/1.0\r\n\r\n")
         exchange(server, b"GET / HTTP/1.0\r\n\r\n")
         poll_until(lambda: not first & set(server.processes()), what="the child is gone")
@@ -142,9 +135,8 @@ def application(environ, start_response):
     kind, number = environ["QUERY_STRING"].split("=")
     os._exit(int(number)) if kind == "exit" else os.kill(os.getpid(), int(number))
 """
-    (tmp_path / "end.py").write_text(ending)
-    (tmp_path / "index.html").write_text("here")
-    with serving(mpm, document_root=tmp_path) as server:
+    site = tree(tmp_path, {"end.py": ending, "index.html": "here"})
+    with serving(mpm, document_root=site) as server:
         for how in ("exit=15", "exit=7", "exit=1", f"kill={signal.SIGRTMIN + 1}"):
             before = server.processes()
             exchange(server, request(f"/end.py?{how}"))
@@ -177,17 +169,11 @@ def application(environ, start_response):
     pathlib.Path(__file__).with_suffix(".called").touch()
     os._exit(0)
 """
-    site, conf = tmp_path / "site", tmp_path / "httpd.conf"
-    (site / "cgi").mkdir(parents=True)
-    for name in ("mark.wsgi", "mark.py", "index.html"):
-        (site / name).write_text(marks)
+    site = tree(tmp_path / "site", dict.fromkeys(("mark.wsgi", "mark.py", "index.html"), marks))
     for name in ("index.html", "missing"):
-        script = site / "cgi" / name
-        script.write_text(f"#!/bin/sh\ntouch {site}/cgi.called\n")
-        script.chmod(0o755)
-    conf.write_text(lines.format(site=site) + "\n")
+        program(site / "cgi" / name, f"#!/bin/sh\ntouch {site}/cgi.called\n")
     before = set(site.rglob("*"))
-    with serving(mpm, document_root=site, conf=conf):
+    with serving(mpm, document_root=site, conf=conf(lines.format(site=site))):
         assert set(site.rglob("*")) == before
 
 
@@ -216,8 +202,7 @@ def test_a_malformed_request_is_refused_and_the_server_goes_on(server):
     sent = (target(b"/" + mark), host(mark), field(mark), line(mark), target(b"/%3cscript%3e"))
     for data in sent:
         with Client(server) as client:
-            client.send(data)
-            assert b"script" not in client.reply().body
+            assert b"script" not in client.ask(data).body
 
 
 @pytest.mark.parametrize("vanishes", [False, True])

@@ -6,17 +6,15 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
-from support.client import FINISH, Client, Lost, get, half_sent, parked, request
+from support.client import FINISH, Client, Lost, at_once, get, half_sent, parked, request
 from support.files import Gate
 from support.load import Load
-from support.servers import MPMS, THREADED, launched, one_child, pool, shows, total
+from support.servers import MPMS, THREADED, generation, launched, one_child, pool, shows, total
 from support.waiting import alive, patience, poll_until
+
+from mpmkit.measure.procfs import stat
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -24,8 +22,7 @@ pytestmark = pytest.mark.usefixtures("everything_ends")
 def born(pid: int) -> float:
     """When the kernel started this process, in seconds since boot (to a hundredth). A test that was
     held up for a moment reads the same."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return int(stat(pid)[19]) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow
@@ -201,18 +198,6 @@ def test_children_that_crash_in_series_are_reported_and_not_replaced_at_once(mpm
         assert get(server).status == 200
 
 
-def together(*scenarios: Callable[[], Any]) -> list[Any]:
-    """Run scenarios side by side, each in a thread; their results. Fails with the first failure."""
-    with ThreadPoolExecutor(len(scenarios)) as threads:
-        return [run.result() for run in [threads.submit(scenario) for scenario in scenarios]]
-
-
-def generations(server) -> tuple[int, set[int]]:
-    """The present generation, and those of the children."""
-    snapshot = server.scoreboard().snapshot
-    return snapshot.generation, {row.generation for row in snapshot.processes if row.pid}
-
-
 def ten_restarts(mpm: str) -> None:
     with launched(mpm) as server:
         keeping = Load(server, clients=2, keep_alive=True)
@@ -221,10 +206,12 @@ def ten_restarts(mpm: str) -> None:
             keeping.wait_for(5)
             for number in range(1, 11):
                 server.graceful()
-                poll_until(lambda n=number: generations(server)[0] == n, "the next generation")
+                poll_until(lambda n=number: generation(server) == n, "the next generation")
                 closing.wait_for(5)
                 keeping.wait_for(5)
-            poll_until(lambda: generations(server)[1] == {10}, "only the last is left", 20)
+            rows = lambda: server.scoreboard().snapshot.processes  # noqa: E731
+            last = lambda: {row.generation for row in rows() if row.pid} == {10}  # noqa: E731
+            poll_until(last, "only the last is left", 20)
         assert closing.failures == keeping.failures == [], server.error_log()
         assert {status for status, _ in closing.answers + keeping.answers} == {200}
         assert server.running
@@ -237,7 +224,7 @@ def ten_restarts(mpm: str) -> None:
 @pytest.mark.slow
 def test_ten_graceful_restarts_in_a_row_under_load_fail_no_request():
     """New connections and kept-alive ones at the same time, the three MPMs side by side."""
-    together(*(lambda mpm=mpm: ten_restarts(mpm) for mpm in MPMS))
+    at_once(lambda number: ten_restarts(MPMS[number]), len(MPMS))
 
 
 def parked_beside_half_sent(clients: int, readers: int) -> None:
@@ -275,7 +262,7 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
 
 @pytest.mark.slow
 def test_parked_clients_stay_while_half_sent_heads_take_the_workers():
-    together(lambda: parked_beside_half_sent(2, 4), lambda: parked_beside_half_sent(6, 2))
+    at_once(lambda number: parked_beside_half_sent(*((2, 4), (6, 2))[number]), 2)
 
 
 def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
@@ -305,6 +292,4 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
             return  # and quick enough to answer
         # The parent learns of the death within a second, and looks.
         assert time.monotonic() - began < patience(5)
-        poll_until(
-            lambda: len(server.processes()) == 2, "no worker is missing, so no child is forked"
-        )
+        poll_until(lambda: len(server.processes()) == 2, "no worker is missing: no child is forked")

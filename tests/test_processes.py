@@ -29,9 +29,9 @@ WAIT = "threading.Event().wait()"
 
 
 def test_the_check_for_leftovers_finds_one():
-    with pytest.raises(AssertionError, match="every server and child of this test ended"):
-        with nothing_left(cap=0.1):
-            left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ends = "every server and child of this test ended"
+    with pytest.raises(AssertionError, match=ends), nothing_left(cap=0.1):
+        left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert left.wait(5) == -signal.SIGKILL
     left.stdin.close()
 
@@ -75,7 +75,6 @@ def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm):
             load.wait_for(100)
             poll_until(lambda: len(set(server.processes()) - {victim}) >= len(before), "replaced")
             load.wait_for(100)
-        gate.open()
         # Every request came through in the end; what failed on the way, the killed child held.
         assert {status for status, _ in load.answers} == {200}
         assert len(load.failures) <= HOLDS[mpm] - 1, load.failures
@@ -139,7 +138,7 @@ STATES = {
 @pytest.mark.parametrize("what", STATES)
 def test_no_child_outlives_a_killed_parent(mpm, what):
     with launched(mpm, KeepAliveTimeout=60) as server:
-        clients = STATES[what](server)
+        STATES[what](server)
         poll_until(lambda: what != "C code" or server.scoreboard().count("W"), what)
         # Maintenance may fork between the two looks, as clients hold what was spare.
         same = lambda: set(found := children_of(server.pid)) == set(server.processes()) and found  # noqa: E731
@@ -149,8 +148,6 @@ def test_no_child_outlives_a_killed_parent(mpm, what):
         all_gone(children, f"children of a parent killed while {what}")
         with pytest.raises(OSError):
             Client(server)
-        for client in clients:
-            client.close()
 
 
 def test_a_parent_killed_during_a_graceful_restart_leaves_no_child_of_either_generation(mpm):
@@ -164,7 +161,6 @@ def test_a_parent_killed_during_a_graceful_restart_leaves_no_child_of_either_gen
         assert old in children
         os.kill(server.pid, signal.SIGKILL)
         all_gone(children, "old and new children")
-        gate.open()
 
 
 LAUNCHER = """
@@ -199,10 +195,9 @@ def end(process: subprocess.Popen) -> tuple[int, str]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_a_server_ends_with_a_killed_launching_process(mpm, number):
     with launcher(mpm, WAIT) as (process, port, pids):
-        kept, half = Client(port), Client(port).send(b"GET / HT")
-        assert kept.get("/").status == 200 and all(map(alive, pids))
+        Client(port).send(b"GET / HT")
+        assert Client(port).get("/").status == 200 and all(map(alive, pids))
         process.send_signal(number)
-    half.close()
     with pytest.raises(ConnectionRefusedError):
         Client(port)
 
@@ -265,9 +260,7 @@ def test_children_with_threads_stay_on_one_cpu_each(mpm):
         if mpm == "prefork":
             assert all(cpus == ours for cpus in allowed())
         else:
-            poll_until(
-                lambda: all(len(cpus) == 1 for cpus in allowed()), "they have chosen their CPUs"
-            )
+            poll_until(lambda: {len(cpus) for cpus in allowed()} == {1}, "each has chosen a CPU")
             used = set.union(*allowed())
             assert used <= ours and len(used) == min(2, len(ours))
         assert os.sched_getaffinity(server.pid) == ours, "the parent, and what it forks, is free"

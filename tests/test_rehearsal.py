@@ -83,8 +83,7 @@ def test_code_that_has_run_is_copied_and_no_other():
     assert ran.__code__ is not old and ran.__code__.co_code.startswith(old.co_code) and ran() == 3
     assert sys.getsizeof(ran.__code__) > prewarm.SIZES[-1], "together with larger ones"
     inner = [
-        next(one for one in code.co_consts if hasattr(one, "co_code"))
-        for code in (old, ran.__code__)
+        next(one for one in c.co_consts if hasattr(one, "co_code")) for c in (old, ran.__code__)
     ]
     assert inner[0] is not inner[1], "what each call makes again, too"
     assert idle.__code__ is other and sys.getprofile() is None
@@ -105,6 +104,6 @@ def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
     # `threading` does something in each forked child, in 0.4 MB of its own.
     program = (
-        "import sys, mpmkit.cli.serve, mpmkit.mpm.prefork; sys.exit('threading' in sys.modules)"
+        "import sys, mpmkit.mpm.prefork, mpmkit.cli.serve; sys.exit('threading' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.client import exchange
-from support.files import program, recorded_root
+from support.files import program, recorded_root, section, tree
 from support.servers import serving
-from support.waiting import poll_until
+from support.waiting import logged, poll_until
 
 from mpmkit.measure.reference_servers import find_httpd, module_directory
 from tests.fidelity.server_pair import Pair
@@ -21,8 +21,8 @@ PLACES = "/ /d/ /d /d/?k /file.txt?q=1 /none?n=1 /slash/ /slash /slash/second.ht
 def test_httpd_escapes_the_same(tmp_path):
     """In the error log (a refused path) and in the access log (%U, %q, %{Referer}i)."""
     root = recorded_root(tmp_path / "root")
-    rules = '<LocationMatch "^/no">\nRequire all denied\n</LocationMatch>'
-    logs = f'{rules}\nCustomLog lines "%U|%q|%{{Referer}}i"'
+    rule = section('LocationMatch "^/no"', "Require all denied")
+    logs = f'{rule}\nCustomLog lines "%U|%q|%{{Referer}}i"'
     paths = [*(b"%%%02x" % byte for byte in range(1, 256) if byte != 47), b"%0a%1b[2J", b"%C3%A9"]
     with Pair("event", root, logs) as pair:
         found = []
@@ -31,11 +31,10 @@ def test_httpd_escapes_the_same(tmp_path):
                 fields = b'Host: h\r\nConnection: close\r\nReferer: "\xff\t\\'
                 head = b'GET /no%b?q"\\ HTTP/1.1\r\n%b\r\n\r\n' % (path, fields)
                 exchange(side, head)
-            lines = side.root / "lines"
-            poll_until(lambda: lines.read_text().count("\n") == len(paths))  # noqa: B023
+            lines = logged(side.root / "lines", len(paths))
             denied = re.findall(r"AH01630: .*?/no(.*?)(?:, referer: .*)?\n", side.log())
             assert len(denied) == len(paths)
-            found.append((lines.read_text(), denied))
+            found.append((lines, denied))
     assert found[0] == found[1]
 
 
@@ -50,18 +49,15 @@ DirectoryIndex none.html second.html
 LogFormat "%U|%>U|%<U|%q|%f|%{{v}}e|%m|%>s|%{{SSL_PROTOCOL}}x|%{{a}}n|%{{b}}^ti" where
 CustomLog where where
 """
-    root = recorded_root(shared / "root")
-    (root / "d").mkdir()
-    (root / "d" / "second.html").write_text("second")
+    root = tree(recorded_root(shared / "root"), {"d/second.html": "second"})
     modules = ("setenvif", "socache_shmcb", "ssl")
     with Pair("event", root, where.format(root=root), modules=modules) as pair:
 
         def what(side) -> list[str]:
             for path in PLACES.split():
                 exchange(side, f"GET {path} HTTP/1.0\r\n\r\n".encode())
-            lines = side.root / "where"
-            poll_until(lambda: lines.read_text().count("\n") == len(PLACES.split()))
-            return sorted(lines.read_text().replace(str(side.root), "").splitlines())
+            lines = logged(side.root / "where", len(PLACES.split()))
+            return sorted(line.replace(str(side.root), "") for line in lines)
 
         theirs, ours = pair.both(what)
         assert ours == theirs and any("/d/second.html" in line for line in ours)
@@ -132,8 +128,7 @@ CustomLog last "%U"
             for path in paths:
                 for field in fields:
                     exchange(side, f"GET {path} HTTP/1.0\r\n{field}\r\n".encode())
-            last = side.root / "last"
-            poll_until(lambda: len(last.read_text().split()) == len(paths) * len(fields))
+            logged(side.root / "last", len(paths) * len(fields))
             names = ("images", "others", "wanted", "robots", "last")
             return {name: sorted((side.root / name).read_text().split("\n")) for name in names}
 

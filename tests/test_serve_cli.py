@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.client import Client, Lost, get, request
-from support.files import site
+from support.files import conf, site, write
 from support.servers import MPMS, THREADED, Serve, environment, free_ports
 from support.waiting import all_gone, children_of, patience, poll_until
 
@@ -55,12 +55,6 @@ def refused(*commands: list[str], status: int = 1) -> list[list[str]]:
     return [lines for _, lines, _ in found]
 
 
-def conf(tmp_path, *lines: str) -> str:
-    path = tmp_path / "httpd.conf"
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
-
-
 def test_one_line_says_where_and_term_ends_it(mpm):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
         assert get(server, "/").status == 200
@@ -87,9 +81,9 @@ def test_the_witness_sees_a_fork():
     assert (status, forks) == (0, 2)
 
 
-def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
+def test_a_given_port_is_used_and_stands_above_the_files_listen():
     (port,) = free_ports(1)
-    file = conf(tmp_path, "Listen 127.0.0.1:1")
+    file = str(conf("Listen 127.0.0.1:1"))
     with Serve("prefork", "-f", file, "--port", str(port)).ready() as server:
         assert server.port == port
         assert get(server, "/").status == 200
@@ -106,10 +100,10 @@ def test_what_it_prints_need_not_be_read():
         assert server.process.wait(patience()) == 0
 
 
-def test_the_articles_file_serves(mpm, tmp_path):
+def test_the_articles_file_serves(mpm):
     article = (Path(__file__).parent / "data" / "article.conf").read_text()
     load = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so\nListen 127.0.0.1:8080\n"
-    with Serve("-f", conf(tmp_path, load + article), "--port", "0").ready() as server:
+    with Serve("-f", str(conf(load + article)), "--port", "0").ready() as server:
         start = 5 if mpm == "prefork" else 3  # before a request makes one of them busy
         poll_until(lambda: len(children_of(server.pid)) == start, "the children of the start")
         assert get(server, "/").status == 200
@@ -143,7 +137,8 @@ REFUSED = [
     *((["event", option, file, *PORT], "", file) for option, file in (
         ("-f", "/does/not/exist.conf"), ("-f", "/"), ("--document-root", "/does/not/exist"),
         ("--document-root", __file__))),
-    (["event", "--port", "70000"], "", "70000"), (["event", "-c", "Listen 192.0.2.1:8080"], "", "192.0.2.1:8080"),
+    (["event", "--port", "70000"], "", "70000"), (["event", "-c", "Listen no.invalid:80"], "", "no.invalid"),
+    (["event", "-c", "Listen 192.0.2.1:8080"], "", "192.0.2.1:8080; this machine has no such address"),
     (["-f", "FILE", *PORT], TWO, "MPM"),
     (["worker", "-f", "FILE", *PORT], "LoadModule mpm_event_module x", "worker was asked for"),
     (["event", "-f", "FILE", *PORT], "# a comment\nKeepAlive On\nNonsense 1", "FILE:3: Nonsense"),
@@ -153,10 +148,9 @@ REFUSED = [
 def test_what_it_cannot_do_is_one_clear_line_and_status_1(tmp_path):
     commands, expected = [], []
     for number, (args, text, says) in enumerate(REFUSED):
-        file = tmp_path / f"{number}.conf"
-        file.write_text(text)
-        commands.append([word.replace("FILE", str(file)) for word in args])
-        expected.append(says.replace("FILE", str(file)))
+        file = str(write(tmp_path / f"{number}.conf", text))
+        commands.append([word.replace("FILE", file) for word in args])
+        expected.append(says.replace("FILE", file))
     found = refused(*commands)
     for args, lines, says in zip(commands, found, expected, strict=True):
         assert len(lines) == 1 and says in lines[0], args

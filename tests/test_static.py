@@ -5,6 +5,7 @@ import random
 import re
 import time
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote_to_bytes
@@ -12,9 +13,10 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.client import Client, get
+from support.client import Client, asked, get
+from support.client import request as asking
 from support.configured import directives as configured
-from support.files import RECORDED, recorded_root, write
+from support.files import RECORDED, conf, recorded_root, section, tree, write
 from support.servers import prefork_and_event, serving
 from support.waiting import poll_until
 
@@ -27,6 +29,7 @@ from mpmkit.handlers.static import MMAP_LIMIT, SMALL, StaticFiles
 from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
+from mpmkit.measure.procfs import status_numbers
 from mpmkit.server.logs import ErrorLog
 
 mpm = prefork_and_event
@@ -42,20 +45,16 @@ MANY = ",".join(f"{i}-{i}" for i in range(0, 600, 2))
 
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory):
-    where = recorded_root(tmp_path_factory.mktemp("static"))
-    for name, data in {
+    return tree(recorded_root(tmp_path_factory.mktemp("static")), {
         "big.bin": BIG, "above.bin": BIG[: SMALL + 1],
         "py.secret.txt": "not a script", ".hidden": "hidden", "sp ace.txt": "space",
         "caf\u00e9.html": "coffee", os.fsdecode(b"latin\xe9.txt"): "latin", "100%.txt": "percent",
         "noextension": "plain", "UPPER.TXT": "upper", "a;b=c&d.txt": "odd",
-    }.items():  # fmt: skip
-        write(where / name, data)
-    return where
+    })  # fmt: skip
 
 
 def request(path: str, *lines: str, method: str = "GET") -> Request:
-    head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""])
-    return parse_head(head.encode("latin-1"), DIRECTIVES)
+    return parse_head(asking(path, *lines, method=method), DIRECTIVES)
 
 
 def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
@@ -89,42 +88,36 @@ def test_names(server, path, body, kind):
 def test_slow_readers_and_those_that_leave(mpm, document_root, way, values):
     """A narrow window and requests in a row: the answer takes many turns to send, and is whole. A client
     that leaves early leaves no descriptor open; a mapping has one."""
-    asked = b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n"
+    big = asking("/big.bin")
     # Left to itself the kernel widens its buffer, up to where it takes the whole file at once.
-    options = {"document_root": document_root, "SendBufferSize": 65536, **values}
-    with serving(mpm, **options) as server:
+    with serving(mpm, document_root=document_root, SendBufferSize=65536, **values) as server:
         with Client(server, receive_buffer=4096) as client:
             if way == "mapped":
                 get_until_mapped(server, client, "/big.bin")
-            client.send(asked * 2)  # the next request is there while the last answer is being sent
+            client.send(big * 2)  # the next request is there while the last answer is being sent
             for _ in range(2):
                 poll_until(lambda: "W" in str(server.scoreboard()) or mpm == "event")
                 assert client.reply().body == BIG
             assert client.get("/file.txt").status == 200
         for number in range(10):
             with Client(server, receive_buffer=4096) as client:
-                client.send(asked)
+                client.send(big)
                 if number % 2:
                     assert client.receive()
         # The file is open when the server finds that the request's body does not come.
-        for body in (b"Content-Length: 9\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n"):
+        unsent = ("Content-Length: 9", b"abc"), ("Transfer-Encoding: chunked", b"xyz\r\n")
+        for line, body in unsent:
             with Client(server) as client:
-                client.send(b"POST /big.bin HTTP/1.1\r\nHost: x\r\n" + body)
-                client.half_close()
+                client.send(asking("/big.bin", line, method="POST") + body).half_close()
                 client.until_closed()
         most = len(server.processes()) if way == "mapped" else 0
         poll_until(lambda: len(open_files(server, "big.bin")) <= most, what="they are closed")
 
 
-def open_files(server, name: str) -> list[str]:
+def open_files(server, name: str) -> list[Path]:
     """Descriptors of the server's children that are open on a file of that name."""
-    found = []
-    for link in (link for pid in server.processes() for link in Path(f"/proc/{pid}/fd").iterdir()):
-        try:
-            found += [link] * os.readlink(link).endswith("/" + name)
-        except FileNotFoundError:
-            continue
-    return found
+    links = chain(*(Path(f"/proc/{pid}/fd").iterdir() for pid in server.processes()))
+    return [link for link in links if os.path.realpath(link).endswith("/" + name)]
 
 
 def is_mapped(server, name: str) -> bool:
@@ -161,25 +154,23 @@ def test_a_file_that_stays_mapped(server):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_a_file_that_is_cut_short_while_it_is_sent(mpm, document_root, mapped):
+def test_a_file_that_is_cut_short_while_it_is_sent(mpm, tmp_path, mapped):
     """The connection ends, and nothing else does: to touch such a mapping would kill the process."""
-    path = write(document_root / "cut.bin", BIG)
-    options = {"document_root": document_root, "SendBufferSize": 65536, "EnableMMAP": mapped}
+    path = write(tmp_path / "cut.bin", BIG)
+    options = {"document_root": tmp_path, "SendBufferSize": 65536, "EnableMMAP": mapped}
     with serving(mpm, **options) as server:
         with Client(server) as client:
             if mapped:
                 get_until_mapped(server, client, "/cut.bin")
         processes = set(server.processes())
         with Client(server, receive_buffer=4096) as client:
-            client.send(b"GET /cut.bin HTTP/1.1\r\nHost: x\r\n\r\n")
-            got = client.receive()
+            got = client.send(asking("/cut.bin")).receive()
             os.truncate(path, 1000)
             got += client.until_closed()
             body = got.partition(b"\r\n\r\n")[2]
             assert len(body) < len(BIG) and BIG.startswith(body[:1000])
         assert get(server, "/cut.bin").body == BIG[:1000]
         assert processes <= set(server.processes())
-    path.unlink()
 
 
 def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root):
@@ -203,12 +194,11 @@ def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root):
 
 def test_sections_say_how_files_are_sent(tmp_path):
     """mod_core's advice is to say EnableMMAP Off for the directory of a network file system."""
-    sections = "<Directory ROOT/sub>\nEnableMMAP Off\n</Directory>\n<Files c.bin>\nEnableSendfile On\n</Files>\n"
     root, names = tmp_path / "root", ["/a.bin", "/sub/b.bin", "/c.bin"]
-    for name in names:
-        write(root / name[1:], BIG[:100_000], RECORDED)
-    conf = write(tmp_path / "httpd.conf", sections.replace("ROOT", str(root)))
-    with serving("event", document_root=root, conf=conf) as server, Client(server) as client:
+    tree(root, dict.fromkeys((name[1:] for name in names), BIG[:100_000]))
+    off = section(f"Directory {root}/sub", "EnableMMAP Off")
+    lines = conf(off, section("Files c.bin", "EnableSendfile On"))
+    with serving("event", document_root=root, conf=lines) as server, Client(server) as client:
         get_until_mapped(server, client, "/a.bin")
         for name in names:
             for _ in range(5):
@@ -227,54 +217,41 @@ def sparse(path: Path, size: int, at: int, text: bytes) -> Path:
 
 
 @pytest.mark.parametrize("sendfile", [False, True])
-def test_a_large_file_takes_no_memory(mpm, document_root, sendfile):
+def test_a_large_file_takes_no_memory(mpm, tmp_path, sendfile):
     """Sizes and offsets of more than 32 bits; 100 MB from there: no process grows with what it sends."""
     size, start, count = 5 * 2**30, 2**32 - 1000, 100_000_000
-    path = sparse(document_root / "huge.bin", size, 2**32, b"here")
-    try:
-        with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server:
-            with Client(server) as client:
-                client.get("/big.bin")
-                assert client.get("/huge.bin", method="HEAD")["Content-Length"] == str(size)
-                reply = client.get("/huge.bin", f"Range: bytes={2**32 - 1}-{2**32 + 4}")
-                assert (reply.status, reply.body) == (206, b"\0here\0")
-                assert reply["Content-Range"] == f"bytes {2**32 - 1}-{2**32 + 4}/{size}"
-                reply = client.get("/huge.bin", f"Range: bytes=0-1,{2**32}-{2**32 + 3}")
-                assert reply.status == 206 and b"\r\n\r\nhere\r\n" in reply.body
-            before = {pid: peak(pid) for pid in server.processes()}
-            with Client(server) as client:
-                client.send(
-                    f"GET /huge.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-                    f"Range: bytes={start}-{start + count - 1}\r\n\r\n".encode()
-                )
-                head, _, begin = client.until(b"here").partition(b"\r\n\r\n")
-                got, buffer = len(begin), memoryview(bytearray(1 << 20))
-                while received := client.sock.recv_into(buffer):
-                    got += received
-            assert head.startswith(b"HTTP/1.1 206 ") and got == count
-            assert begin[:1000].strip(b"\0") == b"" and begin[1000:1004] == b"here"
-            for pid, kib in before.items():  # a child's first response alone may touch 4 MiB
-                assert peak(pid) - kib < count / 1024 / 8, f"{peak(pid) - kib} KiB more"
-    finally:
-        path.unlink()
-
-
-def peak(pid: int) -> int:
-    """The most memory that a process has had resident, in KiB."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+    sparse(tree(tmp_path, {"big.bin": BIG}) / "huge.bin", size, 2**32, b"here")
+    with serving(mpm, document_root=tmp_path, EnableSendfile=sendfile) as server:
+        with Client(server) as client:
+            client.get("/big.bin")
+            assert client.get("/huge.bin", method="HEAD")["Content-Length"] == str(size)
+            reply = client.get("/huge.bin", f"Range: bytes={2**32 - 1}-{2**32 + 4}")
+            assert (reply.status, reply.body) == (206, b"\0here\0")
+            assert reply["Content-Range"] == f"bytes {2**32 - 1}-{2**32 + 4}/{size}"
+            reply = client.get("/huge.bin", f"Range: bytes=0-1,{2**32}-{2**32 + 3}")
+            assert reply.status == 206 and b"\r\n\r\nhere\r\n" in reply.body
+        before = {pid: status_numbers(pid)["VmHWM"] for pid in server.processes()}
+        with asked(
+            server, "/huge.bin", f"Range: bytes={start}-{start + count - 1}", close=True
+        ) as client:
+            head, _, begin = client.until(b"here").partition(b"\r\n\r\n")
+            got, buffer = len(begin), memoryview(bytearray(1 << 20))
+            while received := client.sock.recv_into(buffer):
+                got += received
+        assert head.startswith(b"HTTP/1.1 206 ") and got == count
+        assert begin[:1000].strip(b"\0") == b"" and begin[1000:1004] == b"here"
+        for pid, kib in before.items():  # a child's first response alone may touch 4 MiB
+            assert status_numbers(pid)["VmHWM"] - kib < count / 1024 / 8, "it has grown"
 
 
 def test_links_below_the_root_lead_nowhere_else(tmp_path):
     """Nothing below a directory that is a link out of the root; /srv/www-private is next to /srv/www, not
     below it; a root that is a link is followed."""
-    www, private = tmp_path / "www", tmp_path / "www-private"
-    write(www / "file.txt", "text")
-    for name in ("secret.txt", "index.html"):
-        write(private / name, "secret")
-    links = {"link.txt": private / "secret.txt", "way-out": private, "loop": "loop", "dangling": "nothing",
-             "up": "..", "in.txt": "file.txt"}  # fmt: skip
-    for name, target in links.items():
-        (www / name).symlink_to(target)
+    private = tmp_path / "www-private"
+    links = {"link.txt": private / "secret.txt", "way-out": private, "loop": Path("loop"),
+             "dangling": Path("nothing"), "up": Path(".."), "in.txt": Path("file.txt")}  # fmt: skip
+    www = tree(tmp_path / "www", {"file.txt": "text", **links})
+    tree(private, {"secret.txt": "secret", "index.html": "secret"})
     (tmp_path / "root").symlink_to(www)
     out = "/link.txt /way-out/ /way-out/secret.txt /sub/../way-out/index.html /loop /dangling /up/www-private/"
     for root in ("www", "root"):
@@ -316,15 +293,11 @@ def test_what_is_not_a_file_is_not_served(server, document_root):
         assert get(server, "/unreadable.txt").status == 403
 
 
-def test_sections_hold_for_any_way_to_a_file(document_root, tmp_path):
+def test_sections_hold_for_any_way_to_a_file(document_root):
     """<Files> is about the file, <Location> about the path: whatever the request's spelling."""
-    denied = "<{0}>\nRequire all denied\n</{1}>\n"
-    rules = denied.format('Files "index.html"', "Files") + denied.format(
-        "Location /dir", "Location"
-    )
-    conf = write(tmp_path / "httpd.conf", rules)
+    denied = (section(of, "Require all denied") for of in ('Files "index.html"', "Location /dir"))
     write(document_root / "dir" / "a.txt", "a")
-    with serving("event", document_root=document_root, conf=conf) as server:
+    with serving("event", document_root=document_root, conf=conf(*denied)) as server:
         for path in (
             "/index.html", "/", "/sub/", "/dir/", "//dir/", "/./dir/a.txt", "/%64ir/", "/x/../dir/", "/dir/.",
         ):  # fmt: skip
@@ -567,10 +540,9 @@ def test_types_config(tmp_path):
         "a.lab": "text/x-lab", "b.lab2": "text/x-lab", "c.html": "text/x-other", "d.css": None,
         "e.lab3": "text/x-mine",
     }  # fmt: skip
-    for name in expected:
-        write(tmp_path / "root" / name, "x")
+    root = tree(tmp_path / "root", dict.fromkeys(expected, "x"))
     options = {"TypesConfig": types, "AddType": "text/x-mine .lab3"}
-    with serving("event", document_root=tmp_path / "root", **options) as server:
+    with serving("event", document_root=root, **options) as server:
         for name, media_type in expected.items():
             assert get(server, f"/{name}")["Content-Type"] == media_type
     with pytest.raises(LaunchError, match=r"TypesConfig /nowhere: No such file .*: name a table"):

@@ -9,9 +9,9 @@ import signal
 from html import unescape
 
 import pytest
-from support.client import Client, at_once, get
+from support.client import FINISH, Client, at_once, get, half_sent
 from support.configured import directives as configured
-from support.files import DATA
+from support.files import DATA, tree
 from support.servers import SMALL, serving
 from support.waiting import poll_until
 
@@ -33,11 +33,9 @@ def application(environ, start_response):
 
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("htdocs")
-    (root / "file.txt").write_text("0123456789abcdefghijklmnopqrstuvwxyz\n")
-    (root / "big.txt").write_bytes(b"x" * 600_000)
-    (root / "burn.py").write_text(BURN)
-    return root
+    text = "0123456789abcdefghijklmnopqrstuvwxyz\n"
+    files = {"file.txt": text, "big.txt": b"x" * 600_000, "burn.py": BURN}
+    return tree(tmp_path_factory.mktemp("htdocs"), files)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +90,7 @@ def test_what_a_scraper_reads(server, mpm):
     before = number(server, "Total Accesses")
     for _ in range(5):
         get(server, "/big.txt")
-    with Client(server) as half, Client(server) as parked:
-        half.send(b"GET / HTTP/1.1\r\nHost: lab.example\r\n")
+    with half_sent(server), Client(server) as parked:
         assert parked.get().status == 200
         held = "R" if mpm == "event" else "RK"
 
@@ -195,8 +192,7 @@ def test_the_worker_table_says_who_asked_for_what(server, mpm):
 def test_old_generations_and_leaving_processes_are_shown(document_root):
     pool = {**SMALL["event"], "ServerLimit": 8}
     with serving("event", document_root=document_root, pool=pool) as server:
-        with Client(server) as half:
-            half.send(b"GET /file.txt HTTP/1.1\r\nHost: lab.example\r\n")
+        with half_sent(server) as half:
             poll_until(lambda: server.scoreboard().count("R") == 1)
             server.graceful()
             poll_until(lambda: "yes (old gen)" in page(server), "a leaving process of the old gen")
@@ -206,8 +202,7 @@ def test_old_generations_and_leaving_processes_are_shown(document_root):
             # Its R is on the scoreboard and in no count: busy is the one that answers us.
             poll_until(lambda: values(auto(server))["BusyWorkers"] == " 1", what="one is busy")
             assert "R" in values(auto(server))["Scoreboard"]
-            half.send(b"\r\n")
-            assert half.reply().status == 200
+            assert half.ask(FINISH).status == 404
 
 
 @pytest.mark.parametrize("function, number, text", [

@@ -37,12 +37,8 @@ def test_the_solution_is_right_for_every_student_and_nothing_gives_it_away(name)
     for student in STUDENTS:
         task = PURE[name](student)
         texts.add(f"{task}")
-        assert max(map(len, f"{task}".splitlines())) <= 100, (
-            "an output breaks longer lines anywhere"
-        )
-        assert f"{PURE[name](f' {student.upper()} ')}" == f"{task}", (
-            "the same name, the same figures"
-        )
+        assert max(map(len, f"{task}".splitlines())) <= 100, "longer lines are broken anywhere"
+        assert f"{PURE[name](f' {student.upper()} ')}" == f"{task}", "the same name and figures"
         answer = solved("e5-counter" if name == "ceiling" else "e4-noise", task)
         for wrong in (..., None, "x", -1, 1e9, {"A": "x"}, {}, [], float("nan")):
             verdict = task.check(wrong)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from support import servers
 from support.client import Client, TlsClient, exchange, read_replies, read_reply, request, trusting
 from support.configured import directives as configured
-from support.files import recorded_root, write
+from support.files import conf, recorded_root, section, tree, write
 from support.recordings import DIFFERENCES, REPLAYED, compare
 from support.servers import SMALL, Serve, assert_quiet, free_ports, one_child, serving, shows, total
-from support.waiting import children_of, patience, poll_until
+from support.waiting import children_of, logged, patience, poll_until
 
 import mpmkit
 from mpmkit.config.directives import DirectiveError
@@ -34,6 +34,7 @@ BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of 
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 mpm = servers.prefork_and_event
+SSL_FILES = ("SSLCertificateFile", "SSLCertificateKeyFile")
 SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "70-", "74-", "84-")
 
 
@@ -45,9 +46,7 @@ def directives() -> dict:
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = recorded_root(tmp_path_factory.mktemp("htdocs"))
-    write(root / "big.bin", BIG)
-    write(root / "page.bin", BIG[:60_000])
-    return root
+    return tree(root, {"big.bin": BIG, "page.bin": BIG[:60_000]})
 
 
 class RawTlsClient(Client):
@@ -61,13 +60,11 @@ class RawTlsClient(Client):
 
     def handshake(self) -> None:
         while True:
-            try:
+            with suppress(ssl.SSLWantReadError):
                 self.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self.flush()
-                self.incoming.write(super().receive())
-            else:
                 return self.flush()
+            self.flush()
+            self.incoming.write(super().receive())
 
     def flush(self) -> None:
         self.sock.sendall(self.outgoing.read())
@@ -78,13 +75,11 @@ class RawTlsClient(Client):
 
     def receive(self, cap: float = 10.0) -> bytes:
         while True:
-            try:
+            with suppress(ssl.SSLWantReadError):
                 return self.tls.read(65536)
-            except ssl.SSLWantReadError:
-                data = super().receive(cap)
-                if not data:
-                    return b""
-                self.incoming.write(data)
+            if not (data := super().receive(cap)):
+                return b""
+            self.incoming.write(data)
 
 
 def test_answers_as_in_the_clear(server):
@@ -131,11 +126,11 @@ def test_a_renegotiation_is_refused_at_once(server):
 
 
 def test_what_is_not_tls_ends_the_connection(server):
-    reply = read_reply(exchange(server, request(b"/")))
+    reply = read_reply(exchange(server, request("/")))
     assert (reply.status, reply["Connection"]) == (400, "close")
     assert b"write https://" in reply.body
-    exchange(server, b"\x16\x03\x01\xff\xff" + b"nonsense" * 100)
-    exchange(server, b"\0" * 100)
+    for nonsense in (b"\x16\x03\x01\xff\xff" + b"nonsense" * 100, b"\0" * 100):
+        exchange(server, nonsense)
     with TlsClient(server) as client:
         client.get()
         # A record that was tampered with on its way.
@@ -154,7 +149,7 @@ def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
                 client.tls.do_handshake()
             client.sock.sendall(client.outgoing.read()[: 20 * count])
         with TlsClient(server) as client:
-            client.send(request(b"/big.bin"))
+            client.send(request("/big.bin"))
         with TlsClient(server) as client:
             client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     with TlsClient(server) as client:
@@ -166,16 +161,16 @@ def test_many_records_in_one_piece_and_one_byte_by_byte(server):
     the requests in one record, with a large body among them."""
     post = request("/file.txt", method="POST", body=b"x" * 70_000)
     with TlsClient(server) as client:
-        client.send(request(b"/file.txt") * 20 + post + request(b"/sub/"))
+        client.send(request("/file.txt") * 20 + post + request("/sub/"))
         assert [client.reply().status for _ in range(22)] == [200] * 22
     with RawTlsClient(server) as client:
         client.handshake()
-        records = [client.encrypted(request(b"/file.txt")) for _ in range(21)]
+        records = [client.encrypted(request("/file.txt")) for _ in range(21)]
         client.send(b"".join(records[:20]) + records[20][:30])
         assert [client.reply().status for _ in range(20)] == [200] * 20
         client.send(records[20][30:])
         assert client.reply().body == FILE
-        for byte in client.encrypted(request(b"/file.txt")):
+        for byte in client.encrypted(request("/file.txt")):
             client.send(bytes([byte]))
         assert client.reply().status == 200
 
@@ -294,7 +289,7 @@ def test_after_the_handshake_a_silent_client_and_a_trickling_record_are_closed(d
             began = time.monotonic()
             half.send(b"GET / HTTP/1.1\r\nHo")
             client.handshake()
-            record = client.encrypted(request(b"/file.txt?" + b"x" * 1000))
+            record = client.encrypted(request("/file.txt?" + "x" * 1000))
             client.sock.settimeout(0.1)
             for byte in record:
                 try:
@@ -318,8 +313,8 @@ def test_what_a_log_counts_as_received(document_root, tmp_path):
         sent = request(), request(method="POST", body=b"x" * 1000)
         with TlsClient(server) as client:
             client.send(b"".join(sent))
-            counts = poll_until(lambda: len(w := log.read_text().split()) == 4 and w, "two lines")
-    assert counts[::2] == [str(len(one)) for one in sent]
+            counts = [line.split()[0] for line in logged(log, 2)]
+    assert counts == [str(len(one)) for one in sent]
 
 
 @pytest.mark.parametrize("path, options", [
@@ -330,7 +325,7 @@ def test_what_a_log_counts_as_received(document_root, tmp_path):
 def test_a_slow_reader_gets_all_and_may_free_event_s_thread(mpm, document_root, path, options):
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=2048) as client:
-            client.send(request(path) + request(b"/file.txt"))
+            client.send(request(path) + request("/file.txt"))
             if mpm == "event" and path == "/page.bin":
                 poll_until(lambda: total(server, "write_completion"), "write completion")
                 assert_quiet(server)
@@ -363,14 +358,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     return [self_signed(str(tmp_path_factory.mktemp("pair"))) for _ in range(2)]
 
 
-def test_certificates_that_cannot_be_used(pairs, tmp_path):
+def test_certificates_that_cannot_be_used_or_made(pairs, tmp_path, monkeypatch):
     (certificate, key), (other, _) = pairs
-    nonsense = tmp_path / "nonsense.pem"
-    nonsense.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
+    text = "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"
+    nonsense = write(tmp_path / "nonsense.pem", text)
     locked = str(tmp_path / "locked.key")
     lock = ["openssl", "pkey", "-in", key, "-out", locked, "-aes128", "-passout", "pass:secret"]
     subprocess.run(lock, check=True, capture_output=True)
-    file, key_file = "SSLCertificateFile", "SSLCertificateKeyFile"
+    file, key_file = SSL_FILES
     for values, said in [
         ({}, r"TLS needs SSLCertificateFile: name a certificate"),
         ({file: "/nowhere.pem"}, r"File /nowhere\.pem: No such file or directory: name a file"),
@@ -388,6 +383,9 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(LaunchError, match="-c:2: SSLCertificateFile /nowhere"):
         mpmkit.launch("event", SSLEngine=True, SSLCertificateFile="/nowhere.pem")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="install the openssl package, or name your own"):
+        mpmkit.launch("event", tls=True)
 
 
 @pytest.mark.parametrize("words, versions", [
@@ -407,14 +405,12 @@ def test_the_versions_that_are_spoken(document_root):
         with TlsClient(server) as client:
             assert client.sock.version() == "TLSv1.2"
             assert client.get("/big.bin").body == BIG
-            assert client.get().status == 200
         offers = trusting(server)
-        offers.set_alpn_protocols(["h2", "http/1.1"])
-        with TlsClient(server, context=offers) as client:
-            assert client.sock.selected_alpn_protocol() == "http/1.1"
-        offers.set_alpn_protocols(["h2"])
-        with TlsClient(server, context=offers) as client:
-            assert client.sock.selected_alpn_protocol() is None and client.get().status == 200
+        for protocols, chosen in ((["h2", "http/1.1"], "http/1.1"), (["h2"], None)):
+            offers.set_alpn_protocols(protocols)
+            with TlsClient(server, context=offers) as client:
+                assert client.sock.selected_alpn_protocol() == chosen
+                assert client.get().status == 200
         newest = trusting(server)
         newest.minimum_version = ssl.TLSVersion.TLSv1_3
         with pytest.raises(ssl.SSLError):
@@ -437,7 +433,7 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
             return ""
 
     install(pairs[0])
-    used = {"SSLEngine": True, "SSLCertificateFile": files[0], "SSLCertificateKeyFile": files[1]}
+    used = {"SSLEngine": True, **dict(zip(SSL_FILES, files, strict=True))}
     with serving(mpm, document_root=document_root, **used) as server:
         texts = [Path(pair[0]).read_text() for pair in pairs]
         assert server.url.startswith("https://")
@@ -456,10 +452,10 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
 def test_listeners_of_both_kinds(document_root, pairs):
     """`Listen … https` speaks TLS, the others don't. And OpenSSL looks at the bytes it encrypts, where a mapping
     may be cut short under its eyes: it gets the file, although the same process has it mapped for others."""
-    (certificate, key), _ = pairs
+    certificate = pairs[0][0]
     ports, kinds = free_ports(4), ("", " https", " http", " https")
     lines = [f"Listen 127.0.0.1:{port}{kind}" for port, kind in zip(ports, kinds, strict=True)]
-    lines += [f"SSLCertificateFile {certificate}", f"SSLCertificateKeyFile {key}"]
+    lines += map(" ".join, zip(SSL_FILES, pairs[0], strict=True))
     lines += [f"{name} {value}" for name, value in one_child("worker", 2).items()]
     options = [word for line in lines for word in ("-c", line)]
     context = ssl.create_default_context(cafile=certificate)
@@ -481,14 +477,12 @@ def test_listeners_of_both_kinds(document_root, pairs):
             assert same(secret)
 
 
-def test_a_name_that_is_not_ascii_ends_its_handshake_alone(document_root, pairs, tmp_path):
+def test_a_name_that_is_not_ascii_ends_its_handshake_alone(document_root, pairs):
     """RFC 6066, 3. No traceback in a log that any client could fill."""
     (port,) = free_ports(1)
-    engine = (
-        f"SSLEngine on\nSSLCertificateFile {pairs[0][0]}\nSSLCertificateKeyFile {pairs[0][1]}\n"
-    )
-    host = f"<VirtualHost *:{port}>\nServerName a.test\n{engine}</VirtualHost>\n"
-    file = write(tmp_path / "conf", f"Listen 127.0.0.1:{port} https\n{engine}{host}")
+    engine = "SSLEngine on", *map(" ".join, zip(SSL_FILES, pairs[0], strict=True))
+    host = section(f"VirtualHost *:{port}", "ServerName a.test", *engine)
+    file = conf(f"Listen 127.0.0.1:{port} https", *engine, host)
     context = ssl.create_default_context(cafile=pairs[0][0])
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
@@ -515,9 +509,3 @@ def test_serve_makes_a_certificate_on_request_and_ssl_engine_off_wins(document_r
     options = ["-c", f"Listen 127.0.0.1:{port} https", "-c", "SSLEngine off"]
     with Serve("prefork", "--document-root", str(document_root), *options).ready() as server:
         assert f"ready http://127.0.0.1:{port}".encode() in server.out
-
-
-def test_without_openssl_it_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LaunchError, match="install the openssl package, or name your own"):
-        mpmkit.launch("event", tls=True)

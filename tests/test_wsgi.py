@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from support import servers
-from support.client import CHUNKED, Client, asked, at_once, chunked, exchange, get, read_reply
-from support.files import DATA, write
+from support.client import Client, asked, at_once, exchange, get, read_reply, request
+from support.files import DATA, conf, section, tree, write
 from support.servers import THREADED, no_more_files, one_child, open_files, serving
 from support.waiting import poll_until
 
@@ -44,9 +44,6 @@ def directives():
 
 def case(server, name, *lines, **options):
     return get(server, f"/cases.py/{name}", *lines, **options)
-
-
-# -- answers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, line, body, length", [
@@ -89,43 +86,25 @@ def test_large_answers_headers_and_http_1_0_which_gets_no_chunks(server):
     assert get(server, "/hello.py").names == names
 
 
-def test_what_is_made_is_sent_at_once(mpm, tmp_path):
+def test_what_is_made_is_sent_at_once(server, tmp_path):
     """Each write(), each piece, reaches the client before the next is made, and the connection stays right."""
-    gated = """
-def application(environ, start_response):
-    send = start_response("200 Right", [])
-    def pieces():
-        for number in range(3):
-            yield b"piece%d" % number
-            with open({gate!r}) as file:
-                assert file.read() == "go"
-    if environ["PATH_INFO"] == "/yielded":
-        return pieces()
-    for piece in pieces():
-        send(piece)
-    return [b"", b"last"]
-"""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    write(tmp_path / "root" / "slow.py", gated.format(gate=str(gate)))
     chunk, bare = b"6\r\npiece%d\r\n", b"piece%d"
-    with serving(mpm, document_root=tmp_path / "root") as server:
-        for how, line, framed in [
-            ("yielded", " HTTP/1.1", chunk), ("written", " HTTP/1.1", chunk),
-            ("written", " HTTP/1.0", bare),
-        ]:  # fmt: skip
-            with Client(server) as client:
-                client.send(f"GET /slow.py/{how}{line}\r\nHost: x\r\n\r\n".encode())
-                for number in range(3):
-                    assert client.until(framed % number).endswith(framed % number)
-                    gate.write_text("go")
-                whole = b"piece0piece1piece2" + (b"last" if how == "written" else b"")
-                if framed is bare:
-                    assert client.until_closed().endswith(whole)
-                    continue
-                reply = client.reply()
-                assert (reply.body, reply.reason) == (whole, "Right")
-                assert client.get("/nothing").status == 404
+    for how, version, framed in [
+        ("yielded", "HTTP/1.1", chunk), ("written", "HTTP/1.1", chunk), ("written", "HTTP/1.0", bare),
+    ]:  # fmt: skip
+        with asked(server, f"/cases.py/gated/{how}?{gate}", version=version) as client:
+            for number in range(3):
+                assert client.until(framed % number).endswith(framed % number)
+                gate.write_text("go")
+            whole = b"piece0piece1piece2" + (b"last" if how == "written" else b"")
+            if framed is bare:
+                assert client.until_closed().endswith(whole)
+                continue
+            reply = client.reply()
+            assert (reply.body, reply.reason) == (whole, "Right")
+            assert client.get("/nothing").status == 404
 
 
 @pytest.mark.parametrize("name, said, end", [
@@ -142,7 +121,8 @@ def application(environ, start_response):
 ])  # fmt: skip
 def test_a_mistake_in_the_middle_cuts_the_answer(server, errors, name, said, end):
     """The head is sent, so only the missing last chunk can show it; a length is never exceeded."""
-    data = exchange(server, f"GET /cases.py/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    with asked(server, f"/cases.py/{name}") as client:
+        data = client.until_closed()
     assert data.startswith(b"HTTP/1.1 200 ") and data.endswith(end)
     assert data.count(b"HTTP/1.1") == 1 and said in errors()
 
@@ -169,9 +149,6 @@ def test_files_of_a_script(mpm, document_root, sendfile):
             for _ in range(20):
                 get(server, "/cases.py/file")
         no_more_files(server, before)
-
-
-# -- the standard ---------------------------------------------------------------------------------
 
 
 def test_the_standard_library_s_validator_is_content(server):
@@ -205,7 +182,7 @@ def test_flask_runs_unchanged(server, errors):
     part = b'--B\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n%b\r\n--B--\r\n'
     form = "Content-Type: application/x-www-form-urlencoded"
     multipart = "Content-Type: multipart/form-data; boundary=B"
-    chunks = ("Content-Type: application/json", "Transfer-Encoding: chunked")
+    json_type = "Content-Type: application/json"
     with Client(server) as client:
 
         def ask(path: str, *lines: str, method: str = "GET", body: bytes = b""):
@@ -216,7 +193,7 @@ def test_flask_runs_unchanged(server, errors):
         assert json.loads(reply.body) == {"fields": {"a": "1", "b": "two"}, "files": {}}
         upload = ask("form", multipart, method="POST", body=part % (b"x" * 100_000))
         assert json.loads(upload.body)["files"] == {"f": 100_000}
-        reply = ask("json", *chunks, method="PUT", body=chunked(b'{"a": [1', b', "x"]}'))
+        reply = ask("json", json_type, method="PUT", body=(b'{"a": [1', b', "x"]}'))
         assert json.loads(reply.body) == {"a": [1, "x"]}
         assert ask("stream").body == b"0\n1\n2\n"
         assert ask("away")["Location"] == "/flaskapp.py/?name=again"
@@ -225,9 +202,6 @@ def test_flask_runs_unchanged(server, errors):
         ):  # fmt: skip
             assert ask(path, method=method).status == status
     assert "a view's mistake" in errors()
-
-
-# -- request bodies -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, body, answer", [
@@ -240,49 +214,43 @@ def test_flask_runs_unchanged(server, errors):
 def test_bodies(server, name, body, answer):
     """What the script leaves unread is read by the server, or the next request could not be found."""
     with Client(server) as client:
-        for sent, lines in ((body, ()), (chunked(body[:2], body[2:]), (CHUNKED,))):
-            reply = client.get(f"/cases.py/{name}", *lines, method="POST", body=sent)
-            assert reply.body == answer
+        for sent in (body, (body[:2], body[2:])):
+            assert client.get(f"/cases.py/{name}", method="POST", body=sent).body == answer
         assert client.get("/hello.py").body == b"hello world"
         assert client.is_open() and not client.buffer
 
 
 def test_a_body_comes_with_the_head_or_later_and_continue_when_it_is_read(server):
-    head = b"POST /cases.py/read HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n"
+    whole = request("/cases.py/read", method="POST", body=b"abcdef")
     with Client(server) as client:
-        for cut in range(7):
-            client.send(head + b"abcdef"[:cut])
-            client.send(b"abcdef"[cut:])
-            assert client.reply().body == b"6 bytes: abcdef"
+        for cut in range(len(whole) - 6, len(whole) + 1):
+            assert client.send(whole[:cut]).ask(whole[cut:]).body == b"6 bytes: abcdef"
     # 100 Continue is sent only when the script reads, and not after the head.
-    head = (
-        "POST /cases.py/{} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
-    )
+    expecting = "Content-Length: 3", "Expect: 100-continue"
+
+    def head(name: str) -> bytes:
+        return request(f"/cases.py/{name}", *expecting, method="POST")
+
     with Client(server) as client:
         assert client.get("/cases.py/pieces").status == 200
-        client.send(head.format("read").encode())
-        interim = client.reply()
+        interim = client.ask(head("read"))
         assert (interim.status, interim.names) == (100, [])
         assert client.ask(b"abc").body == b"3 bytes: abc"
-        client.send(head.format("late_reader").encode())
-        client.until(b"head is out")
+        client.send(head("late_reader")).until(b"head is out")
         client.send(b"abc")
         assert b"100 Continue" not in client.buffer
         assert client.reply().body == b"head is outabc"
-    reply = read_reply(exchange(server, head.format("read_nothing").encode()))
+    reply = read_reply(exchange(server, head("read_nothing")))
     assert (reply.status, reply["Connection"], reply.body) == (200, "close", b"unread")
 
 
 @pytest.mark.parametrize("name", ["read", "read_nothing", "read_and_swallow"])
 def test_a_badly_chunked_body_ends_the_connection(server, name):
     """Also where the script swallows the error: where the next request begins is unknown."""
-    post = f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n\r\n".encode()
-    data = exchange(server, post + b"3\r\nabc\r\nXYZ\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n")
+    post = request(f"/cases.py/{name}", "Transfer-Encoding: chunked", method="POST")
+    data = exchange(server, post + b"3\r\nabc\r\nXYZ\r\n" + request("/hello.py"))
     reply = read_reply(data)
     assert (reply.status, reply["Connection"], reply.size) == (400, "close", len(data))
-
-
-# -- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, said", [
@@ -346,85 +314,46 @@ def test_a_wrapped_file_is_what_it_reads_and_no_longer_than_its_length(server, d
 
 
 def test_paths_of_other_alphabets(mpm, tmp_path):
-    named = """
-import os
-def application(environ, start_response):
-    start_response("200 OK", [])
-    names = [environ[name].encode("latin-1") for name in ("SCRIPT_NAME", "PATH_INFO")]
-    names.append(os.fsencode(environ["SCRIPT_FILENAME"]))
-    return ["\\n".join(map(repr, names)).encode()]
-"""
     root = tmp_path / "\u65e5\u672c"
-    write(root / "caf\xe9.py", named)
+    root.mkdir()
+    shutil.copy(DATA / "scripts" / "cases.py", root / "caf\xe9.py")
     with serving(mpm, document_root=root) as server:
-        reply = get(server, "/caf%C3%A9.py/%E6%97%A5")
-        name, info, file = reply.body.decode().split("\n")
-        assert (name, info) == ("b'/caf\\xc3\\xa9.py'", "b'/\\xe6\\x97\\xa5'")
-        assert file == repr(os.fsencode(root / "caf\xe9.py"))
+        environ = json.loads(get(server, "/caf%C3%A9.py/environ/%E6%97%A5").body)
+    raw = [environ[name].encode("latin-1") for name in ("SCRIPT_NAME", "PATH_INFO")]
+    assert raw == [b"/caf\xc3\xa9.py", b"/environ/\xe6\x97\xa5"]
+    assert os.fsencode(environ["SCRIPT_FILENAME"]) == os.fsencode(root / "caf\xe9.py")
 
 
 def test_iterables_are_closed(mpm, document_root):
     """In any case, also when the client leaves. One child, so that it can be asked."""
-    endless = """
-ended = []
-def application(environ, start_response):
-    start_response("200 OK", [])
-    if environ["PATH_INFO"]:
-        return [b"%d" % len(ended)]
-    return pieces()
-def pieces():
-    try:
-        while True:
-            yield b"x" * 10_000
-    finally:
-        ended.append(1)
-"""
-    names = (
-        "pieces sized_pieces no_content_with_body raises_before_piece raises_after_piece".split()
-    )
-    names += ["too_long", "too_short"]
-    write(document_root / "endless.py", endless, time.time() - 10)
+    names = ["pieces", "sized_pieces", "no_content_with_body", "raises_before_piece", "raises_after_piece",
+             "too_long", "too_short"]  # fmt: skip
     with serving(mpm, document_root=document_root, pool=one_child(mpm, 4)) as server:
         for name in names:
             exchange(server, f"GET /cases.py/{name} HTTP/1.0\r\n\r\n".encode())
         assert sorted(json.loads(case(server, "closed").body)) == sorted(names)
         exchange(server, b"HEAD /cases.py/pieces HTTP/1.0\r\n\r\n")
-        assert json.loads(case(server, "closed").body).count("pieces") == 2
         assert servers.take_errors(server)
-        with Client(server) as client:
-            client.send(b"GET /endless.py HTTP/1.1\r\nHost: x\r\n\r\n")
+        with asked(server, "/cases.py/endless") as client:
             assert client.receive()
-        poll_until(lambda: get(server, "/endless.py/ended").body == b"1")
+        closed = sorted([*names, "pieces", "endless"])
+        poll_until(lambda: sorted(json.loads(case(server, "closed").body)) == closed, "all closed")
 
 
 def test_wsgi_errors_is_the_error_log(server, errors):
     assert case(server, "errors").status == 200
-    lines = (
-        errors().splitlines()
-    )  # print() writes in pieces; what is left is written when the request ends
+    # print() writes in pieces; what is left is written when the request ends.
+    lines = errors().splitlines()
     said = ["a script says", "hello", "one line", "in pieces", "no end"]
     assert [line.rpartition("] ")[2] for line in lines] == said
     assert all("[wsgi:error]" in line for line in lines)
 
 
-def test_bytes_of_a_subclass_and_a_head_that_is_too_long(tmp_path):
-    program = """
-class B(bytes):
-    pass
-def application(environ, start):
-    kind = environ["QUERY_STRING"]
-    start("200 OK", [("X", "x" * (70000 if kind == "long" else 1))])(B(b"1" * (kind == "write")))
-    return [B(b"2")] if kind == "list" else iter([B(b"2"), B(b"3")])
-"""
-    write(tmp_path / "a.py", program)
-    with serving("worker", document_root=tmp_path) as server:
-        got = [get(server, f"/a.py?{kind}") for kind in ("list", "iter", "write", "long")]
-        assert "more than 65536 bytes of header lines" in "\n".join(servers.take_errors(server))
-    assert [reply.status for reply in got] == [200, 200, 200, 500]
-    assert [reply.body for reply in got[:3]] == [b"2", b"23", b"123"]
-
-
-# -- loading --------------------------------------------------------------------------------------
+def test_bytes_of_a_subclass_and_a_head_that_is_too_long(server, errors):
+    bodies = {"list": b"2", "iter": b"23", "write": b"123"}
+    assert {how: case(server, f"subclass/{how}").body for how in bodies} == bodies
+    assert case(server, "long_head").status == 500
+    assert "more than 65536 bytes of header lines" in errors()
 
 
 def script(text: str) -> str:
@@ -470,24 +399,13 @@ def test_two_threads_load_a_script_once(mpm, tmp_path):
         assert len(set(at_once(lambda _: get(server, "/slow.py").body, 4))) == 1
 
 
-def test_threads_run_a_script_at_the_same_time(mpm, tmp_path):
+def test_threads_run_a_script_at_the_same_time(server, tmp_path):
     """Worker and event: two requests meet inside the script. Prefork: two processes meet."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    program = f"""
-def application(environ, start_response):
-    with open({str(pipe)!r}, "w" if environ["PATH_INFO"] == "/w" else "r") as file:
-        pass  # each waits for the other
-    start_response("200 OK", [])
-    return [b"met"]
-"""
-    write(tmp_path / "root" / "meet.py", program)
-    with serving(mpm, document_root=tmp_path / "root") as server:
-        with asked(server, "/meet.py/w") as one, asked(server, "/meet.py/r") as other:
-            assert one.reply().body == other.reply().body == b"met"
-
-
-# -- what must not be seen ------------------------------------------------------------------------
+    meet = "/cases.py/meet/{}?" + str(pipe)
+    with asked(server, meet.format("w")) as one, asked(server, meet.format("r")) as other:
+        assert one.reply().body == other.reply().body == b"met"
 
 
 def test_a_script_s_source_is_never_sent(server):
@@ -504,23 +422,19 @@ def test_a_script_s_source_is_never_sent(server):
                 assert reply.status in (200, 400, 403, 404, 405, 501), (path, method)
 
 
-def test_where_no_program_may_run_no_application_does(document_root, tmp_path):
+def test_where_no_program_may_run_no_application_does(document_root):
     """As under mod_wsgi: Options without ExecCGI, but for what a WSGIScriptAlias names."""
-    section = f"<Directory {document_root}>\nOptions -ExecCGI\n</Directory>\n"
-    alias = f"WSGIScriptAlias /app {document_root}/hello.py process-group=x\n"
-    conf = write(tmp_path / "f", section + alias)
-    with serving("event", document_root=document_root, conf=conf) as server:
+    closed = section(f"Directory {document_root}", "Options -ExecCGI")
+    lines = conf(closed, f"WSGIScriptAlias /app {document_root}/hello.py process-group=x")
+    with serving("event", document_root=document_root, conf=lines) as server:
         assert [get(server, path).status for path in ("/hello.py", "/app")] == [403, 200]
         (error,) = servers.take_errors(server)
         assert f"Options ExecCGI is off in the directory of {document_root}/hello.py" in error
 
 
 def test_names_that_are_scripts_and_that_are_not(server, document_root, tmp_path):
-    write(document_root / "dir" / "index.py", script("index"))
-    (document_root / "folder.py").mkdir(exist_ok=True)
-    link = document_root / "link.py"
-    link.unlink(missing_ok=True)
-    link.symlink_to(write(tmp_path / "outside.py", script("outside")))
+    outside = write(tmp_path / "outside.py", script("outside"))
+    tree(document_root, {"dir/index.py": script("index"), "folder.py/x": "", "link.py": outside})
     for path, status in [
         ("/dir/", 200), ("/link.py", 403), ("/folder.py", 403), ("/nothing.py", 404),
         ("/file.txt/x.py", 404), ("/" + "x" * 300 + ".py", 403),

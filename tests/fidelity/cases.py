@@ -7,9 +7,10 @@ unexplained   they differ for no reason that is known: a bug of ours, until show
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -104,6 +105,16 @@ def joined(area: str, case: str, said: Sequence[tuple[str, Sequence[str]]]) -> R
 def block(head: str, *lines: str) -> str:
     """A section of a file: `<head>`, its lines, and its end."""
     return "\n".join([f"<{head}>", *lines, f"</{head.split()[0]}>"])
+
+
+def tree(where: Path, files: Mapping[str, str]) -> Path:
+    """A folder with these files, all of the same old time."""
+    for name, text in files.items():
+        file = where / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        os.utime(file, (1704164645, 1704164645))  # Tue, 02 Jan 2024 03:04:05 GMT
+    return where
 
 
 def tables(name: str) -> dict[str, list[str]]:

@@ -129,9 +129,8 @@ class Client(HTTPConnection):
     """Python's own client; `source` is the address it comes from."""
 
     def __init__(self, server: Side, address: str = "127.0.0.1", source: str = "") -> None:
-        super().__init__(
-            address, server.port, timeout=60, source_address=(source, 0) if source else None
-        )
+        bound = (source, 0) if source else None
+        super().__init__(address, server.port, timeout=60, source_address=bound)
 
     def ask(self, method: str, path: str, **headers: str) -> tuple[int, HTTPMessage, bytes]:
         """Status, header and body. A server may close a kept connection at any time (KeepAliveTimeout, event

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from tests.fidelity.cases import Row, block, grouped, placed, tables
+from tests.fidelity.cases import Row, block, grouped, placed, tables, tree
 from tests.fidelity.clients import Client
 from tests.fidelity.server_pair import Case, Pair, Side
 
@@ -145,9 +145,7 @@ def rows(base: Path, every: int = 1) -> list[Row]:
     may enter."""
     chosen = list(placed(list(dict.fromkeys(cases()))[::every], base))
     for _, tag, _ in chosen:
-        (base / tag / "sub").mkdir(parents=True)
-        for name in ("users", *PATHS):
-            (base / tag / name).write_text("" if name == "users" else "text\n")
+        tree(base / tag, {"users": "", **dict.fromkeys(PATHS, "text\n")})
     extra = [f'DocumentRoot "{base}"', "Listen [::1]:@port@", *(text for *_, text in chosen)]
 
     def named() -> Iterator[Case]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mpmkit.measure import procfs
 from mpmkit.measure.reference_servers import find_httpd, free_port
@@ -54,13 +55,9 @@ class Program:
 
     def run(self, *args: str) -> str:
         """Run it to its end; what it did, in words that both have in common."""
-        done = subprocess.run(
-            [*self.argv, "-d", str(self.root), "-f", str(self.conf), *args],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            stdin=subprocess.DEVNULL,
-        )
+        how: Any = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+        command = [*self.argv, "-d", str(self.root), "-f", str(self.conf), *args]
+        done = subprocess.run(command, timeout=30, **how)
         texts = [f"exit {done.returncode}"]
         for name, text in (("stdout", done.stdout), ("stderr", done.stderr)):
             if done.returncode:  # an error's words are each one's own; its ids are not

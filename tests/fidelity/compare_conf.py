@@ -70,9 +70,8 @@ def cases(only: Iterable[str] = ()) -> list[tuple[Spec, str, str]]:
 
 def theirs(file: Path) -> str:
     """httpd's verdict: `ok`, `ok AH00184 …`, or `refused`."""
-    done = subprocess.run(
-        [find_httpd(), "-t", "-f", str(file)], capture_output=True, text=True, timeout=30
-    )
+    command = [find_httpd(), "-t", "-f", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     return "refused" if done.returncode else _ok(done.stdout + done.stderr)
 
 

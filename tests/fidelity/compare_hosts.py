@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from mpmkit.server.home import self_signed
-from tests.fidelity.cases import Row, block, tables
+from tests.fidelity.cases import Row, block, tables, tree
 from tests.fidelity.server_pair import Case, Pair, Side
 
 TABLES = tables("hosts.txt")
@@ -54,10 +54,8 @@ def ask(
         if reply.status == 200 and method == "GET":
             parts += [reply.getheader("Content-Type") or "", text.strip()]
         elif method == "GET":
-            parts += [
-                text if text in ("server", "host") else "page",
-                "signed" * ("<address>" in text),
-            ]
+            parts.append(text if text in ("server", "host") else "page")
+            parts.append("signed" * ("<address>" in text))
         return " ".join(filter(None, parts)).replace(f":{port}", ":PORT")
 
 
@@ -67,10 +65,8 @@ class Site:
     def __init__(self, base: Path) -> None:
         self.base = base
         for name in ("main", "host", *(f"h{number}" for number in range(4))):
-            for file in ("index.html", "one.txt", "two.txt", "sub/one.txt"):
-                path = base / name / file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(f"{name} {file}\n")
+            files = ("index.html", "one.txt", "two.txt", "sub/one.txt")
+            tree(base / name, {file: f"{name} {file}\n" for file in files})
             (base / name / "link.txt").symlink_to("one.txt")
 
     def root(self, number: int) -> str:
@@ -179,22 +175,20 @@ def tls_rows(site: Site, every: int = 1) -> list[Row]:
         for number, (name, of, lines) in enumerate(TLS)
     ]  # fmt: skip
     names = [name for name, *_ in TLS] + ["no.example"]
+    asked = [*product((*names, None), names)][::every]
     cases = (
-        (
-            f"TLS: {asked} in the handshake, Host {host}",
-            lambda side, asked=asked, host=host: over_tls(side.port, asked, host, known),
-        )
-        for asked, host in list(product((*names, None), names))[::every]
-    )
+        (f"TLS: {name} in the handshake, Host {host}", partial(over_tls, asked=name, host=host, known=known))
+        for name, host in asked
+    )  # fmt: skip
     with Pair("event", site.base / "main", "\n".join(blocks), modules=["ssl"]) as pair:
         return pair.rows("hosts", cases)
 
 
-def over_tls(port: int, asked: str | None, host: str, known: dict[str, str]) -> str:
+def over_tls(side: Side, asked: str | None, host: str, known: dict[str, str]) -> str:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+        socket.create_connection(("127.0.0.1", side.port), timeout=10) as raw,
         context.wrap_socket(raw, server_hostname=asked) as sock,
     ):
         certificate = ssl.DER_cert_to_PEM_cert(sock.getpeercert(True) or b"")

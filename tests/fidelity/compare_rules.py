@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.fidelity.cases import Row, block, grouped, placed, tables
+from tests.fidelity.cases import Row, block, grouped, placed, tables, tree
 from tests.fidelity.clients import Client
 from tests.fidelity.server_pair import Case, Pair, Side
 
@@ -88,10 +88,7 @@ def cases() -> Iterator[tuple[str, str]]:
 
 def furnish(where: Path) -> None:
     """A case's directory: its files, and links to them."""
-    for file in FILES:
-        path = where / file.replace("{k}", where.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("text\n")
+    tree(where, {file.replace("{k}", where.name): "text\n" for file in FILES})
     for link, target in LINKS.items():
         (where / link).symlink_to(target)
     if os.geteuid() == 0:
@@ -118,9 +115,8 @@ def rows(base: Path, every: int = 1) -> list[Row]:
     for _, tag, _ in chosen:
         furnish(site / tag)
     link.symlink_to("releases/1")
-    extra = "\n".join(
-        [f'DocumentRoot "{link}"', *(text.replace("\\", "\\\\") for *_, text in chosen)]
-    )
+    texts = (text.replace("\\", "\\\\") for *_, text in chosen)
+    extra = "\n".join([f'DocumentRoot "{link}"', *texts])
 
     def asked() -> Iterable[Case]:
         for end, paths in ASKED.items():

@@ -15,19 +15,13 @@ from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.fidelity.cases import DATA, Row
+from tests.fidelity.cases import DATA, Row, tree
 from tests.fidelity.compare_hosts import dump, free_ports
 from tests.fidelity.server_pair import Case, Pair, Side
 
 FILES = ("page.html", "index.html", "deep/page.html", "deep/more/page.html", "private/page.html", "upload/x.txt",
          "upload/x.php", "assets/app.css", "assets/app.css.bak", ".ht", "config.inc", "vendor/x.inc")  # fmt: skip
-LINKS = (
-    "link.html",
-    "deep/link.html",
-    "deep/more/link.html",
-    "assets/link.html",
-    "private/link.html",
-)
+LINKS = [f"{name}link.html" for name in ("", "deep/", "deep/more/", "assets/", "private/")]
 MODULES = (
     "access_compat auth_basic authn_core authn_file authz_user autoindex cgid deflate env expires filter headers "
     "negotiation rewrite setenvif userdir vhost_alias"
@@ -45,10 +39,7 @@ def sites() -> Iterator[tuple[str, str]]:
 def make_files(base: Path) -> None:
     """The sites, the programs, and the files that are included."""
     for site in ("www", "shop", "blog"):
-        for name in FILES:
-            path = base / site / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{site}/{name}\n")
+        tree(base / site, {name: f"{site}/{name}\n" for name in FILES})
         for name in LINKS:
             (base / site / name).symlink_to(base / site / "page.html")
     shutil.copytree(DATA / "cgi", base / "cgi")
@@ -64,9 +55,8 @@ def ask(side: Side, ports: dict[Side, list[int]], word: str) -> str:
     port = ports[side][bool(second)]
     client = HTTPConnection(address, port, timeout=10, source_address=(address, 0))
     with closing(client):
-        client.request(
-            method or "GET", path, headers={"Host": host if host != "-" else "lab.example"}
-        )
+        named = {"Host": host if host != "-" else "lab.example"}
+        client.request(method or "GET", path, headers=named)
         reply = client.getresponse()
         text = reply.read().decode("latin-1").strip()
     if "server status" in text[:300].lower():
@@ -74,12 +64,8 @@ def ask(side: Side, ports: dict[Side, list[int]], word: str) -> str:
         text = "; ".join(re.findall(row, text))
     elif text.startswith("<!DOCTYPE"):
         text = "page"
-    parts = (
-        str(reply.status),
-        reply.getheader("Location"),
-        reply.getheader("Content-Type"),
-        text[:300],
-    )
+    fields = (reply.getheader(name) for name in ("Location", "Content-Type"))
+    parts = (str(reply.status), *fields, text[:300])
     return without(ports[side], " ".join(filter(None, parts)).replace("\n", "; "))
 
 
@@ -123,10 +109,7 @@ def site_rows(base: Path, files: dict[str, str], title: str, text: str) -> list[
     for side, own in ports.items():
         values = {"{d}": base, "{c}": base / side.name, "{p}": own[0], "{q}": own[1]}
         side.extra = placed(lines, values)
-        for name, content in files.items():
-            path = base / side.name / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(placed(content, values))
+        tree(base / side.name, {name: placed(text, values) for name, text in files.items()})
     cases: list[Case] = [
         (f"{title}: {word}", partial(ask, ports=ports, word=word))
         for word in " ".join(asked).split()

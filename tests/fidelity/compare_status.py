@@ -63,9 +63,7 @@ def rows(site: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
                 result.append(Row("status", f"order of the keys ({where})", *orders))
                 result += pair.rows("status", _page_cases(where))
     for key in dict.fromkeys(key for _, autos in seen for auto in autos for key in auto):
-        forms = [
-            (where, [form(auto.get(key, "absent")) for auto in autos]) for where, autos in seen
-        ]
+        forms = [(mpm, [form(auto.get(key, "absent")) for auto in both]) for mpm, both in seen]
         result.append(joined("status", f"?auto {key}", forms))
     return result
 

@@ -42,6 +42,7 @@ from tests.fidelity.cases import (
     Row,
     counted,
     report,
+    tree,
     unexplained,
 )
 
@@ -68,31 +69,16 @@ AREAS: dict[str, tuple[str, Callable[..., Iterable[Row]]]] = {
     "kinds": ("Small inputs: names, scripts, hosts, redirects, variables", compare_kinds.rows),
     "sites": ("Whole configurations, in the manner of public files", compare_sites.rows),
 }
-OWN_SITE = {
-    "rules",
-    "access",
-    "hosts",
-    "kinds",
-    "sites",
-}  # they make their files in an empty directory
+OWN_SITE = {"rules", "access", "hosts", "kinds", "sites"}  # these make their own files
 LONGEST = 160  # characters of a cell
 SHOWN = 60  # cases of an area that are the same, at the most
 
 
-def pages(where: Path) -> Path:
-    """A small site; the same files, with the same times, for both."""
-    for name, text in {
-        "index.html": "<html><body><h1>It works!</h1></body></html>\n",
-        "file.txt": "0123456789abcdefghijklmnopqrstuvwxyz\n",
-        "empty.txt": "",
-        "sub/index.html": "sub index\n",
-        "noindex/.keep": "",
-    }.items():
-        file = where / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        os.utime(file, (1704164645, 1704164645))
-    return where
+# A small site; the same files, with the same times, for both.
+PAGES = {
+    "index.html": "<html><body><h1>It works!</h1></body></html>\n", "empty.txt": "", "noindex/.keep": "",
+    "file.txt": "0123456789abcdefghijklmnopqrstuvwxyz\n", "sub/index.html": "sub index\n",
+}  # fmt: skip
 
 
 def compare(area: str, **how: Any) -> list[Row]:
@@ -101,7 +87,7 @@ def compare(area: str, **how: Any) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
         os.chmod(where, 0o755)  # httpd's children are another user
         site = Path(where).resolve()
-        return list(AREAS[area][1](site if area in OWN_SITE else pages(site), **how))
+        return list(AREAS[area][1](site if area in OWN_SITE else tree(site, PAGES), **how))
 
 
 # --- The page --------------------------------------------------------------------------------------
@@ -113,16 +99,10 @@ def markdown(rows: Sequence[Row], version: str, day: str) -> str:
     table = [("", [*VERDICTS]), ("---", ["---"] * len(VERDICTS))]
     table += [(AREAS[area][0], numbers(of_area)) for area, of_area in areas.items()]
     table.append(("**all**", [f"**{number}**" for number in numbers(rows)]))
-    lines = [
-        BEGIN,
-        "",
-        "## Case by case",
-        "",
-        f"Both servers started from the same httpd.conf on {day}: {version} and mpmkit. "
-        "`mpmkit fidelity --all` prints every case.",
-        "",
-        *(f"| {title} | {' | '.join(cells)} |" for title, cells in table),
-    ]
+    both = f"Both servers started from the same httpd.conf on {day}: {version} and mpmkit."
+    lines = [BEGIN, "", "## Case by case", ""]
+    lines += [f"{both} `mpmkit fidelity --all` prints every case.", ""]
+    lines += [f"| {title} | {' | '.join(cells)} |" for title, cells in table]
     for area, of_area in areas.items():
         if of_area:
             lines += ["", f"### {AREAS[area][0]}", "", *differences(of_area), *digest(of_area)]

@@ -73,13 +73,8 @@ def conf_text(
     """The file that both are started with."""
     loads = load_lines(find_httpd(), (f"mpm_{mpm}", *MODULES, *modules))
     text = CONF.format(
-        root=root,
-        port=port,
-        pages=pages,
-        pool=pool,
-        extra=extra,
-        loads="\n".join((*loads, *user_lines())),
-    )
+        root=root, port=port, pages=pages, pool=pool, extra=extra, loads="\n".join((*loads, *user_lines())),
+    )  # fmt: skip
     return text.replace("@port@", str(port))
 
 
@@ -143,14 +138,9 @@ class Pair:
     """Both, for the length of a `with` block. Raises NotInstalled where there is no httpd."""
 
     def __init__(
-        self,
-        mpm: str,
-        pages: str | os.PathLike[str],
-        extra: str = "",
-        *,
-        pool: str | None = None,
-        modules: Iterable[str] = (),
-    ) -> None:
+        self, mpm: str, pages: str | os.PathLike[str], extra: str = "", *,
+        pool: str | None = None, modules: Iterable[str] = (),
+    ) -> None:  # fmt: skip
         common = mpm, Path(pages), extra, pool, tuple(modules)
         self.sides = (Side([find_httpd()], *common), Side(MPMKIT, *common))
 

@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Self
 
 from .waiting import open_clients, patience
@@ -17,10 +18,9 @@ class Reply:
     def __init__(self, head: bytes, body: bytes, length: int) -> None:
         first, *lines = head.decode("latin-1").split("\r\n")
         self.status_line = first
-        found = re.fullmatch(r"HTTP/(\d\.\d) (\d{3}) (.*)", first)
+        found = re.fullmatch(r"HTTP/\d\.\d (\d{3}) (.*)", first)
         assert found is not None, f"not a status line: {first!r}"
-        self.version, self.code, self.reason = found.groups()
-        self.status = int(self.code)
+        self.status, self.reason = int(found[1]), found[2]
         pairs = [line.partition(":") for line in lines]
         assert all(colon and name.strip() == name for name, colon, _ in pairs), lines
         self.headers = [(name, value.strip()) for name, _, value in pairs]
@@ -118,43 +118,38 @@ class Late(AssertionError, TimeoutError):
 
 
 def request(
-    path: str | bytes = "/file.txt", *lines: str, close: bool = False,
-    method: str = "GET", body: bytes = b"", version: str = "HTTP/1.1",
+    path: str = "/file.txt", *lines: str, close: bool = False, method: str = "GET",
+    body: bytes | tuple[bytes, ...] = b"", version: str = "HTTP/1.1", host: str = "lab.example",
 ) -> bytes:  # fmt: skip
-    """A well-formed request; kept alive unless the lines, or `close`, say otherwise."""
-    if isinstance(path, bytes):
-        path = path.decode("latin-1")
+    """A well-formed request, kept alive unless `close` or the lines say no. A body in pieces is chunked."""
     if close:
         lines += ("Connection: close",)
-    if body and not any(line.lower().startswith("transfer-encoding") for line in lines):
+    if isinstance(body, tuple):
+        lines += ("Transfer-Encoding: chunked",)
+        pieces = (*filter(None, body), b"")
+        body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    elif body:
         lines += (f"Content-Length: {len(body)}",)
-    head = "\r\n".join([f"{method} {path} {version}", "Host: lab.example", *lines, "", ""])
+    head = "\r\n".join([f"{method} {path} {version}", f"Host: {host}", *lines, "", ""])
     return head.encode("latin-1") + body
 
 
-CHUNKED = "Transfer-Encoding: chunked"
-
-
-def chunked(*pieces: bytes) -> bytes:
-    """A body in chunks."""
-    found = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece)
-    return found + b"0\r\n\r\n"
-
-
 class Client:
-    """A raw connection to a server or to a port. `with Client(server) as client: …` closes it; nothing
+    """A raw connection to a server, a port or an address. `with Client(server) as client: …` closes it; nothing
     is sent by itself. `wait`: how long connecting, sending and reading may take."""
 
     def __init__(self, server: Any, *, wait: float = 0, receive_buffer: int | None = None) -> None:
         self.wait = wait or patience()
         self.buffer = b""
-        self.sock = socket.socket()
+        port = getattr(server, "port", server)
+        address = server if isinstance(server, tuple) else ("127.0.0.1", port)
+        self.sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         open_clients.add(self)
         if receive_buffer is not None:  # before connect, or the window is wide already
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(self.wait)
         try:
-            self.sock.connect(("127.0.0.1", getattr(server, "port", server)))
+            self.sock.connect(address)
         except BaseException:
             self.close()
             raise
@@ -248,11 +243,8 @@ class Client:
 
     def silent(self, seconds: float) -> None:
         """Nothing comes from the server for so long, not even the connection's end."""
-        try:
-            data = self.receive(seconds)
-        except Late:
-            return
-        raise AssertionError(f"expected silence, got {data[:80]!r}")
+        with suppress(Late):
+            raise AssertionError(f"expected silence, got {self.receive(seconds)[:80]!r}")
 
     def half_close(self) -> None:
         """No more from us; the server may still answer."""
@@ -310,9 +302,9 @@ def at_once(job: Callable[[int], Any], count: int) -> list[Any]:
         return list(threads.map(job, range(count)))
 
 
-def asked(server: Any, path: str) -> Client:
-    """A client that has sent one request."""
-    return Client(server).send(request(path))
+def asked(server: Any, path: str, *lines: str, **how: Any) -> Client:
+    """A client that has sent one `request`."""
+    return Client(server).send(request(path, *lines, **how))
 
 
 FINISH = b"xample\r\n\r\n"  # the other half of what `half_sent` sends

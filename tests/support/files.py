@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,17 @@ def write(path: Path, data: bytes | str, mtime: float = RECORDED) -> Path:
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     os.utime(path, (mtime, mtime))
     return path
+
+
+def tree(where: Path, files: Mapping[str, bytes | str | Path]) -> Path:
+    """A folder with these files, by name; a Path is what a symbolic link leads to."""
+    for name, data in files.items():
+        if isinstance(data, Path):
+            (where / name).unlink(missing_ok=True)
+            (where / name).symlink_to(data)
+        else:
+            write(where / name, data)
+    return where
 
 
 def program(path: Path, text: str, mode: int = 0o755) -> Path:
@@ -38,12 +50,11 @@ def open_to_all(folder: Path) -> None:
 
 def recorded_root(where: Path) -> Path:
     """The document root that the recordings in data/raw were made from."""
-    write(where / "index.html", "<html><body><h1>It works!</h1></body></html>\n")
-    write(where / "file.txt", "0123456789abcdefghijklmnopqrstuvwxyz\n")
-    write(where / "empty.txt", "")
-    write(where / "sub" / "index.html", "sub index\n")
-    (where / "noindex").mkdir()
-    return where
+    (where / "noindex").mkdir(parents=True)
+    return tree(where, {
+        "index.html": "<html><body><h1>It works!</h1></body></html>\n", "empty.txt": "",
+        "file.txt": "0123456789abcdefghijklmnopqrstuvwxyz\n", "sub/index.html": "sub index\n",
+    })  # fmt: skip
 
 
 BIG = b"".join(b"%08d\n" % i for i in range(0, 5_000_000, 9))[:5_000_000]
@@ -74,10 +85,17 @@ def site() -> Path:
     pid.py."""
     root = recorded_root(Path(tempfile.mkdtemp(prefix="mpmkit-test-")))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    write(root / "big.bin", BIG)
-    for name, text in (("gate.py", GATE), ("busy.py", BUSY), ("pid.py", PID)):
-        write(root / name, text)
-    return root
+    return tree(root, {"big.bin": BIG, "gate.py": GATE, "busy.py": BUSY, "pid.py": PID})
+
+
+def section(what: str, *lines: str) -> str:
+    """`<what>` with these lines in it."""
+    return "\n".join([f"<{what}>", *lines, f"</{what.split()[0]}>"])
+
+
+def conf(*lines: str) -> Path:
+    """An httpd.conf with these lines, for as long as the tests of this process run."""
+    return write(site() / f"{uuid.uuid4().hex}.conf", "\n".join(lines) + "\n")
 
 
 class Gate:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -144,10 +144,8 @@ def open_files(server: Server) -> dict[int, int]:
     """How many descriptors each of its children has."""
     found = {}
     for pid in server.processes():
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             found[pid] = len(os.listdir(f"/proc/{pid}/fd"))
-        except OSError:  # it has ended meanwhile
-            continue
     return found
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mpmkit.measure.procfs import stat, tasks, text_of
+
 MARK = "MPMKIT_TEST_MARK"  # in the environment of every process that a test starts
 T = TypeVar("T")
 
@@ -37,15 +39,14 @@ def poll_until(
     return value
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """(state, parent's pid) of a process, None when it has gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name in parentheses may hold anything, spaces and parentheses included.
-    state, ppid = text.rpartition(")")[2].split()[:2]
-    return state, int(ppid)
+def logged(path: Path, count: int) -> list[str]:
+    """The lines of a log once there are so many: one is written after its answer."""
+
+    def read() -> list[str]:
+        return path.read_text().splitlines() if path.exists() else []
+
+    poll_until(lambda: len(read()) == count, lambda: f"{count} lines in {path}: {read()[-9:]}")
+    return read()
 
 
 def alive(pid: int) -> bool:
@@ -53,13 +54,8 @@ def alive(pid: int) -> bool:
 
     But the first thread of a process may be a zombie while others still hold its sockets.
     """
-    stat = _stat(pid)
-    if stat is None or stat[0] == "X":
-        return False
-    try:
-        return stat[0] != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    state = stat(pid)[:1]
+    return state not in ([], ["X"]) and (state != ["Z"] or len(tasks(pid)) > 1)
 
 
 def _pids() -> list[int]:
@@ -68,20 +64,14 @@ def _pids() -> list[int]:
 
 def children_of(parent: int) -> list[int]:
     """Living children of a process, read from /proc: no server is asked."""
-    return [pid for pid in _pids() if (stat := _stat(pid)) and stat[1] == parent and alive(pid)]
+    return [pid for pid in _pids() if stat(pid)[1:2] == [str(parent)] and alive(pid)]
 
 
 def marked(mark: str) -> list[int]:
     """Living processes that were started with `mark` in their environment."""
-    needle = f"{MARK}={mark}".encode()
-    found = []
-    for pid in _pids():
-        try:
-            if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") and alive(pid):
-                found.append(pid)
-        except (OSError, ProcessLookupError):
-            pass  # gone meanwhile, or of another user
-    return found
+    entry = f"{MARK}={mark}"
+    environs = ((pid, text_of(f"/proc/{pid}/environ").split("\0")) for pid in _pids())
+    return [pid for pid, environ in environs if entry in environ and alive(pid)]
 
 
 def all_gone(pids: list[int], what: str, cap: float = 5.0) -> None:

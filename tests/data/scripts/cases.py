@@ -1,14 +1,13 @@
 """One WSGI application for each thing a server may meet; PATH_INFO names it."""
 
-import ast
 import bz2
 import gzip
 import io
+import itertools
 import json
 import os
 import sys
 import threading
-from urllib.parse import unquote
 
 HTML = [("Content-Type", "text/html")]
 closed = []  # names of cases whose iterable was closed, in this process
@@ -28,8 +27,38 @@ class Closing:
         closed.append(self.name)
 
 
+# Those that only answer: status, headers, pieces.
+PLAIN = {
+    "list": ("200 OK", HTML, [b"one", b"", b"two"]), "empty_list": ("200 OK", HTML, []),
+    "no_content": ("204 No Content", [], []), "not_modified": ("304 Not Modified", [("ETag", '"x"')], [b""]),
+    "own_status": ("299 Chosen Here", HTML, [b"body"]), "read_nothing": ("200 OK", HTML, [b"unread"]),
+    "headers": ("203 Fine", [("Set-Cookie", "a=1"), ("content-type", "text/x-own"), ("Set-Cookie", "b=2"),
+                             ("Date", "never"), ("Server", "someone else"), ("X-Latin", "caf\xe9")], [b""]),
+    # Mistakes.
+    "yields_text": ("200 OK", HTML, ["text"]), "bad_status": ("OK", HTML, []),
+    "hop_by_hop": ("200 OK", [("Connection", "keep-alive")], []),
+    "split_header": ("200 OK", [("X-Y", "a\r\nSet-Cookie: stolen=1")], []),
+    "split_name": ("200 OK", [("X-Y: a\r\nSet-Cookie", "stolen=1")], []),
+    "split_status": ("200 OK\r\nSet-Cookie: stolen=1", HTML, []),
+    "wrong_length": ("200 OK", [("Content-Length", "5")], [b"123"]),
+    "long_head": ("200 OK", [("X", "x" * 70000)], []),
+}  # fmt: skip
+# As those, but for an iterable that notes its close().
+CLOSING = {
+    "pieces": ("200 OK", HTML, [b"one", b"", b"two", b"three"]),
+    "sized_pieces": ("200 OK", [*HTML, ("Content-Length", "6")], [b"abc", b"def"]),
+    "no_content_with_body": ("204 No Content", [("Content-Length", "4")], [b"body"]),
+    "too_long": ("200 OK", [("Content-Length", "5")], [b"123", b"45HTTP/1.1 200 OK\r\n"]),
+    "too_short": ("200 OK", [("Content-Length", "5")], [b"123"]),
+}  # fmt: skip
+
+
 def application(environ, start_response):
     name, _, environ["rest"] = environ["PATH_INFO"].strip("/").partition("/")
+    if name in PLAIN or name in CLOSING:
+        status, headers, pieces = PLAIN.get(name) or CLOSING[name]
+        start_response(status, headers)
+        return Closing(name, pieces) if name in CLOSING else pieces
     return globals()["case_" + name](environ, start_response)
 
 
@@ -45,21 +74,6 @@ def case_closed(environ, start_response):
     return [json.dumps(closed).encode()]
 
 
-def case_list(environ, start_response):
-    start_response("200 OK", HTML)
-    return [b"one", b"", b"two"]
-
-
-def case_empty_list(environ, start_response):
-    start_response("200 OK", HTML)
-    return []
-
-
-def case_pieces(environ, start_response):
-    start_response("200 OK", HTML)
-    return Closing("pieces", [b"one", b"", b"two", b"three"])
-
-
 def case_generator(environ, start_response):
     start_response("200 OK", HTML)
     yield b"a"
@@ -71,11 +85,6 @@ def case_late_start(environ, start_response):
     yield b""
     start_response("201 Created", HTML)
     yield b"late"
-
-
-def case_sized_pieces(environ, start_response):
-    start_response("200 OK", [*HTML, ("Content-Length", "6")])
-    return Closing("sized_pieces", [b"abc", b"def"])
 
 
 def case_write(environ, start_response):
@@ -102,21 +111,6 @@ def case_write_text(environ, start_response):
 def case_large(environ, start_response):
     start_response("200 OK", HTML)
     return (bytes([65 + i % 26]) * 10_000 for i in range(300))
-
-
-def case_no_content(environ, start_response):
-    start_response("204 No Content", [])
-    return []
-
-
-def case_no_content_with_body(environ, start_response):
-    start_response("204 No Content", [("Content-Length", "4")])
-    return Closing("no_content_with_body", [b"body"])
-
-
-def case_not_modified(environ, start_response):
-    start_response("304 Not Modified", [("ETag", '"x"')])
-    return [b""]
 
 
 def case_raises(environ, start_response):
@@ -190,11 +184,6 @@ def case_never_starts(environ, start_response):
     return [b"body"]
 
 
-def case_yields_text(environ, start_response):
-    start_response("200 OK", HTML)
-    return ["text"]
-
-
 def case_yields_text_later(environ, start_response):
     start_response("200 OK", HTML)
     yield b"bytes"
@@ -203,61 +192,6 @@ def case_yields_text_later(environ, start_response):
 
 def case_returns_none(environ, start_response):
     start_response("200 OK", HTML)
-
-
-def case_bad_status(environ, start_response):
-    start_response("OK", HTML)
-    return []
-
-
-def case_hop_by_hop(environ, start_response):
-    start_response("200 OK", [("Connection", "keep-alive")])
-    return []
-
-
-def case_split_header(environ, start_response):
-    start_response("200 OK", [("X-Y", "a\r\nSet-Cookie: stolen=1")])
-    return []
-
-
-def case_split_name(environ, start_response):
-    start_response("200 OK", [("X-Y: a\r\nSet-Cookie", "stolen=1")])
-    return []
-
-
-def case_split_status(environ, start_response):
-    start_response("200 OK\r\nSet-Cookie: stolen=1", HTML)
-    return []
-
-
-def case_wrong_length(environ, start_response):
-    start_response("200 OK", [("Content-Length", "5")])
-    return [b"123"]
-
-
-def case_too_long(environ, start_response):
-    start_response("200 OK", [("Content-Length", "5")])
-    return Closing("too_long", [b"123", b"45HTTP/1.1 200 OK\r\n"])
-
-
-def case_too_short(environ, start_response):
-    start_response("200 OK", [("Content-Length", "5")])
-    return Closing("too_short", [b"123"])
-
-
-def case_headers(environ, start_response):
-    start_response(
-        "203 Fine",
-        [
-            ("Set-Cookie", "a=1"),
-            ("content-type", "text/x-own"),
-            ("Set-Cookie", "b=2"),
-            ("Date", "never"),
-            ("Server", "someone else"),
-            ("X-Latin", "caf\xe9"),
-        ],
-    )
-    return [b""]
 
 
 def case_errors(environ, start_response):
@@ -299,11 +233,6 @@ def case_read_lines(environ, start_response):
     return [b"|".join([lines.readline(), lines.read(2), *lines.readlines()])]
 
 
-def case_read_nothing(environ, start_response):
-    start_response("200 OK", HTML)
-    return [b"unread"]
-
-
 def case_read_while_answering(environ, start_response):
     start_response("200 OK", HTML)
     return iter(lambda: environ["wsgi.input"].read(1000), b"")
@@ -321,11 +250,6 @@ def case_read_and_swallow(environ, start_response):
 def case_own_reason(environ, start_response):
     start_response("200 Quite Right", HTML)
     return iter([b"one", b"two"]) if environ["rest"] else [b"body"]
-
-
-def case_own_status(environ, start_response):
-    start_response("299 Chosen Here", HTML)
-    return [b"body"]
 
 
 def case_file(environ, start_response):
@@ -347,13 +271,6 @@ def case_file(environ, start_response):
         headers.append(("Content-Length", str(os.fstat(file.fileno()).st_size)))
     start_response("200 OK", headers)
     return wrapper(file)
-
-
-def case_said(environ, start_response):
-    """The status and headers of the query: repr of (status, headers)."""
-    status, headers = ast.literal_eval(unquote(environ["QUERY_STRING"]))
-    start_response(status, headers)
-    return [b"body"]
 
 
 def case_late_reader(environ, start_response):
@@ -410,3 +327,42 @@ def case_write_then_exc_info(environ, start_response):
         raise ValueError("written already")
     except ValueError:
         start_response("500 Oops", [], sys.exc_info())
+
+
+def case_gated(environ, start_response):
+    """Each piece is made when the pipe of the query says "go"; yielded, or written."""
+    send = start_response("200 Right", [])
+
+    def pieces():
+        for number in range(3):
+            yield b"piece%d" % number
+            with open(environ["QUERY_STRING"]) as file:
+                assert file.read() == "go"
+
+    if environ["rest"] == "yielded":
+        return pieces()
+    for piece in pieces():
+        send(piece)
+    return [b"", b"last"]
+
+
+def case_meet(environ, start_response):
+    """Waits until another opens the other end of the pipe of the query."""
+    with open(environ["QUERY_STRING"], environ["rest"]):
+        start_response("200 OK", HTML)
+        return [b"met"]
+
+
+def case_endless(environ, start_response):
+    start_response("200 OK", HTML)
+    return Closing("endless", itertools.repeat(b"x" * 10_000))
+
+
+class Bytes(bytes):
+    """No bytes object itself."""
+
+
+def case_subclass(environ, start_response):
+    how = environ["rest"]
+    start_response("200 OK", HTML)(Bytes(b"1" * (how == "write")))
+    return [Bytes(b"2")] if how == "list" else iter([Bytes(b"2"), Bytes(b"3")])
