@@ -19,8 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mpmkit.load.arrivals import arrivals
-from mpmkit.load.profile import LoadProfile, RequestSpec, Stage
+from mpmkit.load.profile import LoadProfile, RequestSpec, Stage, arrivals
 from mpmkit.load.result import LoadRun, Tick
 from mpmkit.measure import cpus, stats
 
