@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.load.arrivals import arrivals
 from mpmkit.load.histogram import LIMIT, Histogram, pack, unpack
-from mpmkit.load.profile import LoadProfile
+from mpmkit.load.profile import LoadProfile, arrivals
 
 STAGE = st.builds(dict, seconds=st.floats(0.1, 50), rate=st.floats(0.01, 1e5), ramp=st.booleans())
 WAYS = st.sampled_from(["constant", "poisson"])

@@ -30,9 +30,8 @@ from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from mpmkit.load import preflight
-from mpmkit.load.arrivals import arrivals
 from mpmkit.load.histogram import pack
-from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, RequestSpec
+from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, RequestSpec, arrivals
 from mpmkit.load.response import Verdict
 from mpmkit.measure.procfs import text_of
 

@@ -211,6 +211,37 @@ class LoadProfile(RequestFields):
 LoadProfile.__doc__ = f"{(LoadProfile.__doc__ or '').rstrip()}\n\n{documented(LoadProfile)}\n"
 
 
+def arrivals(profile: LoadProfile, index: int = 0, of: int = 1) -> Iterator[float]:
+    """Seconds at which generator `index` of `of` has a request due, from the warm-up's begin on; 0 is the begin
+    of what is measured. Never ends. The same for the same seed; without one every call draws others.
+
+    The n-th request is due when the area under the rate has grown to n:
+
+        rate     |        ____________          constant: n = 1, 2, 3, ...
+                 |      /|            |         poisson:  n grows by exponential steps of mean 1
+                 |____/  |            |
+                 +-------------------------     area(t): how many are due until t
+                 warm-up  ramp   step
+
+    This holds for steps and ramps alike: a Poisson process of a changing rate is one of rate 1 with rescaled
+    time. Generators share one schedule by taking turns (constant: every k-th request) or by thinning (poisson:
+    the k-th part of the rate each, whose sum is Poisson again).
+    """
+    source = random.Random(None if profile.seed is None else f"{profile.seed} {index} {of}")
+    constant, warm, now = profile.arrival == "constant", profile.warmup_seconds, profile.level_at(0)
+    due = float(index + 1) if constant else source.expovariate(1.0) * of  # the area then
+    area = 0.0
+    for begin, end, first, last in [(-warm, 0.0, now, now)] * (warm > 0) + profile.course():
+        before, area = area, area + (first + last) / 2 * (end - begin)
+        slope = (last - first) / (end - begin)  # 0 at last, in what never ends
+        while due <= area:
+            # first * x + slope / 2 * x^2 = more, solved in the form that does not cancel.
+            more = due - before
+            root = math.sqrt(max(0.0, first * first + 2 * slope * more))
+            yield min(end, begin + 2 * more / (first + root or 1.0))
+            due += of if constant else source.expovariate(1.0) * of
+
+
 def loaded(text: str) -> dict[str, Any]:
     """The fields that a profile's JSON gives. Raises ProfileError for other text and unknown names."""
     try:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpmkit.load.arrivals import plan_problem
 from mpmkit.load.preflight import OWN_FILES, target_of, tls_context, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.result import Collector, LoadRun, OnTick
@@ -37,6 +36,11 @@ Progress = Callable[[int, float], None]
 
 STARTUP = 30.0  # seconds for starting and ending, in addition to the profile's time limit
 GRACE = 1.2  # seconds from asking it to end to killing it: a Ctrl-C is over within two
+
+# A line of a plan: SECONDS,LINE or SECONDS,LINE,SECONDS of each request, then "close" perhaps.
+_NUMBER = r"\d+(?:\.\d*)?"
+_REQUEST = rf"{_NUMBER},\d+(?:,{_NUMBER})?"
+_CONNECTION = re.compile(rf"{_REQUEST}(?: {_REQUEST})*(?: close)?\n", re.ASCII)
 
 
 class LoadError(RuntimeError):
@@ -182,12 +186,34 @@ def _prepared(
         if short := too_few_descriptors(max(users, load.idle_holders) + OWN_FILES):
             problems.append(f"users: {short}, or give more processes")
     if not problems and load is not None and load.plan:
-        problems += filter(None, [plan_problem(load.plan, len(load.specs))])
+        problems += filter(None, [_plan_problem(load.plan, len(load.specs))])
     if problems or load is None or place is None:
         raise ProfileError("; ".join(problems))
     if load.seed is None:
         load = load.but(seed=new_seed())
     return place.base, load
+
+
+def _plan_problem(path: str, lines: int) -> str:
+    """The first bad line of a plan in a file, for a mix with that many lines; "": none."""
+    first = 0.0
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            for number, text in enumerate(file, 1):
+                where = f"plan: {path}, line {number}: "
+                if not _CONNECTION.fullmatch(text):
+                    form = "must be SECONDS,LINE or SECONDS,LINE,SECONDS for each request, then close or not"
+                    return f"{where}{form}: {text[:60]!r}"
+                before, first = first, float(text.partition(",")[0])
+                if first < before:
+                    wrong = f"begins at {first:g} s, the one above it at {before:g}"
+                    return f"{where}{wrong}; sort them"
+                for line in re.findall(r"(?:^| )[^,]+,(\d+)", text):
+                    if not 1 <= int(line) <= lines:
+                        return f"{where}there is no line {line[:20]} of the mix, which has {lines}"
+    except OSError as error:
+        return f"plan: {path}: {error.strerror}"
+    return ""
 
 
 def _run_locust(

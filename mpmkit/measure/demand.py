@@ -28,10 +28,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS
-from mpmkit.load.arrivals import arrivals
 from mpmkit.load.fields import listed, read_share
 from mpmkit.load.preflight import target_of
-from mpmkit.load.profile import LoadProfile, RequestSpec, Stage
+from mpmkit.load.profile import LoadProfile, RequestSpec, Stage, arrivals
 from mpmkit.load.result import LoadRun, Tick
 from mpmkit.load.runner import run_load
 from mpmkit.measure import command, competitors, cpus, experiment, published, stats
