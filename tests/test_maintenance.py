@@ -64,12 +64,6 @@ def situations(draw) -> tuple[Snapshot, Directives, Memory]:
     return board, directives, draw(memories)
 
 
-def spare(directives: Directives) -> tuple[int, int]:
-    if directives.mpm == "prefork":
-        return directives.MinSpareServers, directives.MaxSpareServers
-    return directives.MinSpareThreads, directives.MaxSpareThreads
-
-
 @given(situations())
 def test_what_holds_for_every_plan(situation):
     snapshot, directives, memory = situation
@@ -96,7 +90,8 @@ def test_what_holds_for_every_plan(situation):
     elif not decided.shutdown:
         assert (rate, decided.memory.hold_off) == (1, memory.hold_off)
     # Within bounds nothing happens.
-    low, high = spare(directives)
+    kind = "Servers" if directives.mpm == "prefork" else "Threads"
+    low, high = (getattr(directives, f"{end}Spare{kind}") for end in ("Min", "Max"))
     if decided.shutdown:
         assert directives.mpm != "prefork"
     elif low <= seen.idle <= high:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.client import Client, at_once, exchange, get, read_reply, request
-from support.files import conf, program, tree
+from support.files import conf, program, section, tree
 from support.malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target
 from support.servers import serving, take_errors
 from support.waiting import poll_until
@@ -145,22 +145,12 @@ def application(environ, start_response):
         poll_until(lambda: "ended by signal SIGRT (35)" in server.error_log(), what="it is named")
 
 
-LINES = """
-Alias /cgi {site}/cgi
-WSGIScriptAlias /mark {site}/mark.wsgi
-ScriptAlias /bin {site}/cgi/
-AddHandler wsgi-script .py
-DirectoryIndex mark.py
-ErrorDocument 404 /mark.py
-<Location /set>
-SetHandler wsgi-script
-</Location>
-"""
-
-
-@pytest.mark.parametrize(
-    "lines", [LINES, "SetHandler wsgi-script", "WSGIScriptAlias / {site}/mark.wsgi"]
-)
+@pytest.mark.parametrize("lines", [
+    ("Alias /cgi {0}/cgi", "WSGIScriptAlias /mark {0}/mark.wsgi", "ScriptAlias /bin {0}/cgi/",
+     "AddHandler wsgi-script .py", "DirectoryIndex mark.py", "ErrorDocument 404 /mark.py",
+     section("Location /set", "SetHandler wsgi-script")),
+    ("SetHandler wsgi-script",), ("WSGIScriptAlias / {0}/mark.wsgi",),
+], ids=["aliases", "handler", "root"])  # fmt: skip
 def test_nothing_of_the_site_runs_before_the_first_request(mpm, tmp_path, lines):
     marks = """
 import os, pathlib
@@ -173,7 +163,7 @@ def application(environ, start_response):
     for name in ("index.html", "missing"):
         program(site / "cgi" / name, f"#!/bin/sh\ntouch {site}/cgi.called\n")
     before = set(site.rglob("*"))
-    with serving(mpm, document_root=site, conf=conf(lines.format(site=site))):
+    with serving(mpm, document_root=site, conf=conf(*(line.format(site) for line in lines))):
         assert set(site.rglob("*")) == before
 
 
