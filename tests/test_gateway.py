@@ -75,6 +75,18 @@ def test_bad_heads(lines, said):
     assert said in str(error.value)
 
 
+def test_the_eleventh_internal_redirect_is_refused():
+    again = parse_head(request("/x", method="POST", body=b"abc"), directives())
+    while (more := redirected(again, "/y", b"", {})) is not None:
+        again = more
+        assert (again.method, again.length, again.url) == (
+            "GET",
+            0,
+            "/x" if again.depth == 1 else "/y",
+        )
+    assert again.depth == 10, "httpd's LimitInternalRecursion"
+
+
 @pytest.mark.parametrize("prefix, root, path, file", [
     ("/icons/", "/usr/icons/", "/icons/a", "/usr/icons/a"),
     ("/icons/", "/usr/icons", "/icons/a", "/usr/iconsa"),  # as httpd: only the prefix is replaced

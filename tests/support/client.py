@@ -291,9 +291,11 @@ def exchange(server: Any, data: bytes, cap: float = 10.0) -> bytes:
 
 
 def get(server: Any, path: str = "/file.txt", *lines: str, **how: Any) -> Reply:
-    """One request on a connection of its own. `wait`: as a Client's."""
+    """One request on a connection of its own, which the server has logged and closed. `wait`: as a Client's."""
     with Client(server, wait=how.pop("wait", 0)) as client:
-        return client.get(path, *lines, close=True, **how)
+        reply = client.get(path, *lines, close=True, **how)
+        client.until_closed()
+        return reply
 
 
 def at_once(job: Callable[[int], Any], count: int) -> list[Any]:
