@@ -36,8 +36,8 @@ def dress(
     figure.update_layout(
         showlegend=False, autosize=True, height=layout.pop("height", 460) + more, meta={"alt": alt},
         title={"text": head + sup + "<br>".join(lines), "x": 0, "xref": "paper",
-               "y": 1, "yanchor": "top", "pad": {"t": 16}},
-        margin={"l": 64, "r": 24, "t": 88 + more, "b": 56}, hoverlabel={"font": {"size": 13}},
+               "y": 1, "yanchor": "top", "pad": {"t": 28 if lines else 14}},
+        margin={"l": 64, "r": 24, "t": 96 + more, "b": 56}, hoverlabel={"font": {"size": 13}},
         paper_bgcolor=paper, plot_bgcolor=paper, font={"color": ink, "size": 14},
         colorway=list((colours.DARK if dark else colours.LIGHT).values()),
     )  # fmt: skip
