@@ -17,6 +17,7 @@ the first time, and that of the second with its 95% interval. Loopback only. It 
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -143,8 +144,9 @@ def growth(whose: str, seen: Sequence[dict[str, int]], each: str, most: int) -> 
         line = slope(range(len(half)), values)
         now = f"{line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})"
         texts.append(f"{values[-1]:,} {unit}, {before:+.2f}, then {now}")
-        # Certainly up, and never as low again as it was.
+        # Certainly up, and never as low again as it was; one step may be the first body of its length.
         risen = min(values[-third:]) - max(values[:third])
+        risen -= max(b - a for a, b in itertools.pairwise(values))
         # One descriptor more is a connection or file that was opened late.
         if line.low > 0 and risen > (most if unit == "KiB" else 1):
             yield f"WRONG: {whose} {unit} grow: {values}"

@@ -88,8 +88,8 @@ def test_logs_can_be_read_during_and_after_and_nothing_stays_behind(tmp_path, mo
             assert len(list(tmp_path.iterdir())) == 1
             get(server, "/index.html")
             poll_until(lambda: line in server.access_log(), "a line in the access log")
-            assert "AH00163" in server.error_log() and server.scoreboard().count("_")
-            assert server.trace_log() == ""
+            assert "AH00163" in server.error_log() and server.trace_log() == ""
+            poll_until(lambda: server.scoreboard().count("_"))
         assert line in server.access_log() and "AH00169" in server.error_log()
         with pytest.raises(LaunchError):
             launched("event", document_root="/does/not/exist")

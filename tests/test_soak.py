@@ -34,6 +34,7 @@ def test_restarts_kills_and_any_bytes_do_no_harm(mpm):
 
 @pytest.mark.parametrize(("kib", "descriptors", "grow"), [
     (range(0, 6000, 500), [9] * 12, ["KiB"]), (range(12), [9] * 12, []), ([5000, 0] * 6, [9, 8] * 6, []),
+    ([0] * 8 + [2000] * 4, [9] * 12, []),  # once
     ([0] * 12, range(12), ["descriptors"]), (range(6000, 0, -500), range(12, 0, -1), []),
 ])  # fmt: skip
 def test_what_grows_is_named(kib, descriptors, grow):
