@@ -14,10 +14,10 @@ from support.servers import MPMS, environment, launched, pool
 from support.waiting import poll_until
 
 from mpmkit.measure.procfs import children, read_smaps, status_numbers
-from mpmkit.server import prewarm
-from mpmkit.server.prewarm import NoImmortals, trial
+from mpmkit.server import immortal
+from mpmkit.server.immortal import NoImmortals, trial
 
-KNOWN = sys.version_info[:2] in prewarm.VALUES
+KNOWN = sys.version_info[:2] in immortal.VALUES
 POOL = {mpm: pool(mpm, 4 if mpm == "prefork" else 1, 4, threads=4) for mpm in MPMS}
 
 
@@ -49,7 +49,7 @@ def test_a_busy_child_shares_what_it_only_reads(mpm):
 def test_what_must_end_still_ends():
     program = """
 import json, os, socket, sys
-from mpmkit.server.prewarm import IMMORTAL, make_immortal
+from mpmkit.server.immortal import IMMORTAL, make_immortal
 
 class Root: pass
 
@@ -78,7 +78,7 @@ print(json.dumps([said, kept, ends, open_, "ctypes" in sys.modules]))
 
 
 def test_a_version_that_is_not_known_is_left_alone(monkeypatch):
-    monkeypatch.setattr(prewarm, "VALUES", {})
+    monkeypatch.setattr(immortal, "VALUES", {})
     memory = os.open("/proc/self/mem", os.O_RDWR)
     try:
         with pytest.raises(NoImmortals, match="not known for"):

@@ -31,10 +31,11 @@ from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import listen, pidfile
 from mpmkit.server.child import OK, Child, preload_modules
 from mpmkit.server.core import Service
+from mpmkit.server.immortal import make_immortal
 from mpmkit.server.logs import start_programs
 from mpmkit.server.pod import PipeOfDeath, end_with
 from mpmkit.server.pool import Pool
-from mpmkit.server.prewarm import fill_gaps, make_immortal
+from mpmkit.server.prewarm import fill_gaps
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
