@@ -118,7 +118,7 @@ def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
                 seen = asked(page + "/stats/requests")["stats"][0]
                 assert (came, seen["name"], seen["num_requests"]) == (60, "/ok", 60)
         finally:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGTERM)
             said, _ = process.communicate(timeout=20)
     assert said.count("60 good answers") == 2
 

@@ -64,7 +64,7 @@ def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None 
     """A scoreboard: a cell a worker, with httpd's letter; a row a process (under prefork, where a
     process is one worker, rows of 32). To the right of a row of event: connections without a thread."""
     picture = board if isinstance(board, ScoreboardSnapshot) else ScoreboardSnapshot.of(board)
-    ink = colours.ink(theme)
+    ink = colours.ink(theme := colours.THEMES[colours.is_dark(theme)])  # once, not for each cell
     rows = [(f"slot {slot}", text, parked) for slot, text, parked in picture.rows]
     if picture.mpm == "prefork":
         flat = "".join(text for _, text, _ in rows)

@@ -98,11 +98,13 @@ def measured_or_recorded(
         print(f"RECORDED, not measured here ({why}): {path.name}")
         return read(path)
     value, when, where = load(path)
-    text = f"RECORDED on {when} on {where} and not measured here ({why})"
-    print(
-        fill(text, 96, subsequent_indent="  ", break_on_hyphens=False)
-    )  # as wide as a narrow cell
+    say(f"RECORDED on {when} on {where} and not measured here ({why})")
     return value
+
+
+def say(*parts: Any) -> None:
+    """Print a sentence in lines that fit a narrow cell: JupyterLab breaks longer ones within words."""
+    print(fill(" ".join(map(str, parts)), 96, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def recorded(name: str) -> Any:

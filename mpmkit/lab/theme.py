@@ -59,13 +59,11 @@ def is_dark(theme: str | None = None) -> bool:
 
 
 def _of_jupyterlab() -> str:
-    folder = Path(
-        os.environ.get("JUPYTER_CONFIG_DIR") or Path.home() / ".jupyter", "lab", "user-settings"
-    )
-    folder = Path(os.environ.get("JUPYTERLAB_SETTINGS_DIR") or folder)
+    config = os.environ.get("JUPYTER_CONFIG_DIR") or os.path.expanduser("~/.jupyter")
+    folder = Path(os.environ.get("JUPYTERLAB_SETTINGS_DIR") or f"{config}/lab/user-settings")
     try:  # JSON with comments
         text = (folder / "@jupyterlab/apputils-extension/themes.jupyterlab-settings").read_text()
-    except (OSError, RuntimeError, ValueError):  # no file, no home, no text
+    except (OSError, ValueError):  # no file, no text
         return "light"
     return "dark" if re.search(r'^\s*\{?\s*"theme":.*dark', text, re.M | re.I) else "light"
 

@@ -14,22 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from textwrap import fill
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import ipywidgets
 import pandas
 
+from mpmkit.lab.replay import say as say
+
 RIGHT = ""
 WIDE = {"layout": {"width": "auto"}}
-COLUMNS = 96  # of a line: JupyterLab breaks a longer one anywhere, also within a number
-
-
-def say(*parts: Any) -> None:
-    """Print a sentence in lines that fit into a cell."""
-    text = " ".join(map(str, parts))
-    print(fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False))
 
 
 class Still(ipywidgets.VBox):
