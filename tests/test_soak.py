@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import soak
-from benchmarks.socket_fuzz import fuzzed
+from benchmarks.socket_fuzz import Sent, fuzzed, is_wrong
 from mpmkit.config import httpd_conf
 from mpmkit.config.log_format import pieces
 from mpmkit.handlers.static import read_types
@@ -30,6 +30,16 @@ def test_restarts_kills_and_any_bytes_do_no_harm(mpm):
         *(f"posts over TLS to echo.{kind}" for kind in ("py", "cgi", "fcgi")),
     ]  # fmt: skip
     assert len([line for line in lines if line.startswith("the children's")]) == 5
+
+
+def test_an_answer_is_missing_unless_the_one_before_says_that_it_is_the_last():
+    sent = Sent([b"", b""], [b"id=a 1 1", b"id=b 1 1"], whole=True)
+    kept, last = (b"HTTP/1.1 200 OK\r\n%b\r\n" % line for line in (b"", b"Connection: close\r\n"))
+    for received, wrong in (
+        (last + b"id=a 1 1", False), (kept + b"id=a 1 1" + last + b"id=b 1 1", False), (b"", True),
+        (kept + b"id=a 1 1", True), (last + b"id=b 1 1", True), (last + b"id=a 1 1" + kept, True),
+    ):  # fmt: skip
+        assert bool(is_wrong(sent, received)) == wrong, received
 
 
 @pytest.mark.parametrize(("kib", "descriptors", "grow"), [
