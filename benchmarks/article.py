@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.clients import run_ab
-from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, published, records, stats
 from mpmkit.measure.command import aligned
@@ -200,13 +199,11 @@ def curves(rows: Sequence[Row]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure as asked, print the table, keep the rows; the exit status of `command.execute`."""
-    parser = Parser(
-        prog="python -m benchmarks.article", description=(__doc__ or "").split("\n\n")[0]
-    )
-    parser.add_argument("--requests", type=int, metavar="N", help="of each run of ab (200,000)")
+    what, shared = (__doc__ or "").split("\n\n")[0], ("--rounds", "--scale", "--out")
     scale = "smoke, demo (20,000 requests a run; minutes) or full (200,000, as in the article)"
+    parser = command.parser("python -m benchmarks.article", what, *shared, scale=scale)
+    parser.add_argument("--requests", type=int, metavar="N", help="of each run of ab (200,000)")
     parser.add_argument("--show", metavar="FILE.csv", help="measure nothing: print these rows")
-    command.add_options(parser, "--rounds", "--scale", "--out", scale=scale)
     chosen = parser.parse_args(argv)
     if chosen.show:
         print(ArticleTable(records.read(Path(chosen.show))).text())

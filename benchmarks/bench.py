@@ -57,9 +57,9 @@ from mpmkit.config.directives import MPMS
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.preflight import descriptors
 from mpmkit.measure import command, stats
-from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run
+from mpmkit.measure.experiment import OURS, Cell, Conditions, Figures, OnProgress, Report, Table
 from mpmkit.measure.procfs import cpu_ns, members
-from mpmkit.measure.records import RecordFile, Row
+from mpmkit.measure.records import Row
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
 
 # -- the servers ---------------------------------------------------------------------------------
@@ -140,10 +140,35 @@ class Turn(Cell):
 
 @dataclass(repr=False)
 class BenchTable(Table):
-    """What was measured: rows of the records table `bench`."""
+    """What was measured: rows of the records table `bench`. chosen: the command line."""
+
+    chosen: argparse.Namespace = field(default_factory=argparse.Namespace)
 
     name = "bench"
     unit = "turns"
+
+    def measure(self, cell: Turn, report: Report) -> Figures:
+        """One turn; a fifth of it, not counted, goes before."""
+        report(f"round {cell.round}, {cell.label}", 0.0)
+        chosen, pid, url = self.chosen, cell.target.pid, cell.target.url
+        url += path_for(cell.server, cell.work)
+        nonce = f"{cell.mpm[0]}{cell.round}{cell.server[0]}{time.monotonic_ns() % 10**9}x"
+        turn(cell.work, url, chosen.requests // 5, chosen.seconds / 5, nonce + "w")
+        conditions, used = Conditions(self, cell), cpu_ns(members(pid))
+        found = turn(cell.work, url, chosen.requests, chosen.seconds, nonce)
+        used = cpu_ns(members(pid)) - used
+        asked = found.requests + found.failures
+        columns = {
+            **asdict(found),
+            "work": cell.work.name,
+            "place": cell.place,
+            "version": getattr(cell.target, "version", "") or None,
+            "client_bound": found.client_bound,
+            "server_cpu_us": used / asked / 1000 if asked else None,
+            "buffered_logs": chosen.buffered_logs,
+            "directives": "; ".join(map(" ".join, chosen.directives.items())) or None,
+        }
+        yield [conditions.row({}, **columns)]
 
     def result(self, row: Row) -> str:
         """What progress says of a turn."""
@@ -196,37 +221,6 @@ def turns(
             yield from cells
 
 
-def measure(
-    chosen: argparse.Namespace, table: BenchTable, file: RecordFile | None, on_progress: OnProgress
-) -> BenchTable:
-    """All turns, one after the other; a fifth of a turn, not counted, goes before each."""
-
-    def measure_one(cell: Turn, report: Report) -> Iterator[list[Row]]:
-        report(f"round {cell.round}, {cell.label}", 0.0)
-        url = cell.target.url + path_for(cell.server, cell.work)
-        nonce = f"{cell.mpm[0]}{cell.round}{cell.server[0]}{time.monotonic_ns() % 10**9}x"
-        turn(cell.work, url, chosen.requests // 5, chosen.seconds / 5, nonce + "w")
-        conditions, pid = Conditions(table, cell), cell.target.pid
-        used = cpu_ns(members(pid))
-        found = turn(cell.work, url, chosen.requests, chosen.seconds, nonce)
-        used = cpu_ns(members(pid)) - used
-        asked = found.requests + found.failures
-        columns = {
-            **asdict(found),
-            "work": cell.work.name,
-            "place": cell.place,
-            "version": getattr(cell.target, "version", "") or None,
-            "client_bound": found.client_bound,
-            "server_cpu_us": used / asked / 1000 if asked else None,
-            "buffered_logs": chosen.buffered_logs,
-            "directives": "; ".join(map(" ".join, chosen.directives.items())) or None,
-        }
-        yield [conditions.row({}, **columns)]
-
-    cells = turns(chosen, table, command.say)
-    return run(cells, measure_one, table, file=file, on_progress=on_progress, say=command.say)
-
-
 def turn(work: Work, url: str, requests: int, seconds: float, nonce: str) -> ClientReport:
     """One turn of a server at a piece of work."""
     if work.client == "wrk":
@@ -252,11 +246,12 @@ def hold(stack: contextlib.ExitStack, url: str, work: Work) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m benchmarks.bench",
-        description="Measure mpmkit's MPMs, the real httpd's and nginx, interleaved.",
-        epilog="works: " + "; ".join(f"{work.name} ({work.title})" for work in WORKS.values()),
-    )
+    what = "Measure mpmkit's MPMs, the real httpd's and nginx, interleaved."
+    works = "works: " + "; ".join(f"{work.name} ({work.title})" for work in WORKS.values())
+    shared = ("--rounds", "--scale", "--directive", "--out")
+    rounds = f"{command.SHARED['--rounds']['help']}, at least 5 for a verdict (5)"
+    name = "python -m benchmarks.bench"
+    parser = command.parser(name, what, *shared, epilog=works, rounds=rounds)
     add = parser.add_argument
     add("--mpm", nargs="+", choices=MPMS, default=list(MPMS))
     add("--work", nargs="+", choices=[*WORKS, "all"], default=list(DEFAULT_WORKS))
@@ -267,9 +262,6 @@ def _parser() -> Parser:
     add("--floor", action="store_true", help=floor)
     logs = "let the other servers collect their log lines (BufferedLogs On)"
     add("--buffered-logs", action="store_true", help=logs)
-    shared = ("--rounds", "--scale", "--directive", "--out")
-    rounds = f"{command.SHARED['--rounds']['help']}, at least 5 for a verdict (5)"
-    command.add_options(parser, *shared, rounds=rounds)
     return parser
 
 
@@ -305,9 +297,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = arguments(argv)
 
     def measured(bar: OnProgress) -> BenchTable:
-        table = BenchTable([], scale=chosen.scale)
-        file = table.keep_in(partial(command.out_of, chosen))
-        return measure(chosen, table, file, bar)
+        table = BenchTable([], chosen, scale=chosen.scale)
+        table.keep_in(partial(command.out_of, chosen))
+        return table.each(turns(chosen, table, command.say), bar, command.say)
 
     return command.execute(measured)[0]
 

@@ -18,6 +18,7 @@ share of a core is then well below 100%). docs/LOAD.md lists the inherent differ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -35,13 +36,11 @@ from urllib.parse import urlsplit
 from benchmarks.clients import ClientReport, run_ab, run_wrk
 from benchmarks.nginx import Nginx
 from benchmarks.works import BenchError
-from mpmkit.config.arguments import Parser
 from mpmkit.load.preflight import target_of
 from mpmkit.load.runner import LoadError, run_load
 from mpmkit.measure import command, stats
 from mpmkit.measure.competitors import SAMPLE_SITE
-from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run
-from mpmkit.measure.records import RecordFile, Row
+from mpmkit.measure.experiment import Cell, Conditions, Figures, OnProgress, Report, Table
 from mpmkit.measure.reference_servers import NotInstalled
 
 PATH = "/index.html"
@@ -171,9 +170,36 @@ class GeneratorTurn(Cell):
 class GeneratorTable(Table):
     """What was measured: rows of the records table `generators`."""
 
+    chosen: Any = None
+    seconds: float = 0.0
     against: str = ""
 
     name = "generators"
+
+    def measure(self, cell: GeneratorTurn, report: Report) -> Figures:
+        """One turn. A generator that is not installed or fails is left out."""
+        report(f"round {cell.round}, {cell.work}, {cell.server}", 0.0)
+        _, users, keep_alive = WORKS[cell.work]
+        users, generator = self.chosen.users or users, GENERATORS[cell.server]
+        conditions, how = (
+            Conditions(self, cell),
+            {"seconds": self.seconds, "keep_alive": keep_alive},
+        )
+        try:
+            made = generator(cell.url, clients=users, **how)
+        except (LoadError, BenchError, NotInstalled) as error:
+            raise RuntimeError(str(error)) from None  # costs this generator's rows only
+        columns = {
+            "server": "other" if self.chosen.url else "nginx",
+            "work": cell.work,
+            "generator": cell.server,
+            "users": users,
+            "qps": float(made.qps),
+            "cpu": float(made.client_cpu),
+            "failures": int(made.failures),
+        }
+        yield [conditions.row({} if self.chosen.url else NGINX, **columns)]
+        time.sleep(0.2)  # for what is left in the server's queues
 
     def text(self) -> str:
         """A block of lines for each work."""
@@ -190,61 +216,24 @@ class GeneratorTable(Table):
         return "\n".join([*parts, f"against {self.against}", *self.footer()])
 
 
-def measure(
-    found: GeneratorTable,
-    chosen: Any,
-    rounds: int,
-    seconds: float,
-    file: RecordFile | None = None,
-    on_progress: OnProgress | None = None,
-) -> GeneratorTable:
-    """Each generator at each work in each round, against one server. A generator that is not installed or
-    fails is left out."""
-    found.planned = rounds * len(chosen.work) * len(GENERATORS)
-
-    def cells(url: str) -> Iterator[GeneratorTurn]:
+def turns(chosen: Any, table: GeneratorTable, rounds: int) -> Iterator[GeneratorTurn]:
+    """Each generator at each work in each round, against one server, which runs meanwhile."""
+    table.planned = rounds * len(chosen.work) * len(GENERATORS)
+    with contextlib.ExitStack() as stack:
+        table.against, url = chosen.url, chosen.url
+        if not url:
+            server = stack.enter_context(FastestNginx())
+            table.against, url = f"{server.version} with one worker", server.url + PATH
         for work in chosen.work:
             for number in range(1, rounds + 1):
                 for name in stats.turns(list(GENERATORS), number):
                     yield GeneratorTurn(number, name, "", work, url)
 
-    def turns() -> Iterator[GeneratorTurn]:
-        if chosen.url:
-            found.against = chosen.url
-            yield from cells(chosen.url)
-            return
-        with FastestNginx() as server:
-            found.against = f"{server.version} with one worker"
-            yield from cells(server.url + PATH)
-
-    def measure_one(cell: GeneratorTurn, report: Report) -> Iterator[list[Row]]:
-        report(f"round {cell.round}, {cell.work}, {cell.server}", 0.0)
-        _, users, keep_alive = WORKS[cell.work]
-        users, generator = chosen.users or users, GENERATORS[cell.server]
-        conditions = Conditions(found, cell)
-        try:
-            made = generator(cell.url, clients=users, seconds=seconds, keep_alive=keep_alive)
-        except (LoadError, BenchError, NotInstalled) as error:
-            raise RuntimeError(str(error)) from None  # costs this generator's rows only
-        columns = {
-            "server": "other" if chosen.url else "nginx",
-            "work": cell.work,
-            "generator": cell.server,
-            "users": users,
-            "qps": float(made.qps),
-            "cpu": float(made.client_cpu),
-            "failures": int(made.failures),
-        }
-        yield [conditions.row({} if chosen.url else NGINX, **columns)]
-        time.sleep(0.2)  # for what is left in the server's queues
-
-    return run(turns(), measure_one, found, file=file, on_progress=on_progress, say=command.say)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status of `command.execute`."""
-    parser = Parser(prog="python -m benchmarks.generators", description=__doc__.partition("\n")[0])
-    command.add_options(parser, "--rounds", "--scale", "--out")
+    what, shared = __doc__.partition("\n")[0], ("--rounds", "--scale", "--out")
+    parser = command.parser("python -m benchmarks.generators", what, *shared)
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
     parser.add_argument("--url", help="another server than nginx, on loopback, and its page")
@@ -261,9 +250,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.url:
             target_of(_parts(options.url)[0])
         problems.raise_any()
-        found = GeneratorTable([], scale=scale)
-        file = found.keep_in(partial(command.out_of, options))
-        return measure(found, options, options.rounds or rounds, seconds, file, bar)
+        found = GeneratorTable([], options, seconds, scale=scale)
+        found.keep_in(partial(command.out_of, options))
+        return found.each(turns(options, found, options.rounds or rounds), bar, command.say)
 
     return command.execute(measured)[0]
 

@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, cpus, procfs, stats
 from mpmkit.measure.command import aligned
@@ -135,9 +134,8 @@ def compare(trees: Sequence[str], mpm: str, work: str, pairs: int, turn: int) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare as asked, and print the table."""
-    parser = Parser(
-        prog="python -m benchmarks.versions", description=(__doc__ or "").split("\n")[0]
-    )
+    what = (__doc__ or "").split("\n")[0]
+    parser = command.parser("python -m benchmarks.versions", what, "--mpm")
     # One metavar: with two, argparse of 3.11 cannot print its help.
     parser.add_argument("trees", nargs=2, metavar="TREE", help="folders: the old version, the new")
     parser.add_argument("--work", metavar="WORK", help=f"{', '.join(WORKS)}; several as a,b")
@@ -145,7 +143,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--turn", type=int, default=250, metavar="N", help="requests of a turn (250)"
     )
-    command.add_options(parser, "--mpm")
     chosen = parser.parse_args(argv)
     problems = command.Problems()
     mpms = problems.chosen("mpm", chosen.mpms or MPMS, MPMS)

@@ -22,10 +22,17 @@ from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
 from mpmkit.measure import cpus, demand, experiment, procfs, records
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
-from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, flaw_of, whole_blocks
+from mpmkit.measure.demand import (
+    COUNTED,
+    LENGTH,
+    DemandTable,
+    Turn,
+    comparisons,
+    flaw_of,
+    whole_blocks,
+)
 from mpmkit.measure.experiment import ExperimentError
-from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
-from mpmkit.measure.utilisation import comparisons, r_squared
+from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, r_squared, word_of
 
 plan = demand.demand_table.__wrapped__
 SAME = "the same within 3%"
@@ -152,9 +159,9 @@ def test_r_squared_shows_whether_it_is_a_line_through_the_origin():
         ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
         ((0.03, 0.12, 0.10), -10.0, 0.9),
     ):
-        load = {rate: (rate, u) for rate, u in zip((1000.0, 2000.0, 4000.0), us, strict=True)}
-        assert least <= r_squared({1: load, 2: load}) <= most
-    assert r_squared({1: {1000.0: (1000.0, 0.03)}}) is None
+        points = zip((1000.0, 2000.0, 4000.0), us, strict=True)
+        assert least <= r_squared([[point] * 2 for point in points]) <= most
+    assert r_squared([[(1000.0, 0.03)]]) is None
 
 
 @pytest.mark.parametrize(("changes", "said"), [

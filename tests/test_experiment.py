@@ -14,12 +14,11 @@ from support.rows import ROW
 import mpmkit
 import mpmkit.measure.watch_command as watch
 from benchmarks import article, bench, cost, generators, run_all
-from mpmkit.config.arguments import Parser
 from mpmkit.load import cli
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import capacity, command, demand, experiment, memory, qps, records, sweep
-from mpmkit.measure.experiment import Bar, Cell, ExperimentError, Interrupted, Progress, Table, run
+from mpmkit.measure.experiment import Bar, Cell, ExperimentError, Interrupted, Progress, Table
 from mpmkit.measure.records import RecordError, RecordFile
 
 SERVERS = [Cell(1, "mpmkit", "prefork"), Cell(1, "httpd", "prefork"), Cell(1, "nginx", "")]
@@ -46,6 +45,13 @@ class Measuring:
 
 def cells(rounds=2, servers=SERVERS):
     return experiment.in_rounds(servers, range(1, rounds + 1))
+
+
+def run(cells, measuring, table, *, file=None, **how):
+    """The cells, measured in that way; the rows go into the file."""
+    table.measure = measuring
+    table.keep_in(file and file.path)
+    return table.each(cells, **how)
 
 
 def test_rows_are_on_disk_and_progress_says_how_far_it_is(tmp_path):
@@ -110,15 +116,17 @@ def test_a_run_goes_on_with_the_rows_of_its_file(tmp_path):
     file = RecordFile(tmp_path / "rows.csv")
     rows = run(cells(1), Measuring(), Table([], planned=3), file=file).records
     file.append({**rows[0], "python": "3.9.1", "round": 9})
-    table = Table([], planned=6)
-    experiment.resume(table, file, scale=rows[0]["scale"])
+    table = Table([], planned=6, design=rows[0]["scale"])
+    table.design_column = "scale"
+    table.keep_in(file.path)
     assert table.resumed == table.measured == 4 and table.records[:3] == rows
     assert any("of another python: " in note and "3.9.1" in note for note in table.footer())
-    seen = []
-    run(cells(1)[:2], Measuring(), table, on_progress=seen.append)
+    seen, table.measure = [], Measuring()
+    table.each(cells(1)[:2], on_progress=seen.append)
     assert table.measured == 6 and seen[0].share > 4 / 6 and seen[-1].share == 1
     with pytest.raises(RecordError, match="holds another qps"):
-        experiment.resume(Table([]), file, round=1)
+        table.design = "smoke"
+        table.keep_in(file.path)
 
 
 def test_a_row_has_the_machine_and_what_happened_meanwhile():
@@ -211,7 +219,7 @@ def test_exit_statuses_before_anything_starts(capsys):
     (run_all, "--also iis", "also: 'iis' is not one of httpd"),
 ])  # fmt: skip
 def test_bad_command_lines_are_refused_at_once(capsys, monkeypatch, program, argv, said):
-    monkeypatch.setattr(experiment, "run", None)
+    monkeypatch.setattr(Table, "each", None)
     monkeypatch.setenv("MPMKIT_SCALE", "smoke")
     status, out, err = printed_by(program.main, shlex.split(argv), capsys)
     assert status == 2 and out == "" and re.search(said, err), err
@@ -224,7 +232,7 @@ def test_what_is_asked_can_be_checked_without_measuring(name, tmp_path, monkeypa
     asked = ("all", {"users": [1]}, LoadProfile(requests=1)) if name == "sweep" else ()
     assert list(inspect.signature(one).parameters)[-3:] == ["out", "on_progress", "say"]
     cells = one.__wrapped__(*asked).left()
-    monkeypatch.setattr(experiment, "run", lambda left, *_, **how: left)
+    monkeypatch.setattr(Table, "each", lambda table, left, *_: left)
     left = one(*asked, out=tmp_path / "rows.csv", say=said.append)
     assert len(left) == len(cells) > 0 and len(said) == (name in ("memory_table", "sweep"))
 
@@ -232,8 +240,7 @@ def test_what_is_asked_can_be_checked_without_measuring(name, tmp_path, monkeypa
 def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "runs").mkdir(parents=True)
-    parser = Parser(prog="x")
-    command.add_options(parser, "--out", "--directive", "--mpm")
+    parser = command.parser("x", "", "--out", "--directive", "--mpm")
     checkout = records.recorded_folder().with_name("runs")
     assert command.out_of(parser.parse_args([]), "a") == checkout / "a.csv"
     assert str(command.out_of(parser.parse_args(["--out", "b.csv"]), "a")) == "b.csv"

@@ -7,8 +7,7 @@ from benchmarks.works import FREE
 from docs._tools import readme_figures
 from mpmkit.config.directives import MPMS
 from mpmkit.lab.plots import alt_text
-from mpmkit.measure import stats
-from mpmkit.measure.records import Machine
+from mpmkit.measure import records, stats
 
 
 def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int = 0):
@@ -74,7 +73,7 @@ def level(server: str, mpm: str, against: str, held: int, pss_kb: int, directive
     machine = {"cpu_model": "a CPU", "cores": 2, "kernel": "6.1", "python": "3.13.5"}
     where = {"server": server, "mpm": mpm, "against": against, "directives": directives}
     what = {"scope": "server", "level": held, "held": held, "pss_kb": pss_kb}
-    return {**dict.fromkeys(Machine.__annotations__), **machine, **where, **what}
+    return {**dict.fromkeys(vars(records.machine())), **machine, **where, **what}
 
 
 def test_memory_has_a_line_a_server_and_a_column_an_mpm():

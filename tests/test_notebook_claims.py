@@ -10,8 +10,8 @@ import mpmkit
 from benchmarks.article import findings
 from mpmkit import lab
 from mpmkit.lab import plots, replay
-from mpmkit.measure import published, records, stats, utilisation
-from mpmkit.measure.demand import DemandTable
+from mpmkit.measure import published, records, stats
+from mpmkit.measure.demand import DemandTable, comparisons
 from mpmkit.measure.qps import QpsTable
 from mpmkit.measure.sizing import lines
 from mpmkit.measure.sweep import SweepTable
@@ -160,14 +160,14 @@ def test_pages_have_the_recorded_service_demand():
     table = DemandTable(rows["demo"])
     table.works = ("page",)
     assert table.text().split("\n\n")[1] in readme
-    earlier, later = (utilisation.comparisons(rows[name], "page") for name in ("earlier", "demo"))
+    earlier, later = (comparisons(rows[name], "page") for name in ("earlier", "demo"))
     words = {pair: (earlier[pair].word, later[pair].word) for pair in later}
     for pair, (word, later_word) in words.items():
         both = f"{_said(earlier[pair], word)} | {_said(later[pair], later_word)}"
         assert f"| {pair} | {both} |" in demand
         assert word == later_word or stats.UNDECIDED in (word, later_word)
-    kept = utilisation.comparisons(rows["works"], "keep-alive")
-    scripts = utilisation.comparisons(rows["works"], "script")
+    kept = comparisons(rows["works"], "keep-alive")
+    scripts = comparisons(rows["works"], "script")
     for kind, found in {"script": scripts, "keep-alive": kept}.items():
         for pair, one in found.items():
             assert f"| {kind} | {pair} | {_said(one, one.word)} |" in demand

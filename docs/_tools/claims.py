@@ -24,7 +24,8 @@ from typing import NamedTuple
 from benchmarks.article import ArticleTable, rounds_of
 from benchmarks.ratios import comparisons
 from mpmkit.config.directives import MPMS
-from mpmkit.measure import records, sizing, utilisation
+from mpmkit.measure import records, sizing
+from mpmkit.measure.demand import comparisons as decisions
 from mpmkit.measure.qps import QpsTable
 from mpmkit.measure.records import Row
 
@@ -118,7 +119,7 @@ def demand(server: str, work: str = "page") -> Callable[[Rows], list[float]]:
     """CPU time of a request as a multiple of prefork's: a figure for worker and for event."""
 
     def figures(rows: Rows) -> list[float]:
-        found = utilisation.comparisons(rows, work)
+        found = decisions(rows, work)
         return [
             found[f"{server} {mpm} / {server} prefork"].ratio.value for mpm in ("worker", "event")
         ]

@@ -117,8 +117,8 @@ class CapacityTable(Table):
         for mpm in MPMS:
             if rates := self.capacities(mpm):
                 costs[mpm] = {number: 1 / rate for number, rate in rates.items()}
-                mean = stats.ratio(list(rates.values()), [1.0] * len(rates))
-                between = f"{mean.low:,.0f} to {mean.high:,.0f}" if mean.level else "one round"
+                mean = stats.mean([*rates.values()])
+                between = mean.between(",.0f") or "one round"
                 lines.append([mpm, f"{mean.value:,.0f}", between, str(len(rates))])
         yield from command.aligned(lines, (0, 2))
         for a, b in stats.PAIRS:
@@ -136,14 +136,14 @@ class CapacityTable(Table):
 
     def measure(self, cell: Cell, report: Report) -> Figures:
         """One bisection, on one server."""
-        both, rejected = {self.place.generator, self.place.server}, 0
+        place, rejected = self.place, 0
         same: dict[str, Any] = {"design": self.design, "seed": self.seed, "margin": MARGIN}
-        same |= {"cpus": str(self.place), "limit_ms": self.limit_ms, "cost_us": self.cost_us}
+        same |= {"cpus": str(place), "limit_ms": self.limit_ms, "cost_us": self.cost_us}
         with tempfile.TemporaryDirectory(prefix="mpmkit-capacity-") as root:
             (Path(root) / "burn.py").write_text(SCRIPT.format(ns=int(self.cost_us * 1000)))
             Path(root).chmod(0o755)  # children of root's server are of another user
             start = partial(cell.start, cell.mpm, document_root=root, **DIRECTIVES[cell.mpm])
-            with cpus.loopers(both) as awake, cpus.pinned(start, self.place) as server:
+            with cpus.loopers(place[:2]) as awake, cpus.pinned(start, place) as server:
                 while rate := self.next(cell.round, cell.mpm):
                     report(f"round {cell.round}, {cell.label}", 0.0)
                     conditions = experiment.Conditions(self, cell)
@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, for a script "
         "under each MPM of mpmkit on one CPU. The same command resumes an interrupted run."
     )
-    parser = command.parser("capacity", what, "--mpm", "--rounds", "--scale", "--out")
+    parser = command.parser("mpmkit capacity", what, "--mpm", "--rounds", "--scale", "--out")
     add = parser.add_argument
     add("--limit", dest="limit_ms", type=float, metavar="MS", help="what p99 must not exceed (50)")
     cost = "µs of CPU that it burns (300)"

@@ -99,18 +99,14 @@ SHARED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def add_options(parser: Parser, *names: str, **helps: str) -> None:
-    """Options that several experiments have. `helps`: name without dashes -> another help text."""
-    for name in names:
-        how = dict(SHARED[name])
-        how["help"] = helps.get(name.lstrip("-"), how["help"])
-        parser.add_argument(*(["-c"] if name == "--directive" else []), name, **how)
-
-
 def parser(name: str, description: str, *shared: str, epilog: str = "", **helps: str) -> Parser:
-    """The command line of `mpmkit NAME`, with shared options."""
-    made = Parser(prog=f"mpmkit {name}", description=description, epilog=epilog)
-    add_options(made, *shared, **helps)
+    """The command line of `name`, with options that several experiments have. `helps`: the name of one of them
+    without dashes -> another help text."""
+    made = Parser(prog=name, description=description, epilog=epilog)
+    for option in shared:
+        how = dict(SHARED[option])
+        how["help"] = helps.get(option.lstrip("-"), how["help"])
+        made.add_argument(*(["-c"] if option == "--directive" else []), option, **how)
     return made
 
 

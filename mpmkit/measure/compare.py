@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mpmkit.load.fields import read_share
-from mpmkit.measure import command, records, utilisation
+from mpmkit.measure import command, demand, records
 from mpmkit.measure.records import RecordError, Row
 from mpmkit.measure.stats import DEARER, MARGIN, UNDECIDED, Decision, decide
 
@@ -24,7 +24,7 @@ COSTS: dict[str, tuple[tuple[str, ...], str]] = {
 SHOWN = 4  # names of what only one file has
 MACHINE = ("cpu_model", "cores", "kernel", "python")
 
-Costs = dict[str, dict[int, float]]
+Costs = dict[str, dict[float, float]]
 """What was measured -> round -> its cost."""
 
 
@@ -33,8 +33,9 @@ def costs(rows: Sequence[Row]) -> Costs:
     table = rows[0]["table"]
     if table == "demand":
         return {
-            f"{who} {work}": {n: utilisation.slope(load.values()) for n, load in blocks.items()}
-            for (work, who), blocks in utilisation.loads(rows).items()
+            f"{who} {work}": demand.costs(points)
+            for work in dict.fromkeys(row["work"] for row in rows)
+            for who, points in demand.loads(rows, work).items()
         }
     if table not in COSTS:
         raise RecordError(f"rows of {table} have no cost; compare demand, {', '.join(COSTS)}")
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Compare two files of rows: B's cost over A's with a 95% interval, and cheaper, dearer, the same or "
         "undecided. Ends with 1 if something is dearer, with 2 if the input is bad."
     )
-    parser = command.parser("compare", what)
+    parser = command.parser("mpmkit compare", what)
     add = parser.add_argument
     add("a", metavar="A.csv", help="before")
     add("b", metavar="B.csv", help="after, of the same table")

@@ -11,6 +11,9 @@ would meet different conditions. So all servers of a block run, and one generato
 cycle every server has a turn at every rate, in random order. The beginning of a turn does not count: it fills the
 CPU's caches, which other servers have used. Nor does a turn in which something else ran there.
 
+The utilisation law: a server that is busy for the share U of the time at X answers a second has a service demand
+of S = U/X, the CPU time of a request; U against X is a line through the origin.
+
     cycle     1                                     2
     turn      | event | httpd prefork | prefork ... | httpd prefork | event ...
     requests   ,,|||||_ ,,||||||||||||_ ,,||||||...        , before it counts   _ pause: the last answers
@@ -25,6 +28,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS
@@ -36,8 +40,7 @@ from mpmkit.load.runner import run_load
 from mpmkit.measure import command, competitors, cpus, experiment, published, stats
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.records import Row
-from mpmkit.measure.stats import MARGIN
-from mpmkit.measure.utilisation import comparisons, current, demand_of, loads, r_squared, slope
+from mpmkit.measure.stats import MARGIN, Decision
 
 GENERATOR_MOST = 0.6  # cores that it may use: beyond, requests leave late and in bunches
 
@@ -155,6 +158,56 @@ def of_turns(
     return found
 
 
+Points = dict[tuple[int, float], stats.Point]
+"""(block, rate) -> (answers a second, cores): X and U, of one server and kind of work."""
+
+
+def current(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of a block that a later run measured again from its beginning."""
+    last = {row["round"]: row["run_id"] for row in rows}
+    return [row for row in rows if row["run_id"] == last[row["round"]]]
+
+
+def loads(rows: Sequence[Row], work: str, column: str = "server_u") -> dict[str, Points]:
+    """Server with its MPM, as `Cell.label` -> what was measured of it without a flaw."""
+    found: dict[str, Points] = {}
+    for row in current(rows):
+        if row["work"] == work and not row["flaw"] and row["x"] > 0 and row[column] > 0:
+            who = f"{row['server']} {row['mpm']}" + " (A/A)" * row["control"]
+            found.setdefault(who, {})[row["round"], row["rate"]] = row["x"], row[column]
+    return found
+
+
+def by(place: int, points: Points) -> dict[float, list[stats.Point]]:
+    """The points of each block (place 0), or of each rate (1)."""
+    found: dict[float, list[stats.Point]] = {}
+    for key in sorted(points):
+        found.setdefault(key[place], []).append(points[key])
+    return found
+
+
+def costs(points: Points) -> dict[float, float]:
+    """Block -> S in µs."""
+    return {block: 1e6 * stats.slope(some) for block, some in by(0, points).items()}
+
+
+def comparisons(rows: Sequence[Row], work: str, margin: float = MARGIN) -> dict[str, Decision]:
+    """What is compared for one kind of work -> the decision, over the blocks and the rates that both have: A/A
+    first, then the MPMs of each server, then the servers under the same MPM."""
+    found, decisions = loads(rows, work), {}
+    servers = sorted({row["server"] for row in rows}, key=lambda name: (name != OURS, name))
+    within = (("prefork (A/A)", "prefork"), *stats.PAIRS)
+    pairs = [(f"{server} {a}", f"{server} {b}") for server in servers for a, b in within]
+    for one, other in itertools.combinations(servers, 2):
+        pairs += [(f"{one} {mpm}", f"{other} {mpm}") for mpm in MPMS]
+    for who, rival in pairs:
+        sides = found.get(who, {}), found.get(rival, {})
+        if both := sides[0].keys() & sides[1].keys():
+            mine, theirs = (costs({key: side[key] for key in both}) for side in sides)
+            decisions[f"{who} / {rival}"] = stats.decide(mine, theirs, margin)
+    return decisions
+
+
 def flaw_of(row: Mapping[str, Any], cycles: int) -> str:
     """Why a row must not be used; "" if it may. cycles: of turns, in its block."""
     if row["seconds"] < COUNTED * cycles / 2:
@@ -200,8 +253,7 @@ class DemandTable(Table):
             f"{self.seed}), {rates} requests/s; {self.place}"
         )
         for work in self.works:
-            yield ""
-            yield from self._of_work(work)
+            yield from ["", *self._of_work(work)]
         yield ""
         if flaws := [row["flaw"] for row in self.records if row["flaw"]]:
             yield f"{len(flaws)} of {len(self.records)} rows are not used:"
@@ -212,20 +264,19 @@ class DemandTable(Table):
         yield from self.footer()
 
     def _of_work(self, work: str) -> Iterator[str]:
-        own, found = loads(self.records, "group_u"), loads(self.records)
-        mine = {who: blocks for (kind, who), blocks in sorted(found.items()) if kind == work}
-        rates = sorted({rate for one in mine.values() for load in one.values() for rate in load})
+        found, own = loads(self.records, work), loads(self.records, work, "group_u")
+        rates = sorted({rate for points in found.values() for _, rate in points})
         head = [work, "S µs", "95%", "own µs", *(f"at {rate:,.0f}/s" for rate in rates)]
         lines = [[*head, "R²", "blocks"]]
-        for who, blocks in mine.items():
-            s, fit = demand_of(blocks), r_squared(blocks)
-            between = f"{s.low:.1f} to {s.high:.1f}" if s.level else "one block"
-            of_group = f"{demand_of(own[work, who]).value:.1f}" if (work, who) in own else "-"
-            some = [[load[rate] for load in blocks.values() if rate in load] for rate in rates]
-            at = [f"{slope(points):.1f}" if points else "-" for points in some]
-            last = ["-" if fit is None else f"{fit:.3f}", str(len(blocks))]
-            lines.append([str(who), f"{s.value:.1f}", between, of_group, *at, *last])
-        yield from command.aligned(lines, (0, 2)) if mine else [f"{work}: no row can be used"]
+        for who, points in sorted(found.items()):
+            blocks, of_rate = costs(points), by(1, points)
+            s, fit = stats.mean([*blocks.values()]), stats.r_squared([*of_rate.values()])
+            mine = f"{stats.mean([*costs(own[who]).values()]).value:.1f}" if who in own else "-"
+            at = {rate: f"{1e6 * stats.slope(some):.1f}" for rate, some in of_rate.items()}
+            cells = [who, f"{s.value:.1f}", s.between(".1f") or "one block", mine]
+            cells += [at.get(rate, "-") for rate in rates]
+            lines.append([*cells, "-" if fit is None else f"{fit:.3f}", str(len(blocks))])
+        yield from command.aligned(lines, (0, 2)) if found else [f"{work}: no row can be used"]
         for pair, decision in comparisons(self.records, work, self.margin).items():
             yield f"  {pair}: {decision}"
 
@@ -238,17 +289,15 @@ class DemandTable(Table):
         self.records = whole_blocks(self.records, self)
         self.resumed = self.measured
         self.notes += self.place.notes
-        numbers = {*range(1, self.repeats + 1)} - {row["round"] for row in self.records}
+        have = {row["round"] for row in self.records}
         parts = tuple(f"{cell.label} {work}" for cell in self.cells for work in cell.parts)
-        return [Cell(number, OURS, "", parts=parts) for number in sorted(numbers)]
+        numbers = (number for number in range(1, self.repeats + 1) if number not in have)
+        return [Cell(number, OURS, "", parts=parts) for number in numbers]
 
     def measure(self, block: Cell, report: Report) -> Figures:
         """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
-        cells, place = self.block(block.round), self.place
-        with (
-            cpus.loopers({place.generator, place.server}) as awake,
-            cpus.pinned(lambda: self._started(cells), place) as servers,
-        ):
+        place, start = self.place, partial(self._started, self.block(block.round))
+        with cpus.loopers(place[:2]) as awake, cpus.pinned(start, place) as servers:
             for work in stats.turns(self.works, block.round, f"{self.seed} works"):
                 report(f"block {block.round}, {work}", 0.0)
                 some = {cell: one for cell, one in servers.items() if work in cell.parts}
@@ -260,10 +309,11 @@ class DemandTable(Table):
         """The servers of a block, all running. A competitor that does not start is left out from here on."""
         with contextlib.ExitStack() as stack:
             servers = {}
-            for cell in (cell for cell in cells if not cell.subjects & self.broken):
+            for cell in cells:
+                start = partial(cell.start, cell.mpm, **DIRECTIVES[cell.mpm])
                 try:
-                    start = cell.start(cell.mpm, **DIRECTIVES[cell.mpm])
-                    servers[cell] = stack.enter_context(start)
+                    if not cell.subjects & self.broken:
+                        servers[cell] = stack.enter_context(start())
                 except RuntimeError as error:
                     if cell.server == OURS:
                         raise
@@ -291,7 +341,7 @@ class DemandTable(Table):
             raise RuntimeError(f"block {block}, {work}: {found.ended}{words}")
         sampler.join()
         sums = of_turns(order, load, found, sampler, self.place.shared)
-        same: dict[str, Any] = {"design": self.design, "seed": self.seed, "margin": self.margin}
+        same: Row = {"design": self.design, "seed": self.seed, "margin": self.margin}
         same |= {"blocks": self.repeats, "cpus": str(self.place), "work": work}
         for number, cell in enumerate(servers):
             rows = []
@@ -378,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "interrupted run."
     )
     scale = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
-    parser = command.parser("demand", what, "--scale", "--out", scale=scale)
+    parser = command.parser("mpmkit demand", what, "--scale", "--out", scale=scale)
     add = parser.add_argument
     kinds = f"{', '.join(WORKS)}; several as a,b"
     add("--work", dest="works", **command.WORDS, metavar="WORK", help=kinds)

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -99,9 +99,9 @@ def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
                 one.start(one.stands_for)
             here.append(one)
         except (NotInstalled, ServerFailed) as error:
-            own = [] if one.server == OURS else [one.server]
-            way = [part for part in one.parts[:1] if part in published.SCRIPTS]
-            missing.append(f"without {' '.join(own + way)}: {error}")
+            who = [one.server] * (one.server != OURS)
+            who += [part for part in one.parts[:1] if part in published.SCRIPTS]
+            missing.append(f"without {' '.join(who)}: {error}")
     return here, list(dict.fromkeys(missing))
 
 
@@ -135,7 +135,7 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 Say = Callable[[str], None]
-Figures = Iterator[list[Row]]
+Figures = Generator[list[Row], None, None]
 """The rows of each figure of a cell, as soon as they are there."""
 Report = Callable[[str, float], None]
 """``report(text, share)``: what is measured, and how much of this figure is done."""
@@ -145,11 +145,10 @@ Report = Callable[[str, float], None]
 class Table:
     """An experiment, and what it measured.
 
-    records: the finished rows, as in the CSV file `out`. cells: those of a round; repeats: rounds; seed: of
-    their random order, None: in order. planned: figures of the whole experiment. resumed: how many of them the
-    file held before. design: `identity` of an experiment that can be resumed. left_out: a sentence on each
-    competitor that was asked for and is not in all rows. broken: subjects that were not measured to the end.
-    notes: what else a reader should know.
+    records: the finished rows, as in the CSV file `out`. cells: those of a round; repeats: rounds; seed: of their
+    random order, None: in order. planned: figures of the whole experiment. resumed: how many of them the file
+    held before. design: `identity` of an experiment that can be resumed. left_out: a sentence on each competitor
+    that is not in all rows. broken: subjects that were not measured to the end. notes: what else a reader needs.
     """
 
     records: list[Row] = field(kw_only=False)
@@ -166,6 +165,7 @@ class Table:
     broken: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
+    _file: RecordFile | None = None
     name = "qps"  # of the records table
     unit = "cells"
     design_column = "design"
@@ -219,25 +219,86 @@ class Table:
     def run(
         self, out: Out = None, on_progress: OnProgress | None = None, say: Say | None = None
     ) -> Self:
-        """Measure what is left. Raises as `run` does, and RecordError for a bad file."""
+        """Measure what is left. out: where the rows are written. Raises as `each` does, and RecordError for a bad
+        file."""
         _ = self.machine  # before an experiment pins this process to one CPU
-        file, left = self.keep_in(out), self.left()
+        self.keep_in(out)
+        left = self.left()
         self.planned = self.measured + sum(len(cell.parts) for cell in left)
         if self.resumed:
             self.notes.append(f"{self.resumed} of {self.planned} {self.unit} are of an earlier run")
         if say is not None and (seconds := sum(map(self.takes, left))):
             say(f"{len(left)} {self.unit}, about {duration(seconds)}")
-        return run(left, self.measure, self, file=file, on_progress=on_progress, say=say)
+        return self.each(left, on_progress, say)
 
-    def keep_in(self, out: Out) -> RecordFile | None:
-        """Open the file of the rows, if there is one; an experiment with a design takes over what it holds.
-        Raises RecordError."""
+    def keep_in(self, out: Out) -> None:
+        """Open the file of the rows, if there is one. An experiment with a design takes over what it holds, and
+        notes which rows another machine or version measured. Raises RecordError, also for another design."""
         path = out(f"{self.name}-{self.design or self.run_id}") if callable(out) else out
-        file = RecordFile(path, self.name) if path is not None else None
-        self.out = file.path if file else None
-        if file and self.design:
-            resume(self, file, **{self.design_column: self.design})
-        return file
+        if path is None:
+            return
+        self._file = RecordFile(path, self.name)
+        self.out = self._file.path
+        for row in records.read(path) if self.design else ():
+            if row[self.design_column] != self.design:
+                other = f"holds another {self.name} (other arguments); choose another file"
+                raise RecordError(f"{path}: {other}")
+            self.records.append(row)
+        self.resumed = self.measured
+        for name in ("cpu_model", "cores", "kernel", "python", "commit"):
+            found = sorted({str(row[name]) for row in self.records} - {str(self.machine[name])})
+            said = f"rows that the file had before are of another {name}: {', '.join(found)}"
+            self.notes += [said] * bool(found)
+
+    def each(
+        self, cells: Iterable[Any], on_progress: OnProgress | None = None, say: Say | None = None
+    ) -> Self:
+        """Measure these cells one after the other. A competitor that fails costs no other row.
+
+        cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
+        on_progress: called with a Progress. say: with each sentence of `left_out`.
+
+        Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
+        """
+        say, show, text = say or _silent, on_progress or _silent, ""
+        began, before, kept = time.monotonic(), self.measured, Counter[frozenset[str]]()
+        for sentence in self.left_out:
+            say(sentence)
+
+        def report(now: str, share: float = 0.0, row: Row | None = None) -> None:
+            nonlocal text
+            text, done, planned = now, self.measured, max(1, self.planned)
+            whole = min(1.0, (done + min(1.0, share)) / planned)
+            mine = whole - before / planned
+            left = (time.monotonic() - began) / mine * (1 - whole) if mine > 0 else None
+            result = self.result(row) if row else ""
+            show(Progress(done, planned, text, whole, left, row, result))
+
+        try:
+            for cell in cells:
+                had = self.measured
+                try:
+                    if not self.broken & cell.subjects:
+                        # Closed when the run ends: then its `with` blocks stop their servers.
+                        with closing(self.measure(cell, report)) as figures:
+                            for rows in figures:
+                                self.records += map(self._file.append, rows) if self._file else rows
+                                kept[cell.subjects] += len(rows)
+                                report(text, row=rows[0])
+                except RuntimeError as error:
+                    if cell.server == OURS or isinstance(error, LoadError):
+                        raise
+                    self.leave_out(cell, error, kept[cell.subjects])
+                    say(self.left_out[-1])
+                self.planned -= len(cell.parts) - (self.measured - had)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted", self) from None
+        except Exception as error:
+            raise ExperimentError(one_line(error), self) from error
+        finally:
+            if isinstance(cells, Generator):
+                cells.close()
+        return self
 
     def leave_out(self, cell: Cell, error: BaseException, kept: int = 0) -> None:
         """Measure a competitor no more, since it failed; `kept` of its rows are kept."""
@@ -251,11 +312,15 @@ class Table:
         if self.measured < self.planned:
             measured = f"{self.measured} of {self.planned} {self.unit} were measured{self.again}"
             lines.append(f"NOT COMPLETE: {measured}")
-        where = [f"rows in {self.out}"] if self.out is not None else []
+        where = [f"rows in {self.out}"] if self.out else []
         return [*lines, *self.left_out, *self.notes, *where]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"
+
+
+def _silent(_: Any) -> None:
+    """For those who want to hear nothing."""
 
 
 SomeTable = TypeVar("SomeTable", bound=Table)
@@ -296,83 +361,6 @@ class Interrupted(Stopped, KeyboardInterrupt):
     """Ctrl-C."""
 
 
-def run(
-    cells: Iterable[SomeCell],
-    measure_one: Callable[[SomeCell, Report], Iterator[Sequence[Row]]],
-    table: SomeTable,
-    *,
-    file: RecordFile | None = None,
-    on_progress: OnProgress | None = None,
-    say: Say | None = None,
-) -> SomeTable:
-    """Measure the cells one after the other; the table, with their rows.
-
-    cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
-    measure_one: a generator of the rows of each figure, which may report in between. It is closed when the run
-        ends, so its `with` blocks stop their servers.
-    file: where the rows are written. on_progress: called with a Progress. say: with each sentence of `left_out`.
-
-    Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
-    """
-    say = say or (lambda sentence: None)
-    for sentence in table.left_out:
-        say(sentence)
-    began, before, text = time.monotonic(), table.measured, ""
-
-    def report(now: str, share: float = 0.0, row: Row | None = None) -> None:
-        nonlocal text
-        text = now
-        if on_progress is not None:
-            done, planned = table.measured, max(1, table.planned)
-            whole = min(1.0, (done + min(1.0, share)) / planned)
-            mine = whole - before / planned
-            left = (time.monotonic() - began) / mine * (1 - whole) if mine > 0 else None
-            result = table.result(row) if row else ""
-            on_progress(Progress(done, planned, text, whole, left, row, result))
-
-    kept: Counter[frozenset[str]] = Counter()
-    try:
-        for cell in cells:
-            had, who = table.measured, cell.subjects
-            try:
-                if not table.broken & who:
-                    with closing(measure_one(cell, report)) as figures:  # type: ignore[type-var]
-                        for rows in figures:
-                            table.records += [file.append(row) if file else row for row in rows]
-                            kept[who] += len(rows)
-                            report(text, row=rows[0])
-            except RuntimeError as error:
-                if cell.server == OURS or isinstance(error, LoadError):
-                    raise
-                table.leave_out(cell, error, kept[who])
-                say(table.left_out[-1])
-            table.planned -= len(cell.parts) - (table.measured - had)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", table) from None
-    except Exception as error:
-        raise ExperimentError(one_line(error), table) from error
-    finally:
-        if isinstance(cells, Generator):
-            cells.close()
-    return table
-
-
-def resume(table: Table, file: RecordFile, **same: Any) -> None:
-    """Take over the rows that a file has; note which of them another machine or version measured. Raises
-    RecordError if one of them does not have the columns `same` and so is of another experiment."""
-    rows = records.read(file.path)
-    if any(row[name] != value for row in rows for name, value in same.items()):
-        raise RecordError(
-            f"{file.path}: holds another {file.table} (other arguments); choose another file"
-        )
-    table.records = rows
-    table.resumed = table.measured
-    for name in ("cpu_model", "cores", "kernel", "python", "commit"):
-        before = sorted({str(row[name]) for row in rows if row[name] != table.machine[name]})
-        said = f"rows that the file had before are of another {name}: {', '.join(before)}"
-        table.notes += [said] if before else []
-
-
 class Conditions:
     """What the machine did while a figure was measured, as columns of its row. Made before it."""
 
@@ -386,10 +374,10 @@ class Conditions:
     def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
         """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
         said = " ".join(f"{name}={value}" for name, value in directives.items())
-        passed = [b - a for a, b in zip(self._cpu, psutil.cpu_times(), strict=True)][
-            :8
-        ]  # without guests'
-        steal = min(1.0, max(0.0, passed[7]) / sum(passed)) if sum(passed) > 0 else None
+        both = zip(self._cpu[:8], psutil.cpu_times()[:8], strict=True)  # without guests'
+        *passed, stolen = (b - a for a, b in both)
+        whole = sum(passed) + stolen
+        steal = min(1.0, max(0.0, stolen) / whole) if whole > 0 else None
         return records.check({**self._row, "directives": said, "steal": steal, **columns})
 
 

@@ -31,7 +31,7 @@ from mpmkit.measure import command, competitors, experiment, published
 from mpmkit.measure.command import Problems
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.procfs import numbers, processes_of, sample, settle
-from mpmkit.measure.records import Row
+from mpmkit.measure.records import Row, grouped
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for, room_for
 from mpmkit.policy.simulator import settled
 
@@ -160,7 +160,7 @@ class MemoryTable(Table):
     def _text(self) -> Iterator[str]:
         """The levels, the costs, and what the words mean."""
         for against in AGAINST:
-            yield from self._levels([row for row in self.records if row["against"] == against])
+            yield from self._levels(against)
         naive, tables = self.lines("rss_kb"), self.lines("page_tables_kb")
         head = "what one more costs", "KiB", "95% interval", "page tables", "base MiB"
         rows = [(*head, "summed RSS says")]
@@ -178,25 +178,22 @@ class MemoryTable(Table):
         yield f"cost and base: {how}"
         yield from self.footer()
 
-    def _levels(self, found: list[Row]) -> Iterator[str]:
+    def _levels(self, against: str) -> Iterator[str]:
         """A table for each server, of what was measured against one thing."""
-        servers: dict[str, dict[int, dict[str, list[Row]]]] = {}
-        for row in found:
-            levels = servers.setdefault(f"{row['server']} {row['mpm'] or ''}".strip(), {})
-            levels.setdefault(row["level"], {}).setdefault(row["scope"], []).append(row)
-        for number, (name, levels) in enumerate(servers.items()):
-            against = found[0]["against"]
-            if not number:
-                what = f"{AGAINST[against][0]} (child's PSS in KiB, the median child)"
-                yield from [f"memory in MiB against {what}", ""]
+        found = [row for row in self.records if row["against"] == against]
+        if found:
+            what = f"{AGAINST[against][0]} (child's PSS in KiB, the median child)"
+            yield from [f"memory in MiB against {what}", ""]
+        for (server, mpm), levels in grouped(found, "server", "mpm").items():
             table: list[tuple[str, ...]] = [(against, *_HEAD)]
-            for level, rows in levels.items():
-                whole = rows["server"]
+            for (level,), rows in grouped(levels, "level").items():
+                of = grouped(rows, "scope")
+                whole, child = of["server",], of.get(("child",), [])
                 counts = [f"{_middle(whole, n):,.0f}" for n in ("held", "processes", "threads")]
                 sizes = [f"{_middle(whole, f'{n}_kb') / 1024:,.1f}" for n in _MIB]
-                child = f"{_middle(rows['child'], 'pss_kb'):,.0f}" if "child" in rows else "-"
-                table.append((f"{level:,}", *counts, *sizes, child))
-            yield from [name, *command.aligned(table, left=()), ""]
+                last = f"{_middle(child, 'pss_kb'):,.0f}" if child else "-"
+                table.append((f"{level:,}", *counts, *sizes, last))
+            yield from [f"{server} {mpm or ''}".strip(), *command.aligned(table, left=()), ""]
 
 
 def _middle(rows: Sequence[Row], column: str) -> float:
@@ -333,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine has room for."
     )
     names = ("--mpm", "--rounds", "--scale", "--also", "--document-root", "--directive", "--out")
-    parser = command.parser("memory", what, *names)
+    parser = command.parser("mpmkit memory", what, *names)
     add = parser.add_argument
     add("--against", **command.WORDS, metavar="WHAT", help="busy, idle (both)")
     add("--busy", type=listed(int), metavar="N,N", help="busy levels")

@@ -44,12 +44,11 @@ PAGES: dict[str, Page] = {
 }
 # The same script by other ways. "script" above is WSGI's; mod_php is the real httpd's alone.
 SCRIPTS: dict[str, Page] = {
-    way: Page("script", path, 11, f"the same {how}", way)
-    for way, path, how in (
-        ("cgi", "/hello.cgi", "by CGI, a process a request"),
-        ("php-fpm", "/hello.php", "in PHP, by FastCGI to php-fpm"),
-        ("mod_php", "/hello.php", "in PHP, in process"),
-    )
+    "cgi": Page("script", "/hello.cgi", 11, "the same by CGI, a process a request", "cgi"),
+    "php-fpm": Page(
+        "script", "/hello.php", 11, "the same in PHP, by FastCGI to php-fpm", "php-fpm"
+    ),
+    "mod_php": Page("script", "/hello.php", 11, "the same in PHP, in process", "mod_php"),
 }
 WAYS = ("wsgi", "cgi", "php-fpm")
 """How our servers run a script: what --script takes."""

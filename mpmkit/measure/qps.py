@@ -20,7 +20,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.measure import command, competitors, experiment, published, records, stats, utilisation
+from mpmkit.measure import command, competitors, demand, experiment, published, records, stats
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.procfs import Meter
 from mpmkit.measure.records import Row
@@ -337,7 +337,7 @@ def what_decides() -> list[str]:
         rows = records.read(records.recorded_folder() / "demand-demo.csv")
     except (records.RecordError, OSError):
         return []
-    found = utilisation.comparisons(rows, "page")
+    found = demand.comparisons(rows, "page")
     said = [
         f"what decides between the MPMs, recorded on {rows[0]['started_at']:.10} on {rows[0]['cpu_model']} by "
         "mpmkit demand: CPU time of a static page on a new connection, within blocks, at fixed rates"
@@ -363,7 +363,7 @@ def main(argv: Sequence[str] | None = None, *, launch: experiment.Launch | None 
         "Measure the article's tables on this machine: requests per second of prefork, worker and event, for "
         "a static page and a script."
     )
-    parser = command.parser("qps", what, "--mpm", "--rounds", "--scale", "--also", "--out")
+    parser = command.parser("mpmkit qps", what, "--mpm", "--rounds", "--scale", "--also", "--out")
     add = parser.add_argument
     both = (*published.PAGES, "both")
     add("--kind", dest="kinds", choices=both, default="both", help="which table (default: both)")

@@ -15,16 +15,17 @@ import secrets
 import subprocess
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, Self
 
 from mpmkit._version import __version__
 from mpmkit.config.extras import DataFrame, require
 from mpmkit.measure.procfs import text_of
-from mpmkit.measure.schema import TABLES, Column, RecordError, Row, check, names
+from mpmkit.measure.schema import MACHINE, TABLES, Column, RecordError, Row, check, names
 
 __all__ = ["TABLES", "RecordError", "Row", "check", "names"]
 
@@ -148,6 +149,14 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
+def grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Values of these columns -> the rows that have them, in their order."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in columns), []).append(row)
+    return found
+
+
 def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> DataFrame:
     """Rows of one table as a frame with the schema's columns and types, `started_at` as a time.
 
@@ -160,13 +169,9 @@ def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> DataFrame:
     return made.astype({column.name: "float64" for column in columns if column.type is float})
 
 
-def read_frame(*paths: str | os.PathLike[str]) -> DataFrame:
-    """The rows of one or more files of one table in one frame. Raises RecordError."""
-    rows = [row for path in paths for row in read(path)]
-    if len(tables := sorted({row["table"] for row in rows})) > 1:
-        where, which = ", ".join(map(str, paths)), ", ".join(tables)
-        raise RecordError(f"{where}: hold rows of different tables ({which}); read them one by one")
-    return frame(rows)
+def read_frame(path: str | os.PathLike[str]) -> DataFrame:
+    """The rows of a file as a frame. Raises RecordError."""
+    return frame(read(path))
 
 
 def data_folder(name: str) -> Path:
@@ -178,8 +183,7 @@ def data_folder(name: str) -> Path:
     raise RecordError(f"{package.parent}: has no data/{name}; run from a checkout")
 
 
-def recorded_folder() -> Path:
-    return data_folder("recorded")
+recorded_folder = partial(data_folder, "recorded")
 
 
 def recorded(name: str) -> DataFrame:
@@ -198,26 +202,15 @@ def recorded(name: str) -> DataFrame:
     return made
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What ran the measurement. None where the system does not say."""
-
-    cpu_model: str | None
-    cores: int
-    cpu_limit: float | None
-    memory_mb: int | None
-    memory_limit_mb: int | None
-    kernel: str
-    python: str
-    mpmkit: str
-    locust: str | None
-    h11: str | None
-    commit: str | None
+class Machine(SimpleNamespace):
+    """What ran the measurement: the schema's columns of a machine, without the load and what was stolen. None
+    where the system does not say."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """The machine that a record was measured on."""
-        return cls(**{name: row[name] for name in cls.__annotations__})
+        names = {column.name for column in MACHINE} - {"load1", "steal"}
+        return cls(**{name: row[name] for name in names})
 
     def __str__(self) -> str:
         cores = f"{self.cores} core{'s' * (self.cores != 1)}"

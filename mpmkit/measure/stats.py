@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Point = tuple[float, float]
 Rounds = Mapping[Any, float]
 """What one server did in each round: which round -> its figure."""
 
@@ -62,11 +63,14 @@ class Interval:
         """Whether a value lies outside."""
         return not self.low <= value <= self.high
 
+    def between(self, form: str) -> str:
+        """ "1.13 to 1.38"; "" where nothing is known of the spread."""
+        return f"{self.low:{form}} to {self.high:{form}}" if self.level else ""
+
 
 def ratio_text(ratio: Interval) -> str:
     """A ratio with its 95% interval, where it has one: "1.25 (1.13 to 1.38)"."""
-    known = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.level else ""
-    return f"{ratio.value:.2f}{known}"
+    return f"{ratio.value:.2f}" + (f" ({ratio.between('.2f')})" if ratio.level else "")
 
 
 def _around(middle: float, reach: float) -> Interval:
@@ -91,6 +95,11 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
     return _around(statistics.fmean(logs), reach)
 
 
+def mean(values: Sequence[float]) -> Interval:
+    """The geometric mean of rounds, by the same method. Raises ValueError."""
+    return ratio(values, [1.0] * len(values))
+
+
 def paired(one: Rounds, other: Rounds) -> Interval:
     """`ratio` of two servers over the rounds that both have. Raises ValueError."""
     both = sorted(one.keys() & other.keys())
@@ -110,6 +119,21 @@ def unpaired(one: Sequence[float], other: Sequence[float]) -> Interval:
         weight = sum(error**2 / freedom for error, freedom in errors)
         reach = t_quantile(round(total**2 / weight) if weight else 1) * math.sqrt(total)
     return _around(statistics.fmean(logs[0]) - statistics.fmean(logs[1]), reach)
+
+
+def slope(points: Sequence[Point]) -> float:
+    """Of the line through the origin that is nearest to the points."""
+    return sum(x * y for x, y in points) / sum(x * x for x, _ in points)
+
+
+def r_squared(groups: Sequence[Sequence[Point]]) -> float | None:
+    """How well the means of the groups lie on their line through the origin: 1 is exactly, 0 no better than
+    a constant, less is worse. None for fewer than two groups."""
+    mean = statistics.fmean
+    means = [(mean(x for x, _ in group), mean(y for _, y in group)) for group in groups]
+    middle, s = mean(y for _, y in means), slope(means)
+    around = sum((y - middle) ** 2 for _, y in means)
+    return 1 - sum((y - s * x) ** 2 for x, y in means) / around if around else None
 
 
 def noise(values: Sequence[float]) -> float:
@@ -167,13 +191,12 @@ class Decision:
     paired: bool
 
     def __str__(self) -> str:
-        known = bool(self.ratio.level)
-        between = f"{self.ratio.low:.3f} to {self.ratio.high:.3f}" if known else "one block"
-        said = f"{self.ratio.value:.3f} ({between})  {self.word}"
+        between = self.ratio.between(".3f")
+        said = f"{self.ratio.value:.3f} ({between or 'one block'})  {self.word}"
         if self.word != UNDECIDED:
             return said
         if self.more is None:
-            most = f"more than {MOST_BLOCKS:,} blocks" if known else "two blocks at least"
+            most = f"more than {MOST_BLOCKS:,} blocks" if between else "two blocks at least"
             return f"{said} ({most} would be needed)"
         return f"{said} ({self.more:,} more block{'s' * (self.more != 1)} would decide)"
 

@@ -118,15 +118,12 @@ class SweepTable(Table):
         requests), whether p99_ms is only as long as the run (p99_cut), the rounds, all failures, and
         whether the generator, or the machine that it shares with the server, was the limit in any round."""
 
-        def by_values(group: tuple[tuple[str, str], Any]) -> Any:
+        def by_values(group: tuple[tuple[Any, ...], Any]) -> Any:
             """MPMs in their order, numbers by their size, words after them."""
             values = json.loads(group[0][1]).values()
             return MPMS.index(group[0][0]), [(isinstance(one, str), one) for one in values]
 
-        groups: dict[tuple[str, str], list[Row]] = {}
-        for row in self.records:
-            groups.setdefault((row["mpm"], row["point"]), []).append(row)
-        found = []
+        found, groups = [], records.grouped(self.records, "mpm", "point")
         for (mpm, point), rows in sorted(groups.items(), key=by_values):
             tails, cuts = zip(*map(stats.p99, rows), strict=True)
             made = {"mpm": mpm, **json.loads(point), "rounds": len(rows)}
@@ -355,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shared = ("--rounds", "--scale", "--document-root", "--directive", "--out")
     scale = "seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items())
     helps = {"rounds": "how often each point (1)", "scale": scale}
-    parser = command.parser("sweep", what, *shared, epilog=example, **helps)
+    parser = command.parser("mpmkit sweep", what, *shared, epilog=example, **helps)
     add = parser.add_argument
     add("mpm", type=command.words, help="prefork, worker or event; several as a,b")
     grid = "a directive or a field of the load (users, keep_alive ...) and its values"

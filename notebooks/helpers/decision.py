@@ -10,7 +10,7 @@ from helpers import cliffs
 
 from mpmkit.config.directives import MPMS
 from mpmkit.lab.replay import place_of, recorded
-from mpmkit.measure import records, sizing, stats, utilisation
+from mpmkit.measure import demand, records, sizing, stats
 
 
 class Row(NamedTuple):
@@ -55,7 +55,7 @@ def memory(against: str, situation: str, counts: str) -> Row:
 def processor() -> Row:
     """CPU time of a request on a new connection, times prefork's, with its 95% interval. An MPM is left out
     if another one is cheaper, by the whole interval."""
-    found = utilisation.comparisons(records.read(place_of("demand-demo.csv")), "page")
+    found = demand.comparisons(records.read(place_of("demand-demo.csv")), "page")
     pairs = {
         (one, other): found[f"mpmkit {one} / mpmkit {other}"]
         for one, other in (("worker", "prefork"), ("event", "prefork"), ("event", "worker"))
