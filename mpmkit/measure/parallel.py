@@ -47,7 +47,7 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
                 busy[ours] = number, process
                 process.start()
                 theirs.close()
-            for end in wait(busy, LOOK):
+            for end in list[Any](wait(busy, LOOK)):
                 number, process = busy[end]
                 try:
                     answer = end.recv()
