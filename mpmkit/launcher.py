@@ -20,8 +20,7 @@ from typing import Any, Self
 from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
-from mpmkit.policy.snapshot import Counts, Snapshot, count
-from mpmkit.policy.states import DEAD, LETTERS
+from mpmkit.policy.states import DEAD, LETTERS, Counts, Snapshot
 from mpmkit.server import home as folder
 from mpmkit.server.scoreboard import Scoreboard, WorkerRow
 
@@ -55,7 +54,7 @@ class ScoreboardView:
         self.workers: tuple[WorkerRow, ...] = tuple(board.workers())
         self.process_limit = board.process_limit
         self.threads_per_child = board.threads_per_child
-        self.counts: Counts = count(self.snapshot, self.threads_per_child)
+        self.counts: Counts = self.snapshot.count(self.threads_per_child)
         self.accesses, self.bytes_served, _ = board.totals()
 
     @property

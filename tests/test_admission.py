@@ -15,7 +15,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.policy import admission, states
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.connection_trace import STATE_NAMES
-from mpmkit.policy.snapshot import ProcessRow
+from mpmkit.policy.states import ProcessRow
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
 

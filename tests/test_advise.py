@@ -23,7 +23,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
-from mpmkit.measure import advise_command, advise_report, procfs
+from mpmkit.measure import advise_command, procfs
 from mpmkit.measure.advise import Cost, advise, demand, grown
 from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
 from mpmkit.measure.parallel import in_processes
@@ -81,11 +81,11 @@ def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
     assert after.memory == pytest.approx([1000 + each * workers for each in (90, 100, 110)])
     assert "ran into the limit" in " ".join(advice.notes) or mpm == "event"
     # What is pasted means what was simulated, and httpd has nothing to correct in it.
-    conf = read(Source("pasted", text=advise_report.block(after), mpm=mpm))
+    conf = read(Source("pasted", text=advise_command.block(after), mpm=mpm))
     pasted, notes = check(mpm, conf.settings)
     assert not conf.problems and not notes
     assert replace(after.directives, KeepAliveTimeout=pasted.KeepAliveTimeout) == pasted
-    lines = advise_report.block(after).splitlines()[1:-1]
+    lines = advise_command.block(after).splitlines()[1:-1]
     assert all(line.strip().startswith("#") for line in lines[::2])
 
 
@@ -132,7 +132,7 @@ def test_durations_that_cannot_be():
     said = "4 requests have no duration and are left out"
     assert len(advice.trace) == 396 and said in " ".join(advice.notes)
     assert advice.cases[0].run.waited == 0
-    assert json.dumps(advise_report.data(advice), allow_nan=False)
+    assert json.dumps(advise_command.data(advice), allow_nan=False)
     few = Trace(start[:300], [*bad, *[0.1] * 296])
     with pytest.raises(ValueError, match=r"4 of 300 .*add %D"):
         advise({"prefork": given("prefork")}, few, {"prefork": FLAT})
@@ -165,7 +165,9 @@ def test_processes_of_their_own_say_the_same():
     how = {"calls": in_processes, "on_progress": lambda *now: shares.append(now)}
     both = advise(given_mpms, day(400), costs, **how)
     for one, other in zip(alone.cases, both.cases, strict=True):
-        assert advise_report.block(one) == advise_report.block(other) and one.memory == other.memory
+        assert (
+            advise_command.block(one) == advise_command.block(other) and one.memory == other.memory
+        )
         assert one.run.waits == other.run.waits and one.run.series == other.run.series
     assert shares[-1][0] == 1 and " as " in shares[-1][1]
     with pytest.raises(ValueError, match=r"1 of 2 .*add %D"):
@@ -173,7 +175,7 @@ def test_processes_of_their_own_say_the_same():
 
     def kill(*_: object) -> None:
         for pid in procfs.children(os.getpid()):
-            if "measure.parallel" in procfs.text_of(f"/proc/{pid}/cmdline"):
+            if "multiprocessing.spawn" in procfs.text_of(f"/proc/{pid}/cmdline"):
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(ChildProcessError, match="ended with status -9"):

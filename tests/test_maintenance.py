@@ -9,7 +9,7 @@ from mpmkit.config.directives import MPMS, Directives
 from mpmkit.policy import maintenance as of
 from mpmkit.policy import states
 from mpmkit.policy.maintenance import ENOUGH, REACHED, TOO_FEW, TOO_MANY, Memory, Plan, look, plan
-from mpmkit.policy.snapshot import ProcessRow, Snapshot
+from mpmkit.policy.states import ProcessRow, Snapshot
 
 RATES = (1, 2, 4, 8, 16, 32)
 

@@ -9,7 +9,6 @@ from support.servers import serving
 from support.waiting import poll_until
 
 from mpmkit.http.messages import text_field
-from mpmkit.policy.snapshot import ProcessRow
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
 from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
@@ -40,7 +39,7 @@ def test_a_new_board_is_empty(board):
     one.close()
 
 
-def shown(row: ProcessRow) -> tuple:
+def shown(row) -> tuple:
     """What the row of a process says of it."""
     counts = (row.connections, row.write_completion, row.keep_alive, row.lingering_close)
     return row.pid, row.generation, row.quiescing, row.not_accepting, counts

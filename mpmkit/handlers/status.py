@@ -18,7 +18,6 @@ from functools import cache
 from mpmkit import _version
 from mpmkit.http.messages import SERVER, Request, Response, escape, page, text, whole_number
 from mpmkit.http.target import split_host
-from mpmkit.policy.snapshot import count
 from mpmkit.policy.states import BUSY, DEAD, GRACEFUL, IDLE_KILL, LETTERS, READY, STARTING, WORDS
 from mpmkit.server.connection import Connection
 from mpmkit.server.scoreboard import Scoreboard
@@ -65,7 +64,7 @@ class StatusData:
         self.extended, self.now = extended, now
         self.snapshot = board.snapshot()
         self.rows = [row for row in self.snapshot.processes if row.pid]
-        self.counts = count(self.snapshot, board.threads_per_child)
+        self.counts = self.snapshot.count(board.threads_per_child)
         self.uptime = max(0, int(now) - board.restart_time // 1_000_000_000)
         self.load = os.getloadavg()
         # As `?auto` calls it, as the page does, and the value.
@@ -224,7 +223,7 @@ def _processes(f: StatusData) -> str:
     for row in f.rows:
         old = row.generation != f.snapshot.generation
         stopping = ("yes" if row.quiescing else "no") + (" (old gen)" if old else "")
-        threads = count(f.snapshot, f.board.threads_per_child, (row,))[:3]
+        threads = f.snapshot.count(f.board.threads_per_child, (row,))[:3]
         waiting = (0, row.write_completion, row.keep_alive, row.lingering_close)
         numbers = (row.connections, *threads, *waiting)
         sums = [a + b for a, b in zip(sums, numbers, strict=True)]

@@ -12,7 +12,6 @@ To be comparable, httpd loads only modules whose work mpmkit's servers do, too, 
 same format with the same buffering.
 """
 
-import contextlib
 import glob
 import grp
 import os
@@ -22,10 +21,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from mpmkit.config.directives import MPMS
@@ -36,18 +36,18 @@ READY_WITHIN = 10.0  # seconds from start to the first accepted connection
 STOP_WITHIN = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
 GONE_WITHIN = 10.0  # seconds from KILL until no process is left
 PORT_TRIES = 3  # another process may take the free port between our look and the program's bind
+# A shell that ends the process group it is given if this process dies, however it dies: it waits on a pipe
+# that only we hold, and a SIGKILLed notebook kernel closes it too.
+GUARD = "exec >/dev/null 2>&1; read pid; read _; kill -TERM -$pid && sleep 3 && kill -KILL -$pid"
 # Where httpd keeps its modules: Debian and Ubuntu, Fedora, Arch and Alpine, a build from source.
-MODULE_DIRECTORIES = (
-    "/usr/lib/apache2/modules",
-    "/usr/lib64/httpd/modules",
-    "/usr/lib/httpd/modules",
-    "/usr/local/apache2/modules",
-)
+MODULE_DIRECTORIES = [
+    f"/usr/{place}/modules"
+    for place in ("lib/apache2", "lib64/httpd", "lib/httpd", "local/apache2")
+]
 # unixd is httpd's own change of user; the rest is what our servers do as well. mod_reqtimeout
 # belongs to it: its checks are on the path of every request, as ours are.
 MODULES = ("unixd", "log_config", "authz_core", "dir", "mime", "reqtimeout")
 LOG_FORMAT = r'"%h %l %u %t \"%r\" %>s %b"'
-NEWLINE = "\n"
 
 
 class NotInstalled(RuntimeError):
@@ -76,19 +76,15 @@ class ReferenceServer:
     stop_within = STOP_WITHIN
 
     def __init__(
-        self,
-        *,
-        document_root: str | os.PathLike[str] | None = None,
-        access_log: bool = True,
-        buffered_logs: bool = False,
-        **given: Any,
-    ) -> None:
+        self, *, document_root: str | os.PathLike[str] | None = None, access_log: bool = True,
+        buffered_logs: bool = False, **given: Any,
+    ) -> None:  # fmt: skip
         self.access_log, self.buffered_logs, self.given = access_log, buffered_logs, given
         self.pid = self.port = 0
         self.root = self.document_root = Path()
         self._asked_for = Path(document_root).resolve() if document_root else None
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._held = ExitStack()  # what lasts as long as it runs
 
     @property
     def address(self) -> str | tuple[str, int]:
@@ -111,7 +107,7 @@ class ReferenceServer:
         """Whether *this* program, not another that took its place, accepts connections now."""
         # The pid file says that it has the address: programs write it after the bind.
         family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
-        with contextlib.suppress(OSError), socket.socket(family) as probe:
+        with suppress(OSError), socket.socket(family) as probe:
             if (self.root / "pid").stat().st_size:
                 probe.settimeout(1)
                 probe.connect(self.address)
@@ -127,31 +123,39 @@ class ReferenceServer:
             raise FileNotFoundError(f"no document root {self._asked_for}")
         for left in reversed(range(PORT_TRIES)):
             try:
-                self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
-                self.root.chmod(0o755)  # children under another user read what lies there
-                if self._asked_for is not None:
-                    self.document_root = self._readable(self._asked_for)
-                self._spawn()
+                with ExitStack() as held:
+                    self._spawn(held)
+                    self._held = held.pop_all()
                 break
-            except BaseException as error:
-                self.stop()
-                if not (left and isinstance(error, ServerFailed) and "in use" in str(error)):
+            except ServerFailed as error:
+                if not left or "in use" not in str(error):
                     raise
         return self
 
-    def _spawn(self) -> None:
-        """Run it in its directory and wait until it is ready. Raises ServerFailed with its words."""
-        self.port = free_port()
+    def _spawn(self, held: ExitStack) -> None:
+        """Run it in a directory of its own and wait until it is ready; `held` ends it, and removes that. Raises
+        ServerFailed with its words."""
+        place = TemporaryDirectory(
+            prefix=f"mpmkit-{self.name.replace(' ', '-')}-", ignore_cleanup_errors=True
+        )
+        self.root, self.port = Path(held.enter_context(place)), free_port()
+        self.root.chmod(0o755)  # children under another user read what lies there
+        if self._asked_for is not None:
+            self.document_root = self._readable(self._asked_for)
         file = self.root / self.config_name
         file.write_text(self._configuration())
+        shell: Any = {"stdin": subprocess.PIPE, "bufsize": 0, "start_new_session": True}
+        guard: Any = held.enter_context(subprocess.Popen(["/bin/sh", "-c", GUARD], **shell))
+        held.callback(guard.kill)  # before its pipe closes, so that it does nothing
         with open(self.root / "console", "wb") as console:
             pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": console, "stderr": console}
-            place: Any = {"cwd": self.root, "env": self._environment(), "start_new_session": True}
-            self._process = subprocess.Popen(self._command(file), **pipes, **place)
-        self.pid = self._process.pid
-        self._guard = guard(self.pid)
+            how: Any = {"cwd": self.root, "env": self._environment(), "start_new_session": True}
+            process = self._process = subprocess.Popen(self._command(file), **pipes, **how)
+        held.callback(self._end, process)
+        self.pid = process.pid
+        guard.stdin.write(b"%d\n" % self.pid)
         deadline = time.monotonic() + READY_WITHIN
-        while (status := self._process.poll()) is None and time.monotonic() < deadline:
+        while (status := process.poll()) is None and time.monotonic() < deadline:
             if self._is_ready():
                 return
             time.sleep(0.01)
@@ -159,25 +163,27 @@ class ReferenceServer:
         why = late if status is None else f"ended with status {status}"
         raise ServerFailed(f"{self.name} {why}: {self.error_log()}")
 
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """TERM, then KILL for all of its group that is left."""
+        self._process = None
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(self.stop_within)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + GONE_WITHIN
+        while left := members(process.pid):
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"processes {left} outlive SIGKILL")
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.01)
+
     def stop(self) -> None:
         """TERM, then KILL after `stop_within` seconds; returns when no process of it is left. Twice does
         nothing. Raises ServerFailed if a process outlives KILL."""
-        process, self._process = self._process, None
-        guarding, self._guard = self._guard, None
-        root, self.root = self.root, Path()
-        with contextlib.ExitStack() as then:  # all of it, whatever fails; the last line first
-            if root != Path():
-                then.callback(shutil.rmtree, root, ignore_errors=True)
-            if guarding is not None:
-                then.enter_context(guarding)  # closes its pipe and waits
-                then.callback(guarding.kill)  # before its pipe closes, so that it does nothing
-            if process is not None:
-                then.callback(end_group, process.pid)
-                then.callback(process.wait)
-                then.callback(process.kill)
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(self.stop_within)
+        self._held.close()
+        self.root = Path()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -222,16 +228,9 @@ class Httpd(ReferenceServer):
     """
 
     def __init__(
-        self,
-        mpm: str,
-        *,
-        php: bool = False,
-        fcgi: str = "",
-        cgi: bool = False,
-        modules: Iterable[str] = (),
-        extra: str = "",
-        **given: Any,
-    ) -> None:
+        self, mpm: str, *, php: bool = False, fcgi: str = "", cgi: bool = False, modules: Iterable[str] = (),
+        extra: str = "", **given: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**given)
         if mpm not in MPMS:
             raise ValueError(f"no MPM {mpm!r}; choose prefork, worker or event")
@@ -271,6 +270,9 @@ class Httpd(ReferenceServer):
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
         log = [f"LogFormat {LOG_FORMAT} common", 'CustomLog "access_log" common']
         log += ["BufferedLogs On"] * self.buffered_logs
+        loads, settings = "\n".join((*self._loads, *user_lines())), log * self.access_log
+        settings += [f"{one.name} {' '.join(one.args)}" for one in self._settings]
+        more = "\n".join(settings)
         # Without AllowOverride None, which is in every distribution's file, httpd looks for a .htaccess
         # in each directory from / downwards, at every request, which ours never does.
         return f"""\
@@ -279,7 +281,7 @@ DefaultRuntimeDir "{self.root}"
 PidFile "pid"
 Listen 127.0.0.1:{self.port}
 ServerName 127.0.0.1
-{NEWLINE.join((*self._loads, *user_lines()))}
+{loads}
 ErrorLog "error_log"
 LogLevel warn
 TypesConfig "mime.types"
@@ -292,8 +294,7 @@ DirectoryIndex index.html
     Require all granted
     {self._options}
 </Directory>
-{NEWLINE.join(log if self.access_log else ())}
-{NEWLINE.join(f"{one.name} {' '.join(one.args)}" for one in self._settings)}
+{more}
 {self.extra}"""
 
 
@@ -357,7 +358,7 @@ def unprivileged_user() -> tuple[str, str] | None:
     if os.geteuid() != 0:
         return None
     for name in ("www-data", "apache", "http", "nobody"):
-        with contextlib.suppress(KeyError):
+        with suppress(KeyError):
             return name, grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name
     raise ServerFailed("root needs a user www-data or nobody to run a server; run as another user")
 
@@ -367,22 +368,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def guard(pid: int) -> subprocess.Popen[bytes]:
-    """A shell that ends the process group of `pid` if this process dies, however it dies: it waits on a pipe that
-    only we hold, and a SIGKILLed notebook kernel closes it too."""
-    script = "exec >/dev/null 2>&1; read _; kill -TERM -$1 && sleep 3 && kill -KILL -$1"
-    command = ["/bin/sh", "-c", script, "mpmkit-guard", str(pid)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-
-
-def end_group(group: int) -> None:
-    """KILL what is left of a process group and wait until it is gone. Raises ServerFailed if it is not."""
-    deadline = time.monotonic() + GONE_WITHIN
-    while left := members(group):
-        if time.monotonic() > deadline:
-            raise ServerFailed(f"processes {left} outlive SIGKILL")
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
-        time.sleep(0.01)

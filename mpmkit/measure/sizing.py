@@ -20,7 +20,6 @@ from mpmkit.measure.stats import t_quantile
 
 RESERVE_SHARE = 0.20
 RESERVE_LEAST = 256 << 20
-THREADS_PER_CHILD = 25
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Line:
     """A straight line through points: value = base + slope * n.
 
     low, high: the 95% interval of the slope (infinite with two points: they allow no error).
-    points: their number. most: the largest n measured; beyond it the line is extrapolated.
+    most: the largest n measured; beyond it the line is extrapolated.
     """
 
     base: float
@@ -39,7 +38,6 @@ class Line:
     most: float
 
     def at(self, n: float) -> float:
-        """The line's value at n."""
         return self.base + self.slope * n
 
     @property
@@ -56,9 +54,8 @@ def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
     count, middle = len(ns), statistics.fmean(ns)
     spread = sum((n - middle) ** 2 for n in ns)
     left = sum((v - base - steep * n) ** 2 for n, v in zip(ns, values, strict=True))
-    reach = math.inf
-    if count > 2:
-        reach = t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread)
+    free = count - 2
+    reach = t_quantile(free) * math.sqrt(left / free / spread) if free else math.inf
     return Line(base, steep, steep - reach, steep + reach, count, max(ns))
 
 
@@ -84,9 +81,9 @@ class Sizing:
     """An answer of `max_request_workers_for`; sizes in bytes.
 
     workers: the MaxRequestWorkers to set. base: the server without load. per_request, per_idle: the cost of
-    one more, at the upper ends of the measured intervals. idle: kept-alive connections
-    included. by_rss: the result of summing RSS, which is common and wrong.
-    measured_to: the most requests busy at once in the measurement.
+    one more, at the upper ends of the measured intervals. idle: kept-alive connections included. by_rss: the
+    result of summing RSS, which is common and wrong. measured_to: the most requests busy at once in the
+    measurement.
     """
 
     mpm: str
@@ -102,18 +99,16 @@ class Sizing:
     measured_to: int
 
     def __str__(self) -> str:
-        idle = self.idle * self.per_idle
+        idle, each, held = self.idle * self.per_idle, self.per_request / 1024, self.per_idle / 1024
         left = self.ram - self.reserve - self.base - idle
-        each = f"at {self.per_request / 1024:,.1f} KiB each, the upper end of the interval"
-        held = f"{self.idle:,} kept-alive connections at {self.per_idle / 1024:,.1f} KiB"
-        parts = {
-            "reserve": (self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
-            "base": (self.base, "the server before it has a request"),
-            "idle": (idle, held),
-            "requests": (left, each),
-        }
+        parts = (
+            ("reserve", self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
+            ("base", self.base, "the server before it has a request"),
+            ("idle", idle, f"{self.idle:,} kept-alive connections at {held:,.1f} KiB"),
+            ("requests", left, f"at {each:,.1f} KiB each, the upper end of the interval"),
+        )
         words = [f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}"]
-        words += [f"  {name:<11}{_mib(n):>12}  {what}" for name, (n, what) in parts.items() if n]
+        words += [f"  {name:<11}{_mib(n):>12}  {what}" for name, n, what in parts if n]
         if self.mpm != "prefork":
             children = f"whole children of ThreadsPerChild {self.threads_per_child}"
             limit = max(1, self.workers // self.threads_per_child)
@@ -152,26 +147,17 @@ def room_for(ram: str | int, reserve: str | int | None = None) -> tuple[int, int
 
 
 def max_request_workers_for(
-    ram: str | int,
-    *,
-    mpm: str,
-    memory: Any,
-    server: str = "mpmkit",
-    idle: int = 0,
-    reserve: str | int | None = None,
-    threads_per_child: int = THREADS_PER_CHILD,
-) -> Sizing:
+    ram: str | int, *, mpm: str, memory: Any, server: str = "mpmkit", idle: int = 0,
+    reserve: str | int | None = None, threads_per_child: int = 25,
+) -> Sizing:  # fmt: skip
     """The MaxRequestWorkers that a machine has room for, from measured slopes.
 
-    ram: the machine's memory, or the server's share of it: bytes, or "4GiB".
-    mpm: prefork, worker or event. server: the server whose rows of `memory` to use.
-    memory: rows of `memory_table` (the table, its frame or a list of rows), measured with your pages
-        and scripts: the cost of a request depends on your application.
-    idle: kept-alive connections to reserve memory for, under event; elsewhere each of them takes a worker.
-    reserve: memory not for this server: bytes or a size. By default 20% of ram and at least
-        256 MiB: the kernel's page tables and sockets are in no process's PSS, and served files
-        need page cache.
-    threads_per_child: for worker and event; the answer is a multiple of it.
+    ram: the machine's memory, or the server's share of it: bytes, or "4GiB". memory: rows of `memory_table`
+    (the table, its frame or a list of rows), measured with your pages and scripts: the cost of a request depends
+    on your application. server: whose rows to use. idle: kept-alive connections to reserve memory for, under
+    event; elsewhere each of them takes a worker. reserve: memory not for this server, bytes or a size; by default
+    20% of ram and at least 256 MiB: the kernel's page tables and sockets are in no process's PSS, and served
+    files need page cache. threads_per_child: for worker and event; the answer is a multiple of it.
 
     Raises ValueError if memory has no busy rows of that MPM and server, if they show no growth, or if
     the machine has no room for a single worker (the text says how much one needs).
@@ -181,8 +167,7 @@ def max_request_workers_for(
         if type(value) is not int or value < least:
             problems.append(f"{name}: must be a whole number from {least}, not {value!r}")
     if idle and mpm in ("prefork", "worker"):
-        why = "a kept-alive connection keeps a worker; count it as one"
-        problems.append(f"idle: under {mpm} {why}")
+        problems.append(f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one")
     try:
         total, kept = room_for(ram, reserve)
     except ValueError as error:
@@ -199,16 +184,16 @@ def max_request_workers_for(
     def workers(cost: float, room: float) -> int:
         return int(room // cost) // step * step if room > 0 else 0
 
-    found = workers(line.dear, (total - kept) / 1024 - base - idle * per_idle)
+    taken = base + idle * per_idle
+    found = workers(line.dear, (total - kept) / 1024 - taken)
     if found < 1:
-        least = int((base + idle * per_idle + step * line.dear) * 1024)
+        least = _mib((taken + step * line.dear) * 1024)
         none = f"{_mib(total)} have no room for {step} worker{'s' * (step > 1)} of {mpm}"
-        takes = f"that takes {_mib(least)} besides a reserve of {_mib(kept)}"
-        raise ValueError(f"ram: {none}: {takes}")
+        raise ValueError(f"ram: {none}: that takes {least} besides a reserve of {_mib(kept)}")
     rss = lines(rows, ("rss_kb",))[server, mpm, "busy"]
     by_rss = workers(rss.slope, (total - kept) / 1024 - rss.base) if rss.slope > 0 else None
     each, each_idle = (math.ceil(cost * 1024) for cost in (line.dear, per_idle))
-    sizes = (total, kept, int(base * 1024), each, idle, each_idle)
+    sizes = total, kept, int(base * 1024), each, idle, each_idle
     return Sizing(mpm, found, *sizes, by_rss, step, int(line.most))
 
 
@@ -223,9 +208,8 @@ def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tupl
     if idle and parked is None:
         raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
     if not line.slope > 0 or (not line.low > 0 and line.points > 2):
-        noise = f"the noise ({line.low:,.0f} to {line.high:,.0f} KiB)"
-        growth = f"growth with the number of requests is not larger than {noise}"
-        raise ValueError(f"memory: {growth}; measure more levels or rounds")
+        noise = f"the noise ({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
+        raise ValueError(f"memory: growth with the number of requests is not larger than {noise}")
     return line, max(0.0, parked.dear) if idle and parked else 0.0
 
 

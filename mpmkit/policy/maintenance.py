@@ -43,8 +43,7 @@ from itertools import islice
 from typing import Self
 
 from mpmkit.config.directives import Directives, Note
-from mpmkit.policy.snapshot import ProcessRow, Snapshot
-from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE, how_many
+from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE, ProcessRow, Snapshot, how_many
 
 MAX_SPAWN_RATE = 32  # children forked in one pass, at most
 BUSY_SPAWN_RATE = 8  # from this rate on the error log says so

@@ -28,7 +28,7 @@ from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.admission import connection_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
-from mpmkit.policy.snapshot import Snapshot
+from mpmkit.policy.states import Snapshot
 from mpmkit.policy.trace_run import Child, TraceRun, rows
 from mpmkit.policy.traffic import Traffic
 

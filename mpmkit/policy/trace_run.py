@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from mpmkit.config.directives import Directives
-from mpmkit.policy.snapshot import ProcessRow
-from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
+from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY, ProcessRow
 
 SERIES = ("t", "processes", "busy", "kept", "queue")
 

@@ -35,7 +35,7 @@ from mpmkit.config.directives import Directives
 from mpmkit.policy import maintenance
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Seen, look, plan
-from mpmkit.policy.snapshot import Snapshot
+from mpmkit.policy.states import Snapshot
 from mpmkit.policy.trace_run import SERIES, Child, TraceRun, rows
 
 END, NEXT, TIMEOUT, ARRIVAL, RESTART = range(5)  # the kinds of events

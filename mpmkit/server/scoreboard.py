@@ -28,8 +28,7 @@ from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS, Directives
 from mpmkit.http.messages import text_field
-from mpmkit.policy.snapshot import ProcessRow, Snapshot
-from mpmkit.policy.states import DEAD, STARTING
+from mpmkit.policy.states import DEAD, STARTING, ProcessRow, Snapshot
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
 

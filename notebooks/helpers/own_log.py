@@ -29,9 +29,8 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import dress
-from mpmkit.measure import advise_report
+from mpmkit.measure import advise_command
 from mpmkit.measure.advise import Advice, advise, grown
-from mpmkit.measure.advise_command import recorded_costs
 from mpmkit.measure.published import DIRECTIVES
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.policy.trace_run import TraceRun
@@ -112,12 +111,14 @@ class Chooser(Still):
 def advice(trace: mpmkit.Trace, growth: float = 1.0, ram: str = "4GiB") -> Advice:
     """What `mpmkit advise` says of it, for the article's directives; event wrote the shipped log."""
     given = {mpm: check(mpm, from_keywords(mpm, **DIRECTIVES[mpm]))[0] for mpm in MPMS}
-    return advise(given, trace, recorded_costs(), growth=growth, ram=ram, writer="event")
+    return advise(
+        given, trace, advise_command.recorded_costs(), growth=growth, ram=ram, writer="event"
+    )
 
 
 def table(found: Advice) -> pandas.DataFrame:
     """Its cases as a table, without the directive that binds."""
-    head, *body = advise_report.rows(found)
+    head, *body = advise_command.rows(found)
     return (
         pandas.DataFrame(body, columns=head)
         .set_index(["MPM", "numbers"])
