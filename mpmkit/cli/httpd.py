@@ -192,16 +192,11 @@ def run(chosen: Options) -> int:
     configuration = Configuration(given, document_root=chosen.check_root, strict=chosen.strict)
     conf = read(given)
     stops = chosen.word in ("stop", "graceful-stop")
-    # -V and --report, whether the file is right or not.
-    if chosen.print == "V" and conf.mpm is not None:
+    if chosen.report or (chosen.print == "V" and conf.mpm):  # whether the file is right or not
         from mpmkit.cli import httpd_info
 
-        print(httpd_info.settings(conf.mpm, given.server_root or ""))
-        return 0
-    if chosen.report:
-        from mpmkit.config.report import report_of
-
-        print(report_of(conf))
+        settings = (conf.mpm or "", given.server_root or "")
+        print(httpd_info.report(conf) if chosen.report else httpd_info.settings(*settings))
         return 0
     try:
         directives, notes = configuration.read(conf)
