@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpmkit import _version
-from mpmkit.config import access
+from mpmkit.config import access, unsupported
 from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError, Directives, VirtualHost
 from mpmkit.config.hosts import chains
 from mpmkit.config.httpd_conf import Conf
-from mpmkit.config.modules import BUILT_IN
 from mpmkit.config.settings import CONDITIONS, Host, Setting
-from mpmkit.config.unsupported import CLOSED, IGNORED, QUIET, REFUSED, closes, decides, foreign
+from mpmkit.config.unsupported import BUILT_IN, CLOSED, IGNORED, QUIET, REFUSED, foreign
 from mpmkit.handlers.status import built
 from mpmkit.http.target import split_host
 from mpmkit.server.hosts import addresses_of
@@ -171,14 +170,14 @@ def _lines(conf: Conf) -> Iterator[tuple[Setting, str]]:
     for part in parts:
         yield from ((one, "") for one in part.settings if one.line)
         for section in part.sections:
-            fate = CLOSED if any(map(decides, section.settings)) else IGNORED
+            fate = CLOSED if any(map(unsupported.decides, section.settings)) else IGNORED
             fate = fate if section.kind in CONDITIONS else ""
             yield from ((one, fate) for one in section.settings)
 
 
 def _place(setting: Setting, fate: str) -> tuple[str, str, str]:
     """The module of a line, what becomes of it, and the name as it is usually written."""
-    if access.closed_by(setting) or closes(setting):
+    if access.closed_by(setting) or unsupported.closes(setting):
         fate = CLOSED
     if spec := SPECS.get(setting.name.lower()):
         return spec.source, fate or FATES[0], spec.name

@@ -27,9 +27,8 @@ from dataclasses import dataclass, field, replace
 from mpmkit.config import settings
 from mpmkit.config.directives import SPECS
 from mpmkit.config.environment import text_of
-from mpmkit.config.modules import Modules, version_holds
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting
-from mpmkit.config.unsupported import foreign
+from mpmkit.config.unsupported import Modules, foreign, version_holds
 
 INCLUDE_DEPTH = 20  # enough for every real tree; a file that includes itself is found before
 DEEPEST = 100  # containers around one

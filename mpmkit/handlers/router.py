@@ -27,7 +27,7 @@ from mpmkit.config.unsupported import PROGRAM_TYPES, is_backend
 from mpmkit.handlers.gateway import CONTROL, Script, redirected
 from mpmkit.handlers.names import UrlMapping, by_extension
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
-from mpmkit.handlers.static import StaticFiles, answered_by
+from mpmkit.handlers.static import LINK, StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
@@ -89,18 +89,37 @@ class Router:
             return lambda request, conn: Response(200, b"Content-Length: 0\r\n", b"\r\n")
         if away := self._away(self.directives.redirects, path):
             return away
-        handler = self._chosen(path)
-        watched = self._sections.watched(self.file(path))
-        if not watched:
-            return handler
-
-        def unlinked(request: Request, conn: Connection) -> Response:
-            if (link := forbidden_link(watched)) is None:
-                return handler(request, conn)
-            text = f"Symbolic link not allowed or link target not accessible: {link}"
-            return self.refuse(403, text, request, conn, ah="AH00037", module="core")
-
-        return unlinked
+        mapping = self.mapping(path)
+        if mapping.kind == "ScriptAlias":
+            return self._walking(mapping, path, "cgi-script")
+        if mapping.kind == "WSGIScriptAlias":
+            if os.path.isdir(mapping.root):
+                return self._walking(mapping, path, "wsgi-script")
+            return self._running("wsgi-script", mapping, path, len(mapping.prefix))
+        config = self.config_for(path)
+        if config.handler is not None:
+            if not is_script(config.handler):
+                return self._served(config, mapping, path)
+            if not config.by_name:
+                return self._walking(mapping, path, config.handler)
+        for end in _ends(path, len(mapping.prefix)):
+            filename = mapping.file(path[:end])
+            here = self._sections.config_for(path, filename)
+            handler = here.handler
+            if handler is None:
+                handler = by_extension(here.values["handlers"], filename)
+            elif not here.by_name:
+                continue
+            if handler in self._lacking:
+                return self._guarded(here, self._lacks, path)
+            if handler is not None and is_script(handler):
+                if end == len(path) or not os.path.isdir(filename):  # it may have a script's name
+                    return self._running(handler, mapping, path, end, by_name=True)
+        if self._typed:
+            kind = self.files.type_of(config.values, mapping.file(path)) or ""
+            if kind.lower().startswith(PROGRAM_TYPES):
+                return self._guarded(config, self._lacks, path)
+        return self._served(config, mapping, path)
 
     def _away(self, lines: Iterable[Redirection], path: str) -> Handler | None:
         """What answers a path that one of the lines redirects, or gives nothing but a status."""
@@ -118,49 +137,15 @@ class Router:
             return partial(self.files.moved, status, target)
         return lambda request, conn: page(status, request.method)
 
-    def _chosen(self, path: str) -> Handler:
-        """The handler of `path`, its links aside."""
-        mapping = self.mapping(path)
-        if mapping.kind == "ScriptAlias":
-            return self._walking(mapping, path, "cgi-script")
-        if mapping.kind == "WSGIScriptAlias":
-            if os.path.isdir(mapping.root):
-                return self._walking(mapping, path, "wsgi-script")
-            return self._running("wsgi-script", mapping, path, len(mapping.prefix))
-        config = self.config_for(path)
-        if config.handler is not None:
-            if not is_script(config.handler):
-                return self._served(config, mapping)
-            if not config.by_name:
-                return self._walking(mapping, path, config.handler)
-        for end in _ends(path, len(mapping.prefix)):
-            filename = mapping.file(path[:end])
-            here = self._sections.config_for(path, filename)
-            handler = here.handler
-            if handler is None:
-                handler = by_extension(here.values["handlers"], filename)
-            elif not here.by_name:
-                continue
-            if handler in self._lacking:
-                return self._guarded(here, self._lacks)
-            if handler is not None and is_script(handler):
-                if end == len(path) or not os.path.isdir(filename):  # it may have a script's name
-                    return self._running(handler, mapping, path, end, by_name=True)
-        if self._typed:
-            kind = self.files.type_of(config.values, mapping.file(path)) or ""
-            if kind.lower().startswith(PROGRAM_TYPES):
-                return self._guarded(config, self._lacks)
-        return self._served(config, mapping)
-
-    def _served(self, config: MergedConfig, mapping: UrlMapping) -> Handler:
+    def _served(self, config: MergedConfig, mapping: UrlMapping, path: str) -> Handler:
         """The handler that is not a script's: one by its name, or that of files."""
         if config.handler in self._lacking:
-            return self._guarded(config, self._lacks)
+            return self._guarded(config, self._lacks, path)
         handler = self._named.get(config.handler or "") or self._static.get((mapping, config))
         if handler is None:
             files = self.files.variant(mapping.root, mapping.prefix, config.values)
             handler = self._static[mapping, config] = files
-        return self._guarded(config, handler)
+        return self._guarded(config, handler, path)
 
     def mapping(self, path: str) -> UrlMapping:
         """The first alias that the path begins with, or the document root."""
@@ -177,17 +162,19 @@ class Router:
         """What the sections say about a URL path and its file."""
         return self._sections.config_for(path, self.file(path))
 
-    def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, for the clients that its sections admit and the bodies that they allow; unless a
-        section redirects the path, or there is no file and a FallbackResource."""
+    def _guarded(self, config: MergedConfig, handler: Handler, path: str) -> Handler:
+        """`handler`, where no link forbids the file, for the clients that its sections admit and the bodies that
+        they allow; unless a section redirects the path, or there is no file and a FallbackResource."""
         access, values = config.access, config.values
         limit, lines = values["LimitRequestBody"], values["redirects"]
         fallback, index = values["FallbackResource"], values["DirectoryIndex"]
-        everyone = access.admits_all
-        if everyone and limit is None and not lines and not fallback:
+        everyone, watched = access.admits_all, self._sections.watched(self.file(path))
+        if everyone and limit is None and not (lines or fallback or watched):
             return handler
 
         def guarded(request: Request, conn: Connection) -> Response:
+            if watched and (link := forbidden_link(watched)) is not None:
+                return self.refuse(403, LINK.format(link), request, conn, ah="AH00037")
             if not (everyone or access.admits(request, conn)):
                 text = f"client denied by server configuration: {self.file(request.path)}"
                 return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
@@ -205,7 +192,7 @@ class Router:
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
         text = f"no such handler exists as is configured for {self.file(request.path)}"
-        return self.refuse(403, text, request, conn, module="core")
+        return self.refuse(403, text, request, conn)
 
     def refuse(
         self, status: int, text: str, request: Request, conn: Connection, **where: str
@@ -239,7 +226,7 @@ class Router:
         place = (path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
         script, run = Script(filename, *place), self._scripts_of(handler).run
         if handler == "wsgi-script" or not by_name:
-            return self._guarded(config, lambda request, conn: run(request, conn, script))
+            return self._guarded(config, lambda request, conn: run(request, conn, script), path)
         directory = os.path.dirname(filename)
 
         def run_below(request: Request, conn: Connection) -> Response:
@@ -248,7 +235,7 @@ class Router:
                 return page(404, request.method)
             return run(request, conn, script)
 
-        return self._guarded(config, run_below)
+        return self._guarded(config, run_below, path)
 
     def _walking(self, mapping: UrlMapping, path: str, handler: str) -> Handler:
         """A handler that asks the file system, at each request, which part of the path is the script."""
