@@ -253,7 +253,7 @@ def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, arg, says):
     (r"^a\z", "a", "a\n"), (r"^a\Z", "a a\n", "a\n\n"),
     ("^a$", "a", "a\n"), ("^a.b$", "a\nb", "ab"), ("^[[:punct:]]+$", "!-/ []^_` {|}~", "a"),
     ("^[^[:space:]x]$", "a", "x \v"), (r"^(?<n>a)\1(?P<m>b)\2$", "aabb", "aab"),
-    ("^a{2}{x$", "aa{x", "aax"), (r"^\x41\x{42}\e$", "AB\x1b", "Ab\x1b"),
+    ("^a{2}{x$", "aa{x", "aax"), (r"^\x41{2}\x{42}\e$", "AAB\x1b", "AB\x1b"),
     ("^é+$", "é", "éé"), (r"^[a\]b-]+$", "a]-b", "c"), (r"^\w$", "a", "é"), ("^(?>a+)b", "aab", "aa"),
     ("^a++a", "", "aaa"),
 ])  # fmt: skip

@@ -16,10 +16,9 @@ from support.files import tree as tree_of
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
-from mpmkit.cli import httpd
+from mpmkit.cli import httpd, httpd_info
 from mpmkit.config.directives import ROWS, SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Source, read
-from mpmkit.config.report import report_of
 from mpmkit.config.unsupported import FATES, IGNORED, QUIET, REFUSED, Foreign, _table, foreign
 from mpmkit.measure.reference_servers import module_directory
 
@@ -213,7 +212,7 @@ closing = st.sampled_from(CONTAINERS).map(lambda name: f"</{name}>")
 def test_no_lines_crash_the_reading_or_the_report(lines):
     """They are read, or refused with their places; and what was read has a report."""
     conf = read(Source("f", "\n".join(lines), mpm="event"), {})
-    assert "served" in report_of(conf)
+    assert "served" in httpd_info.report(conf)
     try:
         checked("\n".join(lines))
     except DirectiveError as error:

@@ -9,8 +9,8 @@ from support.client import request
 from support.configured import directives
 
 from mpmkit.config.values import signed
-from mpmkit.handlers.gateway import Script, Variables, redirected
-from mpmkit.handlers.programs import ScriptFailed, read_head, split_head
+from mpmkit.handlers import gateway
+from mpmkit.handlers.gateway import Script, ScriptFailed, Variables, read_head, redirected
 from mpmkit.handlers.router import UrlMapping
 from mpmkit.handlers.sections import ALL_OPTIONS, allowed
 from mpmkit.http.messages import Request
@@ -42,7 +42,7 @@ def test_whatever_a_script_says_is_header_lines_or_refused(lines):
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=6), ENDS, st.binary(max_size=50))
 def test_lines_and_body_come_back(pairs, end, body):
     data = b"".join(name + b": " + value + end for name, value in pairs) + end + body
-    lines, rest = split_head(data)
+    lines, rest = gateway.split_head(data)
     assert rest == body
     assert read_head(lines, "x").fields == b"".join(b"%b: %b\r\n" % pair for pair in pairs)
 
@@ -50,10 +50,10 @@ def test_lines_and_body_come_back(pairs, end, body):
 @given(st.binary(max_size=60), st.binary(max_size=20))
 def test_a_head_is_found_wherever_the_bytes_are_cut(lines, body):
     data = lines + b"\r\n\r\n" + body
-    whole = split_head(data)
+    whole = gateway.split_head(data)
     assert whole is not None
     for cut in range(len(data)):
-        found = split_head(data[:cut])
+        found = gateway.split_head(data[:cut])
         if found is not None:  # found early: it is the same, with less of the body
             assert found[0] == whole[0] and data[:cut].endswith(found[1])
             break

@@ -16,8 +16,7 @@ from mpmkit.config.environment import validate_environment
 from mpmkit.config.httpd_conf import Conf, Source
 from mpmkit.config.httpd_conf import read as read_source
 from mpmkit.config.keywords import from_keywords
-from mpmkit.config.modules import BUILT_IN, WITHOUT_DIRECTIVES
-from mpmkit.config.unsupported import lacking_modules
+from mpmkit.config.unsupported import BUILT_IN, WITHOUT_DIRECTIVES, lacking_modules
 
 # The three blocks of the article, as a reader pastes them: no LoadModule, no Listen.
 ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()

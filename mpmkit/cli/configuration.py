@@ -17,8 +17,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError, Directives, Note, Section, Setting, VirtualHost
 from mpmkit.config.environment import validate_environment
 from mpmkit.config.settings import Host
-from mpmkit.handlers.errors import ErrorPages
-from mpmkit.handlers.router import Router
+from mpmkit.handlers.router import ErrorPages, Router
 from mpmkit.handlers.sections import unread
 from mpmkit.handlers.static import TYPES, read_types
 from mpmkit.handlers.status import Status

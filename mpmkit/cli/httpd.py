@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpmkit.cli.configuration import Configuration, StartError
 from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
@@ -34,7 +34,6 @@ DEFAULTS = (
     Setting("PidFile", ("logs/httpd.pid",), COMPILED_IN),
 )
 
-
 # -k word: the signal for a server that runs.
 WORDS = {
     "start": None, "restart": signal.SIGHUP, "graceful": signal.SIGUSR1,
@@ -42,40 +41,31 @@ WORDS = {
 }  # fmt: skip
 
 
-class Row(NamedTuple):
-    """An option: its argument, if it has one, and what it does to an attribute of `Options`: it becomes the
-    argument, or `value`; a list is extended."""
-
-    option: str
-    argument: str
-    attribute: str
-    does: str
-    value: Any = None
-
-
+# The options, each with its argument, what it does to an attribute of `Options`, and with what instead of the
+# argument: it becomes that, or a list is extended by it.
 # fmt: off
-ROWS = (
-    Row("-D", "name", "defines", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH"),
-    Row("-d", "directory", "server_root", "ServerRoot, unless the file sets it"),
-    Row("-f", "file", "file", "the configuration, instead of conf/httpd.conf"),
-    Row("-C", '"directive"', "before", "a directive before the file"),
-    Row("-c", '"directive"', "after", "a directive after the file"),
-    Row("-k", "word", "word", "start a server, or signal the running one"),
-    Row("-v", "", "print", "show the version", "v"),
-    Row("-V", "", "print", "show the version and build settings", "V"),
-    Row("-h", "", "print", "show this page", "h"),
-    Row("--help", "", "print", "the same, with exit status 0", "help"),
-    Row("-l", "", "print", "list the built-in modules", "l"),
-    Row("-S", "", "defines", "show hosts and settings: -D DUMP_VHOSTS -D DUMP_RUN_CFG",
+ROWS: tuple[tuple[str, str, str, Any], ...] = (
+    ("-D name", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH", "defines", None),
+    ("-d directory", "ServerRoot, unless the file sets it", "server_root", None),
+    ("-f file", "the configuration, instead of conf/httpd.conf", "file", None),
+    ('-C "directive"', "a directive before the file", "before", None),
+    ('-c "directive"', "a directive after the file", "after", None),
+    ("-k word", "start a server, or signal the running one", "word", None),
+    ("-v", "show the version", "print", "v"),
+    ("-V", "show the version and build settings", "print", "V"),
+    ("-h", "show this page", "print", "h"),
+    ("--help", "the same, with exit status 0", "print", "help"),
+    ("-l", "list the built-in modules", "print", "l"),
+    ("-S", "show hosts and settings: -D DUMP_VHOSTS -D DUMP_RUN_CFG", "defines",
         ["DUMP_VHOSTS", "DUMP_RUN_CFG"]),
-    Row("-M", "", "defines", "show the loaded modules: -D DUMP_MODULES", ["DUMP_MODULES"]),
-    Row("-t", "", "test", "check the file, and end; -D DUMP_INCLUDES shows all files", True),
-    Row("-T", "", "check_root", "start although DocumentRoot is missing", False),
-    Row("--strict", "", "strict", "refuse what mpmkit would ignore or close", True),
-    Row("--report", "file", "report", "show which lines are served, ignored, closed, refused"),
+    ("-M", "show the loaded modules: -D DUMP_MODULES", "defines", ["DUMP_MODULES"]),
+    ("-t", "check the file, and end; -D DUMP_INCLUDES shows all files", "test", True),
+    ("-T", "start although DocumentRoot is missing", "check_root", False),
+    ("--strict", "refuse what mpmkit would ignore or close", "strict", True),
+    ("--report file", "show which lines are served, ignored, closed, refused", "report", None),
 )
 # fmt: on
-TABLE = {row.option: row for row in ROWS}
+TABLE = {words.split()[0]: row for words, _, *row in ROWS}
 USAGE = """\
 Usage: mpmkit httpd [-D name] [-d directory] [-f file]
                     [-C "directive"] [-c "directive"]
@@ -83,7 +73,7 @@ Usage: mpmkit httpd [-D name] [-d directory] [-f file]
                     [-v] [-V] [-h] [-l] [-S] [-M] [-t] [-T]
                     [--strict] [--report file]
 Options:
-""" + "\n".join(f"  {f'{row.option} {row.argument}':<18} : {row.does}" for row in ROWS)
+""" + "\n".join(f"  {words:<18} : {does}" for words, does, *_ in ROWS)
 
 
 class UsageError(Exception):
@@ -115,9 +105,9 @@ class Options:
 
 def options(argv: Sequence[str]) -> Options:
     """Read the words of the command line, in httpd's way. Raises UsageError."""
-    names = [(row.option, bool(row.argument)) for row in ROWS]
-    short = "".join(name[1:] + ":" * takes for name, takes in names if name[1] != "-")
-    long = [name[2:] + "=" * takes for name, takes in names if name[1] == "-"]
+    takes = {name: ":" * (value is None) for name, (_, value) in TABLE.items()}
+    short = "".join(name[1:] + mark for name, mark in takes.items() if name[1] != "-")
+    long = [name[2:] + "=" * len(mark) for name, mark in takes.items() if name[1] == "-"]
     try:
         pairs, rest = getopt.getopt(list(argv), short, long)
     except getopt.GetoptError as error:
@@ -130,12 +120,11 @@ def options(argv: Sequence[str]) -> Options:
     for option, argument in pairs:
         if option == "-k" and (argument not in WORDS or result.word):
             raise UsageError("illegal option -- k")
-        row = TABLE[option]
-        before = getattr(result, row.attribute)
-        if isinstance(before, list):
-            before += row.value or [argument]
+        attribute, value = TABLE[option]
+        if isinstance(before := getattr(result, attribute), list):
+            before += value or [argument]
         else:
-            setattr(result, row.attribute, argument if row.value is None else row.value)
+            setattr(result, attribute, argument if value is None else value)
         if result.print in ("v", "l", "h", "help"):  # whatever follows is not looked at
             return result
     if rest:
@@ -168,17 +157,14 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
     try:
         chosen = options(argv)
-        if chosen.print in ("v", "l"):
-            from mpmkit.cli import httpd_info
-
-            print(httpd_info.version() if chosen.print == "v" else httpd_info.compiled_in())
-            return 0
-        if chosen.print == "help":
-            print(USAGE)
-            return 0
         if chosen.print == "h":  # httpd's one way to ask for help, and it ends with 1
             raise UsageError("")
-        return run(chosen)
+        if chosen.print not in ("v", "l", "help"):
+            return run(chosen)
+        from mpmkit.cli import httpd_info
+
+        print({"v": httpd_info.version(), "l": httpd_info.compiled_in()}.get(chosen.print, USAGE))
+        return 0
     except UsageError as error:
         report(f"httpd: {error}\n{USAGE}" if str(error) else USAGE)
     except FAILURES as error:
@@ -192,16 +178,11 @@ def run(chosen: Options) -> int:
     configuration = Configuration(given, document_root=chosen.check_root, strict=chosen.strict)
     conf = read(given)
     stops = chosen.word in ("stop", "graceful-stop")
-    # -V and --report, whether the file is right or not.
-    if chosen.print == "V" and conf.mpm is not None:
+    if chosen.report or (chosen.print == "V" and conf.mpm):  # whether the file is right or not
         from mpmkit.cli import httpd_info
 
-        print(httpd_info.settings(conf.mpm, given.server_root or ""))
-        return 0
-    if chosen.report:
-        from mpmkit.config.report import report_of
-
-        print(report_of(conf))
+        settings = (conf.mpm or "", given.server_root or "")
+        print(httpd_info.report(conf) if chosen.report else httpd_info.settings(*settings))
         return 0
     try:
         directives, notes = configuration.read(conf)

@@ -1,6 +1,10 @@
-"""What `mpmkit httpd` prints about itself: -v -V -l, and the dumps of -S, -M and -t -D DUMP_….
+"""What `mpmkit httpd` prints: of itself by -v -V -l; of a configuration by -S, -M, -t -D DUMP_… and --report.
 
-The format is httpd's, line for line, so that programs that read httpd's output can read it.
+The format is httpd's, line for line, so that programs that read httpd's output can read it; --report is ours:
+
+mod_mime
+    served   AddType 4, TypesConfig
+    ignored  AddLanguage 80
 """
 
 import grp
@@ -8,14 +12,18 @@ import os
 import platform
 import pwd
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpmkit import _version
-from mpmkit.config.directives import Directives, VirtualHost
+from mpmkit.config import access, unsupported
+from mpmkit.config.checks import check
+from mpmkit.config.directives import SPECS, DirectiveError, Directives, VirtualHost
 from mpmkit.config.hosts import chains
 from mpmkit.config.httpd_conf import Conf
-from mpmkit.config.modules import BUILT_IN
+from mpmkit.config.settings import CONDITIONS, Host, Setting
+from mpmkit.config.unsupported import BUILT_IN, CLOSED, IGNORED, QUIET, REFUSED, foreign
 from mpmkit.handlers.status import built
 from mpmkit.http.target import split_host
 from mpmkit.server.hosts import addresses_of
@@ -126,3 +134,54 @@ def _includes(conf: Conf) -> list[str]:
     lines = [(one.line if one.depth else "*", one) for one in conf.includes]
     shown = (f"{'  ' * (one.depth + 1)}({line}) {one.path}" for line, one in lines)
     return ["Included configuration files:", *shown]
+
+
+FATES = ("served", IGNORED, CLOSED, REFUSED)
+
+
+def report(conf: Conf) -> str:
+    """The page of a configuration that was read."""
+    problems: Sequence[DirectiveError] = conf.problems
+    try:
+        check(conf.mpm or "event", conf.settings, conf.sections, conf.hosts, problems=problems)
+    except DirectiveError as error:
+        problems = error.problems
+    refused = {(problem.file, problem.line, problem.directive.lower()) for problem in problems}
+    found: dict[str, dict[str, Counter[str]]] = {}
+    totals = Counter({REFUSED: len(problems)})
+    for setting, inside in _lines(conf):
+        if (setting.file, setting.line, setting.name.lower()) not in refused:
+            module, fate, name = _place(setting, inside)
+            found.setdefault(module, {}).setdefault(fate, Counter())[name] += 1
+            totals[fate] += 1
+    lines = [", ".join(f"{totals[fate]} {fate}" for fate in FATES) + " (lines)"]
+    for module in sorted(found):
+        lines.append(module)
+        for fate in FATES:
+            names = found[module].get(fate, {}).items()
+            words = [f"{name} {count}" if count > 1 else name for name, count in names]
+            lines += [f"    {fate:8} {', '.join(words)}"] if words else []
+    return "\n".join([*lines, *(["refused"] * bool(problems)), *(f"    {one}" for one in problems)])
+
+
+def _lines(conf: Conf) -> Iterator[tuple[Setting, str]]:
+    """Every line of a file, and what becomes of it by the <If> that it is in."""
+    parts: list[Conf | Host] = [conf, *conf.hosts]
+    for part in parts:
+        yield from ((one, "") for one in part.settings if one.line)
+        for section in part.sections:
+            fate = CLOSED if any(map(unsupported.decides, section.settings)) else IGNORED
+            fate = fate if section.kind in CONDITIONS else ""
+            yield from ((one, fate) for one in section.settings)
+
+
+def _place(setting: Setting, fate: str) -> tuple[str, str, str]:
+    """The module of a line, what becomes of it, and the name as it is usually written."""
+    if access.closed_by(setting) or unsupported.closes(setting):
+        fate = CLOSED
+    if spec := SPECS.get(setting.name.lower()):
+        return spec.source, fate or FATES[0], spec.name
+    if row := foreign(setting.name):
+        own = row.fate_of(setting)
+        return row.module, fate or (IGNORED if own == QUIET else own), row.name
+    return "unknown", REFUSED, setting.name

@@ -14,14 +14,13 @@ from mpmkit.config.values import NAMES, Words, encoded, url_path
 
 STATUSES = {"permanent": 301, "temp": 302, "seeother": 303, "gone": 410}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
-_QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]
+_NOT_IN_A_PATH = re.compile(rb"[^A-Za-z0-9/._~$!&'()*+,;=:@-]")
 _MEANS_SOMETHING = re.compile(r"[\^.\[$()|*+?{\\]")
 
 
 def quote_path(path: str) -> bytes:
     """A decoded path as a link may hold it."""
-    return b"".join(_QUOTED[byte] for byte in encoded(path))
+    return _NOT_IN_A_PATH.sub(lambda found: b"%%%02x" % ord(found[0]), encoded(path))
 
 
 def expression(text: str) -> re.Pattern[bytes]:
@@ -108,14 +107,6 @@ class EnvRule(NamedTuple):
     pattern: re.Pattern[bytes]
     variables: tuple[tuple[str, str | None], ...]
 
-    def apply(self, value: bytes, variables: dict[str, str]) -> None:
-        """The variables after the rule, for a request whose attribute has `value`."""
-        if found := self.pattern.search(value):
-            for name, text in self.variables:
-                variables.pop(name, None)
-                if text is not None:
-                    variables[name] = substituted(text, found)
-
 
 def setter(attribute: str = "", any_case: bool = False) -> Callable[[Words], tuple[EnvRule]]:
     """Reads `[attribute] expression [!]variable[=value] …`."""
@@ -155,5 +146,9 @@ def variables_of(rules: Iterable[EnvRule], request: Any, conn: Any) -> dict[str,
             value = request.get(rule.attribute.encode("latin-1", "replace")) or b""
             same = [text for name, text in found.items() if name.lower() == rule.attribute]
             value = value or encoded("".join(same[:1]))
-        rule.apply(value, found)
+        matched = rule.pattern.search(value)
+        for name, text in rule.variables if matched else ():
+            found.pop(name, None)
+            if matched and text is not None:
+                found[name] = substituted(text, matched)
     return found

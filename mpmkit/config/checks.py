@@ -21,16 +21,7 @@ from mpmkit.config.directives import MPMS, ROWS, SPECS, THREADED, Directives, Vi
 from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting, Spec
-from mpmkit.config.unsupported import (
-    HANDLERS,
-    QUIET,
-    REFUSED,
-    RUNNERS,
-    Foreign,
-    foreign,
-    lacks_handler,
-    runs_programs,
-)
+from mpmkit.config.unsupported import QUIET, REFUSED, RUNNERS, Foreign, foreign
 from mpmkit.config.values import BROKEN, append, module_levels
 from mpmkit.config.values import replace as latest
 
@@ -44,6 +35,8 @@ RENAMED_AH = {
 }  # fmt: skip
 EVENT_AH = 197  # what event's numbers are above worker's
 SHOWN = 8  # names in one warning
+# The flags of a RewriteRule that refuses what it matches: [F], [G], [R=4xx].
+FORBIDS = re.compile(r"(?i)(^|,)[ \[]*(f|forbidden|g|gone|r(edirect)?=4..) *(\]|,|$)")
 
 
 def check(
@@ -71,7 +64,10 @@ def check(
             values[row.attribute] = row.default_for(mpm)
     checker = _Checker(mpm, values, running)
     checker.prefork() if mpm == "prefork" else checker.threads()
-    checker.rest()
+    # mpmkit: negatives that httpd stores and then treats as 0 are 0 here.
+    checker.at_least("MaxConnectionsPerChild", 0, "is below 0, which prefork treats as never")
+    for name in ("Timeout", "GracefulShutdownTimeout", "MaxKeepAliveRequests"):
+        checker.at_least(name, 0, "is below 0")
     texts = [f"no effect in mpmkit ({of}): {_names(lines)}" for of, lines in server.ignored.items()]
     notes = [*server.notes, *(Note("", "warn", text) for text in texts), *checker.notes]
     # The protocol applies the largest body of all, so where they differ each applies its own.
@@ -186,16 +182,12 @@ class _Reader:
             return
         if isinstance(spec, Spec):
             self.remark(spec, setting, section)
-            if spec.attribute and not section:
-                self.take(spec, setting, value)
-
-    def take(self, spec: Spec, setting: Setting, value: Any) -> None:
-        values = self.values
-        values[spec.attribute] = spec.merge(values[spec.attribute], value)
-        if spec.name == "LogLevel":
-            levels = module_levels(setting.args, values["module_levels"])
-            values["module_levels"] = self.written["module_levels"] = levels
-        self.written[spec.attribute] = values[spec.attribute]
+            taken = {spec.attribute: value} if spec.attribute and not section else {}
+            if taken and spec.name == "LogLevel":
+                taken["module_levels"] = module_levels(setting.args, self.values["module_levels"])
+            for name, one in taken.items():
+                merge = spec.merge if name == spec.attribute else latest
+                self.values[name] = self.written[name] = merge(self.values[name], one)
 
     def refuse(self, spec: Spec, setting: Setting, value: Any) -> None:
         """Refusals that depend on the MPM or on the lines before. Raises ValueError."""
@@ -209,8 +201,7 @@ class _Reader:
 
     def remark(self, spec: Spec, setting: Setting, section: Section | None) -> None:
         """Notes that concern one line only."""
-        name = spec.name
-        if spec.renamed:
+        if (name := spec.name) in RENAMED_AH:
             ah = RENAMED_AH[name][MPMS.index(self.mpm)]
             self.note(f"{name} is an old name: write {spec.renamed}", setting, ah, "info")
         asked = setting.args if name == "SSLProtocol" else ()
@@ -246,17 +237,18 @@ class _Reader:
             self.note(f"{row.name} has no effect in mpmkit", setting, level="debug")
         elif setting.name.lower() not in access.CLOSED:
             self.ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
-            if row.name == "RewriteRule" and (_forbids(setting) or RUNNERS.search(words)):
+            forbids = FORBIDS.search("".join(setting.args[2:3])) or RUNNERS.search(words)
+            if row.name == "RewriteRule" and forbids:
                 why = "protects nothing: mpmkit does not rewrite, write Require all denied"
                 self.note(f"RewriteRule {words} {why}", setting)
 
     def handler(self, setting: Setting) -> None:
         """A line that may name a handler. Raises ValueError for one that is not here, if that is refused."""
-        if not lacks_handler(setting) or (name := setting.args[0]) in self.missing:
+        if not unsupported.lacks_handler(setting) or (name := setting.args[0]) in self.missing:
             return
         why = f"there is no handler {name!r} here"
         if self.strict:
-            raise ValueError(f"{why}; use one of {', '.join(HANDLERS)}")
+            raise ValueError(f"{why}; use one of {', '.join(unsupported.HANDLERS)}")
         self.missing.add(name)
         self.note_closing(setting, why)
 
@@ -264,7 +256,7 @@ class _Reader:
         """The lines of a host with a Redirect to the status 403 in place of each that `runs_programs`."""
 
         def closed(setting: Setting) -> Setting:
-            if not runs_programs(setting):
+            if not unsupported.runs_programs(setting):
                 return setting
             self.note_closing(setting, "write SetHandler proxy:fcgi://HOST:PORT in a <FilesMatch>")
             path = () if RUNNERS.search(setting.args[0]) else setting.args[:1]
@@ -282,12 +274,6 @@ class _Reader:
         self.notes.append(Note(ah, level, text + setting.place))
 
 
-def _forbids(setting: Setting) -> bool:
-    """A RewriteRule with the flag F, G or R=4xx: what it matches is refused."""
-    flags = "".join(setting.args[2:3]).strip("[]").lower().split(",")
-    return any(re.fullmatch(r" *(f|forbidden|g|gone|r(edirect)?=4..) *", flag) for flag in flags)
-
-
 def _names(lines: list[Setting]) -> str:
     """`AddIcon, IndexOptions and 3 more (52 lines, the first httpd.conf:12)`"""
     names = list({line.name.lower(): line.name for line in lines}.values())
@@ -303,10 +289,6 @@ class _Checker:
         self.mpm, self.values, self.running = mpm, values, running
         self.notes: list[Note] = []
 
-    def correct(self, name: str, to: int, why: str, ah: int = 0) -> None:
-        self.note(f"{name} {self.values[name]} {why}: {to} is used", ah)
-        self.values[name] = to
-
     def note(self, text: str, ah: int) -> None:
         """ah: the number of httpd's message under prefork or worker, 0 where httpd is silent. Each has a
         second one, the next, for the error log of a restart."""
@@ -315,46 +297,42 @@ class _Checker:
         note = Note(f"AH{number:05d}", "warn", text) if ah else Note("", "debug", text)
         self.notes.append(note)
 
-    def at_least(self, name: str, least: int, why: str, ah: int = 0) -> None:
-        if self.values[name] < least:
-            self.correct(name, least, why, ah)
+    def correct(self, name: str, to: int, why: str, ah: int = 0) -> None:
+        if (value := self.values[name]) != to:
+            self.note(f"{name} {value} {why}: {to} is used", ah)
+            self.values[name] = to
+
+    def at_least(self, name: str, least: int, why: str = "is below 1", ah: int = 0) -> None:
+        self.correct(name, max(self.values[name], least), why, ah)
 
     def at_most(self, name: str, most: int, why: str, ah: int = 0) -> None:
-        if self.values[name] > most:
-            self.correct(name, most, why, ah)
+        self.correct(name, min(self.values[name], most), why, ah)
 
-    def positive(self, name: str, ah: int) -> None:
-        self.at_least(name, 1, "is below 1", ah)
-
-    def limit(self, name: str, ah: int) -> None:
+    def limit(self, name: str, ah: int) -> int:
         """ServerLimit and ThreadLimit: within what is compiled in, and fixed by the first start."""
         high: Any = SPECS[name.lower()].high_for(self.mpm)
         self.at_most(name, high, f"is above the compiled limit of {high}", ah)
-        self.positive(name, ah + 2)
-        if self.running and (first := getattr(self.running, name)) != self.values[name]:
+        self.at_least(name, 1, ah=ah + 2)
+        if self.running:
+            first = getattr(self.running, name)
             why = f"differs from the {first} of the first start, a restart cannot change it"
             self.correct(name, first, why, ah + 3)
+        return self.values[name]
 
     def prefork(self) -> None:
-        v = self.values
-        self.limit("ServerLimit", 175)
-        most = v["ServerLimit"]
+        v, most = self.values, self.limit("ServerLimit", 175)
         self.at_most("MaxRequestWorkers", most, f"is above the ServerLimit of {most}", 180)
-        self.positive("MaxRequestWorkers", 182)
-        self.positive("StartServers", 184)
-        self.positive("MinSpareServers", 186)
+        for name, ah in ("MaxRequestWorkers", 182), ("StartServers", 184), ("MinSpareServers", 186):
+            self.at_least(name, 1, ah=ah)
         # from here on httpd says nothing
         self.at_least("MaxSpareServers", v["MinSpareServers"] + 1, "is not above MinSpareServers")
         self.at_most("StartServers", v["MaxRequestWorkers"], "is above MaxRequestWorkers")
 
     def threads(self) -> None:
-        v = self.values
-        self.limit("ServerLimit", 300)
-        self.limit("ThreadLimit", 305)
-        most = v["ThreadLimit"]
+        v, limit, most = self.values, self.limit("ServerLimit", 300), self.limit("ThreadLimit", 305)
         self.at_most("ThreadsPerChild", most, f"is above the ThreadLimit of {most}", 310)
-        self.positive("ThreadsPerChild", 312)
-        threads, limit = v["ThreadsPerChild"], v["ServerLimit"]
+        self.at_least("ThreadsPerChild", 1, ah=312)
+        threads = v["ThreadsPerChild"]
         why = f"is below the ThreadsPerChild of {threads}, the threads of one child"
         self.at_least("MaxRequestWorkers", threads, why, 314)
         processes = v["MaxRequestWorkers"] // threads
@@ -366,20 +344,13 @@ class _Checker:
             served = f"the ServerLimit of {limit}: {limit * threads} connections are served"
             self.note(f"{asked}, above {served}", 318)
             processes = limit
-        self.positive("StartServers", 320)
-        self.positive("MinSpareThreads", 322)
+        self.at_least("StartServers", 1, ah=320)
+        self.at_least("MinSpareThreads", 1, ah=322)
         # from here on httpd says nothing
-        least = v["MinSpareThreads"] + threads + 1
         why = "is below MinSpareThreads + ThreadsPerChild + 1"
-        self.at_least("MaxSpareThreads", least, why)
+        self.at_least("MaxSpareThreads", v["MinSpareThreads"] + threads + 1, why)
         why = f"is above the {processes} processes that MaxRequestWorkers allows"
         self.at_most("StartServers", processes, why)
-
-    def rest(self) -> None:
-        """mpmkit: negatives that httpd stores and then treats as 0 are 0 here."""
-        self.at_least("MaxConnectionsPerChild", 0, "is below 0, which prefork treats as never")
-        for name in ("Timeout", "GracefulShutdownTimeout", "MaxKeepAliveRequests"):
-            self.at_least(name, 0, "is below 0")
 
 
 def _resolve(values: dict[str, Any]) -> list[Note]:

@@ -27,9 +27,8 @@ from dataclasses import dataclass, field, replace
 from mpmkit.config import settings
 from mpmkit.config.directives import SPECS
 from mpmkit.config.environment import text_of
-from mpmkit.config.modules import Modules, version_holds
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting
-from mpmkit.config.unsupported import foreign
+from mpmkit.config.unsupported import Modules, foreign, version_holds
 
 INCLUDE_DEPTH = 20  # enough for every real tree; a file that includes itself is found before
 DEEPEST = 100  # containers around one
@@ -421,13 +420,9 @@ CONTAINERS: dict[str, Callable[[_Reader, _Container], None]] = {
 # What a directive that shapes the reading does, with the fewest and the most words behind it.
 OBEYED: dict[str, tuple[Callable[[_Reader, Setting], object], int, int]] = {
     "define": (_Reader.define, 1, 2),
-    "undefine": (lambda reader, line: reader.conf.defines.pop(line.args[0], None), 1, 1),
+    "undefine": (lambda r, line: r.conf.defines.pop(line.args[0], None), 1, 1),
     "error": (_Reader.error, 0, 1 << 31),
-    "loadmodule": (
-        lambda reader, line: reader.conf.notes.extend(reader.conf.modules.load(line)),
-        2,
-        2,
-    ),
+    "loadmodule": (lambda r, line: r.conf.notes.extend(r.conf.modules.load(line)), 2, 2),
     "include": (_Reader.find, 1, 1),
     "includeoptional": (_Reader.find, 1, 1),
 }

@@ -16,9 +16,22 @@ _POSIX = {
     "graph": r"!-~", "cntrl": r"\x00-\x1f\x7f", "xdigit": r"0-9A-Fa-f", "word": r"\w",
     "ascii": r"\x00-\x7f",
 }  # fmt: skip
-_ENDS = {"z": r"\Z", "Z": r"(?=\n?\Z)"}  # as Python writes them
-_CONTROL = dict(zip("aefnrt", "\a\x1b\f\n\r\t", strict=True))
-_NAME = r"[A-Za-z_]\w{0,31}"
+_CONTROL = dict(zip("abefnrt", "\a\b\x1b\f\n\r\t", strict=True))
+_CODE = r"\\(?:x(?:\{[0-9A-Fa-f]{1,2}\}|(?!\{)[0-9A-Fa-f]{0,2})|[aefnrt]|[^a-zA-Z0-9])"
+# What PCRE may have next, outside of a class and in one.
+_TOKEN = re.compile(
+    # Numbers and commas may be within a quantifier.
+    r"(?P<same>[.*+?,}0-9^]|\{(?=\d+(?:,\d*)?\})|\\[AbBdDwWsS])|(?P<end>\$|\\[zZ])"
+    rf"|(?P<code>{_CODE})|\\(?P<back>[1-9])(?!\d)|(?P<bracket>\[\^?)|(?P<branch>[)|])"
+    r"|\((?:\?P?<(?P<name>[A-Za-z_]\w{0,31})>|(?P<look>\?(?:[=!>]|<[=!]))"
+    r"|(?P<flags>\?(?P<on>[is]*)(?:-(?P<off>[is]+))?[:)])|(?P<group>)(?![?*]))"
+    r"|(?P<char>[^\\({]|\{(?!,))",
+    re.ASCII | re.DOTALL,
+)
+_MEMBER = re.compile(
+    rf"(?P<posix>\[:[a-z]+:\])|(?P<same>\\[dDwWsS])|(?P<code>\\b|{_CODE})|(?!\[[.=:])[^\\]",
+    re.ASCII | re.DOTALL,
+)
 
 
 def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
@@ -27,7 +40,7 @@ def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
     A <Directory> is compared with its slash, and holds for all that begins with a match.
     Raises ValueError with the remedy."""
     if kind.endswith("Match"):
-        text = _Translation(encoded(arg).decode("latin-1")).text()
+        text = _translated(encoded(arg).decode("latin-1"))
     elif re.search(r"[*?]|\[.*\]", re.sub(r"(?s)\\.", "", arg), re.DOTALL):
         text = r"\A" + translate_wild_cards(arg) + ("" if kind == "Directory" else r"\Z")
     else:  # apr_fnmatch_test: without these, not even a backslash means anything
@@ -65,136 +78,92 @@ def translate_wild_cards(text: str) -> str:
 _WILD = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]|([*?[])|\\?(.)", re.ASCII | re.DOTALL)
 
 
+def _translated(pattern: str) -> str:
+    """A regular expression of PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), in Python's words. Raises
+    ValueError for what Python has not."""
+    out: list[str] = []
+    # For each open group, what a `(?i)` in it has opened and every `|` opens again: "" or "(?i:".
+    scopes = [""]
+    at = 0
+    while at < len(pattern):
+        found = _TOKEN.match(pattern, at)
+        if found is None or found.lastgroup is None:
+            raise _no(pattern[at : at + 3])
+        at, text = found.end(), found[found.lastgroup]
+        match found.lastgroup:
+            case "same":
+                out.append(text)
+            case "end":
+                out.append(r"(?=\n?\Z)" if text == r"\Z" else r"\Z")
+            case "back":
+                out.append(rf"(?:\{text})")
+            case "char" | "code":
+                out.append(_literal(text))
+            case "bracket":
+                members, at = _members(pattern, at)
+                out.append(text + members)
+            case "branch":
+                scope = scopes.pop() if text == ")" else scopes[-1]
+                if not scopes:
+                    raise ValueError(
+                        "has a closing parenthesis too many: take it out, or write \\)"
+                    )
+                out.append(")" * bool(scope) + text + (scope if text == "|" else ""))
+            case "flags":
+                # `(?i:x)`; or `(?i)`, which holds to the end of the group, for its later branches, too.
+                # What is switched off last is off: (?i-i) is as (?-i).
+                gone = "".join(sorted(set(found["off"] or "")))
+                kept = "".join(sorted({*found["on"]} - {*gone}))
+                out.append(f"(?{kept}{'-' * bool(gone)}{gone}:")
+                if text.endswith(":"):
+                    scopes.append("")
+                elif scopes[-1]:
+                    raise _no(f"(?{found['on']} twice in a group")
+                else:
+                    scopes[-1] = out[-1]
+            case kind:
+                out.append(f"(?P<{text}>" if kind == "name" else f"({text}")
+                scopes.append("")
+    if len(scopes) > 1:
+        raise ValueError("has an open parenthesis: close it, or write \\(")
+    return "".join(out) + ")" * bool(scopes[0])
+
+
+def _members(pattern: str, at: int) -> tuple[str, int]:
+    """The members of a class that begin at `at`, with the bracket behind them, and where that ends."""
+
+    def member(at: int) -> tuple[str, bool, int]:
+        """In Python's words; is it a single character, not a class of its own; and its end."""
+        found = _MEMBER.match(pattern, at)
+        if at == len(pattern):
+            raise ValueError("has an open bracket: close it, or write \\[")
+        if found is None or (found["posix"] and found[0][2:-2] not in _POSIX):
+            raise _no(found[0] if found else pattern[at : at + 3])
+        if found["posix"] or found["same"]:
+            return _POSIX.get(found[0][2:-2], found[0]), False, found.end()
+        return _literal(found[0]), True, found.end()
+
+    out = ""
+    while True:
+        low, single, at = member(at)
+        out += low
+        if pattern[at : at + 1] == "-" and pattern[at + 1 : at + 2] not in ("", "]"):
+            high, also_single, at = member(at + 1)
+            if not (single and also_single):
+                raise _no("a range that begins or ends with a class")
+            out += f"-{high}"
+        if pattern.startswith("]", at):
+            return f"{out}]", at + 1
+
+
 def _literal(char: str) -> str:
+    """A character, or its escape: `\\x41`, `\\x{41}`, `\\n`, `\\.`"""
+    if char[1:2] == "x":
+        char = chr(int(char[2:].strip("{}") or "0", 16))
+    elif len(char) > 1:
+        char = _CONTROL.get(char[1], char[1])
     return char if char.isascii() and (char.isalnum() or char in "/_") else f"\\x{ord(char):02x}"
 
 
-class _Translation:
-    """A regular expression of PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), in Python's words, read from
-    the left. Raises ValueError for what Python has not."""
-
-    def __init__(self, pattern: str) -> None:
-        self.rest = pattern
-        self.out: list[str] = []
-        # For each open group, what a `(?i)` in it has opened and every `|` opens again: "" or "(?i:".
-        self.scopes = [""]
-
-    def take(self, pattern: str) -> re.Match[str] | None:
-        """What the rest begins with, which is then read."""
-        found = re.match(pattern, self.rest, re.ASCII | re.DOTALL)
-        self.rest = self.rest[found.end() :] if found else self.rest
-        return found
-
-    def text(self) -> str:
-        while self.rest:
-            # Numbers and commas may be within a quantifier.
-            if found := self.take(r"[.*+?,}0-9^]|\{(?=\d+(,\d*)?\})"):
-                self.out.append(found[0])
-            elif self.take(r"\\"):
-                self.out.append(self.escape())
-            elif self.take(r"\["):
-                self.out.append(self.char_class())
-            elif self.take(r"\("):
-                self.group()
-            elif found := self.take(r"[)|]"):
-                self.end_of_branch(found[0])
-            elif self.take(r"\$"):
-                self.out.append(r"\Z")
-            elif self.take(r"\{,"):
-                raise self.no("{,")
-            else:
-                self.out.append(_literal(self.rest[0]))
-                self.rest = self.rest[1:]
-        if len(self.scopes) > 1:
-            raise ValueError("has an open parenthesis: close it, or write \\(")
-        return "".join(self.out) + ")" * bool(self.scopes[0])
-
-    def no(self, what: str) -> ValueError:
-        return ValueError(f'has "{what}", which cannot be used here: write it without')
-
-    # -- groups -------------------------------------------------------------------------------
-
-    def group(self) -> None:
-        if named := self.take(rf"\?P?<({_NAME})>"):
-            self.open(f"(?P<{named[1]}>")
-        elif look := self.take(r"\?(?:[=!>]|<[=!])"):
-            self.open(f"({look[0]}")
-        elif flags := self.take(r"\?([is]*)(?:-([is]+))?([:)])"):
-            self.flags(*flags.groups(default=""))
-        elif self.rest[:1] in ("?", "*"):
-            raise self.no("(" + self.rest[:2])
-        else:
-            self.open("(")
-
-    def open(self, translated: str) -> None:
-        self.out.append(translated)
-        self.scopes.append("")
-
-    def flags(self, on: str, off: str, end: str) -> None:
-        """`(?i:x)`; or `(?i)`, which holds to the end of the group, for its later branches, too."""
-        # What is switched off last is off: (?i-i) is as (?-i).
-        kept, gone = ("".join(sorted(flags)) for flags in (set(on) - set(off), set(off)))
-        start = f"(?{kept}{'-' * bool(gone)}{gone}:"
-        if end == ":":
-            self.open(start)
-            return
-        if self.scopes[-1]:
-            raise self.no(f"(?{on} twice in a group")
-        self.scopes[-1] = start
-        self.out.append(start)
-
-    def end_of_branch(self, char: str) -> None:
-        scope = self.scopes.pop() if char == ")" else self.scopes[-1]
-        if not self.scopes:
-            raise ValueError("has a closing parenthesis too many: take it out, or write \\)")
-        self.out.append(")" * bool(scope) + char + (scope if char == "|" else ""))
-
-    # -- characters ---------------------------------------------------------------------------
-
-    def escape(self) -> str:
-        """What a backslash begins, outside of a class."""
-        if found := self.take("[zZAbBdDwWsS]"):
-            return _ENDS.get(found[0], f"\\{found[0]}")
-        if back := self.take(r"[1-9](?!\d)"):
-            return f"(?:\\{back[0]})"
-        return _literal(self.code())
-
-    def code(self) -> str:
-        """The character that an escape stands for, in a class or outside."""
-        if found := self.take(r"x(?:\{([0-9A-Fa-f]{1,2})\}|([0-9A-Fa-f]{0,2})(?!\{))"):
-            return chr(int(found[1] or found[2] or "0", 16))
-        if found := self.take("[aefnrt]"):
-            return _CONTROL[found[0]]
-        if found := self.take("[^a-zA-Z0-9]"):
-            return found[0]
-        raise self.no("\\" + self.rest[:2])
-
-    def char_class(self) -> str:
-        out = "[^" if self.take(r"\^") else "["
-        while True:
-            if not self.rest:
-                raise ValueError("has an open bracket: close it, or write \\[")
-            member, single = self.member()
-            out += member
-            if self.take(r"-(?=[^]])"):
-                high, also_single = self.member()
-                if not (single and also_single):
-                    raise self.no("a range that begins or ends with a class")
-                out += f"-{high}"
-            if self.take(r"\]"):
-                return f"{out}]"
-
-    def member(self) -> tuple[str, bool]:
-        """What is next in a class; and is it a single character, not a class of its own?"""
-        if posix := self.take(r"\[:([a-z]+):\]"):
-            if posix[1] not in _POSIX:
-                raise self.no(posix[0])
-            return _POSIX[posix[1]], False
-        if unknown := self.take(r"\[[.=:]"):
-            raise self.no(unknown[0])
-        if char := self.take(r"[^\\]"):
-            return _literal(char[0]), True
-        self.take(r"\\")
-        if found := self.take("[dDwWsS]"):
-            return f"\\{found[0]}", False
-        return _literal("\b" if self.take("b") else self.code()), True
+def _no(what: str) -> ValueError:
+    return ValueError(f'has "{what}", which cannot be used here: write it without')

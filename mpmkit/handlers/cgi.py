@@ -27,10 +27,10 @@ from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.handlers.gateway import OF_THE_SERVER, Environ, Script, latin
+from mpmkit.handlers import gateway
+from mpmkit.handlers.gateway import Environ, Head, Output, Programs, Script, ScriptFailed, latin
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import PIECE, Head, Output, Programs, ScriptFailed
-from mpmkit.http.messages import Request, RequestError
+from mpmkit.http.messages import Request
 from mpmkit.server.connection import receive
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ class CgiScripts(Programs):
 
     def __init__(self, router: Router) -> None:
         super().__init__(router)
-        self.timeout = router.directives.Timeout
         self._base |= {key: latin(os.environ[key]) for key in PASSED_ON if key in os.environ}
 
     def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
@@ -83,7 +82,7 @@ class CgiScripts(Programs):
         # A program inherits CPUs and scheduling policy from the thread that starts it, which may have one
         # CPU and SCHED_BATCH (server/child.py). So the thread has those of the server for that moment.
         own = os.sched_getaffinity(0), os.sched_getscheduler(0)
-        _schedule(*OF_THE_SERVER)
+        _schedule(*gateway.OF_THE_SERVER)
         try:
             return Program(self, environ, request, conn, name)
         finally:
@@ -94,12 +93,13 @@ class Program(Output):
     """One running program, and its answer. Raises ScriptFailed when it can't be started."""
 
     says = "stderr from {}: {}", "AH01215"
+    late = "Timeout waiting for output from CGI script {0.file}", "AH01220", "warn"
 
     def __init__(
         self, handler: CgiScripts, environ: Environ, request: Request, conn: Connection, file: str
     ) -> None:
-        super().__init__(handler, conn, file)
-        self._request, self._timeout = request, handler.timeout
+        super().__init__(handler, conn, file, os.path.basename(file))
+        self._request = request
         self._at_end = self._silent = False  # its output, its stderr has come to its end
         self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
         held: tuple[int, ...] = ()
@@ -119,14 +119,11 @@ class Program(Output):
         self._held, self._line = held
         self._pipes: Any = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._in, self._out, self._err = (pipe.fileno() if pipe else -1 for pipe in self._pipes)
-        self._poll = select.poll()
-        self._poll.register(self._out, select.POLLIN)
-        self._poll.register(self._err, select.POLLIN)
-        # Only a reset counts: a half-closed client still waits for the answer.
-        self._poll.register(conn.fd, 0)
+        self.poll.register(self._out, select.POLLIN)
+        self.poll.register(self._err, select.POLLIN)
         if self._in >= 0:
             os.set_blocking(self._in, False)
-            self._poll.register(self._in, select.POLLOUT)
+            self.poll.register(self._in, select.POLLOUT)
         # From now on the group gets SIGTERM when this process dies, in any way.
         fcntl.fcntl(self._held, fcntl.F_SETOWN, -self._process.pid)
         fcntl.fcntl(self._held, F_SETSIG, signal.SIGTERM)
@@ -148,52 +145,46 @@ class Program(Output):
         return head
 
     def read(self) -> bytes:
-        until = monotonic() + self._timeout
+        until = monotonic() + self.timeout
         while not self._at_end:
             if self._in >= 0 and not self._piece:
                 self._piece = memoryview(self.conn.read_body())
                 if not self._piece:
                     self._end_of_body()
-            events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
-            if not events:
-                text = f"Timeout waiting for output from CGI script {self.file}"
-                raise ScriptFailed(504, text, "AH01220", "warn")
-            for fd, _ in events:
+            for fd, _ in self.events(until - monotonic()):
                 if fd == self._out:
                     return self._receive()
                 if fd == self._err:
                     self._read_stderr()
-                elif fd == self._in:
+                else:
                     try:
                         self._piece = self._piece[os.write(fd, self._piece) :]
-                        until = monotonic() + self._timeout
+                        until = monotonic() + self.timeout
                     except BlockingIOError:
                         pass
                     except OSError:  # it reads no more, as it may
                         self._end_of_body()
-                else:
-                    raise RequestError(500, "the client left while its script ran", silent=True)
         return b""
 
     def recv_into(self, buffer: mmap, size: int, _: int) -> int:
         return os.readv(self._out, (memoryview(buffer)[:size],))
 
     def _receive(self) -> bytes:
-        piece = receive(self, PIECE)
+        piece = receive(self, gateway.PIECE)
         if not piece:
             self._at_end = True
-            self._poll.unregister(self._out)
+            self.poll.unregister(self._out)
         return piece
 
     def _end_of_body(self) -> None:
-        self._poll.unregister(self._in)
+        self.poll.unregister(self._in)
         self._pipes[0].close()
         self._in = -1
 
     def _read_stderr(self) -> None:
-        data = os.read(self._err, PIECE)
+        data = os.read(self._err, gateway.PIECE)
         if not data:
-            self._poll.unregister(self._err)
+            self.poll.unregister(self._err)
             self._silent = True
         self.stderr(data or b"\n")
 

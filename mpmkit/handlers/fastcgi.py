@@ -24,11 +24,11 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError
-from mpmkit.handlers.gateway import Environ, Redirected, Script
+from mpmkit.handlers import gateway
+from mpmkit.handlers.gateway import Environ, Output, Programs, Redirected, Script, ScriptFailed
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import PIECE, Output, Programs, ScriptFailed
 from mpmkit.handlers.static import signature_of
-from mpmkit.http.messages import Request, RequestError
+from mpmkit.http.messages import Request
 from mpmkit.server.connection import receive
 
 if TYPE_CHECKING:
@@ -164,21 +164,20 @@ class Exchange(Output):
 
     ah = "AH01070"
     says = "Got error '{1}'", "AH01071"
+    late = "Error dispatching request to {0.name}: nothing came for {0.timeout:g} s", "AH01075"
 
     def __init__(
         self, backend: Backend, sock: socket.socket, conn: Connection, out: bytes, complete: bool
     ) -> None:
-        super().__init__(backend, conn, "")
-        self.name, self._backend = backend.name, backend
+        super().__init__(backend, conn, "", backend.name)
+        self._backend = backend
         self._sock, self._closed = sock, False
         self._out = memoryview(out)  # what the backend has not taken yet
         self._complete = complete
         self._in = b""  # what it sent, behind the last whole record
         self._pieces: list[bytes] = []
         self._ended = False
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN | select.POLLOUT)
-        self._poll.register(conn.fd, 0)
+        self.poll.register(sock, select.POLLIN | select.POLLOUT)
         self._writing = True
 
     def read(self) -> bytes:
@@ -216,14 +215,8 @@ class Exchange(Output):
             self._out = memoryview(stream(STDIN, piece, end=self._complete))
         if bool(self._out) != self._writing:
             self._writing = bool(self._out)
-            self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._writing else 0))
-        events = self._poll.poll(self._backend.timeout * 1000)
-        if not events:
-            why = f"{self.name}: nothing came for {self._backend.timeout:g} s"
-            raise ScriptFailed(504, f"Error dispatching request to {why}", "AH01075")
-        for fd, event in events:
-            if fd != self._sock.fileno():
-                raise RequestError(500, "the client left while its script ran", silent=True)
+            self.poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._writing else 0))
+        for _, event in self.events(self.timeout):
             if event & ~select.POLLOUT:
                 self._receive()
             elif self._out:
@@ -236,7 +229,7 @@ class Exchange(Output):
 
     def _receive(self) -> None:
         try:
-            data = receive(self._sock, PIECE)
+            data = receive(self._sock, gateway.PIECE)
         except BlockingIOError:
             return
         except OSError:  # a reset: it closed with bytes of ours that it had not read

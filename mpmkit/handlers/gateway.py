@@ -1,25 +1,48 @@
-"""The Common Gateway Interface as values (RFC 3875, 4): the variables of a script, and its redirects.
+"""The Common Gateway Interface as values (RFC 3875): the variables of a script (4), its answer (6), redirects.
 
-WSGI, CGI and FastCGI pass a script the same variables in different encodings. Nothing here waits.
+    b"Status: 404 Gone\\nX-A: b\\n\\n…" ──> Head ──> Response
+
+WSGI, CGI and FastCGI pass a script the same variables in different encodings; the last two have the rest in
+common, too. Nothing here spawns or connects.
 """
+
+from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, NamedTuple
+import select
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
+from time import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config.alias import variables_of
 from mpmkit.config.directives import Directives
-from mpmkit.http.messages import Request, server_header
-from mpmkit.http.target import OwnName
-from mpmkit.server.connection import Connection
+from mpmkit.handlers.conditional import met
+from mpmkit.http import messages
+from mpmkit.http.messages import BODYLESS_STATUSES, Request, RequestError, Response, page
+from mpmkit.http.target import OwnName, quote_line
+
+if TYPE_CHECKING:
+    from mpmkit.handlers.router import Router
+    from mpmkit.server.connection import Connection
 
 # What a header's name is made of, and what its value may not contain (RFC 9110, 5.1 and 5.5).
 FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # CPUs and scheduling policy that the server was started with. This file is read before its first fork.
 OF_THE_SERVER = os.sched_getaffinity(0), os.sched_getscheduler(0)
+PIECE = 65536  # bytes read from a script at a time: what a pipe holds
+STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
+# A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
+HOP_BY_HOP = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    "upgrade".split()
+)
+LONGEST_HEAD = 65536  # bytes of a script's header lines
+# Headers that a script may not send: they are about the connection, which is the server's.
+RESERVED = HOP_BY_HOP - {"proxy-authenticate", "proxy-authorization"} | {"date", "server"}
+_HEAD = re.compile(rb"(?s)(?:(.*?)\r?\n)??\r?\n")
 Environ = dict[str, Any]  # a script's variables
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
@@ -61,7 +84,7 @@ class Variables:
         self.base = {
             "GATEWAY_INTERFACE": "CGI/1.1",
             "SERVER_SIGNATURE": "",
-            "SERVER_SOFTWARE": server_header(directives.ServerTokens),
+            "SERVER_SOFTWARE": messages.server_header(directives.ServerTokens),
             "DOCUMENT_ROOT": document_root,
         }
 
@@ -158,3 +181,257 @@ def redirected(
     new.expect_continue = False
     new.depth, new.before, new.status = depth, dict(before), status
     return new
+
+
+# -- CGI and FastCGI: a script's answer
+
+
+class ScriptFailed(Exception):
+    """A script without a good answer: the client gets `status`, the error log a line."""
+
+    def __init__(self, status: int, text: str, ah: str = "", level: str = "error") -> None:
+        super().__init__(text)
+        self.status = status
+        self.ah = ah
+        self.level = level
+
+
+class Head(NamedTuple):
+    """A script's header lines, read."""
+
+    status: int  # 0 without one
+    reason: bytes | None  # its own phrase; None: the usual one
+    location: str  # "" without one
+    fields: bytes  # the other header lines but Content-Type, in their order, with CRLF
+    content_type: bytes
+    length: int | None
+    etag: bytes
+    modified: bytes
+
+
+def split_head(data: bytes) -> tuple[bytes, bytes] | None:
+    """Header lines and the beginning of the body; None: the blank line has not come yet."""
+    found = _HEAD.match(data)
+    return (found[1] or b"", data[found.end() :]) if found else None
+
+
+def read_head(lines: bytes, name: str) -> Head:
+    """The header lines of script `name`. Raises ScriptFailed for what no client should see."""
+    status, reason, location = 0, None, ""
+    fields: list[bytes] = []
+    content_type = etag = modified = b""
+    length: int | None = None
+    framed = False  # it sent Transfer-Encoding: its length is ignored (RFC 9112, 6.3)
+    for line in lines.split(b"\n"):
+        line = line.removesuffix(b"\r")
+        key, colon, value = line.partition(b":")
+        value = value.strip(b" \t")
+        if not line:
+            continue
+        lower = key.lower().decode("latin-1")
+        # Of a Status only the three digits count.
+        wrong = CONTROL.search(value[:3] if lower == "status" else value)
+        if not colon or not FIELD_NAME.match(key) or wrong:
+            shown = quote_line(line[:30])
+            raise ScriptFailed(500, f"malformed header from script '{name}': Bad header: {shown}")
+        if lower == "status":
+            code, _, words = value.partition(b" ")
+            if not (len(code) == 3 and code.isdigit() and 200 <= int(code) <= 599):
+                shown = quote_line(value[:30])
+                raise ScriptFailed(500, f"invalid status from script '{name}': {shown}")
+            status, words = int(code), words.strip()
+            usual = messages.REASONS.get(status, "").encode()
+            reason = words if words not in (b"", usual) and not CONTROL.search(words) else None
+        elif lower == "content-type":
+            content_type = value
+        elif lower == "content-length":
+            length = messages.whole_number(value) if value.isdigit() else None
+            if length is None:
+                raise ScriptFailed(500, f"bad Content-Length from script '{name}'")
+        elif lower == "location":
+            location = value.decode("latin-1")
+        elif lower in RESERVED:
+            framed = framed or lower == "transfer-encoding"
+        else:
+            etag = value if lower == "etag" else etag
+            modified = value if lower == "last-modified" else modified
+            fields.append(b"%b: %b\r\n" % (key, value))
+    length = None if framed else length
+    return Head(status, reason, location, b"".join(fields), content_type, length, etag, modified)
+
+
+class Output:
+    """A script at work: it has a head, and as an iterable a body for the client. `close` ends it."""
+
+    ah = ""  # of a head that does not come
+    says = "{1}", ""  # the line for one of its stderr, with its file, and its id
+    late: tuple[str, ...]  # what is said when nothing moves, its id, its level
+
+    def __init__(self, handler: Programs, conn: Connection, file: str, name: str) -> None:
+        """name: in error messages."""
+        self.handler, self.conn, self.file, self.name = handler, conn, file, name
+        self.timeout = handler.timeout
+        self.poll = select.poll()
+        self.poll.register(conn.fd, 0)  # a reset alone: a half-closed client waits for the answer
+        self.first = b""  # of the body: what has come with the head
+        self.body: Iterable[bytes] = ()  # as the client gets it
+        self._begun = b""  # a line of stderr that is not complete yet
+
+    def read(self) -> bytes:
+        """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and its
+        stderr goes to the error log. Raises ScriptFailed when the time-out passes and nothing moves;
+        RequestError when the client is gone, or sends an invalid body."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the script. Harmless a second time."""
+        raise NotImplementedError
+
+    def events(self, seconds: float) -> list[tuple[int, int]]:
+        """What can be read or written now. Raises what `read` raises."""
+        events = self.poll.poll(max(0.0, seconds) * 1000)
+        if not events:
+            raise ScriptFailed(504, self.late[0].format(self), *self.late[1:])
+        if any(fd == self.conn.fd for fd, _ in events):
+            raise RequestError(500, "the client left while its script ran", silent=True)
+        return events
+
+    def head(self) -> Head:
+        """Its header lines. Raises ScriptFailed, and what `read` raises."""
+        data, why = b"", ""
+        while (found := split_head(data)) is None:
+            data += (piece := self.read())
+            if len(data) > LONGEST_HEAD:
+                why = f"more than {LONGEST_HEAD} bytes of headers"
+            elif not piece:
+                end = "Premature end of script headers"
+                why = end if data else "End of script output before headers"
+            if why:
+                raise ScriptFailed(500, f"{why}: {self.name}", self.ah)
+        lines, self.first = found
+        return read_head(lines, self.name)
+
+    def whole(self) -> bytes | None:
+        """All of the body, if it has come already and the script is done; None: it may be longer."""
+        return None
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes. Raises what `read` raises."""
+        if self.first:
+            yield self.first
+        while piece := self.read():
+            yield piece
+
+    def __iter__(self) -> Iterator[bytes]:
+        """If it fails on the way, the client only sees that the connection ends: the head is sent already."""
+        try:
+            yield from self.body
+        except ScriptFailed as error:
+            self.handler.failed(error, self.conn)
+            raise RequestError(error.status, str(error)) from None
+
+    def stderr(self, data: bytes) -> None:
+        """More bytes of its stderr, for the error log line by line; b"\n" at the end."""
+        lines = (self._begun + data).split(b"\n")
+        self._begun = lines.pop() if len(lines[-1]) < STDERR_LINE else b""
+        for line in filter(bytes.strip, lines):
+            text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+            self.handler.log("error", self.says[0].format(self.file, text), self.says[1], self.conn)
+
+
+class Programs:
+    """What CGI and FastCGI share: variables, errors, and the way from a script to a Response."""
+
+    module = ""  # in the error log
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.timeout = router.directives.Timeout
+        self._variables = Variables(router.directives, router.document_root)
+        self._base = {key: latin(value) for key, value in self._variables.base.items()}
+
+    def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
+        """Start a script with these variables. Raises ScriptFailed."""
+        raise NotImplementedError
+
+    def run(self, request: Request, conn: Connection, script: Script) -> Response:
+        """Run a script, and make a Response of its answer. What ScriptFailed says is logged."""
+        environ = self._base.copy()
+        self._variables.of_cgi(environ, request, conn, script)
+        output = None
+        try:
+            output = self.start(environ, request, conn, script)
+            return self.answer(output, request, environ)
+        except BaseException as error:
+            if output is not None:
+                output.close()
+            if not isinstance(error, ScriptFailed):
+                raise
+            self.failed(error, conn)
+            return page(error.status, request.method)
+
+    def answer(self, output: Output, request: Request, environ: Environ) -> Response:
+        """The Response to a script's head, with a body that takes the output as it comes. The output is
+        closed at the latest when the answer is sent. Raises ScriptFailed."""
+        head = output.head()
+        fields, length, status = head.fields, head.length, head.status or 200
+        if head.location:
+            location = b"Location: %b\r\n" % head.location.encode("latin-1")
+            if status == 200:
+                for _ in output.pieces():  # the rest is dropped, but it may write it
+                    pass
+                output.close()
+                if head.location.startswith("/"):
+                    more = head.location, fields, environ
+                    return self._router.redirect(request, output.conn, *more)
+                return page(302, request.method, extra=fields + location)
+            fields += location
+        if not head.status and request.conditional and request.method in ("GET", "HEAD"):
+            now = time()
+            changed = messages.parse_http_date(head.modified)
+            changed = int(now) if changed is None else changed
+            status = met(request, head.etag, changed, now) or status
+            if status == 412:
+                output.close()
+                return page(412, request.method)
+        whole = output.whole()
+        if whole is not None and length is None:
+            length = len(whole)
+        bodyless = status in BODYLESS_STATUSES
+        if length is not None and not bodyless:
+            fields += b"Content-Length: %d\r\n" % length
+        has_type = head.content_type and not bodyless
+        after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
+        output.body = output.pieces() if whole is None else (whole,)
+        if bodyless or request.method == "HEAD":
+            # Nothing is sent, but it is read to its end, so that the script can come to its own.
+            output.body, length = (piece for piece in output.pieces() if not piece), 0
+        elif whole is not None and length == len(whole) and head.reason is None:
+            return Response(status, fields, after, whole, length)
+        elif length is not None:
+            where = f" from script '{output.name}'"
+            output.body = measured(output.body, length, partial(ScriptFailed, 500), where)
+        return Response(status, fields, after, output, length, reason=head.reason)
+
+    def failed(self, error: ScriptFailed, conn: Connection) -> None:
+        self.log(error.level, str(error), error.ah, conn)
+
+    def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
+        """A line of the error log."""
+        self._router.errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
+
+
+def measured(
+    pieces: Iterable[bytes], length: int, error: Callable[[str], Exception], where: str = ""
+) -> Iterator[bytes]:
+    """`pieces` of a body with a Content-Length: not a byte more, as it would be the beginning of the
+    next response to the client. Raises `error(text)` for more bytes, or fewer."""
+    left = length
+    for piece in pieces:
+        if len(piece) > left:
+            yield piece[:left]
+            raise error(f"more bytes than Content-Length {length}{where}")
+        left -= len(piece)
+        yield piece
+    if left:
+        raise error(f"{left} bytes less than Content-Length {length}{where}")

@@ -22,18 +22,20 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.alias import Redirection
-from mpmkit.config.directives import Directives
+from mpmkit.config.directives import Directives, section_values
 from mpmkit.config.unsupported import PROGRAM_TYPES, is_backend
 from mpmkit.handlers.gateway import CONTROL, Script, redirected
 from mpmkit.handlers.names import UrlMapping, by_extension
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
-from mpmkit.handlers.static import StaticFiles, answered_by
+from mpmkit.handlers.static import LINK, StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page
+from mpmkit.http.fastpath import CONDITIONAL
+from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
 from mpmkit.http.target import quote_line, split_target
+from mpmkit.server.output import Disconnected
 
 if TYPE_CHECKING:
-    from mpmkit.handlers.programs import Programs
+    from mpmkit.handlers.gateway import Programs
     from mpmkit.server.connection import Connection
     from mpmkit.server.logs import ErrorLog
 
@@ -41,6 +43,8 @@ Handler = Callable[[Request, "Connection"], Response]
 Handlers = Mapping[str, Handler]
 
 DECISIONS_KEPT = 1024
+HTML = b"text/html; charset=iso-8859-1"
+DEFAULT = "default"  # ErrorDocument's word for the built-in page
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -85,18 +89,37 @@ class Router:
             return lambda request, conn: Response(200, b"Content-Length: 0\r\n", b"\r\n")
         if away := self._away(self.directives.redirects, path):
             return away
-        handler = self._chosen(path)
-        watched = self._sections.watched(self.file(path))
-        if not watched:
-            return handler
-
-        def unlinked(request: Request, conn: Connection) -> Response:
-            if (link := forbidden_link(watched)) is None:
-                return handler(request, conn)
-            text = f"Symbolic link not allowed or link target not accessible: {link}"
-            return self.refuse(403, text, request, conn, ah="AH00037", module="core")
-
-        return unlinked
+        mapping = self.mapping(path)
+        if mapping.kind == "ScriptAlias":
+            return self._walking(mapping, path, "cgi-script")
+        if mapping.kind == "WSGIScriptAlias":
+            if os.path.isdir(mapping.root):
+                return self._walking(mapping, path, "wsgi-script")
+            return self._running("wsgi-script", mapping, path, len(mapping.prefix))
+        config = self.config_for(path)
+        if config.handler is not None:
+            if not is_script(config.handler):
+                return self._served(config, mapping, path)
+            if not config.by_name:
+                return self._walking(mapping, path, config.handler)
+        for end in _ends(path, len(mapping.prefix)):
+            filename = mapping.file(path[:end])
+            here = self._sections.config_for(path, filename)
+            handler = here.handler
+            if handler is None:
+                handler = by_extension(here.values["handlers"], filename)
+            elif not here.by_name:
+                continue
+            if handler in self._lacking:
+                return self._guarded(here, self._lacks, path)
+            if handler is not None and is_script(handler):
+                if end == len(path) or not os.path.isdir(filename):  # it may have a script's name
+                    return self._running(handler, mapping, path, end, by_name=True)
+        if self._typed:
+            kind = self.files.type_of(config.values, mapping.file(path)) or ""
+            if kind.lower().startswith(PROGRAM_TYPES):
+                return self._guarded(config, self._lacks, path)
+        return self._served(config, mapping, path)
 
     def _away(self, lines: Iterable[Redirection], path: str) -> Handler | None:
         """What answers a path that one of the lines redirects, or gives nothing but a status."""
@@ -114,49 +137,15 @@ class Router:
             return partial(self.files.moved, status, target)
         return lambda request, conn: page(status, request.method)
 
-    def _chosen(self, path: str) -> Handler:
-        """The handler of `path`, its links aside."""
-        mapping = self.mapping(path)
-        if mapping.kind == "ScriptAlias":
-            return self._walking(mapping, path, "cgi-script")
-        if mapping.kind == "WSGIScriptAlias":
-            if os.path.isdir(mapping.root):
-                return self._walking(mapping, path, "wsgi-script")
-            return self._running("wsgi-script", mapping, path, len(mapping.prefix))
-        config = self.config_for(path)
-        if config.handler is not None:
-            if not is_script(config.handler):
-                return self._served(config, mapping)
-            if not config.by_name:
-                return self._walking(mapping, path, config.handler)
-        for end in _ends(path, len(mapping.prefix)):
-            filename = mapping.file(path[:end])
-            here = self._sections.config_for(path, filename)
-            handler = here.handler
-            if handler is None:
-                handler = by_extension(here.values["handlers"], filename)
-            elif not here.by_name:
-                continue
-            if handler in self._lacking:
-                return self._guarded(here, self._lacks)
-            if handler is not None and is_script(handler):
-                if end == len(path) or not os.path.isdir(filename):  # it may have a script's name
-                    return self._running(handler, mapping, path, end, by_name=True)
-        if self._typed:
-            kind = self.files.type_of(config.values, mapping.file(path)) or ""
-            if kind.lower().startswith(PROGRAM_TYPES):
-                return self._guarded(config, self._lacks)
-        return self._served(config, mapping)
-
-    def _served(self, config: MergedConfig, mapping: UrlMapping) -> Handler:
+    def _served(self, config: MergedConfig, mapping: UrlMapping, path: str) -> Handler:
         """The handler that is not a script's: one by its name, or that of files."""
         if config.handler in self._lacking:
-            return self._guarded(config, self._lacks)
+            return self._guarded(config, self._lacks, path)
         handler = self._named.get(config.handler or "") or self._static.get((mapping, config))
         if handler is None:
             files = self.files.variant(mapping.root, mapping.prefix, config.values)
             handler = self._static[mapping, config] = files
-        return self._guarded(config, handler)
+        return self._guarded(config, handler, path)
 
     def mapping(self, path: str) -> UrlMapping:
         """The first alias that the path begins with, or the document root."""
@@ -173,17 +162,19 @@ class Router:
         """What the sections say about a URL path and its file."""
         return self._sections.config_for(path, self.file(path))
 
-    def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, for the clients that its sections admit and the bodies that they allow; unless a
-        section redirects the path, or there is no file and a FallbackResource."""
+    def _guarded(self, config: MergedConfig, handler: Handler, path: str) -> Handler:
+        """`handler`, where no link forbids the file, for the clients that its sections admit and the bodies that
+        they allow; unless a section redirects the path, or there is no file and a FallbackResource."""
         access, values = config.access, config.values
         limit, lines = values["LimitRequestBody"], values["redirects"]
         fallback, index = values["FallbackResource"], values["DirectoryIndex"]
-        everyone = access.admits_all
-        if everyone and limit is None and not lines and not fallback:
+        everyone, watched = access.admits_all, self._sections.watched(self.file(path))
+        if everyone and limit is None and not (lines or fallback or watched):
             return handler
 
         def guarded(request: Request, conn: Connection) -> Response:
+            if watched and (link := forbidden_link(watched)) is not None:
+                return self.refuse(403, LINK.format(link), request, conn, ah="AH00037")
             if not (everyone or access.admits(request, conn)):
                 text = f"client denied by server configuration: {self.file(request.path)}"
                 return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
@@ -201,7 +192,7 @@ class Router:
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
         text = f"no such handler exists as is configured for {self.file(request.path)}"
-        return self.refuse(403, text, request, conn, module="core")
+        return self.refuse(403, text, request, conn)
 
     def refuse(
         self, status: int, text: str, request: Request, conn: Connection, **where: str
@@ -235,7 +226,7 @@ class Router:
         place = (path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
         script, run = Script(filename, *place), self._scripts_of(handler).run
         if handler == "wsgi-script" or not by_name:
-            return self._guarded(config, lambda request, conn: run(request, conn, script))
+            return self._guarded(config, lambda request, conn: run(request, conn, script), path)
         directory = os.path.dirname(filename)
 
         def run_below(request: Request, conn: Connection) -> Response:
@@ -244,7 +235,7 @@ class Router:
                 return page(404, request.method)
             return run(request, conn, script)
 
-        return self._guarded(config, run_below)
+        return self._guarded(config, run_below, path)
 
     def _walking(self, mapping: UrlMapping, path: str, handler: str) -> Handler:
         """A handler that asks the file system, at each request, which part of the path is the script."""
@@ -324,3 +315,91 @@ def is_script(handler: str) -> bool:
 def _ends(path: str, start: int) -> list[int]:
     """Where the segments of a path end: from `start`, an alias's own end, to the whole of it."""
     return [at for at in range(start or 1, len(path)) if path[at] == "/"] + [len(path)]
+
+
+class ErrorPages:
+    """The handler around `router`, only if the configuration, or a section of it, needs it: ErrorDocument, and a
+    line of the log at LogLevel info. Only pages made by `messages.page` are changed, no script's answer.
+
+    ErrorDocument 404 "Not here."           a text
+    ErrorDocument 404 /errors/404.html      a path of this site; the status stays 404
+    ErrorDocument 404 https://other/x       another place: 302
+    ErrorDocument 404 default               the built-in page"""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._errors, self._directives = router.errors, router.directives
+
+    @staticmethod
+    def wanted(d: Directives, errors: ErrorLog) -> bool:
+        """Whether the configuration needs this handler."""
+        said = any("ErrorDocument" in section_values(section) for section in d.sections)
+        return bool(d.ErrorDocument) or said or errors.enabled("info")
+
+    def __call__(self, request: Request, conn: Connection) -> Response:
+        try:
+            response = self._router(request, conn)
+        except (RequestError, Disconnected):
+            raise
+        except BaseException:  # as core.process_request, but a path may be ErrorDocument's
+            self._errors.exception(f"the handler of {request.path} failed", client=conn.peer)
+            response = page(500, request.method)
+        if type(response) is not Page:
+            return response
+        request = response.request or request
+        if response.status == 404:
+            # Without a path: http/target.py, split_target.
+            ah, why = "AH00026", f"%2F or %00 in the path: {request.log_line}"
+            if request.path:
+                ah, why = "AH00128", f"File does not exist: {self._router.file(request.path)}"
+            self._errors.write("info", why, ah=ah, client=conn.peer)
+        return self._changed(response, request, conn)
+
+    def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
+        """The page for a request that was refused before any handler: it may have a text, no redirect."""
+        document = self._directives.ErrorDocument.get(status, DEFAULT)
+        if document.lower() in (DEFAULT, "") or _elsewhere(document):
+            return page(status, method, what=conn.hint)
+        return _text(page(status, method), document, method)
+
+    def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
+        documents = self._router.config_for(request.path).values["ErrorDocument"]
+        target = documents.get(response.status, DEFAULT)
+        if target.lower() == DEFAULT:
+            return response
+        if not _elsewhere(target):
+            return _text(response, target, request.method)
+        if not target.startswith("/"):
+            location = b"Location: %b\r\n" % target.encode("latin-1", "replace")
+            return page(302, request.method, extra=location)
+        path, _, query = target.partition("?")
+        raw = query.encode("latin-1", "replace")
+        before = {"REQUEST_METHOD": request.method}
+        new = redirected(request, path, raw, before, status=response.status)
+        failed = 500  # it leads back to itself
+        if new is not None:
+            # The client's conditions were about the resource that it requested.
+            new.headers = tuple(field for field in new.headers if field[0] not in CONDITIONAL)
+            new.conditional = False
+            document = self._router(new, conn)
+            if type(document) is not Page:
+                fields = response.extra + document.fields
+                more = (response.close or document.close, None, document.request or new)
+                body = (document.after, document.body, document.length)
+                return Response(response.status, fields, *body, *more)
+            failed = document.status
+        what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
+        return page(response.status, request.method, extra=response.extra, what=what)
+
+
+def _elsewhere(target: str) -> bool:
+    """Whether an ErrorDocument is a path or a URL, not a text."""
+    return target.startswith("/") or "://" in target.partition(" ")[0]
+
+
+def _text(response: Page, document: str, method: str) -> Response:
+    """`response` with the text of an ErrorDocument."""
+    body = document.encode("latin-1", "xmlcharrefreplace")
+    answer = text(response.status, body, HTML, method, response.extra)
+    answer.close = response.close
+    return answer

@@ -41,6 +41,7 @@ MMAP_LIMIT = 4 << 20  # bytes of the largest file that is mapped; httpd maps lar
 MAPPINGS_KEPT = 64  # files that stay mapped: each is an open descriptor, too, before Python 3.13
 MAPPED_KEPT = 64 << 20  # bytes of them in all
 
+LINK = "Symbolic link not allowed or link target not accessible: {}"
 ALLOW = b"Allow: GET,POST,OPTIONS,HEAD,TRACE\r\n"
 
 # The media types that a lab's pages need; TypesConfig names a fuller list.
@@ -231,7 +232,7 @@ class StaticFiles:
 
     def find(self, request: Request, conn: Connection) -> CachedFile | Response:
         """The file that the request's path names, or the response that refuses it."""
-        path, values = request.path, self.values
+        path, values, refuse = request.path, self.values, self._site.refuse
         filename = self._file(path).rstrip("/") or "/"
         known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
         if not path.startswith("/") or not (known or os.path.isdir(filename)):
@@ -253,18 +254,17 @@ class StaticFiles:
                 return page(404, request.method)
             if leads_out(filename, self.root):
                 text = f"a symbolic link leads out of {self.root}: {filename}"
-                return self._forbidden("AH00037", text, request, conn)
+                return refuse(403, text, request, conn, ah="AH00037")
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 text = f"not a file that the server may read: {filename}"
-                return self._forbidden("AH00132", text, request, conn)
+                return refuse(403, text, request, conn, ah="AH00132")
             now = self.clock()
             file = CachedFile(filename, st, now, self.type_of(values, filename), self)
         except (OSError, ValueError) as error:
             if not known:
                 return self._not_allowed(request, conn)
             if isinstance(error, FileNotFoundError) and (link := dangling(filename)):
-                text = f"Symbolic link not allowed or link target not accessible: {link}"
-                return self._forbidden("AH00037", text, request, conn)
+                return refuse(403, LINK.format(link), request, conn, ah="AH00037")
             return self._refused(error, request, conn)
         # A file that has just changed may change again within the same tick of its clock.
         if now - st.st_ctime >= 1:
@@ -292,9 +292,8 @@ class StaticFiles:
     def moved(self, status: int, url: bytes, request: Request, conn: Connection) -> Response:
         """A redirect. A path gets this server's name, and a URL without a query the request's."""
         if url.startswith(b"/"):
-            url = (
-                self._own.url(request.get(b"host"), conn.scheme).encode("latin-1", "replace") + url
-            )
+            own = self._own.url(request.get(b"host"), conn.scheme)
+            url = own.encode("latin-1", "replace") + url
         if request.query and b"?" not in url:
             url += b"?" + request.query
         return page(status, request.method, extra=b"Location: %b\r\n" % url)
@@ -306,24 +305,20 @@ class StaticFiles:
         if isinstance(error, NoIndex) and self._listings:
             names = ", ".join(self.values["DirectoryIndex"])
             text = f"none of {names} in {error}/, and directories are not listed"
-            return self._forbidden("AH01276", text, request, conn, module="autoindex")
+            where = {"ah": "AH01276", "module": "autoindex"}
+            return self._site.refuse(403, text, request, conn, **where)
         if missing:
             return page(404, request.method)
         ah = "AH00036" if getattr(error, "errno", 0) == errno.ENAMETOOLONG else "AH00035"
-        return self._forbidden(ah, f"no access to {request.path}: {error}", request, conn)
-
-    def _forbidden(
-        self, ah: str, why: str, request: Request, conn: Connection, module: str = "core"
-    ) -> Response:
-        """403, with the reason in the error log, as by httpd."""
-        return self._site.refuse(403, why, request, conn, ah=ah, module=module)
+        text = f"no access to {request.path}: {error}"
+        return self._site.refuse(403, text, request, conn, ah=ah)
 
     def _not_allowed(self, request: Request, conn: Connection) -> Response:
         """405 for a method that files don't have, 501 for an unknown one."""
         if request.method in METHODS:
             return page(405, extra=ALLOW)
         text = f"unknown method: {request.log_line}"
-        self._site.refuse(501, text, request, conn, ah="AH00135", module="core")
+        self._site.refuse(501, text, request, conn, ah="AH00135")
         return page(501, extra=ALLOW)
 
 

@@ -18,9 +18,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import Directives
-from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Redirected, Script, Variables
+from mpmkit.handlers import gateway
+from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Redirected, Script, Variables, measured
 from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.programs import HOP_BY_HOP, LONGEST_HEAD, measured
 from mpmkit.handlers.static import signature_of
 from mpmkit.http import messages
 from mpmkit.http.messages import BODYLESS_STATUSES, LONGEST, FileBody, Request, Response, page
@@ -198,7 +198,7 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
     length = None
     for name, value in headers:
         lower = name.lower()
-        if lower in HOP_BY_HOP:
+        if lower in gateway.HOP_BY_HOP:
             raise AssertionError(f"header {name}: only the server may set it")
         if not FIELD_NAME.match(name.encode("utf-8", "surrogateescape")):
             raise AssertionError(f"header {name!r} is not a name; use letters, digits and hyphens")
@@ -216,8 +216,10 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
                 continue  # it is written once, and not where there is no body
         if lower not in ("date", "server"):
             fields += f"{name}: {value}\r\n"
-    if len(fields) > LONGEST_HEAD:
-        raise AssertionError(f"more than {LONGEST_HEAD} bytes of header lines: clients refuse them")
+    if len(fields) > gateway.LONGEST_HEAD:
+        raise AssertionError(
+            f"more than {gateway.LONGEST_HEAD} bytes of header lines: clients refuse them"
+        )
     return Head(
         code,
         fields.encode("latin-1"),
@@ -231,7 +233,7 @@ class _Call:
     """One call of an application: what it passed to `start_response`, what write() has sent, and, as an
     iterable, the pieces that follow. `run` calls it, and makes a Response of its answer. The first piece is
     taken before the head is sent, because an application may call start_response as late as then. Of a body
-    with a Content-Length no more bytes are sent (`programs.measured`)."""
+    with a Content-Length no more bytes are sent (`measured`)."""
 
     _result: Iterable[bytes]
     _rest: Iterable[bytes]

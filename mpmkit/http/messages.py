@@ -195,7 +195,7 @@ class Response:
 class Page(Response):
     """A page of the server's own, which answers in place of a resource (`page`)."""
 
-    extra: bytes = b""  # both as given to `page`: handlers/errors.py makes another one of it
+    extra: bytes = b""  # both as given to `page`: router.ErrorPages makes another one of it
     what: str = ""
 
 
