@@ -14,9 +14,8 @@ from mpmkit.handlers.gateway import redirected
 from mpmkit.handlers.router import Router
 from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
-from mpmkit.server.connection import Connection
+from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.logs import ErrorLog
-from mpmkit.server.output import Disconnected
 
 HTML = b"text/html; charset=iso-8859-1"
 DEFAULT = "default"  # the word for the built-in page

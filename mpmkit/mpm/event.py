@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import select
+from functools import partial
 from time import monotonic
 
 from mpmkit.mpm.threaded import NEVER, ThreadedChild
@@ -40,7 +41,7 @@ from mpmkit.policy.states import (
     WRITE_COMPLETION,
 )
 from mpmkit.server.connection import Connection, Disconnected
-from mpmkit.server.core import client_text, finish_request, process_request
+from mpmkit.server.core import finish_request, process_request
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.listen import ListenSocks
 from mpmkit.server.parked import LINGERING, Counters, ParkedConnections
@@ -55,9 +56,11 @@ class EventChild(ThreadedChild):
         self.epoll = select.epoll()
         self.parked = ParkedConnections(self.epoll, self.directives, self.wake_listener)
         self.connections: dict[int, Connection] = {}
-        self.counters = Counters(self.process, self.connections, self.parked)
+        write = partial(self.board.connections, self.slot)
+        self.counters = Counters(write, self.connections, self.parked)
         self.wakeup = self.eventfd()
-        self.socks = ListenSocks(self.epoll, self.listeners, self.process.not_accepting)
+        not_accepting = partial(self.board.not_accepting, self.slot)
+        self.socks = ListenSocks(self.epoll, self.listeners, not_accepting)
 
     # -- the listener thread --------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class EventChild(ThreadedChild):
             self.socks.disable(declined=True)
             return
         try:
-            accepted = self.socks.accept(listener)
+            accepted = self.socks[listener].accept_bare()
         except OSError as error:
             self.accept_failed(error)
             accepted = None
@@ -163,7 +166,7 @@ class EventChild(ThreadedChild):
         if conn.state is None:
             conn.state = PROCESSING
             slot.set(BUSY_READ)
-            slot.connected(client_text(conn.peer))
+            slot.connected(conn.peer[0])
         elif not self.parked.claim(conn):
             return
         try:

@@ -116,7 +116,7 @@ class ThreadedChild(Child):
         """No new connections from now on; every response says `Connection: close`."""
         if not self.leaving:
             self.leaving = True
-            self.process.quiescing()
+            self.board.quiescing(self.slot)
             os.eventfd_write(self.ended, 1)
 
     def drain(self) -> None:

@@ -276,10 +276,6 @@ class ListenSocks(dict[int, Listener]):
                 self._epoll.unregister(fd)
             self._not_accepting(True)
 
-    def accept(self, fd: int) -> tuple[socket.SocketType, tuple] | None:
-        """The connection that waits at `fd`, see `Listener.accept_bare`."""
-        return self[fd].accept_bare()
-
 
 def has_pending_connection(listener: Listener) -> bool:
     poll = select.poll()

@@ -41,7 +41,6 @@ from mpmkit.policy.states import (
 )
 from mpmkit.policy.timeouts import TimeoutQueue
 from mpmkit.server.connection import Connection
-from mpmkit.server.scoreboard import ProcessSlot
 
 NEVER = float("inf")
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -137,9 +136,9 @@ class ParkedConnections:
         return len(self._queues[LINGER_NORMAL]) + len(self._queues[LINGER_SHORT])
 
     def counts(self) -> tuple[int, int, int]:
-        """In write completion, in keep-alive, in lingering close: as the status page has them."""
+        """In write completion, in lingering close, in keep-alive: as the scoreboard has them."""
         queues = self._queues
-        return len(queues[WRITE_COMPLETION]), len(queues[KEEPALIVE]), self.lingering
+        return len(queues[WRITE_COMPLETION]), self.lingering, len(queues[KEEPALIVE])
 
 
 class Counters:
@@ -152,15 +151,17 @@ class Counters:
 
     AGE, LAG = 1.0, 0.02
 
-    def __init__(self, process: ProcessSlot, connections: Sized, parked: ParkedConnections) -> None:
+    def __init__(
+        self, write: Callable[..., None], connections: Sized, parked: ParkedConnections
+    ) -> None:  # fmt: skip
         self.due = NEVER
-        self._process, self._connections, self._parked = process, connections, parked
+        self._write, self._connections, self._parked = write, connections, parked
 
     def turn(self, now: float, news: bool) -> None:
         """A turn of the listener is over. news: there were events. What they lead to comes later, so their
         counters are made once more."""
         if now >= self.due:
-            self._process.connections(len(self._connections), *self._parked.counts())
+            self._write(len(self._connections), *self._parked.counts())
             self.due = now + (self.LAG if news else self.AGE if self._connections else NEVER)
         elif news:
             self.due = min(self.due, now + self.LAG)

@@ -32,17 +32,16 @@ from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
-from mpmkit.server.child import Child, Context
+from mpmkit.server.child import Child, Context, PipeOfDeath
 from mpmkit.server.core import Handler, Service
 from mpmkit.server.listen import Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
-from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.scoreboard import Scoreboard
 
 # CPython 3.11 specialises a function after 8 runs, later ones sooner. The first round is before the copy.
 ROUNDS = 11
 # What runs in a child or in its parent, and can't be rehearsed: its code is copied whole.
-UNREHEARSED = {f"mpmkit.server.{name}" for name in ("child", "pod", "pool", "scoreboard")}
+UNREHEARSED = {f"mpmkit.server.{name}" for name in ("child", "pool", "scoreboard")}
 # What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2

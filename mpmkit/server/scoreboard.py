@@ -101,8 +101,6 @@ class Scoreboard:
     ServerLimit × ThreadLimit asks for more memory than there is.
     """
 
-    _magic: int = _header(0)
-    _mpm: int = _header(1)
     server_limit: int = _header(2)
     thread_limit: int = _header(3)
     process_limit: int = _header(4)
@@ -122,13 +120,13 @@ class Scoreboard:
         sizes = _sizes(directives.ServerLimit, directives.ThreadLimit)
         memory = mmap.mmap(-1, sum(sizes)) if path is None else _mapped_file(path, sum(sizes))
         self._divide(memory, sizes)
-        self._mpm = MPMS.index(directives.mpm)
+        self._header[1] = MPMS.index(directives.mpm)
         self.server_limit, self.thread_limit = directives.ServerLimit, directives.ThreadLimit
         self.parent_pid = os.getpid()
         self.config_generation = 1
         self.restart_time = time.time_ns()
         self.set_limits(directives)
-        self._magic = MAGIC  # last: a reader that finds it finds a whole header
+        self._header[0] = MAGIC  # last: a reader that finds it finds a whole header
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
@@ -171,7 +169,7 @@ class Scoreboard:
 
     @property
     def mpm(self) -> str:
-        return MPMS[self._mpm]
+        return MPMS[self._header[1]]
 
     def born(self, slot: int, pid: int, generation: int) -> None:
         self._used = max(self._used, slot + 1)
@@ -197,8 +195,19 @@ class Scoreboard:
             if row[i] in only:
                 row[i] = state
 
-    def process(self, slot: int) -> ProcessSlot:
-        return ProcessSlot(self, slot)
+    # What a child writes into the record of its own process.
+
+    def quiescing(self, slot: int) -> None:
+        """This process is leaving: none of its threads count as idle or busy any more."""
+        self._process(slot)[P_QUIESCING] = 1
+
+    def not_accepting(self, slot: int, value: bool) -> None:
+        """Event: the listener has stopped listening, or goes on."""
+        self._process(slot)[P_NOT_ACCEPTING] = value
+
+    def connections(self, slot: int, *counts: int) -> None:
+        """Event: connections held; without a thread: in write completion, lingering close, keep-alive."""
+        _store_four(self._view, 8 * (HEADER + slot * PROCESS + P_CONNECTIONS), *counts)
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
         return (self.make_slot or WorkerSlot)(self, slot, thread)
@@ -282,29 +291,6 @@ def _mapped_file(path: str, size: int) -> mmap.mmap:
         os.close(fd)
 
 
-class ProcessSlot:
-    """The writer of one child's process record."""
-
-    __slots__ = ("_base", "_fields", "_view", "slot")
-
-    def __init__(self, board: Scoreboard, slot: int) -> None:
-        self.slot, self._base = slot, slot * PROCESS
-        self._fields, self._view = board._processes, board._view
-
-    def quiescing(self) -> None:
-        """This process is leaving: none of its threads count as idle or busy any more."""
-        self._fields[self._base + P_QUIESCING] = 1
-
-    def not_accepting(self, value: bool) -> None:
-        """Event: the listener has stopped listening, or goes on."""
-        self._fields[self._base + P_NOT_ACCEPTING] = value
-
-    def connections(self, total: int, writing: int, keep_alive: int, closing: int) -> None:
-        """Event: connections held, and how many of them wait without a thread."""
-        offset = 8 * (HEADER + self._base + P_CONNECTIONS)
-        _store_four(self._view, offset, total, writing, closing, keep_alive)
-
-
 class WorkerSlot:
     """The writer of one thread's worker record: its counters are stored together once a request."""
 
@@ -334,9 +320,9 @@ class WorkerSlot:
     def get(self) -> int:
         return self._states[self._index]
 
-    def connected(self, client: bytes) -> None:
-        """A new connection: its client (64 bytes, padded), and its own counts from zero."""
-        self._texts[self._text : self._text + CLIENT] = client
+    def connected(self, client: str) -> None:
+        """A new connection: its client's address, and its own counts from zero."""
+        self._texts[self._text : self._text + CLIENT] = text_field(client, CLIENT)
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 

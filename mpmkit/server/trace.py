@@ -27,7 +27,7 @@ from mpmkit.server.core import ConnectionFactory
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.logs import open_log
 from mpmkit.server.parked import ParkedConnections
-from mpmkit.server.scoreboard import ProcessSlot, Scoreboard, WorkerSlot
+from mpmkit.server.scoreboard import Scoreboard, WorkerSlot
 
 _MODELS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "mpm")
 
@@ -75,7 +75,7 @@ class Tracer:
             (Connection, "half_close", self.after("lingered", "LINGER")),
             (Connection, "close", self.before("closed", "CLOSED")),
             (WorkerSlot, "set", self.letter),
-            (ProcessSlot, "not_accepting", self.listening),
+            (Scoreboard, "not_accepting", self.listening),
             (Scoreboard, "set_states", self.letters),
             (Scoreboard, "died", self.died),
         )
@@ -178,8 +178,8 @@ class Tracer:
             self.write("expired", conn, "PROCESSING")
         return due
 
-    def listening(self, method: Callable, process: ProcessSlot, stopped: bool) -> None:
-        method(process, stopped)
+    def listening(self, method: Callable, board: Scoreboard, slot: int, stopped: bool) -> None:
+        method(board, slot, stopped)
         self.write("disabled" if stopped else "enabled")
 
 
