@@ -4,14 +4,12 @@
     next_request()      a Request, or None: more bytes are needed. Raises RequestError
     next_piece()        the next piece of that request's body, from the bytes of feed_body(data)
 
-h11 decides what a valid request is. Before it sees a head, httpd's additional rules apply: the limits
-(LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare line feeds, blank lines before the
-request line. After it comes the server's part: the path, the body's framing, whether the connection is
-kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
+h11 decides what a valid request is. Before it sees a head, httpd's additional rules apply: the limits, bare
+line feeds, blank lines before the request line. After it comes the server's part: the path, the body's
+framing, whether the connection is kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
 
-Bodies are cut into pieces here, by Content-Length or by chunks (RFC 9112, 7.1). A line of the chunked framing
-ends in CRLF and has no control character: bytes that another server on the way may treat as the end of a
-line must not be part of one here.
+A line of the chunked framing (RFC 9112, 7.1) ends in CRLF and has no control character: bytes that another
+server on the way may treat as the end of a line must not be part of one here.
 """
 
 import os

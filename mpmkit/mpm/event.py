@@ -106,13 +106,7 @@ class EventChild(ThreadedChild):
         if self.above_limit() or not self.queue.try_get_idler():
             self.socks.disable(declined=True)
             return
-        try:
-            accepted = self.socks[listener].accept_bare()
-        except OSError as error:
-            self.accept_failed(error)
-            accepted = None
-        if accepted is None:
-            self.queue.release()
+        if (accepted := self.accepted(self.socks[listener].accept_bare)) is None:
             return
         conn = self.service.connection(*accepted, nonblocking=True)
         conn.state = None  # no worker has had it yet

@@ -46,13 +46,7 @@ class WorkerChild(ThreadedChild):
 
     def accept(self, listener: Acceptor) -> None:
         """One new connection for the worker that is reserved; without one this process leaves."""
-        try:
-            accepted = listener.accept()
-        except OSError as error:
-            self.accept_failed(error)
-            accepted = None
-        if accepted is None:
-            self.queue.release()
+        if (accepted := self.accepted(listener.accept)) is None:
             self.leave()
             return
         if self.connections_left <= 0:

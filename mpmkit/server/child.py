@@ -1,7 +1,5 @@
-"""A child process of the server: its inputs, the pipe of death, its signals, scheduling and privileges.
-
-Each MPM derives its own `Child` and defines `child_main`; the rest of a child's life is in server/pool.py.
-"""
+"""A child process: its inputs, the pipe of death, signals, scheduling and privileges. Each MPM derives its own
+`Child` and defines `child_main`; the rest of a child's life is in server/pool.py."""
 
 from __future__ import annotations
 
@@ -153,11 +151,9 @@ class Child:
 
 
 def set_child_signals() -> None:
-    """TERM ends a child at once, as httpd's: by the kernel, since a Python handler would wait until a
-    script's C code returns. The others are for the parent alone.
-
-    By the C module: `signal`'s own functions make an enum of each number, and the pages that this writes
-    to would be 0.3 MB of each child's own memory."""
+    """TERM ends a child at once, as httpd's: by the kernel, since a Python handler would wait until a script's C
+    code returns. The others are for the parent alone. By the C module: `signal`'s own functions make an enum of
+    each number, and the pages that this writes to would be 0.3 MB of each child's own memory."""
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGWINCH):
         _signal.signal(number, _signal.SIG_IGN)
@@ -170,15 +166,12 @@ def takes_turns() -> bool:
 
 
 def use_batch_scheduling() -> None:
-    """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
-
-    By default a woken thread interrupts the one that woke it, and can't go on: the other has the
-    interpreter's lock. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays."""
-    try:
+    """Run under SCHED_BATCH (sched(7)): a woken thread waits until the running one sleeps. By default it
+    interrupts the one that woke it, and can't go on: the other has the interpreter's lock. SCHED_IDLE or
+    SCHED_FIFO is an operator's choice (chrt(1)), and stays."""
+    with suppress(OSError):  # forbidden here: it only costs speed
         if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except OSError:
-        pass  # forbidden here: it only costs speed
 
 
 def preload_modules(directives: Directives) -> None:

@@ -178,11 +178,10 @@ class Connection:
             raise Disconnected from None
         if not data:
             raise Disconnected
-        if not BLANK < len(data) < HEAD_SIZE:
-            if len(data) == HEAD_SIZE:
-                self.edge = True  # there may be more, and no new edge will tell
-            elif data == b"\r\n" * (len(data) // 2):
-                return False  # blank lines after the last request: still nothing to do
+        if len(data) == HEAD_SIZE:
+            self.edge = True  # there may be more, and no new edge will tell
+        elif len(data) <= BLANK and data == b"\r\n" * (len(data) // 2):
+            return False  # blank lines after the last request: still nothing to do
         self.protocol.feed(data)
         return True
 

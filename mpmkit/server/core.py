@@ -49,17 +49,11 @@ def default_error_page(status: int, conn: Connection, method: str = "GET") -> Re
 
 class ConnectionFactory:
     """Makes a connection of what `accept` gave: plain, over TLS, filtered. Which of these is decided
-    when a configuration is read, so that a server without any asks one question.
-
-    hosts    virtual hosts, each of which may have a certificate of its own
-
-    Raises DirectiveError if the directives of TLS can't be used.
-    """
+    when a configuration is read, so that a server without any asks one question. hosts: each may have a
+    certificate of its own. Raises DirectiveError if the directives of TLS can't be used."""
 
     def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
-        self._directives = d
-        self._requests = requests
-        self.first_timeout = first_timeout(d)
+        self._directives, self._requests, self.first_timeout = d, requests, first_timeout(d)
         self._tls: type[TlsConnection] | None = None
         self._filter = None
         if d.tls:

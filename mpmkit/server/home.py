@@ -34,7 +34,7 @@ MAKE = (
 
 
 class PidFileError(Exception):
-    """The file can't be read, is no PidFile, or can't be written; the text says what to do."""
+    """A PidFile that can't be read or written, or is none; the text says what to do."""
 
     ah = "AH00058"
 
@@ -100,9 +100,8 @@ def write_pid(path: str) -> int | None:
             file.write(b"%d\n" % os.getpid())
         os.rename(temporary, path)
     except OSError as error:
-        where = "name a file in a directory that exists and may be written"
-        text = f"PidFile {path} cannot be written: {error.strerror}; {where}"
-        raise PidFileWriteError(text) from None
+        text = f"PidFile {path} cannot be written: {error.strerror}; name a file in a directory that exists "
+        raise PidFileWriteError(f"{text}and may be written") from None
     return stale if stale != os.getpid() else None
 
 
@@ -156,15 +155,15 @@ def self_signed(directory: str) -> tuple[str, str]:
     For the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made."""
     import subprocess
 
-    certificate = os.path.join(directory, "server.crt")
-    key = os.path.join(directory, "server.key")
+    certificate, key = (os.path.join(directory, f"server.{end}") for end in ("crt", "key"))
     command = [*MAKE.split(), "-keyout", key, "-out", certificate]
     try:
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        text = "there is no openssl program to make a certificate with: install the openssl package"
-        own = "or name your own with SSLCertificateFile and SSLCertificateKeyFile"
-        raise DirectiveError(f"{text}, {own}") from None
+        text = "there is no openssl program to make a certificate with: install the openssl package, or name "
+        raise DirectiveError(
+            f"{text}your own with SSLCertificateFile and SSLCertificateKeyFile"
+        ) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
         raise DirectiveError(f"openssl made no certificate: {said[-1:] or error}") from None

@@ -4,8 +4,7 @@
     the request's Host           ──> the first of the chain that has the name, or an alias of it,
                                      or else the first of the chain
 
-With virtual hosts `Hosts` is the server's handler and access log: it looks the host up in two caches. Without,
-the handler is the router itself.
+With virtual hosts `Hosts` is the server's handler and access log: it looks the host up in two caches.
 """
 
 from __future__ import annotations
@@ -93,11 +92,6 @@ class Hosts:
         self.only_main = Chain([main])
         # The chain of a connection's own address.
         self.at = lru_cache(NAMES_KEPT)(lambda at: chain_at(self.chains, *at) or self.only_main)
-
-    def _resolve(self, name: str) -> list[str]:
-        if not (found := addresses_of(name)):
-            self.unknown.append(name)
-        return found
 
     def within(self, address: str, port: int) -> Iterable[Chain]:
         """The chains that connections to a listening socket may have."""

@@ -8,10 +8,9 @@
     HUP         restart          children killed, configuration read again, a new generation
     USR1        graceful         configuration read again, a new generation; the old one finishes
 
-The loop wakes once a second, as Apache's does: deaths, forks and retirements happen at these times.
-The children belong to the pool (pool.py). This file owns what outlives them: the PidFile, the signals,
-the configuration that is read again at a restart, and the generations. Signals are blocked, and wait for
-`sigtimedwait`: there is no handler.
+The loop wakes once a second, as Apache's does. The children belong to the pool (pool.py). This file owns what
+outlives them: the PidFile, the signals, the configuration that is read again at a restart, and the
+generations. Signals are blocked, and wait for `sigtimedwait`: there is no handler.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Parent(Pool):
         listeners: Sequence[listen.Listener], *, ready: Callable[[str], None] = lambda url: None,
         lifeline: int | None = None, command_line: str = "", own: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        parents = [*own, *(() if lifeline is None else (lifeline,))]
+        parents = [*own] if lifeline is None else [*own, lifeline]
         super().__init__(child_class, service, listeners, parents)
         self.configure, self._ready, self._closed_by_ready = configure, ready, own
         self._ends_with, self._command_line = lifeline, command_line

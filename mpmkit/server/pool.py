@@ -1,7 +1,5 @@
-"""The pool: the child processes of the server, and the rows of the scoreboard that are theirs.
-
-policy/maintenance.py, a pure function, decides what to do; the control process (parent.py), when.
-"""
+"""The child processes of the server, and their rows of the scoreboard. policy/maintenance.py, a pure function,
+decides what to do; the control process (parent.py), when."""
 
 from __future__ import annotations
 

@@ -32,7 +32,6 @@ from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import DEAD, STARTING
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
-
 HEADER = 16  # numbers of 64 bits, of which the first ten are used
 
 # Process fields, all 64-bit, in ProcessRow's order: these, and three more that belong to the last.
@@ -91,23 +90,16 @@ def _header(index: int) -> Any:
 
 
 class Scoreboard:
-    """The parent makes one before it forks; children inherit the memory.
-
-    generation           Apache's my_generation: 0 at first, one more at each restart
-    config_generation    how many times the configuration was read, 1 after the start
-    restart_time         ns since the epoch of the start or the last SIGHUP
-
-    Raises OSError when the ScoreBoardFile can't be made, MemoryError or OSError when
-    ServerLimit × ThreadLimit asks for more memory than there is.
-    """
+    """The parent makes one before it forks; children inherit the memory. Raises OSError when the ScoreBoardFile
+    can't be made, MemoryError or OSError when ServerLimit × ThreadLimit asks for more memory than there is."""
 
     server_limit: int = _header(2)
     thread_limit: int = _header(3)
     process_limit: int = _header(4)
     threads_per_child: int = _header(5)
-    generation: int = _header(6)
-    config_generation: int = _header(7)
-    restart_time: int = _header(8)
+    generation: int = _header(6)  # Apache's my_generation: 0 at first, one more at each restart
+    config_generation: int = _header(7)  # readings of the configuration, 1 after the start
+    restart_time: int = _header(8)  # ns since the epoch of the start or the last SIGHUP
     parent_pid: int = _header(9)
 
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
@@ -137,8 +129,9 @@ class Scoreboard:
         with open(path, "rb") as file:
             head = file.read(8 * HEADER)
             if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
-                text = f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
-                raise ValueError(text)
+                raise ValueError(
+                    f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
+                )
             sizes = _sizes(*struct.unpack_from("=2q", head, 16))
             self._divide(mmap.mmap(file.fileno(), sum(sizes), access=mmap.ACCESS_READ), sizes)
         return self
@@ -195,10 +188,8 @@ class Scoreboard:
             if row[i] in only:
                 row[i] = state
 
-    # What a child writes into the record of its own process.
-
     def quiescing(self, slot: int) -> None:
-        """This process is leaving: none of its threads count as idle or busy any more."""
+        """By that child: it is leaving, none of its threads count as idle or busy any more."""
         self._process(slot)[P_QUIESCING] = 1
 
     def not_accepting(self, slot: int, value: bool) -> None:
@@ -220,8 +211,7 @@ class Scoreboard:
         return self._process(slot)[P_GENERATION]
 
     def rows(self, free: int) -> Snapshot:
-        """For the parent: the slots that it has ever used, and `free` more. So a pass costs by the
-        children that there were at a time, not by ServerLimit."""
+        """The slots ever used, and `free` more: a pass costs by the children there were, not by ServerLimit."""
         return self.snapshot(min(self.server_limit, self._used + free))
 
     def snapshot(self, slots: int | None = None) -> Snapshot:
@@ -307,9 +297,8 @@ class WorkerSlot:
         self._offset = board._offsets[3] + 8 * WORKER * self._index
         self._text = self._index * TEXT
         # The slot's own counts outlive the process; those of the child and the connection do not.
-        _, _, self.access_count, self.bytes_served, _, _, self.duration, *_ = board._workers[
-            self._index * WORKER : (self._index + 1) * WORKER
-        ].tolist()
+        counts = board._workers[self._index * WORKER : (self._index + 1) * WORKER].tolist()
+        _, _, self.access_count, self.bytes_served, _, _, self.duration, *_ = counts
         self.conn_count = self.conn_bytes = self.my_access_count = self.my_bytes_served = 0
         self.tid = 0
         self.vhost(board.vhost)

@@ -4,11 +4,10 @@
                                    SSLObject (OpenSSL)
     socket <── send <── outgoing ──┘                 └──< what we answer
 
-OpenSSL never sees the socket, so a connection waits as it does without TLS. A read takes whole records, the
-pieces that TLS encrypts (up to 16 KiB): `recv` returns all that it can decrypt, and nothing waits in OpenSSL,
-where no epoll would see it. The thread that reads the first request makes the handshake, never the listener:
-a client that does not go on with it costs a worker, for as long as RequestReadTimeout's `handshake` and
-Timeout allow.
+OpenSSL never sees the socket, so a connection waits as it does without TLS. `recv` returns all that it can
+decrypt, and nothing waits in OpenSSL, where no epoll would see it. The thread that reads the first request makes
+the handshake, never the listener: a client that does not go on with it costs a worker, for as long as
+RequestReadTimeout's `handshake` and Timeout allow.
 
 Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
 can resume what another one began.

@@ -1,11 +1,8 @@
 """TraceLog: what moved each connection, a line a step; docs/TRACER.md has the columns.
 
-The code that serves knows nothing of this. `begin` wraps methods of the classes that the three models
-share, once, in the control process before its first fork. Without TraceLog this module is not imported
-and no class is changed, so the hot path has neither a branch nor a call more.
-
-Each step is written at once by one `write` to a file opened with O_APPEND: a child that crashes loses
-none. A disk that is full ends the trace, not the server.
+The code that serves knows nothing of this. `begin` wraps methods of the classes that the three models share,
+once, in the control process before its first fork. Each step is written at once by one `write` to a file opened
+with O_APPEND: a child that crashes loses none. A disk that is full ends the trace, not the server.
 """
 
 import os
@@ -41,9 +38,9 @@ def begin(directives: Directives) -> None:
         setattr(kind, name, _wrapped(getattr(kind, name), step))
 
 
-def _wrapped(method: Callable[..., Any], step: Callable[..., Any]) -> Callable[..., Any]:
+def _wrapped(method: Callable, step: Callable) -> Callable:
     """`method`, which `step` calls, and writes what it did."""
-    return lambda self, *args, **named: step(method, self, *args, **named)
+    return lambda *args, **named: step(method, *args, **named)
 
 
 class Tracer:
