@@ -93,12 +93,6 @@ def whole_number(digits: bytes | str, most: int = LONGEST) -> int | None:
     return value
 
 
-def text_field(value: bytes | str, size: int) -> bytes:
-    """`value` cut or padded with NULs to exactly `size` bytes, as the scoreboard's texts need it."""
-    raw = value.encode("latin-1", "replace") if isinstance(value, str) else value
-    return raw[: size - 1].ljust(size, b"\0")
-
-
 # Module and level of refusals in the error log; the others are at debug, as in httpd.
 LOGGED_AS = {
     **dict.fromkeys(("AH00135", "AH10244"), ("core", "error")),

@@ -69,10 +69,7 @@ class Protocol:
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
 
     def feed(self, data: bytes) -> None:
-        if self.pending:
-            self.pending += data
-        else:
-            self.pending = data
+        self.pending += data
 
     @property
     def unread(self) -> bool:
@@ -191,7 +188,7 @@ def check_line(head: bytes, directives: Directives) -> int:
         if not _BARE_LINE_FEED.search(head, 0, limit + 2):
             raise RequestError(414, f"request line over LimitRequestLine {limit}", ah="AH00565")
     if head.count(b"\n") != head.count(b"\r\n"):
-        raise _bare_line_feed()
+        raise RequestError(400, "a line ends in a bare line feed", ah="AH00566")
     if line_end >= 0 and not REQUEST_LINE.match(head, 0, line_end):
         line = os.fsdecode(head[: min(line_end, 200)])
         raise RequestError(400, f"malformed request line {line}", ah=_malformed(head[:line_end]))
@@ -215,7 +212,7 @@ class GrowingHead(bytearray):
         blank = self.find(b"\r\n\r\n", max(0, seen - 3))
         last = len(self) if blank < 0 else blank + 2
         if _BARE_LINE_FEED.search(self, seen, last):
-            raise _bare_line_feed()
+            raise RequestError(400, "a line ends in a bare line feed", ah="AH00566")
         size, count = directives.LimitRequestFieldSize, directives.LimitRequestFields
         longest, end = 0, self.find(b"\r\n", max(self._line, seen - 1), last)
         while end >= 0:
@@ -230,10 +227,6 @@ class GrowingHead(bytearray):
             why = f"more header fields than LimitRequestFields {count}"
             raise RequestError(400, why, ah="AH00563")
         return blank >= 0
-
-
-def _bare_line_feed() -> RequestError:
-    return RequestError(400, "a line ends in a bare line feed", ah="AH00566")
 
 
 def _malformed(line: bytes) -> str:

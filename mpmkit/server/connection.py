@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from mmap import MAP_PRIVATE, mmap
 from time import monotonic
 from types import MethodType
@@ -44,10 +45,8 @@ class Disconnected(Exception):
 
 
 def receive(sock: Any, size: int, flags: int = 0) -> bytes:
-    """Like a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: the result has no spare room.
-
-    `recv` allocates `size` bytes and cuts off the unused part, for which malloc has little use: with reads of
-    any length, a child grew by megabytes."""
+    """Like a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`. `recv` allocates `size` bytes and
+    cuts off the unused part, for which malloc has little use: with reads of any length, a child grew by MBs."""
     try:
         buffer = _spare.pop()
     except IndexError:
@@ -64,10 +63,8 @@ def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
         return receive(sock, size, flags)
     data = sock.recv(SHORT, flags)
     if len(data) == SHORT:
-        try:
+        with suppress(OSError):  # no more yet; or a reset, after which the next read finds the end
             data += receive(sock, size - SHORT, _NOW)
-        except OSError:  # no more yet; or a reset, after which the next read finds the end
-            pass
     return data
 
 
@@ -286,10 +283,8 @@ class Connection:
             self.pending = memoryview(data)[sent:]
 
     def send_mapped(self, head: bytes, body: memoryview) -> None:
-        """Send `head` and a mapped file in one call, where `direct`; event as `send`. Raises Disconnected.
-
-        Only the kernel reads the mapping: where the file has become shorter it answers EFAULT. To look
-        at the bytes here would end the process (SIGBUS)."""
+        """Send `head` and a mapped file in one call, where `direct`; event as `send`. Raises Disconnected. Only
+        the kernel reads the mapping: where the file has become shorter it answers EFAULT, not SIGBUS."""
         try:
             sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
         except OSError as error:
@@ -309,10 +304,8 @@ class Connection:
             self.pending = body[-left:]
 
     def send_file(self, head: bytes, body: FileBody) -> None:
-        """Send `head` and a file's bytes; closes the file. Raises Disconnected.
-
-        EnableSendfile On: the kernel copies file to socket; under event a slow client's rest
-        waits in `pending` without a thread. Off (the default): read, and `send`. So does httpd."""
+        """Send `head` and a file's bytes; closes the file. Raises Disconnected. EnableSendfile On: the kernel
+        copies file to socket; under event a slow client's rest waits in `pending`. Off: read, and `send`."""
         try:
             self._write(memoryview(head), _MORE)
             if body.sendfile and self.direct:
@@ -397,12 +390,10 @@ class Connection:
         for silence, LINGER_MAX in all."""
         if not self.client_is_done() and self.half_close():
             until = monotonic() + LINGER_MAX
-            try:
+            with suppress(OSError):
                 self.set_timeout(LINGER_SILENCE)
                 while receive(self.sock, LINGER_READ) and monotonic() < until:
                     pass
-            except OSError:
-                pass
         self.close()
 
     def client_is_done(self) -> bool:

@@ -77,10 +77,8 @@ class Chain:
 
 
 class Hosts:
-    """The handler of a server with virtual hosts. `main` answers where no host's address fits.
-
-    Names of <VirtualHost> are looked up now; `unknown` has those that no address was found for.
-    """
+    """The handler of a server with virtual hosts. `main` answers where no host's address fits. Names of
+    <VirtualHost> are looked up now; `unknown` has those that no address was found for."""
 
     def __init__(self, main: HostService, sites: Sequence[HostService]) -> None:
         self.main = main
@@ -153,10 +151,8 @@ class HostSlot(WorkerSlot):
 
 
 class Certificates:
-    """The context of each TLS connection: by its address, and then by the name in the handshake (SNI).
-
-    Raises DirectiveError as `tls.context_for` does, for the hosts of TLS sockets.
-    """
+    """The context of each TLS connection: by its address, and then by the name in the handshake (SNI). Raises
+    DirectiveError as `tls.context_for` does, for the hosts of TLS sockets."""
 
     def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
         self._hosts, self._context_for = hosts, context_for

@@ -9,9 +9,7 @@ Apache's own layout (scoreboard.h), one after the other:
     texts       client, vhost, protocol and request line of one thread slot
 
 There is no lock: each record has one writer at a time, and a byte or an aligned 64-bit integer is written
-atomically. A state change is one store.
-
-With ScoreBoardFile the memory is a named file, as in httpd, and `Scoreboard.attach` reads it from
+atomically. With ScoreBoardFile the memory is a named file, as in httpd, and `Scoreboard.attach` reads it from
 another process: that costs no request, and needs no idle worker.
 """
 
@@ -24,10 +22,10 @@ import stat
 import struct
 import time
 from collections.abc import Callable
+from operator import setitem
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS, Directives
-from mpmkit.http.messages import text_field
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import DEAD, STARTING
 
@@ -79,14 +77,10 @@ class WorkerRow(NamedTuple):
 
 def _header(index: int) -> Any:
     """A number of the header, as an attribute of the scoreboard."""
-
-    def read(board: Scoreboard) -> int:
-        return board._header[index]
-
-    def write(board: Scoreboard, value: int) -> None:
-        board._header[index] = value
-
-    return property(read, write)
+    return property(
+        lambda board: board._header[index],
+        lambda board, value: setitem(board._header, index, value),
+    )
 
 
 class Scoreboard:
@@ -254,6 +248,11 @@ class Scoreboard:
         self._map.close()
 
 
+def _text(value: str, size: int) -> bytes:
+    """Cut or padded with NULs to exactly `size` bytes."""
+    return value.encode("latin-1", "replace")[: size - 1].ljust(size, b"\0")
+
+
 def _sizes(server_limit: int, thread_limit: int) -> tuple[int, ...]:
     """Bytes of header, processes, states, workers, texts."""
     slots = server_limit * thread_limit
@@ -311,7 +310,7 @@ class WorkerSlot:
 
     def connected(self, client: str) -> None:
         """A new connection: its client's address, and its own counts from zero."""
-        self._texts[self._text : self._text + CLIENT] = text_field(client, CLIENT)
+        self._texts[self._text : self._text + CLIENT] = _text(client, CLIENT)
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
@@ -323,7 +322,7 @@ class WorkerSlot:
 
     def vhost(self, name: str) -> None:
         start = self._text + CLIENT
-        self._texts[start : start + VHOST] = text_field(name, VHOST)
+        self._texts[start : start + VHOST] = _text(name, VHOST)
 
     def served(self, sent: int, took: int, now: int) -> None:
         """One request done, at `now` ns: `sent` bytes in both directions (as mod_logio counts), `took` ns."""

@@ -44,9 +44,8 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     key = directives.SSLCertificateKeyFile or certificate
     _check_pem(name, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
-    context.minimum_version = versions[directives.SSLProtocol[0]]
-    context.maximum_version = versions[directives.SSLProtocol[-1]]
+    versions = [ssl.TLSVersion[name.replace(".", "_")] for name in directives.SSLProtocol]
+    context.minimum_version, context.maximum_version = versions[0], versions[-1]
     context.set_alpn_protocols(["http/1.1"])
     # A client could ask for one handshake after the other, each of which costs the server more.
     context.options |= ssl.OP_NO_RENEGOTIATION
