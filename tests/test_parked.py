@@ -160,7 +160,7 @@ class AgainstAList(RuleBasedStateMachine):
     def counted(self) -> None:
         states = Counter(state for _, state in self.due.values())
         lingering = states[LINGER_NORMAL] + states[LINGER_SHORT]
-        counted = (states[WRITING], states[KEEPALIVE], lingering)
+        counted = (states[WRITING], lingering, states[KEEPALIVE])
         assert self.house.parked.lingering == lingering
         assert self.house.parked.counts() == counted
 
