@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import select
-from functools import partial
 from time import monotonic
 
 from mpmkit.mpm.threaded import NEVER, ThreadedChild
@@ -56,11 +55,9 @@ class EventChild(ThreadedChild):
         self.epoll = select.epoll()
         self.parked = ParkedConnections(self.epoll, self.directives, self.wake_listener)
         self.connections: dict[int, Connection] = {}
-        write = partial(self.board.connections, self.slot)
-        self.counters = Counters(write, self.connections, self.parked)
+        self.counters = Counters(self.board, self.slot, self.connections, self.parked)
         self.wakeup = self.eventfd()
-        not_accepting = partial(self.board.not_accepting, self.slot)
-        self.socks = ListenSocks(self.epoll, self.listeners, not_accepting)
+        self.socks = ListenSocks(self.epoll, self.listeners, self.board, self.slot)
 
     # -- the listener thread --------------------------------------------------------------------
 

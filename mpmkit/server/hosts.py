@@ -91,6 +91,11 @@ class Hosts:
         # The chain of a connection's own address.
         self.at = lru_cache(NAMES_KEPT)(lambda at: chain_at(self.chains, *at) or self.only_main)
 
+    def _resolve(self, name: str) -> list[str]:
+        if not (found := addresses_of(name)):
+            self.unknown.append(name)
+        return found
+
     def within(self, address: str, port: int) -> Iterable[Chain]:
         """The chains that connections to a listening socket may have."""
         here = canonical_address(address) if address else ""

@@ -15,11 +15,12 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 
 from mpmkit.config.directives import Directives
+from mpmkit.server.scoreboard import Scoreboard
 
 # Errors that concern one connection, not the listener: try the next one. (APR's list in unixd.c.)
 TRANSIENT_ERRORS = frozenset((
@@ -240,11 +241,10 @@ class ListenSocks(dict[int, Listener]):
     was turned away while they were enabled last; it takes more room then."""
 
     def __init__(
-        self, epoll: select.epoll, listeners: Sequence[Listener],
-        not_accepting: Callable[[bool], None],
-    ) -> None:  # fmt: skip
+        self, epoll: select.epoll, listeners: Sequence[Listener], board: Scoreboard, slot: int
+    ) -> None:
         super().__init__((sock.fileno(), sock) for sock in listeners)
-        self._epoll, self._not_accepting = epoll, not_accepting
+        self._epoll, self._board, self._slot = epoll, board, slot
         self.enabled = self.declined = False
 
     def enable(self) -> None:
@@ -252,7 +252,7 @@ class ListenSocks(dict[int, Listener]):
             self.enabled, self.declined = True, False
             for fd in self:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            self._not_accepting(False)
+            self._board.not_accepting(self._slot, False)
 
     def disable(self, declined: bool = False) -> None:
         self.declined |= declined
@@ -260,7 +260,7 @@ class ListenSocks(dict[int, Listener]):
             self.enabled = False
             for fd in self:
                 self._epoll.unregister(fd)
-            self._not_accepting(True)
+            self._board.not_accepting(self._slot, True)
 
 
 def has_pending_connection(listener: Listener) -> bool:

@@ -37,6 +37,7 @@ from mpmkit.policy.states import (
 )
 from mpmkit.policy.timeouts import TimeoutQueue
 from mpmkit.server.connection import Connection
+from mpmkit.server.scoreboard import Scoreboard
 
 NEVER = float("inf")
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -142,16 +143,17 @@ class Counters:
     AGE, LAG = 1.0, 0.02
 
     def __init__(
-        self, write: Callable[..., None], connections: Sized, parked: ParkedConnections
-    ) -> None:  # fmt: skip
+        self, board: Scoreboard, slot: int, connections: Sized, parked: ParkedConnections
+    ) -> None:
         self.due = NEVER
-        self._write, self._connections, self._parked = write, connections, parked
+        self._board, self._slot, self._connections, self._parked = board, slot, connections, parked
 
     def turn(self, now: float, news: bool) -> None:
         """A turn of the listener is over. news: there were events. What they lead to comes later, so their
         counters are made once more."""
         if now >= self.due:
-            self._write(len(self._connections), *self._parked.counts())
+            counts = len(self._connections), *self._parked.counts()
+            self._board.connections(self._slot, *counts)
             self.due = now + (self.LAG if news else self.AGE if self._connections else NEVER)
         elif news:
             self.due = min(self.due, now + self.LAG)
