@@ -21,8 +21,8 @@ from support.servers import command, environment, free_ports
 from support.waiting import alive, all_gone, children_of, logged, patience, poll_until
 
 from mpmkit.cli import httpd
-from mpmkit.server import pidfile
-from mpmkit.server.pidfile import PidFileError
+from mpmkit.server import home
+from mpmkit.server.home import PidFileError
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -433,20 +433,20 @@ def test_without_a_process_of_its_own(house, define, session):
 
 def test_a_pid_file_is_whole_or_not_there(tmp_path):
     path = str(tmp_path / "x.pid")
-    assert pidfile.read(path) is None and pidfile.running(path) is None
-    assert pidfile.write(path) is None
+    assert home.read_pid(path) is None and home.running(path) is None
+    assert home.write_pid(path) is None
     assert (tmp_path / "x.pid").read_text() == f"{os.getpid()}\n"
     assert [p.name for p in tmp_path.iterdir()] == ["x.pid"], "there is no other file"
-    assert pidfile.read(path) == os.getpid()
-    assert pidfile.running(path) is None, "this is us: no other process runs"
-    assert pidfile.remove(path) is True and pidfile.remove(path) is False
+    assert home.read_pid(path) == os.getpid()
+    assert home.running(path) is None, "this is us: no other process runs"
+    assert home.remove_pid(path) is True and home.remove_pid(path) is False
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "12x", "-5", "0", "1" * 80, "99999999999"])
 def test_a_broken_pid_file_stops_every_word(house, text, here):
     house.pid_file.write_text(f"{text}\n" if text else "")
     with pytest.raises(PidFileError, match="holds no process id"):
-        pidfile.read(str(house.pid_file))
+        home.read_pid(str(house.pid_file))
     for word in ("start", "stop"):
         status, out, err = here("-k", word)
         assert (status, out) == (1, "")

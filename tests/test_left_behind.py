@@ -13,8 +13,8 @@ from support.configured import directives
 from support.servers import Serve, command, environment, free_ports, serving
 from support.waiting import all_gone, children_of, poll_until
 
-from mpmkit.server import home, pidfile
-from mpmkit.server.pidfile import PidFileError, PidFileWriteError
+from mpmkit.server import home
+from mpmkit.server.home import PidFileError, PidFileWriteError
 from mpmkit.server.scoreboard import Scoreboard
 
 DIRECTIVES = directives()
@@ -72,13 +72,13 @@ def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path)
     for target in (victim, tmp_path / "nothing"):
         path.symlink_to(target)
         with pytest.raises(PidFileError, match="it is a symbolic link"):
-            pidfile.read(str(path))
+            home.read_pid(str(path))
         with pytest.raises(PidFileWriteError, match="it is a symbolic link"):
-            pidfile.write(str(path))
+            home.write_pid(str(path))
         path.unlink()
     temporary = tmp_path / f"pid.{os.getpid()}"
     temporary.symlink_to(victim)
-    pidfile.write(str(path))
+    home.write_pid(str(path))
     assert path.read_text() == f"{os.getpid()}\n" and victim.read_text() == VICTIM
 
 
@@ -90,7 +90,7 @@ def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path)
     ("python3.13t -X dev -I -W error -m mpmkit httpd -k start", True),
 ])  # fmt: skip
 def test_a_server_is_known_by_its_whole_command_line(line, server):
-    assert pidfile.is_server_command([word.encode() for word in line.split(" ")]) is server
+    assert home.is_server_command([word.encode() for word in line.split(" ")]) is server
 
 
 def test_a_server_that_can_fork_no_child_is_not_ready(tmp_path):

@@ -17,9 +17,9 @@ from support.waiting import poll_until
 from mpmkit.policy.states import KEEPALIVE, LINGER_NORMAL, LINGER_SHORT, PROCESSING
 from mpmkit.policy.states import WRITE_COMPLETION as WRITING
 from mpmkit.policy.timeouts import ReadDeadline
+from mpmkit.server.child import PipeOfDeath
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.parked import NEVER, ParkedConnections
-from mpmkit.server.pod import PipeOfDeath
 
 STATES = {KEEPALIVE: 5.0, WRITING: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
 THEN = {KEEPALIVE: LINGER_SHORT, WRITING: LINGER_NORMAL, LINGER_NORMAL: None, LINGER_SHORT: None}
@@ -160,7 +160,7 @@ class AgainstAList(RuleBasedStateMachine):
     def counted(self) -> None:
         states = Counter(state for _, state in self.due.values())
         lingering = states[LINGER_NORMAL] + states[LINGER_SHORT]
-        counted = (states[WRITING], states[KEEPALIVE], lingering)
+        counted = (states[WRITING], lingering, states[KEEPALIVE])
         assert self.house.parked.lingering == lingering
         assert self.house.parked.counts() == counted
 

@@ -8,7 +8,6 @@ from support.configured import directives as configured
 from support.servers import serving
 from support.waiting import poll_until
 
-from mpmkit.http.messages import text_field
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
 from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
@@ -50,10 +49,9 @@ def test_birth_and_death_of_a_process(board):
     board.born(1, 4711, 7)
     assert shown(board.snapshot().processes[1]) == (4711, 7, 0, 0, (0, 0, 0, 0))
     assert states(board) == [".....", "SSS..", ".....", "....."]
-    process = board.process(1)
-    process.quiescing()
-    process.not_accepting(True)
-    process.connections(9, 1, 5, 2)
+    board.quiescing(1)
+    board.not_accepting(1, True)
+    board.connections(1, 9, 1, 2, 5)
     assert shown(board.snapshot().processes[1]) == (4711, 7, 1, 1, (9, 1, 5, 2))
     assert board.snapshot().processes[0].connections == 0
     board.born(1, 4712, 8)  # a new child finds no trace of the last one
@@ -73,7 +71,7 @@ def test_what_is_served_is_counted(board):
     worker = board.worker(0, 1)
     worker.set(READY)
     worker.tid = 101
-    worker.connected(text_field("127.0.0.1", CLIENT))
+    worker.connected("127.0.0.1")
     worker.requested(b"http/1.1", b"GET / HTTP/1.1")
     worker.served(500, 2_000_000, 10**18)
     worker.served(700, 3_000_000, 10**18 + 5)
@@ -84,7 +82,7 @@ def test_what_is_served_is_counted(board):
     assert (row.duration, row.last_duration, row.last_used) == (5_000_000, 3_000_000, 10**18 + 5)
     assert (row.client, row.protocol, row.request) == ("127.0.0.1", "http/1.1", "GET / HTTP/1.1")
     assert board.totals() == (2, 1200, 5_000_000)
-    worker.connected(text_field("127.0.0.2", CLIENT))
+    worker.connected("127.0.0.2")
     worker.served(1, 1, 10**18 + 9)
     (row,) = board.workers()
     assert (row.conn_count, row.my_access_count, row.client) == (1, 3, "127.0.0.2")
@@ -111,7 +109,7 @@ def test_neighbours_keep_their_texts(board):
     """Fields are of a fixed size, side by side: the longest must not reach the next."""
     workers = [board.worker(slot, thread) for slot in range(4) for thread in range(5)]
     for number, worker in enumerate(workers):
-        worker.connected(text_field(f"client {number}" + "c" * 100, CLIENT))
+        worker.connected(f"client {number}" + "c" * 100)
         worker.vhost(f"host {number}" + "h" * 100)
         worker.requested(b"p" * 100, b"line %d" % number + b"r" * 100)
         worker.served(number, number, number)

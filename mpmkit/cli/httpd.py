@@ -20,10 +20,10 @@ from mpmkit.cli.configuration import Configuration, StartError
 from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
 from mpmkit.config.environment import COMPILED_IN
 from mpmkit.config.httpd_conf import Conf, Source, read
-from mpmkit.server import pidfile
+from mpmkit.server import home
+from mpmkit.server.home import PidFileError
 from mpmkit.server.listen import ListenError, open_listeners
 from mpmkit.server.logs import ErrorLog, LogError, not_a_file
-from mpmkit.server.pidfile import PidFileError
 
 CONFIG_FILE = "conf/httpd.conf"  # below ServerRoot, without -f
 
@@ -249,7 +249,7 @@ def name_note(server_name: str) -> list[Note]:
 
 def signal_server(word: str, path: str | None) -> bool:
     """What -k asks for. True: there is a server to start. Raises PidFileError, PermissionError."""
-    pid = pidfile.running(path) if path else None
+    pid = home.running(path) if path else None
     number = WORDS[word]
     if pid is None:
         if word == "start":
@@ -257,7 +257,7 @@ def signal_server(word: str, path: str | None) -> bool:
         if word in ("restart", "graceful"):
             print("httpd not running, trying to start")
             return True
-        stale = pidfile.read(path) if path else None
+        stale = home.read_pid(path) if path else None
         print(f"httpd (pid {stale}?) not running" if stale else "httpd (no pid file) not running")
     elif number is None:
         print(f"httpd (pid {pid}) already running")
@@ -274,7 +274,7 @@ def stop_anyway(conf: Conf, word: str) -> int:
     """-k stop with a bad file. httpd refuses, but stopping a server needs only its PidFile."""
     named = {setting.name.lower(): setting.args for setting in conf.settings if setting.args}
     path = os.path.join(*named.get("serverroot", ("",))[:1], named["pidfile"][0])
-    if pidfile.running(path) is None:
+    if home.running(path) is None:
         return 1
     report(f"the file is bad, but its PidFile {path} names the server: it is stopped")
     signal_server(word, path)

@@ -20,9 +20,9 @@ from mpmkit.config.directives import MPMS, DirectiveError, Section, Setting
 from mpmkit.config.httpd_conf import Conf, Source
 from mpmkit.config.keywords import from_keywords
 from mpmkit.server import home
+from mpmkit.server.home import PidFileError
 from mpmkit.server.listen import Listener, ListenError, bind, open_listeners
 from mpmkit.server.logs import LogError
-from mpmkit.server.pidfile import PidFileError
 
 # What a lab's server has before any file is read; a file or an option may say otherwise.
 DEFAULTS = (

@@ -32,11 +32,10 @@ from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
 from mpmkit.http.target import quote_line, split_target
-from mpmkit.server.output import Disconnected
+from mpmkit.server.connection import Connection, Disconnected
 
 if TYPE_CHECKING:
     from mpmkit.handlers.gateway import Programs
-    from mpmkit.server.connection import Connection
     from mpmkit.server.logs import ErrorLog
 
 Handler = Callable[[Request, "Connection"], Response]

@@ -24,10 +24,9 @@ from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.static import signature_of
 from mpmkit.http import messages
 from mpmkit.http.messages import BODYLESS_STATUSES, LONGEST, FileBody, Request, Response, page
-from mpmkit.server.connection import Connection
-from mpmkit.server.core import Begun, Service, begin
+from mpmkit.server.connection import Connection, Disconnected
+from mpmkit.server.core import Begun, Service
 from mpmkit.server.logs import ErrorLog
-from mpmkit.server.output import Disconnected
 
 LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of their line
 # Three digits of a final status, a blank, and a reason: PEP 3333, and RFC 9112, 4.
@@ -304,7 +303,7 @@ class _Call:
             if self._service is None or self._sent or self._written or self._bodyless(head):
                 self._written.append(data)
                 return
-            self._begun = begin(self._conn, self._request, self._response([], None), self._service)
+            self._begun = Begun(self._conn, self._request, self._response([], None), self._service)
             self._sent = True
         left = len(data) if head.length is None else head.length - self._begun.count
         self._begun.write(data[:left])

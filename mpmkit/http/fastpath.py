@@ -1,15 +1,12 @@
 """The short ways from bytes to a Request. Parsing a head costs h11 about 35 µs; two ways avoid that.
 
-**Heads seen before.** Most heads repeat. The Request for the exact bytes of a complete head without a
-body is cached, and the same bytes get the same Request; a head that differs in one byte is parsed.
+**Heads seen before.** The Request for the exact bytes of a complete head without a body is cached, on second
+sight: one-off heads would evict others and write to untouched memory, which costs more than parsing them.
 
 **Plain heads.** A head whose lines all follow RFC 9112's grammar, with exactly one Host, and without a
 field about a body or the next protocol, has only one reading. It is read line by line, and most field lines
 have been seen before, in other heads. This way only answers "plain" or "ask h11": it refuses no head, and
 tests compare all that it accepts with `parse_head`'s reading of the same bytes.
-
-**Entries are cached on second sight.** One-off heads would evict others and write to untouched
-memory, which costs more than parsing them.
 """
 
 import re
@@ -54,10 +51,9 @@ def tokens(value: bytes | None) -> frozenset[bytes]:
 
 
 class RequestCache:
-    """The short ways to a Request, and their caches in a process, `known` and `lines`. Both are bounded,
-    and emptied when they are full. All threads of a process share them without a lock: each step is one
-    operation on a dict or a set, and what it finds is whole. Threads that add at the same moment may go
-    beyond a bound, by one entry each."""
+    """The caches of a process, `known` and `lines`, which are emptied when they are full. All threads share them
+    without a lock: each step is one operation on a dict or a set, and what it finds is whole. Threads that
+    add at the same moment may go beyond a bound, by one entry each."""
 
     __slots__ = ("_fields", "_longest", "_once", "known", "lines")
 
@@ -76,8 +72,7 @@ class RequestCache:
             self._learn(self.known, head, request, HEADS_REMEMBERED)
 
     def _learn(self, table: dict[bytes, Any], data: bytes, value: Any, most: int) -> None:
-        """Put `data` into a table if it has been here lately (or other bytes with the same hash: that does no
-        harm)."""
+        """Put `data` into a table if it has been here lately (or others with its hash, which is harmless)."""
         if (number := hash(data)) in self._once:
             if len(table) >= most:
                 table.clear()

@@ -93,12 +93,6 @@ def whole_number(digits: bytes | str, most: int = LONGEST) -> int | None:
     return value
 
 
-def text_field(value: bytes | str, size: int) -> bytes:
-    """`value` cut or padded with NULs to exactly `size` bytes, as the scoreboard's texts need it."""
-    raw = value.encode("latin-1", "replace") if isinstance(value, str) else value
-    return raw[: size - 1].ljust(size, b"\0")
-
-
 # Module and level of refusals in the error log; the others are at debug, as in httpd.
 LOGGED_AS = {
     **dict.fromkeys(("AH00135", "AH10244"), ("core", "error")),
@@ -250,19 +244,14 @@ def http_date(seconds: float) -> str:
 
 
 def parse_http_date(value: bytes) -> int | None:
-    """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7):
-
-        Sun, 06 Nov 1994 08:49:37 GMT       what all clients send
-        Sunday, 06-Nov-94 08:49:37 GMT      RFC 850's; of two digits, 70 to 99 are of the last century
-        Sun Nov  6 08:49:37 1994            asctime's
-
-    None for anything else: then the header is ignored.
-    """
+    """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7); None for anything else:
+    then the header is ignored."""
     try:
         match value.partition(b";")[0].decode("ascii").replace("-", " ").split():
+            # Sun, 06 Nov 1994 08:49:37 GMT; RFC 850's has dashes and two digits: 70 to 99 are of the last century
             case [name, day, month, year, clock, "GMT"] if name.endswith(","):
                 pass
-            case [_, month, day, clock, year]:
+            case [_, month, day, clock, year]:  # asctime's: Sun Nov  6 08:49:37 1994
                 pass
             case _:
                 return None

@@ -4,14 +4,12 @@
     next_request()      a Request, or None: more bytes are needed. Raises RequestError
     next_piece()        the next piece of that request's body, from the bytes of feed_body(data)
 
-h11 decides what a valid request is. Before it sees a head, httpd's additional rules apply: the limits
-(LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare line feeds, blank lines before the
-request line. After it comes the server's part: the path, the body's framing, whether the connection is
-kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
+h11 decides what a valid request is. Before it sees a head, httpd's additional rules apply: the limits, bare
+line feeds, blank lines before the request line. After it comes the server's part: the path, the body's
+framing, whether the connection is kept. Most heads take a shorter way (`http/fastpath.py`) to the same Request.
 
-Bodies are cut into pieces here, by Content-Length or by chunks (RFC 9112, 7.1). A line of the chunked framing
-ends in CRLF and has no control character: bytes that another server on the way may treat as the end of a
-line must not be part of one here.
+A line of the chunked framing (RFC 9112, 7.1) ends in CRLF and has no control character: bytes that another
+server on the way may treat as the end of a line must not be part of one here.
 """
 
 import os
@@ -24,7 +22,6 @@ import h11
 from mpmkit.config.access import METHODS
 from mpmkit.config.directives import Directives
 from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
-from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_line
 from mpmkit.http.messages import Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
@@ -43,6 +40,12 @@ _BLANK_CONTINUATION = re.compile(rb"\r\n[ \t]+\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]+")  # and the blanks before it are one blank (RFC 9112, 5.2)
 _LENGTHS = re.compile(rb"\ncontent-length:([^\r]*(?:\r\n[ \t][^\r]*)*)", re.IGNORECASE)
 
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/[1-9]\.[0-9]\Z")
+_METHOD = re.compile(_TOKEN + rb"\Z")
+_VERSION = re.compile(rb"HTTP/[1-9]\.[0-9]\Z")
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+
 # What h11 says of a head, and httpd's id for the same.
 _H11_SAYS = {
     "Missing mandatory Host": "AH00569", "multiple Host": "AH00550", "Content-Length": "AH10242",
@@ -53,66 +56,46 @@ _H11_SAYS = {
 class Protocol:
     """One connection's side of HTTP/1.x. All connections of a process share `cache`."""
 
-    __slots__ = ("_allowed", "_between", "_buffer", "_cache", "_directives", "_pieces", "body")
+    __slots__ = ("_allowed", "_between", "_cache", "_directives", "_pieces", "body", "pending")
 
     def __init__(self, directives: Directives, cache: RequestCache) -> None:
         self._directives = directives
         self._cache = cache
-        self._buffer = b""
+        self.pending = (
+            b""  # what has come, and no request has used yet: a partial head, or pipelined requests
+        )
         self._between = False  # a request has been read: blank lines after it are skipped
         self.body: Body | None = None  # the current request's, while it is not read to its end
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
 
     def feed(self, data: bytes) -> None:
-        if self._buffer:
-            self._buffer += data
-        else:
-            self._buffer = data
-
-    @property
-    def pending(self) -> bool:
-        """Bytes have come that no request has used yet (a partial head, or pipelined requests)."""
-        return bool(self._buffer)
-
-    @property
-    def size(self) -> int:
-        """Bytes that have come of the next request."""
-        return len(self._buffer)
+        self.pending += data
 
     @property
     def unread(self) -> bool:
         """The client has sent, or may still send, bytes that are not read: of a body, or beyond it."""
-        return self.body is not None or bool(self._buffer)
-
-    @property
-    def of_head(self) -> bool:
-        """The request being read is a HEAD, as far as it has come: its refusal has no body, either."""
-        return self._buffer[:5] == b"HEAD "
+        return self.body is not None or bool(self.pending)
 
     @property
     def line(self) -> bytes:
         """The first line of what has come, b"" while it is incomplete: for logs and time-outs."""
-        return bytes(self._buffer[: max(self._buffer.find(b"\r\n"), 0)])
-
-    def refused(self) -> Request | None:
-        """What an access log may show of the head that `next_request` has refused."""
-        return partial_request(bytes(self._buffer), self._directives)
+        return bytes(self.pending[: max(self.pending.find(b"\r\n"), 0)])
 
     def next_request(self) -> Request | None:
         """The next request once its head is complete. Raises RequestError: then answer and close."""
         cache = self._cache
-        buffer = self._buffer
+        buffer = self.pending
         try:
             request = cache.known.get(buffer)
         except TypeError:  # a GrowingHead, which no dict takes: to ask first would cost more
             assert isinstance(buffer, GrowingHead)
             if not buffer.complete(self._directives):
                 return None
-            self._buffer = bytes(buffer)
+            self.pending = bytes(buffer)
             return self.next_request()
         if request is not None:
             self._between = True
-            self._buffer = b""
+            self.pending = b""
             return request
         end = buffer.find(b"\r\n\r\n") + 4
         if end == 3:
@@ -130,19 +113,19 @@ class Protocol:
                     most = min(self._directives.LimitRequestFieldSize, TRAILERS)
                     self._pieces = body.pieces(request.length, most)
                     self.limit_body(request, self._directives.longest_body)
-                    self._between, self._buffer = True, b""
+                    self._between, self.pending = True, b""
                     return request
             cache.remember(head, request)
         rest = buffer[end:]
         self._between = True
-        self._buffer = _BLANK_LINES.sub(b"", rest, 1) if rest else rest
+        self.pending = _BLANK_LINES.sub(b"", rest, 1) if rest else rest
         return request
 
     def _incomplete(self, buffer: bytes) -> Request | None:
         """Not a whole head yet. Refuse now what can't become a valid one."""
         if self._between and buffer.startswith(b"\r\n"):
-            self._buffer = _BLANK_LINES.sub(b"", buffer, 1)
-            return self.next_request() if self._buffer else None
+            self.pending = _BLANK_LINES.sub(b"", buffer, 1)
+            return self.next_request() if self.pending else None
         if buffer.startswith((b"\r", b"\n")):
             rest = _TEN_BLANK_LINES.sub(b"", buffer, 1)
             if rest.startswith((b"\n", b"\r\n")):
@@ -151,10 +134,10 @@ class Protocol:
                 return None
             if rest.startswith(b"\r"):
                 raise RequestError(400, "a carriage return instead of a request line", ah="AH03447")
-            self._buffer = rest
+            self.pending = rest
             return self.next_request()
         if check_line(buffer, self._directives) > 0:
-            self._buffer = head = GrowingHead(buffer)  # type: ignore[assignment]
+            self.pending = head = GrowingHead(buffer)  # type: ignore[assignment]
             head.complete(self._directives)
         return None
 
@@ -190,9 +173,70 @@ class Protocol:
             if self._allowed < 0:
                 return self.next_piece()
         if data == b"":
-            self._buffer = _BLANK_LINES.sub(b"", body.rest, 1)
+            self.pending = _BLANK_LINES.sub(b"", body.rest, 1)
             self.body = None
         return data
+
+
+def check_line(head: bytes, directives: Directives) -> int:
+    """The first line's length, -1 if it is not complete. Raises RequestError: LimitRequestLine (414),
+    bare line feeds anywhere and what is no request line (400)."""
+    limit = directives.LimitRequestLine
+    line_end = head.find(b"\r\n")
+    if (line_end if line_end >= 0 else len(head) - head.endswith(b"\r")) > limit + 1:
+        # Whichever of the two comes first in the bytes: the answer must not depend on how they are cut.
+        if not _BARE_LINE_FEED.search(head, 0, limit + 2):
+            raise RequestError(414, f"request line over LimitRequestLine {limit}", ah="AH00565")
+    if head.count(b"\n") != head.count(b"\r\n"):
+        raise RequestError(400, "a line ends in a bare line feed", ah="AH00566")
+    if line_end >= 0 and not REQUEST_LINE.match(head, 0, line_end):
+        line = os.fsdecode(head[: min(line_end, 200)])
+        raise RequestError(400, f"malformed request line {line}", ah=_malformed(head[:line_end]))
+    return line_end
+
+
+class GrowingHead(bytearray):
+    """A head whose first line is right, and whose end may be still to come. Only what is new is looked at,
+    so the time that a head takes is linear, however its client cuts it. LimitRequestFieldSize and
+    LimitRequestFields hold as it grows: a client can't fill our memory."""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__(head)
+        self._seen = 0
+        self._line = head.index(b"\r\n") + 2  # where the field begins that is not complete
+        self._fields = 0  # that are complete
+
+    def complete(self, directives: Directives) -> bool:
+        """Whether its end has come. Raises RequestError for what no end can make right."""
+        seen, self._seen = self._seen, len(self)
+        blank = self.find(b"\r\n\r\n", max(0, seen - 3))
+        last = len(self) if blank < 0 else blank + 2
+        if _BARE_LINE_FEED.search(self, seen, last):
+            raise RequestError(400, "a line ends in a bare line feed", ah="AH00566")
+        size, count = directives.LimitRequestFieldSize, directives.LimitRequestFields
+        longest, end = 0, self.find(b"\r\n", max(self._line, seen - 1), last)
+        while end >= 0:
+            longest = max(longest, end - self._line)
+            self._line = end + 2
+            self._fields += 1
+            end = self.find(b"\r\n", self._line, last)
+        if max(longest, last - self._line) > size + 1:
+            why = f"a header field is over LimitRequestFieldSize {size}"
+            raise RequestError(400, why, ah="AH00561")
+        if count and self._fields > count:
+            why = f"more header fields than LimitRequestFields {count}"
+            raise RequestError(400, why, ah="AH00563")
+        return blank >= 0
+
+
+def _malformed(line: bytes) -> str:
+    """httpd's id for what is wrong with a request line."""
+    words = line.split(b" ")
+    if not _METHOD.match(words[0]):
+        return "AH03445"
+    if len(words) != 3:
+        return "AH03448"
+    return "AH00566" if _VERSION.match(words[2]) else "AH02418"
 
 
 class Body:

@@ -40,7 +40,7 @@ from mpmkit.policy.states import (
     WRITE_COMPLETION,
 )
 from mpmkit.server.connection import Connection, Disconnected
-from mpmkit.server.core import client_text, finish_request, process_request
+from mpmkit.server.core import finish_request, process_request
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.listen import ListenSocks
 from mpmkit.server.parked import LINGERING, Counters, ParkedConnections
@@ -55,9 +55,9 @@ class EventChild(ThreadedChild):
         self.epoll = select.epoll()
         self.parked = ParkedConnections(self.epoll, self.directives, self.wake_listener)
         self.connections: dict[int, Connection] = {}
-        self.counters = Counters(self.process, self.connections, self.parked)
+        self.counters = Counters(self.board, self.slot, self.connections, self.parked)
         self.wakeup = self.eventfd()
-        self.socks = ListenSocks(self.epoll, self.listeners, self.process.not_accepting)
+        self.socks = ListenSocks(self.epoll, self.listeners, self.board, self.slot)
 
     # -- the listener thread --------------------------------------------------------------------
 
@@ -103,13 +103,7 @@ class EventChild(ThreadedChild):
         if self.above_limit() or not self.queue.try_get_idler():
             self.socks.disable(declined=True)
             return
-        try:
-            accepted = self.socks.accept(listener)
-        except OSError as error:
-            self.accept_failed(error)
-            accepted = None
-        if accepted is None:
-            self.queue.release()
+        if (accepted := self.accepted(self.socks[listener].accept_bare)) is None:
             return
         conn = self.service.connection(*accepted, nonblocking=True)
         conn.state = None  # no worker has had it yet
@@ -163,7 +157,7 @@ class EventChild(ThreadedChild):
         if conn.state is None:
             conn.state = PROCESSING
             slot.set(BUSY_READ)
-            slot.connected(client_text(conn.peer))
+            slot.connected(conn.peer[0])
         elif not self.parked.claim(conn):
             return
         try:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
 from mpmkit.server.child import OK, Child
 from mpmkit.server.connection import Connection
-from mpmkit.server.core import client_text, process_request
+from mpmkit.server.core import process_request
 from mpmkit.server.listen import Acceptor
 
 
@@ -51,7 +51,7 @@ class PreforkChild(Child):
         """Every request of one connection, and its close."""
         slot = self.worker
         slot.set(BUSY_READ)
-        slot.connected(client_text(conn.peer))
+        slot.connected(conn.peer[0])
         while process_request(conn, slot, self.service):
             slot.set(BUSY_KEEPALIVE)
         slot.set(CLOSING)

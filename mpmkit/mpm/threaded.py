@@ -21,16 +21,24 @@ from mpmkit.policy.states import DEAD, GRACEFUL, READY, STARTING
 from mpmkit.server.child import OK, Child
 from mpmkit.server.connection import Connection
 from mpmkit.server.fdqueue import FdQueue
-from mpmkit.server.listen import REFUSING, close_all
+from mpmkit.server.listen import REFUSING, Accepted, close_all
 from mpmkit.server.scoreboard import WorkerSlot
 
 NEVER = float("inf")
 
 
 class ThreadedChild(Child):
-    """worker and event derive from this: they define `queue`, and how a connection is served."""
+    """worker and event derive from this, and define
+
+    prepare               makes what the threads share, before they start: `queue`, and the model's own
+    listener_thread       accepts, and gives each connection to a worker, until this process leaves
+    process_connection    serves one connection, as long as the model lets it have a thread
+    """
 
     queue: FdQueue[Connection]
+    prepare: Callable[[], None]
+    listener_thread: Callable[[], None]
+    process_connection: Callable[[Connection, WorkerSlot], None]
     idle_state = READY  # what an idle worker shows in the scoreboard
 
     def child_main(self) -> int:
@@ -49,10 +57,6 @@ class ThreadedChild(Child):
         self.pod.wait(self.ended)
         self.drain()
         return self.status
-
-    def prepare(self) -> None:
-        """Make what the threads share, before they start."""
-        raise NotImplementedError
 
     def eventfd(self) -> int:
         """A descriptor that wakes a thread; it is closed when no thread is left."""
@@ -88,10 +92,6 @@ class ThreadedChild(Child):
             os._exit(self.failed(error))
         running.release()
 
-    def listener_thread(self) -> None:
-        """Accept connections and give them to workers until this process leaves."""
-        raise NotImplementedError
-
     def worker_thread(self, thread: int) -> None:
         """Take a connection, do what there is to do for it, be idle again."""
         slot = self.board.worker(self.slot, thread)
@@ -102,21 +102,25 @@ class ThreadedChild(Child):
             slot.set(self.idle_state)
         slot.set(DEAD)
 
-    def process_connection(self, conn: Connection, slot: WorkerSlot) -> None:
-        """Serve one connection, for as long as the model lets it have a thread."""
-        raise NotImplementedError
-
-    def accept_failed(self, error: OSError) -> None:
-        """Leave, since `accept` says that the listening socket or this process can't go on."""
-        if error.errno != REFUSING:  # or the parent has shut the sockets
-            self.status = self.out_of_resources(error)
-        self.leave()
+    def accepted(self, accept: Callable[[], Accepted]) -> Accepted:
+        """What `accept` returns, for the worker that is reserved; None: it is released. An error says that the
+        listening socket or this process can't go on: then this process leaves."""
+        found = None
+        try:
+            found = accept()
+        except OSError as error:
+            if error.errno != REFUSING:  # or the parent has shut the sockets
+                self.status = self.out_of_resources(error)
+            self.leave()
+        if found is None:
+            self.queue.release()
+        return found
 
     def leave(self) -> None:
         """No new connections from now on; every response says `Connection: close`."""
         if not self.leaving:
             self.leaving = True
-            self.process.quiescing()
+            self.board.quiescing(self.slot)
             os.eventfd_write(self.ended, 1)
 
     def drain(self) -> None:

@@ -23,7 +23,7 @@ from threading import Lock
 from mpmkit.mpm.threaded import NEVER, ThreadedChild
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING
 from mpmkit.server.connection import Connection
-from mpmkit.server.core import client_text, process_request
+from mpmkit.server.core import process_request
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.listen import Acceptor
 from mpmkit.server.scoreboard import WorkerSlot
@@ -46,13 +46,7 @@ class WorkerChild(ThreadedChild):
 
     def accept(self, listener: Acceptor) -> None:
         """One new connection for the worker that is reserved; without one this process leaves."""
-        try:
-            accepted = listener.accept()
-        except OSError as error:
-            self.accept_failed(error)
-            accepted = None
-        if accepted is None:
-            self.queue.release()
+        if (accepted := self.accepted(listener.accept)) is None:
             self.leave()
             return
         if self.connections_left <= 0:
@@ -64,7 +58,7 @@ class WorkerChild(ThreadedChild):
     def process_connection(self, conn: Connection, slot: WorkerSlot) -> None:
         """Every request of one connection, and its close: all in this thread."""
         slot.set(BUSY_READ)
-        slot.connected(client_text(conn.peer))
+        slot.connected(conn.peer[0])
         while process_request(conn, slot, self.service):
             slot.set(BUSY_KEEPALIVE)
         slot.set(CLOSING)

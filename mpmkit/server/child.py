@@ -1,20 +1,21 @@
-"""A child process of the server: its inputs, its signals, scheduling and privileges, its end.
-
-Each MPM derives its own `Child` and defines `child_main`; the rest of a child's life is in server/pool.py.
-"""
+"""A child process: its inputs, the pipe of death, signals, scheduling and privileges. Each MPM derives its own
+`Child` and defines `child_main`; the rest of a child's life is in server/pool.py."""
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import errno
+import fcntl
 import os
+import select
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mpmkit.config.directives import Directives
 from mpmkit.server.core import Service
 from mpmkit.server.listen import Listener
-from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.scoreboard import Scoreboard
 
 # Exit statuses of a child (mpm_common.h, but for CHILD_FAILED).
@@ -23,8 +24,80 @@ CHILD_FAILED = 1  # an error of its own, as unforeseen as a crash
 CHILD_SICK = 7  # no descriptors or memory left: come back later, start slowly
 CHILD_FATAL = 15  # no child of this configuration can work
 
+F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
 # What the system reports when it has no more to give.
 LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
+
+
+class PipeOfDeath:
+    """How the parent tells the children of a generation to leave. Raises OSError when no pipe can be made.
+
+    one byte       one child leaves when it is done (idle maintenance)
+    end of file    all of this generation leave when they are done
+
+    The parent holds the writing end, the children the reading end. A byte goes to exactly one reader, whichever
+    is waiting, so "retire one idle child" needs no choice of a victim. The end of file comes when the parent
+    closes its end (a graceful restart or stop) or is killed: children never outlive their parent.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def retire_one(self) -> None:
+        with suppress(BlockingIOError):  # 64 Ki requests to leave are waiting already
+            os.write(self._write, b"!")
+
+    def close(self) -> None:
+        """In the parent: ask this whole generation to leave."""
+        for fd in (self._read, self._write):
+            if fd >= 0:
+                os.close(fd)
+        self._read = self._write = -1
+
+    def only_read(self) -> None:
+        """A child must not hold the writing end, or it would never see its own end of file."""
+        os.close(self._write)
+        self._write = -1
+
+    def fileno(self) -> int:
+        return self._read
+
+    def called(self) -> bool:
+        """Is it this child's turn to leave? Takes the byte, if there is one. Never blocks."""
+        try:
+            os.read(self._read, 1)
+        except BlockingIOError:
+            return False
+        return True
+
+    def wait(self, other: int, seconds: float | None = None) -> bool:
+        """Wait until it is this child's turn to leave, or descriptor `other` is readable. False: `seconds` have
+        passed without either."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        poll.register(other, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
+            if not ready:
+                return False
+            if other in ready or self.called():
+                return True
+
+
+def end_with(lifeline: int) -> int:
+    """A pipe that its owner never writes to: at its end of file, when the owner is gone, this process gets
+    SIGTERM from the kernel, however busy it is. By O_ASYNC on an open file description of its own (opening
+    /proc/self/fd/N makes one), which owns the signal. Returns the descriptor that it takes."""
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(own, F_SETSIG, signal.SIGTERM)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    with suppress(BlockingIOError):
+        if not os.read(own, 1):  # the owner was gone before
+            os.kill(os.getpid(), signal.SIGTERM)
+    return own
 
 
 @dataclass(eq=False)
@@ -55,7 +128,6 @@ class Child:
         self.listeners, self.pod, self.failed = context.listeners, context.pod, context.failed
         self.board = context.board
         self.generation = self.board.generation
-        self.process = self.board.process(slot)
 
     def child_main(self) -> int:
         """Serve until it is time to leave; returns the exit status."""
@@ -79,11 +151,9 @@ class Child:
 
 
 def set_child_signals() -> None:
-    """TERM ends a child at once, as httpd's: by the kernel, since a Python handler would wait until a
-    script's C code returns. The others are for the parent alone.
-
-    By the C module: `signal`'s own functions make an enum of each number, and the pages that this writes
-    to would be 0.3 MB of each child's own memory."""
+    """TERM ends a child at once, as httpd's: by the kernel, since a Python handler would wait until a script's C
+    code returns. The others are for the parent alone. By the C module: `signal`'s own functions make an enum of
+    each number, and the pages that this writes to would be 0.3 MB of each child's own memory."""
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGWINCH):
         _signal.signal(number, _signal.SIG_IGN)
@@ -96,15 +166,12 @@ def takes_turns() -> bool:
 
 
 def use_batch_scheduling() -> None:
-    """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
-
-    By default a woken thread interrupts the one that woke it, and can't go on: the other has the
-    interpreter's lock. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays."""
-    try:
+    """Run under SCHED_BATCH (sched(7)): a woken thread waits until the running one sleeps. By default it
+    interrupts the one that woke it, and can't go on: the other has the interpreter's lock. SCHED_IDLE or
+    SCHED_FIFO is an operator's choice (chrt(1)), and stays."""
+    with suppress(OSError):  # forbidden here: it only costs speed
         if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except OSError:
-        pass  # forbidden here: it only costs speed
 
 
 def preload_modules(directives: Directives) -> None:

@@ -4,13 +4,16 @@ Waits happen in the kernel, with the socket's own time-outs (SO_RCVTIMEO and SO_
 system call, where Python's `settimeout` would poll before each. A time-out shows as BlockingIOError.
 
 Under prefork and worker one thread holds a connection to its end. Under event a thread holds it only while
-there is work to do; `nonblocking` is set, and bytes that can't be sent at once stay in `pending`.
+there is work to do; `nonblocking` is set, a thread waits only while more than FlushMaxThreshold is left to be
+sent, as in httpd, and the rest stays in `pending`: `flush` continues when the socket has room.
 """
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from mmap import MAP_PRIVATE, mmap
 from time import monotonic
 from types import MethodType
@@ -23,8 +26,8 @@ from mpmkit.http.protocol import Protocol
 from mpmkit.policy.states import LINGER_NORMAL, LINGER_SECONDS, LINGER_SHORT
 from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server.listen import timeval, unmapped
-from mpmkit.server.output import BODY_SIZE, Disconnected, Output
 
+BODY_SIZE = 65536
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
 BLANK = 16  # bytes that are too few for a request, and may be blank lines
 SHORT = 479  # bytes that fit in the largest block (512) of Python's own allocator
@@ -32,15 +35,18 @@ LINGER_READ = 32768
 LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a lingering close
 LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
 
+_MORE = socket.MSG_MORE
 _NOW = socket.MSG_DONTWAIT
 _spare: list[mmap] = []  # buffers that no thread reads into at the moment
 
 
-def receive(sock: Any, size: int, flags: int = 0) -> bytes:
-    """Like a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`: the result has no spare room.
+class Disconnected(Exception):
+    """The client is gone, or has taken nothing for Timeout seconds."""
 
-    `recv` allocates `size` bytes and cuts off the unused part, for which malloc has little use: with reads of
-    any length, a child grew by megabytes."""
+
+def receive(sock: Any, size: int, flags: int = 0) -> bytes:
+    """Like a socket's `recv`, of at most BODY_SIZE bytes, by its `recv_into`. `recv` allocates `size` bytes and
+    cuts off the unused part, for which malloc has little use: with reads of any length, a child grew by MBs."""
     try:
         buffer = _spare.pop()
     except IndexError:
@@ -57,14 +63,12 @@ def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
         return receive(sock, size, flags)
     data = sock.recv(SHORT, flags)
     if len(data) == SHORT:
-        try:
+        with suppress(OSError):  # no more yet; or a reset, after which the next read finds the end
             data += receive(sock, size - SHORT, _NOW)
-        except OSError:  # no more yet; or a reset, after which the next read finds the end
-            pass
     return data
 
 
-class Connection(Output):
+class Connection:
     """One client. Only the thread that holds it writes to it: one at a time, never two.
 
     kept        responses after which the connection was kept alive
@@ -73,14 +77,17 @@ class Connection(Output):
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     received    bytes of the request: its head, and of its body what was read
     response    the handler's, until it is logged
+    direct      what is sent goes to the kernel as it is: no TLS, no filter
+    answering   the head of an answer in pieces is out: too late for `100 Continue`
+    pending     bytes or a file not sent yet because the client takes them slowly (event only)
     state, edge, watching   event's own (parked.py): in whose hands the connection is, whether news came
                 since a thread last looked, what epoll watches it for
     """
 
     __slots__ = (
-        "_local", "_timeout", "async_safe", "body_sent", "edge",
-        "keep_alive", "kept", "peer", "protocol", "received", "recv", "request", "response", "sent", "started",
-        "state", "status", "watching",
+        "_directives", "_local", "_timeout", "answering", "async_safe", "body_sent", "direct", "edge", "fd",
+        "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "received", "recv", "request",
+        "response", "sent", "sock", "started", "state", "status", "watching",
     )  # fmt: skip
 
     body_sent: int
@@ -97,11 +104,16 @@ class Connection(Output):
         self, sock: socket.SocketType, peer: tuple, directives: Directives,
         heads: RequestCache, timeout: float, nonblocking: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(sock, directives, nonblocking)
+        self.sock: Any = sock
+        self.fd = sock.fileno()
+        self.nonblocking = nonblocking
+        self.direct = self.async_safe = True
+        self.answering = False
+        self.pending: memoryview | FileBody | None = None
+        self._directives = directives
         self.recv: Callable[..., bytes] = MethodType(receive_head, sock)
         self.peer = peer
         self.protocol = Protocol(directives, heads)
-        self.async_safe = True
         self.kept = self.received = 0
         self.request: Request | None = None
         self.edge = False
@@ -163,11 +175,10 @@ class Connection(Output):
             raise Disconnected from None
         if not data:
             raise Disconnected
-        if not BLANK < len(data) < HEAD_SIZE:
-            if len(data) == HEAD_SIZE:
-                self.edge = True  # there may be more, and no new edge will tell
-            elif data == b"\r\n" * (len(data) // 2):
-                return False  # blank lines after the last request: still nothing to do
+        if len(data) == HEAD_SIZE:
+            self.edge = True  # there may be more, and no new edge will tell
+        elif len(data) <= BLANK and data == b"\r\n" * (len(data) // 2):
+            return False  # blank lines after the last request: still nothing to do
         self.protocol.feed(data)
         return True
 
@@ -253,18 +264,136 @@ class Connection(Output):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._timeout = seconds
 
+    # -- sending: each waits in the kernel until the client has taken it, for Timeout at most ------
+
+    def send(self, data: bytes) -> None:
+        """Send a head, or a head and its body. Raises Disconnected."""
+        try:
+            if not self.nonblocking or len(data) > self._directives.FlushMaxThreshold:
+                sent = self.sock.send(data)
+                if sent < len(data):
+                    self._send_blocking(memoryview(data)[sent:])
+                return
+            sent = self.sock.send(data, _NOW)
+        except OSError as error:
+            if not (self.nonblocking and isinstance(error, BlockingIOError)):
+                raise Disconnected from None
+            sent = 0
+        if sent < len(data):
+            self.pending = memoryview(data)[sent:]
+
+    def send_mapped(self, head: bytes, body: memoryview) -> None:
+        """Send `head` and a mapped file in one call, where `direct`; event as `send`. Raises Disconnected. Only
+        the kernel reads the mapping: where the file has become shorter it answers EFAULT, not SIGBUS."""
+        try:
+            sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
+        except OSError as error:
+            if not (self.nonblocking and isinstance(error, BlockingIOError)):
+                raise Disconnected from None
+            sent = 0
+        if not (left := len(head) + len(body) - sent):
+            return
+        if left > len(body):
+            self._send_blocking(memoryview(head)[sent:])
+            left = len(body)
+        waiting = left - self._directives.FlushMaxThreshold if self.nonblocking else left
+        if waiting > 0:
+            self._send_blocking(body[-left:][:waiting])
+            left -= waiting
+        if left:
+            self.pending = body[-left:]
+
+    def send_file(self, head: bytes, body: FileBody) -> None:
+        """Send `head` and a file's bytes; closes the file. Raises Disconnected. EnableSendfile On: the kernel
+        copies file to socket; under event a slow client's rest waits in `pending`. Off: read, and `send`."""
+        try:
+            self._write(memoryview(head), _MORE)
+            if body.sendfile and self.direct:
+                if self.nonblocking:
+                    os.set_blocking(self.fd, False)
+                self.pending = body
+                if not self.flush() and not self.nonblocking:
+                    raise Disconnected
+                return
+            while body.count:
+                if not (data := os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)):
+                    raise Disconnected("the file became shorter while it was sent")
+                body.offset += len(data)
+                body.count -= len(data)
+                if body.count:
+                    self._write(memoryview(data))
+                else:
+                    self.send(data)
+        finally:
+            if not self.nonblocking:
+                self.pending = None
+            if self.pending is not body:
+                body.close()
+
+    def send_pieces(
+        self, head: bytes, pieces: Iterable[bytes], chunked: bool, last: bool = True
+    ) -> int:
+        """Send what a script yields, as it yields, the head with the first piece; returns the body's bytes.
+        last: after them the body ends. Raises Disconnected."""
+        count = 0
+        for piece in pieces:
+            if not piece:
+                continue
+            count += len(piece)
+            data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+            self._write(memoryview(head + data if head else data))
+            head = b""
+            self.answering = True
+        if end := head + (b"0\r\n\r\n" if chunked and last else b""):
+            self._write(memoryview(end))
+            self.answering = True
+        return count
+
+    def flush(self) -> bool:
+        """Send more of `pending`, under event without waiting. True when all is sent. Raises Disconnected."""
+        pending = self.pending
+        try:
+            if isinstance(pending, FileBody):
+                while pending.count:  # by the kernel, from file to socket
+                    sent = os.sendfile(self.fd, pending.fd, pending.offset, pending.count)
+                    if not sent:
+                        raise Disconnected("the file became shorter while it was sent")
+                    pending.offset += sent
+                    pending.count -= sent
+                pending.close()
+                if self.nonblocking:
+                    os.set_blocking(self.fd, True)
+            elif pending is not None:
+                while pending:
+                    pending = self.pending = pending[self.sock.send(pending, _NOW) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            raise Disconnected from None
+        self.pending = None
+        return True
+
+    def _send_blocking(self, data: memoryview, flags: int = 0) -> None:
+        try:
+            while data:
+                data = data[self.sock.send(data, flags) :]
+        except OSError:
+            raise Disconnected from None
+
+    _write = _send_blocking  # over TLS: encrypt, then send
+
+    # -- the end -----------------------------------------------------------------------------------
+
     def lingering_close(self) -> None:
         """Say that no more is coming, and read until the client has closed, too: a reset, which a close with
         unread data sends, could destroy our last response (RFC 9112, 9.6). Waits at most LINGER_SILENCE
         for silence, LINGER_MAX in all."""
         if not self.client_is_done() and self.half_close():
             until = monotonic() + LINGER_MAX
-            try:
+            with suppress(OSError):
                 self.set_timeout(LINGER_SILENCE)
                 while receive(self.sock, LINGER_READ) and monotonic() < until:
                     pass
-            except OSError:
-                pass
         self.close()
 
     def client_is_done(self) -> bool:

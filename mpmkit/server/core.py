@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.config.directives import Directives, Note
 from mpmkit.http import messages
 from mpmkit.http.fastpath import RequestCache
-from mpmkit.http.messages import FileBody, HeadStart, Request, RequestError, Response, text_field
+from mpmkit.http.messages import FileBody, HeadStart, Request, RequestError, Response
+from mpmkit.http.protocol import partial_request
 from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
 from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.listen import SecureSocket, first_timeout
@@ -48,17 +49,11 @@ def default_error_page(status: int, conn: Connection, method: str = "GET") -> Re
 
 class ConnectionFactory:
     """Makes a connection of what `accept` gave: plain, over TLS, filtered. Which of these is decided
-    when a configuration is read, so that a server without any asks one question.
-
-    hosts    virtual hosts, each of which may have a certificate of its own
-
-    Raises DirectiveError if the directives of TLS can't be used.
-    """
+    when a configuration is read, so that a server without any asks one question. hosts: each may have a
+    certificate of its own. Raises DirectiveError if the directives of TLS can't be used."""
 
     def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
-        self._directives = d
-        self._requests = requests
-        self.first_timeout = first_timeout(d)
+        self._directives, self._requests, self.first_timeout = d, requests, first_timeout(d)
         self._tls: type[TlsConnection] | None = None
         self._filter = None
         if d.tls:
@@ -149,10 +144,6 @@ class Service:
         return lines
 
 
-def client_text(peer: tuple) -> bytes:
-    return text_field(peer[0], 64)
-
-
 def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
     """Serve one request. True: the connection may carry another.
 
@@ -169,9 +160,7 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         conn.received = len(request.head)
         conn.keep_alive = True
         conn.response = response = service.handler(request, conn)
-        if conn.protocol.body is not None and isinstance(
-            response.body, (bytes, memoryview, FileBody)
-        ):
+        if conn.protocol.body is not None and type(response.body) in AT_HAND:
             conn.discard_body()  # a script that yields may yet read on
     except RequestError as error:
         drop(response, conn, service)
@@ -214,16 +203,12 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
             conn.body_sent = len(body)
             conn.sent = len(data)
             conn.send(data)
-        elif type(body) is memoryview:
-            head = b"".join((head, connection, response.after))
-            conn.body_sent = len(body)
-            conn.sent = len(head) + len(body)
-            conn.send_mapped(head, body)
-        else:
-            head = b"".join((head, connection, response.after))
-            conn.body_sent = body.count
-            conn.sent = len(head) + body.count
-            conn.send_file(head, body)
+            return
+        head = b"".join((head, connection, response.after))
+        mapped = type(body) is memoryview
+        conn.body_sent = count = len(body) if mapped else body.count
+        conn.sent = len(head) + count
+        (conn.send_mapped if mapped else conn.send_file)(head, body)
     except Disconnected:
         conn.keep_alive = False
     except RequestError as error:
@@ -238,14 +223,34 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
 
 class Begun:
     """A body in pieces: the head goes with the first, chunks where the length is not known beforehand.
-    WSGI's write() sends some before the handler returns (`begin`); then `rest` follows."""
+    WSGI's write() begins so while the handler still runs, which must then return a Response with this as
+    its body; `rest` follows."""
 
     __slots__ = ("_conn", "chunked", "count", "head", "rest", "size")
 
-    def __init__(self, conn: Connection, head: bytes, chunked: bool) -> None:
-        self._conn, self.head, self.chunked = conn, head, chunked
-        self.size, self.count = len(head), 0  # bytes of the head, and of the body
-        self.rest: Any = ()
+    def __init__(
+        self, conn: Connection, request: Request, response: Response, service: Service, rest: Any = ()
+    ) -> None:  # fmt: skip
+        conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
+        connection = CLOSE
+        if conn.keep_alive:
+            connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
+        head = service.head_start.lines(response.status, conn.started // 1_000_000_000)
+        if response.reason is not None:
+            lines = head.partition(b"\r\n")[2]
+            head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, lines)
+        http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
+        self.chunked = response.length is None and http11 and not bodyless
+        whole = (
+            head,
+            response.fields,
+            connection,
+            CHUNKED if self.chunked else b"",
+            response.after,
+        )
+        self.head = b"".join(whole)
+        self.size, self.count = len(self.head), 0  # bytes of the head, and of the body
+        self._conn, self.rest = conn, rest
 
     def write(self, piece: bytes) -> None:
         """Send a piece now. Raises Disconnected."""
@@ -260,31 +265,13 @@ class Begun:
         getattr(self.rest, "close", int)()
 
 
-def begin(conn: Connection, request: Request, response: Response, service: Service) -> Begun:
-    """Begin to send `response` while its handler still runs (WSGI's write()). The handler must then
-    return a Response with what this returns as its body."""
-    conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
-    connection = CLOSE
-    if conn.keep_alive:
-        connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
-    head = service.head_start.lines(response.status, conn.started // 1_000_000_000)
-    if response.reason is not None:
-        rest = head.partition(b"\r\n")[2]
-        head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, rest)
-    http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
-    chunked = response.length is None and http11 and not bodyless
-    whole = (head, response.fields, connection, CHUNKED if chunked else b"", response.after)
-    return Begun(conn, b"".join(whole), chunked)
-
-
 def respond_in_pieces(
     conn: Connection, request: Request, response: Response, service: Service
 ) -> None:
     """Send what a script yields, as it yields it."""
     body: Any = response.body
     if type(body) is not Begun:
-        body = begin(conn, request, response, service)
-        body.rest = response.body
+        body = Begun(conn, request, response, service, body)
     conn.body_sent = conn.sent = 0
     try:
         conn.body_sent = body.count + conn.send_pieces(body.head, body.rest, body.chunked)
@@ -331,15 +318,16 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     conn.keep_alive = False
     service.errors.refused(error, conn.peer)
     conn.body_sent = conn.sent = 0
+    head = bytes(conn.protocol.pending)  # if the request is refused for its head
     if not error.silent:
-        of_head = conn.request.method == "HEAD" if conn.request else conn.protocol.of_head
+        of_head = conn.request.method == "HEAD" if conn.request else head.startswith(b"HEAD ")
         response = service.error_page(error.status, conn, "HEAD" if of_head else "GET")
         respond(conn, conn.request, response, service)
     if conn.request is not None:
         return finish_request(conn, slot, service)
-    conn.received = conn.protocol.size
+    conn.received = len(head)
     if service.access is not None:
-        conn.request = conn.protocol.refused()  # for the access log alone: it is no request
+        conn.request = partial_request(head, service.directives)  # for the access log alone
     finish_request(conn, slot, service)
     conn.request = None
     return False

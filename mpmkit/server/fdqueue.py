@@ -7,10 +7,8 @@
                offer(item)       for an idle worker if there is one, else for the next to become idle
 
 A worker is reserved *before* accept: a process whose workers are all busy accepts nothing, and connections wait
-in the kernel's queue, where another process can take them. (Apache: fd_queue and fd_queue_info.)
-
-One lock guards two numbers and a deque. Waiting is left to two SimpleQueues, which are C code and
-wake one thread; no lock is held while a thread waits.
+in the kernel's queue, where another process can take them. (Apache: fd_queue and fd_queue_info.) One lock guards
+two numbers and a deque; no thread waits while it holds it, but by one of two SimpleQueues, which are C code.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
     protocol <── recv_into ── filter ── recv_into <── socket
              ──> send ────── filter ── send ──────>
 
-A filter has a socket's methods and passes on what it does not change. event needs to know whether it is
-`async_safe`: does epoll, which watches the socket, still see everything? Not if a filter keeps
-bytes: a request may be ready while the socket is silent. event then leaves the connection to one
+A filter has a socket's methods and passes on what it does not change. It is not `async_safe` if it keeps bytes: a
+request may be ready while the socket, which epoll watches, is silent. event then leaves the connection to one
 worker thread from accept to close, as worker does (httpd's `clogging_input_filters`).
 
 `ConnectionFilter NAME argument`, a directive of mpmkit's own, puts one into every connection.
@@ -25,11 +24,8 @@ AHEAD = 65536  # bytes that LineRate reads from the socket at a time
 
 
 class LineRate:
-    """`ConnectionFilter LINE_RATE 400`: as if the client's line carried 400 KiB/s, each way.
-
-    It reads ahead and hands out at its own pace, and it sleeps in whatever thread calls it: simple,
-    correct, and not safe for event. mod_ratelimit paces responses in the same way.
-    """
+    """`ConnectionFilter LINE_RATE 400`: as if the client's line carried 400 KiB/s, each way. It reads ahead, and
+    sleeps in whatever thread calls it. mod_ratelimit paces responses in the same way."""
 
     __slots__ = ("_ahead", "_free_in", "_free_out", "_piece", "_rate", "_sock")
     async_safe = False

@@ -1,6 +1,11 @@
-"""The folder of a running server: its scoreboard, its logs, the key of --tls.
+"""What a running server has on disk: its PidFile, and its folder with its scoreboard, its logs, the key of --tls.
 
-It is locked as long as a process of the server or its launcher lives. One without a lock was left by
+The PidFile is written to a temporary name and renamed, so that a reader sees a complete file or none. A killed
+parent leaves a *stale* one, whose number may have been reused: httpd would signal a foreign process; here one
+counts as a server only if its command line is a server's. A symbolic link in its place is refused: another
+user may have made it.
+
+The folder is locked as long as a process of the server or its launcher lives. One without a lock was left by
 SIGKILL: the next start of the same user removes it, and the key in it.
 
 The certificate is self-signed, for localhost: clients do not know it, and have to be configured to trust it
@@ -9,6 +14,7 @@ The certificate is self-signed, for localhost: clients do not know it, and have 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -16,6 +22,8 @@ from contextlib import suppress
 
 from mpmkit.config.settings import DirectiveError
 
+COMMANDS = (b"serve", b"httpd")  # those that are servers
+LONGEST = 64  # bytes of a file that can hold a process id; a longer one is something else
 PREFIX = "mpmkit-server-"
 YOUNG = 60.0  # seconds in which a new folder may not be locked yet
 # For 30 days, with a key on a curve that every client knows.
@@ -23,6 +31,87 @@ MAKE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 "
     "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"
 )
+
+
+class PidFileError(Exception):
+    """A PidFile that can't be read or written, or is none; the text says what to do."""
+
+    ah = "AH00058"
+
+
+class PidFileWriteError(PidFileError):
+    ah = "AH00099"
+
+
+def read_pid(path: str) -> int | None:
+    """The process id in a PidFile; None when there is no file. Raises PidFileError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            text = file.read(LONGEST) or b""
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise PidFileError(f"PidFile {path} cannot be read: {why}") from None
+    number = text.strip()
+    if not number.isdigit() or len(text) == LONGEST or not 0 < int(number) < 1 << 31:
+        raise PidFileError(f"PidFile {path} holds no process id")
+    return int(number)
+
+
+def is_server_command(words: list[bytes]) -> bool:
+    """Whether a command line is `python -m mpmkit serve`, `python /bin/mpmkit httpd` or the like."""
+    words = [*words, *[b""] * 4]
+    if not os.path.basename(words[0]).startswith(b"python"):
+        return False
+    while words[1].startswith(b"-") and words[1] not in (b"-m", b"-c"):
+        del words[1 : 3 if words[1] in (b"-X", b"-W") else 2]  # the interpreter's own options
+    module = words[1] == b"-m"
+    name, command = words[1 + module : 3 + module]
+    return (name if module else os.path.basename(name)) == b"mpmkit" and command in COMMANDS
+
+
+def running(path: str) -> int | None:
+    """The server that the file names, if it still runs. Our own process does not count: a container's
+    first one has the same number each time. Raises PidFileError."""
+    pid = read_pid(path)
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).split(b"\0")
+    except OSError:
+        return None
+    return pid if pid != os.getpid() and is_server_command(words) else None
+
+
+def write_pid(path: str) -> int | None:
+    """Make the PidFile ours; returns what a stale file said before, or None. Raises PidFileError."""
+    stale = None
+    with suppress(PidFileError):  # whatever it was, nothing runs under it
+        stale = read_pid(path)
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "it is a symbolic link")
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        with open(temporary, "xb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(b"%d\n" % os.getpid())
+        os.rename(temporary, path)
+    except OSError as error:
+        text = f"PidFile {path} cannot be written: {error.strerror}; name a file in a directory that exists "
+        raise PidFileWriteError(f"{text}and may be written") from None
+    return stale if stale != os.getpid() else None
+
+
+def remove_pid(path: str) -> bool:
+    """Take the PidFile away, if it is ours."""
+    with suppress(PidFileError, OSError):
+        if read_pid(path) == os.getpid():
+            os.unlink(path)
+            return True
+    return False
 
 
 def make() -> str:
@@ -66,15 +155,15 @@ def self_signed(directory: str) -> tuple[str, str]:
     For the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made."""
     import subprocess
 
-    certificate = os.path.join(directory, "server.crt")
-    key = os.path.join(directory, "server.key")
+    certificate, key = (os.path.join(directory, f"server.{end}") for end in ("crt", "key"))
     command = [*MAKE.split(), "-keyout", key, "-out", certificate]
     try:
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        text = "there is no openssl program to make a certificate with: install the openssl package"
-        own = "or name your own with SSLCertificateFile and SSLCertificateKeyFile"
-        raise DirectiveError(f"{text}, {own}") from None
+        text = "there is no openssl program to make a certificate with: install the openssl package, or name "
+        raise DirectiveError(
+            f"{text}your own with SSLCertificateFile and SSLCertificateKeyFile"
+        ) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
         raise DirectiveError(f"openssl made no certificate: {said[-1:] or error}") from None

@@ -4,8 +4,7 @@
     the request's Host           ──> the first of the chain that has the name, or an alias of it,
                                      or else the first of the chain
 
-With virtual hosts `Hosts` is the server's handler and access log: it looks the host up in two caches. Without,
-the handler is the router itself.
+With virtual hosts `Hosts` is the server's handler and access log: it looks the host up in two caches.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives, VirtualHost
@@ -78,10 +77,8 @@ class Chain:
 
 
 class Hosts:
-    """The handler of a server with virtual hosts. `main` answers where no host's address fits.
-
-    Names of <VirtualHost> are looked up now; `unknown` has those that no address was found for.
-    """
+    """The handler of a server with virtual hosts. `main` answers where no host's address fits. Names of
+    <VirtualHost> are looked up now; `unknown` has those that no address was found for."""
 
     def __init__(self, main: HostService, sites: Sequence[HostService]) -> None:
         self.main = main
@@ -159,25 +156,23 @@ class HostSlot(WorkerSlot):
 
 
 class Certificates:
-    """The context of each TLS connection: by its address, and then by the name in the handshake (SNI).
-
-    Raises DirectiveError as `tls.context_for` does, for the hosts of TLS sockets.
-    """
+    """The context of each TLS connection: by its address, and then by the name in the handshake (SNI). Raises
+    DirectiveError as `tls.context_for` does, for the hosts of TLS sockets."""
 
     def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
         self._hosts, self._context_for = hosts, context_for
         self._named: dict[tuple, Any] = {}  # by HostService.tls: for those that a name chooses
-        self._first: dict[int, Any] = {}  # by chain: what each handshake begins with
+        self._first = cache(self._begin)  # by chain: what each handshake begins with
         for listen in hosts.main.directives.Listen:
             if listen.protocol == "https":
                 for chain in hosts.within(listen.address, listen.port):
-                    self._begin(chain)
+                    self._first(chain)
 
     def _begin(self, chain: Chain) -> Any:
         for site in chain.sites:
             if site.tls not in self._named:
                 self._named[site.tls] = self._context_for(site.directives)
-        first = self._first[id(chain)] = self._context_for(chain.default.directives)
+        first = self._context_for(chain.default.directives)
 
         def choose(sslobject: Any, name: str | None, context: Any) -> None:
             if name is not None:
@@ -191,8 +186,7 @@ class Certificates:
     def of(self, sock: socket.SocketType) -> Any:
         """The context that the handshake of an accepted socket begins with."""
         address, port, *_ = unmapped(sock.getsockname())
-        chain = self._hosts.at((address, port))
-        return self._first.get(id(chain)) or self._begin(chain)
+        return self._first(self._hosts.at((address, port)))
 
 
 def addresses_of(name: str) -> list[str]:

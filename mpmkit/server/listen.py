@@ -1,7 +1,5 @@
 """Listening sockets: bind them, wait on them, accept from them.
 
-Some facts about accepting in many processes at once:
-
 * Every child holds the same listening sockets. A plain `epoll` would wake all idle children for one
   new connection (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one.
 * The sockets are non-blocking, and a busy child tries `accept` before it waits.
@@ -17,11 +15,12 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 
 from mpmkit.config.directives import Directives
+from mpmkit.server.scoreboard import Scoreboard
 
 # Errors that concern one connection, not the listener: try the next one. (APR's list in unixd.c.)
 TRANSIENT_ERRORS = frozenset((
@@ -29,14 +28,18 @@ TRANSIENT_ERRORS = frozenset((
     errno.ENETUNREACH, errno.EPROTO, errno.EAGAIN,
 ))  # fmt: skip
 
-# Listen without an address: all of this machine's, IPv6's and IPv4's by one socket (RFC 3493, 3.7), as
-# httpd has it on Linux; IPv4's alone where the kernel has no IPv6.
+# Listen without an address: one socket for IPv6 and IPv4 (RFC 3493, 3.7), or IPv4's where there is no IPv6.
 ANY = ("::", "0.0.0.0")
 _IPV6 = int(socket.AF_INET6)
 _MAPPED = "::ffff:"  # an IPv4 address, as an IPv6 socket has it
 
-# The error of accept after `refuse_all`.
-REFUSING = errno.EINVAL
+REMEDIES = {
+    errno.EADDRINUSE: "another server has it; stop that one or choose another port (0 picks a free one)",
+    errno.EACCES: "ports below 1024 need root; choose a higher one",
+    errno.EADDRNOTAVAIL: "this machine has no such address; use 127.0.0.1, or * for all",
+}
+REFUSING = errno.EINVAL  # the error of accept after `refuse_all`
+Accepted = tuple[socket.SocketType, tuple] | None  # a socket and its peer's address
 
 _timeval = struct.Struct("ll").pack
 
@@ -56,20 +59,15 @@ class SecureSocket(socket.SocketType):
 
 
 class Listener(socket.socket):
-    """A listening socket whose `accept` returns a bare C-level socket: to build a Python-level one costs
-    4 µs of a new connection's 60.
+    """A listening socket whose `accept_bare` returns a C-level socket: to build a Python-level one costs
+    4 µs of a new connection's 60."""
 
-    asked       (address, port) as Listen has them: `getsockname` does not return a name
-    number      the family of accepted sockets, as a plain int
-    bare        the class of accepted sockets
-    """
+    asked: tuple[str, int] | None = None  # by Listen: `getsockname` does not return a name
+    number = int(socket.AF_INET)  # the family of accepted sockets, as a plain int
+    bare: type[socket.SocketType] = socket.SocketType  # their class
 
-    asked: tuple[str, int] | None = None
-    number = int(socket.AF_INET)
-    bare: type[socket.SocketType] = socket.SocketType
-
-    def accept_bare(self) -> tuple[socket.SocketType, tuple] | None:
-        """(socket, peer address); None if no connection waits, or another process was faster, or its client is
+    def accept_bare(self) -> Accepted:
+        """None if no connection waits, or another process was faster, or its client is
         gone. Raises OSError for errors that concern the listener or the process."""
         try:
             fd, peer = self._accept()  # type: ignore[attr-defined]
@@ -150,17 +148,12 @@ def bind(address: str, port: int) -> Listener:
     text = f"AH00072: cannot bind to {_text((host, port))}"
     try:
         sock.bind((host, port))
-    except OSError as error:
+    except (OSError, OverflowError, TypeError) as error:
         sock.close()
-        remedy = {
-            errno.EADDRINUSE: "another server has it; stop that one or choose another port (0 picks a free one)",
-            errno.EACCES: "ports below 1024 need root; choose a higher one",
-            errno.EADDRNOTAVAIL: "this machine has no such address; use 127.0.0.1, or * for all",
-        }.get(error.errno or 0, "see the Listen directive")
+        if not isinstance(error, OSError):  # the name has characters that no name has
+            raise ListenError(f"{text}: {error}") from None
+        remedy = REMEDIES.get(error.errno or 0, "see the Listen directive")
         raise ListenError(f"({error.errno}){error.strerror}: {text}; {remedy}") from None
-    except (OverflowError, TypeError) as error:  # the name has characters that no name has
-        sock.close()
-        raise ListenError(f"{text}: {error}") from None
     return sock
 
 
@@ -203,11 +196,8 @@ def url_of(sock: Listener) -> str:
 
 
 class Acceptor:
-    """What a listener waits on: the listening sockets, and one other descriptor that ends the wait
-    (prefork: the pipe of death; worker: a wake-up of the listener thread).
-
-    One per process, made after the fork: an epoll set is not to be shared.
-    """
+    """What a listener waits on: the listening sockets, and one other descriptor that ends the wait (prefork: the
+    pipe of death; worker: a wake-up). One per process, made after the fork: an epoll set is not to be shared."""
 
     def __init__(self, listeners: Sequence[Listener], other: int) -> None:
         self._listeners = {sock.fileno(): sock for sock in listeners}
@@ -219,7 +209,7 @@ class Acceptor:
         self._epoll.register(other, select.EPOLLIN)
         self._other = other
 
-    def accept(self) -> tuple[socket.SocketType, tuple] | None:
+    def accept(self) -> Accepted:
         """The next connection; None when no connection waits and the other descriptor is readable or at its
         end, or after `refuse_all`. Raises OSError as `Listener.accept_bare`."""
         listener = self._only
@@ -247,18 +237,14 @@ class Acceptor:
 
 class ListenSocks(dict[int, Listener]):
     """The listening sockets, by descriptor, in the epoll set of event's listener: enabled, or disabled while
-    this process holds enough connections (httpd's enable_listensocks and disable_listensocks).
-
-    declined    a connection was turned away while they were enabled last: it takes more room then
-    """
+    this process holds enough connections (httpd's enable_listensocks and disable_listensocks). declined: one
+    was turned away while they were enabled last; it takes more room then."""
 
     def __init__(
-        self, epoll: select.epoll, listeners: Sequence[Listener],
-        not_accepting: Callable[[bool], None],
-    ) -> None:  # fmt: skip
+        self, epoll: select.epoll, listeners: Sequence[Listener], board: Scoreboard, slot: int
+    ) -> None:
         super().__init__((sock.fileno(), sock) for sock in listeners)
-        self._epoll = epoll
-        self._not_accepting = not_accepting
+        self._epoll, self._board, self._slot = epoll, board, slot
         self.enabled = self.declined = False
 
     def enable(self) -> None:
@@ -266,7 +252,7 @@ class ListenSocks(dict[int, Listener]):
             self.enabled, self.declined = True, False
             for fd in self:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            self._not_accepting(False)
+            self._board.not_accepting(self._slot, False)
 
     def disable(self, declined: bool = False) -> None:
         self.declined |= declined
@@ -274,11 +260,7 @@ class ListenSocks(dict[int, Listener]):
             self.enabled = False
             for fd in self:
                 self._epoll.unregister(fd)
-            self._not_accepting(True)
-
-    def accept(self, fd: int) -> tuple[socket.SocketType, tuple] | None:
-        """The connection that waits at `fd`, see `Listener.accept_bare`."""
-        return self[fd].accept_bare()
+            self._board.not_accepting(self._slot, True)
 
 
 def has_pending_connection(listener: Listener) -> bool:

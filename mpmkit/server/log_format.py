@@ -30,14 +30,11 @@ if TYPE_CHECKING:
 
 Field = Callable[["Connection", int, "Site"], str]  # (connection, ns at the end, server) -> text
 Line = Callable[["Connection", int], str]
+_LINE = rb"(?im)^%b: *([^\r\n]*)\r?$"  # of a head, with the field of a name
 
 
 class Site:
-    """What the formats show of the server: %v, %V, %p, %f, %X and %{Server}o.
-
-    own     ServerName; without one, the machine's name
-    host    its name, as a log has it
-    """
+    """What the formats show of the server. own: ServerName, or else the machine's name; host: it in a log."""
 
     def __init__(self, d: Directives) -> None:
         self.directives = d
@@ -109,10 +106,6 @@ def _bytes(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-def _field_line(name: str) -> re.Pattern[bytes]:
-    return re.compile(rb"(?im)^%b: *([^\r\n]*)\r?$" % re.escape(_bytes(name)))
-
-
 def _header(key: bytes, conn: Connection, now: int, site: Site) -> str:
     found = conn.request.get(key) if conn.request is not None else None
     return "-" if found is None else quote_line(found)
@@ -130,7 +123,7 @@ def _variable(name: str, conn: Connection, now: int, site: Site) -> str:
     return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
 
 
-def _answered(key: bytes, lines: re.Pattern[bytes], conn: Connection, now: int, site: Site) -> str:
+def _answered(key: bytes, find: Callable, conn: Connection, now: int, site: Site) -> str:
     """%{NAME}o: a header of the response. Those that the connection writes come from its state."""
     if key == b"date":
         return http_date(conn.started // 1_000_000_000)
@@ -140,7 +133,7 @@ def _answered(key: bytes, lines: re.Pattern[bytes], conn: Connection, now: int, 
         asks = conn.request is not None and conn.request.asks_keep_alive
         return "close" if not conn.keep_alive else "Keep-Alive" if asks else "-"
     sent = conn.response
-    found = lines.search(sent.fields + sent.after) if sent is not None else None
+    found = find(sent.fields + sent.after) if sent is not None else None
     return quote_line(found[1]) if found else "-"
 
 
@@ -155,9 +148,8 @@ def _local(index: int, conn: Connection) -> str:
 def _kept(conn: Connection, site: Site) -> int:
     """As httpd's ap_set_keepalive counts: responses after which the connection was kept, so the last request
     repeats a number; but for the one after MaxKeepAliveRequests, before which %X is - already."""
-    return max(
-        0, conn.kept - (not conn.keep_alive and conn.kept != site.directives.MaxKeepAliveRequests)
-    )
+    repeats = not conn.keep_alive and conn.kept != site.directives.MaxKeepAliveRequests
+    return max(0, conn.kept - repeats)
 
 
 # %LETTER, and %{word}LETTER with one of a few words.
@@ -209,7 +201,9 @@ OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
 WITH_TEXT: dict[str, Callable[[str], Field]] = {
     "i": lambda text: partial(_header, _bytes(text.lower())),
     "C": lambda text: partial(_cookie, _bytes(text)),
-    "o": lambda text: partial(_answered, _bytes(text.lower()), _field_line(text)),
+    "o": lambda text: partial(
+        _answered, _bytes(text.lower()), re.compile(_LINE % re.escape(_bytes(text))).search
+    ),
     "e": lambda text: partial(_variable, text),
     "t": _time,
     # Variables of mod_ssl, notes of modules, trailers: not known here.
@@ -240,20 +234,19 @@ def _part(piece: Piece) -> Field:
     if not letter:
         return lambda conn, now, site: piece.text
     if argument is None and (text := OF_REQUEST.get(letter)):
-        last, none = _shows_last(piece), "" if letter == "q" else "-"
+        last = ">" in piece.text or ("<" not in piece.text and letter != "U")
 
         def of_request(conn: Connection, now: int, site: Site) -> str:
             request = _last(conn) if last else conn.request
-            return text(request, site) if request is not None else none
+            return text(request, site) if request is not None else "" if letter == "q" else "-"
 
         return of_request
     if argument is not None and letter in WITH_TEXT:
         return WITH_TEXT[letter](argument)
     if found := FIELDS.get(letter if argument is None else f"{{{argument}}}{letter}"):
         return found
-    if argument is not None and (
-        words := [key[1:-2] for key in FIELDS if key.endswith(f"}}{letter}")]
-    ):
+    words = [key[1:-2] for key in FIELDS if key.endswith(f"}}{letter}")]
+    if argument is not None and words:
         raise FormatError(f"{piece.text!r}: use one of {', '.join(words)}")
     known = " %".join([*FIELDS, *OF_REQUEST, *(f"{{...}}{one}" for one in WITH_TEXT)])
     raise FormatError(f"{piece.text!r} is unknown; known are %{known}")
@@ -263,19 +256,14 @@ def _only_for(piece: Piece, part: Field) -> Field:
     """`%400,501…` and `%!200,304…`: for these statuses only, or for all others."""
     if not piece.condition:
         return part
-    others = piece.condition.startswith("!")
-    words = piece.condition.removeprefix("!").split(",")
-    if not all(re.fullmatch(r"[1-5]\d\d", word) for word in words):
+    if not re.fullmatch(r"!?[1-5]\d\d(,[1-5]\d\d)*", piece.condition):
         why = "a condition is a list of statuses, such as %!200,304..."
         raise FormatError(f"{piece.text!r}: {why}")
-    statuses = frozenset(map(int, words))
+    only = not piece.condition.startswith("!")
+    statuses = frozenset(map(int, piece.condition.removeprefix("!").split(",")))
     return lambda conn, now, site: (
-        part(conn, now, site) if (conn.status in statuses) != others else "-"
+        part(conn, now, site) if (conn.status in statuses) == only else "-"
     )
-
-
-def _shows_last(piece: Piece) -> bool:
-    return ">" in piece.text or ("<" not in piece.text and piece.letter != "U")
 
 
 def _common(conn: Connection, now: int) -> str:

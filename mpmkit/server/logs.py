@@ -4,8 +4,7 @@ Each line is one `write` to a file opened for appending, so that lines of many p
 and nothing is lost when a process is killed.
 
 The pipe to a program (`CustomLog "|rotatelogs …"`) lasts as long as the configuration. The program is the
-parent's child, with the parent's user: it is started before the server's first child, and again, on the
-same pipe, when it ends. So lines written in between are not lost.
+parent's child: it is started before the first of the server's, and again, on the same pipe, when it ends.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import signal
 import time
 from _thread import get_native_id
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives, Note
@@ -30,10 +29,7 @@ if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
 
 _RANK = {level: i for i, level in enumerate((*LEVELS, *TRACES))}
-
-
-# All but printable ASCII is escaped in the error log; quotes are left as they are.
-_UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
+_UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")  # in the error log; quotes are left as they are
 
 
 def escaped(text: str) -> str:
@@ -51,8 +47,7 @@ class LogError(Exception):
 
 
 class PipedLog:
-    """`|program arguments`, also with a second `|`; `|$line` is a line for the shell. Raises ValueError for a
-    line that cannot be read."""
+    """`|program arguments`, also with a second `|`; `|$line` is for the shell. Raises ValueError."""
 
     def __init__(self, log: str) -> None:
         from shlex import split  # here: few servers have such a log
@@ -136,11 +131,8 @@ def program_ended(pid: int, errors: ErrorLog) -> bool:
 
 
 class ErrorLog:
-    """`[ctime.µs] [module:level] [pid P:tid T] AHnnnnn: text`, to a file or standard error.
-
-    `level` is the LogLevel directive's, `levels` those of single modules (`LogLevel warn ssl:info`);
-    notices are always written, as httpd's are.
-    """
+    """`[ctime.µs] [module:level] [pid P:tid T] AHnnnnn: text`, to a file or standard error. level: LogLevel's,
+    `levels` those of single modules (`LogLevel warn ssl:info`); notices are always written, as httpd's are."""
 
     def __init__(self, fd: int = 2, level: str = "warn", levels: Mapping[str, str] = {}) -> None:
         self.fd = fd
@@ -163,10 +155,8 @@ class ErrorLog:
         who = f"[client {client[0]}:{client[1]}] " if client else ""
         code = f"{ah}: " if ah else ""
         where = f"[{module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
-        try:
+        with suppress(OSError):
             os.write(self.fd, f"[{stamp}] {where}{who}{code}{escaped(text)}\n".encode())
-        except OSError:
-            pass
 
     def write_lines(self, level: str, text: str, **where: Any) -> None:
         """Text of several lines, such as a traceback: each line by `write`."""
@@ -200,13 +190,13 @@ class AccessLog:
     when a file can't be opened or a format is unknown."""
 
     def __init__(self, directives: Directives, logs: ExitStack) -> None:
-        custom, site = directives.CustomLog, Site(directives)
-        try:
-            lines = [compile_format(text + "\n", site, *more) for _, text, *more in custom]
-        except FormatError as error:
-            raise LogError(f"LogFormat: {error}") from None
+        site = Site(directives)
         self._logs: list[tuple[int, Line]] = []
-        for (path, *_), line in zip(custom, lines, strict=True):
+        for path, text, *condition in directives.CustomLog:
+            try:
+                line = compile_format(text + "\n", site, *condition)
+            except FormatError as error:
+                raise LogError(f"LogFormat: {error}") from None
             fd = open_log(path, "CustomLog")
             logs.callback(close_log, fd)
             self._logs.append((fd, line))

@@ -8,10 +8,9 @@
     HUP         restart          children killed, configuration read again, a new generation
     USR1        graceful         configuration read again, a new generation; the old one finishes
 
-The loop wakes once a second, as Apache's does: deaths, forks and retirements happen at these times.
-The children belong to the pool (pool.py). This file owns what outlives them: the PidFile, the signals,
-the configuration that is read again at a restart, and the generations. Signals are blocked, and wait for
-`sigtimedwait`: there is no handler.
+The loop wakes once a second, as Apache's does. The children belong to the pool (pool.py). This file owns what
+outlives them: the PidFile, the signals, the configuration that is read again at a restart, and the
+generations. Signals are blocked, and wait for `sigtimedwait`: there is no handler.
 """
 
 from __future__ import annotations
@@ -28,12 +27,11 @@ from mpmkit._version import __version__
 from mpmkit.http.target import split_host
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
-from mpmkit.server import listen, pidfile
-from mpmkit.server.child import OK, Child, preload_modules
+from mpmkit.server import home, listen
+from mpmkit.server.child import OK, Child, PipeOfDeath, end_with, preload_modules
 from mpmkit.server.core import Service
 from mpmkit.server.immortal import make_immortal
 from mpmkit.server.logs import start_programs
-from mpmkit.server.pod import PipeOfDeath, end_with
 from mpmkit.server.pool import Pool
 from mpmkit.server.prewarm import fill_gaps
 
@@ -56,7 +54,7 @@ class Parent(Pool):
         listeners: Sequence[listen.Listener], *, ready: Callable[[str], None] = lambda url: None,
         lifeline: int | None = None, command_line: str = "", own: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        parents = [*own, *(() if lifeline is None else (lifeline,))]
+        parents = [*own] if lifeline is None else [*own, lifeline]
         super().__init__(child_class, service, listeners, parents)
         self.configure, self._ready, self._closed_by_ready = configure, ready, own
         self._ends_with, self._command_line = lifeline, command_line
@@ -111,14 +109,14 @@ class Parent(Pool):
         path = self.directives.PidFile
         if path == self._pid_file or path is None:
             return
-        if (stale := pidfile.write(path)) is not None:
+        if (stale := home.write_pid(path)) is not None:
             text = f"{path} named process {stale}, which is no longer a server; taken over"
             self.errors.write("warn", text, ah="AH00098")
         self._remove_pid_file()
         self._pid_file = path
 
     def _remove_pid_file(self) -> None:
-        if self._pid_file is not None and pidfile.remove(self._pid_file):
+        if self._pid_file is not None and home.remove_pid(self._pid_file):
             text = f"removed {self._pid_file} (process {os.getpid()})"
             self.errors.write("info", text, ah="AH00096")
         self._pid_file = None
@@ -212,7 +210,7 @@ class Parent(Pool):
         old.logs.close()
         try:
             self.write_pid_file()
-        except pidfile.PidFileError as error:
+        except home.PidFileError as error:
             self.errors.write("error", f"{error}; the old one stays", ah="AH00099")
         for note in service.notes:
             self.errors.note(note, f"mpm_{service.directives.mpm}")

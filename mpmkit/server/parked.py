@@ -7,18 +7,14 @@
     LINGER_NORMAL       the close of its client     30 s              is closed
     LINGER_SHORT        the close of its client     2 s               is closed
 
-The condition of a connection is `conn.state`. Two threads may want the same parked connection at the
-same moment: a worker because its socket has news, the listener because its time is over. `claim` and
-`expired` give it to one of them.
+Two threads may want the same parked connection at the same moment: a worker because its socket has news,
+the listener because its time is over. `claim` and `expired` give it to one of them.
 
-Some facts about watching:
-
-* Sockets are watched edge-triggered and registered once: no `epoll_ctl` for each request. An edge is
-  reported once and must not be missed. A worker that reads less than it asked for knows that the
-  socket is empty, and that the next byte makes a new edge.
-* An edge may come while a worker still holds the connection, after "nothing to read" and before "it
-  is parked". So `news` leaves a mark, `conn.edge`, and `park` looks at it last.
-* So a false alarm is harmless: the worker finds nothing to read, and parks the connection again.
+Sockets are watched edge-triggered and registered once: no `epoll_ctl` for each request. An edge is reported
+once and must not be missed. A worker that reads less than it asked for knows that the socket is empty, and
+that the next byte makes a new edge. An edge may come while a worker still holds the connection, after "nothing
+to read" and before "it is parked". So `news` leaves a mark, `conn.edge`, and `park` looks at it last. A false
+alarm is harmless: the worker finds nothing to read, and parks the connection again.
 
 One lock makes each of these steps one step. It is held for about a microsecond.
 """
@@ -41,7 +37,7 @@ from mpmkit.policy.states import (
 )
 from mpmkit.policy.timeouts import TimeoutQueue
 from mpmkit.server.connection import Connection
-from mpmkit.server.scoreboard import ProcessSlot
+from mpmkit.server.scoreboard import Scoreboard
 
 NEVER = float("inf")
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -53,12 +49,9 @@ THEN |= dict.fromkeys(LINGERING)
 
 
 class ParkedConnections:
-    """The waiting connections of one process of event.
-
-    due_earlier    called when a connection is due before `alarm`
-    alarm          when the listener looks at the queues next. It stays when the connection that is due
-                   then was claimed: one useless look is cheaper than many new alarms
-    """
+    """The waiting connections of one process of event. alarm: when the listener looks at the queues next. It
+    stays when the connection that is due then was claimed: one useless look is cheaper than many new alarms.
+    due_earlier: called when a connection is due before."""
 
     def __init__(
         self, epoll: select.epoll, directives: Directives,
@@ -137,30 +130,30 @@ class ParkedConnections:
         return len(self._queues[LINGER_NORMAL]) + len(self._queues[LINGER_SHORT])
 
     def counts(self) -> tuple[int, int, int]:
-        """In write completion, in keep-alive, in lingering close: as the status page has them."""
+        """In write completion, in lingering close, in keep-alive: as the scoreboard has them."""
         queues = self._queues
-        return len(queues[WRITE_COMPLETION]), len(queues[KEEPALIVE]), self.lingering
+        return len(queues[WRITE_COMPLETION]), self.lingering, len(queues[KEEPALIVE])
 
 
 class Counters:
-    """How many connections a process has and how many of them are parked, for the status page. Counted
-    `LAG` seconds after news at the latest, and not at each turn of the listener: that would be a twentieth
-    of a kept-alive request.
-
-    due     when to count next; NEVER while nothing has happened since there was no connection
-    """
+    """How many connections a process has and how many of them are parked, for the status page. Counted `LAG`
+    seconds after news at the latest, not at each turn of the listener: that would be a twentieth of a
+    kept-alive request. due: when to count next; NEVER while nothing has happened since there was none."""
 
     AGE, LAG = 1.0, 0.02
 
-    def __init__(self, process: ProcessSlot, connections: Sized, parked: ParkedConnections) -> None:
+    def __init__(
+        self, board: Scoreboard, slot: int, connections: Sized, parked: ParkedConnections
+    ) -> None:
         self.due = NEVER
-        self._process, self._connections, self._parked = process, connections, parked
+        self._board, self._slot, self._connections, self._parked = board, slot, connections, parked
 
     def turn(self, now: float, news: bool) -> None:
         """A turn of the listener is over. news: there were events. What they lead to comes later, so their
         counters are made once more."""
         if now >= self.due:
-            self._process.connections(len(self._connections), *self._parked.counts())
+            counts = len(self._connections), *self._parked.counts()
+            self._board.connections(self._slot, *counts)
             self.due = now + (self.LAG if news else self.AGE if self._connections else NEVER)
         elif news:
             self.due = min(self.due, now + self.LAG)

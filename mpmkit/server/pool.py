@@ -1,7 +1,5 @@
-"""The pool: the child processes of the server, and the rows of the scoreboard that are theirs.
-
-policy/maintenance.py, a pure function, decides what to do; the control process (parent.py), when.
-"""
+"""The child processes of the server, and their rows of the scoreboard. policy/maintenance.py, a pure function,
+decides what to do; the control process (parent.py), when."""
 
 from __future__ import annotations
 
@@ -19,11 +17,10 @@ from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
 from mpmkit.server import child
-from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, LACKING, Child, Context
+from mpmkit.server.child import Child, Context, PipeOfDeath
 from mpmkit.server.core import Service
 from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
 from mpmkit.server.logs import ErrorLog, program_ended
-from mpmkit.server.pod import PipeOfDeath, end_with
 from mpmkit.server.scoreboard import Scoreboard
 
 # Messages that differ only in their number: (prefork, worker, event).
@@ -52,12 +49,8 @@ class Pool(Context):
     """The children of one server. own: descriptors that a child must not keep."""
 
     def __init__(
-        self,
-        child_class: type[Child],
-        service: Service,
-        listeners: Sequence[Listener],
-        own: list[int],
-    ) -> None:
+        self, child_class: type[Child], service: Service, listeners: Sequence[Listener], own: list[int],
+    ) -> None:  # fmt: skip
         board = Scoreboard(service.directives, service.directives.ScoreBoardFile)
         super().__init__(service, list(listeners), board, PipeOfDeath())
         self.old_pod: PipeOfDeath | None = None  # while the old generation is still to be retired
@@ -112,7 +105,7 @@ class Pool(Context):
 
     def _child(self, slot: int) -> None:
         """Runs in the child, and does not return."""
-        status = CHILD_FATAL
+        status = child.CHILD_FATAL
         try:
             child.set_child_signals()
             child.use_batch_scheduling()
@@ -123,7 +116,7 @@ class Pool(Context):
                 self.old_pod.close()  # or the old generation would not see its end of file
             reading, writing = self._lifeline
             os.close(writing)
-            end_with(reading)
+            child.end_with(reading)
             os.close(reading)
             status = self.serve(slot)
         except BaseException as error:
@@ -140,7 +133,7 @@ class Pool(Context):
         except (OSError, KeyError, OverflowError) as error:
             text = f"cannot become User and Group: {error}"
             self.errors.write("alert", text, ah="AH02162", module="unixd")
-            return CHILD_FATAL
+            return child.CHILD_FATAL
         if self.directives.threaded:
             size = self.directives.ThreadStackSize
             try:
@@ -154,11 +147,13 @@ class Pool(Context):
         """Write to the error log what ends this child; returns its exit status: sick for lack of descriptors,
         memory or threads. Any other error is like a crash: the child is replaced, however young it was."""
         if isinstance(error, SystemExit):
-            return error.code if isinstance(error.code, int) else CHILD_FAILED
+            return error.code if isinstance(error.code, int) else child.CHILD_FAILED
         self.errors.exception(f"child process {os.getpid()} failed", level="alert", module="core")
-        lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING
+        lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in child.LACKING
         # "can't start new thread" is all that Python says when the system refuses one.
-        return CHILD_SICK if lacking or "start new thread" in str(error) else CHILD_FAILED
+        return (
+            child.CHILD_SICK if lacking or "start new thread" in str(error) else child.CHILD_FAILED
+        )
 
     def maintain(self) -> None:
         """A second has passed: start the children still owed, or else one pass of idle maintenance."""
@@ -222,11 +217,11 @@ class Pool(Context):
             began = self.board.began(slot)
             self.board.died(slot)
         code = os.waitstatus_to_exitcode(status)
-        crashed = code < 0 or code == CHILD_FAILED
+        crashed = code < 0 or code == child.CHILD_FAILED
         self._killed |= crashed
-        if code == CHILD_SICK:
+        if code == child.CHILD_SICK:
             self.memory = self.memory.with_sick_child()
-        elif code == CHILD_FATAL and current and not began:  # no script has ended it
+        elif code == child.CHILD_FATAL and current and not began:  # no script has ended it
             text = f"child process {pid} cannot serve with this configuration; the server stops"
             self.errors.write("alert", text, ah="AH00050")
             self.fatal = 1

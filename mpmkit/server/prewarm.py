@@ -1,15 +1,13 @@
 """Before the first fork, the server serves itself a few pages, to save memory in its children.
 
-A forked child shares its parent's memory until one of them writes to it; then the kernel gives the
-writer a copy of the page. Code writes a lot in its first few runs: Python specialises its
-bytecode, and until then each attribute is looked up by its name, whose reference count is written.
-If the parent has done this, the pages are shared.
+A forked child shares its parent's memory until one of them writes to it. Code writes a lot in its first few
+runs: Python specialises its bytecode, and until then each attribute is looked up by its name, whose reference
+count is written. If the parent has done this, the pages stay shared.
 
 So a whole child runs here, from its birth to its end, on its own socket, with the sample pages, and leaves
-no trace in the scoreboard or a log; those of worker and event with their threads, which end before the
-first fork. Each of ROUNDS starts from scratch: the steps that a child does once (its start, the first head,
-path and file) have to run as often as the steps of each request. It takes some 20 ms. The first round finds
-out which code runs, and that code is copied into adjacent memory (`gather`): using a code object writes to it.
+no trace in the scoreboard or a log. Each of ROUNDS starts from scratch: the steps that a child does once (its
+start, the first head, path and file) have to run as often as the steps of each request. It takes some 20 ms. The
+first round finds out which code runs, and that code is copied into adjacent memory (`gather`).
 """
 
 from __future__ import annotations
@@ -32,17 +30,16 @@ from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
-from mpmkit.server.child import Child, Context
+from mpmkit.server.child import Child, Context, PipeOfDeath
 from mpmkit.server.core import Handler, Service
 from mpmkit.server.listen import Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
-from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.scoreboard import Scoreboard
 
 # CPython 3.11 specialises a function after 8 runs, later ones sooner. The first round is before the copy.
 ROUNDS = 11
 # What runs in a child or in its parent, and can't be rehearsed: its code is copied whole.
-UNREHEARSED = {f"mpmkit.server.{name}" for name in ("child", "pod", "pool", "scoreboard")}
+UNREHEARSED = {f"mpmkit.server.{name}" for name in ("child", "pool", "scoreboard")}
 # What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
@@ -77,11 +74,10 @@ def rehearse(
     directives: Directives, handler: Callable[[Directives, ErrorLog], Handler],
     document_root: str, child_class: type[Child],
 ) -> None:  # fmt: skip
-    """Serve what CLIENTS send, ROUNDS times, from `document_root`, as a `child_class` would.
+    """Serve what CLIENTS send, ROUNDS times, from `document_root`, the package's own, as a `child_class` would.
 
-    `handler` makes the handler of given directives: the defaults with SITE's from `directives`. Nothing
-    of the site's own runs: it may have effects, and this process may be root. Without a loopback
-    interface nothing is rehearsed. `document_root` is the package's own: its hello.py runs."""
+    `handler` makes the handler of given directives: the defaults with SITE's from `directives`. Nothing of the
+    site's own runs, as this process may be root; without a loopback interface nothing at all."""
     mpm = directives.mpm
     own: Any = {name: getattr(directives, name) for name in SITE}
     own |= dict.fromkeys(("ServerLimit", "ThreadLimit", "ThreadsPerChild"), 1)

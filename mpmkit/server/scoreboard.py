@@ -9,9 +9,7 @@ Apache's own layout (scoreboard.h), one after the other:
     texts       client, vhost, protocol and request line of one thread slot
 
 There is no lock: each record has one writer at a time, and a byte or an aligned 64-bit integer is written
-atomically. A state change is one store.
-
-With ScoreBoardFile the memory is a named file, as in httpd, and `Scoreboard.attach` reads it from
+atomically. With ScoreBoardFile the memory is a named file, as in httpd, and `Scoreboard.attach` reads it from
 another process: that costs no request, and needs no idle worker.
 """
 
@@ -24,14 +22,13 @@ import stat
 import struct
 import time
 from collections.abc import Callable
+from operator import setitem
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS, Directives
-from mpmkit.http.messages import text_field
 from mpmkit.policy.states import DEAD, STARTING, ProcessRow, Snapshot
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
-
 HEADER = 16  # numbers of 64 bits, of which the first ten are used
 
 # Process fields, all 64-bit, in ProcessRow's order: these, and three more that belong to the last.
@@ -79,36 +76,23 @@ class WorkerRow(NamedTuple):
 
 def _header(index: int) -> Any:
     """A number of the header, as an attribute of the scoreboard."""
-
-    def read(board: Scoreboard) -> int:
-        return board._header[index]
-
-    def write(board: Scoreboard, value: int) -> None:
-        board._header[index] = value
-
-    return property(read, write)
+    return property(
+        lambda board: board._header[index],
+        lambda board, value: setitem(board._header, index, value),
+    )
 
 
 class Scoreboard:
-    """The parent makes one before it forks; children inherit the memory.
+    """The parent makes one before it forks; children inherit the memory. Raises OSError when the ScoreBoardFile
+    can't be made, MemoryError or OSError when ServerLimit × ThreadLimit asks for more memory than there is."""
 
-    generation           Apache's my_generation: 0 at first, one more at each restart
-    config_generation    how many times the configuration was read, 1 after the start
-    restart_time         ns since the epoch of the start or the last SIGHUP
-
-    Raises OSError when the ScoreBoardFile can't be made, MemoryError or OSError when
-    ServerLimit × ThreadLimit asks for more memory than there is.
-    """
-
-    _magic: int = _header(0)
-    _mpm: int = _header(1)
     server_limit: int = _header(2)
     thread_limit: int = _header(3)
     process_limit: int = _header(4)
     threads_per_child: int = _header(5)
-    generation: int = _header(6)
-    config_generation: int = _header(7)
-    restart_time: int = _header(8)
+    generation: int = _header(6)  # Apache's my_generation: 0 at first, one more at each restart
+    config_generation: int = _header(7)  # readings of the configuration, 1 after the start
+    restart_time: int = _header(8)  # ns since the epoch of the start or the last SIGHUP
     parent_pid: int = _header(9)
 
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
@@ -121,13 +105,13 @@ class Scoreboard:
         sizes = _sizes(directives.ServerLimit, directives.ThreadLimit)
         memory = mmap.mmap(-1, sum(sizes)) if path is None else _mapped_file(path, sum(sizes))
         self._divide(memory, sizes)
-        self._mpm = MPMS.index(directives.mpm)
+        self._header[1] = MPMS.index(directives.mpm)
         self.server_limit, self.thread_limit = directives.ServerLimit, directives.ThreadLimit
         self.parent_pid = os.getpid()
         self.config_generation = 1
         self.restart_time = time.time_ns()
         self.set_limits(directives)
-        self._magic = MAGIC  # last: a reader that finds it finds a whole header
+        self._header[0] = MAGIC  # last: a reader that finds it finds a whole header
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
@@ -138,8 +122,9 @@ class Scoreboard:
         with open(path, "rb") as file:
             head = file.read(8 * HEADER)
             if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
-                text = f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
-                raise ValueError(text)
+                raise ValueError(
+                    f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
+                )
             sizes = _sizes(*struct.unpack_from("=2q", head, 16))
             self._divide(mmap.mmap(file.fileno(), sum(sizes), access=mmap.ACCESS_READ), sizes)
         return self
@@ -170,7 +155,7 @@ class Scoreboard:
 
     @property
     def mpm(self) -> str:
-        return MPMS[self._mpm]
+        return MPMS[self._header[1]]
 
     def born(self, slot: int, pid: int, generation: int) -> None:
         self._used = max(self._used, slot + 1)
@@ -196,8 +181,17 @@ class Scoreboard:
             if row[i] in only:
                 row[i] = state
 
-    def process(self, slot: int) -> ProcessSlot:
-        return ProcessSlot(self, slot)
+    def quiescing(self, slot: int) -> None:
+        """By that child: it is leaving, none of its threads count as idle or busy any more."""
+        self._process(slot)[P_QUIESCING] = 1
+
+    def not_accepting(self, slot: int, value: bool) -> None:
+        """Event: the listener has stopped listening, or goes on."""
+        self._process(slot)[P_NOT_ACCEPTING] = value
+
+    def connections(self, slot: int, *counts: int) -> None:
+        """Event: connections held; without a thread: in write completion, lingering close, keep-alive."""
+        _store_four(self._view, 8 * (HEADER + slot * PROCESS + P_CONNECTIONS), *counts)
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
         return (self.make_slot or WorkerSlot)(self, slot, thread)
@@ -210,8 +204,7 @@ class Scoreboard:
         return self._process(slot)[P_GENERATION]
 
     def rows(self, free: int) -> Snapshot:
-        """For the parent: the slots that it has ever used, and `free` more. So a pass costs by the
-        children that there were at a time, not by ServerLimit."""
+        """The slots ever used, and `free` more: a pass costs by the children there were, not by ServerLimit."""
         return self.snapshot(min(self.server_limit, self._used + free))
 
     def snapshot(self, slots: int | None = None) -> Snapshot:
@@ -254,6 +247,11 @@ class Scoreboard:
         self._map.close()
 
 
+def _text(value: str, size: int) -> bytes:
+    """Cut or padded with NULs to exactly `size` bytes."""
+    return value.encode("latin-1", "replace")[: size - 1].ljust(size, b"\0")
+
+
 def _sizes(server_limit: int, thread_limit: int) -> tuple[int, ...]:
     """Bytes of header, processes, states, workers, texts."""
     slots = server_limit * thread_limit
@@ -281,29 +279,6 @@ def _mapped_file(path: str, size: int) -> mmap.mmap:
         os.close(fd)
 
 
-class ProcessSlot:
-    """The writer of one child's process record."""
-
-    __slots__ = ("_base", "_fields", "_view", "slot")
-
-    def __init__(self, board: Scoreboard, slot: int) -> None:
-        self.slot, self._base = slot, slot * PROCESS
-        self._fields, self._view = board._processes, board._view
-
-    def quiescing(self) -> None:
-        """This process is leaving: none of its threads count as idle or busy any more."""
-        self._fields[self._base + P_QUIESCING] = 1
-
-    def not_accepting(self, value: bool) -> None:
-        """Event: the listener has stopped listening, or goes on."""
-        self._fields[self._base + P_NOT_ACCEPTING] = value
-
-    def connections(self, total: int, writing: int, keep_alive: int, closing: int) -> None:
-        """Event: connections held, and how many of them wait without a thread."""
-        offset = 8 * (HEADER + self._base + P_CONNECTIONS)
-        _store_four(self._view, offset, total, writing, closing, keep_alive)
-
-
 class WorkerSlot:
     """The writer of one thread's worker record: its counters are stored together once a request."""
 
@@ -320,9 +295,8 @@ class WorkerSlot:
         self._offset = board._offsets[3] + 8 * WORKER * self._index
         self._text = self._index * TEXT
         # The slot's own counts outlive the process; those of the child and the connection do not.
-        _, _, self.access_count, self.bytes_served, _, _, self.duration, *_ = board._workers[
-            self._index * WORKER : (self._index + 1) * WORKER
-        ].tolist()
+        counts = board._workers[self._index * WORKER : (self._index + 1) * WORKER].tolist()
+        _, _, self.access_count, self.bytes_served, _, _, self.duration, *_ = counts
         self.conn_count = self.conn_bytes = self.my_access_count = self.my_bytes_served = 0
         self.tid = 0
         self.vhost(board.vhost)
@@ -333,9 +307,9 @@ class WorkerSlot:
     def get(self) -> int:
         return self._states[self._index]
 
-    def connected(self, client: bytes) -> None:
-        """A new connection: its client (64 bytes, padded), and its own counts from zero."""
-        self._texts[self._text : self._text + CLIENT] = client
+    def connected(self, client: str) -> None:
+        """A new connection: its client's address, and its own counts from zero."""
+        self._texts[self._text : self._text + CLIENT] = _text(client, CLIENT)
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
@@ -347,7 +321,7 @@ class WorkerSlot:
 
     def vhost(self, name: str) -> None:
         start = self._text + CLIENT
-        self._texts[start : start + VHOST] = text_field(name, VHOST)
+        self._texts[start : start + VHOST] = _text(name, VHOST)
 
     def served(self, sent: int, took: int, now: int) -> None:
         """One request done, at `now` ns: `sent` bytes in both directions (as mod_logio counts), `took` ns."""

@@ -4,11 +4,10 @@
                                    SSLObject (OpenSSL)
     socket <── send <── outgoing ──┘                 └──< what we answer
 
-OpenSSL never sees the socket, so a connection waits as it does without TLS. A read takes whole records, the
-pieces that TLS encrypts (up to 16 KiB): `recv` returns all that it can decrypt, and nothing waits in OpenSSL,
-where no epoll would see it. The thread that reads the first request makes the handshake, never the listener:
-a client that does not go on with it costs a worker, for as long as RequestReadTimeout's `handshake` and
-Timeout allow.
+OpenSSL never sees the socket, so a connection waits as it does without TLS. `recv` returns all that it can
+decrypt, and nothing waits in OpenSSL, where no epoll would see it. The thread that reads the first request makes
+the handshake, never the listener: a client that does not go on with it costs a worker, for as long as
+RequestReadTimeout's `handshake` and Timeout allow.
 
 Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
 can resume what another one began.
@@ -20,6 +19,7 @@ import re
 import socket
 import ssl
 from contextlib import suppress
+from math import inf
 from mmap import mmap
 from time import monotonic
 
@@ -44,9 +44,8 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     key = directives.SSLCertificateKeyFile or certificate
     _check_pem(name, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
-    context.minimum_version = versions[directives.SSLProtocol[0]]
-    context.maximum_version = versions[directives.SSLProtocol[-1]]
+    versions = [ssl.TLSVersion[name.replace(".", "_")] for name in directives.SSLProtocol]
+    context.minimum_version, context.maximum_version = versions[0], versions[-1]
     context.set_alpn_protocols(["http/1.1"])
     # A client could ask for one handshake after the other, each of which costs the server more.
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -57,10 +56,8 @@ def context_for(directives: Directives) -> ssl.SSLContext:
         if error.reason == "KEY_VALUES_MISMATCH":
             why = f"the key is not that of {certificate}: name the one made with it"
             raise _refused(name, key, why, "AH02565") from None
-        why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
-        why += (
-            "(`openssl pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
-        )
+        why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted (`openssl "
+        why += "pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
         raise _refused(name, key, why, "AH02564") from None
     if (ciphers := directives.SSLCipherSuite) is not None:
         try:
@@ -145,17 +142,14 @@ class Session:
         return self.object.read(size, buffer)  # type: ignore[arg-type, return-value]
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """What to send for `data`, and what OpenSSL itself has to say."""
+        """What to send for `data`, and what OpenSSL itself has to say. Raises Disconnected."""
         left = memoryview(data)
-        while left:
-            left = left[self.object.write(left) :]
+        try:
+            while left:
+                left = left[self.object.write(left) :]
+        except ssl.SSLError:
+            raise Disconnected from None
         return self._outgoing.read()
-
-    def goodbye(self) -> bytes:
-        """close_notify: the client knows that nothing was cut off."""
-        with suppress(ssl.SSLError):  # the client has not said so itself, and nothing waits for it
-            self.object.unwrap()
-        return self.said()
 
     def said(self) -> bytes:
         """What OpenSSL itself has to say: its part of the handshake, an alert."""
@@ -196,10 +190,8 @@ class TlsConnection(Connection):
         # limit for a stage only Timeout counts, for each single read.
         rule = self._directives.RequestReadTimeout
         stages = (rule["header"], rule["body"])
-        times = [
-            init + (rate and RECORD / rate) if init else float("inf") for init, _, rate in stages
-        ]
-        session = Session(self.context, self.sock, max(times))
+        patience = max(s.init + (s.rate and RECORD / s.rate) if s.init else inf for s in stages)
+        session = Session(self.context, self.sock, patience)
         deadline, done = self.deadline("handshake"), False
         try:
             while not done:
@@ -225,19 +217,12 @@ class TlsConnection(Connection):
         return filled
 
     def send(self, data: bytes) -> None:
-        super().send(data if self.session is None else self._encrypted(data))
+        super().send(data if self.session is None else self.session.encrypt(data))
 
     def _write(self, data: memoryview, flags: int = 0) -> None:
         if self.session is not None:
-            data = memoryview(self._encrypted(data))
+            data = memoryview(self.session.encrypt(data))
         self._send_blocking(data, flags)
-
-    def _encrypted(self, data: bytes | memoryview) -> bytes:
-        assert self.session is not None
-        try:
-            return self.session.encrypt(data)
-        except ssl.SSLError:
-            raise Disconnected from None
 
     def client_is_done(self) -> bool:
         return False  # its close_notify may be on its way
@@ -251,8 +236,10 @@ class TlsConnection(Connection):
         super().close()
 
     def _say_goodbye(self) -> None:
-        """close_notify, once, if the socket takes it; nothing waits for that."""
+        """close_notify, once, if the socket takes it: the client knows that nothing was cut off."""
         session, self.session = self.session, None
         if session is not None and self.pending is None:
+            with suppress(ssl.SSLError):  # the client has not said so itself: nothing waits for it
+                session.object.unwrap()
             with suppress(OSError):
-                self.sock.send(session.goodbye(), _NOW)
+                self.sock.send(session.said(), _NOW)

@@ -1,11 +1,8 @@
 """TraceLog: what moved each connection, a line a step; docs/TRACER.md has the columns.
 
-The code that serves knows nothing of this. `begin` wraps methods of the classes that the three models
-share, once, in the control process before its first fork. Without TraceLog this module is not imported
-and no class is changed, so the hot path has neither a branch nor a call more.
-
-Each step is written at once by one `write` to a file opened with O_APPEND: a child that crashes loses
-none. A disk that is full ends the trace, not the server.
+The code that serves knows nothing of this. `begin` wraps methods of the classes that the three models share,
+once, in the control process before its first fork. Each step is written at once by one `write` to a file opened
+with O_APPEND: a child that crashes loses none. A disk that is full ends the trace, not the server.
 """
 
 import os
@@ -27,7 +24,7 @@ from mpmkit.server.core import ConnectionFactory
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.logs import open_log
 from mpmkit.server.parked import ParkedConnections
-from mpmkit.server.scoreboard import ProcessSlot, Scoreboard, WorkerSlot
+from mpmkit.server.scoreboard import Scoreboard, WorkerSlot
 
 _MODELS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "mpm")
 
@@ -41,9 +38,9 @@ def begin(directives: Directives) -> None:
         setattr(kind, name, _wrapped(getattr(kind, name), step))
 
 
-def _wrapped(method: Callable[..., Any], step: Callable[..., Any]) -> Callable[..., Any]:
+def _wrapped(method: Callable, step: Callable) -> Callable:
     """`method`, which `step` calls, and writes what it did."""
-    return lambda self, *args, **named: step(method, self, *args, **named)
+    return lambda *args, **named: step(method, *args, **named)
 
 
 class Tracer:
@@ -75,7 +72,7 @@ class Tracer:
             (Connection, "half_close", self.after("lingered", "LINGER")),
             (Connection, "close", self.before("closed", "CLOSED")),
             (WorkerSlot, "set", self.letter),
-            (ProcessSlot, "not_accepting", self.listening),
+            (Scoreboard, "not_accepting", self.listening),
             (Scoreboard, "set_states", self.letters),
             (Scoreboard, "died", self.died),
         )
@@ -178,8 +175,8 @@ class Tracer:
             self.write("expired", conn, "PROCESSING")
         return due
 
-    def listening(self, method: Callable, process: ProcessSlot, stopped: bool) -> None:
-        method(process, stopped)
+    def listening(self, method: Callable, board: Scoreboard, slot: int, stopped: bool) -> None:
+        method(board, slot, stopped)
         self.write("disabled" if stopped else "enabled")
 
 
