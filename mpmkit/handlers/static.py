@@ -128,9 +128,7 @@ class CachedFile:
         """Map the file into memory for the requests to come, if it can be."""
         try:
             with open(self.filename, "rb") as file:
-                mapping = mmap.mmap(
-                    file.fileno(), self.size, mmap.MAP_SHARED, mmap.PROT_READ, **_NO_DUPLICATE
-                )
+                mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, **_FIXED)
         except (OSError, ValueError):  # the file system cannot; or the file is shorter by now
             return
         self.mapped = self._whole(memoryview(mapping))
@@ -145,7 +143,7 @@ class CachedFile:
 
 
 # Python keeps a copy of a mapping's descriptor, unless the mapping is declared never to be resized.
-_NO_DUPLICATE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+_FIXED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 class NoIndex(FileNotFoundError):
