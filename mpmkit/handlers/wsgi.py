@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 from mpmkit.config.directives import Directives
 from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Redirected, Script, Variables, measured
-from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.static import signature_of
+from mpmkit.handlers.static import leads_out, signature_of
 from mpmkit.http import messages
 from mpmkit.http.messages import BODYLESS_STATUSES, LONGEST, FileBody, Request, Response, page
 from mpmkit.server.connection import Connection

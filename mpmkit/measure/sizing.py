@@ -167,7 +167,9 @@ def max_request_workers_for(
         if type(value) is not int or value < least:
             problems.append(f"{name}: must be a whole number from {least}, not {value!r}")
     if idle and mpm in ("prefork", "worker"):
-        problems.append(f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one")
+        problems.append(
+            f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one"
+        )
     try:
         total, kept = room_for(ram, reserve)
     except ValueError as error:
@@ -208,7 +210,9 @@ def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tupl
     if idle and parked is None:
         raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
     if not line.slope > 0 or (not line.low > 0 and line.points > 2):
-        noise = f"the noise ({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
+        noise = (
+            f"the noise ({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
+        )
         raise ValueError(f"memory: growth with the number of requests is not larger than {noise}")
     return line, max(0.0, parked.dear) if idle and parked else 0.0
 
