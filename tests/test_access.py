@@ -20,8 +20,8 @@ from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import DirectiveError, Section, Setting
 from mpmkit.config.unsupported import CLOSED, REFUSED, _table, foreign
 from mpmkit.handlers.access import address
-from mpmkit.handlers.names import by_extension
 from mpmkit.handlers.sections import Sections, forbidden_link
+from mpmkit.handlers.static import by_extension
 from mpmkit.measure.reference_servers import module_directory
 from tests.fidelity.compare_conf import ADDRESSES
 

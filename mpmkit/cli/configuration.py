@@ -134,7 +134,13 @@ class Configuration:
     def handler(self, d: Directives, errors: ErrorLog) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
         status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
-        files = {"types": _media_types(d), "listings": self._autoindex}
+        try:
+            types = read_types(d.TypesConfig) if d.TypesConfig else TYPES
+        except OSError as error:
+            why = f"{error.strerror}: name a table of media types, such as /etc/mime.types"
+            text = f"TypesConfig {d.TypesConfig}: {why}"
+            raise DirectiveError(text, directive="TypesConfig", ah="AH01597") from None
+        files: Any = {"types": types, "listings": self._autoindex}
         router = Router(d, errors, {"server-status": status}, **files)
         self._scripts.append(router.wsgi)
         return ErrorPages(router) if ErrorPages.wanted(d, errors) else router
@@ -201,14 +207,3 @@ def _format_problems(settings: Iterable[Setting], hosts: Iterable[Host]) -> list
             except FormatError as error:
                 problems.append(DirectiveError.at(setting, f"{setting.name}: {error}"))
     return problems
-
-
-def _media_types(directives: Directives) -> dict[str, str]:
-    """TypesConfig's. Raises DirectiveError."""
-    path = directives.TypesConfig
-    try:
-        return read_types(path) if path else TYPES
-    except OSError as error:
-        why = f"{error.strerror}: name a table of media types, such as /etc/mime.types"
-        text = f"TypesConfig {path}: {why}"
-        raise DirectiveError(text, directive="TypesConfig", ah="AH01597") from None

@@ -62,13 +62,22 @@ def compiled_in() -> str:
 
 def dump(conf: Conf, directives: Directives, defines: Sequence[str]) -> str:
     """What the names DUMP_… ask for, in httpd's order."""
-    parts = {
-        "DUMP_VHOSTS": lambda: ["VirtualHost configuration:", *_virtual_hosts(directives)],
-        "DUMP_RUN_CFG": lambda: _run_settings(conf, directives, defines),
-        "DUMP_MODULES": lambda: _modules(conf),
-        "DUMP_INCLUDES": lambda: _includes(conf),
-    }
-    lines = [line for name, part in parts.items() if name in defines for line in part()]
+    lines: list[str] = []
+    if "DUMP_VHOSTS" in defines:
+        lines += ["VirtualHost configuration:", *_virtual_hosts(directives)]
+    if "DUMP_RUN_CFG" in defines:
+        lines += _run_settings(conf, directives, defines)
+    if (
+        "DUMP_MODULES" in defines
+    ):  # those of LoadModule in their order; one that is only accepted, too
+        loaded = conf.modules.loaded
+        static = [f" {name} (static)" for name in conf.modules.static if name not in loaded]
+        lines += ["Loaded Modules:", *static, *(f" {name} (shared)" for name in loaded)]
+    if "DUMP_INCLUDES" in defines:
+        lines.append("Included configuration files:")
+        for one in conf.includes:
+            where = one.line if one.depth else "*"
+            lines.append(f"{'  ' * (one.depth + 1)}({where}) {one.path}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -121,19 +130,6 @@ def _who(name: str, who: str | None, find: Callable[[str], Sequence[Any]]) -> st
     if who is None:
         return f'{name}: name="#-1" id=4294967295'
     return f'{name}: name="{who}" id={who[1:] if who.startswith("#") else find(who)[2]}'
-
-
-def _modules(conf: Conf) -> list[str]:
-    """Static ones first, then those of LoadModule in their order; one that is only accepted, too."""
-    loaded = conf.modules.loaded
-    static = [f" {name} (static)" for name in conf.modules.static if name not in loaded]
-    return ["Loaded Modules:", *static, *(f" {name} (shared)" for name in loaded)]
-
-
-def _includes(conf: Conf) -> list[str]:
-    lines = [(one.line if one.depth else "*", one) for one in conf.includes]
-    shown = (f"{'  ' * (one.depth + 1)}({line}) {one.path}" for line, one in lines)
-    return ["Included configuration files:", *shown]
 
 
 FATES = ("served", IGNORED, CLOSED, REFUSED)

@@ -78,13 +78,15 @@ def check(
         of_host = virtual_hosts.over(values, one.written, one.host)
         said = _resolve(of_host)  # without a log of its own, what there is to say is the server's
         notes += [*one.notes, *(said if "CustomLog" in one.written else ())]
-        d = one.directives(of_host, own_body, (*server.host.sections, *one.host.sections))
+        of_host |= {"sections": (*server.host.sections, *one.host.sections), "own_body": own_body}
+        d = Directives(mpm=mpm, unknown=one.unknown, closed=one.closing, **of_host)
         places = virtual_hosts.addresses(one.host)
         virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
     notes += _resolve(values)
     _resolve_tls(values, virtual)
-    directives = server.directives(values, own_body, server.host.sections)
-    return replace(directives, hosts=tuple(virtual)), tuple(notes)
+    values |= {"sections": server.host.sections, "own_body": own_body, "hosts": tuple(virtual)}
+    d = Directives(mpm=mpm, unknown=server.unknown, closed=server.closing, **values)
+    return d, tuple(notes)
 
 
 class _Reader:
@@ -119,12 +121,6 @@ class _Reader:
             self.read(setting)
         for section in host.sections:
             self.section(section)
-
-    def directives(
-        self, values: dict[str, Any], own_body: bool, sections: tuple[Section, ...]
-    ) -> Directives:
-        own: Any = {"sections": sections, "unknown": self.unknown, "closed": self.closing}
-        return Directives(mpm=self.mpm, own_body=own_body, **values, **own)
 
     def section(self, section: Section) -> None:
         """Check a section's argument and lines: a rule that matches nothing protects nothing."""

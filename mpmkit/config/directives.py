@@ -1,25 +1,16 @@
 # ruff: noqa: RUF009 - directive() and count() return fields
 """The directives: their syntax, their meaning, and their effect on the server.
 
-A directive goes through three forms::
-
     Setting("ThreadsPerChild", ("100",), "httpd.conf", 12)      as written
           |  SPECS["threadsperchild"].read                      one line at a time
-          v
     100                                                         the value of that line
           |  checks.check()                                     all lines together
-          v
     Directives.ThreadsPerChild == 64,  Note("AH00507", ...)     the effective value
 
-The rules are those of Apache httpd 2.4; a comment that starts with "mpmkit:" says where we differ:
-
-* The cross checks run after a file has been read: the order of lines does not matter, the last one wins.
-* An invalid value (``KeepAlive perhaps``) stops the start with a `DirectiveError`. A valid number that
-  cannot be obeyed is *corrected*: the server starts, with another number and a `Note`.
-* Most numbers are read as C's ``atoi`` reads them: ``abc`` is 0 and ``12x`` is 12.
-* A directive of another MPM is an unknown directive: hence ``<IfModule mpm_event_module>``.
-
-The table as a page is docs/DIRECTIVES.md.
+The rules are those of Apache httpd 2.4; a comment that starts with "mpmkit:" says where we differ. The order
+of lines does not matter, the last one wins. An invalid value (``KeepAlive perhaps``) stops the start with a
+`DirectiveError`; a valid number that cannot be obeyed is *corrected*, with a `Note`. A directive of another
+MPM is an unknown directive: hence ``<IfModule mpm_event_module>``. As a page: docs/DIRECTIVES.md.
 """
 
 from __future__ import annotations

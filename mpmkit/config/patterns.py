@@ -105,9 +105,8 @@ def _translated(pattern: str) -> str:
             case "branch":
                 scope = scopes.pop() if text == ")" else scopes[-1]
                 if not scopes:
-                    raise ValueError(
-                        "has a closing parenthesis too many: take it out, or write \\)"
-                    )
+                    why = "has a closing parenthesis too many: take it out, or write \\)"
+                    raise ValueError(why)
                 out.append(")" * bool(scope) + text + (scope if text == "|" else ""))
             case "flags":
                 # `(?i:x)`; or `(?i)`, which holds to the end of the group, for its later branches, too.

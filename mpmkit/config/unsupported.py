@@ -110,13 +110,12 @@ _COMPARE = {"=": eq, "==": eq, ">": gt, ">=": ge, "<": lt, "<=": le}
 
 # Modules whose directives or effects mpmkit has itself, with httpd's names for their sources: always
 # there, LoadModule or not.
-BUILT_IN = {"core_module": "core.c", "so_module": "mod_so.c", "http_module": "http_core.c"} | {
-    f"{name}_module": f"mod_{name}.c"
-    for name in (
-        "log_config logio unixd authz_core authz_host dir mime alias status reqtimeout cgi cgid wsgi "
-        "proxy_fcgi version"
-    ).split()
-}
+_OURS = (
+    "log_config logio unixd authz_core authz_host dir mime alias status reqtimeout cgi cgid wsgi "
+    "proxy_fcgi version"
+)
+BUILT_IN = {"core_module": "core.c", "so_module": "mod_so.c", "http_module": "http_core.c"}
+BUILT_IN |= {f"{name}_module": f"mod_{name}.c" for name in _OURS.split()}
 
 # A module that mpmkit has, too, and that is there once a LoadModule names it: files ask for it by
 # <IfModule> to learn whether the administrator wants it.

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import Environ, Head, Output, Programs, Script, ScriptFailed, latin
-from mpmkit.handlers.names import leads_out
+from mpmkit.handlers.static import leads_out
 from mpmkit.http.messages import Request
 from mpmkit.server.connection import receive
 

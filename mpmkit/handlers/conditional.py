@@ -75,10 +75,8 @@ def ranged(
         fields = file.fields + lines % (count, start, end, size)
         return Response(206, fields, file.after, file.part(start, count, conn), count)
     kind = file.after.replace(b"Content-Type", b"Content-type").removesuffix(b"\r\n")
-    heads = [
-        b"\r\n--%b\r\n%bContent-range: bytes %d-%d/%d\r\n\r\n" % (BOUNDARY, kind, start, end, size)
-        for start, end in ranges
-    ]
+    begin = b"\r\n--%b\r\n%bContent-range: bytes " % (BOUNDARY, kind)
+    heads = [begin + b"%d-%d/%d\r\n\r\n" % (start, end, size) for start, end in ranges]
     last = b"\r\n--%b--\r\n" % BOUNDARY
     length = sum(map(len, heads)) + sum(end + 1 - start for start, end in ranges) + len(last)
     fields = file.fields + b"Content-Length: %d\r\n" % length

@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING
 from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import Environ, Output, Programs, Redirected, Script, ScriptFailed
-from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.static import signature_of
+from mpmkit.handlers.static import leads_out, signature_of
 from mpmkit.http.messages import Request
 from mpmkit.server.connection import receive
 

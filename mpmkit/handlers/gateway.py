@@ -191,9 +191,7 @@ class ScriptFailed(Exception):
 
     def __init__(self, status: int, text: str, ah: str = "", level: str = "error") -> None:
         super().__init__(text)
-        self.status = status
-        self.ah = ah
-        self.level = level
+        self.status, self.ah, self.level = status, ah, level
 
 
 class Head(NamedTuple):
@@ -298,15 +296,14 @@ class Output:
 
     def head(self) -> Head:
         """Its header lines. Raises ScriptFailed, and what `read` raises."""
-        data, why = b"", ""
+        data = b""
         while (found := split_head(data)) is None:
             data += (piece := self.read())
-            if len(data) > LONGEST_HEAD:
-                why = f"more than {LONGEST_HEAD} bytes of headers"
-            elif not piece:
+            why = f"more than {LONGEST_HEAD} bytes of headers"
+            if not piece:
                 end = "Premature end of script headers"
                 why = end if data else "End of script output before headers"
-            if why:
+            if not piece or len(data) > LONGEST_HEAD:
                 raise ScriptFailed(500, f"{why}: {self.name}", self.ah)
         lines, self.first = found
         return read_head(lines, self.name)
@@ -327,7 +324,7 @@ class Output:
         try:
             yield from self.body
         except ScriptFailed as error:
-            self.handler.failed(error, self.conn)
+            self.handler.log(self.conn, error, error.ah, error.level)
             raise RequestError(error.status, str(error)) from None
 
     def stderr(self, data: bytes) -> None:
@@ -336,7 +333,7 @@ class Output:
         self._begun = lines.pop() if len(lines[-1]) < STDERR_LINE else b""
         for line in filter(bytes.strip, lines):
             text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
-            self.handler.log("error", self.says[0].format(self.file, text), self.says[1], self.conn)
+            self.handler.log(self.conn, self.says[0].format(self.file, text), self.says[1])
 
 
 class Programs:
@@ -367,7 +364,7 @@ class Programs:
                 output.close()
             if not isinstance(error, ScriptFailed):
                 raise
-            self.failed(error, conn)
+            self.log(conn, error, error.ah, error.level)
             return page(error.status, request.method)
 
     def answer(self, output: Output, request: Request, environ: Environ) -> Response:
@@ -413,12 +410,9 @@ class Programs:
             output.body = measured(output.body, length, partial(ScriptFailed, 500), where)
         return Response(status, fields, after, output, length, reason=head.reason)
 
-    def failed(self, error: ScriptFailed, conn: Connection) -> None:
-        self.log(error.level, str(error), error.ah, conn)
-
-    def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
+    def log(self, conn: Connection, text: object, ah: str, level: str = "error") -> None:
         """A line of the error log."""
-        self._router.errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
+        self._router.errors.write(level, str(text), ah=ah, module=self.module, client=conn.peer)
 
 
 def measured(

@@ -25,9 +25,8 @@ from mpmkit.config.alias import Redirection
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.config.unsupported import PROGRAM_TYPES, is_backend
 from mpmkit.handlers.gateway import CONTROL, Script, redirected
-from mpmkit.handlers.names import UrlMapping, by_extension
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
-from mpmkit.handlers.static import LINK, StaticFiles, answered_by
+from mpmkit.handlers.static import LINK, StaticFiles, UrlMapping, answered_by, by_extension
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text

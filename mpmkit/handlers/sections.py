@@ -27,7 +27,6 @@ from mpmkit.config.settings import CONDITIONS
 from mpmkit.config.unsupported import decides
 from mpmkit.config.values import Words, signed
 from mpmkit.handlers.access import Access, access_of
-from mpmkit.handlers.names import within
 
 ORDER = (
     ("Directory",), ("DirectoryMatch",), ("Files", "FilesMatch"), ("Location", "LocationMatch"), CONDITIONS,
@@ -167,7 +166,13 @@ class Sections:
         return found
 
 
-def unread(d: Directives, names: Iterable[str] = (".htaccess",)) -> Iterator[str]:
+def within(path: str, prefix: str) -> bool:
+    """Does `path` begin with whole segments of the prefix?"""
+    rest = path[len(prefix) : len(prefix) + 1]
+    return path.startswith(prefix) and (rest in ("", "/") or prefix[-1:] in ("", "/"))
+
+
+def unread(d: Directives, names: Iterable[str]) -> Iterator[str]:
     """The .htaccess files that AllowOverride would have httpd obey, in the first SEEN directories."""
     lines = [
         (rule, [word.lower() for word in setting.args] != ["none"])

@@ -14,20 +14,20 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import stat
 import sys
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from mpmkit.config.access import METHODS
-from mpmkit.config.alias import quote_path
+from mpmkit.config.alias import expression, quote_path, substituted
 from mpmkit.config.values import etag_parts
 from mpmkit.handlers.conditional import precondition, ranged
-from mpmkit.handlers.names import by_extension, dangling, joined, leads_out, tidy
-from mpmkit.handlers.sections import OF_SECTIONS
+from mpmkit.handlers.sections import OF_SECTIONS, within
 from mpmkit.http.messages import FileBody, Page, Request, Response, http_date, page
 from mpmkit.http.target import OwnName
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
 
+T = TypeVar("T")
 SMALL = 65536  # bytes of a file that are kept in memory with its version
 FILES_KEPT = 256  # files that are remembered, at most SMALL bytes of each
 MMAP_LIMIT = 4 << 20  # bytes of the largest file that is mapped; httpd maps larger ones in pieces
@@ -128,9 +129,7 @@ class CachedFile:
         """Map the file into memory for the requests to come, if it can be."""
         try:
             with open(self.filename, "rb") as file:
-                mapping = mmap.mmap(
-                    file.fileno(), self.size, mmap.MAP_SHARED, mmap.PROT_READ, **_NO_DUPLICATE
-                )
+                mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, **_FIXED)
         except (OSError, ValueError):  # the file system cannot; or the file is shorter by now
             return
         self.mapped = self._whole(memoryview(mapping))
@@ -145,7 +144,7 @@ class CachedFile:
 
 
 # Python keeps a copy of a mapping's descriptor, unless the mapping is declared never to be resized.
-_NO_DUPLICATE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+_FIXED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 class NoIndex(FileNotFoundError):
@@ -338,3 +337,78 @@ def read_types(file: str) -> dict[str, str]:
             media_type, *found = line.partition(b"#")[0].decode("utf-8", "replace").split() or [""]
             types |= {f".{extension.lower()}": media_type for extension in found}
     return types
+
+
+# -- names of files. A name keeps its symbolic links: sections are written for names, and a link that is
+# swapped while the server runs (`current` → `releases/2`) leads to the new files at once: nothing is cached.
+
+
+def tidy(name: str) -> str:
+    """An absolute name without `//`, `/./` and `/../`, as rules have it; a slash at its end stays."""
+    whole = os.path.abspath(name).replace("//", "/")  # POSIX leaves two at the beginning
+    return whole + "/" if name.endswith("/") and whole != "/" else whole
+
+
+def joined(root: str, rest: str) -> str:
+    """The file below `root` that the rest of a URL path leads to. Only a doubled slash is taken out: as by
+    httpd, `Alias /a/ /srv/b` makes /a/x to /srv/bx."""
+    return root + (rest[1:] if root.endswith("/") and rest.startswith("/") else rest)
+
+
+class UrlMapping(NamedTuple):
+    """A part of the site: the URL paths below `prefix` are the files below `root`. With a `pattern`
+    (AliasMatch): the paths that it matches are what `root` becomes with its groups."""
+
+    kind: str  # DocumentRoot, Alias, ScriptAlias or WSGIScriptAlias
+    prefix: str
+    root: str
+    pattern: re.Pattern[bytes] | None = None
+
+    @classmethod
+    def of(cls, kind: str, path: str, root: str) -> Self:
+        """That of a line."""
+        if kind.endswith("Match"):
+            return cls(kind.removesuffix("Match"), "", root, expression(path))
+        return cls(kind, path, tidy(root))
+
+    def holds(self, path: str) -> bool:
+        """Does `path` begin with the prefix, or match the pattern?"""
+        if self.pattern is not None:
+            return self.pattern.search(os.fsencode(path)) is not None
+        return within(path, self.prefix)
+
+    def file(self, path: str) -> str:
+        """The file that a path of this mapping leads to."""
+        return joined(self.root, path[len(self.prefix) :])
+
+    def at(self, path: str) -> Self:
+        """For one path: a pattern is the Alias that does the same to this path."""
+        if self.pattern is None:
+            return self
+        found = self.pattern.search(os.fsencode(path))
+        name = tidy(substituted(self.root, found) if found else "")
+        alike = len(os.path.commonprefix((path[::-1], name[::-1])))  # noqa: RUF071 - up to any character
+        prefix, root = path[: len(path) - alike], name[: len(name) - alike] or "/"
+        return self._replace(prefix=prefix, root=root, pattern=None)
+
+
+def by_extension(table: Mapping[str, T], filename: str) -> T | None:
+    """What `table` has for a file name's extensions, in any case: of several, the last that it knows
+    (mod_mime: `page.html.en` is text/html, `a.cgi.bak` a program)."""
+    if not table:
+        return None
+    _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
+    return next((table["." + ext] for ext in reversed(extensions) if "." + ext in table), None)
+
+
+def leads_out(filename: str, root: str) -> bool:
+    """A symbolic link in a file's name leads out of `root`, whose own links are followed."""
+    real = os.path.realpath(filename)
+    return real != filename and not within(real, os.path.realpath(root).rstrip("/"))
+
+
+def dangling(filename: str) -> str:
+    """The link in a missing file's path that leads nowhere, "" if there is no such link."""
+    while not os.path.lexists(filename):
+        filename = os.path.dirname(filename)
+    return "" if os.path.exists(filename) else filename

@@ -29,12 +29,8 @@ class Status:
     """The handler. `board` is called for the scoreboard at each request. `name` is ServerName: the server's
     name on the page when the client sent no Host."""
 
-    def __init__(
-        self, board: Callable[[], Scoreboard], *, extended: bool = True, name: str = ""
-    ) -> None:
-        self._board = board
-        self._extended = extended
-        self._name = name
+    def __init__(self, board: Callable[[], Scoreboard], *, extended: bool, name: str) -> None:
+        self._board, self._extended, self._name = board, extended, name
         built()  # now: a child that runs as User may not be able to stat the file
 
     def __call__(self, request: Request, conn: Connection) -> Response:
@@ -42,11 +38,9 @@ class Status:
             return page(405, extra=b"Allow: GET,HEAD\r\n")
         # As in mod_status, a word counts wherever it stands: `?auto`, `?refresh=5&auto`.
         query = request.query.decode("latin-1")
-        extra = b""
-        if "refresh" in query:
-            found = re.search(r"refresh=([0-9]+)", query)
-            seconds = whole_number(found[1]) if found else None
-            extra = b"Refresh: %d\r\n" % (seconds or REFRESH)
+        found = re.search(r"refresh=([0-9]+)", query)
+        seconds = (whole_number(found[1]) if found else None) or REFRESH
+        extra = b"Refresh: %d\r\n" % seconds if "refresh" in query else b""
         data = StatusData(self._board(), self._extended, time.time())
         host = (request.get(b"host") or b"").decode("latin-1")
         name = split_host(host)[0] or self._name or "localhost"
@@ -192,10 +186,8 @@ def _row(cells: tuple[object, ...]) -> str:
 
 def _summary(f: StatusData) -> list[str]:
     v = values(f)
-    lines = [
-        f"Server uptime: {format_uptime(f.uptime)}",
-        f"Server load: {v['Load1']} {v['Load5']} {v['Load15']}",
-    ]
+    lines = [f"Server uptime: {format_uptime(f.uptime)}"]
+    lines += ["Server load: {Load1} {Load5} {Load15}".format_map(v)]
     if f.extended:
         sent = 1024 * f.kbytes
         traffic = f"Total Traffic: {size(sent)} - Total Duration: {f.duration}"
@@ -209,11 +201,9 @@ def _summary(f: StatusData) -> list[str]:
         if f.accesses:
             rates += [f"{size(sent // f.accesses)}/request", f"{v['DurationPerReq']} ms/request"]
         lines += [" - ".join(rates)] if rates else []
-    lines.append(
-        "{BusyWorkers} requests currently being processed, {GracefulWorkers} workers "
-        "gracefully restarting, {IdleWorkers} idle workers".format_map(v)
-    )
-    return lines
+    busy = "{BusyWorkers} requests currently being processed"
+    others = "{GracefulWorkers} workers gracefully restarting, {IdleWorkers} idle workers"
+    return [*lines, f"{busy}, {others}".format_map(v)]
 
 
 def _processes(f: StatusData) -> str:

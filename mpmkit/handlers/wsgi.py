@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 from mpmkit.config.directives import Directives
 from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Redirected, Script, Variables, measured
-from mpmkit.handlers.names import leads_out
-from mpmkit.handlers.static import signature_of
+from mpmkit.handlers.static import leads_out, signature_of
 from mpmkit.http import messages
 from mpmkit.http.messages import BODYLESS_STATUSES, LONGEST, FileBody, Request, Response, page
 from mpmkit.server.connection import Connection, Disconnected
@@ -216,16 +215,12 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
         if lower not in ("date", "server"):
             fields += f"{name}: {value}\r\n"
     if len(fields) > gateway.LONGEST_HEAD:
-        raise AssertionError(
-            f"more than {gateway.LONGEST_HEAD} bytes of header lines: clients refuse them"
-        )
-    return Head(
-        code,
-        fields.encode("latin-1"),
-        (b"" if bodyless else after.encode("latin-1")) + b"\r\n",
-        None if bodyless else length,
-        None if reason == messages.REASONS.get(code) else reason.encode("latin-1"),
-    )
+        text = f"more than {gateway.LONGEST_HEAD} bytes of header lines: clients refuse them"
+        raise AssertionError(text)
+    if bodyless:
+        after, length = "", None
+    own = None if reason == messages.REASONS.get(code) else reason.encode("latin-1")
+    return Head(code, fields.encode("latin-1"), f"{after}\r\n".encode("latin-1"), length, own)
 
 
 class _Call:
