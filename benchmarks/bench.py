@@ -48,6 +48,7 @@ from benchmarks.works import (
     Work,
     pages,
     path_for,
+    rotated,
     runnable,
     side_of_ours,
     takes_part,
@@ -56,7 +57,7 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.preflight import descriptors
-from mpmkit.measure import command, stats
+from mpmkit.measure import command
 from mpmkit.measure.experiment import OURS, Cell, Conditions, Figures, OnProgress, Report, Table
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import Row
@@ -189,7 +190,7 @@ class BenchTable(Table):
 
 def order(servers: Iterable[str], work: Work, number: int) -> list[str]:
     """Which server is measured when in round `number`: each round another one begins."""
-    return stats.turns([name for name in servers if takes_part(name, work)], number)
+    return rotated((name for name in servers if takes_part(name, work)), number)
 
 
 def turns(

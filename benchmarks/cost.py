@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 import mpmkit
 from benchmarks import baseline
 from benchmarks.usage import usage
-from benchmarks.works import DIRECTIVES
+from benchmarks.works import DIRECTIVES, rotated
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.measure import command, records, stats
+from mpmkit.measure import command, records
 from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import OURS
 from mpmkit.measure.procfs import members, numbers, tasks
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mpm in args.mpm:
             names = [OURS, *(name for name in args.also if name != FLOOR or mpm in baseline.MODELS)]
             for number in range(1, args.rounds + 1):
-                for name in stats.turns(names, number):
+                for name in rotated(names, number):
                     with _server(name, mpm) as server:
                         for work, options in works.items():
                             command.say(f"round {number} of {args.rounds}: {name} {mpm}, {work}")

@@ -35,10 +35,10 @@ from urllib.parse import urlsplit
 
 from benchmarks.clients import ClientReport, run_ab, run_wrk
 from benchmarks.nginx import Nginx
-from benchmarks.works import BenchError
+from benchmarks.works import BenchError, rotated
 from mpmkit.load.preflight import target_of
 from mpmkit.load.runner import LoadError, run_load
-from mpmkit.measure import command, stats
+from mpmkit.measure import command
 from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import Cell, Conditions, Figures, OnProgress, Report, Table
 from mpmkit.measure.reference_servers import NotInstalled
@@ -226,7 +226,7 @@ def turns(chosen: Any, table: GeneratorTable, rounds: int) -> Iterator[Generator
             table.against, url = f"{server.version} with one worker", server.url + PATH
         for work in chosen.work:
             for number in range(1, rounds + 1):
-                for name in stats.turns(list(GENERATORS), number):
+                for name in rotated(GENERATORS, number):
                     yield GeneratorTurn(number, name, "", work, url)
 
 

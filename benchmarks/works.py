@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,13 @@ BASELINES = {"floor": False, "floor-bare": True}  # name -> without stat and log
 
 class BenchError(RuntimeError):
     """The bench can't go on; the message says what to fix."""
+
+
+def rotated(names: Iterable[str], number: int) -> list[str]:
+    """The order of round `number`, from 1: each round begins with the next one."""
+    names = list(names)
+    start = (number - 1) % len(names) if names else 0
+    return [*names[start:], *names[:start]]
 
 
 # The article's blocks, except that a pool that has grown may stay: the servers take turns, and

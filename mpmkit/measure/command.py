@@ -1,6 +1,7 @@
 """Shared by the experiments' command lines: options, checks, where rows are kept, tables as text, exit status."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -131,6 +132,11 @@ def say(text: str) -> None:
     """Lines on standard error, with the program's name."""
     for line in text.splitlines():
         print(f"mpmkit: {line}", file=sys.stderr, flush=True)
+
+
+def known(value: float | None, form: str) -> str:
+    """A figure in a table; "-" where it is not known (None, NaN)."""
+    return "-" if value is None or math.isnan(value) else f"{value:{form}}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[str]:

@@ -275,7 +275,7 @@ class DemandTable(Table):
             at = {rate: f"{1e6 * stats.slope(some):.1f}" for rate, some in of_rate.items()}
             cells = [who, f"{s.value:.1f}", s.between(".1f") or "one block", mine]
             cells += [at.get(rate, "-") for rate in rates]
-            lines.append([*cells, "-" if fit is None else f"{fit:.3f}", str(len(blocks))])
+            lines.append([*cells, command.known(fit, ".3f"), str(len(blocks))])
         yield from command.aligned(lines, (0, 2)) if found else [f"{work}: no row can be used"]
         for pair, decision in comparisons(self.records, work, self.margin).items():
             yield f"  {pair}: {decision}"

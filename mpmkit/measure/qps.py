@@ -62,8 +62,8 @@ class QpsTable(Table):
 
     def measure(self, cell: Cell, report: Report) -> Figures:
         """Start one server, measure its pages, stop it."""
-        directives: dict[str, Any] = dict(published.DIRECTIVES[cell.stands_for])
-        directives["KeepAlive"] = self.profiles[cell.parts[0]].keep_alive
+        keep = self.profiles[cell.parts[0]].keep_alive
+        directives = {**published.DIRECTIVES[cell.stands_for], "KeepAlive": keep}
         with cell.start(cell.stands_for, **directives) as server:
             for kind in cell.parts:
                 conditions = experiment.Conditions(self, cell)
@@ -83,9 +83,8 @@ class QpsTable(Table):
 
         def progress(done: int, seconds: float) -> None:
             meter.progress(done)
-            by_requests = done / load.requests if load.requests else 0.0
-            by_time = seconds / load.duration if load.duration else 0.0
-            report(f"round {cell.round}, {cell.label}, {kind}", max(by_requests, by_time))
+            share = max(done / (load.requests or math.inf), seconds / (load.duration or math.inf))
+            report(f"round {cell.round}, {cell.label}, {kind}", share)
 
         progress(0, 0.0)
         found = run_load(server, profile=load, on_progress=progress)
@@ -189,13 +188,10 @@ class QpsTable(Table):
                 who = f"{line['server']} {line['mpm']}"
                 failed.append(f"{who}: {failures:,} of {requests:,} requests FAILED")
             ends = f"{line['min']:,.0f} to {line['max']:,.0f}" if line["rounds"] > 1 else "-"
-            forms = {"published": ",.0f", "median": ",.0f", "published_ratio": ".2f"}
-            forms |= {"ratio": ".2f", "cpu_us": ".1f"}
-            one, two, *more = (
-                "-" if math.isnan(line[name]) else f"{line[name]:{form}}"
-                for name, form in forms.items()
-            )
-            rows.append([line["mpm" if mpms else "server"], one, two, ends, *more, line["limit"]])
+            two = (command.known(line[name], ",.0f") for name in ("published", "median"))
+            ratios = (command.known(line[name], ".2f") for name in ("published_ratio", "ratio"))
+            last = command.known(line["cpu_us"], ".1f"), line["limit"]
+            rows.append([line["mpm" if mpms else "server"], *two, ends, *ratios, *last])
         if rows[1:]:
             table = command.aligned(rows, left=(0, 7))
             of = (

@@ -32,14 +32,10 @@ _T = (
 )  # fmt: skip
 
 
-def turns(cells: Sequence[T], round_number: int, seed: str | None = None) -> list[T]:
-    """The order in which round `round_number` (from 1) measures all cells. With a seed it is random in each
-    round (randomised complete blocks), and the same whenever the seed and the number of cells are, so
-    that a stopped run can go on. Without one, each round begins with the next cell."""
-    if seed is not None:
-        return random.Random(f"{seed} {round_number}").sample(cells, len(cells))
-    start = (round_number - 1) % len(cells) if cells else 0
-    return [*cells[start:], *cells[:start]]
+def turns(cells: Sequence[T], round_number: int, seed: str) -> list[T]:
+    """The order in which round `round_number` (from 1) measures all cells: random in each round (randomised
+    complete blocks), the same whenever the seed and the number of cells are, so that a stopped run can go on."""
+    return random.Random(f"{seed} {round_number}").sample(cells, len(cells))
 
 
 def t_quantile(freedom: int) -> float:

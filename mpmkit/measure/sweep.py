@@ -143,7 +143,8 @@ class SweepTable(Table):
             remarks = [f"{row['failures']:,} FAILED"] if row["failures"] else []
             remarks += [word for name, word in LIMITS.items() if row[name]]
             point = [str(row[name]) for name in ("mpm", *self.names)]
-            times = [_ms(row["p50_ms"]), "≥ " * row["p99_cut"] + _ms(row["p99_ms"])]
+            times = [command.known(row[name], ",.1f") for name in ("p50_ms", "p99_ms")]
+            times[1] = "≥ " * row["p99_cut"] + times[1]
             lines.append([*point, f"{row['qps']:,.0f}", *times, "; ".join(remarks)])
         yield from command.aligned(lines, left=(0, len(head) - 1))
         for mpm in dict.fromkeys(row["mpm"] for row in points):
@@ -174,10 +175,6 @@ class SweepTable(Table):
 def _median(values: Iterable[float | None]) -> float:
     known = [value for value in values if value is not None and not math.isnan(value)]
     return statistics.median(known) if known else math.nan
-
-
-def _ms(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:,.1f}"
 
 
 @experiment.measured
