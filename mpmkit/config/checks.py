@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mpmkit.config import access, unsupported
+from mpmkit.config import access, directives, unsupported
 from mpmkit.config import hosts as virtual_hosts
 from mpmkit.config.alias import Redirection, expression
 from mpmkit.config.directives import MPMS, ROWS, SPECS, THREADED, Directives, VirtualHost, spec_for
@@ -75,12 +75,14 @@ def check(
     own_body = any(one.written.get("LimitRequestBody", usual) != usual for one in readers)
     virtual = []
     for one in readers:
-        of_host = virtual_hosts.over(values, one.written, one.host)
+        places = virtual_hosts.addresses(one.host)
+        of_host = directives.laid_over({**values, "ServerAlias": ()}, one.written)
+        if "ServerName" not in one.written and "" not in dict(places):
+            of_host["ServerName"] = places[0][0]
         said = _resolve(of_host)  # without a log of its own, what there is to say is the server's
         notes += [*one.notes, *(said if "CustomLog" in one.written else ())]
         of_host |= {"sections": (*server.host.sections, *one.host.sections), "own_body": own_body}
         d = Directives(mpm=mpm, unknown=one.unknown, closed=one.closing, **of_host)
-        places = virtual_hosts.addresses(one.host)
         virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
     notes += _resolve(values)
     _resolve_tls(values, virtual)

@@ -1,4 +1,4 @@
-"""Virtual hosts: which of them may answer at an address, and their lines merged with the server's.
+"""Virtual hosts: which of them may answer at an address.
 
     <VirtualHost 127.0.0.1:80>   at this address and port
     <VirtualHost 127.0.0.1>      at this address, any port        } the first of these that exists
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from mpmkit.config.directives import VirtualHost, laid_over
+from mpmkit.config.directives import VirtualHost
 from mpmkit.config.settings import DirectiveError, Host
 
 Address = tuple[str, int]
@@ -46,15 +46,6 @@ def canonical_address(text: str) -> str:
         with suppress(ValueError):
             return IPv6Address(text).compressed
     return text.lower()
-
-
-def over(server: Mapping[str, Any], own: Mapping[str, Any], of: Host) -> dict[str, Any]:
-    """The values of a host: `own` are those of its lines, by attribute."""
-    values = laid_over({**server, "ServerAlias": ()}, own)
-    hosts = [address for address, _ in addresses(of)]
-    if "ServerName" not in own and "" not in hosts:
-        values["ServerName"] = hosts[0]
-    return values
 
 
 def chains(

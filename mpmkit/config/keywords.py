@@ -4,7 +4,6 @@ from typing import Any
 
 from mpmkit.config.directives import spec_for
 from mpmkit.config.settings import DirectiveError, Setting, Spec, split_words
-from mpmkit.config.values import Words
 
 
 def from_keywords(mpm: str | None, **directives: Any) -> tuple[Setting, ...]:
@@ -24,18 +23,15 @@ def from_keywords(mpm: str | None, **directives: Any) -> tuple[Setting, ...]:
         try:
             spec = spec_for(name, mpm)
             lines = value if isinstance(value, list) else [value]
-            settings += [Setting(spec.name, _words(spec, one)) for one in lines if one is not None]
+            for line in (one for one in lines if one is not None):
+                line = split_words(line) if isinstance(line, str) and spec.args != (1, 1) else line
+                parts = line if isinstance(line, tuple) else (line,)
+                settings.append(Setting(spec.name, tuple(_word(spec, part) for part in parts)))
         except ValueError as error:
             problems.append(DirectiveError(str(error), directive=name))
     if problems:
         raise DirectiveError.of(problems)
     return tuple(settings)
-
-
-def _words(spec: Spec, line: Any) -> Words:
-    if isinstance(line, str) and spec.args != (1, 1):
-        return split_words(line)
-    return tuple(_word(spec, part) for part in (line if isinstance(line, tuple) else (line,)))
 
 
 def _word(spec: Spec, value: Any) -> str:

@@ -116,11 +116,9 @@ _OURS = (
 )
 BUILT_IN = {"core_module": "core.c", "so_module": "mod_so.c", "http_module": "http_core.c"}
 BUILT_IN |= {f"{name}_module": f"mod_{name}.c" for name in _OURS.split()}
-
 # A module that mpmkit has, too, and that is there once a LoadModule names it: files ask for it by
 # <IfModule> to learn whether the administrator wants it.
 OPTIONAL = ("ssl_module",)
-
 MPM_MODULES = {f"mpm_{mpm}_module": mpm for mpm in MPMS}
 
 # The LoadModule of any other module of httpd, and of mod_php, is accepted; <IfModule> is then true for it.

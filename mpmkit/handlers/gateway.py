@@ -290,7 +290,7 @@ class Output:
         events = self.poll.poll(max(0.0, seconds) * 1000)
         if not events:
             raise ScriptFailed(504, self.late[0].format(self), *self.late[1:])
-        if any(fd == self.conn.fd for fd, _ in events):
+        if self.conn.fd in dict(events):
             raise RequestError(500, "the client left while its script ran", silent=True)
         return events
 

@@ -325,8 +325,7 @@ class ErrorPages:
     ErrorDocument 404 default               the built-in page"""
 
     def __init__(self, router: Router) -> None:
-        self._router = router
-        self._errors, self._directives = router.errors, router.directives
+        self._router, self._errors = router, router.errors
 
     @staticmethod
     def wanted(d: Directives, errors: ErrorLog) -> bool:
@@ -355,7 +354,7 @@ class ErrorPages:
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         """The page for a request that was refused before any handler: it may have a text, no redirect."""
-        document = self._directives.ErrorDocument.get(status, DEFAULT)
+        document = self._router.directives.ErrorDocument.get(status, DEFAULT)
         if document.lower() in (DEFAULT, "") or _elsewhere(document):
             return page(status, method, what=conn.hint)
         return _text(page(status, method), document, method)
@@ -381,10 +380,9 @@ class ErrorPages:
             new.conditional = False
             document = self._router(new, conn)
             if type(document) is not Page:
-                fields = response.extra + document.fields
-                more = (response.close or document.close, None, document.request or new)
-                body = (document.after, document.body, document.length)
-                return Response(response.status, fields, *body, *more)
+                own: Any = {"status": response.status, "fields": response.extra + document.fields}
+                own |= {"close": response.close or document.close, "reason": None}
+                return replace(document, request=document.request or new, **own)
             failed = document.status
         what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
         return page(response.status, request.method, extra=response.extra, what=what)

@@ -109,13 +109,6 @@ class SectionRule:
             return self._search(os.fsencode(subject)) is not None
         return subject == self.arg if kind == "Files" else within(subject, self.arg)
 
-    def over(self, config: MergedConfig) -> MergedConfig:
-        """What holds when this section is merged upon `config`."""
-        said = "SetHandler" in self.values
-        by_name = self.kind.startswith("Files") if said else config.by_name
-        values = laid_over(config.values, self.values)
-        return MergedConfig(values, by_name, self.access.over(config.access))
-
 
 class Sections:
     """All sections of a configuration; `checks.check` has read them before."""
@@ -141,7 +134,10 @@ class Sections:
         if config is None:
             config = self.server
             for rule in rules:
-                config = rule.over(config)
+                said = "SetHandler" in rule.values
+                by_name = rule.kind.startswith("Files") if said else config.by_name
+                values = laid_over(config.values, rule.values)
+                config = MergedConfig(values, by_name, rule.access.over(config.access))
             if len(self._merged) >= MERGED_KEPT:
                 self._merged = {(): self.server}
             self._merged[rules] = config

@@ -78,7 +78,9 @@ class StatusData:
             self.cpus = {row.pid: cpu_of(row.pid) for row in self.rows}
             of_all = (cpu_of(board.parent_pid), *self.cpus.values())
             self.cpu = tuple(map(sum, zip(*of_all, strict=True)))
-            age = age_of(board.parent_pid)
+            # Since the process started, not since the RestartTime, which a SIGHUP resets.
+            started = int(_stat(board.parent_pid)[19]) / _TICKS
+            age = max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else 0.0
             self.cpu_load = 100 * sum(self.cpu) / age if age else 0.0
 
     @property
@@ -312,10 +314,3 @@ def cpu_of(pid: int) -> tuple[float, ...]:
     """Seconds of CPU that a process has used, as user and system, and the same of the children that it has
     waited for (proc_pid_stat(5), utime to cstime)."""
     return tuple(int(field) / _TICKS for field in _stat(pid)[11:15])
-
-
-def age_of(pid: int) -> float:
-    """Seconds since a process started; 0 without such a process. Its CPU time is counted from then on,
-    and not from the RestartTime that a SIGHUP resets."""
-    started = int(_stat(pid)[19]) / _TICKS
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else 0.0

@@ -332,7 +332,7 @@ class _Call:
         if (head := self._head) is None:
             raise AssertionError("the application did not call start_response")
         code, fields, declared = head.code, head.fields, head.length
-        if code in BODYLESS_STATUSES or self._request.method == "HEAD":
+        if self._bodyless(head):
             if declared is None and length and code not in BODYLESS_STATUSES:
                 fields += b"Content-Length: %d\r\n" % length
             if body is self:
