@@ -152,8 +152,10 @@ class Recording(Sequence[Sample]):
             if tuple(data["fields"]) != Sample._fields:
                 raise ValueError(f"its fields are {data['fields']}")
             samples = [Sample(*(NAN if v is None else v for v in row)) for row in data["samples"]]
-            kept, events = data["snapshots"], [Event(*one) for one in data["events"]]
-            boards = [ScoreboardSnapshot(*one, tuple(map(tuple, rows))) for *one, rows in kept]
-            return cls(data["mpm"], samples, events, boards)
+            snapshots = [
+                ScoreboardSnapshot(name, t, mpm, tuple((int(a), b, int(c)) for a, b, c in rows))
+                for name, t, mpm, rows in data["snapshots"]
+            ]
+            return cls(data["mpm"], samples, [Event(*one) for one in data["events"]], snapshots)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no recording of a watch: {error!r}") from None
