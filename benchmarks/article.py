@@ -199,9 +199,9 @@ def curves(rows: Sequence[Row]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure as asked, print the table, keep the rows; the exit status of `command.execute`."""
-    what, shared = (__doc__ or "").split("\n\n")[0], ("--rounds", "--scale", "--out")
+    shared = ("--rounds", "--scale", "--out")
     scale = "smoke, demo (20,000 requests a run; minutes) or full (200,000, as in the article)"
-    parser = command.parser("python -m benchmarks.article", what, *shared, scale=scale)
+    parser = command.parser("python -m benchmarks.article", __doc__, *shared, scale=scale)
     parser.add_argument("--requests", type=int, metavar="N", help="of each run of ab (200,000)")
     parser.add_argument("--show", metavar="FILE.csv", help="measure nothing: print these rows")
     chosen = parser.parse_args(argv)

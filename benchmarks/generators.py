@@ -232,8 +232,8 @@ def turns(chosen: Any, table: GeneratorTable, rounds: int) -> Iterator[Generator
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status of `command.execute`."""
-    what, shared = __doc__.partition("\n")[0], ("--rounds", "--scale", "--out")
-    parser = command.parser("python -m benchmarks.generators", what, *shared)
+    shared = ("--rounds", "--scale", "--out")
+    parser = command.parser("python -m benchmarks.generators", __doc__, *shared)
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
     parser.add_argument("--url", help="another server than nginx, on loopback, and its page")

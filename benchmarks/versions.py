@@ -134,8 +134,7 @@ def compare(trees: Sequence[str], mpm: str, work: str, pairs: int, turn: int) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare as asked, and print the table."""
-    what = (__doc__ or "").split("\n")[0]
-    parser = command.parser("python -m benchmarks.versions", what, "--mpm")
+    parser = command.parser("python -m benchmarks.versions", __doc__, "--mpm")
     # One metavar: with two, argparse of 3.11 cannot print its help.
     parser.add_argument("trees", nargs=2, metavar="TREE", help="folders: the old version, the new")
     parser.add_argument("--work", metavar="WORK", help=f"{', '.join(WORKS)}; several as a,b")

@@ -22,19 +22,11 @@ from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
 from mpmkit.measure import cpus, demand, experiment, procfs, records
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
-from mpmkit.measure.demand import (
-    COUNTED,
-    LENGTH,
-    DemandTable,
-    Turn,
-    comparisons,
-    flaw_of,
-    whole_blocks,
-)
+from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, comparisons, whole_blocks
 from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, r_squared, word_of
 
-plan = demand.demand_table.__wrapped__
+plan, flaw_of = demand.demand_table.__wrapped__, demand.flaw_of
 SAME = "the same within 3%"
 COSTS = st.lists(st.floats(1, 1000), min_size=2, max_size=12)
 COSTS_OF = {"prefork": 30.0, "control": 30.0, "worker": 36.0, "event": 36.3}

@@ -85,8 +85,8 @@ class CapacityTable(Table):
 
     def steps(self, number: int, mpm: str) -> list[tuple[float, bool]]:
         """What was tried in a round, without what was rejected."""
-        rows = [row for row in self.records if (row["round"], row["mpm"]) == (number, mpm)]
-        return [(row["rate"], row["holds"]) for row in rows if not row["flaw"]]
+        rows = (row for row in self.records if not row["flaw"])
+        return [(r["rate"], r["holds"]) for r in rows if (r["round"], r["mpm"]) == (number, mpm)]
 
     def next(self, number: int, mpm: str) -> float | None:
         """The rate to try next in a round; None when its bisection is finished."""
@@ -188,10 +188,11 @@ def capacity_table(
     *,
     launch: experiment.Launch | None = None,
 ) -> CapacityTable:
-    """Find the capacity of each MPM of mpmkit; five minutes at the demo scale.
+    """Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, for a script under
+    each MPM of mpmkit on one CPU. Five minutes at the demo scale; an interrupted run resumes with its file.
 
     limit_ms: the limit of p99, 1 to 10,000. cost_us: CPU time that the script burns, 50 to 100,000. out, launch,
-    on_progress, say: as in `demand_table`; the same call resumes an interrupted run. Raises as it does.
+    on_progress, say: as in `qps_table`. Raises as it does.
     """
     problems = command.Problems()
     chosen, (most, seconds, precision) = problems.scale(scale, SCALES, rounds)
@@ -219,11 +220,8 @@ def flaw_of(row: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit capacity``, as in `command.measured`."""
-    what = (
-        "Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, for a script "
-        "under each MPM of mpmkit on one CPU. The same command resumes an interrupted run."
-    )
-    parser = command.parser("mpmkit capacity", what, "--mpm", "--rounds", "--scale", "--out")
+    shared = ("--mpm", "--rounds", "--scale", "--out")
+    parser = command.parser("mpmkit capacity", capacity_table.__doc__, *shared)
     add = parser.add_argument
     add("--limit", dest="limit_ms", type=float, metavar="MS", help="what p99 must not exceed (50)")
     cost = "µs of CPU that it burns (300)"

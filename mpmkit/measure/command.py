@@ -100,10 +100,10 @@ SHARED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def parser(name: str, description: str, *shared: str, epilog: str = "", **helps: str) -> Parser:
-    """The command line of `name`, with options that several experiments have. `helps`: the name of one of them
-    without dashes -> another help text."""
-    made = Parser(prog=name, description=description, epilog=epilog)
+def parser(name: str, doc: str | None, *shared: str, epilog: str = "", **helps: str) -> Parser:
+    """The command line of `name`, with options that several experiments have. doc: its first paragraph says what
+    the command does. `helps`: the name of one of the options without dashes -> another help text."""
+    made = Parser(prog=name, description=(doc or "").partition("\n\n")[0], epilog=epilog)
     for option in shared:
         how = dict(SHARED[option])
         how["help"] = helps.get(option.lstrip("-"), how["help"])

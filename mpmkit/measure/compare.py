@@ -1,4 +1,5 @@
-"""Two files of rows: what costs more in B than in A? `mpmkit compare A.csv B.csv`, for people and for CI.
+"""Compare two files of rows: B's cost over A's with a 95% interval, and cheaper, dearer, the same or undecided.
+Ends with 1 if something is dearer, with 2 if the input is bad.
 
 A cost is CPU time or memory, or if the rows have neither, the time between two answers. If the generator was
 the limit, that time is not the server's, and the row is left out. Rounds that both files have
@@ -99,11 +100,7 @@ def junit(found: dict[str, Decision]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit compare``. The exit status: 0, 1 if something is dearer in B, 2 for bad input."""
-    what = (
-        "Compare two files of rows: B's cost over A's with a 95% interval, and cheaper, dearer, the same or "
-        "undecided. Ends with 1 if something is dearer, with 2 if the input is bad."
-    )
-    parser = command.parser("mpmkit compare", what)
+    parser = command.parser("mpmkit compare", __doc__)
     add = parser.add_argument
     add("a", metavar="A.csv", help="before")
     add("b", metavar="B.csv", help="after, of the same table")

@@ -377,14 +377,15 @@ def demand_table(
     also: Names = ("httpd",),
     launch: experiment.Launch | None = None,
 ) -> DemandTable:
-    """Measure what a request costs under each MPM; five minutes at the demo scale.
+    """Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and of httpd if it is
+    installed, with a decision on each pair (docs/DEMAND.md). Five minutes at the demo scale; an interrupted run
+    resumes with its file, and measures an unfinished block again.
 
     works: of "page" (a new connection each), "script" (the same) and "keep-alive". rates: requests/s,
         two or more for a line. blocks: how often each is measured. scale: "smoke", "demo", "full" (an
         hour); by default the environment's MPMKIT_SCALE, or else demo. seed: of the random order.
         margin: within which two costs are called the same. also: ("httpd",) or ().
-    out: as in `qps_table`; the same call resumes an interrupted run, and an unfinished block is measured again.
-    launch, on_progress, say: as in `qps_table`. Raises as it does.
+    out, launch, on_progress, say: as in `qps_table`. Raises as it does.
     """
     problems = command.Problems()
     chosen, (most, cycles, speeds, kinds) = problems.scale(scale, SCALES, rates, blocks)
@@ -422,13 +423,8 @@ def whole_blocks(rows: list[Row], todo: DemandTable) -> list[Row]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit demand``, as in `command.measured`."""
-    what = (
-        "Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and of httpd if "
-        "it is installed, with a decision on each pair (docs/DEMAND.md). The same command resumes an "
-        "interrupted run."
-    )
     scale = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
-    parser = command.parser("mpmkit demand", what, "--scale", "--out", scale=scale)
+    parser = command.parser("mpmkit demand", demand_table.__doc__, "--scale", "--out", scale=scale)
     add = parser.add_argument
     kinds = f"{', '.join(WORKS)}; several as a,b"
     add("--work", dest="works", **command.WORDS, metavar="WORK", help=kinds)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 import psutil
 
@@ -111,8 +111,7 @@ def identity(*asked: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """How far an experiment is: `done` of `planned` figures, those that a file held before included.
 
     text: what is measured. share: of the whole, 0 to 1. left: seconds that remain, None until that can be said.
@@ -260,7 +259,7 @@ class Table:
 
         Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
         """
-        say, show, text = say or _silent, on_progress or _silent, ""
+        say, show, text = say or (lambda _: None), on_progress or (lambda _: None), ""
         began, before, kept = time.monotonic(), self.measured, Counter[frozenset[str]]()
         for sentence in self.left_out:
             say(sentence)
@@ -317,10 +316,6 @@ class Table:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"
-
-
-def _silent(_: Any) -> None:
-    """For those who want to hear nothing."""
 
 
 SomeTable = TypeVar("SomeTable", bound=Table)

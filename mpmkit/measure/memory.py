@@ -214,7 +214,7 @@ def memory_table(
     path: str = "/index.html",
     directives: Mapping[str, Any] | None = None,
 ) -> MemoryTable:
-    """Measure memory against busy requests and idle kept-alive connections; minutes at the demo scale.
+    """Measure what a busy request and an idle connection cost under each MPM; minutes at the demo scale.
 
     * mpms: of prefork, worker, event. against: of "busy", "idle".
     * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
@@ -325,12 +325,8 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit memory``, as in `command.measured`; the status is 1 as well if no size can be said."""
-    what = (
-        "Measure what a busy request and an idle connection cost under each MPM, and say how many workers a "
-        "machine has room for."
-    )
     names = ("--mpm", "--rounds", "--scale", "--also", "--document-root", "--directive", "--out")
-    parser = command.parser("mpmkit memory", what, *names)
+    parser = command.parser("mpmkit memory", memory_table.__doc__, *names)
     add = parser.add_argument
     add("--against", **command.WORDS, metavar="WHAT", help="busy, idle (both)")
     add("--busy", type=listed(int), metavar="N,N", help="busy levels")

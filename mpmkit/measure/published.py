@@ -6,8 +6,7 @@ can be compared (`stats.verdict`).
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpmkit.measure.records import data_folder
 
@@ -26,8 +25,7 @@ DIRECTIVES: dict[str, dict[str, int]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """One column of the article: what is asked for and how long a good answer is, in bytes. script: how it is
     run ("" for a static page)."""
 

@@ -262,7 +262,8 @@ def qps_table(
     scripts: Names = ("wsgi",),
     launch: experiment.Launch | None = None,
 ) -> QpsTable:
-    """Measure the article's tables here; minutes at the demo scale.
+    """Measure the article's tables on this machine: requests per second of prefork, worker and event, for a
+    static page and a script; minutes at the demo scale.
 
     kinds: of "static", "script". mpms: of "prefork", "worker", "event". "all" stands for each. requests: per
         cell, 1 to 20 million; by default set by the scale. rounds: 1 to 1000. users: concurrent clients, 1 to
@@ -355,11 +356,8 @@ def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interv
 
 def main(argv: Sequence[str] | None = None, *, launch: experiment.Launch | None = None) -> int:
     """``mpmkit qps``, as in `command.measured`."""
-    what = (
-        "Measure the article's tables on this machine: requests per second of prefork, worker and event, for "
-        "a static page and a script."
-    )
-    parser = command.parser("mpmkit qps", what, "--mpm", "--rounds", "--scale", "--also", "--out")
+    shared = ("--mpm", "--rounds", "--scale", "--also", "--out")
+    parser = command.parser("mpmkit qps", qps_table.__doc__, *shared)
     add = parser.add_argument
     both = (*published.PAGES, "both")
     add("--kind", dest="kinds", choices=both, default="both", help="which table (default: both)")

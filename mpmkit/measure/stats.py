@@ -15,8 +15,7 @@ import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 Point = tuple[float, float]
@@ -45,8 +44,7 @@ def t_quantile(freedom: int) -> float:
     return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A value with its confidence interval, in the unit of what was given. level: the confidence, 0.95, or 0
     where nothing is known of the spread."""
 
@@ -173,8 +171,7 @@ CHEAPER, DEARER, UNDECIDED = "cheaper", "dearer", "undecided"
 MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the margin
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """A ratio of two costs with its verdict.
 
     blocks: their number. more: as of `more_blocks`. paired: whether the two were compared block by block.
@@ -236,8 +233,7 @@ def more_blocks(ratio: Interval, blocks: int, margin: float) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """In how many cells something other than the server was the limit."""
 
     cells: int = 0
@@ -258,8 +254,7 @@ class Limits:
         return ", ".join(form.format(what, n) for what, n in both if n)
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two MPMs next to each other in the published order: how many times faster the first one is, as
     published and as measured within the rounds."""
 
@@ -278,8 +273,7 @@ class Pair:
         return f"{self.faster} / {self.slower}: {measured}"
 
 
-@dataclass(frozen=True)
-class OrderVerdict:
+class OrderVerdict(NamedTuple):
     """Whether the published order of the MPMs came out.
 
     Where the generator, or the machine that it shares with the servers, was the limit in a cell, a faster
@@ -311,7 +305,7 @@ class OrderVerdict:
 
 
 def verdict(
-    rounds: Mapping[str, Rounds], figures: Mapping[str, float], limits: Limits = Limits()
+    rounds: Mapping[str, Rounds], figures: Mapping[str, float], limits: Limits
 ) -> OrderVerdict | None:
     """Compare what the rounds measured (MPM -> QPS of each round) with the published figures.
 

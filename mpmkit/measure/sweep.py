@@ -189,7 +189,8 @@ def sweep(
     launch: experiment.Launch | None = None,
     observe: Observe | None = None,
 ) -> SweepTable:
-    """Measure every point of a grid, each with a fresh server.
+    """Measure every point of a grid of directives and loads, each with a fresh server. An interrupted sweep
+    resumes with its file.
 
     mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
         -> the values to try. profile: the load; the grid changes its fields.
@@ -197,8 +198,7 @@ def sweep(
         points. document_root: your pages. launch, out, on_progress, say: as in `qps_table`.
     observe: further observations at each point, as columns of the records table `observed`.
 
-    Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep. After an error or
-    Ctrl-C the same call resumes.
+    Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep.
     """
     problems = command.Problems()
     known = problems.chosen("mpm", mpm, MPMS)
@@ -344,12 +344,11 @@ def _from_command(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit sweep``, as in `command.measured`."""
-    what = "Measure every point of a grid of directives and loads. The same command goes on where it was stopped."
     example = "example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive"
     shared = ("--rounds", "--scale", "--document-root", "--directive", "--out")
     scale = "seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items())
     helps = {"rounds": "how often each point (1)", "scale": scale}
-    parser = command.parser("mpmkit sweep", what, *shared, epilog=example, **helps)
+    parser = command.parser("mpmkit sweep", sweep.__doc__, *shared, epilog=example, **helps)
     add = parser.add_argument
     add("mpm", type=command.words, help="prefork, worker or event; several as a,b")
     grid = "a directive or a field of the load (users, keep_alive ...) and its values"
