@@ -25,7 +25,7 @@ from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
 from mpmkit.measure import advise_command, procfs
 from mpmkit.measure.advise import Cost, advise, demand, grown
-from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
+from mpmkit.measure.advise_command import block, configured, recorded_costs, running_cost
 from mpmkit.measure.parallel import in_processes
 from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.sizing import Line
@@ -81,11 +81,11 @@ def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
     assert after.memory == pytest.approx([1000 + each * workers for each in (90, 100, 110)])
     assert "ran into the limit" in " ".join(advice.notes) or mpm == "event"
     # What is pasted means what was simulated, and httpd has nothing to correct in it.
-    conf = read(Source("pasted", text=advise_command.block(after), mpm=mpm))
+    conf = read(Source("pasted", text=block(after), mpm=mpm))
     pasted, notes = check(mpm, conf.settings)
     assert not conf.problems and not notes
     assert replace(after.directives, KeepAliveTimeout=pasted.KeepAliveTimeout) == pasted
-    lines = advise_command.block(after).splitlines()[1:-1]
+    lines = block(after).splitlines()[1:-1]
     assert all(line.strip().startswith("#") for line in lines[::2])
 
 
@@ -165,9 +165,7 @@ def test_processes_of_their_own_say_the_same():
     how = {"calls": in_processes, "on_progress": lambda *now: shares.append(now)}
     both = advise(given_mpms, day(400), costs, **how)
     for one, other in zip(alone.cases, both.cases, strict=True):
-        assert (
-            advise_command.block(one) == advise_command.block(other) and one.memory == other.memory
-        )
+        assert block(one) == block(other) and one.memory == other.memory
         assert one.run.waits == other.run.waits and one.run.series == other.run.series
     assert shares[-1][0] == 1 and " as " in shares[-1][1]
     with pytest.raises(ValueError, match=r"1 of 2 .*add %D"):

@@ -100,11 +100,12 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     threads: ThreadsPerChild. kept: what a kept connection takes, which is not seen from outside. Raises
     ValueError for a pid that is no parent of httpd's, or whose memory may not be read.
     """
-    name, above = _name(pid), (procfs.stat(pid)[1:2] or ["0"])[0]
+    above = (procfs.stat(pid)[1:2] or ["0"])[0]
+    name, name_above = (procfs.text_of(f"/proc/{one}/comm").strip() for one in (pid, above))
     if name not in HTTPD:
         what = f"is {name!r}, not httpd" if name else "does not run"
         raise ValueError(f"pid: process {pid} {what}; the PidFile has the right one")
-    if _name(above) in HTTPD:
+    if name_above in HTTPD:
         raise ValueError(f"pid: process {pid} is a child of httpd; give its parent, {above}")
     looks = [(procfs.read_smaps(one), procfs.status_numbers(one)) for one in procfs.children(pid)]
     most = max((said.get("Threads", 1) for _, said in looks), default=0)
@@ -123,10 +124,6 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     line = Line(shared, middle, middle - reach, middle + reach, len(each), len(each) * threads)
     source = f"measured, {len(each)} children of process {pid} as they are now"
     return Cost(line, source, kept, True)
-
-
-def _name(pid: int | str) -> str:
-    return procfs.text_of(f"/proc/{pid}/comm").strip()
 
 
 # -- as text, JSON and HTML ----------------------------------------------------------------------
@@ -240,20 +237,17 @@ def _wide(label: str, inside: str) -> str:
     return f"<div class='wide' role='region' aria-label='{label}' tabindex='0'>{inside}</div>"
 
 
-def _table(advice: Advice) -> str:
-    head, *body = (tuple(map(escape, row)) for row in rows(advice))
-    made = "".join(f"<th scope='col'>{cell}</th>" for cell in head)
-    made = f"<table><thead><tr>{made}</tr></thead><tbody>"
-    for first, *others in body:
-        made += f"<tr><th scope='row'>{first}</th><td>{'</td><td>'.join(others)}</td></tr>"
-    return _wide("Under each MPM, as given and as proposed", f"{made}</tbody></table>")
-
-
 def html(advice: Advice, title: str) -> str:
     """One page with tables, plots (SVG) and blocks, in the reader's colour scheme; it loads nothing."""
     answer = ""
     if advice.cases:
-        answer = _table(advice) + "".join(f"<p>{escape(line)}</p>" for line in sources(advice))
+        head, *body = ([escape(cell) for cell in row] for row in rows(advice))
+        table = "".join(f"<th scope='col'>{cell}</th>" for cell in head)
+        table = f"<table><thead><tr>{table}</tr></thead><tbody>"
+        for first, *others in body:
+            table += f"<tr><th scope='row'>{first}</th><td>{'</td><td>'.join(others)}</td></tr>"
+        answer = _wide("Under each MPM, as given and as proposed", f"{table}</tbody></table>")
+        answer += "".join(f"<p>{escape(line)}</p>" for line in sources(advice))
         when = f"{advice.trace.clock(0)} to {advice.trace.clock(advice.trace.span)}"
         answer += (
             f"<p><b>{escape(advice.verdict())}</b></p><p>From {when}: "

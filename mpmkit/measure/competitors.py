@@ -87,45 +87,40 @@ decorate_workers_output = no
 """
 
 
+@contextlib.contextmanager
+def _with(fpm: PhpFpm, make: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
+    with fpm, make() as server:
+        yield server
+
+
+def _fpm_for(directives: dict[str, Any]) -> PhpFpm:
+    """With a child for each of the server's workers. Raises NotInstalled at once, not in a `with` statement."""
+    workers = min(MOST_CHILDREN, int(directives.get("MaxRequestWorkers", 400)))
+    return PhpFpm(document_root=SAMPLE_SITE, children=workers)
+
+
 def ours(way: str, launch: Launch) -> Launch:
-    """`launch` for a server of ours that runs programs ("cgi"), or has a php-fpm with a child for each of
-    its workers ("php-fpm")."""
-    if way == "php-fpm":
-        return _with_php_fpm(
-            lambda mpm, fpm, **given: launch(
-                mpm, document_root=fpm.document_root, directives=fpm.directives(), **given
-            )
-        )
+    """`launch` for a server of ours that runs programs ("cgi"), or starts and ends with a php-fpm ("php-fpm")."""
     # As a directive, not by the samples' own section: then the parent loads what starts programs.
-    return partial(launch, directives=("AddHandler cgi-script .cgi",))
+    if way != "php-fpm":
+        return partial(launch, directives=("AddHandler cgi-script .cgi",))
 
+    def start(mpm: str, **given: Any) -> AbstractContextManager[Any]:
+        fpm = _fpm_for(given)
+        return _with(fpm, lambda: launch(
+            mpm, document_root=fpm.document_root, directives=fpm.directives(), **given
+        ))  # fmt: skip
 
-def _with_php_fpm(make: Callable[..., AbstractContextManager[Any]]) -> Launch:
-    """``make(mpm, fpm, **directives)`` with a php-fpm that has a child for each worker of the server. Both
-    start and end together."""
-
-    def launch(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-        workers = min(MOST_CHILDREN, int(directives.get("MaxRequestWorkers", 400)))
-        # Raises NotInstalled at once, as httpd's constructor does, not in the `with` statement.
-        fpm = PhpFpm(document_root=SAMPLE_SITE, children=workers)
-
-        @contextlib.contextmanager
-        def both() -> Iterator[Any]:
-            with fpm, make(mpm, fpm, **directives) as server:
-                yield server
-
-        return both()
-
-    return launch
+    return start
 
 
 _httpd = partial(Httpd, document_root=SAMPLE_SITE)
 
 
-def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+def _httpd_php_fpm(mpm: str, **given: Any) -> AbstractContextManager[Any]:
     _httpd(mpm, fcgi="proxy:fcgi://localhost")  # is all of it installed?
-    start = _with_php_fpm(lambda mpm, fpm, **given: _httpd(mpm, fcgi=fpm.handler, **given))
-    return start(mpm, **directives)
+    fpm = _fpm_for(given)
+    return _with(fpm, lambda: _httpd(mpm, fcgi=fpm.handler, **given))
 
 
 # name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, its pages, start).

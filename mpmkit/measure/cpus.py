@@ -108,14 +108,13 @@ def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
 
 
 class Reading(NamedTuple):
-    """Seconds until now: the clock; idle time of all CPUs; idle and stolen time of the server's CPU; CPU time of
-    the generator and of each server's processes."""
+    """Seconds until now."""
 
     clock: float
-    idle: float
-    off: float
-    stolen: float
-    generator: float
+    idle: float  # of all CPUs
+    off: float  # idle time of the server's CPU
+    stolen: float  # of it
+    generator: float  # CPU time, as of each server's processes
     servers: tuple[float, ...]
 
 
@@ -190,9 +189,8 @@ class OtherWork:
         for one in (me, *me.children(recursive=True)):
             with contextlib.suppress(psutil.Error):
                 mine += sum(one.cpu_times()[:4])  # user, system, and of the children that ended
-        all_of_it = psutil.cpu_times()
-        busy = all_of_it.user + all_of_it.nice + all_of_it.system + all_of_it.steal
-        return time.monotonic(), busy - mine
+        whole = psutil.cpu_times()
+        return time.monotonic(), whole.user + whole.nice + whole.system + whole.steal - mine
 
     def share(self) -> float:
         """Of the CPU time of all processors, 0 to 1."""

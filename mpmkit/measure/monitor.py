@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mpmkit.launcher import LaunchError, ScoreboardView, Server
@@ -35,16 +35,6 @@ KEEP = 36_000  # samples kept: some three hours
 FIRST_ANSWER = 10.0  # seconds in which a status page must come the first time
 
 
-class Running(Protocol):
-    """What is known of a server of another make: `mpmkit.measure.reference_servers.Httpd`, for instance."""
-
-    url: str
-    pid: int
-
-
-Watched = Server | Running | str
-
-
 class _Look(NamedTuple):
     """What one look finds, before it is compared with the one before."""
 
@@ -56,8 +46,7 @@ class _Look(NamedTuple):
 
 
 def _counts(letters: str, held: Sequence[int], idle: int, busy: int) -> dict[str, float]:
-    """The fields that letters, idle and busy workers, and connections without a thread (kept alive, writing,
-    closing) make."""
+    """Of connections without a thread (kept alive, writing, closing), and of workers: fields of a Sample."""
     keep_alive, writing, closing = held
     count = Counter(letters)
     return {
@@ -99,8 +88,9 @@ class StatusPage:
     Its URL may have a user and a password, which are sent as Basic authentication.
     """
 
-    def __init__(self, server: Running | str, patience: float) -> None:
-        url, self.pid = (server, 0) if isinstance(server, str) else (server.url, server.pid)
+    def __init__(self, server: Any, patience: float) -> None:
+        url = server if isinstance(server, str) else server.url
+        self.pid: int = getattr(server, "pid", 0)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not the URL of a server; write http://host:port")
@@ -121,8 +111,8 @@ class StatusPage:
         try:
             request = urllib.request.Request(self.page, headers=self.headers)
             with urllib.request.urlopen(request, timeout=patience) as reply:
-                lines = reply.read().decode("latin-1").splitlines()
-            auto = {key: value.strip() for key, _, value in (one.partition(":") for one in lines)}
+                text = reply.read().decode("latin-1")
+            auto = dict(re.findall(r"^([^:\n]*):[ \t]*(.*?)\s*$", text, re.M))
             if "Scoreboard" in auto:
                 return auto
         except urllib.error.HTTPError as error:
@@ -159,14 +149,13 @@ class StatusPage:
         return _Look(children, counts | known, ms)
 
 
-_LOG_LINE = re.compile(r"\[[^\]]+\] \[\w+:(\w+)\] \[pid \d+(?::tid \d+)?\] (.*)")
-LEVELS = ("notice", "warn", "error", "crit", "alert", "emerg")
+LEVELS = "notice|warn|error|crit|alert|emerg"
+LOG_LINE = re.compile(rf"(?m)^\[[^\]\n]+\] \[\w+:(?:{LEVELS})\] \[pid \d+(?::tid \d+)?\] (.*)")
 
 
 def log_lines(text: str) -> list[str]:
     """The messages of an error log that an operator should see, without date and pid."""
-    found = (_LOG_LINE.match(line) for line in text.splitlines())
-    return [match[2] for match in found if match and match[1] in LEVELS]
+    return LOG_LINE.findall(text)
 
 
 class Watch(Recording):
@@ -184,7 +173,7 @@ class Watch(Recording):
     """
 
     def __init__(
-        self, server: Watched, *, every: float = EVERY,
+        self, server: Server | Any, *, every: float = EVERY,
         on_sample: Callable[[Sample, Any], None] | None = None, on_end: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         if every < 0.01:
@@ -314,7 +303,7 @@ class Watch(Recording):
         yield from (("log", line) for line in look.lines)
 
 
-def watch(server: Watched, seconds: float | None = None, *, every: float = 1.0) -> Watch:
+def watch(server: Any, seconds: float | None = None, *, every: float = 1.0) -> Watch:
     """Record a server's pool for `seconds` from now, or without `seconds` in a `with` block. Raises as `Watch`,
     and ValueError for negative seconds."""
     if seconds is not None and seconds < 0:

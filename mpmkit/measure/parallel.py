@@ -45,14 +45,16 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_call, args=(theirs, work, shared, job))
                 busy[ours] = number, process
-                process.start()
+                with contextlib.suppress(ConnectionError):  # it has ended: its pipe says so, below
+                    process.start()
                 theirs.close()
             for end in list[Any](wait(busy, LOOK)):
                 number, process = busy[end]
                 try:
                     answer = end.recv()
                 except (EOFError, OSError):
-                    process.join()
+                    if process.pid:
+                        process.join()
                     text = f"a process of the simulation ended with status {process.exitcode}"
                     raise ChildProcessError(f"{text}; is there too little memory?") from None
                 if isinstance(answer, Exception):

@@ -48,8 +48,7 @@ def alive(pid: int) -> bool:
 def members(group: int) -> list[int]:
     """The living processes of a process group."""
     stats = {int(name): stat(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
-    of_it = {pid: words[0] for pid, words in stats.items() if words and int(words[2]) == group}
-    return [pid for pid, state in of_it.items() if state not in "ZX"]
+    return [pid for pid, w in stats.items() if w[2:3] == [str(group)] and w[0] not in "ZX"]
 
 
 def children(pid: int) -> list[int]:
@@ -120,9 +119,7 @@ class Meter:
 class Footprint:
     """KiB of one process, or of several added up."""
 
-    pss: int = (
-        0  # its own pages, and of each shared page the part of one of those who map it: adds up
-    )
+    pss: int = 0  # its own pages, and of each shared page the part of one who maps it: adds up
     uss: int = 0  # its own pages alone: what would be free if only this process ended
     rss: int = 0  # every page it has mapped: a page of ten processes counts ten times in a sum
     swap: int = 0
@@ -202,8 +199,8 @@ def parse_smaps(smaps: str) -> Footprint:
 
 def pss_mb(pids: Iterable[int]) -> float:
     """PSS of processes together, in MB (10^6 bytes); NaN if none of them can be read."""
-    found = [numbers(f"/proc/{pid}/smaps_rollup").get("Pss", 0) for pid in pids]
-    return round(sum(found) * 1024 / 1e6, 2) if any(found) else float("nan")
+    kib = sum(numbers(f"/proc/{pid}/smaps_rollup").get("Pss", 0) for pid in pids)
+    return round(kib * 1024 / 1e6, 2) if kib else float("nan")
 
 
 def read_smaps(pid: int) -> Footprint | None:

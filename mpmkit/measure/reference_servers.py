@@ -218,13 +218,12 @@ class ReferenceServer:
 class Httpd(ReferenceServer):
     """The real Apache httpd with one MPM.
 
-    `given` are directives, as `mpmkit.launch` takes them, and what `ReferenceServer` takes. With `php`
-    the machine's mod_php runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a
-    SetHandler's `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else
-    mod_cgid, as Debian has it). `modules` come on top of the basic ones, by short name
-    (`modules=["status"]`). `buffered_logs` is httpd's BufferedLogs; `extra` is text for the end of its
-    configuration. Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an
-    unknown MPM or directive.
+    `given` are directives, as `mpmkit.launch` takes them, and what `ReferenceServer` takes. With `php` the
+    machine's mod_php runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a SetHandler's
+    `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else mod_cgid, as Debian has
+    it). `modules` come on top of the basic ones, by short name: `modules=["status"]`. `extra` ends its
+    configuration. Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an unknown MPM or
+    directive.
     """
 
     def __init__(
@@ -338,10 +337,9 @@ def user_lines() -> list[str]:
 
 def find_program(names: Iterable[str], program: str, how: str) -> str:
     """The path of the first of `names` that is there; /usr/sbin is searched too. Raises NotInstalled."""
-    more = ("/usr/sbin", "/usr/local/sbin", "/usr/local/apache2/bin", "/sbin")
-    path = os.pathsep.join((os.environ.get("PATH", ""), *more))
-    for found in (shutil.which(name, path=path) for name in names):
-        if found:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/usr/local/apache2/bin:/sbin"
+    for name in names:
+        if found := shutil.which(name, path=path):
             return found
     raise NotInstalled(program, how)
 

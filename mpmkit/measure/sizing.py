@@ -167,9 +167,8 @@ def max_request_workers_for(
         if type(value) is not int or value < least:
             problems.append(f"{name}: must be a whole number from {least}, not {value!r}")
     if idle and mpm in ("prefork", "worker"):
-        problems.append(
-            f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one"
-        )
+        held = "a kept-alive connection keeps a worker; count it as one"
+        problems.append(f"idle: under {mpm} {held}")
     try:
         total, kept = room_for(ram, reserve)
     except ValueError as error:
@@ -189,9 +188,9 @@ def max_request_workers_for(
     taken = base + idle * per_idle
     found = workers(line.dear, (total - kept) / 1024 - taken)
     if found < 1:
-        least = _mib((taken + step * line.dear) * 1024)
+        needed = _mib((taken + step * line.dear) * 1024)
         none = f"{_mib(total)} have no room for {step} worker{'s' * (step > 1)} of {mpm}"
-        raise ValueError(f"ram: {none}: that takes {least} besides a reserve of {_mib(kept)}")
+        raise ValueError(f"ram: {none}: that takes {needed} besides a reserve of {_mib(kept)}")
     rss = lines(rows, ("rss_kb",))[server, mpm, "busy"]
     by_rss = workers(rss.slope, (total - kept) / 1024 - rss.base) if rss.slope > 0 else None
     each, each_idle = (math.ceil(cost * 1024) for cost in (line.dear, per_idle))
@@ -210,10 +209,9 @@ def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tupl
     if idle and parked is None:
         raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
     if not line.slope > 0 or (not line.low > 0 and line.points > 2):
-        noise = (
-            f"the noise ({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
-        )
-        raise ValueError(f"memory: growth with the number of requests is not larger than {noise}")
+        noise = f"the noise ({line.low:,.0f} to {line.high:,.0f} KiB)"
+        growth = f"growth with the number of requests is not larger than {noise}"
+        raise ValueError(f"memory: {growth}; measure more levels or rounds")
     return line, max(0.0, parked.dear) if idle and parked else 0.0
 
 

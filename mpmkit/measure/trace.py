@@ -212,9 +212,7 @@ class Trace:
 # -- from access logs -----------------------------------------------------------------------------
 
 
-def _columns(
-    form: LineFormat, blocks: Iterable[Entries], lines: defaultdict[bytes, int] | None
-) -> Any:
+def _columns(form: LineFormat, blocks: Iterable[Entries], lines: dict[bytes, int] | None) -> Any:
     """LOGGED, in the order of starts; ports: whether they are logged; back: seconds by which the clock went
     back, at most."""
     at, salt, clients, places, last = form.columns, os.urandom(16), numbered(), numbered(), -1e18
@@ -293,10 +291,8 @@ def joined(
     # By client, and by the %k of the next request: the connections that wait for it, in order.
     there: dict[int, list[Waiting]] = {}
     waiting, add, purge, ports = there.get, numbers.append, PURGE, columns.ports
-    rows = zip(
-        count(), columns.start, ends, columns.place, columns.serial, columns.kept, strict=False
-    )
-    for index, start, end, key, serial, keeps in rows:
+    logged = columns.start, ends, columns.place, columns.serial, columns.kept
+    for index, start, end, key, serial, keeps in zip(count(), *logged, strict=False):
         low, high, best, then, waits = start - limit, start + tolerance, None, key, keeps
         if index >= purge:
             purge += PURGE
@@ -360,9 +356,7 @@ def _from_conf(conf: Any, log: str, text: str) -> tuple[dict[str, str], str, flo
     return nicknames, text or min(logs, key=lambda one: not name.startswith(one[0]))[1], keep_alive
 
 
-def read_trace(
-    logs: Any, log_format: str, conf: Any, lines: defaultdict[bytes, int] | None = None
-) -> Trace:
+def read_trace(logs: Any, log_format: str, conf: Any, lines: Any = None) -> Trace:
     """See `Trace.read`. lines: a `numbered` of request lines; `size` is then the number of each."""
     several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
     nicknames, text, gap = access_log.NICKNAMES, log_format, KEEP_ALIVE_TIMEOUT
@@ -376,9 +370,7 @@ def read_trace(
     reader.check()
     clock, begin = form.begin if form.begin.usable else form.end, columns.start[0]
     later: Iterable[float] = repeat(0.0)
-    if (
-        clock.resolution == 1 and form.begin.usable
-    ):  # spread evenly over each second, in their order
+    if clock.resolution == 1 and form.begin.usable:  # spread over each second, in their order
         offsets = lru_cache(CACHED)(lambda count: [1.0 / count * index for index in range(count)])
         later = chain.from_iterable(map(offsets, Counter(columns.start).values()))
     known = map(operator.add, columns.start, later)
@@ -386,7 +378,7 @@ def read_trace(
     serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
     numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
     how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"
-    signs = " and %X" if "kept" in form.columns else ""
+    signs = " and %X" * ("kept" in form.columns)
     joins = (
         f"Connections are inferred from {how}{signs}; without %k the error of that is not known."
     )

@@ -8,7 +8,6 @@ until then: `apply` of lab/tracer.js is that rule.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from mpmkit.policy.states import LETTERS
@@ -55,8 +54,7 @@ class Connect(NamedTuple):
     client: int
 
 
-@dataclass(frozen=True)
-class ConnectionTrace:
+class ConnectionTrace(NamedTuple):
     """The steps of one server, in the order of time. Connections are numbered from 1 as they appear."""
 
     mpm: str

@@ -108,9 +108,7 @@ class Plan:
     memory: Memory  # for the next pass
     notes: tuple[Note, ...] = ()  # for the error log
     retire: int = 0  # or 1: ask a child to leave, the one that reads the byte in the pipe of death
-    # Fork a child into each of these slots. Where a leaving child of worker still finishes its last requests,
-    # the row is the new child's from then on, which starts threads where the old one's have ended.
-    spawn: tuple[int, ...] = ()
+    spawn: tuple[int, ...] = ()  # fork a child into each of these slots
     shutdown: bool = False  # stop the whole server
 
 

@@ -5,8 +5,8 @@ time-out value. So the item that came last expires last: appending keeps the que
 the same with ten connections or ten thousand, as do claiming (its client has sent something) and finding
 the next expiry, which is at the head.
 
-Time is an argument, in seconds of whatever clock the caller keeps to (the servers use
-`time.monotonic`). Nothing here looks at a clock, and nothing here takes a lock: server/parked.py does.
+Time is an argument, in seconds of any one clock (the servers' is `time.monotonic`). Nothing here takes a lock:
+server/parked.py does.
 
 Source of the behaviour: httpd 2.4, event.c (keepalive_q, write_completion_q, linger_q,
 short_linger_q), with the directives KeepAliveTimeout and Timeout.
@@ -27,9 +27,8 @@ class TimeoutQueue(Generic[Item]):
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        # When each began to wait. The start is kept rather than the expiry, so that `timeout` can change
-        # for those that already wait. Not a plain dict: what is removed from its front leaves a gap that
-        # `next(iter(d))` walks over each time; OrderedDict is a linked list, whose head is one step away.
+        # When each began to wait: not the expiry, so that `timeout` can change. In a plain dict what is removed
+        # from its front leaves a gap that `next(iter(d))` walks over each time; here the head is one step away.
         self._began: OrderedDict[Item, float] = OrderedDict()
 
     def append(self, item: Item, now: float) -> None:
