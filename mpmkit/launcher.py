@@ -24,6 +24,7 @@ from mpmkit.policy.states import DEAD, LETTERS, Counts, Snapshot
 from mpmkit.server import home as folder
 from mpmkit.server.scoreboard import Scoreboard, WorkerRow
 
+FileName = str | os.PathLike[str]
 READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes most of it
 LOGS = ("error.log", "access.log", "trace.log")
 STOPPED_WITHIN = 15.0  # seconds for it to end: longer than the parent gives its children
@@ -190,18 +191,10 @@ class Server:
 
 
 def launch(
-    mpm: str | None = None,
-    *,
-    conf: str | os.PathLike[str] | None = None,
-    document_root: str | os.PathLike[str] | None = None,
-    port: int = 0,
-    access_log: bool = False,
-    trace: bool = False,
-    tls: bool = False,
-    directives: Sequence[str] | str = (),
-    python: str | os.PathLike[str] = sys.executable,
-    **named: Any,
-) -> Server:
+    mpm: str | None = None, *, conf: FileName | None = None, document_root: FileName | None = None,
+    port: int = 0, access_log: bool = False, trace: bool = False, tls: bool = False,
+    directives: Sequence[str] | str = (), python: FileName = sys.executable, **named: Any,
+) -> Server:  # fmt: skip
     """Start a server and return once clients can connect.
 
     mpm             "prefork", "worker" or "event"; may be left out where `conf` has a LoadModule

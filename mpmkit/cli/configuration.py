@@ -45,17 +45,13 @@ class Configuration:
     """Reads a configuration at the start and again at each restart."""
 
     def __init__(
-        self,
-        source: httpd_conf.Source,
-        sections: Iterable[Section] = (),
-        *,
-        document_root: bool = True,
-        strict: bool = False,
-    ) -> None:
-        self.source = source
-        self.sections = tuple(sections)  # those that precede the file's
-        self.document_root = document_root  # it must exist (httpd -T: it need not)
-        self.strict = strict  # directives that mpmkit lacks are refused (httpd --strict)
+        self, source: httpd_conf.Source, sections: Iterable[Section] = (), *,
+        document_root: bool = True, strict: bool = False,
+    ) -> None:  # fmt: skip
+        """sections: those that precede the file's. document_root: it must exist (httpd -T: it need not). strict:
+        directives that mpmkit lacks are refused (httpd --strict)."""
+        self.source, self.sections = source, tuple(sections)
+        self.document_root, self.strict = document_root, strict
         self.background = False  # output to standard error belongs in the error log
         self._autoindex = False  # mod_autoindex is loaded
         self._parent: Parent | None = None
