@@ -212,7 +212,6 @@ def test_subnets(text, client, within):
 
 @pytest.mark.parametrize("text", [*ADDRESSES[20:], "1e3", "1" * 5000])
 def test_what_is_no_address_is_refused(text):
-    """As httpd refuses it: ADDRESSES of tests/fidelity/compare_conf.py."""
     with pytest.raises(DirectiveError):
         answers(f"<Location />\nRequire ip {text}\n</Location>")
 

@@ -52,16 +52,11 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
     with launched(mpm, pool=one_child(mpm, 4), **options) as server:
         with Client(server, receive_buffer=8192) as client:
             client.send(request("/big.bin"))
-
-            def begun() -> int:
-                # Under event the counter follows the worker's last W: it alone shows that the client waits.
-                if mpm == "event":
-                    return total(server, "write_completion")
-                return server.scoreboard().count("W")
-
-            poll_until(begun, "the answer has begun")
+            # Under event the counter follows the worker's last W: it alone shows that the client waits.
+            waits = lambda: total(server, "write_completion")  # noqa: E731
+            poll_until(waits if mpm == "event" else lambda: server.scoreboard().count("W"), "begun")
             # A second for each write that takes nothing, then two of lingering.
-            poll_until(lambda: not total(server, "write_completion"), "the thread is free", 15)
+            poll_until(lambda: not waits(), "the thread is free", 15)
             shows(server, idle=1 if mpm == "prefork" else 4)
             with pytest.raises((Lost, TimeoutError)):
                 client.reply()
@@ -83,12 +78,11 @@ def test_a_client_that_never_closes_holds_a_worker_for_two_seconds(mpm):
 
 
 def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
-    with launched("event", pool=one_child("event", 4), KeepAlive=False) as server:
-        clients = []
-        for _ in range(6):
-            clients.append(Client(server))
-            assert clients[-1].get().closes
-            clients[-1].ended(8.0)
+    with launched("event", pool=one_child("event", 4), KeepAliveTimeout=0) as server:
+        clients = [Client(server) for _ in range(6)]
+        for client in clients:
+            assert client.get().closes
+            client.ended(8.0)
         shows(server, idle=4)
         poll_until(lambda: total(server, "lingering_close") == 6, "six linger")
         # Those that linger do not count against the limit: there is room for others.
@@ -96,8 +90,8 @@ def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
             assert get(server).status == 200
         for client in clients:
             client.close()
-        poll_until(lambda: total(server, "lingering_close") == 0, "and are gone with their clients")
-        poll_until(lambda: total(server, "connections") == 0, "all of them")
+        gone = lambda: total(server, "lingering_close") == total(server, "connections") == 0  # noqa: E731
+        poll_until(gone, "and are gone with their clients")
 
 
 def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
@@ -114,7 +108,6 @@ def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
 
 
 def test_a_stopped_child_delays_nobody_else(mpm):
-    """A child that hangs (here: stopped) keeps what it holds. The others serve on."""
     with launched(mpm, pool=pool(mpm, 3, 6, threads=2)) as server:
         victim = server.processes()[0]
         os.kill(victim, signal.SIGSTOP)

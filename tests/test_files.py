@@ -77,7 +77,6 @@ def test_one_warning_a_module():
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A ServerRoot with the files, and a site."""
     open_to_all(tmp_path)
     names = "index.html staff/x.html people/x.html forms/x.html a.php a.bak a.media"
     tree_of(tmp_path / "www", dict.fromkeys(names.split(), "a page\n"))
@@ -134,7 +133,6 @@ def test_main_files_of_each_kind_start(kind, tmp_path, capsys):
 
 @pytest.mark.rival
 def test_httpd_starts_with_these_files(tmp_path, request):
-    """But for those with modules that are not installed."""
     assert len(MAIN) - len(REFUSED_OF) == 45, "nearly all of these start with mpmkit"
     program = request.getfixturevalue("httpd")
     where, wrong, count = Path(module_directory(program)), {}, 0

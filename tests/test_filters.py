@@ -79,7 +79,6 @@ def test_over_tls(mpm, document_root):
 
 
 def test_the_filter_itself():
-    """Bytes are neither lost nor reordered, in pieces of a twentieth of a second's worth."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         line = LineRate(ours, 100)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import Client, exchange, get, request
 from support.configured import directives
-from support.files import recorded_root, write
+from support.files import conf, recorded_root, section, write
 from support.servers import serving
 from support.waiting import logged, poll_until
 
@@ -48,7 +48,6 @@ def line(text: str, conn=None) -> str:
 
 @pytest.fixture
 def log(tmp_path):
-    """An error log and what is in it."""
     path = tmp_path / "error.log"
     fd = open_log(str(path), "ErrorLog")
     yield lambda level="warn", **options: (ErrorLog(fd, level, **options), path.read_text)
@@ -224,7 +223,6 @@ def test_a_message_is_one_line_of_printable_ascii(log, text, escaped):
 
 
 def test_a_server_s_access_logs(mpm, tmp_path):
-    """Requests, connections that are kept, bytes that came and went, and header fields that went."""
     path, other = tmp_path / "lab.log", tmp_path / "bytes.log"
     root = recorded_root(tmp_path / "root")
     layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
@@ -341,6 +339,8 @@ REFUSED = [
         (b"GET /a%2fb HTTP/1.0\r\n\r\n", "core:info AH00026"),
         (b"GET /" + b"x" * 300 + b" HTTP/1.0\r\n\r\n", "core:error AH00036"),
         (b"GET /nope HTTP/1.0\r\n\r\n", "core:info AH00128"),
+        (b"GET /sub/ HTTP/1.0\r\n\r\n", "authz_core:error AH01630"),
+        (b"GET /noindex/ HTTP/1.0\r\n\r\n", "autoindex:error AH01276"),
         (CHUNKED + b"zz\r\n", "http:info AH01590"),
         (CHUNKED + b"1ff\r\n%b\r\n0\r\n\r\n" % (b"x" * 511), "http:info AH01591"),
         (POST + b"Content-Length: 9\r\n\r\nab", "reqtimeout:info AH01382"),
@@ -355,6 +355,7 @@ def test_what_is_logged_of_a_refused_request(tmp_path):
         "CustomLog": (str(path), "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"),
         "LogLevel": "debug", "RequestReadTimeout": "header=1 body=1", "LimitRequestBody": 9,
         "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 400,
+        "conf": conf("LoadModule autoindex_module x", section("Location /sub/", "Require all denied")),
     }  # fmt: skip
     with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
         for number, (sent, said, line) in enumerate(REFUSED, 1):

@@ -26,7 +26,6 @@ GET, POST = "GET / HTTP/1.1|Host: x", "POST / HTTP/1.1|Host: x"
 
 
 def picture(request: Request) -> dict:
-    """Everything that is known of a request."""
     return {name: getattr(request, name) for name in Request.__slots__}
 
 
@@ -178,7 +177,6 @@ CHANGES = [
 ))  # fmt: skip
 @settings(max_examples=500)
 def test_a_plain_head_is_what_h11_reads(changes):
-    """Bytes of a plain head replaced, added and removed."""
     head = changed(PLAIN, changes)
     check_head(head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
 

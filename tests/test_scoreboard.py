@@ -1,6 +1,7 @@
 """The scoreboard: what one process writes, another reads; no process writes into another's record."""
 
 import os
+from contextlib import closing
 
 import pytest
 from support.client import Client, request
@@ -16,9 +17,8 @@ DIRECTIVES = configured(ServerLimit=4, ThreadLimit=5, ThreadsPerChild=3, MaxRequ
 
 @pytest.fixture
 def board():
-    made = Scoreboard(DIRECTIVES)
-    yield made
-    made.close()
+    with closing(Scoreboard(DIRECTIVES)) as made:
+        yield made
 
 
 def states(board) -> list[str]:
@@ -39,7 +39,6 @@ def test_a_new_board_is_empty(board):
 
 
 def shown(row) -> tuple:
-    """What the row of a process says of it."""
     counts = (row.connections, row.write_completion, row.keep_alive, row.lingering_close)
     return row.pid, row.generation, row.quiescing, row.not_accepting, counts
 
@@ -109,41 +108,37 @@ def test_neighbours_keep_their_texts(board):
     """Fields are of a fixed size, side by side: the longest must not reach the next."""
     workers = [board.worker(slot, thread) for slot in range(4) for thread in range(5)]
     for number, worker in enumerate(workers):
-        worker.connected(f"client {number}" + "c" * 100)
-        worker.vhost(f"host {number}" + "h" * 100)
-        worker.requested(b"p" * 100, b"line %d" % number + b"r" * 100)
+        worker.connected(f"client {number:<100}")
+        worker.vhost(f"host {number:<100}")
+        worker.requested(b"p" * 100, b"line %-100d" % number)
         worker.served(number, number, number)
     for number, row in enumerate(board.workers()):
-        assert row.client == (f"client {number}" + "c" * 100)[: CLIENT - 1]
-        assert row.vhost == (f"host {number}" + "h" * 100)[:31]
-        assert row.protocol == "p" * (PROTOCOL - 1)
-        assert row.request == (f"line {number}" + "r" * 100)[: REQUEST - 1]
+        assert row.client == f"client {number:<100}"[: CLIENT - 1]
+        assert (row.vhost, row.protocol) == (f"host {number:<100}"[:31], "p" * (PROTOCOL - 1))
+        assert row.request == f"line {number:<100}"[: REQUEST - 1]
         assert row.bytes_served == number
 
 
 def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
     path = str(tmp_path / "scoreboard")
-    board = Scoreboard(DIRECTIVES, path)
-    other = Scoreboard.attach(path)
-    board.born(1, 42, 3)
-    board.generation = 3
-    board.worker(1, 0).set(READY)
-    assert other.snapshot() == board.snapshot()
-    assert (other.mpm, other.process_limit, other.generation) == ("event", 3, 3)
-    with pytest.raises(TypeError):
-        other.generation = 5  # a reader's picture is for reading
-    other.close()
-    board.close()
+    with closing(Scoreboard(DIRECTIVES, path)) as board, closing(Scoreboard.attach(path)) as other:
+        board.born(1, 42, 3)
+        board.generation = 3
+        board.worker(1, 0).set(READY)
+        assert other.snapshot() == board.snapshot()
+        assert (other.mpm, other.process_limit, other.generation) == ("event", 3, 3)
+        with pytest.raises(TypeError):
+            other.generation = 5  # a reader's picture is for reading
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 1000, b"#!/bin/sh\n" * 100])
-def test_what_is_no_scoreboard(tmp_path, content):
+def test_what_is_no_scoreboard(tmp_path):
     path = tmp_path / "file"
     with pytest.raises(FileNotFoundError):
         Scoreboard.attach(str(path))
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="not an mpmkit scoreboard"):
-        Scoreboard.attach(str(path))
+    for content in (b"", b"\0" * 1000, b"#!/bin/sh\n" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not an mpmkit scoreboard"):
+            Scoreboard.attach(str(path))
 
 
 def test_what_the_parent_looks_at_follows_its_children():
