@@ -189,14 +189,8 @@ def test_a_malformed_request_is_refused_and_the_server_goes_on(server):
     assert get(server).status == 200
     # Error pages do not repeat what was sent.
     mark = b"<script>alert(1)</script>"
-    sent = (
-        TARGET % (b"/" + mark),
-        NAMED % mark,
-        FIELD % mark,
-        LINE % mark,
-        TARGET % b"/%3cscript%3e",
-    )
-    for data in sent:
+    sent = [form % mark for form in (TARGET % b"/%b", NAMED, FIELD, LINE)]
+    for data in (*sent, TARGET % b"/%3cscript%3e"):
         with Client(server) as client:
             assert b"script" not in client.ask(data).body
 

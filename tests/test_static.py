@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.client import Client, asked, get
 from support.client import request as asking
 from support.configured import directives as configured
-from support.files import RECORDED, conf, recorded_root, section, tree, write
+from support.files import RECORDED, conf, section, tree, write
 from support.servers import prefork_and_event, serving
 from support.waiting import poll_until
 
@@ -41,14 +41,12 @@ MANY = "bytes=" + ",".join(f"{i}-{i}" for i in range(0, 600, 2))
 RANGE = st.tuples(FIRST, FIRST).map(lambda r: f"{r[0]}-{r[0] + r[1]}") | FIRST.map("-{}".format)
 
 
-@pytest.fixture(scope="module")
-def document_root(tmp_path_factory):
-    return tree(recorded_root(tmp_path_factory.mktemp("static")), {
-        "big.bin": BIG, "above.bin": BIG[: SMALL + 1],
-        "py.secret.txt": "not a script", ".hidden": "hidden", "sp ace.txt": "space",
-        "caf\u00e9.html": "coffee", os.fsdecode(b"latin\xe9.txt"): "latin", "100%.txt": "percent",
-        "noextension": "plain", "UPPER.TXT": "upper", "a;b=c&d.txt": "odd",
-    })  # fmt: skip
+FILES = {
+    "big.bin": BIG, "above.bin": BIG[: SMALL + 1],
+    "py.secret.txt": "not a script", ".hidden": "hidden", "sp ace.txt": "space",
+    "caf\u00e9.html": "coffee", os.fsdecode(b"latin\xe9.txt"): "latin", "100%.txt": "percent",
+    "noextension": "plain", "UPPER.TXT": "upper", "a;b=c&d.txt": "odd",
+}  # fmt: skip
 
 
 def request(path: str, *lines: str, method: str = "GET") -> Request:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support import servers
 from support.client import Client, TlsClient, exchange, read_replies, read_reply, request, trusting
 from support.configured import directives as configured
-from support.files import conf, recorded_root, section, tree, write
+from support.files import conf, section, write
 from support.recordings import DIFFERENCES, REPLAYED, compare
 from support.servers import SMALL, Serve, assert_quiet, free_ports, serving, shows, total
 from support.waiting import logged, patience, poll_until
@@ -31,22 +31,12 @@ from mpmkit.server.tls import Session, context_for
 
 FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of the kernel's
+FILES, OPTIONS = {"big.bin": BIG, "page.bin": BIG[:60_000]}, {"tls": True}
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 mpm = servers.prefork_and_event
 SSL_FILES = ("SSLCertificateFile", "SSLCertificateKeyFile")
 SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "70-", "74-", "84-")
-
-
-@pytest.fixture(scope="module")
-def directives() -> dict:
-    return {"tls": True}
-
-
-@pytest.fixture(scope="module")
-def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = recorded_root(tmp_path_factory.mktemp("htdocs"))
-    return tree(root, {"big.bin": BIG, "page.bin": BIG[:60_000]})
 
 
 class RawTlsClient(Client):

@@ -17,27 +17,17 @@ from support.files import DATA, conf, section, tree, write
 from support.servers import THREADED, no_more_files, one_child, open_files, serving
 from support.waiting import poll_until
 
+import mpmkit
 from mpmkit.handlers.wsgi import read_head
 
 mpm = servers.prefork_and_event
-HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"
+OPTIONS = {"directives": ("DirectoryIndex index.html index.py",)}
+SCRIPTS = DATA / "scripts"
+FILES = {str(file.relative_to(SCRIPTS)): file.read_bytes() for file in SCRIPTS.rglob("*.*")}
+FILES["hello.py"] = (Path(mpmkit.__file__).parent / "htdocs" / "hello.py").read_bytes()
 UNREAD = b"GET /file.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
 EVERY = bytes(range(256)) * 200
 CONTROLS = [chr(n) for n in (*range(9), *range(10, 32), 127)]
-
-
-@pytest.fixture(scope="module")
-def document_root(tmp_path_factory):
-    where = tmp_path_factory.mktemp("scripts")
-    shutil.copytree(DATA / "scripts", where, dirs_exist_ok=True)
-    shutil.copy(HELLO, where)
-    write(where / "file.txt", "plain")
-    return where
-
-
-@pytest.fixture(scope="module")
-def directives():
-    return {"directives": ("DirectoryIndex index.html index.py",)}
 
 
 def case(server, name, *lines, **options):
@@ -410,7 +400,7 @@ def test_a_script_s_source_is_never_sent(server):
             for lines in ((), ("Range: bytes=0-1000",)):
                 reply = get(server, path, *lines, method=method)
                 assert b"def application" not in reply.body and b"start_response" not in reply.body
-                assert reply.status in (200, 400, 403, 404, 405, 501), (path, method)
+                assert reply.status in (200, 206, 400, 403, 404, 405, 501), (path, method)
 
 
 def test_where_no_program_may_run_no_application_does(document_root):
