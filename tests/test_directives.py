@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.servers import SMALL as NUMBERS  # that check() brings into agreement, per MPM
 
 from docs._tools import directives_doc
 from mpmkit.config import directives as of
@@ -20,13 +21,6 @@ from mpmkit.config.values import INT_MAX, READ_TIMEOUT, ListenAddress, Stage, at
 
 HERE = Path(__file__).resolve().parent
 
-# The numbers that check() brings into agreement, per MPM.
-THREADS = ("StartServers", "MinSpareThreads", "MaxSpareThreads", "ThreadsPerChild", "ThreadLimit",
-           "ServerLimit", "MaxRequestWorkers")  # fmt: skip
-NUMBERS = {
-    "prefork": ("StartServers", "MinSpareServers", "MaxSpareServers", "ServerLimit", "MaxRequestWorkers"),
-    "worker": THREADS, "event": THREADS,
-}  # fmt: skip
 # What numpy's integers look like.
 EIGHT = type("Integer", (), {"__index__": lambda self: 8, "__int__": lambda self: 8})()
 
@@ -55,21 +49,15 @@ def test_no_check_leaves_anything_in_the_defaults_of_the_next(mpm):
 
 LINES = re.findall("(?m)^[^#\n].*", (HERE / "data" / "bad-values.txt").read_text())
 REPLAY = [tuple(cell.strip() for cell in line.split("|")) for line in LINES]
-BASE = {
-    "prefork": ("StartServers 3", "MinSpareServers 2", "MaxSpareServers 5", "MaxRequestWorkers 8",
-                "ServerLimit 8"),
-    "worker": ("StartServers 2", "MinSpareThreads 4", "MaxSpareThreads 12", "ThreadsPerChild 4",
-               "ThreadLimit 8", "MaxRequestWorkers 12", "ServerLimit 4"),
-}  # fmt: skip
-BASE["event"] = BASE["worker"]
 # httpd was silent about a second MPM behind -c, and ended without "Syntax OK"; mpmkit says it.
 BETTER = {"LoadModule mpm_worker_module /usr/lib/apache2/modules/mod_mpm_worker.so"}
 
 
 @pytest.mark.parametrize("mpm, line, status, messages", REPLAY, ids=lambda cell: cell[:40])
 def test_same_verdict_and_same_messages_as_httpd(mpm, line, status, messages):
+    base = "\n".join(f"{name} {value}" for name, value in NUMBERS[mpm].items())
     try:
-        conf = read(Source(text="\n".join(BASE[mpm]), mpm=mpm, after=(line,)))
+        conf = read(Source(text=base, mpm=mpm, after=(line,)))
         directives, notes = check(mpm, conf.settings, conf.sections, problems=conf.problems)
         validate_environment(directives, conf.settings)
         ours = ("0", ids(notes))
@@ -113,7 +101,7 @@ integers = st.integers(-3, 130) | st.integers(-INT_MAX, 2 * INT_MAX) | st.sample
     [0, 1, 16, 64, 65, 256, 20000, 20001, 100001, 200000, 200001])  # fmt: skip
 # An MPM and any integers for any of its numbers.
 written = st.sampled_from(MPMS).flatmap(lambda mpm: st.tuples(
-    st.just(mpm), st.dictionaries(st.sampled_from(NUMBERS[mpm]), integers)))  # fmt: skip
+    st.just(mpm), st.dictionaries(st.sampled_from(list(NUMBERS[mpm])), integers)))  # fmt: skip
 
 
 def numbers(directives: Directives) -> dict[str, int]:

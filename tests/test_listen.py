@@ -26,15 +26,14 @@ def free_port() -> int:
 @pytest.fixture
 def opened():
     """A function that opens listeners, which are closed at the end."""
-    made: list[Listener] = []
+    with ExitStack() as stack:
 
-    def open_some(directives, kept=()):
-        listeners = open_listeners(directives, kept)
-        made.extend(listeners)
-        return listeners
+        def open_some(directives) -> list[Listener]:
+            listeners = open_listeners(directives, ())
+            stack.callback(of.close_all, listeners)
+            return listeners
 
-    yield open_some
-    of.close_all(made)
+        yield open_some
 
 
 def test_if_one_listen_fails_none_stays_open():
@@ -58,8 +57,7 @@ def test_options_that_accepted_sockets_inherit(opened):
     (listener,) = opened(d)
     with socket.create_connection(listener.getsockname()):
         poll_until(lambda: select.select([listener], [], [], 0)[0])
-        sock, _ = listener.accept_bare()
-        try:
+        with closing(listener.accept_bare()[0]) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000  # Linux doubles
@@ -67,8 +65,6 @@ def test_options_that_accepted_sockets_inherit(opened):
                 raw = sock.getsockopt(socket.SOL_SOCKET, option, 16)
                 assert struct.unpack("ll", raw) == (7, 0)
             assert os.get_blocking(sock.fileno())
-        finally:
-            sock.close()
     for filter_, least, most in (("data", 30, 99), ("none", 0, 0)):
         (listener,) = opened(directives(f"127.0.0.1:{free_port()}", AcceptFilter=("http", filter_)))
         deferred = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)

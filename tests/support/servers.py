@@ -229,10 +229,6 @@ class Serve:
         self.url = line.split()[1].decode()
         return self
 
-    def terminal(self, number: int) -> None:
-        """A key of the terminal: the signal goes to every process of the group."""
-        os.killpg(self.pid, number)
-
     def finish(self, within: float = 10.0) -> int:
         assert self.process.stdout is not None
         status = self.process.wait(patience(within))
