@@ -37,9 +37,9 @@ from mpmkit.policy.states import KEEPALIVE, LINGER_NORMAL, LINGER_SHORT, PROCESS
 from mpmkit.policy.states import WRITE_COMPLETION as WRITING
 from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server import fdqueue, parked
+from mpmkit.server.child import PipeOfDeath
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.parked import NEVER, ParkedConnections
-from mpmkit.server.child import PipeOfDeath
 
 FILES = {module.__file__ for module in (fastpath, messages, timeouts, fdqueue, parked)}
 SCHEDULES = 100
