@@ -1,5 +1,5 @@
-"""Fixtures for tests of running servers: the same tests run against every MPM (`mpm`). A module may define its
-own `document_root` and `directives` (module scope), which say what its `server` serves.
+"""Fixtures for tests of running servers: the same tests run against every MPM (`mpm`). A module may say what
+its `server` serves by FILES and OPTIONS, or by its own `document_root` and `directives` (module scope).
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from misbehaving import Misbehaving
-from support.files import recorded_root
+from support.files import recorded_root, tree
 from support.servers import MPMS, assert_quiet, serving, take_errors
 from support.waiting import nothing_left
 
@@ -33,15 +33,16 @@ def mpm(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recorded httpd's files; a module with other needs defines its own."""
-    return recorded_root(tmp_path_factory.mktemp("htdocs"))
+def document_root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recorded httpd's files and the module's FILES; a module with other needs defines its own."""
+    root = recorded_root(tmp_path_factory.mktemp("htdocs"))
+    return tree(root, getattr(request.module, "FILES", {}))
 
 
 @pytest.fixture(scope="module")
-def directives() -> dict[str, Any]:
-    """Options of the module's server beyond the small pool."""
-    return {}
+def directives(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options of the module's server beyond the small pool: its OPTIONS."""
+    return getattr(request.module, "OPTIONS", {})
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def no_process_of_the_tests_is_patched() -> Iterator[None]:
 # Those that take longest begin, so that no process works alone at the end.
 LONGEST = ("browser", "site", "notebooks", "qps", "errors", "fidelity", "load_profiles", "control", "room",
            "bench", "load", "signals", "load_distributed", "sweep", "protocol", "memory", "tls", "pool", "http",
-           "tasks", "faults", "exercises", "suite", "capacity", "cgi", "static", "wsgi", "logs")  # fmt: skip
+           "tasks", "exercises", "suite", "capacity", "cgi", "static", "wsgi", "logs")  # fmt: skip
 ALONE = ("test_notebooks.py", "test_fidelity.py", "test_errors.py")  # their tests share nothing
 
 

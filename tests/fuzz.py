@@ -114,9 +114,7 @@ def handler(request: Request, conn: Connection) -> Response:
     if request.path.startswith("/lazy"):
         return Response(200, b"", b"Content-Type: text/plain\r\n\r\n", lazily(conn, seen), None)
     if request.method in ("POST", "PUT"):
-        body = b""
-        while piece := conn.read_body():
-            body += piece
+        body = b"".join(iter(conn.read_body, b""))
         seen += b" %d %d" % (len(body), zlib.crc32(body))
     return text(200, seen + b"\n", b"text/plain", request.method)
 
@@ -233,20 +231,15 @@ def requests(stream: bytes) -> Iterator[Request]:
         pass
 
 
-def by_h11(head: bytes) -> h11.Request | None:
-    connection = h11.Connection(h11.SERVER)
-    connection.receive_data(head)
-    try:
-        event = connection.next_event()
-    except h11.RemoteProtocolError:
-        return None
-    return event if isinstance(event, h11.Request) else None
-
-
 def agrees(request: Request) -> None:
     """A request of ours is h11's, but for what httpd adds: one host and one framing."""
-    event = by_h11(request.head)
-    assert event is not None, f"h11 refuses {request.head!r}"
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(request.head)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        raise AssertionError(f"h11 refuses {request.head!r}") from error
+    assert isinstance(event, h11.Request), request.head
     assert (request.method.encode(), request.target) == (event.method, event.target)
     # httpd, and so we, drop the blanks ahead of a line's fold; h11 keeps them.
     folded = re.search(rb"\r\n[ \t]", request.head)
@@ -257,10 +250,8 @@ def agrees(request: Request) -> None:
     )
     assert ours == theirs
     framing = dict(event.headers)
-    if b"transfer-encoding" in framing:
-        assert request.length is None
-    else:
-        assert request.length == int(framing.get(b"content-length", 0))
+    chunked = b"transfer-encoding" in framing
+    assert request.length == (None if chunked else int(framing.get(b"content-length", 0)))
 
 
 def seeds() -> list[bytes]:

@@ -77,7 +77,6 @@ def test_one_warning_a_module():
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A ServerRoot with the files, and a site."""
     open_to_all(tmp_path)
     names = "index.html staff/x.html people/x.html forms/x.html a.php a.bak a.media"
     tree_of(tmp_path / "www", dict.fromkeys(names.split(), "a page\n"))
@@ -100,11 +99,15 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_public_files_start_and_protect(name, tree):
+def test_public_files_start_protect_and_have_a_report(name, tree, capsys):
     with serving(None, conf=tree / f"{name}.conf", pool={}) as server:
         found = {path: get(server, path, version="HTTP/1.0").status for path in ANSWERS[name]}
         take_errors(server)  # what was denied
     assert found == ANSWERS[name]
+    status = httpd.main(["-d", str(tree), "-t", "--report", f"{name}.conf"])
+    out = capsys.readouterr().out
+    assert status == 0 and ", 0 refused (lines)" in out
+    assert all(fate in out for fate in ("    served   ", "    ignored  ", "    closed   "))
 
 
 def main_file(kind: str, root: Path, modules: str = "modules") -> tuple[Path, list[str]]:
@@ -134,7 +137,6 @@ def test_main_files_of_each_kind_start(kind, tmp_path, capsys):
 
 @pytest.mark.rival
 def test_httpd_starts_with_these_files(tmp_path, request):
-    """But for those with modules that are not installed."""
     assert len(MAIN) - len(REFUSED_OF) == 45, "nearly all of these start with mpmkit"
     program = request.getfixturevalue("httpd")
     where, wrong, count = Path(module_directory(program)), {}, 0
@@ -186,14 +188,6 @@ def test_whatever_debian_can_enable_is_read(tmp_path, monkeypatch, capsys):
     load = "LoadModule mpm_event_module x"
     status = httpd.main(["-t", "-f", str(tmp_path / "all.conf"), "-C", load])
     assert (status, len(files) > 100) == (0, True), capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_the_report_has_every_line(name, tree, capsys):
-    status = httpd.main(["-d", str(tree), "-t", "--report", f"{name}.conf"])
-    out = capsys.readouterr().out
-    assert status == 0 and ", 0 refused (lines)" in out
-    assert all(fate in out for fate in ("    served   ", "    ignored  ", "    closed   "))
 
 
 WORDS = ("x", "*", "On", "none", "all", "granted", "127.0.0.1:80", "[L,F]", '"a b"', "${x}", "~", "(", "-1",

@@ -4,12 +4,10 @@ import shutil
 import socket
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 from support.client import Client, TlsClient, request
 from support.configured import directives as configured
-from support.files import recorded_root, tree
 from support.servers import assert_quiet, serving, shows, total
 from support.waiting import poll_until
 
@@ -18,18 +16,8 @@ from mpmkit.server.connection import Connection, receive
 from mpmkit.server.filters import LineRate
 
 PAGE = bytes(range(256)) * 200  # 50 KiB
-FILTER = {"ConnectionFilter": "LINE_RATE 400"}
-
-
-@pytest.fixture(scope="module")
-def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = recorded_root(tmp_path_factory.mktemp("htdocs"))
-    return tree(root, {"page.bin": PAGE, "large.bin": PAGE * 10})
-
-
-@pytest.fixture(scope="module")
-def directives() -> dict:
-    return FILTER
+OPTIONS = {"ConnectionFilter": "LINE_RATE 400"}
+FILES = {"page.bin": PAGE, "large.bin": PAGE * 10}
 
 
 def test_the_same_answers(server):
@@ -69,7 +57,7 @@ def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, ra
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_over_tls(mpm, document_root):
-    options = {"tls": True, "KeepAliveTimeout": 60, **FILTER}
+    options = {"tls": True, "KeepAliveTimeout": 60, **OPTIONS}
     served = serving(mpm, document_root=document_root, **options)
     with served as server, TlsClient(server) as client:
         assert client.get("/page.bin").body == PAGE
@@ -79,7 +67,6 @@ def test_over_tls(mpm, document_root):
 
 
 def test_the_filter_itself():
-    """Bytes are neither lost nor reordered, in pieces of a twentieth of a second's worth."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         line = LineRate(ours, 100)

@@ -60,8 +60,7 @@ def test_a_head_is_found_wherever_the_bytes_are_cut(lines, body):
 
 
 @pytest.mark.parametrize("lines, said", [
-    (b"Status: 99 Low", "invalid status"), (b"Status: 600", "invalid status"),
-    (b"Status: 100 Continue", "invalid status"), (b"Status:", "invalid status"),
+    *((b"Status:" + one, "invalid status") for one in (b" 99 Low", b" 600", b" 100 Continue", b"")),
     (b"no colon", "Bad header: no colon"), (b"A: b\n c", "Bad header:  c"),
     (b"A B: c", "Bad header: A B: c"), (b"A: b\rB: c", "Bad header"),
     (b"Content-Length: -1", "Content-Length"), (b"Content-Length: 1e3", "Content-Length"),
@@ -79,11 +78,8 @@ def test_the_eleventh_internal_redirect_is_refused():
     again = parse_head(request("/x", method="POST", body=b"abc"), directives())
     while (more := redirected(again, "/y", b"", {})) is not None:
         again = more
-        assert (again.method, again.length, again.url) == (
-            "GET",
-            0,
-            "/x" if again.depth == 1 else "/y",
-        )
+        url = "/x" if again.depth == 1 else "/y"
+        assert (again.method, again.length, again.url) == ("GET", 0, url)
     assert again.depth == 10, "httpd's LimitInternalRecursion"
 
 

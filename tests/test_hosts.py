@@ -12,7 +12,6 @@ from mpmkit.config.directives import DirectiveError
 
 @pytest.fixture
 def site(tmp_path):
-    """Three hosts, the last two with logs of their own."""
     open_to_all(tmp_path)
     tree(tmp_path, {f"{name}/index.html": f"{name}\n" for name in ("main", "a", "b")})
     a = (
@@ -35,18 +34,14 @@ def site(tmp_path):
 
 def test_each_host_has_its_site_its_logs_and_its_name(site):
     with serving("event", conf=site / "site.conf") as server:
-
-        def ask(host: str, path: str = "/") -> str:
+        for host, path, answer in (
+            ("a.example", "/", "200 a"), ("X.A.example.:8", "/", "200 a"), ("b.example", "/", "200 b"),
+            ("no.example", "/", "200 main"), ("a.example", "/no", "404 a has it not"),
+            ("b.example", "/no", "404 main has it not"), ("a.example", "/private", "403 "),
+            ("b.example", "/private", "404 "), ("a.example", "http://b.example/", "200 b"),  # the target's name
+        ):  # fmt: skip
             reply = get(server, path, host=host)
-            return f"{reply.status} {reply.body.decode().strip()}"
-
-        assert [ask(host) for host in ("a.example", "X.A.example.:8", "b.example", "no.example")] == [
-            "200 a", "200 a", "200 b", "200 main"]  # fmt: skip
-        assert [ask("a.example", "/no"), ask("b.example", "/no")] == [
-            "404 a has it not", "404 main has it not"]  # fmt: skip
-        assert ask("a.example", "/private").startswith("403 ")
-        assert ask("b.example", "/private").startswith("404 ")
-        assert ask("a.example", "http://b.example/") == "200 b", "the name in the target counts"
+            assert f"{reply.status} {reply.body.decode()}".startswith(answer), (host, path)
         bad = b"GET / HTTP/1.1\r\nHost: a.example\r\nbad line\r\n\r\n"
         assert b" 400 " in exchange(server, bad)
         *served, refused = logged(site / "a_log", 5)
@@ -135,22 +130,12 @@ def test_which_sockets_speak_tls(listen, hosts, speaks):
 
 
 def test_what_a_host_has_of_the_server():
-    text = """\
-        ServerName main
-        AddType a/b .x
-        CustomLog server common
-        Timeout 7
-        ServerRoot /r
-        <VirtualHost *>
-            AddType c/d .y
-            ErrorLog logs/own
-            KeepAliveTimeout 1
-        </VirtualHost>
-        <VirtualHost 127.0.0.1>
-            CustomLog own "%U"
-        </VirtualHost>
-    """
-    directives, notes = checked(text)
+    own = "AddType c/d .y", "ErrorLog logs/own", "KeepAliveTimeout 1"
+    lines = (
+        "ServerName main", "AddType a/b .x", "CustomLog server common", "Timeout 7", "ServerRoot /r",
+        section("VirtualHost *", *own), section("VirtualHost 127.0.0.1", 'CustomLog own "%U"'),
+    )  # fmt: skip
+    directives, notes = checked("\n".join(lines))
     one, two = (host.directives for host in directives.hosts)
     assert (one.types, two.types) == ({".x": "a/b", ".y": "c/d"}, {".x": "a/b"})
     assert directives.types == {".x": "a/b"}

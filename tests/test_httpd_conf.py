@@ -11,7 +11,7 @@ from support.configured import checked
 from support.files import section, tree
 
 from mpmkit.config.checks import check
-from mpmkit.config.directives import DirectiveError, Directives, Setting
+from mpmkit.config.directives import DirectiveError, Setting
 from mpmkit.config.environment import validate_environment
 from mpmkit.config.httpd_conf import Conf, Source
 from mpmkit.config.httpd_conf import read as read_source
@@ -33,10 +33,6 @@ def read(file: object, environ: dict[str, str] | None = None, **options) -> Conf
 
 def parse(text: str, environ: dict[str, str] | None = None, **options) -> Conf:
     return read("httpd.conf", environ, text=dedent(text), **options)
-
-
-def effective(text: str) -> Directives:
-    return checked(text)[0]
 
 
 def plain(conf: Conf) -> list[tuple[str, ...]]:
@@ -132,7 +128,7 @@ def test_modules_are_listed_once_and_one_that_is_not_here_is_refused_with_a_reme
 def test_loading_mod_status_switches_extended_status_on_unless_the_file_says_no():
     load = "LoadModule status_module modules/mod_status.so\n"
     texts = ["", load, "ExtendedStatus Off\n" + load]
-    assert [effective(text).ExtendedStatus for text in texts] == [False, True, False]
+    assert [checked(text)[0].ExtendedStatus for text in texts] == [False, True, False]
 
 
 def test_ifdefine_define_and_undefine():
@@ -161,7 +157,7 @@ def test_ifdefine_define_and_undefine():
     assert (plain(conf), conf.defines) == ([("Timeout", "1")], {"Given": ""})
 
 
-def test_variables():
+def test_variables(monkeypatch):
     text = """
         Define Root /srv/site
         Define Logs "${Root}/two logs"
@@ -172,25 +168,21 @@ def test_variables():
           Options None
         </Directory>
         LogFormat "%{Referer}i $HOST" x
+        ServerAdmin a${Nope}b${
     """
     environ = {"HOST": "lab", "PORT": "8080", "Root": "unused"}
     conf = parse(text, environ)
     assert plain(conf) == [
         ("DocumentRoot", "/srv/site/htdocs"), ("ErrorLog", "/srv/site/two logs/error"),
-        ("ServerName", "lab:8080"), ("LogFormat", "%{Referer}i $HOST", "x"),
+        ("ServerName", "lab:8080"), ("LogFormat", "%{Referer}i $HOST", "x"), ("ServerAdmin", "a${Nope}b${"),
     ]  # fmt: skip
     assert conf.sections[0].arg == "/srv/site"
     assert conf.defines["Logs"] == "/srv/site/two logs"
+    (note,) = conf.notes
+    assert (note.ah, note.level) == ("AH00111", "warn") and "(httpd.conf:11)" in note.text
     assert plain(parse("Listen ${PORT}", environ, defines=("PORT=81",))) == [("Listen", "81")]
-
-
-def test_an_unknown_variable_stays_and_is_noted(monkeypatch):
     monkeypatch.setenv("MPMKIT_TEST_PORT", "8081")
     assert plain(parse("Listen ${MPMKIT_TEST_PORT}")) == [("Listen", "8081")]
-    conf = parse("ServerName a${Nope}b${", {})
-    assert plain(conf) == [("ServerName", "a${Nope}b${")]
-    (note,) = conf.notes
-    assert (note.ah, note.level) == ("AH00111", "warn") and "(httpd.conf:1)" in note.text
 
 
 def test_comments_continuations_and_line_numbers():
@@ -237,11 +229,10 @@ def test_sections():
         Timeout 9
     """
     conf = parse(text, mpm="event")
-    assert [(s.kind, s.arg, s.line) for s in conf.sections] == [
-        ("Directory", "/srv/my site", 2), ("Location", "/server-status", 8),
-        ("FilesMatch", r"\.ph(p|tml)$", 15), ("FilesMatch", r"^\.ht", 18),
+    assert [(s.kind, s.arg, s.line, len(s.settings)) for s in conf.sections] == [
+        ("Directory", "/srv/my site", 2, 2), ("Location", "/server-status", 8, 1),
+        ("FilesMatch", r"\.ph(p|tml)$", 15, 1), ("FilesMatch", r"^\.ht", 18, 1),
     ]  # fmt: skip
-    assert [len(section.settings) for section in conf.sections] == [2, 1, 1, 1]
     assert conf.sections[0].settings == (
         Setting("Require", ("all", "granted"), "httpd.conf", 3),
         Setting("Options", ("None",), "httpd.conf", 5),
@@ -316,9 +307,8 @@ def test_includes_start_from_server_root_and_patterns_are_sorted(tmp_path):
 
 
 def test_server_root_of_the_caller_and_of_the_file(tmp_path):
-    main = "Include one.conf\nServerRoot ${D}/two\nInclude one.conf"
+    main, root = "Include one.conf\nServerRoot ${D}/two\nInclude one.conf", str(tmp_path)
     files = {"conf/main.conf": main, "one.conf": "Timeout 1", "two/one.conf": "Timeout 2"}
-    root = str(tmp_path)
     conf = read(written(tmp_path, files), {"D": root}, server_root=root)
     assert [s.args[0] for s in conf.settings if s.name == "Timeout"] == ["1", "2"]
     assert check("event", conf.settings)[0].ServerRoot == f"{root}/two"
@@ -377,30 +367,23 @@ def test_lines_before_and_behind_the_file():
             parse("", before=(Setting("KeepAlive", ("On",)), "Timeout 1", line))
 
 
-def problems_of(text: str, **options) -> list[tuple[str, int, str]]:
-    conf = parse(text, mpm="event")
-    with pytest.raises(DirectiveError) as caught:
-        validate_environment(check("event", conf.settings)[0], conf.settings, **options)
-    assert all(": " in problem.text for problem in caught.value.problems), "each has a remedy"
-    return [(problem.directive, problem.line, problem.ah) for problem in caught.value.problems]
-
-
 def test_what_the_machine_must_have(tmp_path):
-    text = f"""\
-        DocumentRoot {tmp_path}/none
-        User nosuchuser
-        Group nosuchgroup
-        CoreDumpDirectory {tmp_path}/none
-        SSLCertificateFile /nowhere.pem
-        SSLCertificateKeyFile /nowhere.pem
-    """
+    def problems_of(text: str, **options) -> list[tuple[str, int, str]]:
+        conf = parse(text, mpm="event")
+        with pytest.raises(DirectiveError) as caught:
+            validate_environment(check("event", conf.settings)[0], conf.settings, **options)
+        assert all(": " in problem.text for problem in caught.value.problems), "each has a remedy"
+        return [(one.directive, one.line, one.ah) for one in caught.value.problems]
+
     missing = [
-        ("DocumentRoot", 1, "AH00526"), ("User", 2, "AH00543"), ("Group", 3, "AH00544"),
-        ("CoreDumpDirectory", 4, "AH00526"),
-        ("SSLCertificateFile", 5, "AH00526"), ("SSLCertificateKeyFile", 6, "AH00526"),
+        ("DocumentRoot", f"{tmp_path}/none", "AH00526"), ("User", "nosuchuser", "AH00543"),
+        ("Group", "nosuchgroup", "AH00544"), ("CoreDumpDirectory", f"{tmp_path}/none", "AH00526"),
+        ("SSLCertificateFile", "/nowhere.pem", "AH00526"), ("SSLCertificateKeyFile", "/nowhere.pem", "AH00526"),
     ]  # fmt: skip
-    assert problems_of(text) == missing
-    assert problems_of(text, document_root=False) == missing[1:]
+    text = "\n".join(f"{name} {value}" for name, value, _ in missing)
+    found = [(name, line, ah) for line, (name, _, ah) in enumerate(missing, 1)]
+    assert problems_of(text) == found
+    assert problems_of(text, document_root=False) == found[1:]
     assert problems_of("User #00") == [("User", 1, "AH00526")], "root by number is root"
     lines = f"ServerRoot {tmp_path}\nDocumentRoot .\nUser #1234\nGroup #1234"
-    assert validate_environment(effective(lines)) == []
+    assert validate_environment(checked(lines)[0]) == []

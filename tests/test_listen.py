@@ -1,18 +1,14 @@
 """Listening sockets: bound, kept over a restart, and accepted from."""
 
-import json
 import os
 import select
-import shutil
 import socket
 import struct
 from contextlib import ExitStack, closing
 
 import pytest
-from support.client import Client
 from support.configured import directives as configured
-from support.files import DATA
-from support.servers import Serve, free_ports
+from support.servers import free_ports
 from support.waiting import poll_until
 
 from mpmkit.server import listen as of
@@ -30,15 +26,14 @@ def free_port() -> int:
 @pytest.fixture
 def opened():
     """A function that opens listeners, which are closed at the end."""
-    made: list[Listener] = []
+    with ExitStack() as stack:
 
-    def open_some(directives, kept=()):
-        listeners = open_listeners(directives, kept)
-        made.extend(listeners)
-        return listeners
+        def open_some(directives) -> list[Listener]:
+            listeners = open_listeners(directives, ())
+            stack.callback(of.close_all, listeners)
+            return listeners
 
-    yield open_some
-    of.close_all(made)
+        yield open_some
 
 
 def test_if_one_listen_fails_none_stays_open():
@@ -62,8 +57,7 @@ def test_options_that_accepted_sockets_inherit(opened):
     (listener,) = opened(d)
     with socket.create_connection(listener.getsockname()):
         poll_until(lambda: select.select([listener], [], [], 0)[0])
-        sock, _ = listener.accept_bare()
-        try:
+        with closing(listener.accept_bare()[0]) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000  # Linux doubles
@@ -71,8 +65,6 @@ def test_options_that_accepted_sockets_inherit(opened):
                 raw = sock.getsockopt(socket.SOL_SOCKET, option, 16)
                 assert struct.unpack("ll", raw) == (7, 0)
             assert os.get_blocking(sock.fileno())
-        finally:
-            sock.close()
     for filter_, least, most in (("data", 30, 99), ("none", 0, 0)):
         (listener,) = opened(directives(f"127.0.0.1:{free_port()}", AcceptFilter=("http", filter_)))
         deferred = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
@@ -94,7 +86,7 @@ def test_how_long_the_first_bytes_may_take(named, seconds):
     ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1"),
 ])  # fmt: skip
 def test_the_url_is_one_that_a_client_here_can_use(host, shown):
-    if ":" in host and not ipv6():
+    if ":" in host and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 on this machine")
     with closing(bind(host, 0)) as sock:
         assert of.url_of(sock) == f"http://{shown}:{sock.getsockname()[1]}"
@@ -129,28 +121,3 @@ def test_all_that_wait_come_in_turn_and_before_the_other_descriptor(opened, coun
             accepted[0].close()
     assert len(ports) == 3 * count
     assert all(len(set(ports[n : n + count])) == count for n in range(0, 3 * count, count))
-
-
-def ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not ipv6(), reason="no IPv6 on this machine")
-def test_ipv6(tmp_path):
-    """Also the addresses that a script sees."""
-    shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
-    port, other = free_ports(2)
-    listens = ("-c", f"Listen [::1]:{port}", "-c", f"Listen 127.0.0.1:{other}")
-    with Serve("worker", *listens, "--document-root", str(tmp_path)).ready() as server:
-        assert server.url == f"http://[::1]:{port}"
-        for address in (("127.0.0.1", other), ("::1", port)):
-            with Client(address) as client:
-                environ = json.loads(client.get("/cases.py/environ").body)
-                local = client.sock.getsockname()
-    assert (environ["SERVER_ADDR"], environ["REMOTE_ADDR"]) == ("::1", "::1")
-    assert environ["REMOTE_PORT"] == str(local[1])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import Client, exchange, get, request
 from support.configured import directives
-from support.files import recorded_root, write
+from support.files import conf, recorded_root, section, write
 from support.servers import serving
 from support.waiting import logged, poll_until
 
@@ -41,14 +41,12 @@ def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **cha
 
 
 def line(text: str, conn=None) -> str:
-    return compile_format(text + "\n", Site(directives()))(conn or connection(), NOW).removesuffix(
-        "\n"
-    )
+    log = compile_format(text + "\n", Site(directives()))
+    return log(conn or connection(), NOW).removesuffix("\n")
 
 
 @pytest.fixture
 def log(tmp_path):
-    """An error log and what is in it."""
     path = tmp_path / "error.log"
     fd = open_log(str(path), "ErrorLog")
     yield lambda level="warn", **options: (ErrorLog(fd, level, **options), path.read_text)
@@ -89,11 +87,6 @@ def test_the_program_of_a_hosts_error_log_ends_with_its_configuration(tmp_path):
     assert fd not in logs._pipes
 
 
-def test_the_servers_name_is_written_in_bytes():
-    log = compile_format("%v %V", Site(directives(ServerName="例.example")))
-    assert log(connection(request=None), NOW) == r"\xe4\xbe\x8b.example \xe4\xbe\x8b.example"
-
-
 @pytest.mark.parametrize("kept, keep_alive, shown", [
     (0, False, "- 0"), (0, True, "+ 0"), (1, True, "+ 1"), (2, False, "- 1"), (2, True, "- 2"), (3, False, "- 3"),
 ])  # fmt: skip
@@ -129,12 +122,10 @@ def test_what_is_no_format(text, tmp_path):
     assert not list(tmp_path.iterdir()), "nothing was opened"
 
 
-@given(
-    st.binary(max_size=20),
-    st.sampled_from(
-        [f"%{f}" for f in (*FIELDS, *OF_REQUEST) if f not in ("t", "A", "I", "S", "{local}p")]
-    ),
-)
+FREE = [f"%{f}" for f in (*FIELDS, *OF_REQUEST) if f not in ("t", "A", "I", "S", "{local}p")]
+
+
+@given(st.binary(max_size=20), st.sampled_from(FREE))
 def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
     value = bytes(byte for byte in raw if byte not in b"\r\n\0").strip()
     path = b"".join(b"%%%02x" % byte for byte in raw if byte)
@@ -145,7 +136,6 @@ def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
         return  # no request at all: then there is its line, tested above
     for text in (line(f'"{field}"', conn), line('"%{Referer}i"', conn)):
         inside = text[1:-1]
-        assert "\n" not in inside and "\r" not in inside
         assert '"' not in inside.replace('\\"', "")
         assert inside.isprintable() and inside.isascii()
 
@@ -154,17 +144,16 @@ def test_what_the_server_is(tmp_path):
     write(tmp_path / "sub" / "index.htm", "")
     named = {"DocumentRoot": str(tmp_path), "Alias": ("/else", "/srv/else")}
     named |= {"ServerName": "lab.example:81", "DirectoryIndex": ("index.html", "index.htm")}
-    site = Site(directives(**named))
-
-    for text, path, host, expected in (
-        ("%v %V %p", "/", "h:8080", "lab.example h 8080"), ("%v %V %p", "/", "h", "lab.example h 81"),
-        ("%f", "/sub/", "h", f"{tmp_path}/sub/index.htm"), ("%f", "/sub/x", "h", f"{tmp_path}/sub/x"),
-        ("%f", "/else/x", "h", "/srv/else/x"), ("%f", "/elsewhere", "h", f"{tmp_path}/elsewhere"),
+    for text, path, host, expected, more in (
+        ("%v %V %p", "/", "h:8080", "lab.example h 8080", {}), ("%v %V %p", "/", "h", "lab.example h 81", {}),
+        ("%f", "/sub/", "h", f"{tmp_path}/sub/index.htm", {}), ("%f", "/sub/x", "h", f"{tmp_path}/sub/x", {}),
+        ("%f", "/else/x", "h", "/srv/else/x", {}), ("%f", "/elsewhere", "h", f"{tmp_path}/elsewhere", {}),
+        ("%V %p", "/", "x", "lab.example 81", {"UseCanonicalName": "On"}),
+        ("%v", "/", "h", r"\xe4\xbe\x8b.example", {"ServerName": "例.example"}),  # in bytes
     ):  # fmt: skip
         head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        site = Site(directives(**named | more))
         assert compile_format(text, site)(connection(head), NOW) == expected
-    canonical = Site(directives(**named, UseCanonicalName="On"))
-    assert compile_format("%V %p", canonical)(connection(), NOW) == "lab.example 81"
 
 
 def test_a_log_that_can_t_be_opened_names_its_directive_and_a_full_disk_costs_lines_not_service():
@@ -224,7 +213,6 @@ def test_a_message_is_one_line_of_printable_ascii(log, text, escaped):
 
 
 def test_a_server_s_access_logs(mpm, tmp_path):
-    """Requests, connections that are kept, bytes that came and went, and header fields that went."""
     path, other = tmp_path / "lab.log", tmp_path / "bytes.log"
     root = recorded_root(tmp_path / "root")
     layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
@@ -341,6 +329,8 @@ REFUSED = [
         (b"GET /a%2fb HTTP/1.0\r\n\r\n", "core:info AH00026"),
         (b"GET /" + b"x" * 300 + b" HTTP/1.0\r\n\r\n", "core:error AH00036"),
         (b"GET /nope HTTP/1.0\r\n\r\n", "core:info AH00128"),
+        (b"GET /sub/ HTTP/1.0\r\n\r\n", "authz_core:error AH01630"),
+        (b"GET /noindex/ HTTP/1.0\r\n\r\n", "autoindex:error AH01276"),
         (CHUNKED + b"zz\r\n", "http:info AH01590"),
         (CHUNKED + b"1ff\r\n%b\r\n0\r\n\r\n" % (b"x" * 511), "http:info AH01591"),
         (POST + b"Content-Length: 9\r\n\r\nab", "reqtimeout:info AH01382"),
@@ -355,6 +345,7 @@ def test_what_is_logged_of_a_refused_request(tmp_path):
         "CustomLog": (str(path), "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"),
         "LogLevel": "debug", "RequestReadTimeout": "header=1 body=1", "LimitRequestBody": 9,
         "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 400,
+        "conf": conf("LoadModule autoindex_module x", section("Location /sub/", "Require all denied")),
     }  # fmt: skip
     with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
         for number, (sent, said, line) in enumerate(REFUSED, 1):

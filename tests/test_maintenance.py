@@ -1,5 +1,7 @@
 """Idle maintenance: properties of any scoreboard, then each line of the decision table."""
 
+from itertools import zip_longest
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,17 +40,15 @@ def directives_for(draw, mpm: str) -> Directives:
 
 @st.composite
 def rows_for(draw, directives: Directives, slot: int) -> ProcessRow:
-    columns = directives.ThreadLimit
+    columns, prefork = directives.ThreadLimit, directives.mpm == "prefork"
     if not draw(st.booleans()):
         return ProcessRow(slot, states=bytes(columns))
-    any_state = st.integers(states.DEAD, states.GRACEFUL)
-    if directives.mpm == "prefork":
-        any_state = st.integers(states.STARTING, states.GRACEFUL)
+    any_state = st.integers(states.STARTING if prefork else states.DEAD, states.GRACEFUL)
     used = directives.ThreadsPerChild
     letters = draw(st.lists(any_state, min_size=used, max_size=used)) + [0] * (columns - used)
     marks = {
         "generation": draw(st.sampled_from((2, 2, 1))), "pid": 1000 + slot, "states": bytes(letters),
-        "quiescing": 0 if directives.mpm == "prefork" else draw(st.sampled_from((0, 0, 1, 2))),
+        "quiescing": 0 if prefork else draw(st.sampled_from((0, 0, 1, 2))),
         "not_accepting": int(directives.mpm == "event" and draw(st.booleans())),
     }  # fmt: skip
     return ProcessRow(slot, **marks)
@@ -109,20 +109,18 @@ def board(directives: Directives, *letters: str, generation: int = 0) -> Snapsho
 
     A leading ">" is quiescing, "-" not accepting, "<" of the generation before.
     """
-    rows = []
-    columns = directives.ThreadLimit
-    for slot in range(directives.ServerLimit):
-        text = letters[slot] if slot < len(letters) else ""
-        marks = text[: len(text) - len(text.lstrip("<>-"))]
-        used = bytes(map(states.LETTERS.index, text.lstrip("<>-")))
+    rows, columns = [], directives.ThreadLimit
+    for slot, text in zip_longest(range(directives.ServerLimit), letters, fillvalue=""):
+        shown = text.lstrip("<>-")
+        marks = text.removesuffix(shown) if shown else text
+        used = bytes(map(states.LETTERS.index, shown)).ljust(columns, b"\0")
         named = {"quiescing": int(">" in marks), "not_accepting": int("-" in marks)}
         named |= {"generation": generation - ("<" in marks), "pid": 100 + slot if text else 0}
-        rows.append(ProcessRow(slot, states=used + bytes(columns - len(used)), **named))
+        rows.append(ProcessRow(slot, states=used, **named))
     return Snapshot(directives.ServerLimit, columns, generation, 0.0, tuple(rows))
 
 
-def decide(directives: Directives, *letters: str, memory: Memory | None = None) -> Plan:
-    memory = memory or Memory()
+def decide(directives: Directives, *letters: str, memory: Memory = Memory()) -> Plan:  # noqa: B008
     return plan(look(board(directives, *letters), directives, memory), directives, memory)
 
 
@@ -144,12 +142,14 @@ def memory(rate: int = 1, hold_off: int = 0, sick: bool = False) -> Memory:
     return found.with_sick_child() if sick else found
 
 
+REACHED_BY = {"decision": REACHED, "level": "error"}
+NEARLY = {"decision": of.NEAR, "level": "error"}
+ENDED = {"shutdown": True, "decision": of.SICK, "spawn": (), "retire": 0, "level": "alert"}
 # What it shows: (directives, rows, memory, what of the plan is as given).
 LINES = {
     "prefork forks into the lowest free slots":
         (PREFORK, "W - W", memory(2), {"decision": TOO_FEW, "spawn": (1, 3), "rate": 4}),
-    "prefork has no slots above MaxRequestWorkers":
-        (PREFORK, "W W W W", memory(32), {"spawn": (4, 5)}),
+    "prefork has no slots above MaxRequestWorkers": (PREFORK, "W W W W", memory(32), {"spawn": (4, 5)}),
     "prefork counts starting children as idle": (PREFORK, "W W S S", memory(), {"decision": ENOUGH}),
     "prefork says reached even with a child idle":
         (PREFORK, "W W W W W _", memory(), {"decision": REACHED, "ids": ["AH00161"]}),
@@ -158,50 +158,35 @@ LINES = {
         (PREFORK, "_ _ _ _ _ _", memory(16), {"decision": TOO_MANY, "retire": 1, "rate": 1}),
     "prefork only slows down for a sick child":
         (PREFORK, "W", memory(16, sick=True), {"shutdown": False, "spawn": (1,)}),
-    "worker has reached MaxRequestWorkers":
-        (WORKER, "WW WW WW", memory(), {"decision": REACHED, "ids": ["AH00286"], "level": "error"}),
-    "event has reached MaxRequestWorkers":
-        (EVENT, "WW WW WW", memory(), {"decision": REACHED, "ids": ["AH00484"], "level": "error"}),
-    "worker is near MaxRequestWorkers":
-        (WORKER, "WW WW W_", memory(), {"decision": of.NEAR, "ids": ["AH00287"], "level": "error"}),
-    "event is near MaxRequestWorkers":
-        (EVENT, "WW WW W_", memory(), {"decision": of.NEAR, "ids": ["AH10159"], "level": "error"}),
+    "worker has reached MaxRequestWorkers": (WORKER, "WW WW WW", memory(), REACHED_BY | {"ids": ["AH00286"]}),
+    "event has reached MaxRequestWorkers": (EVENT, "WW WW WW", memory(), REACHED_BY | {"ids": ["AH00484"]}),
+    "worker is near MaxRequestWorkers": (WORKER, "WW WW W_", memory(), NEARLY | {"ids": ["AH00287"]}),
+    "event is near MaxRequestWorkers": (EVENT, "WW WW W_", memory(), NEARLY | {"ids": ["AH10159"]}),
     # Three processes, one of them leaving with a thread gone: both readings are true.
-    "event asks about MaxRequestWorkers first":
-        (EVENT, "WW WW WW >W.", memory(), {"decision": REACHED}),
+    "event asks about MaxRequestWorkers first": (EVENT, "WW WW WW >W.", memory(), {"decision": REACHED}),
     "worker asks about slots first": (WORKER, "WW WW >W.", memory(), {"spawn": (2,)}),
-    "event does not count on a child that stopped listening":
-        (EVENT, "-__ W_", memory(), {"spawn": (2,)}),
-    "event uses the slots above the limit for those who leave":
-        (EVENT, ">W. WW WW", memory(), {"spawn": (3,)}),
+    "event does not count on a child that stopped listening": (EVENT, "-__ W_", memory(), {"spawn": (2,)}),
+    "event uses the slots above the limit for those who leave": (EVENT, ">W. WW WW", memory(), {"spawn": (3,)}),
     "at any rate": (EVENT, ">W. WW WW", memory(32), {"spawn": (3,)}),
-    "event never has more processes serving than the limit":
-        (ROOMY, "WW WW", memory(8), {"spawn": (2,)}),
-    "and says nothing at the limit":
-        (ROOMY, "WW WG WG", memory(8, 3),
-         {"decision": of.AT_LIMIT, "rate": 1, "hold_off": 3, "notes": ()}),
+    "event never has more processes serving than the limit": (ROOMY, "WW WW", memory(8), {"spawn": (2,)}),
+    "and says nothing at the limit": (ROOMY, "WW WG WG", memory(8, 3),
+                                      {"decision": of.AT_LIMIT, "rate": 1, "hold_off": 3, "notes": ()}),
     "event retires one": (TIGHT, "__ __ __", memory(), {"decision": TOO_MANY}),
     "event waits for those who leave before it retires the next":
         (TIGHT, "__ __ __ >GG", memory(), {"decision": of.WAIT, "retire": 0}),
-    "event does not wait when slots abound":
-        (ROOMY, "__ __ __ >GG", memory(), {"decision": TOO_MANY}),
+    "event does not wait when slots abound": (ROOMY, "__ __ __ >GG", memory(), {"decision": TOO_MANY}),
     # 8 slots less 5 children are 3, which is not more than the limit of 3.
     "event waits when they don't": (ROOMY, "__ __ __ >GG >GG", memory(), {"decision": of.WAIT}),
     "event does not squat": (TIGHT, "WW WW W. >..", memory(), {"decision": of.FULL}),
     "worker squats in the row of a leaving child":
-        (WORKER, "WW WW >W.", memory(),
-         {"decision": TOO_FEW, "spawn": (2,)}),
+        (WORKER, "WW WW >W.", memory(), {"decision": TOO_FEW, "spawn": (2,)}),
     "worker squats only where a thread has ended": (WORKER, "WW WW >WG", memory(), {"decision": of.FULL}),
     "sick children and never a healthy one end worker":
-        (WORKER, "_.", memory(8, sick=True), {"shutdown": True, "decision": of.SICK, "spawn": (),
-         "retire": 0, "ids": ["AH02325"], "level": "alert"}),
+        (WORKER, "_.", memory(8, sick=True), ENDED | {"ids": ["AH02325"]}),
     "sick children and never a healthy one end event":
-        (EVENT, "_.", memory(8, sick=True), {"shutdown": True, "decision": of.SICK, "spawn": (),
-         "retire": 0, "ids": ["AH02324"], "level": "alert"}),
-    "a child of worker that is healthy in this pass forgives":
-        (WORKER, "WW", memory(sick=True), {"shutdown": False, "spawn": (1,)}),
-    "a child of event that is healthy in this pass forgives":
-        (EVENT, "WW", memory(sick=True), {"shutdown": False, "spawn": (1,)}),
+        (EVENT, "_.", memory(8, sick=True), ENDED | {"ids": ["AH02324"]}),
+    **{f"a child of {one.mpm} that is healthy in this pass forgives":
+        (one, "WW", memory(sick=True), {"shutdown": False, "spawn": (1,)}) for one in (WORKER, EVENT)},
 }  # fmt: skip
 
 
@@ -233,15 +218,14 @@ def test_idle_threads_are_those_that_will_take_the_next_client(threaded):
     assert look(board(threaded, ".."), threaded, Memory()).idle == 2
 
 
-@pytest.mark.parametrize(("limits", "rate", "rows", "free"), [
-    ((4, 8), 2, ("WW", ">W.", ">G.", ""), (2, 3)),
+@pytest.mark.parametrize(("slots", "most", "rate", "rows", "free"), [
+    (4, 8, 2, ("WW", ">W.", ">G.", ""), (2, 3)),
     # httpd's own order: each wholly free slot takes the place of the first partly free one, which
     # goes to the end.
-    ((6, 12), 8, (">W.", ">.W", "", "WW", ""), (2, 4, 5, 1, 0)),
+    (6, 12, 8, (">W.", ">.W", "", "WW", ""), (2, 4, 5, 1, 0)),
 ])  # fmt: skip
-def test_worker_prefers_rows_without_a_living_thread(limits, rate, rows, free):
-    more = dict(zip(("ServerLimit", "MaxRequestWorkers"), limits, strict=True))
-    wide = configured("worker", **THREADS | more)
+def test_worker_prefers_rows_without_a_living_thread(slots, most, rate, rows, free):
+    wide = configured("worker", **THREADS | {"ServerLimit": slots, "MaxRequestWorkers": most})
     assert look(board(wide, *rows), wide, memory(rate)).free == free
 
 
@@ -250,17 +234,14 @@ def test_one_healthy_child_is_remembered_and_forgives(threaded):
     before = decide(threaded, "__").memory
     assert before.had_healthy_child
     decided = decide(threaded, "_.", memory=before.with_sick_child())
-    assert not decided.shutdown
-    assert not decided.memory.sick_child_detected
+    assert not decided.shutdown and not decided.memory.sick_child_detected
 
 
 @pytest.mark.parametrize("directives", [PREFORK, WORKER, EVENT], ids=MPMS)
 def test_ten_forking_passes_without_doubling_after_a_graceful_restart(directives):
-    before = of.after_graceful_restart(Memory())
-    busy = "W" * directives.ThreadsPerChild
-    rates = []
+    before, rates = of.after_graceful_restart(Memory()), []
     for _ in range(13):
-        decided = decide(directives, busy, memory=before)
+        decided = decide(directives, "W" * directives.ThreadsPerChild, memory=before)
         assert decided.spawn
         before = decided.memory
         rates.append(before.idle_spawn_rate)

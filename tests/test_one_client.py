@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client import Client, at_once, exchange, get, read_reply, request
 from support.files import conf, program, section, tree
-from support.malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target
+from support.malformed import BROKEN_OFF, CHUNKED, FIELD, GET, HOST, LINE, NAMED, REFUSED, TARGET
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
@@ -189,8 +189,8 @@ def test_a_malformed_request_is_refused_and_the_server_goes_on(server):
     assert get(server).status == 200
     # Error pages do not repeat what was sent.
     mark = b"<script>alert(1)</script>"
-    sent = (target(b"/" + mark), host(mark), field(mark), line(mark), target(b"/%3cscript%3e"))
-    for data in sent:
+    sent = [form % mark for form in (TARGET % b"/%b", NAMED, FIELD, LINE)]
+    for data in (*sent, TARGET % b"/%3cscript%3e"):
         with Client(server) as client:
             assert b"script" not in client.ask(data).body
 
@@ -214,8 +214,8 @@ def test_a_request_that_breaks_off_gets_no_page(server, vanishes):
 
 
 @pytest.mark.parametrize("data, status", [
-    (line(b"GARBAGE"), 400), (GET + b"\r\n", 400), (target(b"/.."), 400), (CHUNKED + b"xyz\r\n", 400),
-    (line(b"BREW / HTTP/1.1"), 501),
+    (LINE % b"GARBAGE", 400), (GET + b"\r\n", 400), (TARGET % b"/..", 400), (CHUNKED + b"xyz\r\n", 400),
+    (LINE % b"BREW / HTTP/1.1", 501),
 ])  # fmt: skip
 def test_after_good_requests_the_bad_one_is_the_last(server, data, status):
     """Kept alive and pipelined: the requests before it are answered, those after it are not."""

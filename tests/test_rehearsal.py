@@ -1,24 +1,37 @@
-"""The rehearsal before the first fork: it serves pages, and leaves nothing behind."""
+"""Before the first fork: a rehearsal serves pages, and leaves nothing behind; objects become immortal where
+Python has such, so that children share more, and nothing grows or stays open.
+"""
 
 import dataclasses
+import json
 import os
+import statistics
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import Mock
 
+import pytest
+from support.client import Client
 from support.configured import directives
+from support.servers import MPMS, environment, launched, pool
+from support.waiting import poll_until
 
 from mpmkit.cli.serve import SAMPLES
 from mpmkit.config.settings import Section, Setting
 from mpmkit.handlers.router import Router
+from mpmkit.measure.procfs import children, read_smaps, status_numbers
 from mpmkit.mpm import event, prefork, worker
-from mpmkit.server import prewarm
+from mpmkit.server import immortal, prewarm
+from mpmkit.server.immortal import NoImmortals, trial
 from mpmkit.server.listen import ListenError
 from mpmkit.server.prewarm import ROUNDS, rehearse
 
-CHILDREN = {
-    "prefork": prefork.PreforkChild, "worker": worker.WorkerChild, "event": event.EventChild,
-}  # fmt: skip
+CHILDREN = dict(
+    zip(MPMS, (prefork.PreforkChild, worker.WorkerChild, event.EventChild), strict=True)
+)
 # What each round's clients get, in the order in which they come.
 ANSWERS = [200] * 4 + [404] + [200] * 4
 
@@ -26,11 +39,10 @@ ANSWERS = [200] * 4 + [404] + [200] * 4
 class Handlers:
     """Makes the handler that the rehearsal asks for, and counts what it serves."""
 
-    def __init__(self) -> None:
-        self.given, self.made, self.served = None, 0, []
+    given, made = None, 0
 
     def __call__(self, directives, errors):
-        self.given = directives
+        self.given, self.served = directives, getattr(self, "served", [])
         self.made += 1
         files = Router(directives, errors, {}).files
 
@@ -62,10 +74,7 @@ def test_pages_are_served_and_nothing_is_left(tmp_path, mpm):
 
 
 def test_without_a_loopback_interface_nothing_is_rehearsed(monkeypatch):
-    def refuse(address, port):
-        raise ListenError("no such address")
-
-    monkeypatch.setattr(prewarm, "bind", refuse)
+    monkeypatch.setattr(prewarm, "bind", Mock(side_effect=ListenError("no such address")))
     handlers = Handlers()
     rehearse(directives("prefork"), handlers, SAMPLES, prefork.PreforkChild)
     assert handlers.given is None
@@ -80,11 +89,10 @@ def test_code_that_has_run_is_copied_and_no_other():
 
     old, other = ran.__code__, idle.__code__
     prewarm.gather(prewarm._code_of(ran))
-    assert ran.__code__ is not old and ran.__code__.co_code.startswith(old.co_code) and ran() == 3
-    assert sys.getsizeof(ran.__code__) > prewarm.SIZES[-1], "together with larger ones"
-    inner = [
-        next(one for one in c.co_consts if hasattr(one, "co_code")) for c in (old, ran.__code__)
-    ]
+    new = ran.__code__
+    assert new is not old and new.co_code.startswith(old.co_code) and ran() == 3
+    assert sys.getsizeof(new) > prewarm.SIZES[-1], "together with larger ones"
+    inner = [next(c for c in code.co_consts if hasattr(c, "co_code")) for code in (old, new)]
     assert inner[0] is not inner[1], "what each call makes again, too"
     assert idle.__code__ is other and sys.getprofile() is None
 
@@ -101,9 +109,94 @@ def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
         fill_gaps()
         after = made()
         assert places.isdisjoint(map(id, after))"""
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
     # `threading` does something in each forked child, in 0.4 MB of its own.
-    program = (
-        "import sys, mpmkit.mpm.prefork, mpmkit.cli.serve; sys.exit('threading' in sys.modules)"
+    light = (
+        "import sys, mpmkit.mpm.prefork, mpmkit.cli.serve; assert 'threading' not in sys.modules"
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0
+    for text in (program, light):
+        subprocess.run([sys.executable, "-c", text], timeout=60, check=True)
+
+
+KNOWN = sys.version_info[:2] in immortal.VALUES
+POOL = {mpm: pool(mpm, 4 if mpm == "prefork" else 1, 4, threads=4) for mpm in MPMS}
+
+
+def own_memory(mpm: str, immortal_objects: str) -> tuple[float, str]:
+    """KiB that are a busy child's own, and the server's error log."""
+    options = {"ImmortalObjects": immortal_objects, "LogLevel": "info", "KeepAliveTimeout": 60}
+    with launched(mpm, pool=POOL[mpm], **options) as server, ExitStack() as clients:
+        busy = [clients.enter_context(Client(server)) for _ in range(4)]
+        for number in range(20):
+            for client in busy:
+                assert client.get(f"/file.txt?{number % 3 * number}").status == 200
+        found = [read_smaps(child).uss for child in children(server.pid)]
+        assert "ctypes" not in Path(f"/proc/{server.pid}/maps").read_text()
+        return statistics.median(found), server.error_log()
+
+
+def test_a_busy_child_shares_what_it_only_reads(mpm):
+    without, silent = own_memory(mpm, "Off")
+    assert "immortal" not in silent
+    own, log = own_memory(mpm, "On")
+    if KNOWN:
+        assert "objects are immortal\n" in log
+        assert own < (0.7 if mpm == "prefork" else 0.85) * without
+    else:
+        version = ".".join(map(str, sys.version_info[:2]))
+        assert f"no immortal objects: not known for {sys.implementation.name} {version}\n" in log
+
+
+def test_what_must_end_still_ends():
+    program = """
+import json, os, socket, sys
+from mpmkit.server.immortal import IMMORTAL, make_immortal
+
+class Root: pass
+
+def pieces():
+    yield b"piece"
+
+root = Root()
+root.kept = ["a string of its own" * 2, 3.25]
+root.ends = [socket.socket(), open(os.devnull), pieces()]
+fds = [one.fileno() for one in root.ends[:2]]
+said = make_immortal(root)
+immortal = lambda one: sys.getrefcount(one) >= IMMORTAL
+kept = [immortal(one) for one in (root, root.kept, *root.kept)]
+ends = [immortal(one) for one in root.ends]
+root.ends.clear()
+open_ = [os.path.exists(f"/proc/self/fd/{fd}") for fd in fds]
+print(json.dumps([said, kept, ends, open_, "ctypes" in sys.modules]))
+"""
+    argv = [sys.executable, "-c", program]
+    run = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    said, kept, ends, still_open, loaded = json.loads(run.stdout)
+    assert ("objects are immortal" in said) is KNOWN
+    assert kept == [KNOWN] * 4 and ends == [False] * 3
+    assert still_open == [False, False] and not loaded
+
+
+def test_a_version_that_is_not_known_is_left_alone(monkeypatch):
+    monkeypatch.setattr(immortal, "VALUES", {})
+    memory = os.open("/proc/self/mem", os.O_RDWR)
+    try:
+        with pytest.raises(NoImmortals, match="not known for"):
+            trial(memory)
+    finally:
+        os.close(memory)
+
+
+def test_a_parent_does_not_grow_with_its_restarts():
+    """The first configuration stays behind once; the ones after it do not."""
+    with launched("prefork", pool=POOL["prefork"]) as server:
+
+        def restart(times: int) -> int:
+            for _ in range(times):
+                before = server.scoreboard().snapshot.generation
+                server.graceful()
+                poll_until(lambda n=before: server.scoreboard().snapshot.generation > n)
+            return status_numbers(server.pid)["RssAnon"]
+
+        first = restart(5)
+        assert restart(12) - first < 60, "KiB of its own"

@@ -1,13 +1,20 @@
-"""The scoreboard: what one process writes, another reads; no process writes into another's record."""
+"""The scoreboard: what one process writes, another reads, and no process writes into another's record. The status
+page: what it says is true. (Its keys, their order and their formats: tests/fidelity, area status.)
+"""
 
 import os
+import re
+import signal
+from contextlib import closing
+from html import unescape
 
 import pytest
-from support.client import Client, request
+from support.client import FINISH, Client, at_once, get, half_sent, request
 from support.configured import directives as configured
-from support.servers import serving
+from support.servers import SMALL, serving
 from support.waiting import poll_until
 
+from mpmkit.handlers.status import StatusData, cpu_of, format_g, format_uptime, size
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
 from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
@@ -16,9 +23,8 @@ DIRECTIVES = configured(ServerLimit=4, ThreadLimit=5, ThreadsPerChild=3, MaxRequ
 
 @pytest.fixture
 def board():
-    made = Scoreboard(DIRECTIVES)
-    yield made
-    made.close()
+    with closing(Scoreboard(DIRECTIVES)) as made:
+        yield made
 
 
 def states(board) -> list[str]:
@@ -39,7 +45,6 @@ def test_a_new_board_is_empty(board):
 
 
 def shown(row) -> tuple:
-    """What the row of a process says of it."""
     counts = (row.connections, row.write_completion, row.keep_alive, row.lingering_close)
     return row.pid, row.generation, row.quiescing, row.not_accepting, counts
 
@@ -109,41 +114,37 @@ def test_neighbours_keep_their_texts(board):
     """Fields are of a fixed size, side by side: the longest must not reach the next."""
     workers = [board.worker(slot, thread) for slot in range(4) for thread in range(5)]
     for number, worker in enumerate(workers):
-        worker.connected(f"client {number}" + "c" * 100)
-        worker.vhost(f"host {number}" + "h" * 100)
-        worker.requested(b"p" * 100, b"line %d" % number + b"r" * 100)
+        worker.connected(f"client {number:<100}")
+        worker.vhost(f"host {number:<100}")
+        worker.requested(b"p" * 100, b"line %-100d" % number)
         worker.served(number, number, number)
     for number, row in enumerate(board.workers()):
-        assert row.client == (f"client {number}" + "c" * 100)[: CLIENT - 1]
-        assert row.vhost == (f"host {number}" + "h" * 100)[:31]
-        assert row.protocol == "p" * (PROTOCOL - 1)
-        assert row.request == (f"line {number}" + "r" * 100)[: REQUEST - 1]
+        assert row.client == f"client {number:<100}"[: CLIENT - 1]
+        assert (row.vhost, row.protocol) == (f"host {number:<100}"[:31], "p" * (PROTOCOL - 1))
+        assert row.request == f"line {number:<100}"[: REQUEST - 1]
         assert row.bytes_served == number
 
 
 def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
     path = str(tmp_path / "scoreboard")
-    board = Scoreboard(DIRECTIVES, path)
-    other = Scoreboard.attach(path)
-    board.born(1, 42, 3)
-    board.generation = 3
-    board.worker(1, 0).set(READY)
-    assert other.snapshot() == board.snapshot()
-    assert (other.mpm, other.process_limit, other.generation) == ("event", 3, 3)
-    with pytest.raises(TypeError):
-        other.generation = 5  # a reader's picture is for reading
-    other.close()
-    board.close()
+    with closing(Scoreboard(DIRECTIVES, path)) as board, closing(Scoreboard.attach(path)) as other:
+        board.born(1, 42, 3)
+        board.generation = 3
+        board.worker(1, 0).set(READY)
+        assert other.snapshot() == board.snapshot()
+        assert (other.mpm, other.process_limit, other.generation) == ("event", 3, 3)
+        with pytest.raises(TypeError):
+            other.generation = 5  # a reader's picture is for reading
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 1000, b"#!/bin/sh\n" * 100])
-def test_what_is_no_scoreboard(tmp_path, content):
+def test_what_is_no_scoreboard(tmp_path):
     path = tmp_path / "file"
     with pytest.raises(FileNotFoundError):
         Scoreboard.attach(str(path))
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="not an mpmkit scoreboard"):
-        Scoreboard.attach(str(path))
+    for content in (b"", b"\0" * 1000, b"#!/bin/sh\n" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not an mpmkit scoreboard"):
+            Scoreboard.attach(str(path))
 
 
 def test_what_the_parent_looks_at_follows_its_children():
@@ -166,3 +167,178 @@ def test_bytes_are_counted_in_both_directions():
             received = len(client.send(sent).until_closed())
         both = len(sent) + received
         poll_until(lambda: server.scoreboard().bytes_served == both, "all is counted")
+
+
+OPTIONS = {"ServerName": "lab.example"}
+BURN = """
+def application(environ, start_response):
+    import time
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+FILES = {"big.txt": b"x" * 600_000, "burn.py": BURN}
+
+
+def auto(server, *lines) -> str:
+    reply = get(server, "/server-status?auto", *lines)
+    assert reply.status == 200 and reply["Content-Type"] == "text/plain; charset=ISO-8859-1"
+    return reply.body.decode("latin-1")
+
+
+def values(text: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.splitlines()[1:])
+
+
+def page(server, query: str = "") -> str:
+    reply = get(server, f"/server-status{query}")
+    assert reply.status == 200 and reply["Content-Type"] == "text/html; charset=ISO-8859-1"
+    return reply.body.decode("latin-1")
+
+
+def number(server, key: str) -> float:
+    return float(values(auto(server))[key])
+
+
+def test_what_a_scraper_reads(server, mpm):
+    before = number(server, "Total Accesses")
+    for _ in range(5):
+        get(server, "/big.txt")
+    with half_sent(server), Client(server) as parked:
+        assert parked.get().status == 200
+        held = "R" if mpm == "event" else "RK"
+
+        def shown() -> dict[str, str] | None:
+            found = values(auto(server))
+            alone = all(found["Scoreboard"].count(letter) == 1 for letter in held)
+            return found if alone and float(found["Total kBytes"]) > 2900 else None
+
+        what = "all counted, one R, and one K where a thread holds the connection"
+        seen = poll_until(shown, what)
+
+        def agree() -> bool:
+            v, view = values(auto(server)), server.scoreboard()
+            numbers = int(v["BusyWorkers"]), int(v["IdleWorkers"])
+            # The page is served by a worker of its own, which is idle again when we look.
+            same = numbers == (view.counts.busy + 1, view.counts.idle - 1)
+            return same and len(v["Scoreboard"].strip()) >= len("".join(view.letters.values()))
+
+        poll_until(agree, what="page and launcher agree")
+        if mpm == "event":  # connections that no thread holds
+            poll_until(lambda: number(server, "ConnsAsyncKeepAlive") == 1, cap=5.0)
+            assert number(server, "ConnsTotal") >= 2
+    poll_until(lambda: server.scoreboard().counts.processes == len(server.processes()), "alike")
+    assert float(seen["Total Accesses"]) - before >= 6
+    assert float(seen["Total kBytes"]) < 3700
+    assert seen["Uptime"] == seen["ServerUptimeSeconds"]
+    board = seen["Scoreboard"]
+    assert board.count("W") >= 1  # this very request
+    assert int(seen["BusyWorkers"]) == sum(map(board.count, "RWKCL"))
+    assert int(seen["IdleWorkers"]) == board.count("_")
+    if mpm == "event":
+        assert (seen["Processes"], seen["Stopping"]) == (" 2", " 0")
+    else:
+        assert "ConnsTotal" not in seen
+
+
+def test_a_status_request_does_not_count_itself_nor_write_markup(server):
+    shown = number(server, "Total Accesses")
+    poll_until(lambda: server.scoreboard().accesses > shown, "it is counted when it is done")
+    with Client(server) as client:
+        client.get("/<script>alert(1)</script>")
+        reply = get(server, "/server-status")
+    assert b"<script>" not in reply.body and b"&lt;script&gt;" in reply.body
+    # Pages asked for at the same time
+    queries = ("?auto", "", "?refresh") * 4
+    statuses = at_once(lambda n: get(server, f"/server-status{queries[n]}").status, len(queries))
+    assert set(statuses) == {200}
+
+
+def test_the_cpu_figures_are_the_kernels(server, mpm):
+    get(server, "/burn.py")
+    v = values(auto(server))
+    of_all = [sum(cpu_of(pid)[:2]) for pid in (server.pid, *server.processes())]
+    shown = float(v["CPUUser"]) + float(v["CPUSystem"])
+    assert shown > 0.25 and abs(shown - sum(of_all)) < 0.2, (shown, of_all)
+    assert float(v["CPULoad"]) > 0
+    # A child that ends takes its CPU time to the parent: it moves to the children's, none is lost.
+    busiest = max(server.processes(), key=lambda pid: sum(cpu_of(pid)[:2]))
+    lost = sum(cpu_of(busiest)[:2])
+    os.kill(busiest, signal.SIGTERM)
+
+    def children() -> float:
+        v = values(auto(server))
+        return float(v["CPUChildrenUser"]) + float(v["CPUChildrenSystem"])
+
+    poll_until(lambda: children() >= lost - 0.02, what=lambda: f"{children()} of {lost}")
+
+
+def rows(text: str) -> list[list[str]]:
+    lines = (re.findall(r"<td>(.*?)</td>", line) for line in re.findall(r"<tr>.*?</tr>", text))
+    whole = (row for row in lines if len(row) == 15)
+    return [[unescape(re.sub("<[^>]*>", "", cell)) for cell in row] for row in whole]
+
+
+def test_the_worker_table_says_who_asked_for_what(server, mpm):
+    with Client(server) as client:
+        client.get("/big.txt?this-one")
+
+        def row_of_it():
+            asked = "GET /big.txt?this-one HTTP/1.1"
+            shown = [row for row in rows(page(server)) if row[14] == asked]
+            return shown and shown[0][3] != "W" and shown[0]  # W until its answer is logged
+
+        shown = poll_until(row_of_it, what="the request's row")
+        srv, pid, acc, mode, _, ss, req, dur, conn, child, slot, *texts = shown
+        assert re.fullmatch(r"\d+-0", srv) and int(pid) in server.processes()
+        assert re.fullmatch(r"\d+/\d+/\d+", acc)
+        assert mode in ("_L" if mpm == "event" else "KL")
+        assert texts[:3] == ["127.0.0.1", "http/1.1", f"lab.example:{server.port}"]
+        assert int(ss) >= 0 and int(req) >= 0 and int(dur) >= int(req)
+        assert float(slot) >= float(child) >= 0.57
+        if mpm != "event":
+            assert float(conn) > 580 and acc.startswith("1/")
+
+
+def test_old_generations_and_leaving_processes_are_shown(document_root):
+    pool = {**SMALL["event"], "ServerLimit": 8}
+    with serving("event", document_root=document_root, pool=pool) as server:
+        with half_sent(server) as half:
+            poll_until(lambda: server.scoreboard().count("R") == 1)
+            server.graceful()
+            poll_until(lambda: "yes (old gen)" in page(server), "a leaving process of the old gen")
+            # The one that was seen may have been another, which had nothing to finish and is gone.
+            keys = {"Stopping": 1, "Processes": 3}
+            poll_until(lambda: all(number(server, key) >= n for key, n in keys.items()), str(keys))
+            # Its R is on the scoreboard and in no count: busy is the one that answers us.
+            poll_until(lambda: values(auto(server))["BusyWorkers"] == " 1", what="one is busy")
+            assert "R" in values(auto(server))["Scoreboard"]
+            assert half.ask(FINISH).status == 200
+
+
+@pytest.mark.parametrize("function, number, text", [
+    (format_g, 0, "0"), (format_g, 0.8, ".8"), (format_g, 1 / 3, ".333333"),
+    (format_g, 1.666667, "1.66667"), (format_g, 341.3333, "341.333"), (format_g, 3072, "3072"),
+    (format_g, 204.8, "204.8"), (format_g, 12345.678, "12345.7"), (format_g, 160000512, "160001000"),
+    (format_g, 8e7, "80000000"),
+    (format_uptime, 0, ""), (format_uptime, 1, " 1 second"), (format_uptime, 7200, " 2 hours"),
+    (format_uptime, 61, " 1 minute 1 second"),
+    (format_uptime, 93784, " 1 day 2 hours 3 minutes 4 seconds"),
+    (size, 0, "0 B"), (size, 5119, "5119 B"), (size, 5120, "5.0 kB"), (size, 524287, "512.0 kB"),
+    (size, 524288, "0.5 MB"), (size, 512 << 20, "0.5 GB"),
+])  # fmt: skip
+def test_formats_of_numbers(function, number, text):
+    assert function(number) == text
+
+
+def test_a_limit_on_slots_is_on_the_page_and_nothing_beyond():
+    limits = {"ThreadsPerChild": 4, "ThreadLimit": 8, "MaxRequestWorkers": 8, "ServerLimit": 4}
+    board = Scoreboard(configured("worker", **limits))
+    try:
+        assert StatusData(board, False, 0.0).letters == "." * 8
+        board.worker(3, 6).set(4)
+        assert StatusData(board, False, 0.0).letters == "." * 8 + "W"
+    finally:
+        board.close()

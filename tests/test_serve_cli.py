@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,11 @@ for argv in json.loads(sys.argv[1]):
 """
 
 
-@pytest.mark.parametrize("args", [("--help",), ("--version",), ("memory", "--help")])
+@pytest.mark.parametrize("args", ["--help", "--version", "memory --help"])
 def test_a_reader_that_has_gone_leaves_no_traceback(args):
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "mpmkit", *args]
+    command = [sys.executable, "-m", "mpmkit", *args.split()]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert not done.stderr
@@ -81,17 +82,11 @@ def test_the_witness_sees_a_fork():
     assert (status, forks) == (0, 2)
 
 
-def test_a_given_port_is_used_and_stands_above_the_files_listen():
+def test_a_given_port_stands_above_the_files_listen_and_what_it_prints_need_not_be_read():
     (port,) = free_ports(1)
     file = str(conf("Listen 127.0.0.1:1"))
-    with Serve("prefork", "-f", file, "--port", str(port)).ready() as server:
+    with Serve("event", "-f", file, "--port", str(port)).ready() as server:
         assert server.port == port
-        assert get(server, "/").status == 200
-
-
-def test_what_it_prints_need_not_be_read():
-    """Started by something that closes its end of the pipe, it serves all the same."""
-    with Serve("event", "--port", "0").ready() as server:
         server.process.stdout.close()
         os.kill(server.pid, signal.SIGUSR1)
         poll_until(lambda: server.err.count("AH00489") == 2, "a graceful restart")
@@ -172,25 +167,22 @@ def test_a_used_port_is_one_clear_line():
 @pytest.mark.parametrize("mpm", THREADED)
 def test_too_few_descriptors_for_all_clients_do_not_bring_it_down(mpm):
     """A child that can open no more leaves, others come; when it is over, it is over."""
+
+    def answers(ask) -> bool:
+        with suppress(Lost, OSError):  # TimeoutError is one
+            return ask().status == 200
+        return False
+
     server = Serve(mpm, "--port", "0", "-c", "StartServers 1", descriptors=24)
     with server.ready():
         # As httpd, it gives up if no child was ever seen healthy, and looks once a second.
         with Client(server) as client:
             client.silent(1.5)
         clients = [Client(server, wait=0.2).send(request("/")) for _ in range(40)]
-        answered = sum(answers(client.reply) for client in clients)
+        assert sum(answers(client.reply) for client in clients) > 0
         for client in clients:
             client.close()
-        assert answered > 0
-        if mpm == "event":
-            assert "AH02179" in server.err, "or this test shows nothing"
+        assert mpm != "event" or "AH02179" in server.err, "or this test shows nothing"
         serves = lambda: answers(lambda: get(server, "/", wait=2))  # noqa: E731
         poll_until(serves, "it serves again when they are gone", 15)
         assert server.process.poll() is None
-
-
-def answers(ask) -> bool:
-    try:
-        return ask().status == 200
-    except (Lost, OSError):  # TimeoutError is one
-        return False

@@ -234,12 +234,10 @@ class Client:
             self.buffer += data
         return self.buffer
 
-    def ended(self, within: float) -> float:
-        """Wait for the server's FIN or reset, with no data before it; how many seconds it took."""
-        began = time.monotonic()
+    def ended(self, within: float) -> None:
+        """Wait for the server's FIN or reset, with no data before it."""
         data = self.until_closed(within)
         assert not data, f"data instead of the connection's end: {data[:80]!r}"
-        return time.monotonic() - began
 
     def silent(self, seconds: float) -> None:
         """Nothing comes from the server for so long, not even the connection's end."""

@@ -4,36 +4,11 @@ HOST = b"Host: x\r\n"
 GET = b"GET /file.txt HTTP/1.1\r\n"
 POST = b"POST /file.txt HTTP/1.1\r\n" + HOST
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-def line(text: bytes) -> bytes:
-    """A request with that request line."""
-    return text + b"\r\n" + HOST + b"\r\n"
-
-
-def field(text: bytes) -> bytes:
-    """A request with that header line."""
-    return GET + HOST + text + b"\r\n\r\n"
-
-
-def target(text: bytes) -> bytes:
-    """A request for that target."""
-    return line(b"GET " + text + b" HTTP/1.1")
-
-
-def host(text: bytes) -> bytes:
-    """A request with that Host."""
-    return GET + b"Host: " + text + b"\r\n\r\n"
-
-
-def framed(text: bytes, body: bytes = b"") -> bytes:
-    """A POST with those header lines about its body."""
-    return POST + text + b"\r\n\r\n" + body
-
-
-def length(text: bytes, body: bytes = b"") -> bytes:
-    """A POST with that Content-Length."""
-    return framed(b"Content-Length: " + text, body)
+# Requests with this line, header line, target, Host; a POST with these lines about its body, Content-Length.
+LINE, FIELD = b"%b\r\n" + HOST + b"\r\n", GET + HOST + b"%b\r\n\r\n"
+TARGET, NAMED = LINE % b"GET %b HTTP/1.1", GET + b"Host: %b\r\n\r\n"
+FRAMED = POST + b"%b\r\n\r\n"
+LENGTH = FRAMED % b"Content-Length: %b"
 
 
 # 400 for each, by what is wrong with it.
@@ -104,9 +79,9 @@ CHUNKS = [
     b"3 x\r\nabc\r\n0\r\n\r\n", b"3 0\r\nabc\r\n0\r\n\r\n", b"3\r\nabc\r\r\n0\r\n\r\n",
 ]  # fmt: skip
 OTHERS = [
-    (line(b"BREW / HTTP/1.1"), 501), (line(b"get / HTTP/1.1"), 501), (field(b"Expect: the unexpected"), 417),
-    (target(b"/" + b"a" * 9000), 414), (b"GET /" + b"a" * 20_000, 414), (target(b"/?" + b"a" * 9000), 414),
-    (line(b"A" * 9000 + b" / HTTP/1.1"), 414), (length(b"2000000000"), 413),
+    (LINE % b"BREW / HTTP/1.1", 501), (LINE % b"get / HTTP/1.1", 501), (FIELD % b"Expect: the unexpected", 417),
+    (TARGET % (b"/" + b"a" * 9000), 414), (b"GET /" + b"a" * 20_000, 414), (TARGET % (b"/?" + b"a" * 9000), 414),
+    (LINE % (b"A" * 9000 + b" / HTTP/1.1"), 414), (LENGTH % b"2000000000", 413),
     (b"TRACE / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc", 413),
     (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     (CHUNKED + b"7fffffff\r\n" + b"a" * 100, None),  # a chunk may be as large as it likes
@@ -114,14 +89,15 @@ OTHERS = [
 
 # (bytes, status); None: 400 once the client closes its side, for it has not sent the whole body.
 REFUSED: list[tuple[bytes, int | None]] = OTHERS + [(data, 400) for data in (
-    *map(line, LINES), *STREAMS, *map(target, TARGETS), *map(host, HOSTS), *map(field, FIELDS), *HEADS,
-    *(length(*one) for one in LENGTHS), *(CHUNKED + chunks for chunks in CHUNKS),
-    *(framed(b"Transfer-Encoding: " + coding) for coding in CODINGS),
+    *(form % one for form, some in ((LINE, LINES), (TARGET, TARGETS), (NAMED, HOSTS), (FIELD, FIELDS))
+      for one in some), *STREAMS, *HEADS, *(CHUNKED + chunks for chunks in CHUNKS),
+    *(LENGTH % length + body for length, body in LENGTHS),
+    *(FRAMED % (b"Transfer-Encoding: " + coding) for coding in CODINGS),
 )]  # fmt: skip
 
 # Requests that break off: the client sends no more, and closes its side.
 BROKEN_OFF = [
     b"", b"\r\n", b"\r", b"GE", b"GET /file.txt HT", GET, GET[:-1], GET + b"Ho", GET + HOST,
-    GET + HOST + b"\r", length(b"10", b"abc"), length(b"10"), CHUNKED, CHUNKED + b"1",
+    GET + HOST + b"\r", LENGTH % b"10" + b"abc", LENGTH % b"10", CHUNKED, CHUNKED + b"1",
     CHUNKED + b"a\r\nabc", CHUNKED + b"3\r\nabc\r\n", CHUNKED + b"3\r\nabc\r\n0\r\nX: y\r\n",
 ]  # fmt: skip

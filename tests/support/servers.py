@@ -162,7 +162,7 @@ def no_more_files(server: Server, before: dict[int, int]) -> None:
 
 # Lines below the level of an error; and corrections of the configuration, as a terminal shows them.
 GOOD = re.compile(
-    r"\[[^\]]+\] \[\w+:(?!error|crit|alert|emerg)\w+\] \[pid \d+:tid \d+\] .*|mpmkit: AH.*"
+    r"\[[^\]]+\] \[\w+:(?!error|crit|alert|emerg)\w+\] \[pid \d+:tid \d+\] .*|mpmkit: (AH|\w+_module is ).*"
 )
 # Errors of clients: what was asked for is not to be had.
 CLIENTS = re.compile(r"\[client [^]]+\] (AH00135|AH10244|AH01630|AH00132|AH0003[567]|AH01276): ")
@@ -228,10 +228,6 @@ class Serve:
         assert line.startswith((b"ready http://", b"ready https://")), (line, self.err)
         self.url = line.split()[1].decode()
         return self
-
-    def terminal(self, number: int) -> None:
-        """A key of the terminal: the signal goes to every process of the group."""
-        os.killpg(self.pid, number)
 
     def finish(self, within: float = 10.0) -> int:
         assert self.process.stdout is not None
