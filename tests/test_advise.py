@@ -15,19 +15,15 @@ import sys
 from dataclasses import replace
 
 import pytest
+from support.calls import refused
 from support.rows import trace
 from support.waiting import all_gone, patience, poll_until
 
 from benchmarks import advise as bench
-from mpmkit.config.checks import check
-from mpmkit.config.directives import MPMS
-from mpmkit.config.httpd_conf import Source, read
-from mpmkit.config.keywords import from_keywords
-from mpmkit.measure import advise_command, procfs
+from mpmkit.config import checks, directives, httpd_conf, keywords
+from mpmkit.measure import advise_command, advise_report, parallel, procfs, reference_servers
 from mpmkit.measure.advise import Cost, advise, demand, grown
-from mpmkit.measure.advise_command import block, configured, recorded_costs, running_cost
-from mpmkit.measure.parallel import in_processes
-from mpmkit.measure.reference_servers import Httpd
+from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
 from mpmkit.measure.sizing import Line
 from mpmkit.measure.trace import Trace
 
@@ -47,7 +43,7 @@ def day(number: int = 3000, span: float = 4000.0) -> Trace:
 
 
 def given(mpm: str, **more):
-    return check(mpm, from_keywords(mpm, **more))[0]
+    return checks.check(mpm, keywords.from_keywords(mpm, **more))[0]
 
 
 def test_demand_counted_by_hand():
@@ -68,7 +64,7 @@ def test_growth_copies_whole_connections():
         assert after.span <= before.span + 1
 
 
-@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize("mpm", directives.MPMS)
 def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
     threads = {} if mpm == "prefork" else {"ThreadsPerChild": 5}
     tight = given(mpm, MaxRequestWorkers=25, **threads)
@@ -81,8 +77,8 @@ def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
     assert after.memory == pytest.approx([1000 + each * workers for each in (90, 100, 110)])
     assert "ran into the limit" in " ".join(advice.notes) or mpm == "event"
     # What is pasted means what was simulated, and httpd has nothing to correct in it.
-    conf = read(Source("pasted", text=block(after), mpm=mpm))
-    pasted, notes = check(mpm, conf.settings)
+    conf = httpd_conf.read(httpd_conf.Source("pasted", text=advise_report.block(after), mpm=mpm))
+    pasted, notes = checks.check(mpm, conf.settings)
     assert not conf.problems and not notes
     assert replace(after.directives, KeepAliveTimeout=pasted.KeepAliveTimeout) == pasted
     lines = block(after).splitlines()[1:-1]
@@ -106,8 +102,7 @@ def test_verdict_compares_what_can_be_compared():
     assert "Under event" in advise(both, day(), costs).verdict()
     costs["event"] = replace(FLAT, measured=False)
     assert "does not decide" in advise(both, day(), costs).verdict()
-    with pytest.raises(ValueError, match="growth: must be more than 0"):
-        advise(both, day(), costs, growth=-1)
+    refused(ValueError, "growth: must be more than 0", advise, both, day(), costs, growth=-1)
     with pytest.raises(ValueError, match=r"no request is left at growth 1e-05, of 3,000"):
         advise(both, day(), costs, growth=1e-5)
 
@@ -141,14 +136,13 @@ def test_durations_that_cannot_be():
 def test_starts_that_cannot_be():
     """One line of 1970, before the clock was set: a pass a second for 56 years would not end."""
     for starts in ([-1.0, 2.0], [math.nan], [0.0, math.inf]):
-        with pytest.raises(ValueError, match="from 0 on, sorted"):
-            Trace(starts)
+        refused(ValueError, "from 0 on, sorted", Trace, starts)
     for seconds in ([0.1, 0.1], None):
         with pytest.raises(ValueError, match="its requests are 20,486 days apart, 100 at most"):
             advise({"prefork": given("prefork")}, Trace([0, 1.77e9], seconds), {"prefork": FLAT})
 
 
-@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize("mpm", directives.MPMS)
 def test_recorded_lines(mpm):
     """docs/WHICH-MPM.md has the slopes; page tables come on top, some 50 KiB for a process."""
     cost = recorded_costs()[mpm]
@@ -159,17 +153,17 @@ def test_recorded_lines(mpm):
 
 
 def test_processes_of_their_own_say_the_same():
-    given_mpms, shares = {mpm: given(mpm) for mpm in MPMS}, []
-    costs = dict.fromkeys(MPMS, FLAT)
+    given_mpms, shares = {mpm: given(mpm) for mpm in directives.MPMS}, []
+    costs = dict.fromkeys(directives.MPMS, FLAT)
     alone = advise(given_mpms, day(400), costs)
-    how = {"calls": in_processes, "on_progress": lambda *now: shares.append(now)}
+    how = {"calls": parallel.in_processes, "on_progress": lambda *now: shares.append(now)}
     both = advise(given_mpms, day(400), costs, **how)
     for one, other in zip(alone.cases, both.cases, strict=True):
         assert block(one) == block(other) and one.memory == other.memory
         assert one.run.waits == other.run.waits and one.run.series == other.run.series
     assert shares[-1][0] == 1 and " as " in shares[-1][1]
     with pytest.raises(ValueError, match=r"1 of 2 .*add %D"):
-        advise(given_mpms, Trace([0, 1], [1, math.nan]), costs, calls=in_processes)
+        advise(given_mpms, Trace([0, 1], [1, math.nan]), costs, calls=parallel.in_processes)
 
     def kill(*_: object) -> None:
         for pid in procfs.children(os.getpid()):
@@ -177,7 +171,7 @@ def test_processes_of_their_own_say_the_same():
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(ChildProcessError, match="ended with status -9"):
-        advise(given_mpms, day(4000), costs, calls=in_processes, on_progress=kill)
+        advise(given_mpms, day(4000), costs, calls=parallel.in_processes, on_progress=kill)
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
@@ -239,7 +233,7 @@ def test_the_command(site, capsys, monkeypatch):
     assert "prefers-color-scheme:dark" in html and html.count("scope='row'") == 6
     assert advise_command.main([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    cases = [(mpm, kind) for mpm in MPMS for kind in ("given", "proposed")]
+    cases = [(mpm, kind) for mpm in directives.MPMS for kind in ("given", "proposed")]
     assert [(case["mpm"], case["kind"]) for case in found["cases"]] == cases
     case, given = found["cases"][2], found["cases"][2]["directives"]
     assert (given["MaxRequestWorkers"], given["KeepAliveTimeout"], case["peak_busy"]) == (20, 3, 20)
@@ -298,18 +292,18 @@ def test_a_conf_under_each_mpm(tmp_path):
     file = tmp_path / "httpd.conf"
     file.write_text("MaxClients 30\nMinSpareServers 3\nLoadModule mpm_prefork_module x.so\n")
     assert configured(str(file), None)[0] == "prefork"
-    found = {mpm: configured(str(file), mpm)[1] for mpm in MPMS}
+    found = {mpm: configured(str(file), mpm)[1] for mpm in directives.MPMS}
     assert [d.MaxRequestWorkers for d in found.values()] == [30, 25, 25]  # of whole children
     assert found["prefork"].MinSpareServers == 3
     assert configured(None, None) == ("", None, [])
 
 
 @pytest.mark.skipif(not shutil.which("apache2"), reason="the real httpd is not installed")
-@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize("mpm", directives.MPMS)
 def test_memory_of_a_running_httpd(mpm, tmp_path):
     (tmp_path / "index.html").write_text("x")
     more = {} if mpm == "prefork" else {"ThreadsPerChild": 5, "MaxRequestWorkers": 20}
-    with Httpd(mpm, document_root=tmp_path, StartServers=3, **more) as httpd:
+    with reference_servers.Httpd(mpm, document_root=tmp_path, StartServers=3, **more) as httpd:
 
         def whole() -> Cost | None:
             """Once all three children are there, each with its threads."""

@@ -1,4 +1,5 @@
-"""The bench: its clients, turns and verdicts. What one request costs: CPU time, system calls, pages of memory."""
+"""The bench: its clients, turns and verdicts; what one request costs: CPU time, system calls, pages of memory;
+`mpmkit bench`: parts in order, how long they take, recorded only when whole."""
 
 import http.client
 import itertools
@@ -10,19 +11,30 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.experiments import printed_by
-from support.rows import ARTICLE, BENCH
+from misbehaving import Misbehaving
+from support.calls import printed_by, refused
+from support.loads import run
+from support.rows import ARTICLE, BENCH, GENERATORS, MEMORY
 
-from benchmarks import article, bench, clients, cost, echo, touched_pages, versions
-from benchmarks.article import ArticleTable
+from benchmarks import (
+    article,
+    bench,
+    clients,
+    cost,
+    echo,
+    generators,
+    run_all,
+    touched_pages,
+    versions,
+)
 from benchmarks.baseline import KEPT_AT_MOST, Baseline
-from benchmarks.bench import BenchTable, order
+from benchmarks.clients import ClientReport
 from benchmarks.ratios import baseline_lines, comparisons, table
 from benchmarks.works import BASELINES, FREE, HOLDING, WORKS, BenchError, pages, runnable
-from mpmkit.measure import competitors, records
+from mpmkit.load.runner import LoadError
+from mpmkit.measure import command, competitors, procfs, records, reference_servers
+from mpmkit.measure.cpus import OtherWork
 from mpmkit.measure.experiment import OURS
-from mpmkit.measure.procfs import members
-from mpmkit.measure.reference_servers import Httpd
 
 AB = """\
 Concurrency Level:      64
@@ -62,8 +74,7 @@ def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
         clients.parse_ab("apr_socket_recv: Connection refused (111)", PERCENTILES, 0)
     with pytest.raises(BenchError, match="unable to connect"):
         clients.parse_wrk("unable to connect to 127.0.0.1:1 Connection refused\n", 0)
-    with pytest.raises(BenchError, match="longer than"):
-        clients.run_client(["sleep", "31.4159"], timeout=0.1)
+    refused(BenchError, "longer than", clients.run_client, ["sleep", "31.4159"], timeout=0.1)
     assert not subprocess.run(["pgrep", "-f", "sleep 31.4159"], capture_output=True).stdout
     with pytest.raises(BenchError, match=r"ended with 2: ls: .*nowhere"):
         clients.run_client(["ls", "/nowhere"], timeout=5)
@@ -72,16 +83,16 @@ def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
 def test_every_server_begins_as_often_as_the_others():
     servers = [OURS, "httpd", "httpd-php", "nginx"]
     first = [OURS, "httpd", "nginx"]
-    found = [order(servers, WORKS["new"], number) for number in (1, 2, 3, 4)]
+    found = [bench.order(servers, WORKS["new"], number) for number in (1, 2, 3, 4)]
     assert found == [first, ["httpd", "nginx", OURS], ["nginx", OURS, "httpd"], first]
-    assert order(servers, WORKS["script-new"], 2) == ["httpd-php", OURS]
+    assert bench.order(servers, WORKS["script-new"], 2) == ["httpd-php", OURS]
     # Event with idle connections is compared with itself; a baseline has one page.
     both = [HOLDING, FREE]
-    assert order([OURS, "httpd", *both], WORKS["idle-5000"], 1) == both
-    assert order([OURS, "httpd", *both], WORKS["new"], 1) == [OURS, "httpd"]
+    assert bench.order([OURS, "httpd", *both], WORKS["idle-5000"], 1) == both
+    assert bench.order([OURS, "httpd", *both], WORKS["new"], 1) == [OURS, "httpd"]
     servers = [OURS, "httpd", *BASELINES]
-    assert order(servers, WORKS["distinct"], 1) == servers
-    assert order(servers, WORKS["file-100k"], 1) == [OURS, "httpd"]
+    assert bench.order(servers, WORKS["distinct"], 1) == servers
+    assert bench.order(servers, WORKS["file-100k"], 1) == [OURS, "httpd"]
     works = [WORKS["new"], WORKS["idle-5000"]]
     assert not any(work.held for work in runnable(works, print, "worker"))
     # Repeated and distinct heads always go together.
@@ -139,10 +150,10 @@ def test_the_table_says_what_must_be_known_of_a_ratio():
 
 def test_the_table_of_what_is_recorded():
     rows = [{**BENCH, "client_bound": True}]
-    made = BenchTable(rows, planned=2)
+    made = bench.BenchTable(rows, planned=2)
     assert "NOT COMPLETE: 1 of 2 turns were measured" in made.text()
     assert made.result(rows[0]).endswith("/s  client at its limit")
-    assert BenchTable([]).text() == "no turn was finished"
+    assert bench.BenchTable([]).text() == "no turn was finished"
 
 
 @pytest.mark.rival
@@ -164,7 +175,7 @@ def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
 def test_distinct_requests_are_distinct_to_the_server():
     log = 'LogFormat "%U%q %{X-Request}i" heads\nCustomLog heads heads\n'
-    with pages() as root, Httpd("event", document_root=root, extra=log) as server:
+    with pages() as root, reference_servers.Httpd("event", document_root=root, extra=log) as server:
         url = f"{server.url}/index.html"
         different = clients.run_wrk(url, seconds=1, clients=4, distinct="a1")
         same = clients.run_wrk(url, seconds=1, clients=4)
@@ -182,7 +193,7 @@ def test_a_baseline_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
         assert all((root / work.path[1:]).stat().st_mode & 0o004 for work in WORKS.values())
         page = (root / "index.html").read_bytes()
         with Baseline(mpm, document_root=root, **how) as server:
-            assert len(members(server.pid)) == 1 + {"prefork": 6, "worker": 2}[mpm]
+            assert len(procfs.members(server.pid)) == 1 + {"prefork": 6, "worker": 2}[mpm]
             client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
             for left in range(KEPT_AT_MOST, -1, -1):
                 client.request("GET", "/index.html")
@@ -193,9 +204,8 @@ def test_a_baseline_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
             assert bench.ask(server.url, "/index.html", keep_alive=False) == page
             assert (server.root / "access.log").exists() is not bare
             pid = server.pid
-        assert not members(pid)
-        with pytest.raises(ValueError, match="no baseline of 'event'"):
-            Baseline("event", document_root=root)
+        assert not procfs.members(pid)
+        refused(ValueError, "no baseline of 'event'", Baseline, "event", document_root=root)
 
 
 def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
@@ -208,7 +218,7 @@ def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
         for number, qps in enumerate(turns, 1)
     ]  # fmt: skip
     disturbed = {**rows[0], "qps": 1.0, "round": 3, "steal": 0.06}
-    text = ArticleTable([*rows, disturbed]).text()
+    text = article.ArticleTable([*rows, disturbed]).text()
     assert "\n1 of 13 turns are left out: the host took more than 5%" in text
     theirs, ours = text[: text.index("mpmkit, cold")], text[text.index("mpmkit, cold") :]
     assert re.search(r"worker > event by requests/s: 1.12 \(.*\), came out", theirs)
@@ -223,7 +233,6 @@ def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
 @pytest.mark.rival
 @pytest.mark.skipif(not shutil.which("ab"), reason="needs ab: apt install apache2-utils")
 def test_the_articles_case_runs(tmp_path, capsys, monkeypatch):
-    """Ours under all three MPMs, and the real httpd under one, if it is here."""
     worker = [one for one in competitors.of(["httpd"]) if one.mpm == "worker"]
     monkeypatch.setattr(competitors, "of", lambda names: worker)
     out = tmp_path / "rows.csv"
@@ -328,3 +337,148 @@ def test_the_pages_that_a_request_touches_by_server(capsys):
     assert ours.split()[0] == "mpmkit" and floor.split()[0] == "floor"
     assert int(ours.split()[2]) > int(floor.split()[2])  # more than the least there is
     assert 50 < int(ours.split()[3]) < 5_000 and int(floor.split()[2]) > 20
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "recorded"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(records, "recorded_folder", lambda: folder)
+    monkeypatch.setattr(OtherWork, "share", lambda self: 0.0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MPMKIT_SCALE", raising=False)
+    return folder
+
+
+def parts(monkeypatch, **runs):
+    """The parts become these: name -> what `run` does."""
+    takes = dict.fromkeys(command.SCALE_NAMES, 61.0)
+    made = {name: run_all.Part(name, f"the {name}", takes, run) for name, run in runs.items()}
+    monkeypatch.setattr(run_all, "PARTS", made)
+
+
+def writes(row, status=0, error=None):
+    def run(scale, also, path):
+        records.RecordFile(path, row["table"]).append(row)
+        print("the table")
+        if error:
+            raise error
+        return status
+
+    return run
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_parts_run_in_order_and_whole_ones_are_recorded(place, monkeypatch, capsys):
+    parts(monkeypatch, generators=writes(GENERATORS), memory=writes(MEMORY))
+    assert run_all.main(["--record", "--scale", "smoke"]) == 0
+    out, err = capsys.readouterr()
+    assert out.index("== the generators") < out.index("== the memory")
+    assert "scale smoke, about 2 min: generators 61 s, memory 61 s" in err
+    assert names(place) == ["generators-smoke.csv", "memory-smoke.csv"]
+    assert records.recorded("memory")["held"].to_list() == [MEMORY["held"]]
+
+
+def test_what_is_not_whole_replaces_no_record_and_keeps_its_rows(place, monkeypatch, capsys):
+    (place / "memory-demo.csv").write_text("as it was")
+    full = writes(GENERATORS, error=records.RecordError("disk full"))
+    stopped = writes(MEMORY, error=KeyboardInterrupt())
+    parts(monkeypatch, generators=full, memory=stopped, bench=writes(GENERATORS))
+    assert run_all.main(["--record"]) == 130
+    out, err = capsys.readouterr()
+    assert "mpmkit: disk full" in err and "== the memory" in out and "== the bench" not in out
+    assert (place / "memory-demo.csv").read_text() == "as it was"
+    assert names(place) == ["memory-demo.csv"]
+    kept = list((place.parent / "runs").iterdir())
+    assert sorted(file.name.split("-")[0] for file in kept) == ["generators", "memory"]
+    assert all(len(records.read(file)) == 1 for file in kept)
+    assert err.count("not whole, so not recorded") == 2
+    # Whole, but not alone
+    monkeypatch.setattr(OtherWork, "share", lambda self: 0.06)
+    assert run_all.main(["--record", "--only", "bench"]) == 0
+    assert "other work took 6% of this machine meanwhile" in capsys.readouterr().err
+    assert names(place) == ["memory-demo.csv"]
+
+
+def test_competitors_are_handed_on(place, monkeypatch):
+    asked = []
+    parts(monkeypatch, qps=lambda scale, also, path: asked.append((scale, also)) or 0)
+    given = {"all": tuple(competitors.FORMS), "none": (), "httpd,nginx": ("httpd", "nginx")}
+    for also, names in given.items():
+        assert run_all.main(["--also", also]) == 0
+        assert asked[-1] == ("demo", names)
+    monkeypatch.setenv("MPMKIT_SCALE", "full")
+    run_all.main(["--also", "none"])
+    assert asked[-1][0] == "full"
+
+
+def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
+    def row(server, mpm, number, qps, kind="static", bound=False, cpu=None):
+        who = {"server": server, "mpm": mpm, "round": number, "kind": kind, "script": None}
+        return {**who, "qps": qps, "generator_bound": bound, "server_cpu_us": cpu}
+
+    rows = [
+        row("mpmkit", "event", 1, 300.0), row("mpmkit", "event", 2, 150.0), row("nginx", None, 1, 900.0),
+        *(row("gunicorn-sync", None, number, 60.0) for number in (1, 2)),
+        *(row("uvicorn", None, number, 300.0 - 100 * number) for number in (1, 2)),
+        row("mpmkit", "event", 1, 5.0, "script"),
+    ]  # fmt: skip
+    said = "static, event: 1.50 times the fastest Python peer, uvicorn "
+    assert run_all.peer_verdicts(rows) == [said + "(95%: 1.50 to 1.50; target 2, missed by 25%)"]
+    assert run_all.peer_verdicts(rows[:2]) == []
+    rows[1]["qps"] = 300.0
+    (line,) = run_all.peer_verdicts(rows)
+    assert line.endswith("; target 2, reached)")
+    # What the generator could not ask for, ours could not show.
+    rows = [row("mpmkit", "event", 1, 300.0, bound=True, cpu=20.0)]
+    rows.append(row("uvicorn", None, 1, 200.0, cpu=50.0))
+    limit = "open: the generator was at its limit in 1 of 1 rounds)"
+    by_cpu = "; 2.50 times by CPU time (20.0 and 50.0 µs a request)"
+    assert run_all.peer_verdicts(rows) == [f"{said}(one round; target 2, {limit}{by_cpu}"]
+
+
+def sample(qps: float, cpu: float, failures: int) -> ClientReport:
+    return ClientReport(0, failures, 1.0, qps, 1.0, 2.0, cpu)
+
+
+def test_generators_go_into_their_table(place, monkeypatch, capsys):
+    def missing(*_, **how):
+        raise LoadError("wrk is not installed")
+
+    made = {"FastHttpUser": lambda *_, **how: sample(100, 1.0, 2), "wrk": missing}
+    made = {"mpmkit (Locust)": lambda url, *, clients, **_: sample(clients * 10, 0.5, 0)} | made
+    monkeypatch.setattr(generators, "GENERATORS", made)
+    path = place / "generators.csv"
+    line = f"--scale smoke --out {path} --url http://127.0.0.1:1/x"
+    status, out, err = printed_by(generators.main, line.split(), capsys)
+    rows = records.read(path)
+    assert [(row["work"], row["generator"], row["qps"], row["failures"]) for row in rows] == [
+        ("new", "mpmkit (Locust)", 2000, 0), ("new", "FastHttpUser", 100, 2),
+        ("keep-alive", "mpmkit (Locust)", 640, 0), ("keep-alive", "FastHttpUser", 100, 2),
+    ]  # fmt: skip
+    assert status == 0 and "20.00" in out
+    assert err.count("without wrk") == 1 and "wrk is not installed" in err
+    # Medians, and ratios to FastHttpUser and ab
+    ours = [sample(9000, 0.9, 0), sample(11000, 1.0, 0), sample(10000, 0.8, 2)]
+    others = {"FastHttpUser": [sample(1000, 0.5, 0)], "ab": [sample(20000, 1.0, 0)]}
+    line = generators.table("work", {"mpmkit (Locust)": ours, **others}).splitlines()[2]
+    figures = "10,000 9,000 to 11,000 90% 11,000 10.00 0.50 5.50 2 FAILED"
+    assert line.split()[2:] == figures.split()
+
+
+def test_generators_measure_a_server(capsys, tmp_path):
+    with Misbehaving() as server:
+        line = f"--url {server.url}/ok --users 2 --seconds 1 --rounds 1 --work new"
+        argv = [*line.split(), "--out", f"{tmp_path}/x.csv"]
+        status, out, err = printed_by(generators.main, argv, capsys)
+    made = ["mpmkit (Locust)", "FastHttpUser", *filter(shutil.which, ("ab", "wrk"))]
+    assert status == 0 and "FAILED" not in out
+    assert [name for name in made if f"\n{name} " not in out] == [], err
+
+
+def test_the_command_is_there():
+    done = run("mpmkit bench --estimate --scale smoke")
+    assert done.returncode == 0 and "scale smoke, about" in done.stderr

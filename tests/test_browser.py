@@ -162,7 +162,6 @@ def stopped(page) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_control_room_by_clicking(browser, lab):
-    """Its keys; directives, load and signals; then another run of its cells, and its kernel's end."""
     address, word = lab
     page = opened(browser, address, "control-room.ipynb")
     run_all(page)
@@ -347,8 +346,6 @@ def test_two_rooms_get_the_same_load(browser, lab):
 
 @pytest.mark.timeout(300)
 def test_the_sweep_panel_measures_and_scrubs(browser, lab):
-    """Measure: two points under each of two MPMs, the curve grows, and nothing is left. Recorded: the
-    operating point moves with the slider, by keys."""
     address, word = lab
     page = opened(browser, address, "sweep.ipynb")
     run_all(page)

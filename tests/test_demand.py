@@ -1,4 +1,5 @@
-"""Service demand: the four words by simulation, S = U/X from rows, blocks, CPUs, and one run of it all."""
+"""Service demand: the four words by simulation, S = U/X from rows, blocks, CPUs; capacity: its bisection as a
+function of what was measured, rejected cells, resumption; a live run of each."""
 
 import itertools
 import math
@@ -12,19 +13,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.experiments import printed_by
-from support.rows import DEMAND
+from support.calls import printed_by, refused
+from support.rows import CAPACITY, DEMAND
 from support.rows import demand_rows as rows
 from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
-from mpmkit.measure import cpus, demand, experiment, procfs, records
+from mpmkit.measure import capacity, cpus, demand, experiment, procfs, records, utilisation
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
-from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, comparisons, whole_blocks
-from mpmkit.measure.experiment import ExperimentError
-from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, r_squared, word_of
+from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, flaw_of, whole_blocks
+from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
 
 plan, flaw_of = demand.demand_table.__wrapped__, demand.flaw_of
 SAME = "the same within 3%"
@@ -92,21 +92,13 @@ def test_an_open_question_says_how_many_blocks_would_answer_it():
     assert "(one block)  undecided (two blocks at least" in str(decide({1: 1.0}, {1: 2.0}))
     edge = decide({1: 1.02, 2: 1.04, 3: 1.03}, {1: 1.0, 2: 1.0, 3: 1.0})
     assert "(more than 1,000 blocks would be needed)" in str(edge)
-
-
-def test_blocks_that_differ_are_compared_unpaired():
-    one, other = {1: 10.0, 2: 11.0, 3: 10.5}, {7: 10.2, 8: 10.9, 9: 10.4, 10: 10.6}
-    found = decide(one, other)
-    assert not found.paired and found.ratio.low < 1 < found.ratio.high
-    assert decide(one, {n: 2 * cost for n, cost in other.items()}).word == CHEAPER
-    assert decide({1: 1.0}, {2: 1.0}).ratio.high == math.inf
-    with pytest.raises(ValueError, match="both sides need one at least"):
-        decide({1: 1.0}, {})
+    assert decide({1: 1.0}, {2: 1.0}).ratio.high == math.inf, "other blocks are no pairs"
+    refused(ValueError, "both sides need one at least", decide, {1: 1.0}, {})
 
 
 def test_the_table_says_what_was_put_in():
     theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
-    found = comparisons(rows(COSTS_OF) + theirs, "page")
+    found = utilisation.comparisons(rows(COSTS_OF) + theirs, "page")
     assert {pair: decision.word for pair, decision in found.items()} == {
         "mpmkit prefork (A/A) / mpmkit prefork": SAME, "mpmkit worker / mpmkit prefork": DEARER,
         "mpmkit event / mpmkit prefork": DEARER, "mpmkit event / mpmkit worker": SAME,
@@ -115,12 +107,6 @@ def test_the_table_says_what_was_put_in():
     }  # fmt: skip
     assert found["mpmkit worker / mpmkit prefork"].ratio.value == pytest.approx(1.2, rel=0.01)
     table = DemandTable(rows(COSTS_OF), planned=32)
-    table.works = ("page",)
-    line = next(line for line in table.text().splitlines() if line.startswith("mpmkit worker  "))
-    _, cost, _, own, *by_rate, fit, blocks = re.split(r"\s{2,}", line)
-    assert float(own) == pytest.approx(0.8 * float(cost), abs=0.1) and 34 < float(cost) < 38
-    assert float(fit) > 0.999 and blocks == "8"
-    assert [float(one) for one in by_rate] == pytest.approx([float(cost)] * 3, rel=0.02)
     assert table.measured == 32 and "NOT COMPLETE" not in table.text()
 
 
@@ -131,7 +117,7 @@ def test_a_row_with_a_flaw_is_shown_and_not_used():
             row.update(flaw="generator: it used 80% of its CPU", server_u=0.99)
     table = DemandTable(some)
     table.works = ("page", "script")
-    ratio = comparisons(some, "page")["mpmkit worker / mpmkit prefork"].ratio
+    ratio = utilisation.comparisons(some, "page")["mpmkit worker / mpmkit prefork"].ratio
     assert ratio.value == pytest.approx(1.2, rel=0.01)
     said = table.text()
     assert "8 of 96 rows are not used" in said and "script: no row can be used" in said
@@ -141,8 +127,8 @@ def test_a_row_with_a_flaw_is_shown_and_not_used():
     new = rows({"prefork": 30.0, "worker": 36.0})
     again = [{**row, "run_id": "later"} for row in new if row["round"] == 2]
     pair = "mpmkit worker / mpmkit prefork"
-    one = comparisons(old[: len(old) // 2] + again, "page")[pair]
-    assert one == comparisons(old + again, "page")[pair] and one.blocks == 2
+    one = utilisation.comparisons(old[: len(old) // 2] + again, "page")[pair]
+    assert one == utilisation.comparisons(old + again, "page")[pair] and one.blocks == 2
 
 
 def test_r_squared_shows_whether_it_is_a_line_through_the_origin():
@@ -151,9 +137,9 @@ def test_r_squared_shows_whether_it_is_a_line_through_the_origin():
         ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
         ((0.03, 0.12, 0.10), -10.0, 0.9),
     ):
-        points = zip((1000.0, 2000.0, 4000.0), us, strict=True)
-        assert least <= r_squared([[point] * 2 for point in points]) <= most
-    assert r_squared([[(1000.0, 0.03)]]) is None
+        load = {rate: (rate, u) for rate, u in zip((1000.0, 2000.0, 4000.0), us, strict=True)}
+        assert least <= utilisation.r_squared({1: load, 2: load}) <= most
+    assert utilisation.r_squared({1: {1000.0: (1000.0, 0.03)}}) is None
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -300,7 +286,7 @@ def test_a_block_that_was_interrupted_is_measured_again(tmp_path):
         begun.append(mpm)
         raise RuntimeError("no server today")
 
-    with pytest.raises(ExperimentError, match="no server today") as error:
+    with pytest.raises(experiment.ExperimentError, match="no server today") as error:
         mpmkit.demand_table(blocks=8, scale="smoke", also=(), launch=launch, out=file.path)
     table = error.value.table
     assert begun == [todo.block(7)[0].mpm], "it goes on with block 7, from its beginning"
@@ -319,8 +305,7 @@ def test_a_rate_beyond_the_generator_ends_the_run_after_its_first_block():
     for row in table.records:
         row["flaw"] = flaw if row["rate"] == 2500 else None
     said = r"2,500 requests/s are above the generator's limit .* in all 4"
-    with pytest.raises(RuntimeError, match=said):
-        table.must_fit(1)
+    refused(RuntimeError, said, table.must_fit, 1)
 
 
 def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypatch):
@@ -370,3 +355,94 @@ def test_other_work_is_what_neither_this_process_nor_its_children_did(monkeypatc
     look(101.0, 5.2, 40.7, 9.3, 21.0)
     # 1.2 s busy, of which 0.7 and 0.3 were ours, in 1 s on two processors
     assert others.share() == pytest.approx(0.1)
+
+
+def bisected(limit: float, first: float, precision: float) -> list[tuple[float, bool]]:
+    steps: list[tuple[float, bool]] = []
+    while rate := capacity.next_rate(steps, first, precision):
+        steps.append((rate, rate <= limit))
+    return steps
+
+
+@given(st.floats(100, 10_000), st.floats(500, 3000), st.floats(0.02, 0.3))
+def test_bisection_finds_the_limit(limit, first, precision):
+    steps = bisected(limit, first, precision)
+    low, high = capacity.bracket(steps)
+    assert low <= limit < high and len(steps) <= capacity.MOST_STEPS
+    assert high <= low * (1 + precision) * 1.0001 or len(steps) == capacity.MOST_STEPS
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e5), st.booleans()), max_size=20))
+def test_whatever_was_measured_the_next_rate_lies_between_what_is_known(steps):
+    """A server near its limit may hold a rate once and not hold a lower one the next time."""
+    low, high = capacity.bracket(steps)
+    rate = capacity.next_rate(steps, 1000.0, 0.05)
+    assert low < high and (rate is None or low < rate < high)
+    assert len(steps) < capacity.MOST_STEPS or rate is None
+
+
+def steps_of(*limits: tuple[str, int, float], **changes: Any) -> list[dict[str, Any]]:
+    cells = [(mpm, n, *step) for mpm, n, limit in limits for step in bisected(limit, 1000.0, 0.05)]
+    names = ("mpm", "round", "rate", "holds")
+    return [{**CAPACITY, **dict(zip(names, cell, strict=True)), **changes} for cell in cells]
+
+
+def test_the_table_gives_capacities_what_may_be_said_of_them_and_what_was_rejected():
+    source = random.Random(1)
+    cells = itertools.product(range(1, 9), (("prefork", 2000.0), ("worker", 1500.0)))
+    limits = [(mpm, n, limit * source.uniform(0.98, 1.02)) for n, (mpm, limit) in cells]
+    table = capacity.CapacityTable(steps_of(*limits), planned=24)
+    said, before = table.text(), table.capacities("prefork")
+    assert table.measured == 16 and "NOT COMPLETE: 16 of 24 bisections" in said
+    assert "worker / prefork, time a request: 1.3" in said and "dearer" in said
+    line = next(line for line in said.splitlines() if line.startswith("prefork"))
+    assert 1800 < float(line.split()[1].replace(",", "")) < 2050 and line.split()[-1] == "8"
+    other = "other work on the machine: 20% of its CPU time was not generator, server or idle"
+    table.records += steps_of(("prefork", 1, 500.0), flaw=other)
+    assert table.capacities("prefork") == before
+    assert f"cells were rejected; last: {other}" in table.text()
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, ""),
+    ({"budget": 0.96}, "other work on the machine: 4% of its CPU time was not generator"),
+    ({"generator_u": 0.9}, "generator: it used 90% of its CPU at 1,000 requests/s; make the"),
+])  # fmt: skip
+def test_a_cell_counts_only_if_the_server_was_what_was_measured(changes, said):
+    found = capacity.flaw_of({**CAPACITY, **changes})
+    assert found.startswith(said) and bool(found) == bool(said)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path):
+    file = records.RecordFile(tmp_path / "rows.csv", "capacity")
+    design = experiment.identity(("prefork",), 50.0, 300.0, 1.0, 0.3)
+    for rate, held in itertools.islice(bisected(900.0, 1750.0, 0.3), 2):
+        file.append({**CAPACITY, "design": design, "rate": rate, "holds": held})
+
+    def launch(mpm: str, **directives: Any) -> Any:
+        raise RuntimeError("no server today")
+
+    how: dict[str, Any] = {"limit_ms": 50, "cost_us": 300, "scale": "smoke", "out": file.path}
+    with pytest.raises(experiment.ExperimentError, match="no server today") as error:
+        mpmkit.capacity_table(["prefork"], launch=launch, **how)
+    assert len(error.value.table.steps(1, "prefork")) == 2 and len(records.read(file.path)) == 2
+    with pytest.raises(records.RecordError, match="holds another capacity"):
+        mpmkit.capacity_table(["event"], launch=launch, **how)
+
+
+def test_a_run_measures_or_says_that_other_work_was_on_the_machine(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(capacity.SCALES, "smoke", (1, 0.5, 0.8))
+    out = tmp_path / "rows.csv"
+    argv = ["--scale", "smoke", "--mpm", "event", "--cost", "2000", "--out", str(out)]
+    status, printed, said = printed_by(capacity.main, argv, capsys)
+    found = records.read(out)
+    used = [row for row in found if not row["flaw"]]
+    for row in found:
+        assert row["limit_ms"] == 50 and row["cost_us"] == 2000 and row["requests"] > 0
+        assert bool(row["flaw"]) == (row["budget"] < 0.97 or row["generator_u"] > 0.8)
+        assert not row["holds"] or (row["p99_ms"] <= 50 and not row["unsent"] + row["failures"])
+    if status == 0:
+        assert 0 < max(row["rate"] for row in used if row["holds"]) < 600 and "event" in printed
+    else:
+        assert status == 1 and "3 cells in a row were rejected: " in said
+        assert f"{len(found) - len(used)} of {len(found)} cells were rejected" in printed

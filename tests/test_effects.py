@@ -45,7 +45,17 @@ def test_error_documents(site, root):
         "ErrorDocument 405 https://elsewhere.example/x?y", "ErrorDocument 400 /nothing.html",
         'ErrorDocument 414 "too long"', SECRET,
     )  # fmt: skip
+    lines += (
+        section("Location /a", "ErrorDocument 404 default"), section("Location /sub/b", 'ErrorDocument 404 "b"'),
+        section(f"Directory {root}/sub", 'ErrorDocument 404 "of the folder"'),
+    )  # fmt: skip
     with site(*lines) as server:
+        # A section has its own, as a real httpd answers to the same lines.
+        assert [get(server, f"/sub/{path}").body for path in ("x", "b/x")] == [
+            b"of the folder",
+            b"b",
+        ]
+        assert b"<h1>Not Found</h1>" in get(server, "/a/nope").body
         text = get(server, "/nope")
         assert (text.status, text.body) == (404, b"<p>no such thing as &eacute;")
         assert text["Content-Type"] == "text/html; charset=iso-8859-1"
@@ -81,23 +91,6 @@ def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, roo
         lost = get(server, "/file.txt", method="DELETE")
         assert lost.status == 405 and b"ErrorDocument /no-such: 404 Not Found" in lost.body
         assert b"<h1>Forbidden</h1>" in get(server, "/secret").body
-
-
-def test_a_section_has_its_own_documents(site, root):
-    """As a real httpd answers to the same lines."""
-    lines = (
-        'ErrorDocument 404 "of the site"', section("Location /a", "ErrorDocument 404 default"),
-        section(f"Directory {root}/sub", 'ErrorDocument 404 "of the folder"'),
-        section("Location /sub/b", 'ErrorDocument 404 "of the place"'),
-        section("Location /a/secret", "Require all denied", "ErrorDocument 403 /gone.html"),
-    )  # fmt: skip
-    with site(*lines) as server:
-        for path, body in (
-            ("/nope", b"of the site"), ("/sub/nope", b"of the folder"), ("/sub/b/x", b"of the place"),
-            ("/a/secret", b"<p>gone, but not forgotten\n"),
-        ):  # fmt: skip
-            assert get(server, path).body == body, path
-        assert b"<h1>Not Found</h1>" in get(server, "/a/nope").body
 
 
 @pytest.mark.parametrize(("tokens", "text"), [

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from helpers import connection_diagrams, notebook_helpers
-from helpers.connection_states import PATHS, TRANSITIONS
+from helpers import connection_diagrams, connection_states, notebook_helpers
+from support.calls import refused
 
 import mpmkit
 from mpmkit import lab
@@ -26,7 +26,7 @@ def words(svg: diagram.Svg) -> str:
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_path_has_every_phase_of_the_table_and_states_every_arrow(mpm):
     svg = connection_diagrams.path(mpm)
-    phases = [phase for phase in PATHS[mpm] if "graceful" not in phase.name]
+    phases = [phase for phase in connection_states.PATHS[mpm] if "graceful" not in phase.name]
     boxes = ElementTree.fromstring(svg.text).findall(f"{NS}rect[@rx='4']")
     assert len(boxes) == len(phases)
     parked = sum(bool(phase.parked) for phase in phases)
@@ -35,10 +35,10 @@ def test_a_path_has_every_phase_of_the_table_and_states_every_arrow(mpm):
     for phase in phases:
         assert phase.name.split()[0] in words(svg) and phase.name in svg.alt
     svg = connection_diagrams.connection_states(mpm)
-    arcs = len({(row.state, row.next, row.who) for row in TRANSITIONS[mpm]})
+    arcs = len({(row.state, row.next, row.who) for row in connection_states.TRANSITIONS[mpm]})
     drawn = ElementTree.fromstring(svg.text).findall(f"{NS}circle")
     assert len(drawn) == arcs and f" {arcs}  " in words(svg) and f" {arcs + 1}  " not in words(svg)
-    for row in TRANSITIONS[mpm]:
+    for row in connection_states.TRANSITIONS[mpm]:
         assert row.event in words(svg) and STATE_NAMES[row.next].replace("_", " ") in words(svg)
     assert ("listener" in words(svg)) == (mpm == "event")
     assert svg._repr_svg_() == svg.text and repr(svg) == svg.alt
@@ -72,10 +72,8 @@ def test_a_timeline_draws_the_samples_and_marks_what_was_done(monkeypatch):
     assert any(note.text == "load" for note in figure.layout.annotations)
     said = plots.alt_text(figure)
     assert said.startswith("a run. ") and "kept alive: at most 4" in said
-    with pytest.raises(ValueError, match="no strip speed; there are processes"):
-        lab.timeline(recording(), "speed")
-    with pytest.raises(ValueError, match="without samples"):
-        lab.timeline(recording(n=0))
+    refused(ValueError, "no strip speed; there are processes", lab.timeline, recording(), "speed")
+    refused(ValueError, "without samples", lab.timeline, recording(n=0))
     # Several runs lie over one another, in their colours.
     monkeypatch.setenv("MPMKIT_THEME", "dark")
     runs = {mpm: recording(mpm) for mpm in ("worker", "event")}
@@ -120,8 +118,7 @@ def test_what_was_recorded_comes_back_and_says_so(shelf, monkeypatch, capsys):
 
 def test_a_machine_with_other_work_records_nothing_nor_what_cannot_be(shelf, monkeypatch, capsys):
     for value in ({1: "a number as key"}, {"it": object()}):
-        with pytest.raises(TypeError, match="recorded"):
-            replay.record("demo", lambda value=value: value)
+        refused(TypeError, "recorded", replay.record, "demo", lambda value=value: value)
     assert not list(shelf.iterdir())
     replay.record("demo", lambda: "quiet")
     monkeypatch.setattr(replay.OtherWork, "share", lambda self: 0.06)
@@ -155,8 +152,7 @@ def test_a_machine_that_is_too_small_replays(shelf, monkeypatch, limits, why):
 def test_source_is_the_text_that_runs():
     text = notebook_helpers.source("mpm/worker.py", "listener_thread")
     assert text.startswith("def listener_thread(self)") and "wait_for_idler" in text
-    with pytest.raises(KeyError, match="no function"):
-        notebook_helpers.source("mpm/worker.py", "read_minds")
+    refused(KeyError, "no function", notebook_helpers.source, "mpm/worker.py", "read_minds")
 
 
 @pytest.mark.parametrize("mpm", ["prefork", "event"])

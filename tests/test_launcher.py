@@ -8,21 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.calls import refused
 from support.client import Client, get, request
 from support.files import Gate, site
 from support.servers import environment, generation, launched, pool
 from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 import mpmkit
-from mpmkit import DirectiveError, LaunchError
-from mpmkit.launcher import running
+from mpmkit import DirectiveError, LaunchError, launcher
 
 
 @pytest.fixture(autouse=True)
 def everything_ends():
     with nothing_left():
         yield
-    assert running() == []
+    assert launcher.running() == []
 
 
 def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -100,7 +100,6 @@ def test_logs_can_be_read_during_and_after_and_nothing_stays_behind(tmp_path, mo
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_nothing_stays_on_the_disk_when_the_launching_process_is_killed(tmp_path):
-    """Its certificate's private key above all."""
     program = """
 import mpmkit, os, signal
 server = mpmkit.launch("prefork", StartServers=1, tls=True)
@@ -141,15 +140,13 @@ def test_the_scoreboard_is_a_frozen_picture(mpm):
 
 def test_signals_by_name():
     with launched("event") as server:
-        with pytest.raises(ValueError, match=r"'KILL' is not a signal.*TERM.*graceful-stop"):
-            server.signal("KILL")
+        refused(ValueError, r"'KILL' is not a signal.*TERM.*graceful-stop", server.signal, "KILL")
         server.signal("restart")
         poll_until(lambda: generation(server) == 1 and server.processes(), "a generation")
         assert get(server).status == 200
         server.signal("stop")
         poll_until(lambda: not server.running, "the server ended")
-        with pytest.raises(LaunchError, match="no process to signal"):
-            server.signal("USR1")
+        refused(LaunchError, "no process to signal", server.signal, "USR1")
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -167,8 +164,7 @@ def test_a_stopped_server_has_no_process_and_no_scoreboard_and_stops_twice(kille
         pass
     assert killed or "AH00295" in server.error_log()
     for ask in (server.scoreboard, server.processes):
-        with pytest.raises(LaunchError, match="launch another"):
-            ask()
+        refused(LaunchError, "launch another", ask)
 
 
 def test_a_server_without_a_name_runs_on_and_ends_with_the_program(tmp_path):

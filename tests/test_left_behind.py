@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.calls import refused
 from support.configured import directives
 from support.servers import Serve, command, environment, free_ports, serving
 from support.waiting import all_gone, children_of, poll_until
 
-from mpmkit.server import home
-from mpmkit.server.home import PidFileError, PidFileWriteError
+from mpmkit.server import home, pidfile
 from mpmkit.server.scoreboard import Scoreboard
 
 DIRECTIVES = directives()
@@ -53,8 +53,7 @@ def test_a_scoreboard_replaces_what_an_older_server_left(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of others in its reach")
 def test_a_scoreboard_is_not_another_user_s_file(victim):
     os.chown(victim, 65534, 65534)
-    with pytest.raises(PermissionError, match="remove it, or name another"):
-        Scoreboard(DIRECTIVES, str(victim))
+    refused(PermissionError, "remove it, or name another", Scoreboard, DIRECTIVES, str(victim))
     assert victim.read_text() == VICTIM
 
 
@@ -71,10 +70,8 @@ def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path)
     path = tmp_path / "pid"
     for target in (victim, tmp_path / "nothing"):
         path.symlink_to(target)
-        with pytest.raises(PidFileError, match="it is a symbolic link"):
-            home.read_pid(str(path))
-        with pytest.raises(PidFileWriteError, match="it is a symbolic link"):
-            home.write_pid(str(path))
+        refused(pidfile.PidFileError, "it is a symbolic link", pidfile.read, str(path))
+        refused(pidfile.PidFileWriteError, "it is a symbolic link", pidfile.write, str(path))
         path.unlink()
     temporary = tmp_path / f"pid.{os.getpid()}"
     temporary.symlink_to(victim)
@@ -146,7 +143,6 @@ def test_the_status_page_of_a_public_listen_is_for_this_machine():
 
 
 def test_the_folder_of_a_killed_server_goes_at_the_next_start(tmp_path, monkeypatch):
-    """With its key. A folder that a server holds stays, however old it is."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     left, held, young = (Path(home.make()) for _ in range(3))
     (left / "key.pem").write_text("secret")

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
+from support.calls import refused
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_load, wait_for_silence
 from support.waiting import patience
 
@@ -84,8 +85,7 @@ def test_steps_and_ramps_say_what_is_due_when():
     ('{"usres": 3, "requests": 1}', "usres: no such field"),
 ])  # fmt: skip
 def test_json_that_is_no_profile_is_refused(text, says):
-    with pytest.raises(ProfileError, match=says):
-        LoadProfile.from_json(text)
+    refused(ProfileError, says, LoadProfile.from_json, text)
 
 
 def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
@@ -120,16 +120,14 @@ def test_loopback_and_hosts_that_are_named_are_accepted(target, monkeypatch):
 ])  # fmt: skip
 def test_anything_else_is_refused(url, monkeypatch):
     monkeypatch.setenv("MPMKIT_TARGETS", "10.0.0.2, lab.example")
-    with pytest.raises(ValueError, match=r"^target: "):
-        run_load(url, requests=1)
+    refused(ValueError, r"^target: ", run_load, url, requests=1)
 
 
 def test_a_bad_target_and_fields_are_refused_at_once_before_anything_starts():
     with pytest.raises(ProfileError) as error:
         run_load("http://192.0.2.1", users=0)
     assert problems(error) == ["target", "users", "requests"]
-    with pytest.raises(ProfileError, match="usres: no such field"):
-        run_load("http://127.0.0.1:1", usres=3)
+    refused(ProfileError, "usres: no such field", run_load, "http://127.0.0.1:1", usres=3)
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -236,6 +234,18 @@ def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     assert run.latency_ms(0) <= latencies.smallest / 1e6 < run.latency_ms(100)
     failed = sum((tick.failures for tick in ticks), Counter())
     assert 0 < failed.total() <= run.failures and set(failed) == set(run.errors)
+    # And afterwards, second by second, and as JSON
+    assert [slot.begin for slot in run.seconds][:2] == [0, 1]
+    assert sum(slot.requests for slot in run.seconds) == run.requests
+    assert sum((slot.errors for slot in run.seconds), Counter()) == run.errors
+    assert all(slot.latency_ms(50) > 0 for slot in run.seconds)
+    plain = json.loads(run.to_json())
+    assert plain["row"]["requests"] == run.requests
+    assert sum(count for _, count in plain["histogram"]) == run.succeeded
+    assert [slot["errors"] for slot in plain["seconds"]] == [slot.errors for slot in run.seconds]
+    # The generator is measured, and the machine.
+    assert len(run.processes_cpu) == 1 and 0 <= run.processes_wait[0] <= 1 and run.run_queue >= 0
+    assert "ready to run per CPU" in run.summary()
 
 
 def test_two_processes_share_the_budget_exactly(bad):
@@ -327,8 +337,7 @@ def test_a_broken_callback_and_a_generator_that_dies_end_the_load(bad, broken):
 
     how = {"users": 2, "duration": 30, "on_progress": on_progress}
     if broken:
-        with pytest.raises(RuntimeError, match="no widget"):
-            run_load(bad.url, "/ok", **how)
+        refused(RuntimeError, "no widget", run_load, bad.url, "/ok", **how)
     else:
         run = run_load(bad.url, "/ok", **how)
         assert run.ended.startswith("1 of 1 generator processes died (") and run.succeeded

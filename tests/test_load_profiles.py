@@ -1,20 +1,35 @@
-"""Mixes, pauses, the open loop, stages, background clients and TLS, done for real; and the command."""
+"""Mixes, pauses, the open loop, stages, background clients and TLS, done for real; the command; when requests
+are due; and load from a master and its workers, Locust's own means, on loopback as over a network."""
 
+import contextlib
+import itertools
 import json
+import math
 import os
 import resource
 import shutil
+import signal
+import statistics
+import subprocess
+import urllib.parse
+import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from misbehaving import Misbehaving
-from support.loads import run
+from support.calls import refused
+from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_load
+from support.servers import free_ports
 from support.waiting import poll_until
 
 import mpmkit
-from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.histogram import LIMIT, Histogram, pack, unpack
+from mpmkit.load.profile import LoadProfile, ProfileError, arrivals
 from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.server.home import self_signed
@@ -153,22 +168,6 @@ def test_a_full_disk_loses_nothing(bad):
     assert 0 < row["p50_ms"] <= row["p999_ms"] <= row["max_ms"]
 
 
-def test_the_run_second_by_second_and_as_json(bad):
-    run = run_load(bad.url, "/every/7", users=3, duration=2.2, keep_alive=True, think_time=0.005)
-    assert [slot.begin for slot in run.seconds][:3] == [0, 1, 2]
-    assert sum(slot.requests for slot in run.seconds) == run.requests
-    assert sum((slot.errors for slot in run.seconds), Counter()) == run.errors
-    assert all(slot.latency_ms(50) > 0 for slot in run.seconds)
-    plain = json.loads(run.to_json())
-    assert plain["row"]["requests"] == run.requests
-    assert sum(count for _, count in plain["histogram"]) == run.succeeded
-    assert [slot["errors"] for slot in plain["seconds"]] == [slot.errors for slot in run.seconds]
-    # The generator is measured, and the machine.
-    assert len(run.processes_cpu) == len(run.processes_wait) == 1
-    assert 0 <= run.processes_wait[0] <= 1 and run.run_queue >= 0
-    assert "ready to run per CPU" in run.summary()
-
-
 @pytest.mark.parametrize(("answered", "name", "steps", "knee"), [
     ([100, 195, 380, 420], "users", (10, 20, 40, 80), "40 users"),
     ([100, 195, 380, 700], "users", (10, 20, 40, 80), None),
@@ -198,3 +197,205 @@ def test_the_command(bad, tmp_path):
     steps = "--steps 100,200 --step-seconds 0.2 --arrival poisson --users 50"
     done = run(f"mpmkit load {bad.url}/ok {steps}")
     assert done.returncode == 0 and "0.2 to 0.4 s, 200 requests/s due" in done.stdout
+
+
+STAGE = st.builds(dict, seconds=st.floats(0.1, 50), rate=st.floats(0.01, 1e5), ramp=st.booleans())
+WAYS = st.sampled_from(["constant", "poisson"])
+VALUES = st.lists(st.integers(0, 10**13), max_size=200)
+
+
+def due(until: float, *where: int, **fields) -> list[float]:
+    profile = LoadProfile(**{"arrival": "constant", "users": 5, **fields})
+    return list(itertools.takewhile(lambda t: t < until, arrivals(profile, *where)))
+
+
+@given(st.floats(1, 1e4), st.integers(1, 8))
+def test_generators_take_turns_and_make_one_schedule(rate, of):
+    profile = LoadProfile(arrival="constant", rate=rate, duration=1, users=9)
+    alone = itertools.islice(arrivals(profile), 40)
+    each = (itertools.islice(arrivals(profile, index, of), 40) for index in range(of))
+    assert sorted(itertools.chain.from_iterable(each))[:40] == pytest.approx(list(alone))
+
+
+def test_poisson_is_random_repeatable_and_has_its_mean_and_its_spread():
+    how = {"rate": 200, "duration": 1, "arrival": "poisson"}
+    found = due(100, **how, seed=1)
+    assert found == due(100, **how, seed=1) != due(100, **how, seed=2)
+    assert len(found) == pytest.approx(20_000, rel=0.03)
+    gaps = [b - a for a, b in itertools.pairwise(found)]
+    # Exponential: the standard deviation is the mean.
+    assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.05)
+    assert len(due(100, 0, 2, **how) + due(100, 1, 2, **how)) == pytest.approx(20_000, rel=0.03)
+    # Each run without a seed is a draw of its own: 200 are due, give or take 14; over 200 runs, 1.
+    runs = [len(due(1, **how)) for _ in range(200)]
+    assert statistics.mean(runs) == pytest.approx(200, abs=7)
+    assert statistics.stdev(runs) == pytest.approx(200**0.5, rel=0.4)
+
+
+def test_steps_and_ramps_keep_their_areas():
+    rising = {"seconds": 4, "rate": 300, "ramp": True}
+    stages = [{"seconds": 2, "rate": 100}, rising, {"seconds": 1, "rate": 50}]
+    found = due(6.9999, stages=stages, warmup_seconds=3)
+    # The warm-up runs at the first rate; the ramp goes from 100 to 300.
+    for (a, b), count in {(-3, 0): 300, (0, 2): 200, (2, 6): 800, (6, 7): 50, (2, 4): 300}.items():
+        assert sum(a < t <= b for t in found) == pytest.approx(count, abs=2)
+    from_nothing = due(10, stages=[{"seconds": 10, "rate": 100, "ramp": True}])
+    assert len(from_nothing) == pytest.approx(500, abs=1)
+    falling = [{"seconds": 5, "rate": 100}, {"seconds": 5, "rate": 0.01, "ramp": True}]
+    assert len(due(10, stages=falling)) == pytest.approx(750, abs=2)
+
+
+@given(st.lists(STAGE, min_size=1, max_size=5), st.floats(0, 10), WAYS)
+def test_times_never_go_back(stages, warm, arrival):
+    profile = LoadProfile(stages=stages, warmup_seconds=warm, arrival=arrival)
+    found = list(itertools.islice(arrivals(profile), 300))
+    assert found == sorted(found) and found[0] >= -warm
+
+
+@given(VALUES.filter(bool), st.sampled_from([0.0, 50.0, 99.9, 100.0]) | st.floats(0, 100))
+def test_percentiles_are_those_of_the_values(values, percent):
+    found = Histogram(values).percentile(percent)
+    exact = sorted(values)[max(1, math.ceil(percent * len(values) / 100 - 1e-9)) - 1]
+    assert abs(found - exact) <= exact / 1024 and min(values) <= found <= max(values)
+
+
+@given(st.lists(VALUES, max_size=4))
+def test_counting_in_parts_is_counting_everything_at_once(parts):
+    added = Histogram()
+    for part in parts:
+        added.record(unpack(pack(part)))
+    whole = Histogram([ns for part in parts for ns in part])
+    assert vars(added) == vars(whole) and len(added) == sum(map(len, parts))
+    assert sum(count for _, count in whole.to_json()) == len(whole)
+
+
+def test_what_is_no_latency_is_refused():
+    for bad in (-1, LIMIT):
+        refused(ValueError, "0 ns to 146 years", Histogram, [bad])
+    refused(ValueError, "0 to 100", Histogram([1]).percentile, 101)
+    assert math.isnan(Histogram().mean) and math.isnan(Histogram().percentile(50))
+
+
+def locust(options: str) -> subprocess.Popen[str]:
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": ENVIRON}
+    line = argv(f"{LOCUST} --only-summary {options}")
+    return subprocess.Popen(line, start_new_session=True, **how)
+
+
+class Fleet:
+    """A master and two workers, all gone at the end; `run` once the master has ended."""
+
+    def __init__(self, url: str, folder: Path, **fields: Any) -> None:
+        (port,) = free_ports(1)
+        (folder / "profile.json").write_text(LoadProfile(keep_alive=True, **fields).to_json())
+        self.out = folder / "run.json"
+        bind = f"--master-bind-host 127.0.0.1 --master-bind-port {port}"
+        files = f"--load-profile @{folder / 'profile.json'} --load-results {self.out}"
+        self.master = locust(f"--headless --master --expect-workers 2 {bind} --host {url} {files}")
+        worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
+        self.workers = [locust(worker) for _ in range(2)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.workers, self.master):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def run(self) -> dict[str, Any]:
+        said, _ = self.master.communicate(timeout=60)
+        assert self.out.exists(), said
+        return json.loads(self.out.read_text())
+
+
+def test_two_workers_share_one_rate_and_the_master_adds_it_up(bad, tmp_path):
+    stages = [{"seconds": 1, "rate": 100}, {"seconds": 1, "rate": 200}]
+    fields = {"users": 10, "arrival": "constant", "idle_holders": 4, "expect_length": 45}
+    with Fleet(bad.url, tmp_path, path="/ok", stages=stages, **fields) as fleet:
+        run = fleet.run()
+    counts, row = bad.counts(), run["row"]
+    assert row["requests"] == pytest.approx(300, abs=3) and row["ended"] == "duration"
+    assert set(json.loads(row["errors"])) <= {"unsent"}
+    good = row["requests"] - row["failures"]
+    # The idle holders asked once each.
+    assert run["background"]["idle opened"] == run["background"]["idle answered"] == 4
+    assert counts["GET /ok HTTP/1.1"] == good + 4
+    assert sum(count for _, count in run["histogram"]) == good
+    assert sum(count for slot in run["seconds"] for _, count in slot["histogram"]) == good
+    assert [slot["load"] for slot in run["stages"]] == [100, 200]
+    assert 0 < row["p50_ms"] <= row["p9999_ms"] and row["qps"] > 0
+
+
+def test_a_killed_worker_ends_nothing_and_is_reported(bad, tmp_path):
+    mix = [{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}]
+    fields = {"users": 4, "duration": 6, "think_time": 0.01, "mix": mix}
+    with Fleet(bad.url, tmp_path, **fields) as fleet:
+        wait_for_load(bad, "GET /ok HTTP/1.1", requests=200)  # both have sent a report by then
+        os.killpg(fleet.workers[0].pid, signal.SIGKILL)
+        run = fleet.run()
+    assert run["row"]["ended"].endswith("; what they did last is lost")
+    good = sum(count for _, count in run["histogram"])
+    # The dead one's, too.
+    assert sum(count for _, count in run["paths"]["/ok"]) == good > 100
+
+
+def asked(url: str, **form: str) -> dict:
+    """Locust's page, asked as its own buttons do."""
+    data = urllib.parse.urlencode(form).encode() if form else None
+    with urllib.request.urlopen(url, data, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
+    (port,) = free_ports(1)
+    page = f"http://127.0.0.1:{port}"
+    profile = '{"path":"/ok","requests":60,"keep_alive":true}'
+    options = f"--web-host 127.0.0.1 --web-port {port} --load-profile {profile}"
+    with locust(options) as process:
+        try:
+            came = 0
+
+            def started() -> bool:
+                with contextlib.suppress(OSError):
+                    asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
+                    return True
+                return False
+
+            def done() -> bool:
+                """The page still says "stopped" when it has just been asked to start."""
+                nonlocal came
+                came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                return came >= 60 and asked(page + "/stats/requests")["state"] == "stopped"
+
+            for _ in range(2):
+                came = 0
+                poll_until(started, "the page", 20)
+                poll_until(done, "60 requests and the end", 20)
+                seen = asked(page + "/stats/requests")["stats"][0]
+                assert (came, seen["name"], seen["num_requests"]) == (60, "/ok", 60)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            said, _ = process.communicate(timeout=20)
+    assert said.count("60 good answers") == 2
+
+
+def test_a_load_goes_to_another_host_only_if_it_is_named():
+    program = """
+import http.server, os, threading
+from mpmkit.load.runner import run_load
+server = http.server.ThreadingHTTPServer(("10.77.0.1", 0), http.server.SimpleHTTPRequestHandler)
+server.RequestHandlerClass.log_message = lambda *_: None
+threading.Thread(target=server.serve_forever, daemon=True).start()
+how = {"users": 4, "requests": 60, "processes": 2}
+url = f"http://10.77.0.1:{server.server_port}"
+try:
+    run_load(url, **how)
+except ValueError as error:
+    print("name as yours in MPMKIT_TARGETS" in str(error))
+os.environ["MPMKIT_TARGETS"] = "10.77.0.1"
+run = run_load(url, **how)
+print(run.requests, run.failures)
+"""
+    assert in_a_network("ip addr add 10.77.0.1/24 dev lo", program).split() == ["True", "60", "0"]

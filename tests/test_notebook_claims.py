@@ -1,20 +1,21 @@
-"""What notebooks and pages say is computed from what decides it: each sentence on its recording."""
+"""What notebooks and pages say and the README's pictures draw is computed from what decides it."""
 
 import re
 from pathlib import Path
 
 import pytest
-from helpers import article, cliffs, notebook_helpers, order, sweep_plots, theory
+from helpers import article, cliffs, notebook_helpers, sweep_plots, theory
+from support.calls import refused
 
 import mpmkit
+from benchmarks import ratios, works
 from benchmarks.article import findings
+from docs._tools import readme_figures
 from mpmkit import lab
-from mpmkit.lab import plots, replay
-from mpmkit.measure import published, records, stats
-from mpmkit.measure.demand import DemandTable, comparisons
-from mpmkit.measure.qps import QpsTable
+from mpmkit.lab.plots import alt_text
+from mpmkit.measure import records, stats, sweep, utilisation
+from mpmkit.measure.demand import DemandTable
 from mpmkit.measure.sizing import lines
-from mpmkit.measure.sweep import SweepTable
 
 EDGES = {"prefork": 250, "worker": 400, "event": 1200, "event, factor 20": 8400}
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,7 @@ def test_a_connection_costs_a_slope_not_a_height():
     assert 0 <= each < 5 < height, "the first connections also pay for what threads need at first"
     # A memory limit is reached near where the slope says: it counts the kernel's memory, too, and not the files
     # that were in memory before.
-    costs = lines(records.read(replay.place_of("memory-demo.csv")), ("pss_kb",))
+    costs = lines(records.read(lab.replay.place_of("memory-demo.csv")), ("pss_kb",))
     for row in lab.recorded("06-limit"):
         line = costs["mpmkit", row["mpm"], "busy"]
         assert 0.7 < (row["mib"] * 1024 - line.base) / line.slope / row["held"] < 1.4, row["mpm"]
@@ -55,8 +56,8 @@ def test_connections_are_counted_after_the_newcomer_is_in():
 
 
 def test_beyond_the_knee_the_wait_grows_with_the_users():
-    rows = records.read(replay.place_of("07-users.csv"))
-    steps = SweepTable(rows, ("users",)).summary().set_index("users", drop=False)
+    rows = records.read(lab.replay.place_of("07-users.csv"))
+    steps = sweep.SweepTable(rows, ("users",)).summary().set_index("users", drop=False)
     eight, most = steps.loc[8], steps.loc[32]
     assert sweep_plots.turn_ms(most) / sweep_plots.turn_ms(eight) == pytest.approx(4, rel=0.1)
     assert most["p50_ms"] / eight["p50_ms"] < 2.5, "the median knows only those who are let in"
@@ -70,7 +71,7 @@ def test_beyond_the_knee_the_wait_grows_with_the_users():
 
 
 def test_the_page_has_what_ab_found_on_httpd():
-    case = article.recorded(replay.place_of("article-full.csv"))
+    case = article.recorded(lab.replay.place_of("article-full.csv"))
     page = (Path(__file__).parents[1] / "docs" / "MEASURING.md").read_text()
     words = article.steps(case).loc["httpd"].xs("requests/s", level=1)
     out = (words == "came out").all()
@@ -80,18 +81,6 @@ def test_the_page_has_what_ab_found_on_httpd():
         found = [one for one in findings(rows) if one.measure == "requests/s"]
         said = " | ".join(f"{one.word}: {re.search(r': (.*?[)])', one.line)[1]}" for one in found)
         assert f"| {'kept' if kept else 'new'} connections, {work[:4]} | {said} |" in page
-
-
-def test_no_verdict_where_the_generator_was_the_limit():
-    rows = records.read(replay.place_of("qps-full.csv"))
-    table = QpsTable(rows, published.figures(), planned=len(rows))
-    for kind in table.kinds:
-        said = str(table.verdict(kind))
-        assert re.search(r"not decidable, the generator was the limit in 1[35] of 15 cells", said)
-        assert order.pairs(table.verdict(kind))["measured"].isna().all()
-    free = [{**row, "generator_bound": False, "generator_starved": False} for row in rows]
-    decided = QpsTable(free, published.figures(), planned=len(rows)).verdict("static")
-    assert "the limit" not in str(decided) and order.pairs(decided)["measured"].notna().all()
 
 
 @pytest.mark.parametrize("case", EDGES)
@@ -117,8 +106,8 @@ def test_below_the_cliff_newcomers_wait_for_a_pool_that_grows():
     assert "of 175 threads" in said and said.endswith("(7 processes, at last 14)")
     late = [row for row in rows if 300 < row["wait_ms"] < 1000 * cliffs.LATE]
     assert [row["kept"] for row in late] == [200], "each such wait has its sentence"
-    assert "full at 1,200" in plots.alt_text(cliffs.cliffs_figure(lab.recorded("03-cliffs")))
-    said = plots.alt_text(cliffs.think_figure(lab.recorded("03-think")))
+    assert "full at 1,200" in lab.plots.alt_text(cliffs.cliffs_figure(lab.recorded("03-cliffs")))
+    said = lab.plots.alt_text(cliffs.think_figure(lab.recorded("03-think")))
     assert said.count(" of ") >= len(EDGES) * len(cliffs.BROWSERS)
     assert set(mpmkit.MPMS) <= {case.split(",")[0] for case in EDGES}
 
@@ -181,3 +170,63 @@ def test_pages_have_the_recorded_service_demand():
 def _said(one: stats.Decision, word: str) -> str:
     ratio = one.ratio
     return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) {word}"
+
+
+def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int = 0):
+    more = enumerate((-0.2, 0, 0, 0, 0.3))
+    mine = [{"qps": median + apart, "client_bound": number < bound} for number, apart in more]
+    return ratios.Comparison(mpm, work, rival, mine, [{"qps": 1.0}] * 5)
+
+
+def test_each_cell_is_a_marker_and_an_interval():
+    found = [cell("new", "prefork", 1.5), cell("file-10m", "event", 1.1)]
+    found += [
+        cell("new", "event", 0.4, rival="nginx"),
+        cell("idle-5000", "event", 0.95, rival=works.FREE),
+    ]
+    figure = readme_figures.ratios(found)
+    lines, markers = figure.data[::2], figure.data[1::2]
+    assert [marker.x[0] for marker in markers] == [1.5, 1.1]
+    both = [1.3, 1.5, 1.5, 1.5, 1.8], [0.9, 1.1, 1.1, 1.1, 1.4]
+    for line, rounds in zip(lines, both, strict=True):
+        ratio = stats.ratio(rounds, [1.0] * 5)
+        assert line.x == pytest.approx((ratio.low, ratio.high))
+    assert "new connection each prefork 1.50" in alt_text(figure) and "0.40" not in alt_text(figure)
+    assert list(figure.layout.yaxis.ticktext) == ["45 B page<br>new connection each", "10 MB file"]
+    figure = readme_figures.ratios([found[0], cell("new", "event", 1.1, bound=3)])
+    said = [trace.text[1].strip() for trace in figure.data if trace.mode == "lines+text"]
+    assert said == ["prefork 1.50", "event 1.10*"] and "at its limit" in figure.layout.title.text
+    with pytest.raises(ValueError, match="mpmkit bench --only bench"):
+        readme_figures.ratios([cell("new", "event", 1.0, rival="nginx")])
+
+
+def level(server: str, mpm: str, against: str, held: int, pss_kb: int, directives="") -> dict:
+    machine = {"cpu_model": "a CPU", "cores": 2, "kernel": "6.1", "python": "3.13.5"}
+    where = {"server": server, "mpm": mpm, "against": against, "directives": directives}
+    what = {"scope": "server", "level": held, "held": held, "pss_kb": pss_kb}
+    return {**dict.fromkeys(records.Machine.__annotations__), **machine, **where, **what}
+
+
+def test_the_readme_has_the_tables_of_what_is_recorded():
+    """After a new recording: python -m docs._tools.readme_figures."""
+    readme, folder = (ROOT / "README.md").read_text(), records.recorded_folder()
+    qps, scripts, memory = (
+        records.read(folder / f"{name}.csv") for name in ("qps-demo", "qps-scripts", "memory-demo")
+    )
+    assert readme_figures.servers_text(qps, "static") in readme
+    assert readme_figures.scripts_text(scripts) in readme
+    assert readme_figures.memory_text(memory).partition("\n\n")[0] in readme
+    refused(ValueError, "no row of cgi", readme_figures.servers_text, qps, "cgi")
+
+
+def test_a_crowd_has_a_line_for_each_number_of_threads():
+    rows = [
+        level(server, "worker", "busy", held, mib * 1024, f"StartServers=3 ThreadsPerChild={threads}")
+        for server, threads, held, mib in (
+            ("mpmkit", 25, 0, 1), ("mpmkit", 25, 400, 70), ("httpd", 25, 400, 30), ("mpmkit", 100, 400, 40),
+        )
+    ]  # fmt: skip
+    head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
+    assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
+    assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
+    refused(ValueError, "mpmkit bench --only memory --record", readme_figures.memory_text, [])

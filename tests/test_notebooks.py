@@ -11,6 +11,7 @@ import pytest
 from nbformat import v4
 from support.books import NOTEBOOKS as FOLDER
 from support.books import texts
+from support.calls import refused
 from support.servers import MPMS
 
 from docs._tools import render
@@ -145,8 +146,7 @@ def test_a_notebook_that_fails_is_named_and_leaves_no_server(last, says, tmp_pat
     source = tmp_path / "broken.ipynb"
     launch = "import mpmkit\nserver = mpmkit.launch('event')\n"
     nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(launch + last)]), source)
-    with pytest.raises(render.RenderError, match=says):
-        render.execute(source, timeout=60)
+    refused(render.RenderError, says, render.execute, source, timeout=60)
 
 
 def test_live_outputs_are_stripped_and_links_deepened_in_copies(tmp_path, capsys):

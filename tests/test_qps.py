@@ -2,26 +2,24 @@
 
 import math
 import re
-import statistics
 
 import pytest
-from support.experiments import Launches, printed_by
-from support.rows import row as some_row
+from support.calls import printed_by
+from support.experiments import Launches
+from support.experiments import qps_row as row
+from support.experiments import qps_table as made
 
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
-from mpmkit.config.checks import check
+from mpmkit.config import checks, keywords
 from mpmkit.config.directives import MPMS
-from mpmkit.config.keywords import from_keywords
-from mpmkit.measure import competitors, published, records
+from mpmkit.measure import competitors, published, records, reference_servers, stats
 from mpmkit.measure.experiment import ExperimentError, in_rounds
 from mpmkit.measure.published import DIRECTIVES, PAGES, Page
 from mpmkit.measure.qps import SCALES, QpsScale, QpsTable, main, qps_table, what_decides
-from mpmkit.measure.reference_servers import NotInstalled
-from mpmkit.measure.stats import Limits, verdict
 
 plan = qps_table.__wrapped__
 PUBLISHED = {"prefork": 9556.0, "worker": 11038.0, "event": 10224.0}
-SERVERS, GENERATOR, MACHINE = Limits(9, 0, 0), Limits(9, 3, 0), Limits(9, 4, 5)
+SERVERS, GENERATOR, MACHINE = stats.Limits(9, 0, 0), stats.Limits(9, 3, 0), stats.Limits(9, 4, 5)
 CLEAR = {"worker": [9, 10, 9], "event": [7, 8, 7], "prefork": [5, 6, 5]}
 ORDER = "the published order (worker > event > prefork)"
 
@@ -30,7 +28,7 @@ def test_the_published_figures_are_the_articles_and_its_directives_are_accepted(
     script = {"prefork": 6094.0, "worker": 7411.0, "event": 7089.0}
     assert published.figures() == {"static": PUBLISHED, "script": script}
     for mpm in MPMS:
-        effective, notes = check(mpm, from_keywords(mpm, **DIRECTIVES[mpm]))
+        effective, notes = checks.check(mpm, keywords.from_keywords(mpm, **DIRECTIVES[mpm]))
         assert not notes
         for name, value in DIRECTIVES[mpm].items():
             assert getattr(effective, name) == value
@@ -41,7 +39,7 @@ def test_the_published_figures_are_the_articles_and_its_directives_are_accepted(
     {"event": {1: 1.0}, "prefork": {2: 1.0}}, {"event": {1: 1.0}, "other": {1: 2.0}},
 ])  # fmt: skip
 def test_no_verdict_without_two_that_can_be_compared(rounds):
-    assert verdict(rounds, PUBLISHED, SERVERS) is None
+    assert stats.verdict(rounds, PUBLISHED) is None
 
 
 @pytest.mark.parametrize(("rounds", "limits", "said"), [
@@ -57,29 +55,18 @@ def test_no_verdict_without_two_that_can_be_compared(rounds):
 ])  # fmt: skip
 def test_what_a_verdict_says(rounds, limits, said):
     rounds = {mpm: dict(enumerate(values)) for mpm, values in rounds.items()}
-    judged = verdict(rounds, PUBLISHED, limits)
+    judged = stats.verdict(rounds, PUBLISHED, limits)
     assert str(judged) == ORDER + said
     if said == " came out":
         pair = "worker / event: published 1.08, measured 1.27 (1.22 to 1.33)"
         assert str(judged.pairs[0]) == pair
 
 
-def row(mpm: str, kind: str, number: int, rate: float, **changes):
-    answered = round(rate * 2)
-    load = {"requests": answered, "failures": 0, "errors": "{}", "duration_s": 2.0}
-    load |= {"qps": answered / 2, "server_cpu_us": None}
-    return some_row("qps", mpm=mpm, kind=kind, round=number, **{**load, **changes})
-
-
-def full_table(**changes) -> QpsTable:
-    rates = {"prefork": (100, 90, 110), "worker": (150, 160, 140), "event": (120, 125, 115)}
-    cells = [(mpm, n, rate) for mpm, each in rates.items() for n, rate in enumerate(each, 1)]
-    rows = [row(mpm, kind, n, rate, **changes) for kind in PAGES for mpm, n, rate in cells]
-    return QpsTable(rows, published.figures(), planned=len(rows))
+RATES = {"prefork": (100, 90, 110), "worker": (150, 160, 140), "event": (120, 125, 115)}
 
 
 def test_the_table_as_text():
-    static, script, small = full_table(server_cpu_us=41.53).text().split("\n\n")
+    static, script, small = made(RATES, server_cpu_us=41.53).text().split("\n\n")
     lines = static.splitlines()
     assert lines[0] == "requests/s, static page of 45 bytes"
     for line, words in zip(
@@ -95,13 +82,15 @@ def test_the_table_as_text():
     assert static.count("  worker / event: published 1.08, measured 1.25") == 1
     assert "µs CPU within the rounds: worker / prefork 1.00 (1.00 to 1.00), event / " in static
     assert script.splitlines()[3].split()[1] == "6,094"
+    recorded = QpsTable(records.read(records.recorded_folder() / "qps-full.csv"), {}).text()
+    assert max(map(len, recorded.splitlines())) <= 100
     said = ("200 clients, a new connection per request", "3 rounds", "measured on", "2.0 s or")
     assert all(words in small for words in said) and "NOT COMPLETE" not in small
 
 
 @pytest.mark.parametrize("bound", ["generator_bound", "generator_starved"])
 def test_a_table_of_limited_rows_says_nothing_of_an_order(bound):
-    table = full_table(**{bound: True})
+    table = made(RATES, **{bound: True})
     table.records += [row(m, "static", n, 50 + n, **{bound: True}) for m in MPMS for n in (4, 5, 6)]
     text, who = table.text(), {"generator_bound": "generator"}.get(bound, "machine")
     assert f"the published order (worker > event > prefork): not decidable, the {who} was" in text
@@ -109,22 +98,9 @@ def test_a_table_of_limited_rows_says_nothing_of_an_order(bound):
     assert not re.search(r"did not come out|came out|probab|by chance|larger than", text)
     assert " > " not in text.replace(ORDER, "") and "worker / event: published" not in text
     # One limited row is enough: its server might have been the fastest.
-    table = full_table()
+    table = made(RATES)
     table.records[0][bound] = True
     assert table.verdict("static").came_out is None and f"{who} 1/3" in table.text()
-
-
-def test_the_recorded_ratio_is_taken_within_the_rounds():
-    rows = records.read(records.recorded_folder() / "qps-full.csv")
-    table = QpsTable(rows, published.figures())
-    summary = table.summary().set_index(["kind", "mpm"])
-    rounds = table.rounds("script")
-    each = [rounds["event"][n] / qps for n, qps in rounds["prefork"].items()]
-    script = summary.loc["script", "event"]
-    assert script["ratio"] == pytest.approx(statistics.geometric_mean(each))
-    assert script["ratio"] == pytest.approx(0.9043, abs=0.0005)
-    assert script["median"] / summary.loc["script", "prefork"]["median"] < 0.97  # the wrong one
-    assert max(map(len, table.text().splitlines())) <= 100
 
 
 def test_what_a_reader_must_know_is_in_the_table():
@@ -132,20 +108,20 @@ def test_what_a_reader_must_know_is_in_the_table():
     alone = QpsTable([row("event", "static", 1, 10)], published.figures())
     assert "one MPM alone has no order" in alone.text() and alone.verdict("static") is None
     assert len(alone.to_frame()) == 1 and math.isnan(alone.summary()["ratio"][0])
-    table = full_table(generator_bound=True)
+    table = made(RATES, generator_bound=True)
     failed = {"requests": 203, "failures": 3, "errors": '{"timeout": 3}'}
     table.records[0] = row("prefork", "static", 1, 100, **failed)
     table.planned = 40
     text = table.text()
     assert "mpmkit prefork: 3 of 603 requests FAILED" in text and "generator 2/3" in text
     assert "NOT COMPLETE: 18 of 40 cells were measured" in text
-    unknown = full_table(steal=0.07).text()
+    unknown = made(RATES, steal=0.07).text()
     assert "the host took up to 7% of the CPU time" in unknown
     assert "µs CPU is unknown in 18 of 18 cells" in unknown
 
 
 def test_each_server_and_way_to_run_the_script_has_a_table_of_its_own():
-    table = full_table()
+    table = made(RATES)
     for mpm, rate in zip(MPMS, (100, 200, 300), strict=True):
         table.records.append(row(mpm, "script", 1, rate, script="cgi"))
     table.records.append(row("prefork", "script", 1, 900, script="mod_php", server="httpd"))
@@ -253,7 +229,7 @@ def test_keep_alive_and_a_cell_that_its_requests_end_too_soon(launched, monkeypa
 
 
 def test_a_missing_program_of_a_way_to_run_the_script_is_one_line(capsys, monkeypatch):
-    missing = NotInstalled("php-fpm", "apt install it")
+    missing = reference_servers.NotInstalled("php-fpm", "apt install it")
     monkeypatch.setattr(competitors, "PhpFpm", lambda **_: (_ for _ in ()).throw(missing))
     assert main(["--kind", "script", "--script", "php-fpm", "--scale", "smoke"]) == 2
     said = "mpmkit: without php-fpm: php-fpm is not installed; apt install it\n"
@@ -272,7 +248,7 @@ def test_failed_requests_are_kept_and_shown(launched, monkeypatch):
 
 def test_competitors_in_the_same_rounds_and_those_that_are_missing(launched, monkeypatch, tmp_path):
     def missing(mpm, **directives):
-        raise NotInstalled("the foo server", "apt install foo")
+        raise reference_servers.NotInstalled("the foo server", "apt install foo")
 
     starts = {"uvicorn": launched, "foo": missing, "baz": Launches(lambda number: True)}
     forms = {name: ((name, ("event",), ("static",), start),) for name, start in starts.items()}
@@ -282,7 +258,7 @@ def test_competitors_in_the_same_rounds_and_those_that_are_missing(launched, mon
     assert said == table.left_out and len(said) == 2
     assert said[0] == "without foo: the foo server is not installed; apt install foo"
     why = "without baz from round 1 on (0 rows of it are kept): baz, static: "
-    assert said[1].startswith(why) and "is gone" in said[1]
+    assert said[1].startswith(why) and "is gone" in said[1] and "roof is on fire" in said[1]
     found = [(r["server"], r["mpm"], r["round"]) for r in records.read(path)]
     wanted = [(*who, n) for who in (("mpmkit", "event"), ("uvicorn", None)) for n in (1, 2)]
     assert sorted(found, key=str) == sorted(wanted, key=str)

@@ -1,19 +1,25 @@
-"""Rows on disk: the schema holds on both ways, and nothing that was finished is ever lost."""
+"""Rows on disk: the schema holds on both ways, and nothing that was finished is ever lost. What rounds allow
+to say, as functions of values; and two files of rows compared."""
 
+import math
+import random
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.rows import GENERATORS, MEMORY, ROW
+from support.calls import printed_by, refused
+from support.rows import BENCH, CAPACITY, DEMAND, GENERATORS, MEMORY, ROW, SWEEP, demand_rows
 from support.rows import row as some_row
 
 import mpmkit
 from docs._tools import claims, columns_doc
-from mpmkit.measure import records
+from mpmkit.measure import compare, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, check, names, read
 
 HEADER = ",".join(names("qps")) + "\n"
@@ -66,11 +72,9 @@ def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth)
     (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
 ])  # fmt: skip
 def test_a_row_that_breaks_the_schema_is_refused(tmp_path, row, changes, said):
-    with pytest.raises(RecordError, match=said):
-        check({**row, **changes})
+    refused(RecordError, said, check, {**row, **changes})
     file = RecordFile(tmp_path / "rows.csv", row["table"])
-    with pytest.raises(RecordError, match=r"rows\.csv: not written"):
-        file.append({**row, **changes})
+    refused(RecordError, r"rows\.csv: not written", file.append, {**row, **changes})
     assert read(tmp_path / "rows.csv") == []
 
 
@@ -79,12 +83,11 @@ def test_every_table_goes_to_disk_and_back(tmp_path, path, table):
     place, row = tmp_path / "other.csv", some_row(table)
     file = RecordFile(place, table)
     file.append(row)
-    with pytest.raises(RecordError, match=rf"this file holds {row['table']}, not 'qps'"):
-        file.append(ROW)
-    with pytest.raises(RecordError, match="has other columns"):
-        RecordFile(place)
+    refused(RecordError, rf"this file holds {row['table']}, not 'qps'", file.append, ROW)
+    refused(RecordError, "has other columns", RecordFile, place)
     assert read(place) == [row]
     assert list(records.read_frame(place).columns) == list(names(row["table"]))
+    refused(RecordError, "hold rows of different tables", records.read_frame, place, path)
 
 
 def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(path):
@@ -104,23 +107,18 @@ def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(path):
 def test_another_file_is_never_written_into(tmp_path, text):
     path = tmp_path / "other.csv"
     path.write_text(text)
-    with pytest.raises(RecordError, match="other columns"):
-        RecordFile(path)
+    refused(RecordError, "other columns", RecordFile, path)
     assert path.read_text() == text
 
 
 def test_places_that_cannot_be_written_or_read(tmp_path):
-    with pytest.raises(RecordError, match="there is no folder"):
-        RecordFile(tmp_path / "no" / "rows.csv")
+    refused(RecordError, "there is no folder", RecordFile, tmp_path / "no" / "rows.csv")
     for place in (tmp_path, Path("/dev/full")):
-        with pytest.raises(RecordError, match="not a regular file"):
-            RecordFile(place)
-    with pytest.raises(RecordError, match="cannot be read"):
-        read(tmp_path / "no.csv")
+        refused(RecordError, "not a regular file", RecordFile, place)
+    refused(RecordError, "cannot be read", read, tmp_path / "no.csv")
 
 
 def test_a_full_disk_leaves_whole_rows(path):
-    """The file may grow by 100 bytes only, as if the disk ended there."""
     program = """
 import os, resource, signal, sys
 from mpmkit.measure.records import RecordError, RecordFile, read
@@ -159,8 +157,7 @@ for number in range(40):
 ])  # fmt: skip
 def test_reading_names_file_and_line(path, old, new, said):
     path.write_text(re.sub(old, new, path.read_text(), count=1))
-    with pytest.raises(RecordError, match=rf"rows\.csv, {said}"):
-        read(path)
+    refused(RecordError, rf"rows\.csv, {said}", read, path)
 
 
 @pytest.mark.parametrize("name", sorted(f.stem for f in records.recorded_folder().glob("*.csv")))
@@ -206,3 +203,164 @@ def test_limits_of_the_control_group(tmp_path, group, files, limits):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
     assert records.group_limits(tmp_path) == limits
+
+
+SAME = "the same within 3%"
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.unlink(missing_ok=True)
+    file = records.RecordFile(path, rows[0]["table"])
+    for row in rows:
+        file.append(row)
+    return path
+
+
+def a_run(seed: int, factor: float = 1.0, blocks: int = 10, **changes: Any) -> list[dict[str, Any]]:
+    """Worker costs `factor` as much as usual."""
+    costs = {"prefork": 30.0, "worker": 36.0 * factor}
+    return demand_rows(costs, blocks, seed, noise=0.02, pace=0.0, **changes)
+
+
+@pytest.mark.parametrize("factor, blocks, status, word", [
+    (1.0, 30, 0, SAME), (1.1, 10, 1, stats.DEARER), (0.9, 10, 0, stats.CHEAPER), (1.03, 10, 0, stats.UNDECIDED),
+])  # fmt: skip
+def test_the_exit_status_says_what_is_dearer(tmp_path, capsys, factor, blocks, status, word):
+    a = write(tmp_path / "a.csv", a_run(1, blocks=blocks))
+    b = write(tmp_path / "b.csv", a_run(2, factor, blocks, kernel="6.2"))
+    xml = tmp_path / "junit.xml"
+    found, printed, said = printed_by(compare.main, [str(a), str(b), "--junit", str(xml)], capsys)
+    worker = next(line for line in printed.splitlines() if line.startswith("mpmkit worker"))
+    assert found == status and word in worker and "unpaired" not in printed
+    assert said == "mpmkit: two machines: kernel is 6.1, then 6.2\n"
+    suite = ElementTree.parse(xml).getroot()
+    case = next(one for one in suite if one.get("name") == "mpmkit worker page")
+    kind = {stats.DEARER: "failure", stats.UNDECIDED: "skipped"}.get(word, "system-out")
+    assert suite.get("tests") == "2" and suite.get("failures") == str(int(word == stats.DEARER))
+    assert case[0].tag == kind and word in (case[0].get("message") or case[0].text)
+
+
+def test_the_margin_is_the_readers_and_other_rounds_are_compared_unpaired(tmp_path, capsys):
+    files = [str(write(tmp_path / f"{n}.csv", a_run(n, 1 + n / 10))) for n in (0, 1)]
+    for margin, status in (("20%", 0), ("0.02", 1), ("nothing", 2)):
+        assert printed_by(compare.main, [*files, "--margin", margin], capsys)[0] == status
+    late = [{**row, "round": row["round"] + 20} for row in a_run(2, 1.2, 6)]
+    files[1] = str(write(tmp_path / "late.csv", late))
+    status, printed, _ = printed_by(compare.main, files, capsys)
+    assert status == 1 and "unpaired" in printed
+
+
+def rounds(row: dict[str, Any], column: str, *values: float, **changes: Any) -> list[dict]:
+    return [{**row, "round": n, column: value, **changes} for n, value in enumerate(values, 1)]
+
+
+@pytest.mark.parametrize(("row", "column", "name", "dearer"), [
+    (ROW, "server_cpu_us", "mpmkit event static", 1.2),
+    (BENCH, "server_cpu_us", "mpmkit event new", 1.2),
+    (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5}', 1 / 1.2),
+])  # fmt: skip
+def test_each_table_has_its_cost(row, column, name, dearer):
+    values = (40.0, 41.0, 40.5, 40.2)
+    a = compare.costs(rounds(row, column, *values))
+    b = compare.costs(rounds(row, column, *(dearer * value for value in values)))
+    assert compare.compare(a, b)[name].word == stats.DEARER and list(a) == [name]
+
+
+def test_what_only_one_file_has_is_named(tmp_path, capsys):
+    a = write(tmp_path / "a.csv", a_run(1))
+    theirs = [row for row in a_run(2) if row["mpm"] == "worker"]
+    theirs += [{**row, "server": f"rival{n}"} for n in range(6) for row in theirs]
+    b = write(tmp_path / "b.csv", theirs)
+    status, _, said = printed_by(compare.main, [str(a), str(b)], capsys)
+    rivals = ", ".join(f"rival{n} worker page" for n in range(4))
+    ours, theirs = f"only in {a}: mpmkit prefork page", f"only in {b}: {rivals} and 2 more"
+    assert status == 0 and said == f"mpmkit: {ours}\nmpmkit: {theirs}\n"
+
+
+@pytest.mark.parametrize(("rows", "said"), [
+    (None, "b.csv: cannot be read"), ([], "b.csv: is empty; it has no row to compare"),
+    ([ROW], "a.csv holds demand, {b} holds qps; both must be of one table"),
+    ([CAPACITY], "a.csv holds demand, {b} holds capacity"),
+    ([{**DEMAND, "work": "script"}], "have nothing in common to compare; only in"),
+    ([{**DEMAND, "flaw": "failed: all"}], "have nothing in common to compare"),
+])  # fmt: skip
+def test_bad_input_is_named_and_ends_with_2(tmp_path, capsys, rows, said):
+    a, b = write(tmp_path / "a.csv", a_run(1)), tmp_path / "b.csv"
+    if rows:
+        write(b, rows)
+    elif rows is not None:
+        records.RecordFile(b, "demand")
+    status, printed, errors = printed_by(compare.main, [str(a), str(b)], capsys)
+    assert status == 2 and not printed and said.format(b=b) in errors
+
+
+def test_tables_without_a_cost_and_a_full_disk(tmp_path, capsys):
+    a = str(write(tmp_path / "a.csv", [CAPACITY]))
+    status, _, said = printed_by(compare.main, [a, a], capsys)
+    assert status == 2 and "rows of capacity have no cost; compare demand, qps" in said
+    b = str(write(tmp_path / "b.csv", a_run(1)))
+    status, printed, said = printed_by(compare.main, [b, b, "--junit", "/dev/full"], capsys)
+    assert status == 2 and "No space left on device" in said and "mpmkit worker page" in printed
+    # What the generator limited is not compared.
+    assert compare.costs(rounds(SWEEP, "qps", 50.0, generator_bound=True)) == {}
+    assert compare.costs(rounds(MEMORY, "level", 10, scope="child")) == {}
+
+
+def test_the_points_of_students_t():
+    points = [stats.t_quantile(freedom) for freedom in range(200)]
+    assert points == sorted(points, reverse=True) and points[0] == math.inf
+    assert (points[1], points[10], points[30]) == (12.706, 2.228, 2.042)
+    assert (points[60], points[120]) == pytest.approx((2.000, 1.980), abs=0.002)
+    # One round shows no noise.
+    once = stats.ratio([3.0], [2.0])
+    assert (once.value, once.level, once.excludes(1.0)) == (1.5, 0.0, False)
+    for bad in (([], [1]), ([1], [0])):
+        refused(ValueError, "a ratio needs", stats.ratio, *bad)
+    # Rounds that only one has are no pair.
+    found = stats.paired({1: 2.0, 2: 9.0, 4: 8.0}, {4: 2.0, 1: 1.0, 3: 7.0})
+    assert found.value == pytest.approx(math.sqrt(2 * 4)) and found.level == 0.95
+
+
+def test_what_has_a_knee():
+    """Not a straight line, a level one, one that bends upwards, nor two points; one that falls again."""
+    lines = (
+        [10, 20, 30, 40],
+        [5, 5, 5, 5],
+        [1, 1, 1, 9],
+        [1, 2],
+        [10, 40, 41, 20],
+        [3, 6, 9, 10, 11],
+    )
+    found = [(stats.knee(range(1, len(ys) + 1), ys), ys) for ys in lines]
+    assert [knee for knee, _ in found] == [None] * 4 + [2, 3]
+    assert stats.knee([5, 4, 3, 2, 1], lines[-1][::-1]) == 3, "in any order"
+
+
+def test_each_round_measures_all_and_begins_with_another_or_is_random_by_its_seed():
+    for number in range(1, 9):
+        assert sorted(stats.turns("abcde", number)) == list("abcde")
+        firsts = [stats.turns("abcde", n)[0] for n in range(number, number + 5)]
+        assert sorted(firsts) == list("abcde")
+    blocks = [stats.turns(range(8), number, seed="a1") for number in range(1, 30)]
+    assert all(sorted(block) == list(range(8)) for block in blocks)
+    assert len({tuple(block) for block in blocks}) > 20
+    assert blocks == [stats.turns(range(8), number, seed="a1") for number in range(1, 30)]
+    assert blocks[0] != stats.turns(range(8), 1, seed="a2")
+
+
+def test_noise_is_the_standard_deviation_of_logarithms():
+    source = random.Random(3)
+    few, many = ([math.exp(source.gauss(5, 0.05)) for _ in range(count)] for count in (40, 4000))
+    # Unlike the range over the median, it does not grow with the number of rounds.
+    assert stats.noise(few) == pytest.approx(0.05, rel=0.3)
+    assert stats.noise(many) == pytest.approx(0.05, rel=0.05)
+    assert math.isnan(stats.noise([5.0])) and math.isnan(stats.noise([0, 0, 1]))
+
+
+@pytest.mark.parametrize("p99, requests, value, cut", [
+    (12.0, 999, math.nan, False), (12.0, 1000, 12.0, False), (1810.0, 1000, 1810.0, True),
+    (None, 5000, math.nan, False),
+])  # fmt: skip
+def test_a_99th_percentile_takes_1000_requests_and_a_run_that_is_longer(p99, requests, value, cut):
+    row = {"p99_ms": p99, "requests": requests, "duration_s": 2.0}
+    assert stats.p99(row) == (pytest.approx(value, nan_ok=True), cut)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.calls import refused
 from support.client import Client, Reply
 from support.servers import environment
 from support.waiting import poll_until
@@ -79,8 +80,7 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
         binary, conf = httpd._binary, str(directory / "server.conf")
         assert f"Server MPM:     {mpm}" in reference_servers.output(binary, "-f", conf, "-V")
         assert httpd.version.startswith("Apache/2")
-        with pytest.raises(ServerFailed, match="already running"):
-            httpd.start()
+        refused(ServerFailed, "already running", httpd.start)
     assert not directory.exists() and not procfs.members(httpd.pid)
     assert not any(Path(f"/proc/{pid}").exists() for pid in group)
     httpd.stop()  # once more does no harm
@@ -180,12 +180,10 @@ def test_processes_and_threads_are_those_asked_for():
 @pytest.mark.rival
 def test_a_server_that_refuses_its_settings_is_cited(pages, monkeypatch):
     httpd = made(lambda: Httpd("prefork", document_root=pages, ThreadsPerChild=25))
-    with pytest.raises(ServerFailed, match="Invalid command 'ThreadsPerChild'"):
-        httpd.start()
+    refused(ServerFailed, "Invalid command 'ThreadsPerChild'", httpd.start)
     broken = made(lambda: PYTHON_SERVERS["gunicorn sync"]())
     monkeypatch.setattr(type(broken), "_configuration", lambda self: "workers = 'many'\n")
-    with pytest.raises(ServerFailed, match="many"):
-        broken.start()
+    refused(ServerFailed, "many", broken.start)
     assert not procfs.members(httpd.pid) and not procfs.members(broken.pid)
 
 
@@ -197,8 +195,7 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
         (lambda: Nginx(document_root=pages), "nginx is not installed; apt install"),
         (lambda: Waitress(document_root=ROOT), r"waitress is not installed; pip install 'mpmkit\["),
     ):
-        with pytest.raises(NotInstalled, match=said):
-            build()
+        refused(NotInstalled, said, build)
     here, missing = experiment.installed(competitors.of(("httpd", "waitress")))
     assert here == [] and len(missing) == 2, "each is named once"
     assert missing[0].startswith("without httpd: Apache httpd") and "apt install" in missing[0]
@@ -217,15 +214,13 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
 ])  # fmt: skip
 def test_wrong_use_is_refused_before_anything_starts(pages, build, error, said):
     made(lambda: (Httpd("event", document_root=pages), Gunicorn("sync", document_root=pages)))
-    with pytest.raises(error, match=said):
-        build(pages)
+    refused(error, said, build, pages)
 
 
 @pytest.mark.parametrize("given", [5, "5", 5.0, "5s", "5000ms"])
 def test_durations_for_nginx(given):
     assert nginx_seconds(given) == "5000ms"
-    with pytest.raises(ValueError, match="is not a duration"):
-        nginx_seconds("soon")
+    refused(ValueError, "is not a duration", nginx_seconds, "soon")
 
 
 @pytest.mark.parametrize(("mpms", "names", "expected"), [

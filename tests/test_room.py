@@ -1,14 +1,17 @@
-"""The control room's model, and its panel, without a browser."""
+"""The control room's model and its panel, without a browser; the link from the reader's browser to a server."""
 
 import os
+import urllib.request
 
 import pytest
+from support.calls import refused
 from support.client import at_once
+from support.jupyter import jupyter
 from support.waiting import alive, poll_until
 
 import mpmkit
 from mpmkit.config.directives import SPECS, DirectiveError
-from mpmkit.lab.forms import NAMES, Field
+from mpmkit.lab import forms, proxy
 from mpmkit.lab.panel import Panel, control_room
 from mpmkit.lab.room import Room
 from mpmkit.launcher import LaunchError, running
@@ -17,7 +20,7 @@ SMALL = {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 2, "MaxSpar
          "MaxRequestWorkers": 16, "ServerLimit": 4}  # fmt: skip
 
 
-def field(room: Room, name: str) -> Field:
+def field(room: Room, name: str) -> forms.Field:
     return next(field for field in room.fields() if field.name == name)
 
 
@@ -28,9 +31,6 @@ def figure(room: Room, name: str) -> float:
 
 def notes(room: Room) -> list[str]:
     return [text for _, kind, text in room.events() if kind == "note"]
-
-
-# ---------------------------------------------------------------- a running room
 
 
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
@@ -61,18 +61,15 @@ def test_a_room_from_start_to_stop(mpm):
         assert notes(room)[-2:] == ["graceful", "stop"]
     room.close()
     assert not home.exists()
-    with pytest.raises(LaunchError, match="closed"):
-        room.start()
+    refused(LaunchError, "closed", room.start)
 
 
 def test_a_load_starts_shows_and_stops():
     with Room("event", **SMALL) as room:
-        with pytest.raises(LaunchError, match="start one before the load"):
-            room.start_load()
+        refused(LaunchError, "start one before the load", room.start_load)
         room.start()
         room.load_set("users", 1000)
-        with pytest.raises(ValueError, match="1 to 500"):
-            room.start_load()
+        refused(ValueError, "1 to 500", room.start_load)
         assert not room.loading
         room.load_set("users", 4)
         room.load_set("keep_alive", True)
@@ -166,7 +163,7 @@ def start(panel: Panel) -> None:
 def test_the_panel_shows_the_fields_of_the_mpm(panel, mpm):
     panel.choice.value = mpm
     assert panel.room.mpm == panel.board.status["mpm"] == mpm
-    assert shown(panel.directives) == {n for n in NAMES if mpm in SPECS[n.lower()].mpms}
+    assert shown(panel.directives) == {n for n in forms.NAMES if mpm in SPECS[n.lower()].mpms}
 
 
 def test_a_value_sets_and_the_hint_comes_back(panel):
@@ -202,8 +199,7 @@ def test_what_a_running_server_cannot_take_waits_for_a_start(panel):
     panel.choice.value = "worker"
     assert "Start again ends it and starts worker" in panel.state.value
     assert "Graceful" not in panel.state.value and panel.buttons["graceful"].disabled
-    with pytest.raises(LaunchError, match="stop and start"):
-        panel.room.graceful()
+    refused(LaunchError, "stop and start", panel.room.graceful)
 
 
 def test_errors_reach_the_panel(panel):
@@ -274,3 +270,40 @@ def test_sweep_opens_below_the_room_with_its_choices_and_closes(panel):
     assert sweep.form.directives["KeepAliveTimeout"] == "7"
     panel.sweep_button.click()
     assert len(panel.children) == 1 and sweep.comm is None, "closed"
+
+
+PREFIX = "JUPYTERHUB_SERVICE_PREFIX"
+
+
+@pytest.fixture
+def server():
+    with mpmkit.launch("event", StartServers=1, MinSpareThreads=1) as running:
+        yield running
+
+
+def test_the_link_is_the_servers_own_or_leads_through_the_proxy(server, monkeypatch):
+    monkeypatch.delenv(PREFIX, raising=False)
+    link = proxy.status_link(server)
+    assert link == f"{server.url}/server-status"
+    with urllib.request.urlopen(link, timeout=5) as page:
+        assert b"Server Version" in page.read()
+    assert f'href="{link}"' in link._repr_html_()
+    refused(ValueError, r"try '/index\.html'", proxy.status_link, server, "index.html")
+    monkeypatch.setenv(PREFIX, "/user/ann/")
+    assert proxy.status_link(server) == f"/user/ann/proxy/{server.port}/server-status"
+    assert proxy.status_link(server, "/a?b=1&c=2")._repr_html_().count("&amp;") == 2
+    monkeypatch.setattr(proxy, "find_spec", lambda _: None)
+    refused(RuntimeError, "pip install jupyter-server-proxy", proxy.status_link, server)
+    server.stop()
+    refused(ValueError, "event server has ended", proxy.status_link, server)
+
+
+@pytest.mark.timeout(90)
+def test_the_proxied_link_opens_the_status_page(server, monkeypatch, tmp_path):
+    pytest.importorskip("jupyter_server_proxy", reason="jupyter-server-proxy is not installed")
+    monkeypatch.setenv(PREFIX, "/user/ann/")
+    link = proxy.status_link(server)
+    (tmp_path / "root").mkdir()
+    with jupyter("jupyter_server", tmp_path / "root", base="/user/ann") as address:
+        with urllib.request.urlopen(address.removesuffix("/user/ann") + link, timeout=10) as page:
+            assert b"Server Version" in page.read()

@@ -11,10 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import soak
-from benchmarks.socket_fuzz import Sent, fuzzed, is_wrong
-from mpmkit.config import httpd_conf
-from mpmkit.config.log_format import pieces
+from benchmarks import soak, socket_fuzz
+from mpmkit.config import httpd_conf, log_format
 from mpmkit.handlers.static import read_types
 from mpmkit.server import connection
 
@@ -93,7 +91,7 @@ def test_a_parent_keeps_nothing_of_a_configuration_that_was_read(tmp_path):
         for _ in range(40):
             assert read_types(str(conf))  # of any text: as TypesConfig's file
             settings = httpd_conf.read(httpd_conf.Source(str(conf), mpm="event")).settings
-            assert list(pieces(settings[1].args[0]))
+            assert list(log_format.pieces(settings[1].args[0]))
         del settings
         gc.collect()
         grown.append(sys.getallocatedblocks() - before)
@@ -131,7 +129,7 @@ def confused():
 
 
 def test_an_answer_to_another_request_is_noticed(confused):
-    count, *wrong = fuzzed(confused.port, 8, seed=0)
+    count, *wrong = socket_fuzz.fuzzed(confused.port, 8, seed=0)
     assert "0 wrong" not in count and "b'id=5eed 0 0'" in wrong[0]
     with soak.Load(confused) as load:
         soak.until(lambda: load.wrong, "a wrong answer")

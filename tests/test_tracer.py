@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.calls import refused
 from support.client import Client, TlsClient, parked
 from support.jupyter import THEIR_WARNINGS, chromium
 from support.servers import MPMS, launched, one_child, serving
@@ -144,8 +145,7 @@ def test_what_is_wrong_is_named():
         ConnectionTrace.read("127.0.0.1 - - [today]")
     with pytest.raises(ValueError, match="no step of a trace: 'x'"):
         ConnectionTrace.read("# mpmkit trace 1: event, ThreadsPerChild 2\nx\n")
-    with pytest.raises(ValueError, match="no recorded trace: KeyError"):
-        tracing.tracer({"mpm": "event"})
+    refused(ValueError, "no recorded trace: KeyError", tracing.tracer, {"mpm": "event"})
     # Script, style and page without a recording: what a page has to load.
     assert len(tracing.embedded([])) < 300_000 and len(tracer_page.page([])) < 300_000
 

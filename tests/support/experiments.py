@@ -1,10 +1,13 @@
-"""What tests of experiments share: rows of memory, launches of a server that is not ours, a command's output."""
+"""What tests of experiments share: rows of memory and of requests, launches of a server that is not ours."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from misbehaving import Misbehaving
+
+from mpmkit.measure import published
+from mpmkit.measure.qps import QpsTable
 
 from .rows import row
 
@@ -23,6 +26,22 @@ def memory_rows(
         counts = {"processes": level + 5, "threads": 30, "page_tables_kb": tables * level}
         made.append(row("memory", **where, **counts, **sizes, **parts))
     return made
+
+
+def qps_row(mpm: str, kind: str, number: int, qps: float, **changes: Any) -> dict[str, Any]:
+    """Two seconds at so many requests per second."""
+    load = {"requests": round(2 * qps), "failures": 0, "errors": "{}", "duration_s": 2.0}
+    load |= {"qps": float(qps), "server_cpu_us": None}
+    return row("qps", mpm=mpm, kind=kind, round=number, **{**load, **changes})
+
+
+def qps_table(
+    rounds: dict[str, Any], kinds: Iterable[str] = ("static", "script"), **changes: Any
+) -> QpsTable:
+    """Made of given rounds: MPM -> requests per second of each round."""
+    cells = [(mpm, n, qps) for mpm, each in rounds.items() for n, qps in enumerate(each, 1)]
+    rows = [qps_row(mpm, kind, n, qps, **changes) for kind in kinds for mpm, n, qps in cells]
+    return QpsTable(rows, published.figures(), planned=len(rows))
 
 
 class FakeServer(Misbehaving):
@@ -56,14 +75,3 @@ class Launches:
                 server.process.wait()
             yield server
         self.stopped += 1
-
-
-def printed_by(
-    main: Callable[[list[str]], int], argv: list[str], capsys: Any
-) -> tuple[int, str, str]:
-    """(status, standard output, standard error) of a command, also where argparse ends it."""
-    try:
-        status = main(argv)
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    return status, *capsys.readouterr()
