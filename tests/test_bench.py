@@ -99,8 +99,6 @@ def test_every_server_begins_as_often_as_the_others():
     assert bench.arguments(["--work", "repeated"]).work == ["repeated", "distinct"]
     assert bench.arguments(["--work", "distinct", "new"]).work == ["distinct", "new", "repeated"]
     assert set(bench.arguments(["--work", "all"]).work) == set(WORKS)
-    chosen = bench.arguments(["-c", "KeepAliveTimeout 5", "-c", "MaxKeepAliveRequests  0"])
-    assert chosen.directives == {"KeepAliveTimeout": "5", "MaxKeepAliveRequests": "0"}
 
 
 def rows(mine, theirs, work="new", failures=0, bound=False, names=(OURS, "httpd"), cpu=(None,) * 2):

@@ -21,7 +21,7 @@ from support.waiting import poll_until
 import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
-from mpmkit.measure import capacity, cpus, demand, experiment, procfs, records, utilisation
+from mpmkit.measure import capacity, cpus, demand, experiment, procfs, records, stats
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
 from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, flaw_of, whole_blocks
 from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
@@ -98,7 +98,7 @@ def test_an_open_question_says_how_many_blocks_would_answer_it():
 
 def test_the_table_says_what_was_put_in():
     theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
-    found = utilisation.comparisons(rows(COSTS_OF) + theirs, "page")
+    found = demand.comparisons(rows(COSTS_OF) + theirs, "page")
     assert {pair: decision.word for pair, decision in found.items()} == {
         "mpmkit prefork (A/A) / mpmkit prefork": SAME, "mpmkit worker / mpmkit prefork": DEARER,
         "mpmkit event / mpmkit prefork": DEARER, "mpmkit event / mpmkit worker": SAME,
@@ -117,7 +117,7 @@ def test_a_row_with_a_flaw_is_shown_and_not_used():
             row.update(flaw="generator: it used 80% of its CPU", server_u=0.99)
     table = DemandTable(some)
     table.works = ("page", "script")
-    ratio = utilisation.comparisons(some, "page")["mpmkit worker / mpmkit prefork"].ratio
+    ratio = demand.comparisons(some, "page")["mpmkit worker / mpmkit prefork"].ratio
     assert ratio.value == pytest.approx(1.2, rel=0.01)
     said = table.text()
     assert "8 of 96 rows are not used" in said and "script: no row can be used" in said
@@ -127,8 +127,8 @@ def test_a_row_with_a_flaw_is_shown_and_not_used():
     new = rows({"prefork": 30.0, "worker": 36.0})
     again = [{**row, "run_id": "later"} for row in new if row["round"] == 2]
     pair = "mpmkit worker / mpmkit prefork"
-    one = utilisation.comparisons(old[: len(old) // 2] + again, "page")[pair]
-    assert one == utilisation.comparisons(old + again, "page")[pair] and one.blocks == 2
+    one = demand.comparisons(old[: len(old) // 2] + again, "page")[pair]
+    assert one == demand.comparisons(old + again, "page")[pair] and one.blocks == 2
 
 
 def test_r_squared_shows_whether_it_is_a_line_through_the_origin():
@@ -137,9 +137,9 @@ def test_r_squared_shows_whether_it_is_a_line_through_the_origin():
         ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
         ((0.03, 0.12, 0.10), -10.0, 0.9),
     ):
-        load = {rate: (rate, u) for rate, u in zip((1000.0, 2000.0, 4000.0), us, strict=True)}
-        assert least <= utilisation.r_squared({1: load, 2: load}) <= most
-    assert utilisation.r_squared({1: {1000.0: (1000.0, 0.03)}}) is None
+        points = zip((1000.0, 2000.0, 4000.0), us, strict=True)
+        assert least <= stats.r_squared([[point] * 2 for point in points]) <= most
+    assert stats.r_squared([[(1000.0, 0.03)]]) is None
 
 
 @pytest.mark.parametrize(("changes", "said"), [

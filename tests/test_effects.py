@@ -1,7 +1,8 @@
 """Directives of the site and of the server's manners: each does what it says, as a client sees it.
 
 That they are read right is test_directives.py's business; here a server runs with them. The handlers
-are the same under each MPM, so one of them will do.
+are the same under each MPM, so one of them will do. (Error pages of hosts and sections,
+UseCanonicalName, ExtendedStatus: tests/fidelity.)
 """
 
 import os
@@ -45,17 +46,7 @@ def test_error_documents(site, root):
         "ErrorDocument 405 https://elsewhere.example/x?y", "ErrorDocument 400 /nothing.html",
         'ErrorDocument 414 "too long"', SECRET,
     )  # fmt: skip
-    lines += (
-        section("Location /a", "ErrorDocument 404 default"), section("Location /sub/b", 'ErrorDocument 404 "b"'),
-        section(f"Directory {root}/sub", 'ErrorDocument 404 "of the folder"'),
-    )  # fmt: skip
     with site(*lines) as server:
-        # A section has its own, as a real httpd answers to the same lines.
-        assert [get(server, f"/sub/{path}").body for path in ("x", "b/x")] == [
-            b"of the folder",
-            b"b",
-        ]
-        assert b"<h1>Not Found</h1>" in get(server, "/a/nope").body
         text = get(server, "/nope")
         assert (text.status, text.body) == (404, b"<p>no such thing as &eacute;")
         assert text["Content-Type"] == "text/html; charset=iso-8859-1"
@@ -112,15 +103,6 @@ def test_default_charset(site, root):
     with site("AddDefaultCharset On", "AddType text/plain .xyz") as server:
         assert get(server, "/file.txt")["Content-Type"] == "text/plain; charset=iso-8859-1"
         assert get(server, "/a.json")["Content-Type"] == "application/json"
-
-
-@pytest.mark.parametrize("value, host", [("Off", "lab.example:81"), ("On", "www.x:81")])
-def test_whose_name_a_redirect_has_and_what_the_status_page_counts(site, value, host):
-    lines = (f"UseCanonicalName {value}", "ServerName www.x:81", f"ExtendedStatus {value}")
-    with site(*lines) as server:
-        assert get(server, "/sub?a=1")["Location"] == f"http://{host}/sub/?a=1"
-        page = get(server, "/server-status?auto").body.decode()
-        assert ("Total Accesses: " in page) is (value == "On")
 
 
 def test_a_missing_file_is_logged_at_info_with_its_place(site, root, tmp_path):

@@ -13,8 +13,9 @@ from benchmarks.article import findings
 from docs._tools import readme_figures
 from mpmkit import lab
 from mpmkit.lab.plots import alt_text
-from mpmkit.measure import records, stats, sweep, utilisation
-from mpmkit.measure.demand import DemandTable
+from mpmkit.measure import published, records, stats, sweep
+from mpmkit.measure.demand import DemandTable, comparisons
+from mpmkit.measure.qps import QpsTable
 from mpmkit.measure.sizing import lines
 
 EDGES = {"prefork": 250, "worker": 400, "event": 1200, "event, factor 20": 8400}
@@ -204,19 +205,24 @@ def level(server: str, mpm: str, against: str, held: int, pss_kb: int, directive
     machine = {"cpu_model": "a CPU", "cores": 2, "kernel": "6.1", "python": "3.13.5"}
     where = {"server": server, "mpm": mpm, "against": against, "directives": directives}
     what = {"scope": "server", "level": held, "held": held, "pss_kb": pss_kb}
-    return {**dict.fromkeys(records.Machine.__annotations__), **machine, **where, **what}
+    return {**dict.fromkeys(vars(records.machine())), **machine, **where, **what}
 
 
-def test_the_readme_has_the_tables_of_what_is_recorded():
+def test_the_pages_have_the_tables_of_what_is_recorded():
     """After a new recording: python -m docs._tools.readme_figures."""
-    readme, folder = (ROOT / "README.md").read_text(), records.recorded_folder()
-    qps, scripts, memory = (
-        records.read(folder / f"{name}.csv") for name in ("qps-demo", "qps-scripts", "memory-demo")
+    names = ("qps-full", "qps-demo", "qps-scripts", "memory-demo", "bench-demo")
+    rows = {name: records.read(records.recorded_folder() / f"{name}.csv") for name in names}
+    readme, performance = (
+        (ROOT / name).read_text() for name in ("README.md", "docs/PERFORMANCE.md")
     )
-    assert readme_figures.servers_text(qps, "static") in readme
-    assert readme_figures.scripts_text(scripts) in readme
-    assert readme_figures.memory_text(memory).partition("\n\n")[0] in readme
-    refused(ValueError, "no row of cgi", readme_figures.servers_text, qps, "cgi")
+    tables = QpsTable(rows["qps-full"], published.figures()).text().split("\n\n")[:2]
+    tables += [readme_figures.servers_text(rows["qps-demo"], "static")]
+    tables += [readme_figures.scripts_text(rows["qps-scripts"])]
+    tables += [readme_figures.memory_text(rows["memory-demo"]).partition("\n\n")[0]]
+    for table in tables:
+        assert table in readme, table
+    assert ratios.table(ratios.comparisons(rows["bench-demo"])) in performance
+    refused(ValueError, "no row of cgi", readme_figures.servers_text, rows["qps-demo"], "cgi")
 
 
 def test_a_crowd_has_a_line_for_each_number_of_threads():

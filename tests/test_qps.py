@@ -65,29 +65,6 @@ def test_what_a_verdict_says(rounds, limits, said):
 RATES = {"prefork": (100, 90, 110), "worker": (150, 160, 140), "event": (120, 125, 115)}
 
 
-def test_the_table_as_text():
-    static, script, small = made(RATES, server_cpu_us=41.53).text().split("\n\n")
-    lines = static.splitlines()
-    assert lines[0] == "requests/s, static page of 45 bytes"
-    for line, words in zip(
-        lines[2:6],
-        ("MPM published median all rounds published measured µs CPU limit",
-         "prefork 9,556 100 90 to 110 1.00 1.00 41.5",
-         "worker 11,038 150 140 to 160 1.16 1.50 41.5",
-         "event 10,224 120 115 to 125 1.07 1.20 41.5"),
-        strict=True,
-    ):  # fmt: skip
-        assert line.split() == words.split()
-    assert f"{ORDER}: not decidable, the 95% interval of event / prefork" in lines[6]
-    assert static.count("  worker / event: published 1.08, measured 1.25") == 1
-    assert "µs CPU within the rounds: worker / prefork 1.00 (1.00 to 1.00), event / " in static
-    assert script.splitlines()[3].split()[1] == "6,094"
-    recorded = QpsTable(records.read(records.recorded_folder() / "qps-full.csv"), {}).text()
-    assert max(map(len, recorded.splitlines())) <= 100
-    said = ("200 clients, a new connection per request", "3 rounds", "measured on", "2.0 s or")
-    assert all(words in small for words in said) and "NOT COMPLETE" not in small
-
-
 @pytest.mark.parametrize("bound", ["generator_bound", "generator_starved"])
 def test_a_table_of_limited_rows_says_nothing_of_an_order(bound):
     table = made(RATES, **{bound: True})

@@ -87,7 +87,6 @@ def test_every_table_goes_to_disk_and_back(tmp_path, path, table):
     refused(RecordError, "has other columns", RecordFile, place)
     assert read(place) == [row]
     assert list(records.read_frame(place).columns) == list(names(row["table"]))
-    refused(RecordError, "hold rows of different tables", records.read_frame, place, path)
 
 
 def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(path):

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import soak, socket_fuzz
+from benchmarks import soak
+from benchmarks.socket_fuzz import Sent, fuzzed, is_wrong
 from mpmkit.config import httpd_conf, log_format
 from mpmkit.handlers.static import read_types
 from mpmkit.server import connection
@@ -129,7 +130,7 @@ def confused():
 
 
 def test_an_answer_to_another_request_is_noticed(confused):
-    count, *wrong = socket_fuzz.fuzzed(confused.port, 8, seed=0)
+    count, *wrong = fuzzed(confused.port, 8, seed=0)
     assert "0 wrong" not in count and "b'id=5eed 0 0'" in wrong[0]
     with soak.Load(confused) as load:
         soak.until(lambda: load.wrong, "a wrong answer")
