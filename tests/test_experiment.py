@@ -359,6 +359,12 @@ def test_a_sweep_in_rounds_and_the_same_call_measures_only_what_is_new(tmp_path)
     assert "p99 needs 1,000 requests a round" in text and f"rows in {path}" in text
 
 
+def test_a_server_that_dies_ends_the_sweep():
+    grid, launched = {"users": [1, 2]}, Launches(lambda number: number == 2)
+    said = f"(?s){plan('event', grid, LOAD).left()[1]}: .*is gone.*the roof is on fire"
+    refused(ExperimentError, said, sweep.sweep, "event", grid, LOAD, launch=launched)
+
+
 def test_a_point_without_a_good_answer_is_a_result():
     table = sweep.sweep("event", {"expect_length": [45, 44]}, LOAD, launch=Launches())
     assert [point["failures"] for point in table.points()] == [30, 0]

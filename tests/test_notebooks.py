@@ -54,7 +54,7 @@ assert none["wait"] > 2 * crowds.PAGE and twice["wait"] < none["wait"]
 assert denied["wait"] < none["wait"] / 1.5 and {*denied["statuses"]} == {200}
 """
 }
-REPLAYED = "class"  # cells of other notebooks (test_class), which measure it here
+REPLAYED = "class"  # cells of other notebooks (test_lessons), which measure it here
 
 
 @pytest.mark.timeout(240)
