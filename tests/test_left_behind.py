@@ -14,7 +14,7 @@ from support.configured import directives
 from support.servers import Serve, command, environment, free_ports, serving
 from support.waiting import all_gone, children_of, poll_until
 
-from mpmkit.server import home, pidfile
+from mpmkit.server import home
 from mpmkit.server.scoreboard import Scoreboard
 
 DIRECTIVES = directives()
@@ -70,8 +70,8 @@ def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path)
     path = tmp_path / "pid"
     for target in (victim, tmp_path / "nothing"):
         path.symlink_to(target)
-        refused(pidfile.PidFileError, "it is a symbolic link", pidfile.read, str(path))
-        refused(pidfile.PidFileWriteError, "it is a symbolic link", pidfile.write, str(path))
+        refused(home.PidFileError, "it is a symbolic link", home.read_pid, str(path))
+        refused(home.PidFileWriteError, "it is a symbolic link", home.write_pid, str(path))
         path.unlink()
     temporary = tmp_path / f"pid.{os.getpid()}"
     temporary.symlink_to(victim)

@@ -335,11 +335,7 @@ def test_what_has_a_knee():
     assert stats.knee([5, 4, 3, 2, 1], lines[-1][::-1]) == 3, "in any order"
 
 
-def test_each_round_measures_all_and_begins_with_another_or_is_random_by_its_seed():
-    for number in range(1, 9):
-        assert sorted(stats.turns("abcde", number)) == list("abcde")
-        firsts = [stats.turns("abcde", n)[0] for n in range(number, number + 5)]
-        assert sorted(firsts) == list("abcde")
+def test_each_round_measures_all_in_an_order_that_is_random_by_its_seed():
     blocks = [stats.turns(range(8), number, seed="a1") for number in range(1, 30)]
     assert all(sorted(block) == list(range(8)) for block in blocks)
     assert len({tuple(block) for block in blocks}) > 20
