@@ -2,7 +2,7 @@
 
 That they are read right is test_directives.py's business; here a server runs with them. The handlers
 are the same under each MPM, so one of them will do. (Error pages of hosts and sections,
-UseCanonicalName, ExtendedStatus: tests/fidelity.)
+AddDefaultCharset, UseCanonicalName, ExtendedStatus: tests/fidelity.)
 """
 
 import os
@@ -92,17 +92,6 @@ def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, roo
 ])  # fmt: skip
 def test_server_tokens(tokens, text):
     assert re.fullmatch(text, server_header(tokens))
-
-
-def test_default_charset(site, root):
-    with site("AddDefaultCharset utf-8") as server:
-        assert get(server, "/file.txt")["Content-Type"] == "text/plain; charset=utf-8"
-        assert get(server, "/")["Content-Type"] == "text/html; charset=utf-8"
-        assert get(server, "/nope")["Content-Type"] == "text/html; charset=iso-8859-1"
-    write(root / "a.json", "{}")
-    with site("AddDefaultCharset On", "AddType text/plain .xyz") as server:
-        assert get(server, "/file.txt")["Content-Type"] == "text/plain; charset=iso-8859-1"
-        assert get(server, "/a.json")["Content-Type"] == "application/json"
 
 
 def test_a_missing_file_is_logged_at_info_with_its_place(site, root, tmp_path):
