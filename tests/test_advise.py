@@ -23,7 +23,7 @@ from benchmarks import advise as bench
 from mpmkit.config import checks, directives, httpd_conf, keywords
 from mpmkit.measure import advise_command, parallel, procfs, reference_servers
 from mpmkit.measure.advise import Cost, advise, demand, grown
-from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
+from mpmkit.measure.advise_command import block, configured, recorded_costs, running_cost
 from mpmkit.measure.sizing import Line
 from mpmkit.measure.trace import Trace
 
@@ -77,7 +77,7 @@ def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
     assert after.memory == pytest.approx([1000 + each * workers for each in (90, 100, 110)])
     assert "ran into the limit" in " ".join(advice.notes) or mpm == "event"
     # What is pasted means what was simulated, and httpd has nothing to correct in it.
-    conf = httpd_conf.read(httpd_conf.Source("pasted", text=advise_command.block(after), mpm=mpm))
+    conf = httpd_conf.read(httpd_conf.Source("pasted", text=block(after), mpm=mpm))
     pasted, notes = checks.check(mpm, conf.settings)
     assert not conf.problems and not notes
     assert replace(after.directives, KeepAliveTimeout=pasted.KeepAliveTimeout) == pasted

@@ -23,7 +23,7 @@ from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
 from mpmkit.measure import capacity, cpus, demand, experiment, procfs, records, stats
 from mpmkit.measure.cpus import Placement, Reading, Spent, place
-from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, flaw_of, whole_blocks
+from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, whole_blocks
 from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
 
 plan, flaw_of = demand.demand_table.__wrapped__, demand.flaw_of

@@ -39,7 +39,7 @@ def test_the_published_figures_are_the_articles_and_its_directives_are_accepted(
     {"event": {1: 1.0}, "prefork": {2: 1.0}}, {"event": {1: 1.0}, "other": {1: 2.0}},
 ])  # fmt: skip
 def test_no_verdict_without_two_that_can_be_compared(rounds):
-    assert stats.verdict(rounds, PUBLISHED) is None
+    assert stats.verdict(rounds, PUBLISHED, SERVERS) is None
 
 
 @pytest.mark.parametrize(("rounds", "limits", "said"), [
