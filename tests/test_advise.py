@@ -167,7 +167,7 @@ def test_processes_of_their_own_say_the_same():
 
     def kill(*_: object) -> None:
         for pid in procfs.children(os.getpid()):
-            if "multiprocessing.spawn" in procfs.text_of(f"/proc/{pid}/cmdline"):
+            if "measure.parallel" in procfs.text_of(f"/proc/{pid}/cmdline"):
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(ChildProcessError, match="ended with status -9"):
