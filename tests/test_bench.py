@@ -21,8 +21,8 @@ from benchmarks import (
     bench,
     clients,
     cost,
-    echo,
     generators,
+    rates,
     run_all,
     touched_pages,
     versions,
@@ -293,13 +293,21 @@ def test_a_small_run(work, capsys):
         assert 0.9 < float(out.partition("accept4 ")[2].split()[0]) < 1.5
 
 
-def test_an_echo_has_its_own_cpu_time_and_stays_on_its_cpus():
+def test_the_same_work_is_measured_by_its_own_time(monkeypatch, capsys):
     given = os.sched_getaffinity(0)
-    cpus = sorted(given)[0], sorted(given)[-1]
-    try:
-        assert 1 < echo.measure(1_000, cpus, seconds=0.1) < 1_000
-    finally:
-        os.sched_setaffinity(0, given)
+    for name, value in {
+        "RATES": (1_000,),
+        "PAUSES": (0.0, 1.0),
+        "SECONDS": 0.1,
+        "COPIES": 5,
+        "ROUNDS": 1,
+    }.items():
+        monkeypatch.setattr(rates, name, value)
+    assert rates.main() == (len(given) < 2) and os.sched_getaffinity(0) == given
+    if len(given) > 1:
+        found = re.findall(r"(?m)^([\d,]+) +([\d.]+) ", capsys.readouterr().out)
+        assert [key for key, _ in found] == ["1,000", "0", "1"]
+        assert all(0 < float(cost) < 1_000 for _, cost in found)
 
 
 SMAPS = """\
