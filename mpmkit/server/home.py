@@ -34,7 +34,7 @@ MAKE = (
 
 
 class PidFileError(Exception):
-    """A PidFile that can't be read or written, or is none; the text says what to do."""
+    """A PidFile that can't be read or written, or holds no process id; the text says what to do."""
 
     ah = "AH00058"
 
