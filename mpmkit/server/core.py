@@ -138,10 +138,9 @@ class Service:
 
 
 def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
-    """Serve one request. True: the connection may carry another.
-
-    Event: with `conn.pending` not None the response is not all sent; `finish_request` follows
-    when it is. Never raises: whatever goes wrong with one client ends that client's connection."""
+    """Serve one request. True: the connection may carry another. Never raises: whatever goes wrong with one
+    client ends its connection. Event: with `conn.pending` not None the response is not all sent;
+    `finish_request` follows when it is."""
     conn.request = conn.response = request = response = None
     try:
         if (request := conn.read_request()) is None:
