@@ -61,9 +61,7 @@ class Protocol:
     def __init__(self, directives: Directives, cache: RequestCache) -> None:
         self._directives = directives
         self._cache = cache
-        self.pending = (
-            b""  # what has come, and no request has used yet: a partial head, or pipelined requests
-        )
+        self.pending = b""  # what no request has used yet: a partial head, or pipelined requests
         self._between = False  # a request has been read: blank lines after it are skipped
         self.body: Body | None = None  # the current request's, while it is not read to its end
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows

@@ -91,10 +91,9 @@ def split_host(text: str) -> tuple[str, str]:
 
 
 def split_target(method: str, target: bytes) -> tuple[str, bytes]:
-    """The path, decoded and normalised, and the query of a request target. Origin form, absolute form (its
-    authority is ignored here, as for httpd without name-based hosts) and `*` for OPTIONS. A path with `%2F`
-    (AllowEncodedSlashes Off) or `%00` names no resource: it comes back empty. Raises RequestError 400 for a
-    path that leaves the root or a bad escape."""
+    """The path, decoded and normalised, and the query of a request target: origin form, absolute form (its
+    authority is ignored here) and `*` for OPTIONS. A path with `%2F` (AllowEncodedSlashes Off) or `%00` names no
+    resource: it comes back empty. Raises RequestError 400 for a path that leaves the root or a bad escape."""
     if target.startswith(b"/"):
         pass
     elif target == b"*" and method == "OPTIONS":
@@ -121,10 +120,8 @@ def _unquote(raw: bytes) -> bytes:
     first, *rest = raw.split(b"%")
     pieces = [first]
     for piece in rest:
-        char = _HEX.get(piece[:2])
-        if char is None:
-            text = os.fsdecode(raw)
-            raise RequestError(400, f"a bad %-escape in the path {text}", ah="AH10244")
+        if (char := _HEX.get(piece[:2])) is None:
+            raise RequestError(400, f"a bad %-escape in the path {os.fsdecode(raw)}", ah="AH10244")
         if char in b"/\0":
             return b""  # no resource has such a name
         pieces += (char, piece[2:])
@@ -138,8 +135,8 @@ def _normalise(raw: bytes) -> bytes:
     for segment in segments:
         if segment == b"..":
             if not kept:
-                text = os.fsdecode(raw)
-                raise RequestError(400, f"the path {text} leads above the root", ah="AH10244")
+                why = f"the path {os.fsdecode(raw)} leads above the root"
+                raise RequestError(400, why, ah="AH10244")
             kept.pop()
         elif segment not in (b"", b"."):
             kept.append(segment)

@@ -69,20 +69,7 @@ def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
 
 
 class Connection:
-    """One client. Only the thread that holds it writes to it: one at a time, never two.
-
-    kept        responses after which the connection was kept alive
-    async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
-    recv        `receive` from the socket; over TLS (tls.py) one that decrypts
-    request     the request being answered; status, started, body_sent, sent, keep_alive tell how
-    received    bytes of the request: its head, and of its body what was read
-    response    the handler's, until it is logged
-    direct      what is sent goes to the kernel as it is: no TLS, no filter
-    answering   the head of an answer in pieces is out: too late for `100 Continue`
-    pending     bytes or a file not sent yet because the client takes them slowly (event only)
-    state, edge, watching   event's own (parked.py): in whose hands the connection is, whether news came
-                since a thread last looked, what epoll watches it for
-    """
+    """One client. Only the thread that holds it writes to it: one at a time, never two."""
 
     __slots__ = (
         "_directives", "_local", "_timeout", "answering", "async_safe", "body_sent", "direct", "edge", "fd",
@@ -90,13 +77,14 @@ class Connection:
         "response", "sent", "sock", "started", "state", "status", "watching",
     )  # fmt: skip
 
+    # How the request is being answered; the response is the handler's, until it is logged.
     body_sent: int
     sent: int
-    started: int
+    started: int  # ns since the epoch
     status: int
     keep_alive: bool
     response: Response | None
-    state: int | None
+    state: int | None  # event's: in whose hands the connection is (parked.py)
     scheme = "http"  # of the URLs that the client uses
     hint = ""  # for the page of a refusal
 
@@ -107,17 +95,23 @@ class Connection:
         self.sock: Any = sock
         self.fd = sock.fileno()
         self.nonblocking = nonblocking
-        self.direct = self.async_safe = True
-        self.answering = False
-        self.pending: memoryview | FileBody | None = None
+        self.direct = True  # what is sent goes to the kernel as it is: no TLS, no filter
+        self.async_safe = True  # epoll sees all that comes; False: a filter keeps some of it
+        self.answering = (
+            False  # the head of an answer in pieces is out: too late for `100 Continue`
+        )
+        self.pending: memoryview | FileBody | None = (
+            None  # event: what a slow client has yet to take
+        )
         self._directives = directives
         self.recv: Callable[..., bytes] = MethodType(receive_head, sock)
         self.peer = peer
         self.protocol = Protocol(directives, heads)
-        self.kept = self.received = 0
+        self.kept = 0  # responses after which the connection was kept alive
+        self.received = 0  # bytes of the request: its head, and of its body what was read
         self.request: Request | None = None
-        self.edge = False
-        self.watching = 0
+        self.edge = False  # event's: news came since a thread last looked
+        self.watching = 0  # event's: what epoll watches it for
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
         self._local: tuple[str, int] | None = None
 

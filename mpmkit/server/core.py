@@ -92,28 +92,21 @@ class ConnectionFactory:
 
 @dataclass(eq=False)
 class Service:
-    """What all connections of one process share. Made before the fork, so children share it, too.
-
-    hosts         the virtual hosts, if there are any (server/hosts.py)
-    notes         what the operator should know of the configuration
-    logs          closes all logs, those of the hosts, too
-    error_page    makes the page for a request that got no answer from a handler
-    connection    makes a connection of what `accept` gave
-    leaving       is this process about to end? Each child sets it; then every response says
-                  `Connection: close`
-    """
+    """What all connections of one process share. Made before the fork, so children share it, too."""
 
     directives: Directives
     handler: Handler
     access: AccessLog | Hosts | None
     errors: ErrorLog
-    hosts: Hosts | None = None
-    notes: tuple[Note, ...] = ()
-    logs: ExitStack = field(default_factory=ExitStack)
+    hosts: Hosts | None = None  # the virtual hosts, if there are any (server/hosts.py)
+    notes: tuple[Note, ...] = ()  # what the operator should know of the configuration
+    logs: ExitStack = field(default_factory=ExitStack)  # closes all logs, those of the hosts, too
 
     def __post_init__(self) -> None:
         d = self.directives
+        # The page for a request that got no answer from a handler.
         self.error_page = getattr(self.handler, "refusal", default_error_page)
+        # Is this process about to end? Each child sets it; then every response says `Connection: close`.
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
         self.head_start = HeadStart(messages.server_header(d.ServerTokens))
@@ -145,10 +138,9 @@ class Service:
 
 
 def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
-    """Serve one request. True: the connection may carry another.
-
-    Event: with `conn.pending` not None the response is not all sent; `finish_request` follows
-    when it is. Never raises: whatever goes wrong with one client ends that client's connection."""
+    """Serve one request. True: the connection may carry another. Never raises: whatever goes wrong with one
+    client ends its connection. Event: with `conn.pending` not None the response is not all sent;
+    `finish_request` follows when it is."""
     conn.request = conn.response = request = response = None
     try:
         if (request := conn.read_request()) is None:

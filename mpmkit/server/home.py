@@ -8,8 +8,8 @@ user may have made it.
 The folder is locked as long as a process of the server or its launcher lives. One without a lock was left by
 SIGKILL: the next start of the same user removes it, and the key in it.
 
-The certificate is self-signed, for localhost: clients do not know it, and have to be configured to trust it
-(`curl --cacert FILE`, `ssl.create_default_context(cafile=FILE)`) or not to ask (`curl -k`).
+The certificate is self-signed, for localhost: clients have to be configured to trust it (`curl --cacert FILE`,
+`ssl.create_default_context(cafile=FILE)`) or not to ask (`curl -k`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAKE = (
 
 
 class PidFileError(Exception):
-    """A PidFile that can't be read or written, or is none; the text says what to do."""
+    """A PidFile that can't be read or written, or holds no process id; the text says what to do."""
 
     ah = "AH00058"
 

@@ -34,11 +34,7 @@ NAMES_KEPT = 1024  # of each chain; clients may send any name
 
 @dataclass(eq=False)
 class HostService:
-    """What one host, or the server itself, consists of.
-
-    refusal     makes the page for a request that never got to `handler`
-    tls         what its certificate and its versions of TLS depend on
-    """
+    """What one host, or the server itself, consists of."""
 
     host: VirtualHost  # of the server itself: without an address
     handler: Callable[[Request, Connection], Response]
@@ -47,8 +43,11 @@ class HostService:
 
     def __post_init__(self) -> None:
         self.directives = d = self.host.directives
-        self.refusal = getattr(self.handler, "refusal", None)
+        self.refusal = getattr(
+            self.handler, "refusal", None
+        )  # makes the page of what did not get to it
         self.name = split_host(d.ServerName.rpartition("://")[2].lower())[0]
+        # What its certificate and its versions of TLS depend on.
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 
 

@@ -114,9 +114,8 @@ def configure(sock: Listener, directives: Directives, protocol: str = "") -> Non
     sock.bare = SecureSocket if protocol == "https" else socket.SocketType
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, value in (
-        (socket.SO_KEEPALIVE, 1), (socket.SO_RCVTIMEO, timeval(first_timeout(d))),
-        (socket.SO_SNDTIMEO, timeval(d.Timeout)),
-        (socket.SO_SNDBUF, d.SendBufferSize), (socket.SO_RCVBUF, d.ReceiveBufferSize),
+        (socket.SO_KEEPALIVE, 1), (socket.SO_SNDBUF, d.SendBufferSize), (socket.SO_RCVBUF, d.ReceiveBufferSize),
+        (socket.SO_RCVTIMEO, timeval(first_timeout(d))), (socket.SO_SNDTIMEO, timeval(d.Timeout)),
     ):  # fmt: skip
         if value:
             sock.setsockopt(socket.SOL_SOCKET, option, value)

@@ -50,8 +50,7 @@ CLIENTS = (
     + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",  # it comes in two pieces: a read takes 8192 bytes
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
 )
-# What is taken over from the server's own directives: what decides which code of this package runs, and
-# runs nothing else.
+# What is taken over from the server's own directives: what decides which code of this package runs, and no more.
 SITE = (
     "Timeout", "KeepAlive", "KeepAliveTimeout", "MaxKeepAliveRequests", "RequestReadTimeout",
     "LimitRequestLine", "LimitRequestFieldSize", "LimitRequestFields", "HttpProtocolOptions",
@@ -117,8 +116,8 @@ def rehearse(
 
 
 def fill_gaps() -> None:
-    """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page. With blocks
-    of 40 sizes in as many gaps that was a quarter of a child's memory. It costs the parent 0.5 MB, once."""
+    """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page, which was a
+    quarter of its memory. It costs the parent 0.5 MB, once."""
     gc.collect()  # empties the interpreter's lists of free objects, too
     highest = 0
     for size in LARGE_SIZES:

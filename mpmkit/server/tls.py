@@ -9,8 +9,7 @@ decrypt, and nothing waits in OpenSSL, where no epoll would see it. The thread t
 the handshake, never the listener: a client that does not go on with it costs a worker, for as long as
 RequestReadTimeout's `handshake` and Timeout allow.
 
-Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
-can resume what another one began.
+Sessions are resumed by tickets, whose key is made with the context, before the fork: by any child.
 """
 
 from __future__ import annotations
@@ -105,9 +104,8 @@ class Session:
         return True
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit. Raises
-        OSError as a socket does (a ssl.SSLError is one). A record in many small pieces is one read: its
-        clock runs here, for no one else sees the pieces."""
+        """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit. Raises OSError. A
+        record in many small pieces is one read: its clock runs here, for no one else sees the pieces."""
         began = 0.0
         while True:
             try:
