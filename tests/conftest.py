@@ -118,7 +118,7 @@ def no_process_of_the_tests_is_patched() -> Iterator[None]:
 # Those that take longest begin, so that no process works alone at the end.
 LONGEST = ("browser", "site", "notebooks", "qps", "load_profiles", "errors", "fidelity", "control", "room",
            "bench", "load", "signals", "exercises", "experiment", "protocol", "memory", "demand", "tls", "pool",
-           "http", "faults", "cgi", "static", "wsgi", "logs")  # fmt: skip
+           "http", "cgi", "static", "wsgi", "logs")  # fmt: skip
 ALONE = ("test_notebooks.py", "test_fidelity.py", "test_errors.py")  # their tests share nothing
 
 
