@@ -12,7 +12,7 @@ COMMANDS = {
     "serve": ("mpmkit.cli.serve", "run a server: prefork, worker or event"),
     "httpd": ("mpmkit.cli.httpd", "a server driven by httpd's own command line"),
     "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
-    "load": ("mpmkit.load.cli", "one load against one server"),
+    "load": ("mpmkit.load.runner", "one load against one server"),
     "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
     "demand": ("mpmkit.measure.demand", "CPU time of a request under each MPM, with decisions"),
     "capacity": ("mpmkit.measure.capacity", "the highest rate at which p99 stays under a limit"),

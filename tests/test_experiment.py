@@ -21,7 +21,7 @@ from support.servers import environment
 import mpmkit
 import mpmkit.measure.watch_command as watch
 from benchmarks import article, bench, cost, generators, run_all
-from mpmkit.load import cli, profile, runner
+from mpmkit.load import profile, runner
 from mpmkit.measure import capacity, command, demand, experiment, memory, qps, records, sweep
 from mpmkit.measure.experiment import Bar, Cell, ExperimentError, Interrupted, Progress, Table
 from mpmkit.measure.records import RecordError, RecordFile
@@ -209,10 +209,10 @@ def test_exit_statuses_before_anything_starts(capsys):
     (cost, "--rounds 0", "--rounds 0: give 1 at least"),
     (article, "--requests 5", "requests: must be 200 to 5,000,000"),
     (generators, "--seconds 0.5", "seconds"), (generators, "--url http://192.0.2.1/", "loopback"),
-    (cli, "http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
-    (cli, "http://127.0.0.1:1 --steps a,b", "must be numbers like 0,50,100"),
-    (cli, "http://192.0.2.1/ --users 0", "users: must be a whole number"),
-    (cli, "http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
+    (runner, "http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
+    (runner, "http://127.0.0.1:1 --steps a,b", "must be numbers like 0,50,100"),
+    (runner, "http://192.0.2.1/ --users 0", "users: must be a whole number"),
+    (runner, "http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
     (watch, "http://127.0.0.1:1 --limit 0", "limit: must be a whole number from 1, not '0'"),
     (watch, "http://127.0.0.1:1 --every nan", "must be seconds"),
     (run_all, "--only tea", "argument --only: invalid choice: 'tea'"),

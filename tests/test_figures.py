@@ -26,7 +26,7 @@ THREE = {"prefork": [90, 100, 110], "worker": [130, 120, 125], "event": [105, 95
 
 def luminance(colour: str) -> float:
     """WCAG's: 0 is black, 1 is white."""
-    parts = (part / 255 for part in theme.rgb(colour))
+    parts = (part / 255 for part in bytes.fromhex(colour[1:]))
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 

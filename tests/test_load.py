@@ -151,7 +151,7 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
     for start, end in zip((0, *sorted(cuts)), (*sorted(cuts), len(data)), strict=True):
         if data[start:end] and (verdict := reader.feed(data[start:end])) is not None:
             return verdict
-    return reader.eof()
+    return reader.feed(b"")
 
 
 @pytest.mark.parametrize(("data", "how", "verdict"), [

@@ -99,19 +99,14 @@ def letter_colour(letter: str, theme: str | None = None) -> str:
     return quiet.get(letter) or (DARK_LETTERS if dark else LETTER_COLOURS)[letter]
 
 
-def rgb(colour: str) -> tuple[int, int, int]:
-    """#RRGGBB as numbers."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
 def pale(colour: str, share: float = 0.12) -> str:
     """The colour, shining through."""
-    return f"rgba({','.join(map(str, rgb(colour)))},{share})"
+    return f"rgba({','.join(map(str, bytes.fromhex(colour[1:])))},{share})"
 
 
 def ink_on(colour: str) -> str:
     """Black or white, whichever reads better on that colour."""
-    red, green, blue = rgb(colour)
+    red, green, blue = bytes.fromhex(colour[1:])
     return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"
 
 

@@ -282,7 +282,7 @@ class Client:
         """Read an answer that the memo does not know, from its first bytes `data` on."""
         spec, first, pieces = self.state.specs[self.which], data, 1
         reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
-        while (verdict := reader.feed(data) if data else reader.eof()) is None:
+        while (verdict := reader.feed(data)) is None:
             data = self.receive()
             pieces += 1
         if first and pieces == 1 and len(first) <= MEMO_BYTES:

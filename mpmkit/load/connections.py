@@ -273,9 +273,7 @@ class HeldConnections(contextlib.AbstractContextManager):
         """Read an answer, of which `data` has come; whether the connection is kept. Raises Lost."""
         reader, verdict = ResponseReader(self._method, self._expect_status), None
         while verdict is None:
-            if data is None:
-                data = await self._read(conn)
-            verdict = reader.feed(data) if data else reader.eof()
+            verdict = reader.feed(await self._read(conn) if data is None else data)
             data = None
         if self.mode == "half-sent":
             self._statuses.append(reader.status)

@@ -53,9 +53,8 @@ def framing(head: bytes, method: str) -> tuple[int, int, bool]:
 
 
 class ResponseReader:
-    """Reads one response piece by piece; body bytes are counted and not kept. `feed(data)` and `eof()` return
-    the verdict, or None while more is needed. `status` is 0 before the head. expect_status, expect_length: of
-    a good answer; None: any."""
+    """Reads one response piece by piece; body bytes are counted and not kept. `status` is 0 before the head.
+    expect_status, expect_length: of a good answer; None: any."""
 
     def __init__(
         self, method: str = "GET", expect_status: int | None = 200, expect_length: int | None = None
@@ -69,14 +68,13 @@ class ResponseReader:
         self._chunks: h11.Connection | None = None
 
     def feed(self, data: bytes) -> Verdict | None:
-        """Take what was received (not empty). Returns the verdict once the response is complete."""
+        """Take what was received, b"" at the end of the connection. The verdict; None while more is needed."""
         try:
-            return self._read(data)
+            return self._read(data) if data else self._eof()
         except h11.RemoteProtocolError:
             return "malformed", False, self._count
 
-    def eof(self) -> Verdict:
-        """The verdict at the end of the connection."""
+    def _eof(self) -> Verdict:
         if self._length == UNTIL_CLOSE:
             return self._verdict()
         return ("short" if self.status or self._head else "closed"), False, self._count

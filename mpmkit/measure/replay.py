@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.config.arguments import Parser
-from mpmkit.load import cli
+from mpmkit.load import runner
 from mpmkit.load.profile import MAX_SECONDS, MAX_USERS, LoadProfile
 from mpmkit.measure.advise import grown
 from mpmkit.measure.command import say
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             many = f"{len(trace):,} requests on {len(set(trace.connection)):,} connections"
             say(f"{many} in {load.duration:.0f} s, {len(load.mix)} different ones")
             words = [options.against, "--profile", str(profile)]
-            return cli.main(words + ["--json"] * options.json)
+            return runner.main(words + ["--json"] * options.json)
     except (ValueError, OSError) as error:
         say(str(error))
         return 2
