@@ -24,11 +24,11 @@ from collections.abc import Mapping, Sequence
 from mpmkit.measure import cpus
 from mpmkit.measure.command import aligned
 
-RATES = (1_000, 2_000, 4_000, 8_000)  # messages a second
+RATES = (1_000, 2_500, 4_000, 8_000)  # messages a second
 SECONDS = 1.0  # of each run
 WARM = 50  # messages that do not count
 WORK = 400  # turns of an empty loop that an answer takes: some 10 µs
-PAUSES = (0.0, 0.25, 0.5, 1.0, 4.0, 16.0)  # milliseconds
+PAUSES = (0.0, 0.2, 0.4, 1.0, 4.0, 20.0)  # milliseconds
 SIZE = 200_000  # bytes: more than the first cache holds, less than the second
 COPIES = 100  # of each round
 ROUNDS = 5
