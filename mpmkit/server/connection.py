@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from mmap import MAP_PRIVATE, mmap
 from time import monotonic
 from types import MethodType
@@ -63,8 +62,10 @@ def receive_head(sock: socket.SocketType, size: int, flags: int = 0) -> bytes:
         return receive(sock, size, flags)
     data = sock.recv(SHORT, flags)
     if len(data) == SHORT:
-        with suppress(OSError):  # no more yet; or a reset, after which the next read finds the end
+        try:
             data += receive(sock, size - SHORT, _NOW)
+        except OSError:  # no more yet; or a reset, after which the next read finds the end
+            pass
     return data
 
 
@@ -97,12 +98,8 @@ class Connection:
         self.nonblocking = nonblocking
         self.direct = True  # what is sent goes to the kernel as it is: no TLS, no filter
         self.async_safe = True  # epoll sees all that comes; False: a filter keeps some of it
-        self.answering = (
-            False  # the head of an answer in pieces is out: too late for `100 Continue`
-        )
-        self.pending: memoryview | FileBody | None = (
-            None  # event: what a slow client has yet to take
-        )
+        self.answering = False  # the head of an answer in pieces is out: no `100 Continue` any more
+        self.pending: memoryview | FileBody | None = None  # event: unsent, its client is slow
         self._directives = directives
         self.recv: Callable[..., bytes] = MethodType(receive_head, sock)
         self.peer = peer
@@ -384,10 +381,12 @@ class Connection:
         for silence, LINGER_MAX in all."""
         if not self.client_is_done() and self.half_close():
             until = monotonic() + LINGER_MAX
-            with suppress(OSError):
+            try:
                 self.set_timeout(LINGER_SILENCE)
                 while receive(self.sock, LINGER_READ) and monotonic() < until:
                     pass
+            except OSError:
+                pass
         self.close()
 
     def client_is_done(self) -> bool:
