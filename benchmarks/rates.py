@@ -53,17 +53,17 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def of_an_echo(rate: float, cpus: Sequence[int], seconds: float = SECONDS) -> float:
-    """CPU time of the echo, µs a message, asked so many times a second."""
+def of_an_echo(rate: float, pair: Sequence[int], seconds: float = SECONDS) -> float:
+    """CPU time of the echo, µs a message, asked so many times a second. pair: the client's CPU, the echo's."""
     near, far = socket.socketpair()
     reader, writer = os.pipe()
     if not (child := os.fork()):
         near.close()
-        os.sched_setaffinity(0, {cpus[1]})
+        os.sched_setaffinity(0, {pair[1]})
         os.write(writer, str(echo(far)).encode())
         os._exit(0)
     far.close()
-    os.sched_setaffinity(0, {cpus[0]})
+    os.sched_setaffinity(0, {pair[0]})
     count = int(rate * seconds)
     due = time.perf_counter()
     for number in range(WARM + count):

@@ -233,14 +233,8 @@ class Begun:
             head = b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, lines)
         http11, bodyless = request.version == (1, 1), response.status in messages.BODYLESS_STATUSES
         self.chunked = response.length is None and http11 and not bodyless
-        whole = (
-            head,
-            response.fields,
-            connection,
-            CHUNKED if self.chunked else b"",
-            response.after,
-        )
-        self.head = b"".join(whole)
+        framing = CHUNKED if self.chunked else b""
+        self.head = b"".join((head, response.fields, connection, framing, response.after))
         self.size, self.count = len(self.head), 0  # bytes of the head, and of the body
         self._conn, self.rest = conn, rest
 

@@ -43,9 +43,8 @@ class HostService:
 
     def __post_init__(self) -> None:
         self.directives = d = self.host.directives
-        self.refusal = getattr(
-            self.handler, "refusal", None
-        )  # makes the page of what did not get to it
+        # What makes the page of a request that never got to the handler.
+        self.refusal = getattr(self.handler, "refusal", None)
         self.name = split_host(d.ServerName.rpartition("://")[2].lower())[0]
         # What its certificate and its versions of TLS depend on.
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
