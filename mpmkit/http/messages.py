@@ -9,6 +9,8 @@ same bytes (`fastpath.py`). A `Response` is the answer's head in the order httpd
     Content-Type, blank line                     |  `after`: prepared by the handler
 """
 
+from __future__ import annotations  # from 3.14 on, `__annotations__` of a class body needs it
+
 import os
 import sys
 import time
