@@ -293,6 +293,7 @@ def test_a_small_run(work, capsys):
         assert 0.9 < float(out.partition("accept4 ")[2].split()[0]) < 1.5
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_the_same_work_is_measured_by_its_own_time(monkeypatch, capsys):
     given = os.sched_getaffinity(0)
     for name, value in {

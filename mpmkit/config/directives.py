@@ -106,7 +106,7 @@ class Directives:
         values.based_number, source="mpm")
     ImmortalObjects: bool = switch(True,
         "Before the first fork, fix the reference counts of what children use, so that its pages stay "
-        "shared; takes effect at the start, on Python 3.12 to 3.14", source="mpmkit")
+        "shared; takes effect at the start, on Python 3.12 to 3.15", source="mpmkit")
     GracefulShutdownTimeout: float = directive(values.seconds, 0.0,
         "How long graceful-stop waits for children; 0 is forever", takes="number", unit="s", source="mpm")
     # Listening

@@ -306,6 +306,7 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
         with _OPENER.open(server.url + path, timeout=30) as answer:
             answer.read()
     except (OSError, http.client.HTTPException) as error:
+        getattr(error, "close", int)()  # an HTTPError is an answer, too
         raise RuntimeError(f"{server.url}{path}: {error}; give a page that is there") from None
     mode = "half-sent" if cell.against == "busy" else "idle"
     if mode == "half-sent" and cell.level:

@@ -116,6 +116,7 @@ class StatusPage:
             if "Scoreboard" in auto:
                 return auto
         except urllib.error.HTTPError as error:
+            error.close()
             words = ("put USER:PASSWORD@ before the host", "give the right password")
             remedy = f"; {words[bool(self.headers)]}, or allow it from here (Require local)"
             why = f"answers {error.code}, not a status page{remedy * (error.code in (401, 403))}"

@@ -199,5 +199,6 @@ def addresses_of(name: str) -> list[str]:
 def _unraisable(what: Any) -> None:
     """A name with other bytes than ASCII ends its handshake before it comes to `choose`, and Python would
     print a traceback for it: any client could fill the log."""
-    if not (type(what.object) is bytes and isinstance(what.exc_value, UnicodeDecodeError)):
+    of_name = type(what.object) is bytes or "servername" in (what.err_msg or "")  # from 3.14 on
+    if not (of_name and isinstance(what.exc_value, UnicodeDecodeError)):
         sys.__unraisablehook__(what)

