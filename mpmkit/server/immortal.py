@@ -2,8 +2,9 @@
 
 Using a Python object writes its reference count: after a fork that costs a child the page of 4 KiB around it.
 Since 3.12 CPython has objects whose count is never written (PEP 683), recognised by the count itself: its low
-32 bits have a value (VALUES) that no real count reaches. So writing that number into an object, at its address
-(`id`), makes it immortal: by /proc/self/mem, where a write that is not allowed is an error and no crash.
+32 bits have a value (VALUES) that no real count reaches. From 3.14 on a flag says so, too: without it the
+interpreter's stack goes on counting. So writing that number into an object, at its address (`id`), makes
+it immortal: by /proc/self/mem, where a write that is not allowed is an error and no crash.
 
 **Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
 this once, before its first fork, without threads. Children end by `os._exit`, and free nothing. What a
@@ -30,8 +31,9 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-# The low 32 bits of an immortal object's count, by version.
-VALUES = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): 3 << 30, (3, 15): 3 << 30}
+# The first 8 bytes of an immortal object, by version: its count, and from bit 48 its flags.
+_FLAGGED = 1 << 48 | 3 << 30
+VALUES = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): _FLAGGED, (3, 15): _FLAGGED}
 IMMORTAL = 1 << 30  # what `sys.getrefcount` returns for an immortal object is at least this
 OURS = ("mpmkit", "h11")
 # What refers to nothing, or to nothing that a request uses.
@@ -74,16 +76,17 @@ def trial(memory: int) -> bytes:
     version = sys.version_info[:2]
     if version not in VALUES or sys.implementation.name != "cpython" or sys.maxsize < 2**32:
         raise NoImmortals(f"not known for {sys.implementation.name} {version[0]}.{version[1]}")
-    value = VALUES[version].to_bytes(4, "little")
+    value = VALUES[version].to_bytes(8, "little")
     probe = object()
-    before = os.pread(memory, 4, id(probe))
+    before = os.pread(memory, 8, id(probe))
     more = [probe] * 7
-    after = os.pread(memory, 4, id(probe))
-    if int.from_bytes(after, "little") - int.from_bytes(before, "little") != len(more):
+    after = int.from_bytes(os.pread(memory, 8, id(probe)), "little")
+    if after != int.from_bytes(before, "little") + len(more) or after >> 32:
         raise NoImmortals("this build keeps its reference counts elsewhere")
     os.pwrite(memory, value, id(probe))
     more *= 7
-    kept = os.pread(memory, 4, id(probe)) == value and sys.getrefcount(probe) >= IMMORTAL
+    del more
+    kept = os.pread(memory, 8, id(probe)) == value and sys.getrefcount(probe) >= IMMORTAL
     if not kept or not getattr(sys, "_is_immortal", lambda _: True)(probe):
         raise NoImmortals("this build goes on counting")
     return value
