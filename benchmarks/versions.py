@@ -2,6 +2,7 @@
 
     git worktree add /tmp/old COMMIT
     python -m benchmarks.versions /tmp/old . [--mpm event] [--work kept,new] [--pairs 60]
+    python -m benchmarks.versions . python3.14@.    the same version on two interpreters
 
 Both servers run at the same time, on one CPU, and get turns of a few hundred requests by one client on another
 CPU, the two of a pair in random order: a machine that changes its speed from second to second changes it for
@@ -57,14 +58,16 @@ def served(tree: str, mpm: str, cpu: int) -> Iterator[tuple[int, int]]:
         *POOL[mpm],
     )
     asked = [part for line in lines for part in ("-c", line)]
+    python, _, tree = tree.rpartition("@")
+    serve = [python or sys.executable, "-m", "mpmkit", "serve", mpm, "--port", "0", *asked]
     starting = subprocess.Popen(
-        ["taskset", "-c", str(cpu), sys.executable, "-m", "mpmkit", "serve", mpm, "--port", "0", *asked],
+        ["taskset", "-c", str(cpu), *serve],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": os.path.abspath(tree)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )  # fmt: skip
+    )
     with starting as process:
         try:
             assert process.stdout is not None
@@ -136,7 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare as asked, and print the table."""
     parser = command.parser("python -m benchmarks.versions", __doc__, "--mpm")
     # One metavar: with two, argparse of 3.11 cannot print its help.
-    parser.add_argument("trees", nargs=2, metavar="TREE", help="folders: the old version, the new")
+    parser.add_argument(
+        "trees", nargs=2, metavar="TREE", help="[PYTHON@]FOLDER: the old version, the new"
+    )
     parser.add_argument("--work", metavar="WORK", help=f"{', '.join(WORKS)}; several as a,b")
     parser.add_argument("--pairs", type=int, default=60, metavar="N", help="of turns (60)")
     parser.add_argument(
@@ -150,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems.numbers("turn", (chosen.turn,), 10, 100_000)
     problems += [
         f"{tree}: has no folder mpmkit" for tree in chosen.trees
-        if not os.path.isdir(os.path.join(tree, "mpmkit"))
+        if not os.path.isdir(os.path.join(tree.rpartition("@")[2], "mpmkit"))
     ]  # fmt: skip
     if problems:
         parser.error("; ".join(problems))

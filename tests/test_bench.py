@@ -248,7 +248,9 @@ def test_two_versions_are_compared_in_turn(tmp_path, capsys):
     here = str(Path(__file__).parent.parent)
     few = ["--mpm", "event", "--work", "kept,new", "--pairs", "10", "--turn", "10"]
     before = os.sched_getaffinity(0)
-    status, printed, said = printed_by(versions.main, [here, here, *few], capsys)
+    status, printed, said = printed_by(
+        versions.main, [here, f"{sys.executable}@{here}", *few], capsys
+    )
     assert status == 0 and os.sched_getaffinity(0) == before, said
     rows = [line.split() for line in printed.splitlines()[1:]]
     assert [row[:2] for row in rows] == [["event", "kept"], ["event", "new"]]
