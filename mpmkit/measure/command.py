@@ -3,15 +3,16 @@
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import listed, problem
-from mpmkit.measure import competitors
 from mpmkit.measure.experiment import Bar, ExperimentError, Names, SomeTable, one_line
 from mpmkit.measure.records import RecordError
 
@@ -31,9 +32,9 @@ class Problems(list[str]):
     def chosen(
         self, name: str, values: Names, allowed: Iterable[str], least: int = 1
     ) -> tuple[str, ...]:
-        """Those of `allowed` that were asked for, in its order; "all" stands for each."""
+        """Those of `allowed` that were asked for, in its order; "all" or "both" stands for each."""
         allowed, values = tuple(allowed), (values,) if isinstance(values, str) else tuple(values)
-        if values == ("all",):
+        if values in (("all",), ("both",)):
             return allowed
         wrong = [value for value in values if value not in allowed]
         self += [f"{name}: {value!r} is not one of {', '.join(allowed)}" for value in wrong]
@@ -65,7 +66,6 @@ class Problems(list[str]):
 
 
 words = listed(str)  # of an option that takes several as a,b
-WORDS: dict[str, Any] = {"action": "extend", "type": words}
 
 
 def directive(text: str) -> tuple[str, str]:
@@ -77,47 +77,45 @@ def directive(text: str) -> tuple[str, str]:
     return name, value.strip()
 
 
-SHARED: dict[str, dict[str, Any]] = {
-    "--mpm": WORDS | {"dest": "mpms", "metavar": "MPM", "help": "only this MPM; several as a,b"},
-    "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
-    "--scale": {
-        "metavar": "SCALE", "help": "smoke (seconds), demo (minutes; the default) or full (as in the "
-        "article); also by the environment's MPMKIT_SCALE",
-    },
-    "--also": WORDS | {
-        "metavar": "SERVER", "help": "measure this server in the same rounds; several as a,b. One that is not "
-        f"installed is named and left out: {', '.join(competitors.FORMS)}, or all",
-    },
-    "--document-root": {"metavar": "DIR", "help": "your pages"},
-    "--directive": {
-        "action": "append", "type": directive, "default": [], "dest": "directives", "metavar": "'Name value'",
-        "help": "a directive over the article's; may be repeated",
-    },
-    "--out": {
-        "metavar": "FILE.csv", "help": "append the rows to this file. Without it they are kept in data/runs of "
-        "the checkout that mpmkit runs from; an installed mpmkit keeps no rows then",
-    },
+# annotation of a parameter -> its option
+_READ: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (bool, {"action": "store_true", "default": None}), (int, {"type": int, "metavar": "N"}),
+    (float, {"type": float, "metavar": "X"}), (str, {}), (str | os.PathLike[str], {"metavar": "DIR"}),
+    (Names, {"action": "extend", "type": words, "metavar": "A,B"}),
+    (Iterable[int], {"type": listed(int), "metavar": "N,N"}),
+    (Iterable[float], {"type": listed(float), "metavar": "X,X"}),
+    (Mapping[str, Any], {"action": "append", "type": directive, "metavar": "'Name value'"}),
+)  # fmt: skip
+OUT: dict[str, Any] = {
+    "metavar": "FILE.csv", "help": "append the rows to this file. Without it they are kept in data/runs of the "
+    "checkout that mpmkit runs from; an installed mpmkit keeps no rows then",
 }  # fmt: skip
 
 
-def parser(name: str, doc: str | None, *shared: str, epilog: str = "", **helps: str) -> Parser:
-    """The command line of `name`, with options that several experiments have. doc: its first paragraph says what
-    the command does. `helps`: the name of one of the options without dashes -> another help text."""
-    made = Parser(prog=name, description=(doc or "").partition("\n\n")[0], epilog=epilog)
-    for option in shared:
-        how = dict(SHARED[option])
-        how["help"] = helps.get(option.lstrip("-"), how["help"])
-        made.add_argument(*(["-c"] if option == "--directive" else []), option, **how)
+def parser(name: str, measure: Callable[..., Any], options: str, epilog: str = "") -> Parser:
+    """The command line of an experiment's function: --out, and options of these names. An option is for the
+    parameter that begins with its name, is read as that is annotated, and its help is the docstring's: the first
+    paragraph says what the command does, the second what each parameter is."""
+    what, said, *_ = (measure.__doc__ or "").replace("%", "%%").split("\n\n")
+    made, parameters = (
+        Parser(prog=name, description=what, epilog=epilog),
+        signature(measure).parameters,
+    )
+    _, *parts = re.split(rf"\b({'|'.join(parameters)}): ", " ".join(said.split()))
+    helps = dict(zip(parts[::2], parts[1::2], strict=True))
+    for option in options.split():
+        one = next(n for n in parameters if n.startswith(option.replace("-", "_")))
+        how = next(how for kind, how in _READ if parameters[one].annotation in (kind, kind | None))
+        short = ["-c"] * (option == "directive")
+        made.add_argument(*short, f"--{option}", dest=one, help=helps[one].strip(". "), **how)
+    made.add_argument("--out", **OUT)
     return made
 
 
 def asked(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as arguments of an experiment's function, whose parameters have their names: those that were
-    given, without --out."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    if "directives" in given:
-        given["directives"] = dict(given["directives"])
-    return {name: value for name, value in given.items() if name != "out"}
+    """The options as arguments of an experiment's function: those that were given, without --out."""
+    given = vars(options).items()
+    return {name: value for name, value in given if value is not None and name != "out"}
 
 
 def out_of(options: argparse.Namespace, name: str) -> Path | None:

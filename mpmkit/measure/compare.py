@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import read_share
 from mpmkit.measure import command, demand, records
 from mpmkit.measure.records import RecordError, Row
@@ -100,7 +101,7 @@ def junit(found: dict[str, Decision]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit compare``. The exit status: 0, 1 if something is dearer in B, 2 for bad input."""
-    parser = command.parser("mpmkit compare", __doc__)
+    parser = Parser(prog="mpmkit compare", description=(__doc__ or "").partition("\n\n")[0])
     add = parser.add_argument
     add("a", metavar="A.csv", help="before")
     add("b", metavar="B.csv", help="after, of the same table")

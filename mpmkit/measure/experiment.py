@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -48,7 +48,8 @@ class Cell:
 
     round: from 1. server: its name in the rows. mpm: "" for a server that has none of the three.
     parts: what is measured on it, a figure each: pages, kinds of work. control: the second server of
-    an A/A comparison. stands_for: the MPM whose directives it is started with. start: starts it.
+    an A/A comparison. stands_for: the MPM that it is compared with. start: starts it. directives: that it is
+    started with. seconds: that it takes, about; 0: not known.
     """
 
     round: int
@@ -59,6 +60,12 @@ class Cell:
     control: bool = False
     stands_for: str = ""
     start: Launch = field(default=launch, compare=False, repr=False)
+    directives: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    seconds: float = field(default=0.0, compare=False, repr=False)
+
+    def started(self, **more: Any) -> AbstractContextManager[Any]:
+        """Its server, for a `with` block."""
+        return self.start(self.stands_for or self.mpm, **more, **self.directives)
 
     @property
     def label(self) -> str:
@@ -74,18 +81,16 @@ class Cell:
 SomeCell = TypeVar("SomeCell", bound=Cell)
 
 
-def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None) -> list[SomeCell]:
+def in_rounds(cells: Sequence[SomeCell], rounds: Iterable[int], seed: Any = None) -> list[SomeCell]:
     """The cells of these rounds, in the order of measuring: with a seed it is random in each round, as is the
     order of a cell's parts."""
+    if seed is None:
+        return [replace(cell, round=number) for number in rounds for cell in cells]
     made = []
     for number in rounds:
-        these = [replace(cell, round=number) for cell in cells]
-        if seed is not None:
-            these = [
-                replace(cell, parts=tuple(stats.turns(cell.parts, number, f"{seed} {cell.label}")))
-                for cell in stats.turns(these, number, str(seed))
-            ]
-        made += these
+        for cell in stats.turns(cells, number, str(seed)):
+            parts = stats.turns(cell.parts, number, f"{seed} {cell.label}")
+            made.append(replace(cell, round=number, parts=tuple(parts)))
     return made
 
 
@@ -181,10 +186,6 @@ class Table:
         """Figures that have their rows."""
         return len(self.records)
 
-    def takes(self, cell: Any) -> float:
-        """About how many seconds a cell takes; 0: not known."""
-        return 0.0
-
     def to_frame(self) -> DataFrame:
         """The rows as a tidy frame (the columns of data/README.md)."""
         return records.frame(self.records, self.name)
@@ -206,6 +207,25 @@ class Table:
         """Start the server of a cell, measure its parts, stop it."""
         raise NotImplementedError
 
+    def conditions(self, cell: Cell) -> Callable[..., Row]:
+        """What makes a row of a figure: of its columns, which win, and of what the machine did since this was
+        called, before it was measured. That raises RecordError."""
+        directives = " ".join(f"{name}={value}" for name, value in cell.directives.items())
+        same: Row = {"run_id": self.run_id, "table": self.name, "scale": self.scale}
+        same |= {"server": cell.server, "mpm": cell.mpm or None, "round": cell.round}
+        same |= {"directives": directives, "started_at": records.utc(time.time())}
+        same |= {**self.machine, "load1": os.getloadavg()[0]}
+        before = psutil.cpu_times()[:8]  # without guests'
+
+        def row(**columns: Any) -> Row:
+            now = psutil.cpu_times()[:8]
+            *passed, stolen = (new - old for old, new in zip(before, now, strict=True))
+            whole = sum(passed) + stolen
+            steal = min(1.0, max(0.0, stolen) / whole) if whole > 0 else None
+            return records.check({**same, "steal": steal, **columns})
+
+        return row
+
     def left(self) -> list[Any]:
         """The cells that have no rows yet, in the order of measuring; those whose programs are not here are left
         out. Raises ValueError if none of ours is."""
@@ -226,7 +246,7 @@ class Table:
         self.planned = self.measured + sum(len(cell.parts) for cell in left)
         if self.resumed:
             self.notes.append(f"{self.resumed} of {self.planned} {self.unit} are of an earlier run")
-        if say is not None and (seconds := sum(map(self.takes, left))):
+        if say is not None and (seconds := sum(cell.seconds for cell in left)):
             say(f"{len(left)} {self.unit}, about {duration(seconds)}")
         return self.each(left, on_progress, say)
 
@@ -266,12 +286,12 @@ class Table:
 
         def report(now: str, share: float = 0.0, row: Row | None = None) -> None:
             nonlocal text
-            text, done, planned = now, self.measured, max(1, self.planned)
-            whole = min(1.0, (done + min(1.0, share)) / planned)
+            text, planned = now, max(1, self.planned)
+            whole = min(1.0, (self.measured + min(1.0, share)) / planned)
             mine = whole - before / planned
             left = (time.monotonic() - began) / mine * (1 - whole) if mine > 0 else None
-            result = self.result(row) if row else ""
-            show(Progress(done, planned, text, whole, left, row, result))
+            said = self.result(row) if row else ""
+            show(Progress(self.measured, planned, text, whole, left, row, said))
 
         try:
             for cell in cells:
@@ -327,15 +347,16 @@ def measured(
 ) -> "functools._Wrapped[Asked, SomeTable, ..., SomeTable]":
     """A function that checks what is asked and gives the experiment without rows, as one that measures it, with
     the arguments of `Table.run`, too. The first one is its attribute `__wrapped__`."""
-    shown = inspect.signature(plan)
-    own = [*inspect.signature(Table.run).parameters.values()][1:]
+    shown, of_run = inspect.signature(plan), inspect.signature(Table.run)
 
     @functools.wraps(plan)
-    def measure(*asked: Any, **more: Any) -> SomeTable:
-        how = {one.name: more.pop(one.name, None) for one in own}
-        return plan(*asked, **more).run(**how)
+    def measure(
+        *asked: Any, out: Out = None, on_progress: Any = None, say: Any = None, **more: Any
+    ) -> SomeTable:
+        return plan(*asked, **more).run(out, on_progress, say)
 
-    both = [*shown.parameters.values(), *(one.replace(kind=one.KEYWORD_ONLY) for one in own)]
+    own = [one.replace(kind=one.KEYWORD_ONLY) for one in of_run.parameters.values()][1:]
+    both = [*shown.parameters.values(), *own]
     measure.__signature__ = shown.replace(parameters=both)  # type: ignore[attr-defined]
     return measure
 
@@ -354,26 +375,6 @@ class ExperimentError(Stopped, RuntimeError):
 
 class Interrupted(Stopped, KeyboardInterrupt):
     """Ctrl-C."""
-
-
-class Conditions:
-    """What the machine did while a figure was measured, as columns of its row. Made before it."""
-
-    def __init__(self, table: Table, cell: Cell) -> None:
-        of_run = {"run_id": table.run_id, "table": table.name, "scale": table.scale}
-        of_cell = {"server": cell.server, "mpm": cell.mpm or None, "round": cell.round}
-        now = {"load1": os.getloadavg()[0], "started_at": records.utc(time.time())}
-        self._row: Row = {**of_run, **of_cell, **now, **table.machine}
-        self._cpu = psutil.cpu_times()
-
-    def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
-        """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
-        said = " ".join(f"{name}={value}" for name, value in directives.items())
-        both = zip(self._cpu[:8], psutil.cpu_times()[:8], strict=True)  # without guests'
-        *passed, stolen = (b - a for a, b in both)
-        whole = sum(passed) + stolen
-        steal = min(1.0, max(0.0, stolen) / whole) if whole > 0 else None
-        return records.check({**self._row, "directives": said, "steal": steal, **columns})
 
 
 def is_gone(server: Any) -> bool:

@@ -15,7 +15,7 @@ import os
 import statistics
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from mpmkit.config.directives import MPMS, DirectiveError, Directives
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
 from mpmkit.load.connections import HoldingProcess
-from mpmkit.load.fields import listed
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
 from mpmkit.measure.command import Problems
@@ -87,10 +86,8 @@ def memory_of(server: Any) -> DataFrame:
 class Level(Cell):
     """One server with so many requests busy, or connections idle (`against`)."""
 
-    _: KW_ONLY
     against: str
     level: int
-    directives: dict[str, Any] = field(repr=False)
 
     @property
     def descriptors(self) -> int:
@@ -119,26 +116,21 @@ class MemoryTable(Table):
         """What progress says of a finished level."""
         return f"{row['pss_kb'] / 1024:,.1f} MiB"
 
-    def takes(self, cell: Level) -> float:
-        """Seconds, about."""
-        return 4.0
-
     def measure(self, cell: Level, report: Report) -> Figures:
         """One server with so many requests or connections."""
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
-        conditions, start = experiment.Conditions(self, cell), partial(cell.start, cell.stands_for)
-        with descriptors(cell.descriptors), start(**cell.directives) as server:
+        row = self.conditions(cell)
+        with descriptors(cell.descriptors), cell.started() as server:
             try:
                 found, held, slab = _look(cell, server, self.path)
             except RuntimeError as error:
                 words = experiment.last_words(server) if experiment.is_gone(server) else ""
                 raise RuntimeError(f"{error}{words}") from None
         same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
-        rows = []
-        for scope, columns in found.items():
-            own = {"scope": scope, "slab_kb": slab if scope == "server" else None}
-            rows.append(conditions.row(cell.directives, **same, **columns, **own))
-        yield rows
+        yield [
+            row(**same, **columns, scope=scope, slab_kb=slab if scope == "server" else None)
+            for scope, columns in found.items()
+        ]
 
     def lines(self, *columns: str) -> dict[tuple[str, str | None, str], Line]:
         """(server, MPM, against) -> the line through its levels: KiB of `columns` (by default pss_kb)
@@ -216,14 +208,15 @@ def memory_table(
 ) -> MemoryTable:
     """Measure what a busy request and an idle connection cost under each MPM; minutes at the demo scale.
 
-    * mpms: of prefork, worker, event. against: of "busy", "idle".
-    * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
-      kept-alive connections, 0 to 20,000; by default set by the scale.
-    * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    * also: "httpd" to measure it as well. If it is missing it is left out and named.
-    * document_root, path: your pages, and the one requested before the measurement; the
-      other servers serve the samples. directives: override the article's blocks, {name: value}.
-    * out, on_progress, say: as in `qps_table`. Raises as it does.
+    mpms: of prefork, worker, event. against: of busy, idle (both). busy: numbers of requests being served at
+    once, 0 to MaxRequestWorkers. idle: numbers of kept-alive connections, 0 to 20,000; both by default set by the
+    scale. rounds: how often each level is measured, 1 to 100. scale: smoke, demo, full; by default the
+    environment's MPMKIT_SCALE, or demo. also: other servers to measure, like httpd, or all; what is missing is
+    left out and named. document_root: your pages; the other servers serve the samples. path: of the page that is
+    requested before the measurement (/index.html). directives: over the article's: {name: value}, or a -c for
+    each.
+
+    out, on_progress, say: as in `qps_table`. Raises as it does.
     """
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
@@ -240,7 +233,7 @@ def memory_table(
     ours = partial(experiment.launch, document_root=root, access_log=True)
     cells: list[Level] = []
     for mpm in mpms:
-        block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
+        block = {**published.DIRECTIVES[mpm], **PATIENT, **dict(directives or {})}
         try:
             effective, _ = check(mpm, from_keywords(mpm, **block))
         except DirectiveError as error:
@@ -276,8 +269,8 @@ def _cells(
         # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
         for level in levels if kind == "idle" or one.mpm else ():
             children = effective.StartServers if kept else settled(effective, level)
-            directives = {**block, "StartServers": children}
-            yield Level(**{**vars(one), "against": kind}, level=level, directives=directives)
+            own = {"directives": {**block, "StartServers": children}, "seconds": 4.0}
+            yield Level(**{**vars(one), **own, "against": kind}, level=level)
 
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
@@ -326,13 +319,9 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit memory``, as in `command.measured`; the status is 1 as well if no size can be said."""
-    names = ("--mpm", "--rounds", "--scale", "--also", "--document-root", "--directive", "--out")
-    parser = command.parser("mpmkit memory", memory_table.__doc__, *names)
+    names = "mpm against busy idle rounds scale also document-root path directive"
+    parser = command.parser("mpmkit memory", memory_table, names)
     add = parser.add_argument
-    add("--against", **command.WORDS, metavar="WHAT", help="busy, idle (both)")
-    add("--busy", type=listed(int), metavar="N,N", help="busy levels")
-    add("--idle", type=listed(int), metavar="N,N", help="idle levels")
-    add("--path", help="the page to serve first (/index.html)")
     ram = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
     add("--ram", metavar="SIZE", help=ram)
     reserve = "of it, not for the server (20%%, at least 256 MiB)"
@@ -348,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return memory_table(**asked)
 
     status, table = command.measured(options, measure)
-    threads = int(dict(options.directives).get("ThreadsPerChild", 25))
+    threads = int(dict(options.directives or ()).get("ThreadsPerChild", 25))
     how: dict[str, Any] = {"threads_per_child": threads, "reserve": reserve, "memory": table}
     for mpm in (options.mpms or MPMS) if ram and table is not None and table.records else ():
         try:

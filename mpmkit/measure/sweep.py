@@ -17,7 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -50,9 +50,7 @@ load; what it gives is called with the run, and returns the further columns of t
 class GridPoint(Cell):
     """One point under one MPM: the grid's values, and the resulting directives and load."""
 
-    _: KW_ONLY
     values: dict[str, Any]
-    directives: dict[str, Any] = field(repr=False)
     profile: LoadProfile = field(repr=False)
 
     def __str__(self) -> str:
@@ -76,10 +74,6 @@ class SweepTable(Table):
     def __post_init__(self) -> None:
         self.name = "observed" if self.observe else self.name
 
-    def takes(self, cell: GridPoint) -> float:
-        """Seconds, about; requests without a bound in time are taken as 5 s."""
-        return START + cell.profile.warmup_seconds + (cell.profile.duration or 5.0)
-
     def left(self) -> list[GridPoint]:
         """The points of all rounds without those that have a row."""
         have = {(row["mpm"], row["point"], row["round"]) for row in self.records}
@@ -89,16 +83,16 @@ class SweepTable(Table):
     def measure(self, cell: GridPoint, report: Report) -> Figures:
         """One point, on a server of its own."""
         report(f"round {cell.round}, {cell}", 0.0)
-        conditions = experiment.Conditions(self, cell)
+        row = self.conditions(cell)
         look = self.observe or (lambda server: nullcontext(lambda found: {}))
-        with cell.start(cell.mpm, **cell.directives) as server, look(server) as seen:
+        with cell.started() as server, look(server) as seen:
             found = run_load(server, profile=cell.profile)
             # A point at which nothing is answered is a result; a server that is gone is not.
             if not found.complete or experiment.is_gone(server):
                 raise RuntimeError(f"{cell}: {found.ended}{experiment.last_words(server)}")
             columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
         columns |= {"sweep": self.design, "point": json.dumps(cell.values)}
-        yield [conditions.row(cell.directives, **columns)]
+        yield [row(**columns)]
 
     def to_frame(self) -> DataFrame:
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
@@ -192,11 +186,13 @@ def sweep(
     """Measure every point of a grid of directives and loads, each with a fresh server. An interrupted sweep
     resumes with its file.
 
-    mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
-        -> the values to try. profile: the load; the grid changes its fields.
-    rounds: how often each point is measured, 1 to 1000. directives: override the article's block at all
-        points. document_root: your pages. launch, out, on_progress, say: as in `qps_table`.
-    observe: further observations at each point, as columns of the records table `observed`.
+    mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile -> the
+    values to try. profile: the load; the grid changes its fields. rounds: how often each point is measured, 1 to
+    1000 (1). directives: over the article's, at all points: {name: value}, or a -c for each. document_root: your
+    pages.
+
+    observe: further observations at each point, as columns of the records table `observed`. launch, out,
+    on_progress, say: as in `qps_table`.
 
     Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep.
     """
@@ -246,7 +242,9 @@ def _point(
         refused += str(error).split("; ")
     made = {"KeepAlive": profile.keep_alive, **published.DIRECTIVES[mpm], **given}
     refused += _refusals(mpm, made, given)
-    return GridPoint(1, OURS, mpm, values=point, directives=made, profile=profile), refused
+    seconds = START + profile.warmup_seconds + (profile.duration or 5.0)
+    how: dict[str, Any] = {"directives": made, "seconds": seconds, "profile": profile}
+    return GridPoint(1, OURS, mpm, values=point, **how), refused
 
 
 def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, list[Any]]:
@@ -327,9 +325,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 SCALES = {"smoke": 1.0, "demo": 2.0, "full": 8.0}
 
 
-def _from_command(
-    mpm: Names, grid: list[tuple[str, list[Any]]], directives: dict[str, str], **asked: Any
-) -> SweepTable:
+def _from_command(mpm: Names, grid: list[tuple[str, list[Any]]], **asked: Any) -> SweepTable:
     """`sweep` with what was asked on the command line."""
     problems = command.Problems()
     _, seconds = problems.scale(asked.pop("scale", None), SCALES)
@@ -338,21 +334,20 @@ def _from_command(
     problems.raise_any()
     load = {name: asked.pop(name) for name in LOADS if name in asked}
     load |= {} if {"requests", "duration"} & load.keys() else {"duration": seconds}
-    asked["directives"] = {name: value_of(value) for name, value in directives.items()}
-    return sweep(mpm, dict(grid), LoadProfile(**load), **asked)
+    directives = {name: value_of(value) for name, value in asked.pop("directives", ())}
+    return sweep(mpm, dict(grid), LoadProfile(**load), directives=directives, **asked)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit sweep``, as in `command.measured`."""
     example = "example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive"
-    shared = ("--rounds", "--scale", "--document-root", "--directive", "--out")
-    scale = "seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items())
-    helps = {"rounds": "how often each point (1)", "scale": scale}
-    parser = command.parser("mpmkit sweep", sweep.__doc__, *shared, epilog=example, **helps)
+    parser = command.parser("mpmkit sweep", sweep, "rounds document-root directive", example)
     add = parser.add_argument
     add("mpm", type=command.words, help="prefork, worker or event; several as a,b")
     grid = "a directive or a field of the load (users, keep_alive ...) and its values"
     add("grid", nargs="+", type=_axis, metavar="NAME=VALUE,VALUE", help=grid)
+    scale = "seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items())
+    add("--scale", help=scale)
     add("--path", default="/index.html", help="what to ask for (/index.html)")
     add("--users", type=int, default=50, help="concurrent clients (50)")
     add("--duration", type=float, help="seconds a point, instead of what the scale says")
