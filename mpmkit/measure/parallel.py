@@ -7,10 +7,12 @@ while it works and [result] at last. It ends when our end is closed: it does not
 """
 
 import contextlib
-import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 Report = Callable[[float, str], object]
@@ -36,14 +38,16 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
     """
     results, shares, said = [None] * len(jobs), [0.0] * len(jobs), ""
     todo, left, busy = enumerate(jobs), len(jobs), dict[Any, int]()  # busy: end -> number of a job
-    processes: dict[Any, Any] = {}  # our end of the pipe -> the process
-    start = multiprocessing.get_context("spawn")  # a notebook's kernel has threads: no fork
+    processes: dict[Any, Popen[bytes]] = {}  # our end of the pipe -> the process
+    path = filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
+    how: dict[str, Any] = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join(path)}}
     try:
         for _ in range(min(left, len(os.sched_getaffinity(0)))):
-            ours, theirs = start.Pipe()
-            with theirs:
-                processes[ours] = start.Process(target=_calls, args=(theirs,), daemon=True)
-                processes[ours].start()
+            ours, theirs = Pipe()
+            with theirs:  # in a session of its own: Ctrl-C is the command's
+                command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
+                fds = [theirs.fileno()]
+                processes[ours] = Popen(command, pass_fds=fds, start_new_session=True, **how)
         free = [*processes]
         for end in free:
             end.send((work, shared))
@@ -65,20 +69,18 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
                 left -= 1
             report(sum(shares) / len(jobs), said)
     except (EOFError, ConnectionError):
-        processes[end].join()
-        text = f"a process of the simulation ended with status {processes[end].exitcode}"
+        text = f"a process of the simulation ended with status {processes[end].wait()}"
         raise ChildProcessError(f"{text}; is there too little memory?") from None
     finally:
         for end, process in processes.items():
             end.close()
             process.kill()
-            process.join()
+            process.wait()
     return results
 
 
-def _calls(pipe: Connection) -> None:
+def main(pipe: Connection) -> None:
     """A process: calls, until the other end is closed."""
-    os.setsid()  # Ctrl-C is the command's
     with contextlib.suppress(EOFError, ConnectionError):
         work, shared = pipe.recv()
         while True:
@@ -88,3 +90,7 @@ def _calls(pipe: Connection) -> None:
             except Exception as error:  # without a reader, it cannot be sent either
                 found = error
             pipe.send([found])
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))
