@@ -248,9 +248,9 @@ def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):
     assert command.out_of(parser.parse_args([]), "a") is None
     assert "keeps no rows" in " ".join(parser.format_help().split())
     argv = ["-c", "Timeout 5", "--directive", "KeepAlive  On", "--mpm", "a,b", "--mpm", "c"]
-    asked = command.asked(parser.parse_args([*argv, "--out", "b.csv"]))
+    asked = vars(parser.parse_args([*argv, "--out", "b.csv"]))
     given = [("Timeout", "5"), ("KeepAlive", "On")]
-    assert asked == {"directives": given, "mpms": ["a", "b", "c"]}
+    assert asked == {"directives": given, "mpms": ["a", "b", "c"], "out": "b.csv"}
 
 
 def test_progress_is_a_bar_on_a_terminal_and_else_a_line_a_figure(monkeypatch, capsys):

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import listed, problem
-from mpmkit.measure.experiment import Bar, ExperimentError, Names, SomeTable, one_line
+from mpmkit.measure.experiment import Bar, ExperimentError, Names, SomeTable
 from mpmkit.measure.records import RecordError
 
 Scale = TypeVar("Scale")
@@ -97,10 +98,8 @@ def parser(name: str, measure: Callable[..., Any], options: str, epilog: str = "
     parameter that begins with its name, is read as that is annotated, and its help is the docstring's: the first
     paragraph says what the command does, the second what each parameter is."""
     what, said, *_ = (measure.__doc__ or "").replace("%", "%%").split("\n\n")
-    made, parameters = (
-        Parser(prog=name, description=what, epilog=epilog),
-        signature(measure).parameters,
-    )
+    made = Parser(prog=name, description=what, epilog=epilog)
+    parameters = signature(measure).parameters
     _, *parts = re.split(rf"\b({'|'.join(parameters)}): ", " ".join(said.split()))
     helps = dict(zip(parts[::2], parts[1::2], strict=True))
     for option in options.split():
@@ -110,12 +109,6 @@ def parser(name: str, measure: Callable[..., Any], options: str, epilog: str = "
         made.add_argument(*short, f"--{option}", dest=one, help=helps[one].strip(". "), **how)
     made.add_argument("--out", **OUT)
     return made
-
-
-def asked(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as arguments of an experiment's function: those that were given, without --out."""
-    given = vars(options).items()
-    return {name: value for name, value in given if value is not None and name != "out"}
 
 
 def out_of(options: argparse.Namespace, name: str) -> Path | None:
@@ -158,8 +151,13 @@ def measured(
 ) -> tuple[int, SomeTable | None]:
     """Call an experiment's function with what was asked on the command line, and `more`: the table is printed on
     standard output, progress and errors on standard error. Gives what `execute` gives."""
-    more |= {"out": partial(out_of, options), "say": say}
-    return execute(lambda bar: measure(**asked(options) | more, on_progress=bar))
+    asked = {name: value for name, value in vars(options).items() if value is not None}
+    asked |= {"out": partial(out_of, options), "say": say, **more}
+    return execute(lambda bar: measure(**asked, on_progress=bar))
+
+
+# what ends a command -> its exit status
+_STATUS = {KeyboardInterrupt: 130, ExperimentError: 1, RecordError: 1, ValueError: 2}
 
 
 def execute(measure: Callable[[Bar], SomeTable]) -> tuple[int, SomeTable | None]:
@@ -168,22 +166,15 @@ def execute(measure: Callable[[Bar], SomeTable]) -> tuple[int, SomeTable | None]
     0: measured. 1: something failed on the way. 2: a bad argument. 130: Ctrl-C. After 1 and 130 the rows
     until then are kept and printed.
     """
-    bar = Bar()
     table: SomeTable | None = None
-    problem, status = "", 0
+    status = 0
     try:
-        table = measure(bar)
-    except KeyboardInterrupt as stop:
-        table, problem, status = getattr(stop, "table", None), "interrupted", 130
-    except ExperimentError as error:
-        table, problem, status = error.table, one_line(error), 1
-    except RecordError as error:
-        problem, status = one_line(error), 1
-    except ValueError as error:
-        problem, status = str(error), 2
-    bar.close()
-    if problem:
-        say(problem + (table.again if table else ""))
+        with closing(Bar()) as bar:
+            table = measure(bar)
+    except tuple(_STATUS) as error:
+        status = next(_STATUS[kind] for kind in _STATUS if isinstance(error, kind))
+        table = getattr(error, "table", None)
+        say((str(error) or "interrupted") + (table.again if table else ""))
     if table is not None and (table.records or status == 0):
         print(table.text(), flush=True)
     return status, table
