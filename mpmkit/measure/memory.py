@@ -39,6 +39,7 @@ AGAINST = {
     "idle": ("kept-alive connections", "idle connection"),
 }
 MOST = 20_000  # connections; as many as a load profile may have
+OTHERS = 200  # descriptors, besides one for each connection: of the holder, or of a server with one process
 
 # No connection is closed while memory is looked at.
 PATIENT: dict[str, Any] = {
@@ -62,6 +63,11 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
 _HEAD = ("held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks", "shm", "USS",
          "RSS summed", "child's PSS")  # fmt: skip
 _MIB = ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")
+MEANINGS = (
+    "held: the number that the server took; under prefork and worker each one holds a worker",
+    "summed RSS counts a shared page in every process",
+    "cost and base: slope and start of a line through the levels in PSS, without page tables and sockets",
+)
 
 
 def memory_of(server: Any) -> DataFrame:
@@ -89,11 +95,6 @@ class Level(Cell):
     against: str
     level: int
 
-    @property
-    def descriptors(self) -> int:
-        """One for each connection, for the holder and for a server that has them all in one process."""
-        return self.level + 200
-
 
 @dataclass(repr=False)
 class MemoryTable(Table):
@@ -120,7 +121,7 @@ class MemoryTable(Table):
         """One server with so many requests or connections."""
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
         row = self.conditions(cell)
-        with descriptors(cell.descriptors), cell.started() as server:
+        with descriptors(cell.level + OTHERS), cell.started() as server:
             try:
                 found, held, slab = _look(cell, server, self.path)
             except RuntimeError as error:
@@ -150,9 +151,14 @@ class MemoryTable(Table):
         return data_frame(rows)
 
     def _text(self) -> Iterator[str]:
-        """The levels, the costs, and what the words mean."""
-        for against in AGAINST:
-            yield from self._levels(against)
+        """The levels, a table for each server, the costs, and what the words mean."""
+        for (against,), found in grouped(self.records, "against").items():
+            what = f"{AGAINST[against][0]} (child's PSS in KiB, the median child)"
+            yield from [f"memory in MiB against {what}", ""]
+            for (server, mpm), levels in grouped(found, "server", "mpm").items():
+                each = (_figures(*one) for one in grouped(levels, "level").items())
+                table = command.aligned([(against, *_HEAD), *each], left=())
+                yield from [f"{server} {mpm or ''}".strip(), *table, ""]
         naive, tables = self.lines("rss_kb"), self.lines("page_tables_kb")
         head = "what one more costs", "KiB", "95% interval", "page tables", "base MiB"
         rows = [(*head, "summed RSS says")]
@@ -163,33 +169,20 @@ class MemoryTable(Table):
             cells = f"{line.slope:,.1f}", between, f"{tables[key].slope:+,.1f}"
             rows.append((who, *cells, f"{line.base / 1024:,.1f}", f"{naive[key].slope:,.1f}"))
         yield from command.aligned(rows) if rows[1:] else ["one level alone has no slope"]
-        yield ""
-        yield "held: the number that the server took; under prefork and worker each one holds a worker"
-        yield "summed RSS counts a shared page in every process"
-        how = "slope and start of a line through the levels in PSS, without page tables and sockets"
-        yield f"cost and base: {how}"
-        yield from self.footer()
-
-    def _levels(self, against: str) -> Iterator[str]:
-        """A table for each server, of what was measured against one thing."""
-        found = [row for row in self.records if row["against"] == against]
-        if found:
-            what = f"{AGAINST[against][0]} (child's PSS in KiB, the median child)"
-            yield from [f"memory in MiB against {what}", ""]
-        for (server, mpm), levels in grouped(found, "server", "mpm").items():
-            table: list[tuple[str, ...]] = [(against, *_HEAD)]
-            for (level,), rows in grouped(levels, "level").items():
-                of = grouped(rows, "scope")
-                whole, child = of["server",], of.get(("child",), [])
-                counts = [f"{_middle(whole, n):,.0f}" for n in ("held", "processes", "threads")]
-                sizes = [f"{_middle(whole, f'{n}_kb') / 1024:,.1f}" for n in _MIB]
-                last = f"{_middle(child, 'pss_kb'):,.0f}" if child else "-"
-                table.append((f"{level:,}", *counts, *sizes, last))
-            yield from [f"{server} {mpm or ''}".strip(), *command.aligned(table, left=()), ""]
+        yield from ["", *MEANINGS, *self.footer()]
 
 
-def _middle(rows: Sequence[Row], column: str) -> float:
-    return statistics.median(row[column] for row in rows)
+def _figures(level: tuple[int], rows: Sequence[Row]) -> tuple[str, ...]:
+    """The line of a level below _HEAD: medians of the rounds."""
+    of = grouped(rows, "scope")
+
+    def middle(scope: str, name: str) -> float:
+        return statistics.median(row[name] for row in of[scope,])
+
+    counts = [f"{middle('server', n):,.0f}" for n in ("held", "processes", "threads")]
+    sizes = [f"{middle('server', f'{n}_kb') / 1024:,.1f}" for n in _MIB]
+    child = f"{middle('child', 'pss_kb'):,.0f}" if ("child",) in of else "-"
+    return f"{level[0]:,}", *counts, *sizes, child
 
 
 @experiment.measured
@@ -250,7 +243,7 @@ def memory_table(
         servers += [one for one in others if one.stands_for == mpm]
         for kind in kinds:
             cells += _cells(servers, kind, levels[kind], block, effective)
-    if short := too_few_descriptors(max((one.descriptors for one in cells), default=0)):
+    if short := too_few_descriptors(max((one.level for one in cells), default=0) + OTHERS):
         problems.append(f"levels: {short}")
     problems.raise_any()
     return MemoryTable([], path, cells=cells, repeats=rounds or most, scale=chosen)

@@ -37,8 +37,6 @@ MOST_POINTS = 10_000
 SHOWN = 10  # problems that are reported; a wrong name is wrong at every point
 LOADS = tuple(one.name for one in fields(LoadProfile))
 START = 2.5  # seconds that a server and a generator take to start and end, for the estimate
-SEEN = ("wait_p50_ms", "wait_p99_ms", "unanswered", "pss_mb", "children")  # by an observer
-FIGURES = ("qps", "p50_ms", "p99_ms", *SEEN)
 LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
 
 Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
@@ -98,9 +96,8 @@ class SweepTable(Table):
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
         the grid. A field of the load that is swept has the value of the grid."""
         made = super().to_frame()
-        points = [json.loads(row["point"]) for row in self.records]
         for name in self.names:
-            made[name] = [point[name] for point in points]
+            made[name] = [json.loads(row["point"])[name] for row in self.records]
         return made
 
     def summary(self) -> DataFrame:
@@ -111,23 +108,22 @@ class SweepTable(Table):
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, and p99_ms, NaN below 1,000
         requests), whether p99_ms is only as long as the run (p99_cut), the rounds, all failures, and
         whether the generator, or the machine that it shares with the server, was the limit in any round."""
-
-        def by_values(group: tuple[tuple[Any, ...], Any]) -> Any:
-            """MPMs in their order, numbers by their size, words after them."""
-            values = json.loads(group[0][1]).values()
-            return MPMS.index(group[0][0]), [(isinstance(one, str), one) for one in values]
-
-        found, groups = [], records.grouped(self.records, "mpm", "point")
-        for (mpm, point), rows in sorted(groups.items(), key=by_values):
+        found = []
+        for (mpm, point), rows in records.grouped(self.records, "mpm", "point").items():
             tails, cuts = zip(*map(stats.p99, rows), strict=True)
-            made = {"mpm": mpm, **json.loads(point), "rounds": len(rows)}
-            made |= {
-                name: _median(row[name] for row in rows) for name in FIGURES if name in rows[0]
-            }
-            made |= {"p99_ms": _median(tails), "p99_cut": any(cuts)}
-            made |= {"failures": sum(row["failures"] for row in rows)}
-            found.append(made | {name: any(row[name] for row in rows) for name in LIMITS})
-        return found
+            found.append({
+                "mpm": mpm, **json.loads(point), "rounds": len(rows),
+                "qps": _median(row["qps"] for row in rows), "p50_ms": _median(row["p50_ms"] for row in rows),
+                "p99_ms": _median(tails), "p99_cut": any(cuts),
+                "failures": sum(row["failures"] for row in rows),
+                **{name: any(row[name] for row in rows) for name in LIMITS},
+            })  # fmt: skip
+
+        def place(row: Row) -> Any:
+            """MPMs in their order, numbers by their size, words after them."""
+            return MPMS.index(row["mpm"]), [(isinstance(row[n], str), row[n]) for n in self.names]
+
+        return sorted(found, key=place)
 
     def _text(self) -> Iterator[str]:
         """The summary, the best point of each MPM, where a curve bends, the machine."""
@@ -200,7 +196,7 @@ def sweep(
     known = problems.chosen("mpm", mpm, MPMS)
     problems.rounds(rounds)
     axes = _axes(grid, problems)
-    size = math.prod(len(values) for values in axes.values()) * len(known) if axes else 0
+    size = len(known) * math.prod(map(len, axes.values()))
     if size > MOST_POINTS:
         problems.append(f"grid: {size:,} points are more than {MOST_POINTS:,}; sweep fewer values")
         problems.raise_any("\n")
@@ -264,14 +260,13 @@ def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, l
             also = f"nor is it a field of a load profile: {', '.join(LOADS)}"
             problems.append(f"{error} ({also})")
             continue
-        values = list(given)
+        problems += [f"{name}: is in the grid twice"] * (canonical in axes)
+        axes[canonical] = values = list(given)
         wrong = [one for one in values if not isinstance(one, str | int | float | bool)]
         problems += [f"{name}: {one!r} is not a text, number or truth value" for one in wrong]
         problems += [f"{name}: has no value to try"] * (not values)
-        problems += [f"{name}: is in the grid twice"] * (canonical in axes)
         if len({json.dumps(value, default=str) for value in values}) < len(values):
             problems.append(f"{name}: has a value twice")
-        axes[canonical] = values
     return axes
 
 
@@ -291,13 +286,10 @@ def _refusals(mpm: str, made: Mapping[str, Any], given: Mapping[str, Any]) -> li
         return found + str(error).splitlines()
     named = {setting.name.lower() for setting in settings}  # the others are reported above
     for name in (name for name in given if name.lower() in named):
-        spec, value = spec_for(name, mpm), given[name]
-        if spec.takes == "number" and isinstance(value, str):
-            try:
-                value = int(value)
-            except ValueError:  # the server reads it as httpd does: 0
-                found.append(f"{spec.name} takes a number, not {value!r}")
-                continue
+        spec, value = spec_for(name, mpm), value_of(given[name])
+        if spec.takes == "number" and isinstance(value, str):  # the server would read it as 0
+            found.append(f"{spec.name} takes a number, not {value!r}")
+            continue
         real = getattr(effective, spec.attribute, value) if spec.attribute else value
         if isinstance(value, int | float) and isinstance(real, int | float) and real != value:
             why = next((str(note) for note in notes if spec.name in str(note)), "")
@@ -305,13 +297,13 @@ def _refusals(mpm: str, made: Mapping[str, Any], given: Mapping[str, Any]) -> li
     return found
 
 
-def value_of(text: str) -> str | int | float | bool:
-    """A value as it is written on the command line: a number, On or Off, or else text."""
+def value_of(given: Any) -> Any:
+    """A value as it is written on the command line: a number, On or Off, or else text. Others as they are."""
     words = {"on": True, "true": True, "off": False, "false": False}
-    for kind in (int, float):
+    for kind in (int, float) if isinstance(given, str) else ():
         with contextlib.suppress(ValueError):
-            return kind(text)
-    return words.get(text.lower(), text)
+            return kind(given)
+    return words.get(given.lower(), given) if isinstance(given, str) else given
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
