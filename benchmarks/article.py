@@ -212,9 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     problems = command.Problems()
     scale, (rounds, requests) = problems.scale(chosen.scale, SCALES)
-    problems.rounds(chosen.rounds)
+    problems.numbers("rounds", chosen.rounds, 1, 1000, "whole")
     chosen.requests = requests if chosen.requests is None else chosen.requests
-    problems.numbers("requests", (chosen.requests,), CLIENTS, 5_000_000)
+    problems.numbers("requests", chosen.requests, CLIENTS, 5_000_000)
     if problems:
         parser.error("; ".join(problems))
     given, run_id = (chosen.rounds or rounds, chosen.requests), records.new_run_id()

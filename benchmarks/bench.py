@@ -276,7 +276,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     problems = command.Problems()
     scale, (requests, seconds) = problems.scale(chosen.scale, SCALES)
-    problems.rounds(chosen.rounds)
+    problems.numbers("rounds", chosen.rounds, 1, 1000, "whole")
     chosen.scale = "custom" if chosen.requests or chosen.seconds else scale
     chosen.requests = requests if chosen.requests is None else chosen.requests
     chosen.seconds = seconds if chosen.seconds is None else chosen.seconds

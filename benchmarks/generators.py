@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def measured(bar: OnProgress) -> GeneratorTable:
         problems = command.Problems()
         scale, (rounds, seconds) = problems.scale(options.scale, SCALES)
-        problems.rounds(options.rounds, 100)
+        problems.numbers("rounds", options.rounds, 1, 100, "whole")
         seconds = seconds if options.seconds is None else options.seconds
         if not 1 <= seconds <= 60:
             problems.append(f"seconds: must be 1 to 60, not {seconds:g}")

@@ -149,8 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = command.Problems()
     mpms = problems.chosen("mpm", command.words(chosen.mpm), MPMS)
     works = problems.chosen("work", command.words(chosen.work or ",".join(WORKS)), WORKS)
-    problems.numbers("pairs", (chosen.pairs,), 10, 10_000)
-    problems.numbers("turn", (chosen.turn,), 10, 100_000)
+    problems.numbers("pairs", chosen.pairs, 10, 10_000)
+    problems.numbers("turn", chosen.turn, 10, 100_000)
     problems += [
         f"{tree}: has no folder mpmkit" for tree in chosen.trees
         if not os.path.isdir(os.path.join(tree, "mpmkit"))

@@ -200,9 +200,9 @@ def capacity_table(
     problems = command.Problems()
     chosen, (most, seconds, precision) = problems.scale(scale, SCALES, rounds)
     mpms = problems.chosen("mpm", mpms, MPMS)
-    problems.rounds(rounds)
-    problems.numbers("limit_ms", (limit_ms,), 1, 10_000)
-    problems.numbers("cost_us", (cost_us,), 50, 100_000)
+    problems.numbers("rounds", rounds, 1, 1000, "whole")
+    problems.numbers("limit_ms", limit_ms, 1, 10_000)
+    problems.numbers("cost_us", cost_us, 50, 100_000)
     problems.raise_any()
     start = launch or experiment.launch
     cells = [Cell(1, OURS, mpm, start=start, directives=DIRECTIVES[mpm]) for mpm in mpms]

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import listed, problem
-from mpmkit.measure.experiment import Bar, ExperimentError, Names, SomeTable
+from mpmkit.measure.experiment import Bar, ExperimentError, Names, T
 from mpmkit.measure.records import RecordError
 
-Scale = TypeVar("Scale")
+S = TypeVar("S")
 
+Chosen = tuple[str, ...]
 SCALE_NAMES = ("smoke", "demo", "full")
 
 
@@ -30,11 +31,9 @@ class Problems(list[str]):
         if self:
             raise ValueError(separator.join(dict.fromkeys(self)))
 
-    def chosen(
-        self, name: str, values: Names, allowed: Iterable[str], least: int = 1
-    ) -> tuple[str, ...]:
-        """Those of `allowed` that were asked for, in its order; "all" or "both" stands for each."""
-        allowed, values = tuple(allowed), (values,) if isinstance(values, str) else tuple(values)
+    def chosen(self, name: str, asked: Names, among: Iterable[str], least: int = 1) -> Chosen:
+        """Those of `among` that were asked for, in its order; "all" or "both" stands for each."""
+        allowed, values = tuple(among), (asked,) if isinstance(asked, str) else tuple(asked)
         if values in (("all",), ("both",)):
             return allowed
         wrong = [value for value in values if value not in allowed]
@@ -43,20 +42,13 @@ class Problems(list[str]):
             self.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
 
-    def rounds(self, value: Any, most: int = 1000, name: str = "rounds") -> None:
-        """A number of rounds, or None for what the scale says."""
-        self.numbers(name, () if value is None else (value,), 1, most, "whole")
-
-    def numbers(
-        self, name: str, values: Iterable[Any], least: float, most: float, kind: str = "number"
-    ) -> None:
-        """Numbers within bounds; kind: "number" or "whole"."""
-        how = {"kind": kind, "low": least, "high": most, "unit": "", "none": ""}
+    def numbers(self, name: str, given: Any, low: float, high: float, kind: str = "number") -> None:
+        """A number, or several, within bounds; None: the scale says it. kind: "number" or "whole"."""
+        how = {"kind": kind, "low": low, "high": high, "unit": "", "none": ""}
+        values = given if isinstance(given, list | tuple) else [given] * (given is not None)
         self += [f"{name}: {wrong}" for value in values if (wrong := problem(how, value))]
 
-    def scale(
-        self, name: str | None, scales: Mapping[str, Scale], *by_hand: Any
-    ) -> tuple[str, Scale]:
+    def scale(self, name: str | None, scales: Mapping[str, S], *by_hand: Any) -> tuple[str, S]:
         """A scale by its name, by default that of MPMKIT_SCALE or else demo; "custom": sizes were given."""
         chosen = name or os.environ.get("MPMKIT_SCALE") or "demo"
         if chosen not in scales:
@@ -147,8 +139,8 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[
 
 
 def measured(
-    options: argparse.Namespace, measure: Callable[..., SomeTable], **more: Any
-) -> tuple[int, SomeTable | None]:
+    options: argparse.Namespace, measure: Callable[..., T], **more: Any
+) -> tuple[int, T | None]:
     """Call an experiment's function with what was asked on the command line, and `more`: the table is printed on
     standard output, progress and errors on standard error. Gives what `execute` gives."""
     asked = {name: value for name, value in vars(options).items() if value is not None}
@@ -160,13 +152,13 @@ def measured(
 _STATUS = {KeyboardInterrupt: 130, ExperimentError: 1, RecordError: 1, ValueError: 2}
 
 
-def execute(measure: Callable[[Bar], SomeTable]) -> tuple[int, SomeTable | None]:
+def execute(measure: Callable[[Bar], T]) -> tuple[int, T | None]:
     """Measure, print the table; the exit status and the table, None if nothing was started.
 
     0: measured. 1: something failed on the way. 2: a bad argument. 130: Ctrl-C. After 1 and 130 the rows
     until then are kept and printed.
     """
-    table: SomeTable | None = None
+    table: T | None = None
     status = 0
     try:
         with closing(Bar()) as bar:

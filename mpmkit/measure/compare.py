@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         problems = command.Problems()
-        problems.numbers("margin", (options.margin,), 0.001, 0.5)
+        problems.numbers("margin", options.margin, 0.001, 0.5)
         problems.raise_any()
         found, notes = compare_files(options.a, options.b, options.margin)
         for note in notes:

@@ -391,11 +391,11 @@ def demand_table(
     chosen, (most, cycles, speeds, kinds) = problems.scale(scale, SCALES, rates, blocks)
     kinds = problems.chosen("work", kinds if works is None else works, WORKS)
     also = problems.chosen("also", also, ("httpd",), 0)
-    problems.rounds(blocks, name="blocks")
+    problems.numbers("blocks", blocks, 1, 1000, "whole")
     speeds = speeds if rates is None else tuple(rates) or (0,)
     problems.numbers("rates", speeds, 1, 1_000_000)
-    problems.numbers("margin", (margin,), 0.001, 0.5)
-    problems.numbers("seed", (seed,), 0, 1 << 31, "whole")
+    problems.numbers("margin", margin, 0.001, 0.5)
+    problems.numbers("seed", seed, 0, 1 << 31, "whole")
     problems.raise_any()
     start = launch or experiment.launch
     cells = [Cell(1, OURS, mpm, parts=kinds, start=start) for mpm in MPMS]

@@ -78,10 +78,10 @@ class Cell:
         return frozenset(", ".join(filter(None, (self.label, part))) for part in self.parts)
 
 
-SomeCell = TypeVar("SomeCell", bound=Cell)
+C = TypeVar("C", bound=Cell)
 
 
-def in_rounds(cells: Sequence[SomeCell], rounds: Iterable[int], seed: Any = None) -> list[SomeCell]:
+def in_rounds(cells: Sequence[C], rounds: Iterable[int], seed: Any = None) -> list[C]:
     """The cells of these rounds, in the order of measuring: with a seed it is random in each round, as is the
     order of a cell's parts."""
     if seed is None:
@@ -94,7 +94,7 @@ def in_rounds(cells: Sequence[SomeCell], rounds: Iterable[int], seed: Any = None
     return made
 
 
-def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
+def installed(wanted: Iterable[C]) -> tuple[list[C], list[str]]:
     """The cells whose programs are here, and a sentence on each of the others: what it lacks and how
     to get that. Starts none of them."""
     here, missing = [], []
@@ -137,8 +137,8 @@ class Progress(NamedTuple):
         return said if not self.left else f"{said} (about {duration(self.left)} left)"
 
 
-OnProgress = Callable[[Progress], None]
-Say = Callable[[str], None]
+OnProgress = Callable[[Progress], None] | None
+Say = Callable[[str], None] | None
 Figures = Generator[list[Row], None, None]
 """The rows of each figure of a cell, as soon as they are there."""
 Report = Callable[[str, float], None]
@@ -174,7 +174,6 @@ class Table:
     unit = "cells"
     design_column = "design"
     again = ""  # what a stopped command ends with
-    nothing = ""  # the text without rows
 
     @functools.cached_property
     def machine(self) -> Row:
@@ -196,8 +195,8 @@ class Table:
 
     def text(self) -> str:
         """The table for a terminal."""
-        lines = self._text() if self.records or not self.nothing else [self.nothing]
-        return "\n".join(lines).rstrip()
+        nothing = f"no {self.unit.removesuffix('s')} was finished"
+        return "\n".join(self._text()).rstrip() if self.records else nothing
 
     def _text(self) -> Iterator[str]:
         """Its lines."""
@@ -235,9 +234,7 @@ class Table:
         self.left_out += missing
         return in_rounds(self.cells, range(1, self.repeats + 1), self.seed)
 
-    def run(
-        self, out: Out = None, on_progress: OnProgress | None = None, say: Say | None = None
-    ) -> Self:
+    def run(self, out: Out = None, on_progress: OnProgress = None, say: Say = None) -> Self:
         """Measure what is left. out: where the rows are written. Raises as `each` does, and RecordError for a bad
         file."""
         _ = self.machine  # before an experiment pins this process to one CPU
@@ -269,9 +266,7 @@ class Table:
             said = f"rows that the file had before are of another {name}: {', '.join(found)}"
             self.notes += [said] * bool(found)
 
-    def each(
-        self, cells: Iterable[Any], on_progress: OnProgress | None = None, say: Say | None = None
-    ) -> Self:
+    def each(self, cells: Iterable[Any], on_progress: OnProgress = None, say: Say = None) -> Self:
         """Measure these cells one after the other. A competitor that fails costs no other row.
 
         cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
@@ -338,24 +333,21 @@ class Table:
         return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"
 
 
-SomeTable = TypeVar("SomeTable", bound=Table)
+T = TypeVar("T", bound=Table)
 Asked = ParamSpec("Asked")
 
 
-def measured(
-    plan: Callable[Asked, SomeTable],
-) -> "functools._Wrapped[Asked, SomeTable, ..., SomeTable]":
+def measured(plan: Callable[Asked, T]) -> "functools._Wrapped[Asked, T, ..., T]":
     """A function that checks what is asked and gives the experiment without rows, as one that measures it, with
     the arguments of `Table.run`, too. The first one is its attribute `__wrapped__`."""
     shown, of_run = inspect.signature(plan), inspect.signature(Table.run)
+    own = [one.replace(kind=one.KEYWORD_ONLY) for one in of_run.parameters.values()][1:]
 
     @functools.wraps(plan)
-    def measure(
-        *asked: Any, out: Out = None, on_progress: Any = None, say: Any = None, **more: Any
-    ) -> SomeTable:
-        return plan(*asked, **more).run(out, on_progress, say)
+    def measure(*asked: Any, **more: Any) -> T:
+        how = {one.name: more.pop(one.name, None) for one in own}
+        return plan(*asked, **more).run(**how)
 
-    own = [one.replace(kind=one.KEYWORD_ONLY) for one in of_run.parameters.values()][1:]
     both = [*shown.parameters.values(), *own]
     measure.__signature__ = shown.replace(parameters=both)  # type: ignore[attr-defined]
     return measure
@@ -407,21 +399,20 @@ class Bar:
     tqdm is missing (it comes with mpmkit[lab]), a line for each figure on standard error."""
 
     def __init__(self) -> None:
-        self.file = sys.stderr
         self._bar: Any = None
         shell = sys.modules.get("IPython")
         self._widget = shell is not None and hasattr(shell.get_ipython(), "kernel")
-        if self._widget or self.file.isatty():
+        if self._widget or sys.stderr.isatty():
             with contextlib.suppress(ImportError):
                 from tqdm.auto import tqdm
 
                 form = "{percentage:3.0f}%|{bar:30}| {desc}"
-                self._bar = tqdm(total=1.0, file=self.file, leave=self._widget, bar_format=form)
+                self._bar = tqdm(total=1.0, file=sys.stderr, leave=self._widget, bar_format=form)
 
     def __call__(self, now: Progress) -> None:
         if now.row is not None and not self._widget:
             write = print if self._bar is None else self._bar.write
-            write(str(now), file=self.file)
+            write(str(now), file=sys.stderr)
         if self._bar is not None:
             self._bar.n = now.share
             self._bar.set_description_str(str(now))

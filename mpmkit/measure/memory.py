@@ -106,7 +106,6 @@ class MemoryTable(Table):
 
     name = "memory"
     unit = "levels"
-    nothing = "no level was finished"
 
     @property
     def measured(self) -> int:
@@ -217,7 +216,7 @@ def memory_table(
     others = competitors.of(problems.chosen("also", also, competitors.FORMS, 0), mpms)
     given = {"busy": _levels(problems, "busy", busy), "idle": _levels(problems, "idle", idle)}
     chosen, (shares, numbers, most) = problems.scale(scale, SCALES, busy, idle, rounds)
-    problems.rounds(rounds, 100)
+    problems.numbers("rounds", rounds, 1, 100, "whole")
     root = Path(document_root) if document_root is not None else competitors.SAMPLE_SITE
     if not root.is_dir():
         problems.append(f"document_root: there is no folder {root}")

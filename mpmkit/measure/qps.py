@@ -58,8 +58,6 @@ class QpsTable(Table):
     profiles: dict[str, LoadProfile] = field(default_factory=dict)
     least: float = 0.0
 
-    nothing = "no row was finished"
-
     def measure(self, cell: Cell, report: Report) -> Figures:
         """Start one server, measure its pages, stop it."""
         with cell.started() as server:
@@ -70,9 +68,7 @@ class QpsTable(Table):
                 own = {"kind": page.kind, "script": page.script or None, "server_cpu_us": cpu_us}
                 yield [row(**found.row() | own | {"started_at": began})]
 
-    def _page(
-        self, cell: Cell, kind: str, server: Any, report: Report
-    ) -> tuple[LoadRun, float | None]:
+    def _page(self, cell: Cell, kind: str, server: Any, report: Report) -> tuple[LoadRun, Any]:
         """One figure, and the server's CPU time for a request. Where it lasts less than it should, all of its
         kind get more requests from now on, and it is measured again."""
         load = self.profiles[kind]
@@ -287,7 +283,7 @@ def qps_table(
         pages += tuple(way for way in ways if way != "wsgi")
         pages += ("mod_php",) * ("php-fpm" in ways and "httpd" in others and "prefork" in mpms)
     chosen, size = problems.scale(scale, SCALES, requests, rounds)
-    problems.rounds(rounds)
+    problems.numbers("rounds", rounds, 1, 1000, "whole")
     load: dict[str, Any] = {"users": users, "keep_alive": keep_alive, "processes": processes}
     load |= {"warmup_seconds": size.warmup, "time_limit": TIME_LIMIT, "requests": requests}
     if requests is None:  # no bound in time cuts short what is given by hand

@@ -65,7 +65,6 @@ class SweepTable(Table):
 
     name = "sweep"
     unit = "points"
-    nothing = "no point was finished"
     design_column = "sweep"
     again = "; the same command resumes"
 
@@ -194,7 +193,7 @@ def sweep(
     """
     problems = command.Problems()
     known = problems.chosen("mpm", mpm, MPMS)
-    problems.rounds(rounds)
+    problems.numbers("rounds", rounds, 1, 1000, "whole")
     axes = _axes(grid, problems)
     size = len(known) * math.prod(map(len, axes.values()))
     if size > MOST_POINTS:
