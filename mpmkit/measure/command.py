@@ -138,9 +138,7 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[
     ]
 
 
-def measured(
-    options: argparse.Namespace, measure: Callable[..., T], **more: Any
-) -> tuple[int, T | None]:
+def measured(options: Any, measure: Callable[..., T], **more: Any) -> tuple[int, T | None]:
     """Call an experiment's function with what was asked on the command line, and `more`: the table is printed on
     standard output, progress and errors on standard error. Gives what `execute` gives."""
     asked = {name: value for name, value in vars(options).items() if value is not None}

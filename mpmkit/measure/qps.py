@@ -24,7 +24,7 @@ from mpmkit.measure import command, competitors, demand, experiment, published, 
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.procfs import Meter
 from mpmkit.measure.records import Row
-from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
+from mpmkit.measure.stats import Limits, OrderVerdict, Rounds, ratio_text
 
 WIDTH = 100  # columns of the table as text
 TIME_LIMIT = 900.0  # seconds that one cell may take at most
@@ -106,9 +106,7 @@ class QpsTable(Table):
         names = {row["server"] for row in self.records}
         return sorted(names, key=lambda name: (name != OURS, name != "httpd", name))
 
-    def rounds(
-        self, kind: str, server: str = OURS, column: str = "qps"
-    ) -> dict[str, dict[tuple[str, int], float]]:
+    def rounds(self, kind: str, server: str = OURS, column: str = "qps") -> dict[str, Rounds]:
         """MPM ("" for a server without one) -> the figure of each round, in the article's order. A round
         is (run_id, number); one without the figure is left out."""
         found: dict[str, dict[tuple[str, int], float]] = {mpm: {} for mpm in (*MPMS, "")}

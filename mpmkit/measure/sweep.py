@@ -125,7 +125,7 @@ class SweepTable(Table):
         return sorted(found, key=place)
 
     def _text(self) -> Iterator[str]:
-        """The summary, the best point of each MPM, where a curve bends, the machine."""
+        """The summary, the best point of each MPM, the machine."""
         points, head = self.points(), ["mpm", *self.names, "requests/s", "p50 ms", "p99 ms", ""]
         lines = [head]
         for row in points:
@@ -137,28 +137,19 @@ class SweepTable(Table):
             lines.append([*point, f"{row['qps']:,.0f}", *times, "; ".join(remarks)])
         yield from command.aligned(lines, left=(0, len(head) - 1))
         for mpm in dict.fromkeys(row["mpm"] for row in points):
-            yield from self._best([row for row in points if row["mpm"] == mpm])
+            mine = [row for row in points if row["mpm"] == mpm]
+            if limited := sum(any(row[name] for name in LIMITS) for row in mine):
+                which = f"generator or machine was the limit in {limited} of {len(mine)} points"
+                yield f"the best point of {mpm} is not decidable: {which}"
+            else:
+                best = max(mine, key=lambda row: row["qps"])
+                point = ", ".join(f"{name} {best[name]}" for name in self.names)
+                yield f"most requests/s under {mpm}: {best['qps']:,.0f} with {point}"
         if any(row["p99_cut"] for row in points):
             yield "≥: as long as the run, which cut the slowest requests off"
         if any(math.isnan(row["p99_ms"]) for row in points):
             yield f"p99 needs {stats.TAIL:,} requests a round"
         yield from self.footer()
-
-    def _best(self, rows: list[dict[str, Any]]) -> Iterator[str]:
-        """The best point of one MPM, and beyond which value of a single name more gains little; neither
-        where something else than the server was the limit."""
-        if limited := sum(any(row[name] for name in LIMITS) for row in rows):
-            which = f"generator or machine was the limit in {limited} of {len(rows)} points"
-            yield f"the best point of {rows[0]['mpm']} is not decidable: {which}"
-            return
-        best = max(rows, key=lambda row: row["qps"])
-        point = ", ".join(f"{name} {best[name]}" for name in self.names)
-        yield f"most requests/s under {best['mpm']}: {best['qps']:,.0f} with {point}"
-        values = [row[self.names[0]] for row in rows]
-        if len(self.names) == 1 and all(type(value) in (int, float) for value in values):
-            bend = knee(values, [row["qps"] for row in rows])
-            if bend is not None:
-                yield f"  beyond {self.names[0]} {bend:g} more gains little"
 
 
 def _median(values: Iterable[float | None]) -> float:
