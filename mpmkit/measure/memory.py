@@ -14,6 +14,7 @@ import math
 import os
 import statistics
 import urllib.request
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -274,11 +275,10 @@ def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list
     return sorted(set(found)) if len(problems) == before else []
 
 
-def _held(mpm: str, levels: Sequence[int], workers: int) -> list[int]:
+def _held(mpm: str, levels: Sequence[int], workers: int) -> Sequence[int]:
     """The levels of idle connections. prefork and worker hold no more than they have workers; one level
     beyond shows it."""
-    beyond = [level for level in levels if level > workers]
-    return list(levels) if mpm == "event" else [n for n in levels if n <= workers] + beyond[:1]
+    return levels if mpm == "event" else levels[: bisect_right(levels, workers) + 1]
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
@@ -314,21 +314,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = "mpm against busy idle rounds scale also document-root path directive"
     parser = command.parser("mpmkit memory", memory_table, names)
     add = parser.add_argument
-    ram = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
-    add("--ram", metavar="SIZE", help=ram)
-    reserve = "of it, not for the server (20%%, at least 256 MiB)"
-    add("--reserve", metavar="SIZE", help=reserve)
+    what = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
+    add("--ram", metavar="SIZE", help=what)
+    add("--reserve", metavar="SIZE", help="of it, not for the server (20%%, at least 256 MiB)")
     options = parser.parse_args(argv)
-    ram, reserve = vars(options).pop("ram"), vars(options).pop("reserve")
-
-    def measure(**asked: Any) -> MemoryTable:
-        if ram is not None:
+    ram, reserve = (vars(options).pop(name) for name in ("ram", "reserve"))
+    if reserve and not ram:
+        parser.error("reserve: it is a part of --ram; give both")
+    try:
+        if ram:
             room_for(ram, reserve)
-        elif reserve is not None:
-            raise ValueError("reserve: it is a part of --ram; give both")
-        return memory_table(**asked)
-
-    status, table = command.measured(options, measure)
+    except ValueError as error:
+        parser.error(str(error))
+    status, table = command.measured(options, memory_table)
     threads = int(dict(options.directives or ()).get("ThreadsPerChild", 25))
     how: dict[str, Any] = {"threads_per_child": threads, "reserve": reserve, "memory": table}
     for mpm in (options.mpms or MPMS) if ram and table is not None and table.records else ():

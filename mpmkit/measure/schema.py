@@ -195,32 +195,30 @@ def check(row: Mapping[str, Any]) -> Row:
     problems += [f"{name}: no such column" for name in row if name not in known]
     checked: Row = {}
     for column in (column for column in TABLES[table] if column.name in row):
-        try:
-            checked[column.name] = _value(column, row[column.name])
-        except ValueError as error:
-            problems.append(f"{column.name}: {error}")
+        value = row[column.name]
+        if column.type is float and type(value) is int:
+            value = float(value)
+        checked[column.name] = None if value == "" or value != value else value  # NaN, in a frame
+        if wrong := _wrong(column, checked[column.name]):
+            problems.append(f"{column.name}: {wrong}")
     if problems:
         raise RecordError("; ".join(problems))
     return checked
 
 
-def _value(column: Column, value: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
-        if column.empty:
-            return None
-        raise ValueError("must not be empty")
-    if column.type is float and type(value) is int:
-        value = float(value)
+def _wrong(column: Column, value: Any) -> str:
+    """What is wrong with a value; "" if it can be."""
+    if value is None:
+        return "" if column.empty else "must not be empty"
     if type(value) is not column.type:
-        raise ValueError(f"must be {column.type.__name__}, not {value!r}")
+        return f"must be {column.type.__name__}, not {value!r}"
     if column.type is str and any(ord(letter) < 32 for letter in value):
-        raise ValueError("must be one line")
+        return "must be one line"
     if column.type in (int, float) and (value < 0 or math.isinf(value)):
-        raise ValueError(f"must be a number from 0, not {value!r}")
+        return f"must be a number from 0, not {value!r}"
     if column.unit == "0 to 1" and value > 1:
-        raise ValueError(f"must be 0 to 1, not {value:g}")
+        return f"must be 0 to 1, not {value:g}"
     if column.unit == "from 1" and value < 1:
-        raise ValueError("counts from 1")
-    if isinstance(column.unit, tuple) and value not in column.unit:
-        raise ValueError(f"must be one of {', '.join(column.unit)}, not {value}")
-    return value
+        return "counts from 1"
+    words = column.unit if isinstance(column.unit, tuple) else (value,)
+    return "" if value in words else f"must be one of {', '.join(words)}, not {value}"
