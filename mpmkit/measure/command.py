@@ -147,7 +147,9 @@ def measured(options: Any, measure: Callable[..., T], **more: Any) -> tuple[int,
 
 
 # what ends a command -> its exit status
-_STATUS = {KeyboardInterrupt: 130, ExperimentError: 1, RecordError: 1, ValueError: 2}
+_STATUS: dict[type[BaseException], int] = {
+    KeyboardInterrupt: 130, ExperimentError: 1, RecordError: 1, ValueError: 2
+}  # fmt: skip
 
 
 def execute(measure: Callable[[Bar], T]) -> tuple[int, T | None]:

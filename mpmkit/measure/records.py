@@ -25,7 +25,16 @@ from typing import IO, Any, Self
 from mpmkit._version import __version__
 from mpmkit.config.extras import DataFrame, require
 from mpmkit.measure.procfs import text_of
-from mpmkit.measure.schema import MACHINE, TABLES, Column, RecordError, Row, check, names
+from mpmkit.measure.schema import (
+    MACHINE,
+    TABLES,
+    Column,
+    RecordError,
+    Row,
+    check,
+    columns_of,
+    names,
+)
 
 __all__ = ["TABLES", "RecordError", "Row", "check", "names"]
 
@@ -209,7 +218,7 @@ class Machine(SimpleNamespace):
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """The machine that a record was measured on."""
-        names = {column.name for column in MACHINE} - {"load1", "steal"}
+        names = {column.name for column in columns_of(MACHINE)} - {"load1", "steal"}
         return cls(**{name: row[name] for name in names})
 
     def __str__(self) -> str:

@@ -143,8 +143,8 @@ class SweepTable(Table):
                 yield f"the best point of {mpm} is not decidable: {which}"
             else:
                 best = max(mine, key=lambda row: row["qps"])
-                point = ", ".join(f"{name} {best[name]}" for name in self.names)
-                yield f"most requests/s under {mpm}: {best['qps']:,.0f} with {point}"
+                where = ", ".join(f"{name} {best[name]}" for name in self.names)
+                yield f"most requests/s under {mpm}: {best['qps']:,.0f} with {where}"
         if any(row["p99_cut"] for row in points):
             yield "≥: as long as the run, which cut the slowest requests off"
         if any(math.isnan(row["p99_ms"]) for row in points):
