@@ -278,7 +278,7 @@ def test_a_whole_measurement(quick, tmp_path, capsys):
 
 
 def test_the_answer_for_a_machine_is_printed(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(MemoryTable, "run", lambda *_: MemoryTable(rows()))
+    monkeypatch.setattr(MemoryTable, "run", lambda *_, **__: MemoryTable(rows()))
     argv = ["--mpm", "prefork", "--out", str(tmp_path / "rows.csv"), "--ram"]
     assert main([*argv, "2GiB"]) == 0 and "\nMaxRequestWorkers " in capsys.readouterr().out
     assert main([*argv, "270MiB"]) == 1

@@ -123,10 +123,9 @@ def known(value: float | None, form: str) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
-    """A line for each row, in columns of one width each, two blanks between them.
-
-    `left` are the columns (from 0) that begin at their left edge, as words do; the others end at their
-    right, as numbers do. All rows have as many cells as the first. Raises ValueError otherwise.
+    """A line for each row, in columns of one width each, two blanks between them. `left` are those (from 0) that
+    begin at their left edge, as words do; the others end at their right, as numbers do. Raises ValueError if
+    the rows have not as many cells each.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

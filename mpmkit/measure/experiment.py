@@ -379,8 +379,8 @@ def last_words(server: Any) -> str:
     """What to add to an error of a server: whether it is gone, and the end of its error log."""
     words = f"; the server (process {server.pid}) is gone" if is_gone(server) else ""
     with contextlib.suppress(Exception):  # the log of a dead server may be gone with it
-        last = [line.strip() for line in str(server.error_log()).splitlines() if line.strip()][-1:]
-        words += "".join(f"; its error log ends: {line}" for line in last)
+        last = str(server.error_log()).strip().splitlines()[-1]
+        words += f"; its error log ends: {last.strip()}"
     return words
 
 

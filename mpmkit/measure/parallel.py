@@ -24,11 +24,10 @@ LOOK = 0.2  # seconds between two reports, at most
 
 def in_turn(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
     """One job after the other, in this process."""
-
-    def part(number: int) -> Report:
-        return lambda share, text: report((number + share) / len(jobs), text)
-
-    return [work(shared, job, part(number)) for number, job in enumerate(jobs)]
+    return [
+        work(shared, job, lambda share, text, n=n: report((n + share) / len(jobs), text))
+        for n, job in enumerate(jobs)
+    ]
 
 
 def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
@@ -58,15 +57,14 @@ def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -
             free = []
             for end in list[Any](wait(busy, LOOK)):
                 answer = end.recv()
+                if isinstance(answer, Exception):
+                    raise answer
                 if isinstance(answer, tuple):
                     shares[busy[end]], said = answer
-                    continue
-                (found,) = answer
-                if isinstance(found, Exception):
-                    raise found
-                results[busy[end]], shares[busy.pop(end)] = found, 1.0
-                free.append(end)
-                left -= 1
+                else:
+                    results[busy[end]], shares[busy.pop(end)] = answer[0], 1.0
+                    free.append(end)
+                    left -= 1
             report(sum(shares) / len(jobs), said)
     except (EOFError, ConnectionError):
         text = f"a process of the simulation ended with status {processes[end].wait()}"
@@ -86,10 +84,10 @@ def main(pipe: Connection) -> None:
         while True:
             job = pipe.recv()
             try:
-                found = work(shared, job, lambda share, text: pipe.send((share, text)))
+                answer: Any = [work(shared, job, lambda share, text: pipe.send((share, text)))]
             except Exception as error:  # without a reader, it cannot be sent either
-                found = error
-            pipe.send([found])
+                answer = error
+            pipe.send(answer)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import itertools
 import math
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from mpmkit.measure.records import Row
 from mpmkit.measure.stats import Limits, OrderVerdict, Rounds, ratio_text
 
 WIDTH = 100  # columns of the table as text
+UNKNOWN = stats.Interval(math.nan, math.nan, math.nan, 0.0)
 TIME_LIMIT = 900.0  # seconds that one cell may take at most
 
 
@@ -145,7 +146,8 @@ class QpsTable(Table):
         figures = self.published.get(published.page(kind).kind, {})
         for mpm, found in rounds.items():
             values, theirs = [*found.values()], figures.get(mpm, math.nan)
-            ratio, limits = _ratio(found, rounds.get("prefork", {})), self.limits(kind, server, mpm)
+            first, limits = rounds.get("prefork", {}), self.limits(kind, server, mpm)
+            ratio = stats.paired(found, first) if found.keys() & first.keys() else UNKNOWN
             yield {
                 "kind": kind, "server": server, "mpm": mpm, "published": theirs, "rounds": len(values),
                 "median": statistics.median(values), "min": min(values), "max": max(values),
@@ -203,7 +205,7 @@ class QpsTable(Table):
             yield "one MPM alone has no order"
         cpu = self.rounds(kind, server, "server_cpu_us")
         ratios = [
-            f"{one} / {other} {ratio_text(_ratio(cpu[one], cpu[other]))}"
+            f"{one} / {other} {ratio_text(stats.paired(cpu[one], cpu[other]))}"
             for one, other in stats.PAIRS
             if len(cpu.get(one, {}).keys() & cpu.get(other, {}).keys()) > 1
         ]
@@ -334,14 +336,6 @@ def what_decides() -> list[str]:
         ratios = [f"{a} / {b} {ratio_text(d.ratio)} {d.word}" for a, b, d in pairs if d]
         said += [f"{server}: {', '.join(ratios)}"] * bool(ratios)
     return said
-
-
-def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interval:
-    """`stats.paired`; NaN where there is no round to compare in."""
-    try:
-        return stats.paired(one, other)
-    except ValueError:
-        return stats.Interval(math.nan, math.nan, math.nan, 0.0)
 
 
 def main(argv: Sequence[str] | None = None, *, launch: experiment.Launch | None = None) -> int:
