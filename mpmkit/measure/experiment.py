@@ -86,12 +86,11 @@ def in_rounds(cells: Sequence[C], rounds: Iterable[int], seed: Any = None) -> li
     order of a cell's parts."""
     if seed is None:
         return [replace(cell, round=number) for number in rounds for cell in cells]
-    made = []
-    for number in rounds:
-        for cell in stats.turns(cells, number, str(seed)):
-            parts = stats.turns(cell.parts, number, f"{seed} {cell.label}")
-            made.append(replace(cell, round=number, parts=tuple(parts)))
-    return made
+    return [
+        replace(cell, round=n, parts=tuple(stats.turns(cell.parts, n, f"{seed} {cell.label}")))
+        for n in rounds
+        for cell in stats.turns(cells, n, str(seed))
+    ]
 
 
 def installed(wanted: Iterable[C]) -> tuple[list[C], list[str]]:

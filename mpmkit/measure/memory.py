@@ -52,13 +52,8 @@ PATIENT: dict[str, Any] = {
 SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
     "smoke": ((0, 0.1, 0.2), (0, 20, 50), 1),
     "demo": ((0, 0.25, 0.5, 0.75, 1), (0, 100, 250, 1_000, 2_500), 1),
-    "full": (
-        (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
-        (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000),
-        3,
-    ),
-}
-
+    "full": ((*(n / 10 for n in range(11)),), (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000), 3),
+}  # fmt: skip
 
 # Headings of a table of levels, and the columns in MiB.
 _HEAD = ("held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks", "shm", "USS",
@@ -268,10 +263,9 @@ def _cells(
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
     """Levels that were given, in order; empty if none were, or one cannot be."""
-    found, before = [] if values is None else list(values), len(problems)
+    found, before = list(values or ()), len(problems)
     problems.numbers(name, found, 0, MOST, "whole")
-    if values is not None and not found:
-        problems.append(f"{name}: give at least one level")
+    problems += [f"{name}: give at least one level"] * (values is not None and not found)
     return sorted(set(found)) if len(problems) == before else []
 
 
