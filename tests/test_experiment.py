@@ -225,6 +225,15 @@ def test_bad_command_lines_are_refused_at_once(capsys, monkeypatch, program, arg
     assert all(line.startswith("mpmkit: ") for line in err.splitlines())
 
 
+@pytest.mark.parametrize("program", [qps, memory, sweep, demand, capacity])
+def test_each_option_says_what_it_is(capsys, program):
+    _, out, _ = printed_by(program.main, ["--help"], capsys)
+    options = re.findall(r"(?m)^  -.*\n(?=  -|\n|\Z)", out)  # those on one line
+    assert (
+        "--out FILE.csv" in out and options and all(re.search(r"\S  +\S", one) for one in options)
+    )
+
+
 @pytest.mark.parametrize("name", "qps_table demand_table capacity_table memory_table sweep".split())
 def test_what_is_asked_can_be_checked_without_measuring(name, tmp_path, monkeypatch):
     one, said = getattr(mpmkit, name), []

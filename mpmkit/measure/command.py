@@ -89,16 +89,17 @@ def parser(name: str, measure: Callable[..., Any], options: str, epilog: str = "
     """The command line of an experiment's function: --out, and options of these names. An option is for the
     parameter that begins with its name, is read as that is annotated, and its help is the docstring's: the first
     paragraph says what the command does, the second what each parameter is."""
-    what, said, *_ = (measure.__doc__ or "").replace("%", "%%").split("\n\n")
+    what, says, *_ = (measure.__doc__ or "\n\n").replace("%", "%%").split("\n\n")
     made = Parser(prog=name, description=what, epilog=epilog)
     parameters = signature(measure).parameters
-    _, *parts = re.split(rf"\b({'|'.join(parameters)}): ", " ".join(said.split()))
+    _, *parts = re.split(rf"\b({'|'.join(parameters)}): ", " ".join(says.split()))
     helps = dict(zip(parts[::2], parts[1::2], strict=True))
     for option in options.split():
         one = next(n for n in parameters if n.startswith(option.replace("-", "_")))
         how = next(how for kind, how in _READ if parameters[one].annotation in (kind, kind | None))
         short = ["-c"] * (option == "directive")
-        made.add_argument(*short, f"--{option}", dest=one, help=helps[one].strip(". "), **how)
+        said = helps.get(one, "").strip(". ")  # python -OO has no docstrings
+        made.add_argument(*short, f"--{option}", dest=one, help=said, **how)
     made.add_argument("--out", **OUT)
     return made
 
