@@ -32,9 +32,9 @@ class Problems(list[str]):
             raise ValueError(separator.join(dict.fromkeys(self)))
 
     def chosen(self, name: str, asked: Names, among: Iterable[str], least: int = 1) -> Chosen:
-        """Those of `among` that were asked for, in its order; "all" or "both" stands for each."""
+        """Those of `among` that were asked for, in its order; "all", of two also "both", is each."""
         allowed, values = tuple(among), (asked,) if isinstance(asked, str) else tuple(asked)
-        if values in (("all",), ("both",)):
+        if values == ("all",) or (values, len(allowed)) == (("both",), 2):
             return allowed
         wrong = [value for value in values if value not in allowed]
         self += [f"{name}: {value!r} is not one of {', '.join(allowed)}" for value in wrong]

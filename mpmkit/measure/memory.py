@@ -263,7 +263,7 @@ def _cells(
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
     """Levels that were given, in order; empty if none were, or one cannot be."""
-    found, before = list(values or ()), len(problems)
+    found, before = list(() if values is None else values), len(problems)
     problems.numbers(name, found, 0, MOST, "whole")
     problems += [f"{name}: give at least one level"] * (values is not None and not found)
     return sorted(set(found)) if len(problems) == before else []
