@@ -24,10 +24,11 @@ LOOK = 0.2  # seconds between two reports, at most
 
 def in_turn(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
     """One job after the other, in this process."""
-    return [
-        work(shared, job, lambda share, text, n=n: report((n + share) / len(jobs), text))
-        for n, job in enumerate(jobs)
-    ]
+
+    def part(number: int) -> Report:
+        return lambda share, text: report((number + share) / len(jobs), text)
+
+    return [work(shared, job, part(number)) for number, job in enumerate(jobs)]
 
 
 def in_processes(work: Work, shared: Any, jobs: Sequence[Any], report: Report) -> list[Any]:
