@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.clients import run_ab
+from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, published, records, stats
 from mpmkit.measure.command import aligned
 from mpmkit.measure.cpus import OtherWork
-from mpmkit.measure.experiment import OURS, Cell, Conditions, Figures, Report, Table, launch
+from mpmkit.measure.experiment import OURS, Cell, Figures, Report, Table, launch
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import Row
 
@@ -53,23 +54,22 @@ class ArticleTable(Table):
 
     def measure(self, cell: Cell, report: Report) -> Figures:
         """The turns of one server. While the host takes too much, a pair is measured up to three times."""
-        directives = {**published.DIRECTIVES[cell.mpm], "MaxKeepAliveRequests": 0}
         for first in ("cold", "cold, kept"):
             for last in (False, False, True):
                 rows = []
-                with cell.start(cell.mpm, **directives) as server:
+                with cell.started() as server:
                     for work in (first, first.replace("cold", "warm")):
                         report(f"round {cell.round}, {cell.label}, {work}", 0.0)
-                        rows.append(self._turn(cell, server, work, directives))
+                        rows.append(self._turn(cell, server, work))
                 if last or len(ArticleTable(rows).used) == len(rows):
                     break
             for row in rows:
                 report(f"round {cell.round}, {cell.label}, {row['work']}", 1.0)
                 yield [row]
 
-    def _turn(self, cell: Cell, server: Any, work: str, directives: Row) -> Row:
+    def _turn(self, cell: Cell, server: Any, work: str) -> Row:
         """One run of ab: its row."""
-        conditions, curve = Conditions(self, cell), list[int]()
+        row, curve = self.conditions(cell), list[int]()
         url, how = server.url + published.page("static").path, {"keep_alive": TURNS[work]}
         used = cpu_ns(members(server.pid))
         found = run_ab(url, requests=self.requests, clients=CLIENTS, curve=curve, **how)
@@ -77,7 +77,7 @@ class ArticleTable(Table):
         columns: dict[str, Any] = asdict(found) | {"work": work, "curve": json.dumps(curve)}
         columns["client_bound"] = found.client_bound
         columns["server_cpu_us"] = used / (found.requests + found.failures) / 1000
-        return conditions.row(directives, **columns)
+        return row(**columns)
 
     @property
     def used(self) -> list[Row]:
@@ -199,9 +199,11 @@ def curves(rows: Sequence[Row]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure as asked, print the table, keep the rows; the exit status of `command.execute`."""
-    shared = ("--rounds", "--scale", "--out")
+    parser = Parser(prog="python -m benchmarks.article", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--rounds", type=int, metavar="R", help="how often each is measured")
     scale = "smoke, demo (20,000 requests a run; minutes) or full (200,000, as in the article)"
-    parser = command.parser("python -m benchmarks.article", __doc__, *shared, scale=scale)
+    parser.add_argument("--scale", help=scale)
+    parser.add_argument("--out", **command.OUT)
     parser.add_argument("--requests", type=int, metavar="N", help="of each run of ab (200,000)")
     parser.add_argument("--show", metavar="FILE.csv", help="measure nothing: print these rows")
     chosen = parser.parse_args(argv)
@@ -210,9 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     problems = command.Problems()
     scale, (rounds, requests) = problems.scale(chosen.scale, SCALES)
-    problems.rounds(chosen.rounds)
+    problems.numbers("rounds", chosen.rounds, 1, 1000, "whole")
     chosen.requests = requests if chosen.requests is None else chosen.requests
-    problems.numbers("requests", (chosen.requests,), CLIENTS, 5_000_000)
+    problems.numbers("requests", chosen.requests, CLIENTS, 5_000_000)
     if problems:
         parser.error("; ".join(problems))
     given, run_id = (chosen.rounds or rounds, chosen.requests), records.new_run_id()
@@ -220,7 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     theirs = [one for one in competitors.of(["httpd"]) if one.parts == competitors.STATIC]
     how: dict[str, Any] = {"repeats": given[0], "run_id": run_id, "seed": run_id}
     how["scale"] = scale if given == SCALES[scale] else "custom"
-    cells = [replace(one, parts=tuple(TURNS)) for one in (*ours, *theirs)]
+    directives = {mpm: {**published.DIRECTIVES[mpm], "MaxKeepAliveRequests": 0} for mpm in MPMS}
+    cells = [
+        replace(one, parts=tuple(TURNS), directives=directives[one.mpm]) for one in (*ours, *theirs)
+    ]
     table = ArticleTable([], chosen.requests, cells=cells, **how)
     out = partial(command.out_of, chosen)
     return command.execute(lambda bar: table.run(out, bar, command.say))[0]

@@ -58,7 +58,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.preflight import descriptors
 from mpmkit.measure import command
-from mpmkit.measure.experiment import OURS, Cell, Conditions, Figures, OnProgress, Report, Table
+from mpmkit.measure.experiment import OURS, Cell, Figures, OnProgress, Report, Table
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import Row
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
@@ -155,7 +155,7 @@ class BenchTable(Table):
         url += path_for(cell.server, cell.work)
         nonce = f"{cell.mpm[0]}{cell.round}{cell.server[0]}{time.monotonic_ns() % 10**9}x"
         turn(cell.work, url, chosen.requests // 5, chosen.seconds / 5, nonce + "w")
-        conditions, used = Conditions(self, cell), cpu_ns(members(pid))
+        row, used = self.conditions(cell), cpu_ns(members(pid))
         found = turn(cell.work, url, chosen.requests, chosen.seconds, nonce)
         used = cpu_ns(members(pid)) - used
         asked = found.requests + found.failures
@@ -169,7 +169,7 @@ class BenchTable(Table):
             "buffered_logs": chosen.buffered_logs,
             "directives": "; ".join(map(" ".join, chosen.directives.items())) or None,
         }
-        yield [conditions.row({}, **columns)]
+        yield [row(**columns)]
 
     def result(self, row: Row) -> str:
         """What progress says of a turn."""
@@ -249,11 +249,15 @@ def hold(stack: contextlib.ExitStack, url: str, work: Work) -> None:
 def _parser() -> Parser:
     what = "Measure mpmkit's MPMs, the real httpd's and nginx, interleaved."
     works = "works: " + "; ".join(f"{work.name} ({work.title})" for work in WORKS.values())
-    shared = ("--rounds", "--scale", "--directive", "--out")
-    rounds = f"{command.SHARED['--rounds']['help']}, at least 5 for a verdict (5)"
-    name = "python -m benchmarks.bench"
-    parser = command.parser(name, what, *shared, epilog=works, rounds=rounds)
+    parser = Parser(prog="python -m benchmarks.bench", description=what, epilog=works)
     add = parser.add_argument
+    rounds = "how often each figure is measured, at least 5 for a verdict (5)"
+    add("--rounds", type=int, metavar="R", help=rounds)
+    add("--scale", help=f"{', '.join(SCALES)} (default: demo)")
+    given = "a directive over the article's; may be repeated"
+    how: dict[str, Any] = {"type": command.directive, "dest": "directives", "default": []}
+    add("-c", "--directive", action="append", metavar="'Name value'", help=given, **how)
+    add("--out", **command.OUT)
     add("--mpm", nargs="+", choices=MPMS, default=list(MPMS))
     add("--work", nargs="+", choices=[*WORKS, "all"], default=list(DEFAULT_WORKS))
     add("--requests", type=int, help="requests a turn with ab")
@@ -272,7 +276,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     problems = command.Problems()
     scale, (requests, seconds) = problems.scale(chosen.scale, SCALES)
-    problems.rounds(chosen.rounds)
+    problems.numbers("rounds", chosen.rounds, 1, 1000, "whole")
     chosen.scale = "custom" if chosen.requests or chosen.seconds else scale
     chosen.requests = requests if chosen.requests is None else chosen.requests
     chosen.seconds = seconds if chosen.seconds is None else chosen.seconds

@@ -36,11 +36,12 @@ from urllib.parse import urlsplit
 from benchmarks.clients import ClientReport, run_ab, run_wrk
 from benchmarks.nginx import Nginx
 from benchmarks.works import BenchError, rotated
+from mpmkit.config.arguments import Parser
 from mpmkit.load.preflight import target_of
 from mpmkit.load.runner import LoadError, run_load
 from mpmkit.measure import command
 from mpmkit.measure.competitors import SAMPLE_SITE
-from mpmkit.measure.experiment import Cell, Conditions, Figures, OnProgress, Report, Table
+from mpmkit.measure.experiment import Cell, Figures, OnProgress, Report, Table
 from mpmkit.measure.reference_servers import NotInstalled
 
 PATH = "/index.html"
@@ -181,10 +182,7 @@ class GeneratorTable(Table):
         report(f"round {cell.round}, {cell.work}, {cell.server}", 0.0)
         _, users, keep_alive = WORKS[cell.work]
         users, generator = self.chosen.users or users, GENERATORS[cell.server]
-        conditions, how = (
-            Conditions(self, cell),
-            {"seconds": self.seconds, "keep_alive": keep_alive},
-        )
+        row, how = self.conditions(cell), {"seconds": self.seconds, "keep_alive": keep_alive}
         try:
             made = generator(cell.url, clients=users, **how)
         except (LoadError, BenchError, NotInstalled) as error:
@@ -198,7 +196,7 @@ class GeneratorTable(Table):
             "cpu": float(made.client_cpu),
             "failures": int(made.failures),
         }
-        yield [conditions.row({} if self.chosen.url else NGINX, **columns)]
+        yield [row(**columns)]
         time.sleep(0.2)  # for what is left in the server's queues
 
     def text(self) -> str:
@@ -227,13 +225,17 @@ def turns(chosen: Any, table: GeneratorTable, rounds: int) -> Iterator[Generator
         for work in chosen.work:
             for number in range(1, rounds + 1):
                 for name in rotated(GENERATORS, number):
-                    yield GeneratorTurn(number, name, "", work, url)
+                    given = {} if chosen.url else NGINX
+                    yield GeneratorTurn(number, name, "", work=work, url=url, directives=given)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status of `command.execute`."""
-    shared = ("--rounds", "--scale", "--out")
-    parser = command.parser("python -m benchmarks.generators", __doc__, *shared)
+    what = __doc__.partition("\n\n")[0]
+    parser = Parser(prog="python -m benchmarks.generators", description=what)
+    parser.add_argument("--rounds", type=int, help="how often each figure is measured")
+    parser.add_argument("--scale", help=f"{', '.join(SCALES)} (default: demo)")
+    parser.add_argument("--out", **command.OUT)
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
     parser.add_argument("--url", help="another server than nginx, on loopback, and its page")
@@ -243,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def measured(bar: OnProgress) -> GeneratorTable:
         problems = command.Problems()
         scale, (rounds, seconds) = problems.scale(options.scale, SCALES)
-        problems.rounds(options.rounds, 100)
+        problems.numbers("rounds", options.rounds, 1, 100, "whole")
         seconds = seconds if options.seconds is None else options.seconds
         if not 1 <= seconds <= 60:
             problems.append(f"seconds: must be 1 to 60, not {seconds:g}")

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, cpus, procfs, stats
 from mpmkit.measure.command import aligned
@@ -137,7 +138,9 @@ def compare(trees: Sequence[str], mpm: str, work: str, pairs: int, turn: int) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare as asked, and print the table."""
-    parser = command.parser("python -m benchmarks.versions", __doc__, "--mpm")
+    what = __doc__.partition("\n\n")[0]
+    parser = Parser(prog="python -m benchmarks.versions", description=what)
+    parser.add_argument("--mpm", default="all", help="only this MPM; several as a,b")
     # One metavar: with two, argparse of 3.11 cannot print its help.
     parser.add_argument(
         "trees", nargs=2, metavar="TREE", help="[PYTHON@]FOLDER: the old version, the new"
@@ -149,10 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(argv)
     problems = command.Problems()
-    mpms = problems.chosen("mpm", chosen.mpms or MPMS, MPMS)
+    mpms = problems.chosen("mpm", command.words(chosen.mpm), MPMS)
     works = problems.chosen("work", command.words(chosen.work or ",".join(WORKS)), WORKS)
-    problems.numbers("pairs", (chosen.pairs,), 10, 10_000)
-    problems.numbers("turn", (chosen.turn,), 10, 100_000)
+    problems.numbers("pairs", chosen.pairs, 10, 10_000)
+    problems.numbers("turn", chosen.turn, 10, 100_000)
     problems += [
         f"{tree}: has no folder mpmkit" for tree in chosen.trees
         if not os.path.isdir(os.path.join(tree.rpartition("@")[2], "mpmkit"))

@@ -137,9 +137,9 @@ def test_a_run_goes_on_with_the_rows_of_its_file(tmp_path):
 def test_a_row_has_the_machine_and_what_happened_meanwhile():
     frame = {"run_id": "r", "scale": "smoke", "round": 3, "server": "nginx", "mpm": None}
     own = {*frame, "steal", "load1", "directives", *vars(records.machine())}
-    conditions = experiment.Conditions(Table([], run_id="r", scale="smoke"), Cell(3, "nginx", ""))
+    cell = Cell(3, "nginx", "", directives={"A": 1, "B": "x"})
     columns = {name: value for name, value in ROW.items() if name not in own}
-    row = conditions.row({"A": 1, "B": "x"}, **columns)
+    row = Table([], run_id="r", scale="smoke").conditions(cell)(**columns)
     assert {name: row[name] for name in frame} == frame and row["cores"] >= 1
     assert row["directives"] == "A=1 B=x" and 0 <= (row["steal"] or 0) <= 1
 
@@ -147,10 +147,10 @@ def test_a_row_has_the_machine_and_what_happened_meanwhile():
 def test_stolen_time_is_a_share_of_what_has_passed(monkeypatch):
     looks = [(100, 0, 50, 800, 50, 0, 0, 10, 9, 0), (150, 0, 60, 820, 50, 0, 0, 30, 99, 0)]
     monkeypatch.setattr("psutil.cpu_times", lambda: looks[0] if len(looks) < 2 else looks.pop(0))
-    conditions = experiment.Conditions(Table([], run_id="r"), SERVERS[2])
+    row = Table([]).conditions(SERVERS[2])
     monkeypatch.setattr(records, "check", lambda row: row)
-    assert conditions.row({})["steal"] == pytest.approx(0.2)
-    assert experiment.Conditions(Table([]), SERVERS[2]).row({})["steal"] is None
+    assert row()["steal"] == pytest.approx(0.2)
+    assert Table([]).conditions(SERVERS[2])()["steal"] is None
 
 
 @pytest.mark.parametrize(("event", "status", "out", "err"), [
@@ -225,6 +225,15 @@ def test_bad_command_lines_are_refused_at_once(capsys, monkeypatch, program, arg
     assert all(line.startswith("mpmkit: ") for line in err.splitlines())
 
 
+@pytest.mark.parametrize("program", [qps, memory, sweep, demand, capacity])
+def test_each_option_says_what_it_is(capsys, program):
+    _, out, _ = printed_by(program.main, ["--help"], capsys)
+    options = re.findall(r"(?m)^  -.*\n(?=  -|\n|\Z)", out)  # those on one line
+    assert (
+        "--out FILE.csv" in out and options and all(re.search(r"\S  +\S", one) for one in options)
+    )
+
+
 @pytest.mark.parametrize("name", "qps_table demand_table capacity_table memory_table sweep".split())
 def test_what_is_asked_can_be_checked_without_measuring(name, tmp_path, monkeypatch):
     one, said = getattr(mpmkit, name), []
@@ -239,7 +248,7 @@ def test_what_is_asked_can_be_checked_without_measuring(name, tmp_path, monkeypa
 def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "runs").mkdir(parents=True)
-    parser = command.parser("x", "", "--out", "--directive", "--mpm")
+    parser = command.parser("x", memory.memory_table, "directive mpm")
     checkout = records.recorded_folder().with_name("runs")
     assert command.out_of(parser.parse_args([]), "a") == checkout / "a.csv"
     assert str(command.out_of(parser.parse_args(["--out", "b.csv"]), "a")) == "b.csv"
@@ -248,8 +257,9 @@ def test_rows_are_kept_in_the_checkout_or_where_out_says(tmp_path, monkeypatch):
     assert command.out_of(parser.parse_args([]), "a") is None
     assert "keeps no rows" in " ".join(parser.format_help().split())
     argv = ["-c", "Timeout 5", "--directive", "KeepAlive  On", "--mpm", "a,b", "--mpm", "c"]
-    asked = command.asked(parser.parse_args([*argv, "--out", "b.csv"]))
-    assert asked == {"directives": {"Timeout": "5", "KeepAlive": "On"}, "mpms": ["a", "b", "c"]}
+    asked = vars(parser.parse_args([*argv, "--out", "b.csv"]))
+    given = [("Timeout", "5"), ("KeepAlive", "On")]
+    assert asked == {"directives": given, "mpms": ["a", "b", "c"], "out": "b.csv"}
 
 
 def test_progress_is_a_bar_on_a_terminal_and_else_a_line_a_figure(monkeypatch, capsys):
@@ -284,7 +294,7 @@ def test_points_are_the_product_of_the_grid():
     assert cell.directives["KeepAlive"] is False and cell.directives["MaxRequestWorkers"] == 400
     assert (cell.profile.users, cell.profile.path) == (3, "/ok")
     assert plan("event", {"threadsperchild": [5]}, LOAD).names == ("ThreadsPerChild",)
-    assert sum(map(todo.takes, todo.left())) == pytest.approx(2 * 8 * (2.5 + 5))
+    assert sum(cell.seconds for cell in todo.left()) == pytest.approx(2 * 8 * (2.5 + 5))
 
 
 def test_one_sweep_is_told_from_another_but_not_by_its_rounds():

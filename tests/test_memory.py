@@ -23,7 +23,7 @@ import mpmkit
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
 from benchmarks.usage import usage
 from mpmkit.load import connections, preflight
-from mpmkit.measure import competitors, experiment, memory, procfs, published, records
+from mpmkit.measure import competitors, experiment, procfs, published, records
 from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.memory import PATIENT, MemoryTable, main, memory_of, memory_table
 from mpmkit.measure.procfs import Footprint, kind_of, mappings, parse_smaps
@@ -278,7 +278,7 @@ def test_a_whole_measurement(quick, tmp_path, capsys):
 
 
 def test_the_answer_for_a_machine_is_printed(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "memory_table", lambda *_, **__: MemoryTable(rows()))
+    monkeypatch.setattr(MemoryTable, "run", lambda *_, **__: MemoryTable(rows()))
     argv = ["--mpm", "prefork", "--out", str(tmp_path / "rows.csv"), "--ram"]
     assert main([*argv, "2GiB"]) == 0 and "\nMaxRequestWorkers " in capsys.readouterr().out
     assert main([*argv, "270MiB"]) == 1

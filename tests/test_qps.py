@@ -81,7 +81,7 @@ def test_a_table_of_limited_rows_says_nothing_of_an_order(bound):
 
 
 def test_what_a_reader_must_know_is_in_the_table():
-    assert QpsTable([], published.figures()).text() == "no row was finished"
+    assert QpsTable([], published.figures()).text() == "no cell was finished"
     alone = QpsTable([row("event", "static", 1, 10)], published.figures())
     assert "one MPM alone has no order" in alone.text() and alone.verdict("static") is None
     assert len(alone.to_frame()) == 1 and math.isnan(alone.summary()["ratio"][0])

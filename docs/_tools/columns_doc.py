@@ -1,48 +1,57 @@
-"""The columns of the records' tables, as data/README.md has them: ``python -m docs._tools.columns_doc``."""
+"""Does data/README.md describe the columns of the records as they are? What differs is printed by
+``python -m docs._tools.columns_doc``. The meaning of a column, and its unit, are written there alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import sys
+from pathlib import Path
 
-from mpmkit.measure.schema import MACHINE, OBSERVED, SWEEP, TABLES, WHEN, WHO, Column
+from mpmkit.measure.schema import COUNTS, MACHINE, SHARES, TABLES, WHEN, WHO, WORDS, columns_of
 
-# Table -> what a row is.
-ABOUT = {
-    "qps": "`mpmkit qps`: a server, a kind of page, a round",
-    "memory": "`mpmkit memory`: a server at a level of busy requests or idle connections; three rows, "
-    "for the whole server, its parent and its median child",
-    "sweep": "`mpmkit sweep`: a point of the grid, a round",
-    "observed": "`lab.sweep_panel()`: a point of the grid, observed alongside the load",
-    "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
-    "bench": "`python -m benchmarks.bench`: a server, a piece of work, a round, compared with httpd",
-    "article": "`python -m benchmarks.article`: a server, a run of ab, a round",
-    "demand": "`mpmkit demand`: a server, a kind of work, a rate, a block",
-    "capacity": "`mpmkit capacity`: a server at one rate of the bisection, a round",
-}
-
-SWEEPS = {"sweep": SWEEP, "observed": (*SWEEP, *OBSERVED)}  # and what qps has of a load
+PAGE = Path(__file__).resolve().parents[2] / "data" / "README.md"
+KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+ALL = "Every table"
+LINE = re.compile(r"\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \| (.+) \|")
 
 
-def markdown() -> str:
-    """The columns of all tables; shared ones are listed once."""
-    shared = (*WHO, *WHEN, *MACHINE)
-    parts = [_markdown("### Every table", shared)]
+def described(page: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Heading -> column -> its type, its unit or range, whether it may be empty, its meaning."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for part in page.split("\n### ")[1:]:
+        heading, _, text = part.partition("\n")
+        lines = filter(None, map(LINE.fullmatch, text.splitlines()))
+        found[heading] = {
+            line[1]: tuple(cell.strip() for cell in line.groups()[1:]) for line in lines
+        }
+    return found
+
+
+def wrong(page: str) -> list[str]:
+    """Where the page and the schema differ, a line each."""
+    load = TABLES["qps"]
+    names = [column.name for column in load]
+    load = load[names.index("driver") : names.index("seed") + 1]
+    tables = {ALL: columns_of(f"{WHO} {WHEN} {MACHINE}")}
     for table, columns in TABLES.items():
-        own = SWEEPS.get(table) or [one for one in columns if one not in shared]
-        more = ", and the columns of qps from `driver` to `ended`" if table in SWEEPS else ""
-        parts.append(_markdown(f"### {table}\n\nA row: {ABOUT[table]}{more}.", own))
-    return "\n\n".join(parts)
-
-
-def _markdown(head: str, columns: Iterable[Column]) -> str:
-    kinds = {str: "text", int: "whole number", float: "number", bool: "true or false"}
-    lines = [head, "", "| column | type | unit or range | empty? | meaning |"]
-    lines.append("|---|---|---|---|---|")
-    for name, kind, unit, doc, empty in columns:
-        unit = unit if isinstance(unit, str) else ", ".join(unit)
-        lines.append(f"| `{name}` | {kinds[kind]} | {unit} | {'may be' * empty} | {doc} |")
-    return "\n".join(lines)
+        known = {*tables[ALL], *(load if table in ("sweep", "observed") else ())}
+        tables[table] = tuple(column for column in columns if column not in known)
+    found, said = described(page), []
+    for table, columns in tables.items():
+        there = found.get(table, {})
+        if list(there) != [column.name for column in columns]:
+            said.append(f"{table}: its columns are {' '.join(column.name for column in columns)}")
+        for name, kind, empty in columns:
+            shown, unit, may_be, _ = there.get(name, ("",) * 4)
+            words = ", ".join(WORDS.get(name, ()))
+            least = "0 to 1" * (name in SHARES) + "from 1" * (name in COUNTS)
+            bounds = words or least or (unit if unit not in ("0 to 1", "from 1") else "")
+            if (shown, unit, may_be) != (KINDS[kind], bounds, "may be" * empty):
+                said.append(f"{table}, {name}: {KINDS[kind]} | {bounds} | {'may be' * empty}")
+    return said
 
 
 if __name__ == "__main__":
-    print(markdown())
+    print("\n".join(wrong(PAGE.read_text(encoding="utf-8"))))
+    sys.exit(bool(wrong(PAGE.read_text(encoding="utf-8"))))

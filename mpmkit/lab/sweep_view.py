@@ -149,7 +149,7 @@ class SweepPanel(Frame):
             plan = form.plan()
             values = ", ".join(f"{value:g}" for value in form.measured())
             fixed = ", ".join(f"{name} {value}" for name, value in form.fixed().items())
-            takes = duration(sum(map(plan.takes, plan.cells)))
+            takes = duration(sum(cell.seconds for cell in plan.cells))
             what = f"{values}: {len(plan.cells)} points, about {takes}"
             said.insert(0, f"{what}; the article's directives, and {fixed} at all of them")
         except ValueError as error:

@@ -142,13 +142,13 @@ class CapacityTable(Table):
         with tempfile.TemporaryDirectory(prefix="mpmkit-capacity-") as root:
             (Path(root) / "burn.py").write_text(SCRIPT.format(ns=int(self.cost_us * 1000)))
             Path(root).chmod(0o755)  # children of root's server are of another user
-            start = partial(cell.start, cell.mpm, document_root=root, **DIRECTIVES[cell.mpm])
+            start = partial(cell.started, document_root=root)
             with cpus.loopers(place[:2]) as awake, cpus.pinned(start, place) as server:
                 while rate := self.next(cell.round, cell.mpm):
                     report(f"round {cell.round}, {cell.label}", 0.0)
-                    conditions = experiment.Conditions(self, cell)
+                    row = self.conditions(cell)
                     found = self._step(server, rate, awake)
-                    yield [conditions.row(DIRECTIVES[cell.mpm], **same, **found)]
+                    yield [row(**same, **found)]
                     rejected = rejected + 1 if found["flaw"] else 0
                     if rejected == TRIES:
                         why = f"{TRIES} cells in a row were rejected: {found['flaw']}"
@@ -191,17 +191,21 @@ def capacity_table(
     """Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, for a script under
     each MPM of mpmkit on one CPU. Five minutes at the demo scale; an interrupted run resumes with its file.
 
-    limit_ms: the limit of p99, 1 to 10,000. cost_us: CPU time that the script burns, 50 to 100,000. out, launch,
-    on_progress, say: as in `qps_table`. Raises as it does.
+    limit_ms: what p99 must not exceed, in ms, 1 to 10,000 (50). cost_us: µs of CPU that the script burns, 50 to
+    100,000 (300). mpms: of prefork, worker, event. rounds: how often each is measured. scale: smoke, demo, full;
+    by default the environment's MPMKIT_SCALE, or else demo.
+
+    out, launch, on_progress, say: as in `qps_table`. Raises as it does.
     """
     problems = command.Problems()
     chosen, (most, seconds, precision) = problems.scale(scale, SCALES, rounds)
     mpms = problems.chosen("mpm", mpms, MPMS)
-    problems.rounds(rounds)
-    problems.numbers("limit_ms", (limit_ms,), 1, 10_000)
-    problems.numbers("cost_us", (cost_us,), 50, 100_000)
+    problems.numbers("rounds", rounds, 1, 1000, "whole")
+    problems.numbers("limit_ms", limit_ms, 1, 10_000)
+    problems.numbers("cost_us", cost_us, 50, 100_000)
     problems.raise_any()
-    cells = [Cell(1, OURS, mpm, start=launch or experiment.launch) for mpm in mpms]
+    start = launch or experiment.launch
+    cells = [Cell(1, OURS, mpm, start=start, directives=DIRECTIVES[mpm]) for mpm in mpms]
     asked = (float(limit_ms), float(cost_us), seconds, precision)
     how: dict[str, Any] = {"cells": cells, "repeats": rounds or most, "seed": 1, "scale": chosen}
     return CapacityTable([], *asked, design=experiment.identity(mpms, *asked), **how)
@@ -220,10 +224,6 @@ def flaw_of(row: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit capacity``, as in `command.measured`."""
-    shared = ("--mpm", "--rounds", "--scale", "--out")
-    parser = command.parser("mpmkit capacity", capacity_table.__doc__, *shared)
-    add = parser.add_argument
-    add("--limit", dest="limit_ms", type=float, metavar="MS", help="what p99 must not exceed (50)")
-    cost = "µs of CPU that it burns (300)"
-    add("--cost", dest="cost_us", type=float, metavar="US", help=cost)
+    options = "mpm limit cost rounds scale"
+    parser = command.parser("mpmkit capacity", capacity_table, options)
     return command.measured(parser.parse_args(argv), capacity_table)[0]

@@ -3,20 +3,23 @@
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import listed, problem
-from mpmkit.measure import competitors
-from mpmkit.measure.experiment import Bar, ExperimentError, Names, SomeTable, one_line
+from mpmkit.measure.experiment import Bar, ExperimentError, Names, T
 from mpmkit.measure.records import RecordError
 
-Scale = TypeVar("Scale")
+S = TypeVar("S")
 
+Chosen = tuple[str, ...]
 SCALE_NAMES = ("smoke", "demo", "full")
 
 
@@ -28,12 +31,10 @@ class Problems(list[str]):
         if self:
             raise ValueError(separator.join(dict.fromkeys(self)))
 
-    def chosen(
-        self, name: str, values: Names, allowed: Iterable[str], least: int = 1
-    ) -> tuple[str, ...]:
-        """Those of `allowed` that were asked for, in its order; "all" stands for each."""
-        allowed, values = tuple(allowed), (values,) if isinstance(values, str) else tuple(values)
-        if values == ("all",):
+    def chosen(self, name: str, asked: Names, among: Iterable[str], least: int = 1) -> Chosen:
+        """Those of `among` that were asked for, in its order; "all", of two also "both", is each."""
+        allowed, values = tuple(among), (asked,) if isinstance(asked, str) else tuple(asked)
+        if values == ("all",) or (values, len(allowed)) == (("both",), 2):
             return allowed
         wrong = [value for value in values if value not in allowed]
         self += [f"{name}: {value!r} is not one of {', '.join(allowed)}" for value in wrong]
@@ -41,20 +42,13 @@ class Problems(list[str]):
             self.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
 
-    def rounds(self, value: Any, most: int = 1000, name: str = "rounds") -> None:
-        """A number of rounds, or None for what the scale says."""
-        self.numbers(name, () if value is None else (value,), 1, most, "whole")
-
-    def numbers(
-        self, name: str, values: Iterable[Any], least: float, most: float, kind: str = "number"
-    ) -> None:
-        """Numbers within bounds; kind: "number" or "whole"."""
-        how = {"kind": kind, "low": least, "high": most, "unit": "", "none": ""}
+    def numbers(self, name: str, given: Any, low: float, high: float, kind: str = "number") -> None:
+        """A number, or several, within bounds; None: the scale says it. kind: "number" or "whole"."""
+        how = {"kind": kind, "low": low, "high": high, "unit": "", "none": ""}
+        values = given if isinstance(given, list | tuple) else [given] * (given is not None)
         self += [f"{name}: {wrong}" for value in values if (wrong := problem(how, value))]
 
-    def scale(
-        self, name: str | None, scales: Mapping[str, Scale], *by_hand: Any
-    ) -> tuple[str, Scale]:
+    def scale(self, name: str | None, scales: Mapping[str, S], *by_hand: Any) -> tuple[str, S]:
         """A scale by its name, by default that of MPMKIT_SCALE or else demo; "custom": sizes were given."""
         chosen = name or os.environ.get("MPMKIT_SCALE") or "demo"
         if chosen not in scales:
@@ -65,7 +59,6 @@ class Problems(list[str]):
 
 
 words = listed(str)  # of an option that takes several as a,b
-WORDS: dict[str, Any] = {"action": "extend", "type": words}
 
 
 def directive(text: str) -> tuple[str, str]:
@@ -77,47 +70,38 @@ def directive(text: str) -> tuple[str, str]:
     return name, value.strip()
 
 
-SHARED: dict[str, dict[str, Any]] = {
-    "--mpm": WORDS | {"dest": "mpms", "metavar": "MPM", "help": "only this MPM; several as a,b"},
-    "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
-    "--scale": {
-        "metavar": "SCALE", "help": "smoke (seconds), demo (minutes; the default) or full (as in the "
-        "article); also by the environment's MPMKIT_SCALE",
-    },
-    "--also": WORDS | {
-        "metavar": "SERVER", "help": "measure this server in the same rounds; several as a,b. One that is not "
-        f"installed is named and left out: {', '.join(competitors.FORMS)}, or all",
-    },
-    "--document-root": {"metavar": "DIR", "help": "your pages"},
-    "--directive": {
-        "action": "append", "type": directive, "default": [], "dest": "directives", "metavar": "'Name value'",
-        "help": "a directive over the article's; may be repeated",
-    },
-    "--out": {
-        "metavar": "FILE.csv", "help": "append the rows to this file. Without it they are kept in data/runs of "
-        "the checkout that mpmkit runs from; an installed mpmkit keeps no rows then",
-    },
+# annotation of a parameter -> its option
+_READ: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (bool, {"action": "store_true", "default": None}), (int, {"type": int, "metavar": "N"}),
+    (float, {"type": float, "metavar": "X"}), (str, {}), (str | os.PathLike[str], {"metavar": "DIR"}),
+    (Names, {"action": "extend", "type": words, "metavar": "A,B"}),
+    (Iterable[int], {"type": listed(int), "metavar": "N,N"}),
+    (Iterable[float], {"type": listed(float), "metavar": "X,X"}),
+    (Mapping[str, Any], {"action": "append", "type": directive, "metavar": "'Name value'"}),
+)  # fmt: skip
+OUT: dict[str, Any] = {
+    "metavar": "FILE.csv", "help": "append the rows to this file. Without it they are kept in data/runs of the "
+    "checkout that mpmkit runs from; an installed mpmkit keeps no rows then",
 }  # fmt: skip
 
 
-def parser(name: str, doc: str | None, *shared: str, epilog: str = "", **helps: str) -> Parser:
-    """The command line of `name`, with options that several experiments have. doc: its first paragraph says what
-    the command does. `helps`: the name of one of the options without dashes -> another help text."""
-    made = Parser(prog=name, description=(doc or "").partition("\n\n")[0], epilog=epilog)
-    for option in shared:
-        how = dict(SHARED[option])
-        how["help"] = helps.get(option.lstrip("-"), how["help"])
-        made.add_argument(*(["-c"] if option == "--directive" else []), option, **how)
+def parser(name: str, measure: Callable[..., Any], options: str, epilog: str = "") -> Parser:
+    """The command line of an experiment's function: --out, and options of these names. An option is for the
+    parameter that begins with its name, is read as that is annotated, and its help is the docstring's: the first
+    paragraph says what the command does, the second what each parameter is."""
+    what, says, *_ = (measure.__doc__ or "\n\n").replace("%", "%%").split("\n\n")
+    made = Parser(prog=name, description=what, epilog=epilog)
+    parameters = signature(measure).parameters
+    _, *parts = re.split(rf"\b({'|'.join(parameters)}): ", " ".join(says.split()))
+    helps = dict(zip(parts[::2], parts[1::2], strict=True))
+    for option in options.split():
+        one = next(n for n in parameters if n.startswith(option.replace("-", "_")))
+        how = next(how for kind, how in _READ if parameters[one].annotation in (kind, kind | None))
+        short = ["-c"] * (option == "directive")
+        said = helps.get(one, "").strip(". ")  # python -OO has no docstrings
+        made.add_argument(*short, f"--{option}", dest=one, help=said, **how)
+    made.add_argument("--out", **OUT)
     return made
-
-
-def asked(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as arguments of an experiment's function, whose parameters have their names: those that were
-    given, without --out."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    if "directives" in given:
-        given["directives"] = dict(given["directives"])
-    return {name: value for name, value in given.items() if name != "out"}
 
 
 def out_of(options: argparse.Namespace, name: str) -> Path | None:
@@ -140,10 +124,9 @@ def known(value: float | None, form: str) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
-    """A line for each row, in columns of one width each, two blanks between them.
-
-    `left` are the columns (from 0) that begin at their left edge, as words do; the others end at their
-    right, as numbers do. All rows have as many cells as the first. Raises ValueError otherwise.
+    """A line for each row, in columns of one width each, two blanks between them. `left` are those (from 0) that
+    begin at their left edge, as words do; the others end at their right, as numbers do. Raises ValueError if
+    the rows have not as many cells each.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -155,37 +138,35 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[
     ]
 
 
-def measured(
-    options: argparse.Namespace, measure: Callable[..., SomeTable], **more: Any
-) -> tuple[int, SomeTable | None]:
+def measured(options: Any, measure: Callable[..., T], **more: Any) -> tuple[int, T | None]:
     """Call an experiment's function with what was asked on the command line, and `more`: the table is printed on
     standard output, progress and errors on standard error. Gives what `execute` gives."""
-    more |= {"out": partial(out_of, options), "say": say}
-    return execute(lambda bar: measure(**asked(options) | more, on_progress=bar))
+    asked = {name: value for name, value in vars(options).items() if value is not None}
+    asked |= {"out": partial(out_of, options), "say": say, **more}
+    return execute(lambda bar: measure(**asked, on_progress=bar))
 
 
-def execute(measure: Callable[[Bar], SomeTable]) -> tuple[int, SomeTable | None]:
+# what ends a command -> its exit status
+_STATUS: dict[type[BaseException], int] = {
+    KeyboardInterrupt: 130, ExperimentError: 1, RecordError: 1, ValueError: 2
+}  # fmt: skip
+
+
+def execute(measure: Callable[[Bar], T]) -> tuple[int, T | None]:
     """Measure, print the table; the exit status and the table, None if nothing was started.
 
     0: measured. 1: something failed on the way. 2: a bad argument. 130: Ctrl-C. After 1 and 130 the rows
     until then are kept and printed.
     """
-    bar = Bar()
-    table: SomeTable | None = None
-    problem, status = "", 0
+    table: T | None = None
+    status = 0
     try:
-        table = measure(bar)
-    except KeyboardInterrupt as stop:
-        table, problem, status = getattr(stop, "table", None), "interrupted", 130
-    except ExperimentError as error:
-        table, problem, status = error.table, one_line(error), 1
-    except RecordError as error:
-        problem, status = one_line(error), 1
-    except ValueError as error:
-        problem, status = str(error), 2
-    bar.close()
-    if problem:
-        say(problem + (table.again if table else ""))
+        with closing(Bar()) as bar:
+            table = measure(bar)
+    except tuple(_STATUS) as error:
+        status = next(_STATUS[kind] for kind in _STATUS if isinstance(error, kind))
+        table = getattr(error, "table", None)
+        say((str(error) or "interrupted") + (table.again if table else ""))
     if table is not None and (table.records or status == 0):
         print(table.text(), flush=True)
     return status, table

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import read_share
 from mpmkit.measure import command, demand, records
 from mpmkit.measure.records import RecordError, Row
@@ -53,15 +54,11 @@ def costs(rows: Sequence[Row]) -> Costs:
     return found
 
 
-def compare(a: Costs, b: Costs, margin: float = MARGIN) -> dict[str, Decision]:
-    """What both have -> B's cost over A's, with its word: "dearer" is dearer in B."""
-    return {name: decide(b[name], a[name], margin) for name in a if name in b}
-
-
 def compare_files(
     a: str | Path, b: str | Path, margin: float = MARGIN
 ) -> tuple[dict[str, Decision], list[str]]:
-    """The decisions on two files, and what a reader should know. Raises RecordError, naming the file."""
+    """What both files have -> the decision on B's cost over A's ("dearer" is dearer in B); and what a reader
+    should know. Raises RecordError, naming the file."""
     one, other = records.read(a), records.read(b)
     if not (one and other):
         raise RecordError(f"{b if one else a}: is empty; it has no row to compare")
@@ -76,7 +73,7 @@ def compare_files(
     for column in MACHINE:
         x, y = (", ".join(sorted({str(row[column]) for row in rows})) for rows in (one, other))
         notes += [f"two machines: {column} is {x}, then {y}"] * (x != y)
-    found = compare(mine, theirs, margin)
+    found = {name: decide(theirs[name], mine[name], margin) for name in mine if name in theirs}
     if not found:
         raise RecordError("; ".join([f"{a} and {b}: have nothing in common to compare", *notes]))
     return found, notes
@@ -100,7 +97,7 @@ def junit(found: dict[str, Decision]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit compare``. The exit status: 0, 1 if something is dearer in B, 2 for bad input."""
-    parser = command.parser("mpmkit compare", __doc__)
+    parser = Parser(prog="mpmkit compare", description=(__doc__ or "").partition("\n\n")[0])
     add = parser.add_argument
     add("a", metavar="A.csv", help="before")
     add("b", metavar="B.csv", help="after, of the same table")
@@ -109,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         problems = command.Problems()
-        problems.numbers("margin", (options.margin,), 0.001, 0.5)
+        problems.numbers("margin", options.margin, 0.001, 0.5)
         problems.raise_any()
         found, notes = compare_files(options.a, options.b, options.margin)
         for note in notes:

@@ -32,7 +32,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS
-from mpmkit.load.fields import listed, read_share
+from mpmkit.load.fields import read_share
 from mpmkit.load.preflight import target_of
 from mpmkit.load.profile import LoadProfile, RequestSpec, Stage, arrivals
 from mpmkit.load.result import LoadRun, Tick
@@ -310,10 +310,9 @@ class DemandTable(Table):
         with contextlib.ExitStack() as stack:
             servers = {}
             for cell in cells:
-                start = partial(cell.start, cell.mpm, **DIRECTIVES[cell.mpm])
                 try:
                     if not cell.subjects & self.broken:
-                        servers[cell] = stack.enter_context(start())
+                        servers[cell] = stack.enter_context(cell.started())
                 except RuntimeError as error:
                     if cell.server == OURS:
                         raise
@@ -325,7 +324,7 @@ class DemandTable(Table):
         self, block: int, work: str, servers: Mapping[Cell, Any], awake: Mapping[int, int]
     ) -> Figures:
         """One kind of work, on all servers of a block in turns."""
-        conditions = [experiment.Conditions(self, cell) for cell in servers]
+        conditions = [self.conditions(cell) for cell in servers]
         kind, keep = WORKS[work]
         page, running = published.page(kind), [*servers.values()]
         ports = [target_of(server.url).port for server in running]
@@ -348,7 +347,7 @@ class DemandTable(Table):
             for rate in self.rates:
                 columns = {**same, **sums[Turn(number, rate)], "rate": rate}
                 columns |= {"control": cell.control, "flaw": flaw_of(columns, self.cycles)}
-                rows.append(conditions[number].row(DIRECTIVES[cell.mpm], **columns))
+                rows.append(conditions[number](**columns))
             yield rows
 
     def must_fit(self, block: int) -> None:
@@ -381,28 +380,30 @@ def demand_table(
     installed, with a decision on each pair (docs/DEMAND.md). Five minutes at the demo scale; an interrupted run
     resumes with its file, and measures an unfinished block again.
 
-    works: of "page" (a new connection each), "script" (the same) and "keep-alive". rates: requests/s,
-        two or more for a line. blocks: how often each is measured. scale: "smoke", "demo", "full" (an
-        hour); by default the environment's MPMKIT_SCALE, or else demo. seed: of the random order.
-        margin: within which two costs are called the same. also: ("httpd",) or ().
-    out, launch, on_progress, say: as in `qps_table`. Raises as it does.
+    works: of page (a new connection each), script (the same) and keep-alive. rates: requests/s, two or more for a
+    line: 2000,4000. blocks: how often each server is measured. scale: smoke (half a minute), demo (five minutes),
+    full (an hour); by default the environment's MPMKIT_SCALE, or else demo. seed: of the random order (1).
+
+    margin: within which two costs are called the same. also: ("httpd",) or (). out, launch, on_progress, say: as
+    in `qps_table`. Raises as it does.
     """
     problems = command.Problems()
     chosen, (most, cycles, speeds, kinds) = problems.scale(scale, SCALES, rates, blocks)
     kinds = problems.chosen("work", kinds if works is None else works, WORKS)
     also = problems.chosen("also", also, ("httpd",), 0)
-    problems.rounds(blocks, name="blocks")
+    problems.numbers("blocks", blocks, 1, 1000, "whole")
     speeds = speeds if rates is None else tuple(rates) or (0,)
     problems.numbers("rates", speeds, 1, 1_000_000)
-    problems.numbers("margin", (margin,), 0.001, 0.5)
-    problems.numbers("seed", (seed,), 0, 1 << 31, "whole")
+    problems.numbers("margin", margin, 0.001, 0.5)
+    problems.numbers("seed", seed, 0, 1 << 31, "whole")
     problems.raise_any()
     start = launch or experiment.launch
-    cells = [Cell(1, OURS, mpm, parts=kinds, stands_for=mpm, start=start) for mpm in MPMS]
+    cells = [Cell(1, OURS, mpm, parts=kinds, start=start) for mpm in MPMS]
     rivals, missing = experiment.installed(competitors.of(also))
     static = tuple(work for work in kinds if WORKS[work][0] == "static")
     cells += [replace(rival, parts=static) for rival in rivals if static]
     cells += [replace(cell, control=True) for cell in cells if cell.mpm == "prefork"]
+    cells = [replace(cell, directives=DIRECTIVES[cell.mpm]) for cell in cells]
     speeds = tuple(sorted(set(map(float, speeds))))
     servers = dict.fromkeys(cell.server for cell in cells)
     design = experiment.identity(kinds, speeds, cycles, seed, margin, *servers)
@@ -423,15 +424,8 @@ def whole_blocks(rows: list[Row], todo: DemandTable) -> list[Row]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit demand``, as in `command.measured`."""
-    scale = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
-    parser = command.parser("mpmkit demand", demand_table.__doc__, "--scale", "--out", scale=scale)
-    add = parser.add_argument
-    kinds = f"{', '.join(WORKS)}; several as a,b"
-    add("--work", dest="works", **command.WORDS, metavar="WORK", help=kinds)
-    add("--rates", type=listed(float), metavar="X,X", help="requests/s, two or more: 2000,4000")
-    add("--blocks", type=int, metavar="N", help="how often each server is measured")
-    add("--seed", type=int, metavar="N", help="of the random order (1)")
+    parser = command.parser("mpmkit demand", demand_table, "work rates blocks scale seed")
+    add, alone = parser.add_argument, "measure mpmkit alone"
     add("--margin", type=read_share, metavar="P", help="the same within (3%%)")
-    alone = "measure mpmkit alone"
     add("--without-httpd", dest="also", action="store_const", const=(), help=alone)
     return command.measured(parser.parse_args(argv), demand_table)[0]

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -48,7 +48,8 @@ class Cell:
 
     round: from 1. server: its name in the rows. mpm: "" for a server that has none of the three.
     parts: what is measured on it, a figure each: pages, kinds of work. control: the second server of
-    an A/A comparison. stands_for: the MPM whose directives it is started with. start: starts it.
+    an A/A comparison. stands_for: the MPM that it is compared with. start: starts it. directives: that it is
+    started with. seconds: that it takes, about; 0: not known.
     """
 
     round: int
@@ -59,6 +60,12 @@ class Cell:
     control: bool = False
     stands_for: str = ""
     start: Launch = field(default=launch, compare=False, repr=False)
+    directives: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    seconds: float = field(default=0.0, compare=False, repr=False)
+
+    def started(self, **more: Any) -> AbstractContextManager[Any]:
+        """Its server, for a `with` block."""
+        return self.start(self.stands_for or self.mpm, **more, **self.directives)
 
     @property
     def label(self) -> str:
@@ -71,25 +78,22 @@ class Cell:
         return frozenset(", ".join(filter(None, (self.label, part))) for part in self.parts)
 
 
-SomeCell = TypeVar("SomeCell", bound=Cell)
+C = TypeVar("C", bound=Cell)
 
 
-def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None) -> list[SomeCell]:
+def in_rounds(cells: Sequence[C], rounds: Iterable[int], seed: Any = None) -> list[C]:
     """The cells of these rounds, in the order of measuring: with a seed it is random in each round, as is the
     order of a cell's parts."""
-    made = []
-    for number in rounds:
-        these = [replace(cell, round=number) for cell in cells]
-        if seed is not None:
-            these = [
-                replace(cell, parts=tuple(stats.turns(cell.parts, number, f"{seed} {cell.label}")))
-                for cell in stats.turns(these, number, str(seed))
-            ]
-        made += these
-    return made
+    if seed is None:
+        return [replace(cell, round=number) for number in rounds for cell in cells]
+    return [
+        replace(cell, round=n, parts=tuple(stats.turns(cell.parts, n, f"{seed} {cell.label}")))
+        for n in rounds
+        for cell in stats.turns(cells, n, str(seed))
+    ]
 
 
-def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
+def installed(wanted: Iterable[C]) -> tuple[list[C], list[str]]:
     """The cells whose programs are here, and a sentence on each of the others: what it lacks and how
     to get that. Starts none of them."""
     here, missing = [], []
@@ -132,8 +136,8 @@ class Progress(NamedTuple):
         return said if not self.left else f"{said} (about {duration(self.left)} left)"
 
 
-OnProgress = Callable[[Progress], None]
-Say = Callable[[str], None]
+OnProgress = Callable[[Progress], None] | None
+Say = Callable[[str], None] | None
 Figures = Generator[list[Row], None, None]
 """The rows of each figure of a cell, as soon as they are there."""
 Report = Callable[[str, float], None]
@@ -169,7 +173,6 @@ class Table:
     unit = "cells"
     design_column = "design"
     again = ""  # what a stopped command ends with
-    nothing = ""  # the text without rows
 
     @functools.cached_property
     def machine(self) -> Row:
@@ -181,10 +184,6 @@ class Table:
         """Figures that have their rows."""
         return len(self.records)
 
-    def takes(self, cell: Any) -> float:
-        """About how many seconds a cell takes; 0: not known."""
-        return 0.0
-
     def to_frame(self) -> DataFrame:
         """The rows as a tidy frame (the columns of data/README.md)."""
         return records.frame(self.records, self.name)
@@ -195,8 +194,8 @@ class Table:
 
     def text(self) -> str:
         """The table for a terminal."""
-        lines = self._text() if self.records or not self.nothing else [self.nothing]
-        return "\n".join(lines).rstrip()
+        nothing = f"no {self.unit.removesuffix('s')} was finished"
+        return "\n".join(self._text()).rstrip() if self.records else nothing
 
     def _text(self) -> Iterator[str]:
         """Its lines."""
@@ -205,6 +204,25 @@ class Table:
     def measure(self, cell: Any, report: Report) -> Figures:
         """Start the server of a cell, measure its parts, stop it."""
         raise NotImplementedError
+
+    def conditions(self, cell: Cell) -> Callable[..., Row]:
+        """What makes a row of a figure: of its columns, which win, and of what the machine did since this was
+        called, before it was measured. That raises RecordError."""
+        directives = " ".join(f"{name}={value}" for name, value in cell.directives.items())
+        same: Row = {"run_id": self.run_id, "table": self.name, "scale": self.scale}
+        same |= {"server": cell.server, "mpm": cell.mpm or None, "round": cell.round}
+        same |= {"directives": directives, "started_at": records.utc(time.time())}
+        same |= {**self.machine, "load1": os.getloadavg()[0]}
+        before = psutil.cpu_times()[:8]  # without guests'
+
+        def row(**columns: Any) -> Row:
+            now = psutil.cpu_times()[:8]
+            *passed, stolen = (new - old for old, new in zip(before, now, strict=True))
+            whole = sum(passed) + stolen
+            steal = min(1.0, max(0.0, stolen) / whole) if whole > 0 else None
+            return records.check({**same, "steal": steal, **columns})
+
+        return row
 
     def left(self) -> list[Any]:
         """The cells that have no rows yet, in the order of measuring; those whose programs are not here are left
@@ -215,9 +233,7 @@ class Table:
         self.left_out += missing
         return in_rounds(self.cells, range(1, self.repeats + 1), self.seed)
 
-    def run(
-        self, out: Out = None, on_progress: OnProgress | None = None, say: Say | None = None
-    ) -> Self:
+    def run(self, out: Out = None, on_progress: OnProgress = None, say: Say = None) -> Self:
         """Measure what is left. out: where the rows are written. Raises as `each` does, and RecordError for a bad
         file."""
         _ = self.machine  # before an experiment pins this process to one CPU
@@ -226,7 +242,7 @@ class Table:
         self.planned = self.measured + sum(len(cell.parts) for cell in left)
         if self.resumed:
             self.notes.append(f"{self.resumed} of {self.planned} {self.unit} are of an earlier run")
-        if say is not None and (seconds := sum(map(self.takes, left))):
+        if say is not None and (seconds := sum(cell.seconds for cell in left)):
             say(f"{len(left)} {self.unit}, about {duration(seconds)}")
         return self.each(left, on_progress, say)
 
@@ -249,9 +265,7 @@ class Table:
             said = f"rows that the file had before are of another {name}: {', '.join(found)}"
             self.notes += [said] * bool(found)
 
-    def each(
-        self, cells: Iterable[Any], on_progress: OnProgress | None = None, say: Say | None = None
-    ) -> Self:
+    def each(self, cells: Iterable[Any], on_progress: OnProgress = None, say: Say = None) -> Self:
         """Measure these cells one after the other. A competitor that fails costs no other row.
 
         cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
@@ -266,12 +280,12 @@ class Table:
 
         def report(now: str, share: float = 0.0, row: Row | None = None) -> None:
             nonlocal text
-            text, done, planned = now, self.measured, max(1, self.planned)
-            whole = min(1.0, (done + min(1.0, share)) / planned)
+            text, planned = now, max(1, self.planned)
+            whole = min(1.0, (self.measured + min(1.0, share)) / planned)
             mine = whole - before / planned
             left = (time.monotonic() - began) / mine * (1 - whole) if mine > 0 else None
-            result = self.result(row) if row else ""
-            show(Progress(done, planned, text, whole, left, row, result))
+            said = self.result(row) if row else ""
+            show(Progress(self.measured, planned, text, whole, left, row, said))
 
         try:
             for cell in cells:
@@ -318,24 +332,22 @@ class Table:
         return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"
 
 
-SomeTable = TypeVar("SomeTable", bound=Table)
+T = TypeVar("T", bound=Table)
 Asked = ParamSpec("Asked")
 
 
-def measured(
-    plan: Callable[Asked, SomeTable],
-) -> "functools._Wrapped[Asked, SomeTable, ..., SomeTable]":
+def measured(plan: Callable[Asked, T]) -> "functools._Wrapped[Asked, T, ..., T]":
     """A function that checks what is asked and gives the experiment without rows, as one that measures it, with
     the arguments of `Table.run`, too. The first one is its attribute `__wrapped__`."""
-    shown = inspect.signature(plan)
-    own = [*inspect.signature(Table.run).parameters.values()][1:]
+    shown, of_run = inspect.signature(plan), inspect.signature(Table.run)
+    own = [one.replace(kind=one.KEYWORD_ONLY) for one in of_run.parameters.values()][1:]
 
     @functools.wraps(plan)
-    def measure(*asked: Any, **more: Any) -> SomeTable:
+    def measure(*asked: Any, **more: Any) -> T:
         how = {one.name: more.pop(one.name, None) for one in own}
         return plan(*asked, **more).run(**how)
 
-    both = [*shown.parameters.values(), *(one.replace(kind=one.KEYWORD_ONLY) for one in own)]
+    both = [*shown.parameters.values(), *own]
     measure.__signature__ = shown.replace(parameters=both)  # type: ignore[attr-defined]
     return measure
 
@@ -356,26 +368,6 @@ class Interrupted(Stopped, KeyboardInterrupt):
     """Ctrl-C."""
 
 
-class Conditions:
-    """What the machine did while a figure was measured, as columns of its row. Made before it."""
-
-    def __init__(self, table: Table, cell: Cell) -> None:
-        of_run = {"run_id": table.run_id, "table": table.name, "scale": table.scale}
-        of_cell = {"server": cell.server, "mpm": cell.mpm or None, "round": cell.round}
-        now = {"load1": os.getloadavg()[0], "started_at": records.utc(time.time())}
-        self._row: Row = {**of_run, **of_cell, **now, **table.machine}
-        self._cpu = psutil.cpu_times()
-
-    def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
-        """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
-        said = " ".join(f"{name}={value}" for name, value in directives.items())
-        both = zip(self._cpu[:8], psutil.cpu_times()[:8], strict=True)  # without guests'
-        *passed, stolen = (b - a for a, b in both)
-        whole = sum(passed) + stolen
-        steal = min(1.0, max(0.0, stolen) / whole) if whole > 0 else None
-        return records.check({**self._row, "directives": said, "steal": steal, **columns})
-
-
 def is_gone(server: Any) -> bool:
     """Whether the first process of a server has ended; False if it is not known."""
     pid = getattr(server, "pid", None)
@@ -386,8 +378,8 @@ def last_words(server: Any) -> str:
     """What to add to an error of a server: whether it is gone, and the end of its error log."""
     words = f"; the server (process {server.pid}) is gone" if is_gone(server) else ""
     with contextlib.suppress(Exception):  # the log of a dead server may be gone with it
-        last = [line.strip() for line in str(server.error_log()).splitlines() if line.strip()][-1:]
-        words += "".join(f"; its error log ends: {line}" for line in last)
+        last = str(server.error_log()).strip().splitlines()[-1]
+        words += f"; its error log ends: {last.strip()}"
     return words
 
 
@@ -406,21 +398,20 @@ class Bar:
     tqdm is missing (it comes with mpmkit[lab]), a line for each figure on standard error."""
 
     def __init__(self) -> None:
-        self.file = sys.stderr
         self._bar: Any = None
         shell = sys.modules.get("IPython")
         self._widget = shell is not None and hasattr(shell.get_ipython(), "kernel")
-        if self._widget or self.file.isatty():
+        if self._widget or sys.stderr.isatty():
             with contextlib.suppress(ImportError):
                 from tqdm.auto import tqdm
 
                 form = "{percentage:3.0f}%|{bar:30}| {desc}"
-                self._bar = tqdm(total=1.0, file=self.file, leave=self._widget, bar_format=form)
+                self._bar = tqdm(total=1.0, file=sys.stderr, leave=self._widget, bar_format=form)
 
     def __call__(self, now: Progress) -> None:
         if now.row is not None and not self._widget:
             write = print if self._bar is None else self._bar.write
-            write(str(now), file=self.file)
+            write(str(now), file=sys.stderr)
         if self._bar is not None:
             self._bar.n = now.share
             self._bar.set_description_str(str(now))

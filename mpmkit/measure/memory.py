@@ -14,8 +14,9 @@ import math
 import os
 import statistics
 import urllib.request
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from mpmkit.config.directives import MPMS, DirectiveError, Directives
 from mpmkit.config.extras import DataFrame, data_frame
 from mpmkit.config.keywords import from_keywords
 from mpmkit.load.connections import HoldingProcess
-from mpmkit.load.fields import listed
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import command, competitors, experiment, published
 from mpmkit.measure.command import Problems
@@ -40,6 +40,7 @@ AGAINST = {
     "idle": ("kept-alive connections", "idle connection"),
 }
 MOST = 20_000  # connections; as many as a load profile may have
+OTHERS = 200  # descriptors, besides one for each connection: of the holder, or of a server with one process
 
 # No connection is closed while memory is looked at.
 PATIENT: dict[str, Any] = {
@@ -51,18 +52,18 @@ PATIENT: dict[str, Any] = {
 SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
     "smoke": ((0, 0.1, 0.2), (0, 20, 50), 1),
     "demo": ((0, 0.25, 0.5, 0.75, 1), (0, 100, 250, 1_000, 2_500), 1),
-    "full": (
-        (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
-        (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000),
-        3,
-    ),
-}
-
+    "full": ((*(n / 10 for n in range(11)),), (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000), 3),
+}  # fmt: skip
 
 # Headings of a table of levels, and the columns in MiB.
 _HEAD = ("held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks", "shm", "USS",
          "RSS summed", "child's PSS")  # fmt: skip
 _MIB = ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")
+MEANINGS = (
+    "held: the number that the server took; under prefork and worker each one holds a worker",
+    "summed RSS counts a shared page in every process",
+    "cost and base: slope and start of a line through the levels in PSS, without page tables and sockets",
+)
 
 
 def memory_of(server: Any) -> DataFrame:
@@ -87,15 +88,8 @@ def memory_of(server: Any) -> DataFrame:
 class Level(Cell):
     """One server with so many requests busy, or connections idle (`against`)."""
 
-    _: KW_ONLY
     against: str
     level: int
-    directives: dict[str, Any] = field(repr=False)
-
-    @property
-    def descriptors(self) -> int:
-        """One for each connection, for the holder and for a server that has them all in one process."""
-        return self.level + 200
 
 
 @dataclass(repr=False)
@@ -108,7 +102,6 @@ class MemoryTable(Table):
 
     name = "memory"
     unit = "levels"
-    nothing = "no level was finished"
 
     @property
     def measured(self) -> int:
@@ -119,26 +112,21 @@ class MemoryTable(Table):
         """What progress says of a finished level."""
         return f"{row['pss_kb'] / 1024:,.1f} MiB"
 
-    def takes(self, cell: Level) -> float:
-        """Seconds, about."""
-        return 4.0
-
     def measure(self, cell: Level, report: Report) -> Figures:
         """One server with so many requests or connections."""
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
-        conditions, start = experiment.Conditions(self, cell), partial(cell.start, cell.stands_for)
-        with descriptors(cell.descriptors), start(**cell.directives) as server:
+        row = self.conditions(cell)
+        with descriptors(cell.level + OTHERS), cell.started() as server:
             try:
                 found, held, slab = _look(cell, server, self.path)
             except RuntimeError as error:
                 words = experiment.last_words(server) if experiment.is_gone(server) else ""
                 raise RuntimeError(f"{error}{words}") from None
         same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
-        rows = []
-        for scope, columns in found.items():
-            own = {"scope": scope, "slab_kb": slab if scope == "server" else None}
-            rows.append(conditions.row(cell.directives, **same, **columns, **own))
-        yield rows
+        yield [
+            row(**same, **columns, scope=scope, slab_kb=slab if scope == "server" else None)
+            for scope, columns in found.items()
+        ]
 
     def lines(self, *columns: str) -> dict[tuple[str, str | None, str], Line]:
         """(server, MPM, against) -> the line through its levels: KiB of `columns` (by default pss_kb)
@@ -158,9 +146,14 @@ class MemoryTable(Table):
         return data_frame(rows)
 
     def _text(self) -> Iterator[str]:
-        """The levels, the costs, and what the words mean."""
-        for against in AGAINST:
-            yield from self._levels(against)
+        """The levels, a table for each server, the costs, and what the words mean."""
+        for (against,), found in grouped(self.records, "against").items():
+            what = f"{AGAINST[against][0]} (child's PSS in KiB, the median child)"
+            yield from [f"memory in MiB against {what}", ""]
+            for (server, mpm), levels in grouped(found, "server", "mpm").items():
+                each = (_figures(*one) for one in grouped(levels, "level").items())
+                table = command.aligned([(against, *_HEAD), *each], left=())
+                yield from [f"{server} {mpm or ''}".strip(), *table, ""]
         naive, tables = self.lines("rss_kb"), self.lines("page_tables_kb")
         head = "what one more costs", "KiB", "95% interval", "page tables", "base MiB"
         rows = [(*head, "summed RSS says")]
@@ -171,33 +164,20 @@ class MemoryTable(Table):
             cells = f"{line.slope:,.1f}", between, f"{tables[key].slope:+,.1f}"
             rows.append((who, *cells, f"{line.base / 1024:,.1f}", f"{naive[key].slope:,.1f}"))
         yield from command.aligned(rows) if rows[1:] else ["one level alone has no slope"]
-        yield ""
-        yield "held: the number that the server took; under prefork and worker each one holds a worker"
-        yield "summed RSS counts a shared page in every process"
-        how = "slope and start of a line through the levels in PSS, without page tables and sockets"
-        yield f"cost and base: {how}"
-        yield from self.footer()
-
-    def _levels(self, against: str) -> Iterator[str]:
-        """A table for each server, of what was measured against one thing."""
-        found = [row for row in self.records if row["against"] == against]
-        if found:
-            what = f"{AGAINST[against][0]} (child's PSS in KiB, the median child)"
-            yield from [f"memory in MiB against {what}", ""]
-        for (server, mpm), levels in grouped(found, "server", "mpm").items():
-            table: list[tuple[str, ...]] = [(against, *_HEAD)]
-            for (level,), rows in grouped(levels, "level").items():
-                of = grouped(rows, "scope")
-                whole, child = of["server",], of.get(("child",), [])
-                counts = [f"{_middle(whole, n):,.0f}" for n in ("held", "processes", "threads")]
-                sizes = [f"{_middle(whole, f'{n}_kb') / 1024:,.1f}" for n in _MIB]
-                last = f"{_middle(child, 'pss_kb'):,.0f}" if child else "-"
-                table.append((f"{level:,}", *counts, *sizes, last))
-            yield from [f"{server} {mpm or ''}".strip(), *command.aligned(table, left=()), ""]
+        yield from ["", *MEANINGS, *self.footer()]
 
 
-def _middle(rows: Sequence[Row], column: str) -> float:
-    return statistics.median(row[column] for row in rows)
+def _figures(level: tuple[int], rows: Sequence[Row]) -> tuple[str, ...]:
+    """The line of a level below _HEAD: medians of the rounds."""
+    of = grouped(rows, "scope")
+
+    def middle(scope: str, name: str) -> float:
+        return statistics.median(row[name] for row in of[scope,])
+
+    counts = [f"{middle('server', n):,.0f}" for n in ("held", "processes", "threads")]
+    sizes = [f"{middle('server', f'{n}_kb') / 1024:,.1f}" for n in _MIB]
+    child = f"{middle('child', 'pss_kb'):,.0f}" if ("child",) in of else "-"
+    return f"{level[0]:,}", *counts, *sizes, child
 
 
 @experiment.measured
@@ -216,14 +196,15 @@ def memory_table(
 ) -> MemoryTable:
     """Measure what a busy request and an idle connection cost under each MPM; minutes at the demo scale.
 
-    * mpms: of prefork, worker, event. against: of "busy", "idle".
-    * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
-      kept-alive connections, 0 to 20,000; by default set by the scale.
-    * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    * also: "httpd" to measure it as well. If it is missing it is left out and named.
-    * document_root, path: your pages, and the one requested before the measurement; the
-      other servers serve the samples. directives: override the article's blocks, {name: value}.
-    * out, on_progress, say: as in `qps_table`. Raises as it does.
+    mpms: of prefork, worker, event. against: of busy, idle (both). busy: numbers of requests being served at
+    once, 0 to MaxRequestWorkers. idle: numbers of kept-alive connections, 0 to 20,000; both by default set by the
+    scale. rounds: how often each level is measured, 1 to 100. scale: smoke, demo, full; by default the
+    environment's MPMKIT_SCALE, or demo. also: other servers to measure, like httpd, or all; what is missing is
+    left out and named. document_root: your pages; the other servers serve the samples. path: of the page that is
+    requested before the measurement (/index.html). directives: over the article's: {name: value}, or a -c for
+    each.
+
+    out, on_progress, say: as in `qps_table`. Raises as it does.
     """
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
@@ -231,7 +212,7 @@ def memory_table(
     others = competitors.of(problems.chosen("also", also, competitors.FORMS, 0), mpms)
     given = {"busy": _levels(problems, "busy", busy), "idle": _levels(problems, "idle", idle)}
     chosen, (shares, numbers, most) = problems.scale(scale, SCALES, busy, idle, rounds)
-    problems.rounds(rounds, 100)
+    problems.numbers("rounds", rounds, 1, 100, "whole")
     root = Path(document_root) if document_root is not None else competitors.SAMPLE_SITE
     if not root.is_dir():
         problems.append(f"document_root: there is no folder {root}")
@@ -240,7 +221,7 @@ def memory_table(
     ours = partial(experiment.launch, document_root=root, access_log=True)
     cells: list[Level] = []
     for mpm in mpms:
-        block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
+        block = {**published.DIRECTIVES[mpm], **PATIENT, **dict(directives or {})}
         try:
             effective, _ = check(mpm, from_keywords(mpm, **block))
         except DirectiveError as error:
@@ -257,7 +238,7 @@ def memory_table(
         servers += [one for one in others if one.stands_for == mpm]
         for kind in kinds:
             cells += _cells(servers, kind, levels[kind], block, effective)
-    if short := too_few_descriptors(max((one.descriptors for one in cells), default=0)):
+    if short := too_few_descriptors(max((one.level for one in cells), default=0) + OTHERS):
         problems.append(f"levels: {short}")
     problems.raise_any()
     return MemoryTable([], path, cells=cells, repeats=rounds or most, scale=chosen)
@@ -276,24 +257,22 @@ def _cells(
         # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
         for level in levels if kind == "idle" or one.mpm else ():
             children = effective.StartServers if kept else settled(effective, level)
-            directives = {**block, "StartServers": children}
-            yield Level(**{**vars(one), "against": kind}, level=level, directives=directives)
+            own = {"directives": {**block, "StartServers": children}, "seconds": 4.0}
+            yield Level(**{**vars(one), **own, "against": kind}, level=level)
 
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
     """Levels that were given, in order; empty if none were, or one cannot be."""
-    found, before = [] if values is None else list(values), len(problems)
+    found, before = list(() if values is None else values), len(problems)
     problems.numbers(name, found, 0, MOST, "whole")
-    if values is not None and not found:
-        problems.append(f"{name}: give at least one level")
+    problems += [f"{name}: give at least one level"] * (values is not None and not found)
     return sorted(set(found)) if len(problems) == before else []
 
 
-def _held(mpm: str, levels: Sequence[int], workers: int) -> list[int]:
+def _held(mpm: str, levels: Sequence[int], workers: int) -> Sequence[int]:
     """The levels of idle connections. prefork and worker hold no more than they have workers; one level
     beyond shows it."""
-    beyond = [level for level in levels if level > workers]
-    return list(levels) if mpm == "event" else [n for n in levels if n <= workers] + beyond[:1]
+    return levels if mpm == "event" else levels[: bisect_right(levels, workers) + 1]
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
@@ -326,29 +305,23 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit memory``, as in `command.measured`; the status is 1 as well if no size can be said."""
-    names = ("--mpm", "--rounds", "--scale", "--also", "--document-root", "--directive", "--out")
-    parser = command.parser("mpmkit memory", memory_table.__doc__, *names)
+    names = "mpm against busy idle rounds scale also document-root path directive"
+    parser = command.parser("mpmkit memory", memory_table, names)
     add = parser.add_argument
-    add("--against", **command.WORDS, metavar="WHAT", help="busy, idle (both)")
-    add("--busy", type=listed(int), metavar="N,N", help="busy levels")
-    add("--idle", type=listed(int), metavar="N,N", help="idle levels")
-    add("--path", help="the page to serve first (/index.html)")
-    ram = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
-    add("--ram", metavar="SIZE", help=ram)
-    reserve = "of it, not for the server (20%%, at least 256 MiB)"
-    add("--reserve", metavar="SIZE", help=reserve)
+    what = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
+    add("--ram", metavar="SIZE", help=what)
+    add("--reserve", metavar="SIZE", help="of it, not for the server (20%%, at least 256 MiB)")
     options = parser.parse_args(argv)
-    ram, reserve = vars(options).pop("ram"), vars(options).pop("reserve")
-
-    def measure(**asked: Any) -> MemoryTable:
-        if ram is not None:
+    ram, reserve = (vars(options).pop(name) for name in ("ram", "reserve"))
+    if reserve and not ram:
+        parser.error("reserve: it is a part of --ram; give both")
+    try:
+        if ram:
             room_for(ram, reserve)
-        elif reserve is not None:
-            raise ValueError("reserve: it is a part of --ram; give both")
-        return memory_table(**asked)
-
-    status, table = command.measured(options, measure)
-    threads = int(dict(options.directives).get("ThreadsPerChild", 25))
+    except ValueError as error:
+        parser.error(str(error))
+    status, table = command.measured(options, memory_table)
+    threads = int(dict(options.directives or ()).get("ThreadsPerChild", 25))
     how: dict[str, Any] = {"threads_per_child": threads, "reserve": reserve, "memory": table}
     for mpm in (options.mpms or MPMS) if ram and table is not None and table.records else ():
         try:

@@ -12,7 +12,7 @@ import itertools
 import math
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -24,9 +24,10 @@ from mpmkit.measure import command, competitors, demand, experiment, published, 
 from mpmkit.measure.experiment import OURS, Cell, Figures, Names, Report, Table
 from mpmkit.measure.procfs import Meter
 from mpmkit.measure.records import Row
-from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
+from mpmkit.measure.stats import Limits, OrderVerdict, Rounds, ratio_text
 
 WIDTH = 100  # columns of the table as text
+UNKNOWN = stats.Interval(math.nan, math.nan, math.nan, 0.0)
 TIME_LIMIT = 900.0  # seconds that one cell may take at most
 
 
@@ -58,23 +59,17 @@ class QpsTable(Table):
     profiles: dict[str, LoadProfile] = field(default_factory=dict)
     least: float = 0.0
 
-    nothing = "no row was finished"
-
     def measure(self, cell: Cell, report: Report) -> Figures:
         """Start one server, measure its pages, stop it."""
-        keep = self.profiles[cell.parts[0]].keep_alive
-        directives = {**published.DIRECTIVES[cell.stands_for], "KeepAlive": keep}
-        with cell.start(cell.stands_for, **directives) as server:
+        with cell.started() as server:
             for kind in cell.parts:
-                conditions = experiment.Conditions(self, cell)
+                row = self.conditions(cell)
                 found, cpu_us = self._page(cell, kind, server, report)
                 page, began = published.page(kind), records.utc(found.started_at)
                 own = {"kind": page.kind, "script": page.script or None, "server_cpu_us": cpu_us}
-                yield [conditions.row(directives, **found.row() | own | {"started_at": began})]
+                yield [row(**found.row() | own | {"started_at": began})]
 
-    def _page(
-        self, cell: Cell, kind: str, server: Any, report: Report
-    ) -> tuple[LoadRun, float | None]:
+    def _page(self, cell: Cell, kind: str, server: Any, report: Report) -> tuple[LoadRun, Any]:
         """One figure, and the server's CPU time for a request. Where it lasts less than it should, all of its
         kind get more requests from now on, and it is measured again."""
         load = self.profiles[kind]
@@ -112,9 +107,7 @@ class QpsTable(Table):
         names = {row["server"] for row in self.records}
         return sorted(names, key=lambda name: (name != OURS, name != "httpd", name))
 
-    def rounds(
-        self, kind: str, server: str = OURS, column: str = "qps"
-    ) -> dict[str, dict[tuple[str, int], float]]:
+    def rounds(self, kind: str, server: str = OURS, column: str = "qps") -> dict[str, Rounds]:
         """MPM ("" for a server without one) -> the figure of each round, in the article's order. A round
         is (run_id, number); one without the figure is left out."""
         found: dict[str, dict[tuple[str, int], float]] = {mpm: {} for mpm in (*MPMS, "")}
@@ -147,40 +140,41 @@ class QpsTable(Table):
         each = itertools.product(self.kinds, self.servers)
         return data_frame([x for one in each for x in self._lines(*one) if x["mpm"]])
 
-    def _lines(self, kind: str, server: str) -> list[Row]:
+    def _lines(self, kind: str, server: str) -> Iterator[Row]:
         """The figures of each MPM of a server, or of one that has none."""
         rounds, cpu = self.rounds(kind, server), self.rounds(kind, server, "server_cpu_us")
-        figures, lines = self.published.get(published.page(kind).kind, {}), []
+        figures = self.published.get(published.page(kind).kind, {})
         for mpm, found in rounds.items():
             values, theirs = [*found.values()], figures.get(mpm, math.nan)
-            ratio = _ratio(found, rounds.get("prefork", {}))
-            limits = self.limits(kind, server, mpm)
-            line = {"kind": kind, "server": server, "mpm": mpm, "published": theirs}
-            line |= {"rounds": len(values), "median": statistics.median(values)}
-            line |= {"min": min(values), "max": max(values), "noise": stats.noise(values)}
-            line |= {"cpu_us": statistics.median(cpu[mpm].values()) if mpm in cpu else math.nan}
-            line |= {"published_ratio": theirs / figures.get("prefork", math.nan)}
-            line |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
-            bound = limits.generator + limits.machine
-            lines.append({**line, "bound": bound, "limit": limits.short})
-        return lines
+            first, limits = rounds.get("prefork", {}), self.limits(kind, server, mpm)
+            ratio = stats.paired(found, first) if found.keys() & first.keys() else UNKNOWN
+            yield {
+                "kind": kind, "server": server, "mpm": mpm, "published": theirs, "rounds": len(values),
+                "median": statistics.median(values), "min": min(values), "max": max(values),
+                "noise": stats.noise(values),
+                "cpu_us": statistics.median(cpu.get(mpm, {0: math.nan}).values()),
+                "published_ratio": theirs / figures.get("prefork", math.nan),
+                "ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high,
+                "bound": limits.generator + limits.machine, "limit": limits.short,
+            }  # fmt: skip
 
     def _text(self) -> Iterator[str]:
         """Both tables, with what can be concluded, and from what; no line is longer than 100."""
         for kind in self.kinds:
             alone = [server for server in self.servers if "" in self.rounds(kind, server)]
             for server in (one for one in self.servers if one not in alone):
-                yield from self._table(kind, [server])
-            yield from self._table(kind, alone, mpms=False)
+                of = f", {server}" if server != OURS else ""
+                yield from self._table(kind, [server], "MPM", of)
+            yield from self._table(kind, alone, "server", ", other servers")
         machine, *last = self.footer()
         for one in (*self._small_print(), machine):
             yield from textwrap.wrap(one, WIDTH)
         yield from last
 
-    def _table(self, kind: str, servers: Sequence[str], mpms: bool = True) -> Iterator[str]:
+    def _table(self, kind: str, servers: Sequence[str], first: str, of: str) -> Iterator[str]:
         """The MPMs of a server, or the servers that have none, with what is concluded."""
-        head = ["MPM" if mpms else "server", "published", "median", "all rounds", "published"]
-        rows, failed = [[*head, "measured", "µs CPU", "limit"]], []
+        head = [first, "published", "median", "all rounds", "published", "measured", "µs CPU"]
+        rows, failed = [[*head, "limit"]], []
         for line in (line for server in servers for line in self._lines(kind, server)):
             where = self._rows(kind, line["server"], line["mpm"])
             failures, requests = (sum(row[n] for row in where) for n in ("failures", "requests"))
@@ -188,20 +182,17 @@ class QpsTable(Table):
                 who = f"{line['server']} {line['mpm']}"
                 failed.append(f"{who}: {failures:,} of {requests:,} requests FAILED")
             ends = f"{line['min']:,.0f} to {line['max']:,.0f}" if line["rounds"] > 1 else "-"
-            two = (command.known(line[name], ",.0f") for name in ("published", "median"))
+            rates = (command.known(line[name], ",.0f") for name in ("published", "median"))
             ratios = (command.known(line[name], ".2f") for name in ("published_ratio", "ratio"))
             last = command.known(line["cpu_us"], ".1f"), line["limit"]
-            rows.append([line["mpm" if mpms else "server"], *two, ends, *ratios, *last])
+            rows.append([line[first.lower()], *rates, ends, *ratios, *last])
         if rows[1:]:
             table = command.aligned(rows, left=(0, 7))
-            of = (
-                f", {servers[0]}" if mpms and servers[0] != OURS else ", other servers" * (not mpms)
-            )
             yield f"requests/s, {published.page(kind).title}{of}"
             # Two columns stand under one heading, as both are ratios to prefork.
             yield " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
             yield from [*table, *failed]
-            for one in self._conclusions(kind, servers[0]) if mpms else ():
+            for one in self._conclusions(kind, servers[0]) if first == "MPM" else ():
                 yield from textwrap.wrap(one, WIDTH, subsequent_indent="  ")
             yield ""
 
@@ -214,7 +205,7 @@ class QpsTable(Table):
             yield "one MPM alone has no order"
         cpu = self.rounds(kind, server, "server_cpu_us")
         ratios = [
-            f"{one} / {other} {ratio_text(_ratio(cpu[one], cpu[other]))}"
+            f"{one} / {other} {ratio_text(stats.paired(cpu[one], cpu[other]))}"
             for one, other in stats.PAIRS
             if len(cpu.get(one, {}).keys() & cpu.get(other, {}).keys()) > 1
         ]
@@ -265,17 +256,18 @@ def qps_table(
     """Measure the article's tables on this machine: requests per second of prefork, worker and event, for a
     static page and a script; minutes at the demo scale.
 
-    kinds: of "static", "script". mpms: of "prefork", "worker", "event". "all" stands for each. requests: per
-        cell, 1 to 20 million; by default set by the scale. rounds: 1 to 1000. users: concurrent clients, 1 to
-        20,000. keep_alive: reuse connections. processes: of the generator.
-    scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default the
-        environment's MPMKIT_SCALE, or else demo.
-    also: other servers to measure in the same rounds, "httpd" or "all"; what is not installed or fails is left
-        out, as `left_out` says. launch: starts ours, ``launch(mpm, **directives)``. scripts: the ways to run the
-        script: "wsgi", "cgi", "php-fpm", "all"; with httpd also its mod_cgi, mod_proxy_fcgi and mod_php.
-    out: a CSV file to which each row is appended as soon as it is finished. on_progress: called with an
-        `experiment.Progress` some four times a second, and when a cell ends; `experiment.Bar()`. say: called at
-        once with a sentence for each thing left out.
+    kinds: of page: static, script, or all. mpms: of prefork, worker, event, or all. requests: in each cell, 1 to
+    20 million; by default set by the scale. users: concurrent clients, 1 to 20,000 (200, as in the article).
+    keep_alive: reuse connections (the article did not). rounds: how often each figure is measured, 1 to 1000.
+    scale: smoke (seconds), demo (minutes), full (the article's 200,000 requests); by default the environment's
+    MPMKIT_SCALE, or else demo. processes: of the generator (1). also: other servers to measure in the same
+    rounds, like httpd, or all; what is not installed or fails is left out, as `left_out` says. scripts: the ways
+    to run the script: wsgi (the default), cgi, php-fpm, or all; with httpd also its mod_cgi, mod_proxy_fcgi and
+    mod_php.
+
+    launch: starts ours, ``launch(mpm, **directives)``. out: a CSV file to which each row is appended as soon as
+    it is finished. on_progress: called with an `experiment.Progress` some four times a second, and when a cell
+    ends; `experiment.Bar()`. say: called at once with a sentence for each thing left out.
 
     Raises ValueError for a bad argument and RecordError for a bad file, both before anything starts;
     `experiment.ExperimentError` if a server or the generator fails, and on Ctrl-C `experiment.Interrupted` (a
@@ -291,7 +283,7 @@ def qps_table(
         pages += tuple(way for way in ways if way != "wsgi")
         pages += ("mod_php",) * ("php-fpm" in ways and "httpd" in others and "prefork" in mpms)
     chosen, size = problems.scale(scale, SCALES, requests, rounds)
-    problems.rounds(rounds)
+    problems.numbers("rounds", rounds, 1, 1000, "whole")
     load: dict[str, Any] = {"users": users, "keep_alive": keep_alive, "processes": processes}
     load |= {"warmup_seconds": size.warmup, "time_limit": TIME_LIMIT, "requests": requests}
     if requests is None:  # no bound in time cuts short what is given by hand
@@ -304,7 +296,10 @@ def qps_table(
         except ProfileError as error:
             problems += str(error).split("; ")
     problems.raise_any()
-    cells = _cells(pages, mpms, others, launch or experiment.launch)
+    cells = [
+        replace(one, directives={**published.DIRECTIVES[one.stands_for], "KeepAlive": keep_alive})
+        for one in _cells(pages, mpms, others, launch or experiment.launch)
+    ]
     how: dict[str, Any] = {"cells": cells, "repeats": rounds or size.rounds, "scale": chosen}
     how["seed"] = how["run_id"] = records.new_run_id()
     return QpsTable([], published.figures(), profiles, size.least * (requests is None), **how)
@@ -312,20 +307,17 @@ def qps_table(
 
 def _cells(
     pages: Sequence[str], mpms: Sequence[str], also: Sequence[str], launch: experiment.Launch
-) -> list[Cell]:
+) -> Iterator[Cell]:
     """The cells of a round; one start of a server each."""
     # What programs and php-fpm need would disturb the other pages: they get servers of their own.
     plain = tuple(page for page in pages if page in published.PAGES)
     starts = [(plain, launch)] if plain else []
     starts += [((way,), competitors.ours(way, launch)) for way in pages if way in published.WAYS]
-    cells = [
-        Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start)
-        for mpm, (parts, start) in itertools.product(mpms, starts)
-    ]
+    for mpm, (parts, start) in itertools.product(mpms, starts):
+        yield Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start)
     for one in competitors.of(also, mpms, pages):
-        parts = tuple(page for page in pages if page in one.parts)
-        cells += [replace(one, parts=parts)] if parts else []
-    return cells
+        if parts := tuple(page for page in pages if page in one.parts):
+            yield replace(one, parts=parts)
 
 
 def what_decides() -> list[str]:
@@ -346,30 +338,8 @@ def what_decides() -> list[str]:
     return said
 
 
-def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interval:
-    """`stats.paired`; NaN where there is no round to compare in."""
-    try:
-        return stats.paired(one, other)
-    except ValueError:
-        return stats.Interval(math.nan, math.nan, math.nan, 0.0)
-
-
 def main(argv: Sequence[str] | None = None, *, launch: experiment.Launch | None = None) -> int:
     """``mpmkit qps``, as in `command.measured`."""
-    shared = ("--mpm", "--rounds", "--scale", "--also", "--out")
-    parser = command.parser("mpmkit qps", qps_table.__doc__, *shared)
-    add = parser.add_argument
-    both = (*published.PAGES, "both")
-    add("--kind", dest="kinds", choices=both, default="both", help="which table (default: both)")
-    script = (
-        f"how the script is run: {', '.join(published.WAYS)} or all; may be repeated (default: "
-        "wsgi). php-fpm is started for it; with --also httpd, mod_php is measured, too"
-    )
-    add("--script", dest="scripts", **command.WORDS, metavar="WAY", help=script)
-    add("--requests", type=int, metavar="N", help="requests per cell")
-    add("--users", type=int, metavar="N", help="concurrent clients (200, as in the article)")
-    add("--keep-alive", action="store_true", help="reuse connections (the article did not)")
-    add("--processes", type=int, metavar="N", help="generator processes (default: 1)")
-    options = parser.parse_args(argv)
-    options.kinds = tuple(published.PAGES) if options.kinds == "both" else options.kinds
-    return command.measured(options, qps_table, launch=launch)[0]
+    options = "kind mpm requests users keep-alive rounds scale processes also script"
+    parser = command.parser("mpmkit qps", qps_table, options)
+    return command.measured(parser.parse_args(argv), qps_table, launch=launch)[0]

@@ -24,8 +24,9 @@ from typing import IO, Any, Self
 
 from mpmkit._version import __version__
 from mpmkit.config.extras import DataFrame, require
+from mpmkit.measure import schema
 from mpmkit.measure.procfs import text_of
-from mpmkit.measure.schema import MACHINE, TABLES, Column, RecordError, Row, check, names
+from mpmkit.measure.schema import TABLES, Column, RecordError, Row, check, names
 
 __all__ = ["TABLES", "RecordError", "Row", "check", "names"]
 
@@ -209,7 +210,7 @@ class Machine(SimpleNamespace):
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """The machine that a record was measured on."""
-        names = {column.name for column in MACHINE} - {"load1", "steal"}
+        names = {column.name for column in schema.columns_of(schema.MACHINE)} - {"load1", "steal"}
         return cls(**{name: row[name] for name in names})
 
     def __str__(self) -> str:

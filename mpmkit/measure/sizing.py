@@ -51,12 +51,10 @@ def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
     if len(set(ns)) < 2:
         raise ValueError("a slope takes at least two different levels; measure more levels")
     steep, base = statistics.linear_regression(ns, values)
-    count, middle = len(ns), statistics.fmean(ns)
-    spread = sum((n - middle) ** 2 for n in ns)
+    spread, free = statistics.pvariance(ns) * len(ns), len(ns) - 2
     left = sum((v - base - steep * n) ** 2 for n, v in zip(ns, values, strict=True))
-    free = count - 2
     reach = t_quantile(free) * math.sqrt(left / free / spread) if free else math.inf
-    return Line(base, steep, steep - reach, steep + reach, count, max(ns))
+    return Line(base, steep, steep - reach, steep + reach, len(ns), max(ns))
 
 
 def lines(
@@ -69,11 +67,11 @@ def lines(
     found: dict[tuple[str, str | None, str], list[tuple[float, float]]] = {}
     for row in rows:
         if row["scope"] == "server":
-            mpm = row["mpm"] if isinstance(row["mpm"], str) and row["mpm"] else None
-            points = found.setdefault((row["server"], mpm, row["against"]), [])
-            points.append((row["held"], sum(row[column] for column in columns)))
-    several = {key: points for key, points in found.items() if len({n for n, _ in points}) > 1}
-    return {key: slope(*zip(*points, strict=True)) for key, points in several.items()}
+            mpm = row["mpm"] if isinstance(row["mpm"], str) else None  # NaN in a frame
+            point = row["held"], sum(row[column] for column in columns)
+            found.setdefault((row["server"], mpm or None, row["against"]), []).append(point)
+    levels = {key: {n for n, _ in points} for key, points in found.items()}
+    return {key: slope(*zip(*found[key], strict=True)) for key in found if len(levels[key]) > 1}
 
 
 @dataclass(frozen=True)

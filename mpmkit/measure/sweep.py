@@ -17,7 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -37,8 +37,6 @@ MOST_POINTS = 10_000
 SHOWN = 10  # problems that are reported; a wrong name is wrong at every point
 LOADS = tuple(one.name for one in fields(LoadProfile))
 START = 2.5  # seconds that a server and a generator take to start and end, for the estimate
-SEEN = ("wait_p50_ms", "wait_p99_ms", "unanswered", "pss_mb", "children")  # by an observer
-FIGURES = ("qps", "p50_ms", "p99_ms", *SEEN)
 LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
 
 Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
@@ -50,9 +48,7 @@ load; what it gives is called with the run, and returns the further columns of t
 class GridPoint(Cell):
     """One point under one MPM: the grid's values, and the resulting directives and load."""
 
-    _: KW_ONLY
     values: dict[str, Any]
-    directives: dict[str, Any] = field(repr=False)
     profile: LoadProfile = field(repr=False)
 
     def __str__(self) -> str:
@@ -69,16 +65,11 @@ class SweepTable(Table):
 
     name = "sweep"
     unit = "points"
-    nothing = "no point was finished"
     design_column = "sweep"
     again = "; the same command resumes"
 
     def __post_init__(self) -> None:
         self.name = "observed" if self.observe else self.name
-
-    def takes(self, cell: GridPoint) -> float:
-        """Seconds, about; requests without a bound in time are taken as 5 s."""
-        return START + cell.profile.warmup_seconds + (cell.profile.duration or 5.0)
 
     def left(self) -> list[GridPoint]:
         """The points of all rounds without those that have a row."""
@@ -89,24 +80,23 @@ class SweepTable(Table):
     def measure(self, cell: GridPoint, report: Report) -> Figures:
         """One point, on a server of its own."""
         report(f"round {cell.round}, {cell}", 0.0)
-        conditions = experiment.Conditions(self, cell)
+        row = self.conditions(cell)
         look = self.observe or (lambda server: nullcontext(lambda found: {}))
-        with cell.start(cell.mpm, **cell.directives) as server, look(server) as seen:
+        with cell.started() as server, look(server) as seen:
             found = run_load(server, profile=cell.profile)
             # A point at which nothing is answered is a result; a server that is gone is not.
             if not found.complete or experiment.is_gone(server):
                 raise RuntimeError(f"{cell}: {found.ended}{experiment.last_words(server)}")
             columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
         columns |= {"sweep": self.design, "point": json.dumps(cell.values)}
-        yield [conditions.row(cell.directives, **columns)]
+        yield [row(**columns)]
 
     def to_frame(self) -> DataFrame:
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
         the grid. A field of the load that is swept has the value of the grid."""
         made = super().to_frame()
-        points = [json.loads(row["point"]) for row in self.records]
         for name in self.names:
-            made[name] = [point[name] for point in points]
+            made[name] = [json.loads(row["point"])[name] for row in self.records]
         return made
 
     def summary(self) -> DataFrame:
@@ -117,26 +107,25 @@ class SweepTable(Table):
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, and p99_ms, NaN below 1,000
         requests), whether p99_ms is only as long as the run (p99_cut), the rounds, all failures, and
         whether the generator, or the machine that it shares with the server, was the limit in any round."""
-
-        def by_values(group: tuple[tuple[Any, ...], Any]) -> Any:
-            """MPMs in their order, numbers by their size, words after them."""
-            values = json.loads(group[0][1]).values()
-            return MPMS.index(group[0][0]), [(isinstance(one, str), one) for one in values]
-
-        found, groups = [], records.grouped(self.records, "mpm", "point")
-        for (mpm, point), rows in sorted(groups.items(), key=by_values):
+        found = []
+        for (mpm, point), rows in records.grouped(self.records, "mpm", "point").items():
             tails, cuts = zip(*map(stats.p99, rows), strict=True)
-            made = {"mpm": mpm, **json.loads(point), "rounds": len(rows)}
-            made |= {
-                name: _median(row[name] for row in rows) for name in FIGURES if name in rows[0]
-            }
-            made |= {"p99_ms": _median(tails), "p99_cut": any(cuts)}
-            made |= {"failures": sum(row["failures"] for row in rows)}
-            found.append(made | {name: any(row[name] for row in rows) for name in LIMITS})
-        return found
+            found.append({
+                "mpm": mpm, **json.loads(point), "rounds": len(rows),
+                "qps": _median(row["qps"] for row in rows), "p50_ms": _median(row["p50_ms"] for row in rows),
+                "p99_ms": _median(tails), "p99_cut": any(cuts),
+                "failures": sum(row["failures"] for row in rows),
+                **{name: any(row[name] for row in rows) for name in LIMITS},
+            })  # fmt: skip
+
+        def place(row: Row) -> Any:
+            """MPMs in their order, numbers by their size, words after them."""
+            return MPMS.index(row["mpm"]), [(isinstance(row[n], str), row[n]) for n in self.names]
+
+        return sorted(found, key=place)
 
     def _text(self) -> Iterator[str]:
-        """The summary, the best point of each MPM, where a curve bends, the machine."""
+        """The summary, the best point of each MPM, the machine."""
         points, head = self.points(), ["mpm", *self.names, "requests/s", "p50 ms", "p99 ms", ""]
         lines = [head]
         for row in points:
@@ -148,28 +137,19 @@ class SweepTable(Table):
             lines.append([*point, f"{row['qps']:,.0f}", *times, "; ".join(remarks)])
         yield from command.aligned(lines, left=(0, len(head) - 1))
         for mpm in dict.fromkeys(row["mpm"] for row in points):
-            yield from self._best([row for row in points if row["mpm"] == mpm])
+            mine = [row for row in points if row["mpm"] == mpm]
+            if limited := sum(any(row[name] for name in LIMITS) for row in mine):
+                which = f"generator or machine was the limit in {limited} of {len(mine)} points"
+                yield f"the best point of {mpm} is not decidable: {which}"
+            else:
+                best = max(mine, key=lambda row: row["qps"])
+                where = ", ".join(f"{name} {best[name]}" for name in self.names)
+                yield f"most requests/s under {mpm}: {best['qps']:,.0f} with {where}"
         if any(row["p99_cut"] for row in points):
             yield "≥: as long as the run, which cut the slowest requests off"
         if any(math.isnan(row["p99_ms"]) for row in points):
             yield f"p99 needs {stats.TAIL:,} requests a round"
         yield from self.footer()
-
-    def _best(self, rows: list[dict[str, Any]]) -> Iterator[str]:
-        """The best point of one MPM, and beyond which value of a single name more gains little; neither
-        where something else than the server was the limit."""
-        if limited := sum(any(row[name] for name in LIMITS) for row in rows):
-            which = f"generator or machine was the limit in {limited} of {len(rows)} points"
-            yield f"the best point of {rows[0]['mpm']} is not decidable: {which}"
-            return
-        best = max(rows, key=lambda row: row["qps"])
-        point = ", ".join(f"{name} {best[name]}" for name in self.names)
-        yield f"most requests/s under {best['mpm']}: {best['qps']:,.0f} with {point}"
-        values = [row[self.names[0]] for row in rows]
-        if len(self.names) == 1 and all(type(value) in (int, float) for value in values):
-            bend = knee(values, [row["qps"] for row in rows])
-            if bend is not None:
-                yield f"  beyond {self.names[0]} {bend:g} more gains little"
 
 
 def _median(values: Iterable[float | None]) -> float:
@@ -192,19 +172,21 @@ def sweep(
     """Measure every point of a grid of directives and loads, each with a fresh server. An interrupted sweep
     resumes with its file.
 
-    mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
-        -> the values to try. profile: the load; the grid changes its fields.
-    rounds: how often each point is measured, 1 to 1000. directives: override the article's block at all
-        points. document_root: your pages. launch, out, on_progress, say: as in `qps_table`.
-    observe: further observations at each point, as columns of the records table `observed`.
+    mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile -> the
+    values to try. profile: the load; the grid changes its fields. rounds: how often each point is measured, 1 to
+    1000 (1). directives: over the article's, at all points: {name: value}, or a -c for each. document_root: your
+    pages.
+
+    observe: further observations at each point, as columns of the records table `observed`. launch, out,
+    on_progress, say: as in `qps_table`.
 
     Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep.
     """
     problems = command.Problems()
     known = problems.chosen("mpm", mpm, MPMS)
-    problems.rounds(rounds)
+    problems.numbers("rounds", rounds, 1, 1000, "whole")
     axes = _axes(grid, problems)
-    size = math.prod(len(values) for values in axes.values()) * len(known) if axes else 0
+    size = len(known) * math.prod(map(len, axes.values()))
     if size > MOST_POINTS:
         problems.append(f"grid: {size:,} points are more than {MOST_POINTS:,}; sweep fewer values")
         problems.raise_any("\n")
@@ -246,7 +228,9 @@ def _point(
         refused += str(error).split("; ")
     made = {"KeepAlive": profile.keep_alive, **published.DIRECTIVES[mpm], **given}
     refused += _refusals(mpm, made, given)
-    return GridPoint(1, OURS, mpm, values=point, directives=made, profile=profile), refused
+    seconds = START + profile.warmup_seconds + (profile.duration or 5.0)
+    how: dict[str, Any] = {"directives": made, "seconds": seconds, "profile": profile}
+    return GridPoint(1, OURS, mpm, values=point, **how), refused
 
 
 def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, list[Any]]:
@@ -266,14 +250,13 @@ def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, l
             also = f"nor is it a field of a load profile: {', '.join(LOADS)}"
             problems.append(f"{error} ({also})")
             continue
-        values = list(given)
+        problems += [f"{name}: is in the grid twice"] * (canonical in axes)
+        axes[canonical] = values = list(given)
         wrong = [one for one in values if not isinstance(one, str | int | float | bool)]
         problems += [f"{name}: {one!r} is not a text, number or truth value" for one in wrong]
         problems += [f"{name}: has no value to try"] * (not values)
-        problems += [f"{name}: is in the grid twice"] * (canonical in axes)
         if len({json.dumps(value, default=str) for value in values}) < len(values):
             problems.append(f"{name}: has a value twice")
-        axes[canonical] = values
     return axes
 
 
@@ -293,13 +276,10 @@ def _refusals(mpm: str, made: Mapping[str, Any], given: Mapping[str, Any]) -> li
         return found + str(error).splitlines()
     named = {setting.name.lower() for setting in settings}  # the others are reported above
     for name in (name for name in given if name.lower() in named):
-        spec, value = spec_for(name, mpm), given[name]
-        if spec.takes == "number" and isinstance(value, str):
-            try:
-                value = int(value)
-            except ValueError:  # the server reads it as httpd does: 0
-                found.append(f"{spec.name} takes a number, not {value!r}")
-                continue
+        spec, value = spec_for(name, mpm), value_of(given[name])
+        if spec.takes == "number" and isinstance(value, str):  # the server would read it as 0
+            found.append(f"{spec.name} takes a number, not {value!r}")
+            continue
         real = getattr(effective, spec.attribute, value) if spec.attribute else value
         if isinstance(value, int | float) and isinstance(real, int | float) and real != value:
             why = next((str(note) for note in notes if spec.name in str(note)), "")
@@ -307,13 +287,13 @@ def _refusals(mpm: str, made: Mapping[str, Any], given: Mapping[str, Any]) -> li
     return found
 
 
-def value_of(text: str) -> str | int | float | bool:
-    """A value as it is written on the command line: a number, On or Off, or else text."""
+def value_of(given: Any) -> Any:
+    """A value as it is written on the command line: a number, On or Off, or else text. Others as they are."""
     words = {"on": True, "true": True, "off": False, "false": False}
-    for kind in (int, float):
+    for kind in (int, float) if isinstance(given, str) else ():
         with contextlib.suppress(ValueError):
-            return kind(text)
-    return words.get(text.lower(), text)
+            return kind(given)
+    return words.get(given.lower(), given) if isinstance(given, str) else given
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
@@ -327,9 +307,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 SCALES = {"smoke": 1.0, "demo": 2.0, "full": 8.0}
 
 
-def _from_command(
-    mpm: Names, grid: list[tuple[str, list[Any]]], directives: dict[str, str], **asked: Any
-) -> SweepTable:
+def _from_command(mpm: Names, grid: list[tuple[str, list[Any]]], **asked: Any) -> SweepTable:
     """`sweep` with what was asked on the command line."""
     problems = command.Problems()
     _, seconds = problems.scale(asked.pop("scale", None), SCALES)
@@ -338,21 +316,20 @@ def _from_command(
     problems.raise_any()
     load = {name: asked.pop(name) for name in LOADS if name in asked}
     load |= {} if {"requests", "duration"} & load.keys() else {"duration": seconds}
-    asked["directives"] = {name: value_of(value) for name, value in directives.items()}
-    return sweep(mpm, dict(grid), LoadProfile(**load), **asked)
+    directives = {name: value_of(value) for name, value in asked.pop("directives", ())}
+    return sweep(mpm, dict(grid), LoadProfile(**load), directives=directives, **asked)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit sweep``, as in `command.measured`."""
     example = "example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive"
-    shared = ("--rounds", "--scale", "--document-root", "--directive", "--out")
-    scale = "seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items())
-    helps = {"rounds": "how often each point (1)", "scale": scale}
-    parser = command.parser("mpmkit sweep", sweep.__doc__, *shared, epilog=example, **helps)
+    parser = command.parser("mpmkit sweep", sweep, "rounds document-root directive", example)
     add = parser.add_argument
     add("mpm", type=command.words, help="prefork, worker or event; several as a,b")
     grid = "a directive or a field of the load (users, keep_alive ...) and its values"
     add("grid", nargs="+", type=_axis, metavar="NAME=VALUE,VALUE", help=grid)
+    scale = "seconds a point: " + ", ".join(f"{n} {s:g}" for n, s in SCALES.items())
+    add("--scale", help=scale)
     add("--path", default="/index.html", help="what to ask for (/index.html)")
     add("--users", type=int, default=50, help="concurrent clients (50)")
     add("--duration", type=float, help="seconds a point, instead of what the scale says")
