@@ -9,8 +9,8 @@ _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
     "sweep_panel": "mpmkit.lab.sweep_view",
     "Room": "mpmkit.lab.room",
-    "KeepAliveClients": "mpmkit.lab.clients",
-    "Crowd": "mpmkit.lab.clients:KeepAliveClients",  # what notebooks call it
+    "KeepAliveClients": "mpmkit.load.connections",
+    "Crowd": "mpmkit.load.connections:KeepAliveClients",  # what notebooks call it
     "watch": "mpmkit.measure.monitor:Watch",
     "Recording": "mpmkit.measure.recording",
     "ScoreboardSnapshot": "mpmkit.measure.recording",

@@ -24,7 +24,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError, Directives, Setting
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Note
-from mpmkit.lab.clients import MOST
+from mpmkit.load.connections import MOST
 from mpmkit.load.fields import problem
 from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError, RequestSpec
 

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import mpmkit
-from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.forms import BROWSERS, ROWS, DirectiveForm, Field, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import Tick, windows
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load

@@ -35,9 +35,9 @@ import mpmkit
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.config.keywords import from_keywords
-from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.forms import FILES, GROUPS, Field, Form
 from mpmkit.launcher import LaunchError, Server
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
 from mpmkit.measure.experiment import ExperimentError, Interrupted, Progress

@@ -15,6 +15,7 @@ Reports go to one `Receiver`: of the process, or of Locust's master if the users
 import contextlib
 import json
 import os
+import secrets
 import sys
 from collections import Counter
 from functools import partial
@@ -36,11 +37,11 @@ from mpmkit.load.client import Client
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.generator_state import READ, State, log
 from mpmkit.load.preflight import target_of
-from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, new_seed
+from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, profile_with
 from mpmkit.load.result import Collector
 
 AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
-DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
+DRAWN_SEED = secrets.randbelow(1 << 31)  # for a profile without one; before Locust forks: all have the same
 state: State | None = None  # of the test that runs, or ran last
 receiver: "Receiver | None" = None  # of the reports; none in a worker
 # The descriptor that `runner.py` passed by its number; -1: this runs by itself.
@@ -90,7 +91,7 @@ def profile_of(options) -> LoadProfile:
         if not {"requests", "duration", "stages"} & given.keys():
             # Without a bound of ours, Locust's stop button or --run-time ends the run.
             given |= UNBOUNDED
-        return LoadProfile(**given)
+        return profile_with(given)
     except (ValueError, OSError) as error:
         raise ProfileError(f"load profile: {error}") from None
 

@@ -19,6 +19,7 @@ import importlib.util
 import json
 import os
 import re
+import secrets
 import select
 import signal
 import socket
@@ -34,7 +35,7 @@ from urllib.parse import urlsplit
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import listed, option
 from mpmkit.load.preflight import OWN_FILES, target_of, tls_context, too_few_descriptors
-from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
+from mpmkit.load.profile import LoadProfile, ProfileError, profile_with
 from mpmkit.load.result import Collector, LoadRun, OnTick, known
 from mpmkit.measure.procfs import ready_tasks
 
@@ -179,8 +180,7 @@ def _prepared(
     except ValueError as error:
         problems.append(str(error))
     try:
-        refuse_unknown(given)
-        load = profile.but(**given) if profile is not None else LoadProfile(**given)
+        load = profile_with(given, profile)
     except ProfileError as error:
         problems.append(str(error))
     if load is not None and load.ca_file is not None:
@@ -200,7 +200,7 @@ def _prepared(
     if problems or load is None or place is None:
         raise ProfileError("; ".join(problems))
     if load.seed is None:
-        load = load.but(seed=new_seed())
+        load = load.but(seed=secrets.randbelow(1 << 31))
     return place.base, load
 
 
