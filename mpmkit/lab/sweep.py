@@ -155,20 +155,17 @@ class SweepForm(Form):
     def remarks(self) -> dict[float, tuple[str, str]]:
         """What httpd says about values: it would refuse one or replace it, which is LEFT_OUT, or would correct
         another directive because of it; with its words."""
-        made = {value: self._remark(value) for value in self.values()}
-        return {value: remark for value, remark in made.items() if remark}
-
-    def _remark(self, value: float) -> tuple[str, str] | None:
-        try:
-            points = self._plan([value]).cells
-        except ValueError as error:
-            where, _, text = str(error).splitlines()[0].partition(": ")
-            said = re.search(r"\((.*)\)$", text)  # httpd's own words, if there are some
-            return LEFT_OUT, f"{where.split()[0]}: {said[1] if said else text}"
-        for point in points:
-            for note in check(point.mpm, from_keywords(point.mpm, **point.directives))[1]:
-                return CORRECTED, f"{point.mpm}: {note}"
-        return None
+        made: dict[float, tuple[str, str]] = {}
+        for value in self.values():
+            try:
+                for point in self._plan([value]).cells:
+                    for note in check(point.mpm, from_keywords(point.mpm, **point.directives))[1]:
+                        made.setdefault(value, (CORRECTED, f"{point.mpm}: {note}"))
+            except ValueError as error:
+                where, _, text = str(error).splitlines()[0].partition(": ")
+                said = re.search(r"\((.*)\)$", text)  # httpd's own words, if there are some
+                made[value] = LEFT_OUT, f"{where.split()[0]}: {said[1] if said else text}"
+        return made
 
     def fields(self) -> list[Field]:
         """The rows, with what is wrong with them, and the remarks: that about the lowest value at "from", about

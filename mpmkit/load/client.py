@@ -1,7 +1,6 @@
 """One user's connection to the server, and its requests.
 
-Why it is not HttpUser or FastHttpUser: on loopback the generator is slower than the servers it should
-measure, so those users would measure the generator. A request costs here:
+HttpUser and FastHttpUser are slower than the servers that they should measure. A request costs here:
 
 * one send, one recv, one look-up of the whole answer in a memo of answers already read and checked;
 * no epoll_ctl: a watcher stays registered while a connection lives, and its callback switches straight into the
@@ -10,9 +9,8 @@ measure, so those users would measure the generator. A request costs here:
 * no timer: the monitor throws TimeoutError into an overdue user (`generator_state.py`);
 * two readings of the clock and one append to an array of nanoseconds.
 
-With a new connection per request the user waits, as ab does, until the server closes the connection:
-so the server's side gets the TIME_WAIT state, and the client's ephemeral ports stay free.
-Abandoned connections are reset, which leaves no TIME_WAIT either. docs/LOAD.md defines latency.
+With a new connection per request the user waits, as ab does, until the server closes the connection: so the
+server's side gets the TIME_WAIT state. Abandoned connections are reset, which leaves none either.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -25,6 +23,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -43,7 +42,6 @@ IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it
 
 MEMO_ENTRIES, MEMO_BYTES = 1_024, 8_192  # longer answers are not kept in it: it has 8 MiB at most
 BACK_OFF = 0.05  # seconds after a refused connection: a dead server would use up the budget at once
-
 
 KINDS: dict[type[Exception], str] = {  # of failures, as `LoadRun.errors` has them
     TimeoutError: "timeout",  # also thrown into a user whose request has passed its time
@@ -93,7 +91,9 @@ class Client:
                 self.close(reset=True)
             if self.watcher is not None:
                 self.watcher.close()
-        state.left_loop()
+        # The last one ends the run, if there is nothing left to claim.
+        if not state.users and (state.exhausted or state.over or clock() >= state.deadline):
+            state.finish("requests" if state.exhausted else "duration")
 
     def request_loop(self) -> None:
         """Claim, send, judge and count one request after the other, while there are any to claim."""
@@ -158,14 +158,12 @@ class Client:
 
     def stay(self) -> None:
         """Keep the connection after its last request until the server closes it, or the run ends."""
-        self.due = self.state.deadline
+        self.due, failed = self.state.deadline, False
         try:
             self.receive()
         except OSError:
-            self.waiting = False
-            self.close(reset=True)
-        else:
-            self.close()
+            failed = True
+        self.close(reset=failed)
 
     def claim_due(self) -> tuple[int, bool]:
         """(due time of one more request in the open loop, now past; whether it is measured), or (0, False)."""
@@ -182,11 +180,8 @@ class Client:
                 state.over = True
                 return 0, False
         measured = t0 >= schedule.origin
-        if measured:
-            if not state.claim():
-                return 0, False
-            if not state.started_ns:
-                state.measure(schedule.origin)
+        if measured and not state.claim(schedule.origin):
+            return 0, False
         if t0 > now:
             schedule.wait(t0, self)
             now = clock()
@@ -335,8 +330,7 @@ class Client:
         if not plain:
             if code:
                 self.wait_writable()
-            self.sock.secure(state.tls, state.host)
-            self.receive(self.sock.handshake)
+            self.receive(self.sock.secure(state.tls, state.host))
             self.quiet()  # a watcher that is watching cannot be given another socket
 
     def send(self, data: bytes) -> None:
@@ -395,16 +389,14 @@ class Client:
 
 
 class TlsSocket(_socket.socket):
-    """A raw socket that has TLS on it from `secure` on; then `handshake`, until it returns. It waits for nothing:
-    `recv` and `send` raise BlockingIOError where they would have to, as a socket's do."""
+    """A raw socket that has TLS on it from `secure` on. It waits for nothing: `recv` and `send` raise
+    BlockingIOError where they would have to, as a socket's do."""
 
-    def secure(self, how: Any, host: str) -> None:
+    def secure(self, how: Any, host: str) -> Callable[[], Any]:
+        """The handshake: to be called again after each BlockingIOError, when the server has answered."""
         # What gevent's own ssl calls: the public wrap_socket() takes no C socket.
         self._tls = how._wrap_socket(self, False, host)
-
-    def handshake(self) -> None:
-        """One step. Raises BlockingIOError while the server's answer is awaited."""
-        self._do(self._tls.do_handshake)
+        return partial(self._do, self._tls.do_handshake)
 
     def send(self, data: bytes) -> int:  # type: ignore[override]
         return self._do(self._tls.write, data)
