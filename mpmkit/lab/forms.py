@@ -1,4 +1,4 @@
-"""A form as data: fields with bounds, values and what is wrong with them. The control room's two forms:
+"""A form as data: fields with bounds, values and what is wrong with them. Pure. The control room's two forms:
 
     form = DirectiveForm("event")
     form.set("ThreadsPerChild", "100")
@@ -8,9 +8,8 @@
     form.set("rate", "300")
     form.profile(60)   # the LoadProfile, or ValueError with everything that is wrong
 
-Pure. Bounds, defaults, units and help come from `mpmkit.config.directives` and LoadProfile's fields; some ranges
-of the load are narrower, as a lab needs them. A value that cannot be is kept, as it is typed: its hints say
-what is wrong, and a start refuses it. What does not apply (a rate in the closed loop) is kept until it does.
+Bounds, defaults, units and help come from `config.directives` and LoadProfile's fields. A value that cannot be is
+kept, as it is typed: its hints say what is wrong. What does not apply (a rate in the closed loop) is kept, too.
 """
 
 import contextlib
@@ -70,30 +69,22 @@ class Field(NamedTuple):
         """The value that counts: the one that is set, or the default."""
         return self.value or self.default
 
-    def checked(self) -> Self:
-        """The field, with what is wrong with its value."""
-        try:
-            self.read()
-        except ValueError as error:
-            hint = str(error).removeprefix(f"{self.name}: ")
-            return self._replace(hints=(hint,), refused=True)
-        return self
-
-    def read(self) -> Any:
-        """The value as a number, a truth or the choice; None for a number that is not given. Raises
-        ValueError that begins with the field's name."""
+    @property
+    def meaning(self) -> Any:
+        """The value as a number, a truth or the choice; None for a number that is not given."""
         value: Any = self.text
         if self.kind == "switch":
-            value = {"on": True, "off": False}.get(value.lower(), value)
-        elif self.kind in ("whole", "number"):
-            if not value:
-                return None
+            return {"on": True, "off": False}.get(value.lower(), value)
+        if self.kind in ("whole", "number"):
             with contextlib.suppress(ValueError):
-                value = int(value) if self.kind == "whole" else float(value)
-        how = {**self._asdict(), "choices": tuple(dict(self.choices)), "none": ""}
-        if wrong := problem(how, value):
-            raise ValueError(f"{self.name}: {wrong}")
+                return (int if self.kind == "whole" else float)(value) if value else None
         return value
+
+    def checked(self) -> Self:
+        """The field, with what is wrong with its value."""
+        how = {**self._asdict(), "choices": tuple(dict(self.choices)), "none": "no value"}
+        wrong = problem(how, self.meaning)
+        return self._replace(hints=(wrong,), refused=True) if wrong else self
 
 
 class Form:
@@ -124,12 +115,12 @@ class Form:
         """The rows, with what is wrong with them."""
         return [row.checked() for row in self.rows()]
 
-    def read(self) -> dict[str, Any]:
-        """What is chosen, by name. Raises ValueError naming every field at fault."""
-        rows = [row.checked() for row in self.rows()]
+    def read(self, *only: str) -> dict[str, Any]:
+        """What is chosen, by name: of all fields that apply, or these. Raises ValueError naming each at fault."""
+        rows = [row.checked() for row in self.rows() if not only or row.name in only]
         if wrong := [f"{row.name}: {row.hints[0]}" for row in rows if row.refused]:
             raise ValueError("; ".join(wrong))
-        return {row.name: row.read() for row in rows}
+        return {row.name: row.meaning for row in rows}
 
 
 class DirectiveForm(Form):
@@ -308,7 +299,8 @@ class LoadForm(Form):
 
     def browsers(self) -> tuple[int, float]:
         """How many browsers, and how long they think. Raises ValueError for a value that cannot be."""
-        return self.row("browsers").read(), self.row("browser_think").read()
+        count, think = self.read("browsers", "browser_think").values()
+        return count, think
 
     def summary(self) -> str:
         """What is set apart from the defaults and the form's first group, in a few words."""
