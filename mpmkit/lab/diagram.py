@@ -40,21 +40,11 @@ def drawing(
 
 
 def label(
-    x: float,
-    y: float,
-    text: str,
-    fill: str,
-    *,
-    size: float = 12,
-    anchor: str = "start",
-    bold: bool = False,
-) -> str:
+    x: float, y: float, text: str, fill: str, *, size: float = 12, anchor: str = "start", bold: bool = False
+) -> str:  # fmt: skip
     """A line of text, its baseline at y."""
-    weight = " font-weight='600'" if bold else ""
-    return (
-        f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' fill='{fill}' "
-        f"text-anchor='{anchor}'{weight}>{escape(text)}</text>"
-    )
+    style = f"fill='{fill}' text-anchor='{anchor}'" + " font-weight='600'" * bold
+    return f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' {style}>{escape(text)}</text>"
 
 
 CELL, LEFT, TOP = 18, 90, 30  # of a scoreboard: a cell's size, and where the first one is
@@ -87,8 +77,7 @@ def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None 
         parts.append(label(right + 19, bottom + 23, words, ink, size=11))
         right += 34 + 6.2 * len(words)
     alt = f"{title}: {many} of {picture.mpm}; {', '.join(counts.values())}"
-    parked = sum(n for _, _, n in picture.rows)
-    alt += f"; {parked} connections without a thread." if parked else "."
+    alt += f"; {n} connections without a thread." if (n := sum(row[2] for row in rows)) else "."
     longest = max((len(text) for _, text, _ in rows), default=0)
     width = max(LEFT + CELL * longest + 130, 480, right)
     return drawing(width, bottom + 34, parts, alt, theme)

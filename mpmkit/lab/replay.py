@@ -9,9 +9,6 @@ measures whatever the machine. MPMKIT_RECORD=1 keeps what was measured as the ne
 
 What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
 `mpmkit.measure.recording.Recording`, anywhere among them.
-
-Server, load generator and notebook share the machine. With fewer than two full cores they take turns, and
-requests per second say as much about the generator as about the server: `not_headline` says so.
 """
 
 import json
@@ -44,19 +41,19 @@ def not_headline(here: Machine | None = None) -> str:
     """What not to quote from a machine (this one by default) with fewer than 2 cores or 2 GB, and
     what holds all the same; "" for a larger one."""
     cores, memory = _share(here or machine())
-    said = []
+    said = ""
     if cores < HEADLINE_CORES:
-        said.append(
-            f"{cores:g} core{'s' if cores != 1 else ''} for server, load and notebook together: don't "
+        said += (
+            f" {cores:g} core{'s' if cores != 1 else ''} for server, load and notebook together: don't "
             "quote requests per second, latencies or their ratios, the generator takes its share of "
-            "them. Trust what happens and in which order: letters, forks, who waits, who is refused"
+            "them. Trust what happens and in which order: letters, forks, who waits, who is refused."
         )
     if memory < HEADLINE_MB:
-        said.append(
-            f"{memory:,.0f} MB of memory: large pools are cut short, so don't quote how far one gets. "
-            "Trust the memory of a process and of a connection (PSS)"
+        said += (
+            f" {memory:,.0f} MB of memory: large pools are cut short, so don't quote how far one gets. "
+            "Trust the memory of a process and of a connection (PSS)."
         )
-    return "Not headline figures. " + ". ".join(said) + "." if said else ""
+    return said and "Not headline figures." + said
 
 
 def why_recorded(*, cores: float = 0.5, memory_mb: float = MEMORY_MB) -> str:

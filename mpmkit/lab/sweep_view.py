@@ -1,12 +1,10 @@
-"""The sweep panel on a page: choose, run, and move along the curves.
+"""The sweep panel on a page: choose, run, and move along the curves. Its model is `mpmkit.lab.sweep`.
 
-    mpmkit.lab.sweep_panel()                                        three MPMs, kept connections
     mpmkit.lab.sweep_panel("event", axis="ThreadsPerChild", low=4, high=64, path="/slow.py")
 
 Measure: Run launches each server of the sweep, and the curves grow point by point. Stop keeps what there
 is; the rows are in a CSV file of data/runs. Recorded: such a file, or one that the project ships. In both
 the slider below the curves moves the operating point: its figures and its scoreboards are shown at once.
-What is chosen and measured is in `mpmkit.lab.sweep`; here are widgets only.
 """
 
 import json
@@ -23,7 +21,7 @@ import traitlets
 
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import diagram, sweep, theme
-from mpmkit.lab.controls import Control, Frame, box, button, lines, mark, named
+from mpmkit.lab.controls import Control, Frame, box, button, mark, named, text
 from mpmkit.lab.plots import alt_text, dress, mpm_line
 from mpmkit.lab.replay import not_headline, why_recorded
 from mpmkit.lab.room import Home
@@ -66,16 +64,15 @@ class SweepPanel(Frame):
         }
         axes = [(sweep.LABELS.get(name, name), name) for name in sweep.AXES]
         self.axis = _choice("axis", "sweep", axes, self.form.axis)
-        metrics = [(text, name) for name, text in sweep.METRICS.items()]
+        metrics = [(label, name) for name, label in sweep.METRICS.items()]
         self.metric = _choice("metric", "draw", metrics, "wait_p99_ms")
         self.files = _choice("file", "file", [], None)
         self.button = button(
             "go", "Run", lambda: self.stop() if self._runs() else self.run(), "Launch and measure"
         )
         self.bar = ipywidgets.FloatProgress(max=1.0)
-        self.state, self.hints, self.figures, self.boards = (
-            named(name, ipywidgets.HTML()) for name in ("state", "note", "figures", "boards")
-        )
+        self.state, self.hints = text("state"), text("note")
+        self.figures, self.boards = text("figures"), text("boards")
         self.range, self.load = box("range"), box("parts")
         self.slider = named("at", ipywidgets.SelectionSlider(options=[-1], description="at"))
         self.plot = ipywidgets.Output()
@@ -131,8 +128,8 @@ class SweepPanel(Frame):
         self.range.children, self.load.children = widgets[:ends], widgets[ends:]
         self._check()
 
-    def _set(self, name: str, text: str) -> None:
-        self.form.put(name, text)
+    def _set(self, name: str, word: str) -> None:
+        self.form.put(name, word)
         self._check()
 
     def _chosen(self) -> None:
@@ -153,10 +150,9 @@ class SweepPanel(Frame):
             what = f"{values}: {len(plan.cells)} points, about {takes}"
             said.insert(0, f"{what}; the article's directives, and {fixed} at all of them")
         except ValueError as error:
-            marked = any(row.hints for row in rows)
-            said.append(NOTHING if marked else str(error))
+            said.append(NOTHING if any(row.hints for row in rows) else str(error))
         self.button.disabled = plan is None and not self._runs()
-        self.hints.value = lines(filter(None, [*said, not_headline()]))
+        self.hints.value = "<br>".join(map(escape, filter(None, [*said, not_headline()])))
 
     def _runs(self) -> bool:
         return self.running is not None and self.running.running
@@ -241,8 +237,8 @@ class SweepPanel(Frame):
         return figure
 
 
-def _choice(name: str, text: str, options: Any, value: Any) -> ipywidgets.Dropdown:
-    return named(name, ipywidgets.Dropdown(options=options, value=value, description=text))
+def _choice(name: str, label: str, options: Any, value: Any) -> ipywidgets.Dropdown:
+    return named(name, ipywidgets.Dropdown(options=options, value=value, description=label))
 
 
 def sweep_panel(
