@@ -75,8 +75,7 @@ class Frame(ipywidgets.VBox):
 
 
 class Control:
-    """One row. `tell` is called with the field's name and its new value, as a reader sets it. live: the slider
-    calls it while it moves, not only when it is let go."""
+    """One row. `tell` is called with the field's name and new value; live: also while the slider moves."""
 
     def __init__(self, field: Field, tell: Callable[[str, Any], None], live: bool = False) -> None:
         self.name, self.group = field.name, field.group

@@ -260,8 +260,7 @@ ROWS = {row.name: row._replace(group=group) for group, rows in _GROUPS.items() f
 
 
 class LoadForm(Form):
-    """What a reader chooses of a LoadProfile, and the room's browsers. Names are LoadProfile's;
-    of `mix` the form has the weights."""
+    """What a reader chooses of a LoadProfile (of `mix`, the weights), and the room's browsers."""
 
     def set(self, name: str, value: Any) -> None:
         """One value: text as typed into the form, or what LoadProfile takes; None or "" for the

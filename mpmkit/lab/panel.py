@@ -185,8 +185,7 @@ class Panel(Frame):
         _in_thread(lambda: self._try(getattr(self.room, do), then=""))
 
     def _try(self, act: Callable[..., Any], *values: Any, then: str | None = None) -> None:
-        """Do something and show what came of it: the error in words, or `then` if that is given. What
-        returns False has done nothing."""
+        """Do something, and show the error in words, or `then` if that is given; nothing after False."""
         try:
             if act(*values) is False:
                 return
@@ -213,11 +212,12 @@ class Panel(Frame):
 
     def _to_all(self, act: Callable[[Room], Any]) -> None:
         """Do something in each room, one after the other."""
-        _in_thread(lambda: [panel._try(act, panel.room, then="") for panel in self.peers])
+        _in_thread(*(partial(panel._try, act, panel.room, then="") for panel in self.peers))
 
 
-def _in_thread(act: Callable[[], Any]) -> None:
-    threading.Thread(target=act, name="mpmkit-panel", daemon=True).start()
+def _in_thread(*acts: Callable[[], Any]) -> None:
+    run = lambda: [act() for act in acts]  # noqa: E731
+    threading.Thread(target=run, name="mpmkit-panel", daemon=True).start()
 
 
 def control_room(*mpms: str, **directives: Any) -> Any:

@@ -79,8 +79,7 @@ def mpm_line(
 def label_ends(
     figure: go.Figure, ends: Iterable[tuple[float, float, str, str]], room: float, **where: Any
 ) -> None:
-    """Write names in the margin at lines' ends, (y, x, text, colour), at least `room` apart in y, so that none
-    covers another."""
+    """Write names in the margin at lines' ends, (y, x, text, colour), at least `room` apart in y."""
     below = -math.inf
     for y, x, text, colour in sorted(ends):
         below = max(y, below + room)

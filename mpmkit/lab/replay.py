@@ -105,8 +105,7 @@ def say(*parts: Any) -> None:
 
 
 def recorded(name: str) -> Any:
-    """What was recorded under `name`, to compare it with what was measured here. Raises RecordError if
-    there is no such recording."""
+    """What was recorded under `name`. Raises RecordError if there is no such recording."""
     return load(place_of(name))[0]
 
 

@@ -111,8 +111,7 @@ class RunningLoad:
         return self._thread.is_alive()
 
     def live(self) -> dict[str, float]:
-        """Good answers and failures per second and percentiles of latency, over about the last second;
-        nothing as long as nothing is known."""
+        """Answers and failures per second and percentiles of the last second, as far as they are known."""
         ticks = list(self._ticks)
         end = ticks[-1].end if ticks else 0.0
         (now,) = windows(ticks, (end - LIVE, end), lambda _: 0.0, 1)
@@ -180,8 +179,7 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
     # -- the server -------------------------------------------------------------------------------
 
     def unapplied(self) -> list[str]:
-        """Directives changed since the running server read its file: graceful brings them in. None
-        while another MPM is chosen: that takes a start."""
+        """Directives that graceful would bring in: changed since a running server of this MPM read its file."""
         if (server := self.server) is None or server.mpm != self.mpm:
             return []
         return sorted({name for name, _ in self.words().items() ^ self._applied.items()})

@@ -147,8 +147,7 @@ class SweepForm(Form):
         return [mpm for mpm in self.mpms if spec is None or mpm in spec.mpms]
 
     def remarks(self) -> dict[float, tuple[str, str]]:
-        """What httpd says about values: it would refuse one or replace it, which is LEFT_OUT, or would correct
-        another directive because of it; with its words."""
+        """What httpd says about values, in its words: LEFT_OUT, or CORRECTED: another directive because of it."""
         made: dict[float, tuple[str, str]] = {}
         for value in self.values():
             try:

@@ -88,16 +88,13 @@ class SweepPanel(Frame):
         self.seen = (self.plot, self.slider, self.figures, self.boards)
         self.children = [box("sweep", head, self.ask, self.hints, *self.seen, self.page)]
 
-    @property
-    def _measures(self) -> bool:
-        return bool(self.mode.value == MEASURE)
-
     def _mode_chosen(self) -> None:
         """Measure shows the form; Recorded the files, and opens the first."""
+        measures = self.mode.value == MEASURE
         for widget in (*self.mpms.values(), self.ask, self.button, self.bar, self.hints):
-            mark(widget, "off", not self._measures)
-        mark(self.files, "off", self._measures)
-        if self._measures:
+            mark(widget, "off", not measures)
+        mark(self.files, "off", measures)
+        if measures:
             self.state.value = escape(why_recorded())
             self._show(self.running.rows if self.running else [])
             return
@@ -109,7 +106,7 @@ class SweepPanel(Frame):
         self._file_chosen()
 
     def _file_chosen(self) -> None:
-        if self._measures or self.files.value is None:
+        if self.mode.value == MEASURE or self.files.value is None:
             return
         try:
             rows = records.read(self.files.value)
@@ -179,7 +176,7 @@ class SweepPanel(Frame):
         self.button.description = "Stop" if run.running else "Run"
         self.bar.value = run.progress.share if run.progress else 0.0
         self.state.value = escape(run.text)
-        if self._measures and len(run.rows) != self._shown:
+        if self.mode.value == MEASURE and len(run.rows) != self._shown:
             self._show(run.rows)
 
     def _show(self, rows: list[records.Row]) -> None:
@@ -194,8 +191,7 @@ class SweepPanel(Frame):
         self._move()
 
     def _move(self) -> None:
-        """Draw the curves, with rings at the operating point; its figures, its scoreboards. The curves are
-        set as the Output's value: that can be done in any thread."""
+        """Draw the curves, figures and scoreboards. An Output's value can be set in any thread."""
         value, grid, figure = self.slider.value, self.grid, self.figure()
         shown = json.loads(figure.to_json())
         shown["config"] = {"responsive": True, "displayModeBar": False}
@@ -209,11 +205,10 @@ class SweepPanel(Frame):
         self.boards.value = "".join(diagram.scoreboard(one, theme=tone).text for one in boards)
 
     def figure(self) -> go.Figure:
-        """The curves of the chosen figure as a plotly figure of its own: an MPM a line, a ring on each at
-        the operating point."""
+        """The chosen figure's curves in plotly: an MPM a line, a ring on each at the operating point."""
         grid, metric, tone = self.grid, self.metric.value, theme.THEMES[self.page.dark]
-        axis = grid.axis or self.form.axis
-        label, axis = sweep.METRICS[metric], sweep.LABELS.get(axis, axis)
+        label, axis = sweep.METRICS[metric], grid.axis or self.form.axis
+        axis = sweep.LABELS.get(axis, axis)
         ring = {"size": 19, "symbol": "circle-open", "line": {"width": 3}, "color": theme.ink(tone)}
         figure, said, bounds = go.Figure(), [], False
         for mpm in grid.mpms:
@@ -225,16 +220,13 @@ class SweepPanel(Frame):
             here = {"x": [x for x, _ in at], "y": [y for _, y in at], "marker": ring}
             figure.add_scatter(mode="markers", showlegend=False, hoverinfo="skip", **here)
             said.append(f"{mpm}: " + ", ".join(f"{number(y)} at {x:g}" for x, y, _ in points))
-        bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" if bounds else ""
-        alt = f"{label} against {axis}. {'; '.join(said)}."
+        bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" * bounds
         dress(
-            figure, label + bound, alt=alt, theme=tone, height=340, showlegend=True,
-            margin={"l": 50, "r": 20, "t": 60, "b": 50},
+            figure, label + bound, alt=f"{label} against {axis}. {'; '.join(said)}.", theme=tone, height=340,
+            showlegend=True, margin={"l": 50, "r": 20, "t": 60, "b": 50},
         )  # fmt: skip
-        figure.update_xaxes(title_text=axis)
         scale = "log" if metric.startswith("wait") else "linear"
-        figure.update_yaxes(type=scale, rangemode="tozero")
-        return figure
+        return figure.update_xaxes(title_text=axis).update_yaxes(type=scale, rangemode="tozero")
 
 
 def _choice(name: str, label: str, options: Any, value: Any) -> ipywidgets.Dropdown:

@@ -64,8 +64,7 @@ def shown(*runs: str | ConnectionTrace | dict[str, Any]) -> list[dict[str, Any]]
 
 
 def recordable(trace: ConnectionTrace, began: int) -> dict[str, Any]:
-    """A trace as plain values: microseconds since `began` (ns), and lines by their number in `lines`, where
-    they can be found again later."""
+    """A trace as plain values: microseconds since `began` (ns); its lines, as they can be found again later."""
     lines = sorted({step.line for step in trace.steps})
     steps = [[(s.ns - began) // 1000, *s[1:-1], lines.index(s.line)] for s in trace.steps]
     own = {"mpm": trace.mpm, "threads": trace.threads, "clients": list(trace.clients)}

@@ -367,8 +367,7 @@ class Client:
             self.watching = False
 
     def receive(self, step: Callable[[], Any] | None = None) -> Any:
-        """What has come, waiting for it if need be; b"" at the end of the connection. Or the result of another
-        `step` that may need to wait for the server."""
+        """What has come, waiting if need be; b"" at the end. Or the result of another `step` that may wait."""
         while True:
             try:
                 return step() if step else self.sock.recv(RECV_SIZE)

@@ -83,9 +83,7 @@ def described(field: dataclasses.Field) -> str:
     """What a field means, its range and its default, in one line: for help and documentation."""
     how, default = field.metadata, field.default
     facts = [_range(how) if how["kind"] in ("whole", "number") else ", ".join(how["choices"])]
-    if default is dataclasses.MISSING:
-        facts.append("required")
-    elif default is None and how["none"] != "-":
+    if default is None and how["none"] != "-":
         facts.append(f"default: {how['none']}")
     elif isinstance(default, bool):
         facts.append(f"default: {'yes' if default else 'no'}")

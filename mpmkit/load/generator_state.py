@@ -25,6 +25,7 @@ import gevent
 from gevent import get_hub
 from locust import __version__ as locust_version
 from locust import events
+from locust.exception import CatchResponseError
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
@@ -137,10 +138,6 @@ class Schedule:
         os.close(self._timer)
 
 
-class LoadFailure(Exception):
-    """What Locust's statistics show for a failed request: its kind."""
-
-
 class State:
     """What one generator process shares in a test. send: where its reports go. Raises ValueError, OSError."""
 
@@ -218,8 +215,7 @@ class State:
                 self.deadline = self.schedule.origin + int(profile.planned_seconds * 1e9)
 
     def claim(self, since: int = 0) -> bool:
-        """One measured request; False: all are claimed. The first ends the warm-up: what starts from now on (or
-        was due since) counts."""
+        """One measured request, or False. The first ends the warm-up: what was due `since` (now) counts."""
         if not self.measuring:
             self.measuring, self.left = True, self.share
             if self.share:
@@ -254,7 +250,7 @@ class State:
         spec, ms = self.specs[which], (clock() - t0) / 1e6
         events.request.fire(
             request_type=spec.method, name=spec.name, context={}, response_time=ms, response_length=0,
-            exception=LoadFailure(kind),
+            exception=CatchResponseError(kind),
         )  # fmt: skip
 
     def finish(self, why: str) -> None:
@@ -331,8 +327,7 @@ class State:
         })  # fmt: skip
 
     def _count(self, found: list[int], spec: RequestSpec) -> None:
-        """To Locust's statistics: the sum of what events.request.fire would have made of each, as Locust adds up
-        its own workers."""
+        """To Locust's statistics, as Locust adds up its own workers."""
         stats = self.environment.stats
         # Any: Locust's annotations say whole milliseconds; its own code stores whatever it measured.
         entry: Any = StatsEntry(stats, spec.name, spec.method)

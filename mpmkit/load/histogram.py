@@ -3,10 +3,9 @@
     ns        0 ... 2047 | 2048 ... 4095 | 4096 ... 8191 | ...
     bucket    1 ns wide  | 2 ns wide     | 4 ns wide     | ...
 
-Every power of two is cut into 1,024 buckets, so a value is known to within 0.1%, from nanoseconds to hours, in
-some ten thousand counters at most; only those that were hit are kept. Smallest, largest and sum are exact, and
-percentiles of a sum are those of one histogram that saw everything. Locust's statistics round to milliseconds
-and more, and most answers on loopback take less than one.
+Every power of two is cut into 1,024 buckets, so a value is known to within 0.1%; only those that were hit are
+kept. Smallest, largest and sum are exact, and percentiles of a sum are those of one histogram that saw
+everything. Locust's statistics round to milliseconds and more, and most answers on loopback take less than one.
 """
 
 import array

@@ -183,8 +183,7 @@ class Receiver:
                 self.unsent = self.unsent[os.write(parent_fd, self.unsent) :]
 
     def watch(self) -> None:
-        """As the master: end the run when no worker will report any more. One that was killed sends nothing;
-        Locust misses it after some seconds."""
+        """As the master: end the run when no worker will report any more; Locust misses a killed one late."""
         runner = self.environment.runner
         while True:
             gevent.sleep(0.1)

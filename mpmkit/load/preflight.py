@@ -1,8 +1,5 @@
 """What a load needs before it starts: a target that is yours, certificates to trust, file descriptors; and the
 meaning of connection errors.
-
-Towards one server a client can vary only its address and port, some 28,000, and the side that closes
-first keeps a connection's addresses for a minute (TIME_WAIT). docs/LOAD.md says how the generator avoids that.
 """
 
 import contextlib
@@ -97,8 +94,8 @@ def describe(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "no file descriptors are left; raise the limit (ulimit -n) or use fewer connections"
     if error.errno == errno.EADDRNOTAVAIL:
-        none = "no local ports are left (net.ipv4.ip_local_port_range)"
-        return f"{none}; wait a minute for those in TIME_WAIT, or use fewer connections"
+        wait = "wait a minute for those in TIME_WAIT, or use fewer connections"
+        return f"no local ports are left (net.ipv4.ip_local_port_range); {wait}"
     return f"a connection failed: {os.strerror(error.errno or errno.EIO)}"
 
 

@@ -1,9 +1,7 @@
 """A load, written down as data.
 
-A :class:`LoadProfile` states the requests (paths, methods, good answers), the number of users, their
-behaviour, and when to stop. It holds no behaviour: `locustfile.py` executes it, `runner.py` passes it on as JSON.
-Each field is described once (`fields.py`): its check, its documentation, its command-line options
-and its place in the control room's form come from there. docs/LOAD.md explains them.
+`locustfile.py` executes it, `runner.py` passes it on as JSON. Each field is described once (`fields.py`): its
+check, documentation, command-line option and place in the control room's form come from there, see docs/LOAD.md.
 
 `keep_alive` False: a new connection for every request, sent as HTTP/1.0 as ab does, so that the server closes it.
 True: one HTTP/1.1 connection per user, until the server closes it, or `requests_per_connection`, then another,
@@ -177,8 +175,7 @@ class LoadProfile(RequestFields):
         return [*made, (begin, math.inf, now, now)]
 
     def level_at(self, seconds: float) -> float:
-        """Users or rate that are due so long after the measured part's begin; before it what it begins
-        with, after it what it ends with."""
+        """Users or rate due so long after the measured part's begin; outside of it, that of its nearest end."""
         begin, end, first, last = next(one for one in self.course() if seconds < one[1])
         return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
 
@@ -253,8 +250,7 @@ def loaded(text: str) -> dict[str, Any]:
 
 
 def profile_with(given: Mapping[str, Any], base: LoadProfile | None = None) -> LoadProfile:
-    """A profile of these fields, its others as in `base` or the default. Raises ProfileError, also for a name
-    that no field has."""
+    """These fields, the others as in `base` or the default. Raises ProfileError, also for unknown names."""
     known = [field.name for field in fields(LoadProfile)]
     if unknown := ", ".join(sorted(set(given) - set(known))):
         raise ProfileError(f"{unknown}: no such field, LoadProfile has {', '.join(known)}")

@@ -50,8 +50,7 @@ OnTick = Callable[[Tick], None]
 
 
 class Outcome:
-    """Results of the requests of `duration` seconds: `errors` by kind (docs/LOAD.md), and a `histogram` of the
-    good answers' latencies."""
+    """Results of `duration` seconds: `errors` by kind (docs/LOAD.md), good answers' latencies in `histogram`."""
 
     duration: float
     errors: Counter[str]
@@ -193,8 +192,7 @@ class LoadRun(Outcome):
 
     @property
     def generator_starved(self) -> bool:
-        """True if a generator process always had work and had to wait for a CPU: the limit was the
-        machine that generator and server share."""
+        """True if a generator process always had work and had to wait for a CPU: the machine was the limit."""
         used = zip(self.processes_cpu, self.processes_wait, strict=False)
         return not self.generator_bound and any(sum(one) > GENERATOR_LIMIT for one in used)
 
@@ -344,8 +342,7 @@ class Collector:
         return tick
 
     def run(self, why: str = "") -> LoadRun | None:
-        """The result until now; None if no process has reported. why: what ended the run, where the processes
-        could not say it."""
+        """The result until now, if a process has reported. why: what ended the run, where they cannot say it."""
         parts = list(self.last.values())
         if not parts:
             return None

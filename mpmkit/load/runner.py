@@ -330,8 +330,7 @@ def load_of(options: dict[str, Any]) -> tuple[str, dict[str, Any], LoadProfile |
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: every request was answered well. 1: some were not, or the generator failed. 2: a bad argument. 130:
-    Ctrl-C; what was measured until then is printed."""
+    """0: all answered well. 1: not all, or the generator failed. 2: a bad argument. 130: Ctrl-C, with results."""
     options = vars(parser().parse_args(argv))
     live = sys.stderr.isatty()
 
