@@ -15,6 +15,7 @@ kept, as it is typed: its hints say what is wrong. What does not apply (a rate i
 import contextlib
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple, Self
@@ -90,9 +91,8 @@ class Field(NamedTuple):
 class Form:
     """Values as a reader types them, name -> text. Any thread may set one."""
 
-    def __init__(self, words: dict[str, str] | None = None) -> None:
-        self._setting = threading.Lock()
-        self._words = words or {}
+    def __init__(self, **words: str) -> None:
+        self._setting, self._words = threading.Lock(), words
 
     def put(self, name: str, value: Any) -> None:
         """A value more: text, a number or a truth; None or "" takes it away."""
@@ -132,7 +132,7 @@ class DirectiveForm(Form):
     def __init__(self, mpm: str, **directives: Any) -> None:
         self.choose(mpm)
         settings = from_keywords(mpm, **directives)
-        super().__init__({setting.name: " ".join(setting.args) for setting in settings})
+        super().__init__(**{setting.name: " ".join(setting.args) for setting in settings})
 
     def choose(self, mpm: str) -> None:
         """Another MPM. Raises DirectiveError if it does not exist."""
@@ -163,19 +163,17 @@ class DirectiveForm(Form):
 
     def fields(self) -> list[Field]:
         """The fields of the chosen MPM with their values, each with what httpd says about it."""
-        hints: dict[str, list[str]] = {}
-        refused: set[str] = set()
-        notes: tuple[Note, ...] = ()
+        hints, notes = defaultdict[str, list[str]](list), tuple[Note, ...]()
         try:
             _, notes = self.checked(self.effective)
         except DirectiveError as error:
             for problem in error.problems:
-                hints.setdefault(problem.directive, []).append(problem.text)
-            refused = set(hints)
+                hints[problem.directive].append(problem.text)
             with contextlib.suppress(DirectiveError):  # what it would correct of the others
-                _, notes = self.checked(self.effective, refused)
+                _, notes = self.checked(self.effective, hints)
+        refused = set(hints)
         for note in notes:  # it begins with the directive's name
-            hints.setdefault(re.split(r"\W", note.text)[0], []).append(str(note))
+            hints[re.split(r"\W", note.text)[0]].append(str(note))
         defaults, _ = check(self.mpm)
         made = []
         for group, name in ((group, name) for group, names in GROUPS.items() for name in names):
@@ -189,7 +187,7 @@ class DirectiveForm(Form):
             made.append(Field(
                 name, group, kind, spec.unit, spec.doc, default, low=1.0 if kind == "factor" else low,
                 high=high, reach=float(min(reach, high or reach)), step=step, value=value,
-                hints=(*filter(None, [value and spec.misread(value)]), *hints.get(name, ())),
+                hints=(*filter(None, [value and spec.misread(value)]), *hints[name]),
                 refused=name in refused,
             ))  # fmt: skip
         return made

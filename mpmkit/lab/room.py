@@ -57,11 +57,7 @@ PROBE_THINK = 0.25  # seconds between two requests of the probe: what a new clie
 RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
 LIVE = 1.2  # seconds of the load's answers that its live percentiles are made of
 
-# What a frame has of a Sample as it is, and of the load.
-SAMPLED = (
-    "t", "qps", "service_ms", "processes", "threads", "idle", "busy", "reading", "writing",
-    "parked", "without_thread", "closing", "waiting", "pss_mb",
-)  # fmt: skip
+# What a frame has of the load.
 OF_LOAD = ("load_qps", "load_failed", "load_p50_ms", "load_p95_ms", "load_p99_ms")
 
 
@@ -95,24 +91,21 @@ class Probe(KeepAliveClients):
         return {"wait_p50_ms": ms[len(ms) // 2], "wait_ms": ms[int(0.99 * len(ms))]} if ms else {}
 
 
-class RunningLoad:
+class RunningLoad(threading.Thread):
     """`run_load` in a thread: it can be stopped, and what it gets is seen while it runs. note: is called with
     a line of text when the load has ended, or could not run."""
 
-    def __init__(self, url: str, profile: LoadProfile, note: Callable[[str], None]) -> None:
-        self.profile, self._note = profile, note
-        self._stop = threading.Event()
-        self._ticks: list[Tick] = []
-        self._thread = threading.Thread(target=self._run, args=(url,), daemon=True)
-        self._thread.start()
+    running = property(threading.Thread.is_alive)
 
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
+    def __init__(self, url: str, profile: LoadProfile, note: Callable[[str], None]) -> None:
+        super().__init__(daemon=True)
+        self.profile, self._url, self._note = profile, url, note
+        self._ending, self._ticks = False, list[Tick]()
+        self.start()
 
     def live(self) -> dict[str, float]:
         """Answers and failures per second and percentiles of the last second, as far as they are known."""
-        ticks = list(self._ticks)
+        ticks = self._ticks
         end = ticks[-1].end if ticks else 0.0
         (now,) = windows(ticks, (end - LIVE, end), lambda _: 0.0, 1)
         if not now.duration:
@@ -121,20 +114,20 @@ class RunningLoad:
         return dict(zip(OF_LOAD, values, strict=True))
 
     def stop(self) -> None:
-        self._stop.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._ending = True
+        if threading.current_thread() is not self:
+            self.join()
 
     def _tick(self, tick: Tick) -> None:
         self._ticks = [*self._ticks[-9:], tick]
-        if self._stop.is_set():
+        if self._ending:
             # As Ctrl-C in the foreground: the generator ends with care, and what it measured comes along.
             raise KeyboardInterrupt
 
-    def _run(self, url: str) -> None:
+    def run(self) -> None:
         run: LoadRun | None
         try:
-            run = run_load(url, profile=self.profile, on_tick=self._tick)
+            run = run_load(self._url, profile=self.profile, on_tick=self._tick)
         except LoadInterrupted as stopped:
             run = stopped.run
         except (LoadError, ValueError, OSError) as error:
@@ -363,7 +356,7 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
         """The watch's callback: make a frame of what it saw, with the load's and the probe's figures."""
         load, probe = self._load, self._probe
         seen = dict.fromkeys((*OF_LOAD, "wait_p50_ms", "wait_ms"), math.nan)
-        seen |= {name: getattr(sample, name) for name in SAMPLED}
+        seen |= sample._asdict()
         seen |= load.live() if load is not None and load.running else {}
         seen |= probe.percentiles(sample.t) if probe is not None else {}
         figures = {name: None if v != v else round(v, 3) for name, v in seen.items()}

@@ -151,7 +151,7 @@ class SweepForm(Form):
         made: dict[float, tuple[str, str]] = {}
         for value in self.values():
             try:
-                for point in self._plan([value]).cells:
+                for point in self.plan([value]).cells:
                     for note in check(point.mpm, from_keywords(point.mpm, **point.directives))[1]:
                         made.setdefault(value, (CORRECTED, f"{point.mpm}: {note}"))
             except ValueError as error:
@@ -188,17 +188,15 @@ class SweepForm(Form):
             return values
         raise ValueError(next(iter(said.values())))
 
-    def plan(self) -> SweepTable:
-        """The sweep over these. Raises ValueError as `measured` does."""
-        return self._plan(self.measured())
+    def plan(self, values: list[float] | None = None) -> SweepTable:
+        """The sweep over some values, by default those that remain. Raises ValueError as `measured` does."""
+        grid = {self.axis: self.measured() if values is None else values}
+        return plan(self.taking(), grid, self.profile(), directives=self.fixed())
 
     def fixed(self) -> dict[str, Any]:
         """Directives of all points, apart from the article's. A kept connection outlives its point."""
         base = {"KeepAlive": "On", "KeepAliveTimeout": 15} | dict(self.directives)
         return {name: value for name, value in base.items() if name != self.axis}
-
-    def _plan(self, values: list[float]) -> SweepTable:
-        return plan(self.taking(), {self.axis: values}, self.profile(), directives=self.fixed())
 
     def profile(self) -> LoadProfile:
         """The load of all points; the axis, if it is a field of the load, changes it."""

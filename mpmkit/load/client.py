@@ -275,15 +275,14 @@ class Client:
 
     def read(self, data: bytes) -> Verdict:
         """Read an answer that the memo does not know, from its first bytes `data` on."""
-        spec, first, pieces = self.state.specs[self.which], data, 1
+        spec = self.state.specs[self.which]
         reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
-        while (verdict := reader.feed(data)) is None:
-            data = self.receive()
-            pieces += 1
-        if first and pieces == 1 and len(first) <= MEMO_BYTES:
+        if (verdict := reader.feed(data)) is not None and 0 < len(data) <= MEMO_BYTES:
             if len(self.memo) >= MEMO_ENTRIES:
                 self.memo.clear()
-            self.memo[first] = verdict
+            self.memo[data] = verdict
+        while verdict is None:
+            verdict = reader.feed(self.receive())
         return verdict
 
     # The socket. `wake` and `expire` run in the hub, the others in the user's greenlet.

@@ -147,10 +147,9 @@ class Receiver:
         if self.is_master:
             expected = max(profile.processes, options.expect_workers or 1)
         self.done.clear()
-        self.collector = Collector(self.environment.host, profile, expected)
-        self.holders = None
+        url, spec, self.holders = self.environment.host, profile.specs[0], None
+        self.collector = Collector(url, profile, expected)
         if profile.idle_holders:
-            url, spec = self.environment.host, profile.specs[0]
             request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
             self.holders = HoldingProcess(
                 url, count=profile.idle_holders, request=request, expect_status=spec.expect_status,

@@ -105,22 +105,18 @@ class Generator(subprocess.Popen):
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.pid, how) is not None
 
-    def ask_to_end(self) -> None:
-        """Signal all its processes and wait a moment for them to write what they have."""
-        self._signal(signal.SIGTERM)
-        until = time.monotonic() + GRACE
-        while not self.ended() and time.monotonic() < until:
-            time.sleep(0.02)
-
     def end(self) -> None:
-        """Kill it. Also after a regular end: whatever its leader left behind goes with it."""
-        self._signal(signal.SIGKILL)
+        """Have all its processes write what they have, wait a moment, and kill what is left."""
+        if self.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            until = time.monotonic() + GRACE
+            if not self.ended():
+                os.killpg(self.pid, signal.SIGTERM)
+            while not self.ended() and time.monotonic() < until:
+                time.sleep(0.02)
+            os.killpg(self.pid, signal.SIGKILL)  # also what its leader left behind at a regular end
         self.wait()
-
-    def _signal(self, number: int) -> None:
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
 
     def failure(self) -> LoadError:
         """Why it gave no result, once it has ended: in its own last words."""
@@ -245,9 +241,6 @@ def _run_locust(
                     why = f"time limit of {profile.time_limit:g} s ({late})"
         except KeyboardInterrupt:
             why = "interrupted"
-        finally:
-            if not generator.ended():
-                generator.ask_to_end()
         generator.end()
         while reports := generator.read(0):  # what it left; no more is passed on than added up
             for report in reports:
@@ -287,8 +280,8 @@ def parser() -> Parser:
     until = f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it."
     parser = Parser(prog="mpmkit load", description=f"{what} {until}")
     add = parser.add_argument
-    target = "like http://127.0.0.1:8080/index.html (loopback only), or https"
-    add("target", metavar="URL", help=target)
+    like = "like http://127.0.0.1:8080/index.html (loopback only), or https"
+    add("target", metavar="URL", help=like)
     for field in fields_of(LoadProfile):
         if field.name != "path" and (how := option(field)):
             add(f"--{field.name.replace('_', '-')}", **how)
@@ -335,8 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     live = sys.stderr.isatty()
 
     def show(done: int, seconds: float) -> None:
-        sys.stderr.write(f"\r{done:,} requests in {seconds:.1f} s ")
-        sys.stderr.flush()
+        print(f"\r{done:,} requests in {seconds:.1f} s ", end="", file=sys.stderr, flush=True)
 
     try:
         target, given, profile = load_of(options)
