@@ -7,19 +7,17 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from html import escape
-from typing import Any, TypeVar
+from typing import Any
 
 import ipywidgets
 from IPython import get_ipython
 
 from mpmkit.lab.forms import Field
 
-W = TypeVar("W", bound=ipywidgets.DOMWidget)
-
 _made: dict[str, tuple[str, list[Any]]] = {}  # cell id -> (one id for each run of it, its panels)
 
 
-def named(name: str, widget: W) -> W:
+def named(name: str, widget: Any) -> Any:
     """The widget, with a name by which panel.css finds it."""
     widget.add_class(f"mk-{name}")
     return widget

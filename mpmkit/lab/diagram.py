@@ -66,14 +66,14 @@ def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None 
         y = TOP + CELL * number
         parts.append(label(8, y + 13, name, ink, size=11))
         for place, letter in enumerate(text):
-            parts += _square(LEFT + CELL * place, y, CELL - 2, letter, theme)
+            parts.append(_square(LEFT + CELL * place, y, CELL - 2, letter, theme))
         if parked:
             x = LEFT + CELL * len(text) + 8
             parts.append(label(x, y + 13, f"+ {parked} without a thread", ink, size=11))
     bottom, right = TOP + CELL * len(rows), 8.0
     counts = {c: f"{n} {WORDS[LETTERS.index(c)]}" for c in LETTERS if (n := picture.count(c))}
     for letter, words in counts.items():
-        parts += _square(right, bottom + 12, 14, letter, theme, legend=True)
+        parts.append(_square(right, bottom + 12, 14, letter, theme, legend=True))
         parts.append(label(right + 19, bottom + 23, words, ink, size=11))
         right += 34 + 6.2 * len(words)
     alt = f"{title}: {many} of {picture.mpm}; {', '.join(counts.values())}"
@@ -83,14 +83,12 @@ def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None 
     return drawing(width, bottom + 34, parts, alt, theme)
 
 
-def _square(
-    x: float, y: float, size: float, letter: str, theme: str | None, *, legend: bool = False
-) -> list[str]:
+def _square(x: float, y: float, size: float, letter: str, theme: str, legend: bool = False) -> str:
     """A cell in its letter's colour, with the letter in it; idle workers and empty slots without."""
     fill = colours.letter_colour(letter, theme)
     grid = colours.GRID[colours.is_dark(theme)]
     rect = f"<rect x='{x:g}' y='{y:g}' width='{size:g}' height='{size:g}' fill='{fill}' stroke='{grid}'/>"
     if letter in "_." and not legend:
-        return [rect]
+        return rect
     middle = x + size / 2, y + size / 2 + 4
-    return [rect, label(*middle, letter, colours.ink_on(fill), size=11, anchor="middle", bold=True)]
+    return rect + label(*middle, letter, colours.ink_on(fill), size=11, anchor="middle", bold=True)

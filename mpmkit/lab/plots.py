@@ -137,9 +137,8 @@ def timeline(
 
 
 def _strip(figure: Any, where: Any, strip: str, runs: list[Recording], one: bool) -> list[str]:
-    """Draw a strip, with names at the lines' ends: all fields of one recording, or of several the one
-    that compares. In the figure of one, the first line is an area, the second dotted and in ink. What it
-    shows, in words."""
+    """Draw a strip, names at its lines' ends: all fields of one recording (an area, then dotted and in ink), or
+    of several the one that compares. What it shows, in words."""
     (heading, fields), end = STRIPS[strip], max(run.samples[-1].t for run in runs)
     if not one and strip == "workers":
         heading = "busy workers"

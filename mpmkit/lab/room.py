@@ -141,9 +141,9 @@ class RunningLoad(threading.Thread):
 class Room(DirectiveForm, contextlib.AbstractContextManager):
     """One server, its load, and what is seen of them. All methods may be called from any thread.
 
-    It is the form of its directives: `choose` another MPM for the next start, `set` a directive.
-    directives: values to begin with, as for `mpmkit.launch`. Raises DirectiveError for an MPM or a directive
-    that does not exist.
+    It is the form of its directives: `choose` another MPM for the next start, `set` a directive. directives:
+    values to begin with, as for `mpmkit.launch`. Raises DirectiveError for an MPM or a directive that does not
+    exist.
     """
 
     def __init__(self, mpm: str = "event", **directives: Any) -> None:
@@ -340,9 +340,8 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
 
     def status(self) -> dict[str, Any]:
         """What is chosen and what runs, as plain values."""
-        server = self.server
-        mpm, pid, url = (server.mpm, server.pid, server.url) if server else ("", 0, "")
-        runs = {"running": server is not None, "running_mpm": mpm, "pid": pid, "url": url}
+        mpm, pid, url = (one.mpm, one.pid, one.url) if (one := self.server) else ("", 0, "")
+        runs = {"running": bool(mpm), "running_mpm": mpm, "pid": pid, "url": url}
         load = {"loading": self.loading, "load_summary": self._load_form.summary()}
         own = {"mpm": self.mpm, "unapplied": self.unapplied(), "began": round(self._began, 3)}
         return own | runs | load

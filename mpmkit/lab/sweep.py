@@ -87,11 +87,11 @@ METRICS = {
 
 
 class SweepForm(Form):
-    """The choices. directives: over the article's, at all points. chosen: values of the rows, by name.
+    """The choices. directives: over the article's, at all points. chosen: values of the rows, by name (low, high,
+    steps: the values of the axis, evenly; seconds: of load a point; warmup: before they count, for pools to
+    grow).
 
-    low, high, steps: the values of the axis, evenly. seconds: of load a point; warmup: before they count, for
-    pools to grow. Raises DirectiveError for an MPM that does not exist, ValueError for an axis that cannot be
-    swept.
+    Raises DirectiveError for an MPM that does not exist, ValueError for an axis that cannot be swept.
     """
 
     def __init__(
@@ -121,11 +121,8 @@ class SweepForm(Form):
         """The fields with their values; the one that is the axis is left out."""
         spec = SPECS.get(self.axis.lower())
         ends = RANGES.get(self.axis, ((spec and spec.low) or 1, AXES[self.axis]))
-        step, reach = 0.5 if self.axis in FRACTIONS else 1.0, AXES[self.axis]
-        low, high = (
-            row._replace(default=f"{end:g}", reach=reach, step=step)
-            for row, end in zip(RANGE, ends, strict=False)
-        )
+        how: Any = {"reach": AXES[self.axis], "step": 0.5 if self.axis in FRACTIONS else 1}
+        low, high = (RANGE[n]._replace(default=f"{end:g}", **how) for n, end in enumerate(ends))
         rows = (low, high, RANGE[2], *FIELDS, *MORE)
         return [self.filled(row)._replace(help=row.label) for row in rows if row.name != self.axis]
 
@@ -184,9 +181,9 @@ class SweepForm(Form):
         if not self.taking():
             raise ValueError(f"choose an MPM that has {self.axis}")
         said = {value: why for value, (what, why) in self.remarks().items() if what == LEFT_OUT}
-        if values := [value for value in self.values() if value not in said]:
-            return values
-        raise ValueError(next(iter(said.values())))
+        if not (values := [value for value in self.values() if value not in said]):
+            raise ValueError(next(iter(said.values())))
+        return values
 
     def plan(self, values: list[float] | None = None) -> SweepTable:
         """The sweep over some values, by default those that remain. Raises ValueError as `measured` does."""
@@ -201,10 +198,9 @@ class SweepForm(Form):
     def profile(self) -> LoadProfile:
         """The load of all points; the axis, if it is a field of the load, changes it."""
         form = self.read()
-        same = ("path", "keep_alive", *LABELS)
-        fields = {name: form[name] for name in same if name in form}
-        times = {"duration": form["seconds"], "timeout": max(1.0, form["seconds"])}
-        return LoadProfile(**fields, **times, warmup_seconds=form["warmup"])
+        fields = {name: form[name] for name in ("path", "keep_alive", *LABELS) if name in form}
+        fields |= {"duration": form["seconds"], "timeout": max(1.0, form["seconds"])}
+        return LoadProfile(**fields, warmup_seconds=form["warmup"])
 
 
 @contextlib.contextmanager
@@ -251,11 +247,9 @@ def number(value: float) -> str:
 
 
 class SweepRun:
-    """A sweep in a thread. `rows` grows while it measures; `changed` is called with the run, in its
-    thread, when there is something to show: it may be called before the constructor has returned.
-
-    out: the CSV file of the rows. pages: the folder that the servers serve.
-    Raises ValueError, before anything starts, if the form has no sweep.
+    """A sweep in a thread. `rows` grows while it measures; `changed` is called with the run, in its thread, when
+    there is something to show, perhaps before the constructor has returned. out: the CSV file of the rows. pages:
+    the folder that the servers serve. Raises ValueError, before anything starts, if the form has no sweep.
     """
 
     def __init__(

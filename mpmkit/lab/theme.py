@@ -46,11 +46,8 @@ THEMES = ("light", "dark")
 
 
 def is_dark(theme: str | None = None) -> bool:
-    """Whether to draw for a dark page: as `theme` says, else MPMKIT_THEME, else the theme that is chosen in
-    JupyterLab's settings, else light.
-
-    Raises ValueError for a theme that is neither "light" nor "dark".
-    """
+    """Whether to draw for dark pages: as `theme` says, else MPMKIT_THEME, else JupyterLab's settings, else light.
+    Raises ValueError for a theme that is neither "light" nor "dark"."""
     chosen = theme or os.environ.get("MPMKIT_THEME") or _of_jupyterlab()
     if chosen not in THEMES:
         raise ValueError(f"no theme {chosen!r}; choose light or dark")

@@ -85,6 +85,7 @@ class Client:
         try:
             self.request_loop()
         finally:
+            self.waiting = False
             state.users.discard(self)
             for sock in (self.sock, *(kept for kept, _ in self.elsewhere.values())):
                 self.sock = sock
@@ -300,15 +301,12 @@ class Client:
 
     def wait(self) -> None:
         self.waiting = True
-        try:
-            self.to_hub()
-        finally:
-            self.waiting = False
+        self.to_hub()
 
     def open(self, asks_at_once: bool = False) -> None:
-        """Connect. Raises OSError. asks_at_once: a request follows without a wait, so the
-        acknowledgement that ends the handshake may go with it (TCP_QUICKACK off). On loopback we carry each
-        packet to the server's end ourselves, in our own time."""
+        """Connect. Raises OSError. asks_at_once: a request follows, and the acknowledgement that ends the
+        handshake may go with it (TCP_QUICKACK off): on loopback we carry each packet to the server's end
+        ourselves."""
         state = self.state
         plain = state.tls is None
         self.sock = sock = (_socket.socket if plain else TlsSocket)(state.family, state.kind)

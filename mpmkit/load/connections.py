@@ -393,14 +393,13 @@ def _in_range(name: str, value: float, low: float, high: float) -> float:
 
 
 class HoldingProcess(subprocess.Popen):
-    """HeldConnections in a process of its own, until the end of a `with` block.
+    """HeldConnections, with its arguments, in a process of its own until the end of a `with` block.
 
         with HoldingProcess(server.url, "idle") as holding:
             holding.ask("hold", 5000)["held"]
 
-    Arguments as of HeldConnections. The process takes lines on standard input, each the name of a method and its
-    number, and answers each with a `report` as a line of JSON. It ends with its standard input, so also if the
-    process that started it is killed.
+    It takes lines on standard input, each the name of a method and its number, and answers each with a `report`
+    as a line of JSON. It ends with its standard input, so also if the process that started it is killed.
     """
 
     stdin: Any

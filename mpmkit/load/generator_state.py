@@ -179,10 +179,7 @@ class State:
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
         self.host, self.tls = target.host, None
         if target.scheme == "https":
-            try:
-                self.tls = preflight.tls_context(profile.ca_file, target.loopback)
-            except OSError as error:
-                raise ValueError(f"ca_file: {profile.ca_file}: {error}") from None
+            self.tls = preflight.tls_context(profile.ca_file, target.loopback)
         spread = target.loopback and self.family == _socket.AF_INET
         self.sources = preflight.LOOPBACK_SOURCES if spread else 0
         places = [target._replace(port=spec.port or target.port) for spec in self.specs]

@@ -75,11 +75,13 @@ def target_of(url: object) -> Target:
 
 def tls_context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
     """How certificates are checked: against `ca_file` if given; else not at all on loopback (a test server's are
-    its own), and against the system's elsewhere. Raises OSError or ssl.SSLError for a file that holds no
-    certificates."""
+    its own), and against the system's elsewhere. Raises ValueError for a file that holds no certificates."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca_file is not None:
-        made.load_verify_locations(ca_file)
+        try:
+            made.load_verify_locations(ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"ca_file: {ca_file}: {error.strerror or error}") from None
     elif loopback:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE

@@ -128,8 +128,9 @@ class LoadProfile(RequestFields):
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        own = vars(self)  # which may be set while it is made
-        # Lists are what JSON and notebooks give; a frozen value wants tuples.
+        own = vars(
+            self
+        )  # to be set: lists are what JSON and notebooks give; a frozen value wants tuples
         if isinstance(self.headers, (list, tuple)):
             own["headers"] = tuple(tuple(p) if isinstance(p, list) else p for p in self.headers)
         own["mix"] = _lines("mix", RequestSpec, self.mix, problems)

@@ -89,9 +89,8 @@ class Outcome:
 
 @dataclass
 class Window(Outcome):
-    """A stretch of a run: a second of it, or a stage. begin, end: seconds from the first request that counts.
-    load: users (closed loop) or requests/s (open loop) that were due at its end. duration: seconds of it that
-    the processes reported on."""
+    """A second of a run, or a stage. begin, end: seconds from the first request that counts. load: users (closed
+    loop) or requests/s (open loop) due at its end. duration: seconds of it that the processes reported on."""
 
     begin: float
     end: float

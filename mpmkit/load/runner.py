@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
@@ -166,20 +166,21 @@ def _prepared(
     """(URL, profile) of a load, or ProfileError with everything that is wrong with it."""
     problems: list[str] = []
     place = load = None
-    try:
-        place = target_of(target if isinstance(target, str) else getattr(target, "url", target))
-    except ValueError as error:
-        problems.append(str(error))
-    try:
-        load = profile_with(given, profile)
-    except ProfileError as error:
-        problems.append(str(error))
-    if load is not None and load.ca_file is not None:
+
+    @contextlib.contextmanager
+    def noting_problems() -> Iterator[None]:
         try:
+            yield
+        except ValueError as error:
+            problems.append(str(error))
+
+    with noting_problems():
+        place = target_of(target if isinstance(target, str) else getattr(target, "url", target))
+    with noting_problems():
+        load = profile_with(given, profile)
+        if load.ca_file is not None:
             tls_context(load.ca_file, False)
             load = load.but(ca_file=str(Path(load.ca_file).resolve()))  # Locust runs elsewhere
-        except OSError as error:  # ssl.SSLError is one
-            problems.append(f"ca_file: {load.ca_file}: {error.strerror or error}")
     if load is not None and place is not None:
         if load.idle_holders and place.scheme == "https":
             problems.append("idle_holders: hold connections without TLS; give an http target")
