@@ -27,9 +27,8 @@ __all__ = list(_PUBLIC)
 
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
-        raise AttributeError(
-            f"module 'mpmkit.lab' has no attribute {name!r}; it offers {', '.join(_PUBLIC)}"
-        )
+        offers = f"it offers {', '.join(_PUBLIC)}"
+        raise AttributeError(f"module 'mpmkit.lab' has no attribute {name!r}; {offers}")
     from mpmkit.config.extras import require
 
     module, _, other = _PUBLIC[name].partition(":")

@@ -71,8 +71,8 @@ class SweepPanel(Frame):
             "go", "Run", lambda: self.stop() if self._runs() else self.run(), "Launch and measure"
         )
         self.bar = ipywidgets.FloatProgress(max=1.0)
-        self.state, self.hints = text("state"), text("note")
-        self.figures, self.boards = text("figures"), text("boards")
+        names = ("state", "note", "figures", "boards")
+        self.state, self.hints, self.figures, self.boards = map(text, names)
         self.range, self.load = box("range"), box("parts")
         self.slider = named("at", ipywidgets.SelectionSlider(options=[-1], description="at"))
         self.plot = ipywidgets.Output()
@@ -82,8 +82,8 @@ class SweepPanel(Frame):
             *((one, self._chosen) for one in self.mpms.values()),
         ):  # fmt: skip
             widget.observe(lambda _, act=act: act(), "dark" if widget is self.page else "value")
-        chosen = (self.mode, *self.mpms.values(), self.metric, self.files)
-        head = box("head", *chosen, self.button, self.bar, self.state)
+        asked = (self.mode, *self.mpms.values(), self.metric, self.files)
+        head = box("head", *asked, self.button, self.bar, self.state)
         self.ask = box("ask", self.axis, self.range, self.load)
         self.seen = (self.plot, self.slider, self.figures, self.boards)
         self.children = [box("sweep", head, self.ask, self.hints, *self.seen, self.page)]

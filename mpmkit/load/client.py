@@ -20,7 +20,6 @@ import contextlib
 import errno
 import os
 import ssl
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -32,10 +31,9 @@ from gevent import get_hub, getcurrent
 from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
-from mpmkit.load.generator_state import NEVER, READ, WRITE, Planned, State
+from mpmkit.load.generator_state import NEVER, READ, WRITE, Planned, State, clock
 from mpmkit.load.response import ResponseReader, Verdict
 
-clock = time.perf_counter_ns
 RECV_SIZE = 65_536
 RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
@@ -57,7 +55,7 @@ class Client:
     """One user: its `request_loop`, the `exchange` of a request and its answer, and the socket, none at first."""
 
     def __init__(self, user: User, state: State) -> None:
-        self.state, hub = state, get_hub()
+        self.user, self.state, hub = user, state, get_hub()
         self.loop = hub.loop
         self.greenlet = getcurrent()
         self.sock: Any = None
@@ -68,7 +66,6 @@ class Client:
         # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
         self.to_hub = greenlet.greenlet.switch.__get__(hub)
         self.resume = self.greenlet.switch
-        self.user = user
         self.answered_ns = 0  # when the last answer was complete
         self.served = 0  # requests on the kept connection
         self.address = state.addresses[0]

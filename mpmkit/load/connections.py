@@ -30,10 +30,8 @@ from mpmkit.load.response import ResponseReader
 
 MODES = ("idle", "half-sent")
 
+# Seconds without one more held connection after which `hold` gives up: a pool grows once a second.
 PATIENCE = float(os.environ.get("MPMKIT_HOLDER_PATIENCE", "4"))
-"""Seconds without one more held connection after which `hold` gives up. A pool grows once a second, so
-that is long enough to tell a growing pool from a full one."""
-
 HOLD_WITHIN = 60.0  # seconds of `hold` at most, for a server that takes only some a second
 IN_FLIGHT = 64  # connections that wait for their first answer during `hold`: fewer than any backlog
 LOOK = 0.005  # seconds between two looks of `wait`

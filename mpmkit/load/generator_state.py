@@ -268,10 +268,9 @@ class State:
         self.shares = self._shares()
         if self.schedule is not None and self.started_ns:
             until = min(self.deadline, clock())
-            for _ in range(self.schedule.left_until(until, self.users)):
-                if not self.claim():
-                    break
-                self.failures["unsent"] += 1
+            if unsent := min(self.left, self.schedule.left_until(until, self.users)):
+                self.left -= unsent
+                self.failures["unsent"] += unsent
                 self.last_end = max(self.last_end, until)
 
     def _shares(self) -> tuple[float, float]:

@@ -16,8 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import accumulate
 
-LIMIT = 1 << 62
-"""Largest value: 146 years in ns. More is an error of the caller's clock."""
+LIMIT = 1 << 62  # of values: 146 years in ns; more is an error of the caller's clock
 
 
 def bucket(ns: int) -> int:

@@ -39,9 +39,7 @@ from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, pr
 from mpmkit.load.result import Collector
 
 AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
-DRAWN_SEED = secrets.randbelow(
-    1 << 31
-)  # for a profile without one; before Locust forks: all have the same
+DRAWN_SEED = secrets.randbelow(1 << 31)  # for a profile without one; before Locust forks
 state: State | None = None  # of the test that runs, or ran last
 receiver: "Receiver | None" = None  # of the reports; none in a worker
 # The descriptor that `runner.py` passed by its number; -1: this runs by itself.

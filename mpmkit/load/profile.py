@@ -26,9 +26,7 @@ MAX_SECONDS = 3600.0  # of a run
 MAX_RATE = 1_000_000.0  # requests/s of an open loop; no generator comes near
 ARRIVALS = ("closed", "constant", "poisson")
 THINKS = ("constant", "exponential")
-
-MAX_REQUESTS = 20_000_000
-"""A latency takes 8 bytes, so this many fill 160 MB: the bound of a run in count."""
+MAX_REQUESTS = 20_000_000  # of a run: a latency takes 8 bytes, so this many fill 160 MB
 UNBOUNDED: dict[str, Any] = {"requests": MAX_REQUESTS, "time_limit": MAX_SECONDS}
 
 

@@ -67,11 +67,10 @@ class ResponseReader:
     def feed(self, data: bytes) -> Verdict | None:
         """Take what was received, b"" at the end of the connection. The verdict; None while more is needed."""
         try:
-            return self._read(data) if data else self._eof()
+            if data:
+                return self._read(data)
         except h11.RemoteProtocolError:
             return "malformed", False, self._count
-
-    def _eof(self) -> Verdict:
         if self._length == UNTIL_CLOSE:
             return self._verdict()
         return ("short" if self.status or self._head else "closed"), False, self._count
