@@ -16,9 +16,7 @@ from urllib.parse import urlsplit
 OWN_FILES = 128  # that a generator process has open besides connections: Locust's thirty, and room
 LOOPBACK_SOURCES = 200  # addresses that it goes through, from 127.0.0.1 on, when ports run out
 
-TARGETS_VARIABLE = (
-    "MPMKIT_TARGETS"  # names hosts beyond loopback that are yours to load (docs/LOAD.md)
-)
+TARGETS_VARIABLE = "MPMKIT_TARGETS"  # names hosts beyond loopback that are yours (docs/LOAD.md)
 
 
 class Target(NamedTuple):
@@ -45,7 +43,7 @@ def target_of(url: object) -> Target:
 
     HOST is this machine's loopback: a load generator that accepts any target is a weapon. To measure
     between two machines of your own, name them in the environment, ``MPMKIT_TARGETS=10.0.0.2,lab.example``:
-    exactly those hosts, no pattern, and nothing in mpmkit sets it. Raises ValueError, with the remedy, for others.
+    exactly those hosts, no pattern, and nothing in mpmkit sets it. Raises ValueError with the remedy for others.
     """
     example = "give one like http://127.0.0.1:8080"
     if not isinstance(url, str):
