@@ -20,7 +20,7 @@ from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.config.directives import MPMS
-from mpmkit.lab.clients import KeepAliveClients
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.measure import monitor, watch_command
 from mpmkit.measure.monitor import Watch, watch
 from mpmkit.measure.recording import Event, Recording, Sample

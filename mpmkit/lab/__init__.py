@@ -9,8 +9,8 @@ _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
     "sweep_panel": "mpmkit.lab.sweep_view",
     "Room": "mpmkit.lab.room",
-    "KeepAliveClients": "mpmkit.lab.clients",
-    "Crowd": "mpmkit.lab.clients:KeepAliveClients",  # what notebooks call it
+    "KeepAliveClients": "mpmkit.load.connections",
+    "Crowd": "mpmkit.load.connections:KeepAliveClients",  # what notebooks call it
     "watch": "mpmkit.measure.monitor:Watch",
     "Recording": "mpmkit.measure.recording",
     "ScoreboardSnapshot": "mpmkit.measure.recording",
@@ -27,9 +27,8 @@ __all__ = list(_PUBLIC)
 
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
-        raise AttributeError(
-            f"module 'mpmkit.lab' has no attribute {name!r}; it offers {', '.join(_PUBLIC)}"
-        )
+        offers = f"it offers {', '.join(_PUBLIC)}"
+        raise AttributeError(f"module 'mpmkit.lab' has no attribute {name!r}; {offers}")
     from mpmkit.config.extras import require
 
     module, _, other = _PUBLIC[name].partition(":")

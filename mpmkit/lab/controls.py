@@ -7,19 +7,17 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from html import escape
-from typing import Any, TypeVar
+from typing import Any
 
 import ipywidgets
 from IPython import get_ipython
 
 from mpmkit.lab.forms import Field
 
-W = TypeVar("W", bound=ipywidgets.DOMWidget)
-
 _made: dict[str, tuple[str, list[Any]]] = {}  # cell id -> (one id for each run of it, its panels)
 
 
-def named(name: str, widget: W) -> W:
+def named(name: str, widget: Any) -> Any:
     """The widget, with a name by which panel.css finds it."""
     widget.add_class(f"mk-{name}")
     return widget
@@ -30,9 +28,14 @@ def box(name: str, *children: Any) -> Any:
     return named(name, ipywidgets.Box(children))
 
 
-def button(name: str, text: str, act: Callable[[], Any], tip: str = "") -> ipywidgets.Button:
+def text(name: str) -> ipywidgets.HTML:
+    """A text, empty at first."""
+    return named(name, ipywidgets.HTML())
+
+
+def button(name: str, label: str, act: Callable[[], Any], tip: str = "") -> ipywidgets.Button:
     """A button that does `act`."""
-    made = named(name, ipywidgets.Button(description=text, tooltip=tip))
+    made = named(name, ipywidgets.Button(description=label, tooltip=tip))
     made.on_click(lambda _: act())
     return made
 
@@ -42,25 +45,23 @@ def mark(widget: Any, name: str, on: Any) -> None:
     (widget.add_class if on else widget.remove_class)(f"mk-{name}")
 
 
-def lines(texts: Iterable[str]) -> str:
-    """Texts as HTML, a line each."""
-    return "<br>".join(map(escape, texts))
-
-
 class Frame(ipywidgets.VBox):
     """A panel on the page. In a notebook, those that an earlier run of the same cell made are closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.add_class("mk")
-        cell, run = _cell()
-        before, panels = _made.get(cell, ("", []))
+        try:
+            parent = get_ipython().kernel.get_parent()  # type: ignore[union-attr,no-untyped-call]
+            cell, run = parent["metadata"]["cellId"], parent["header"]["msg_id"]
+        except (AttributeError, KeyError, TypeError):  # outside a notebook
+            return
+        before, panels = _made.get(cell, (run, []))
         if before != run:
             for panel in panels:
                 panel.close()
             panels = []
-        if cell:
-            _made[cell] = (run, [*panels, self])
+        _made[cell] = (run, [*panels, self])
 
     def close(self) -> None:
         """Take the widgets from the page."""
@@ -71,28 +72,18 @@ class Frame(ipywidgets.VBox):
         super().close()
 
 
-def _cell() -> tuple[str, str]:
-    """(the id of the cell that runs, an id of this run of it); ("", "") outside a notebook."""
-    try:
-        parent = get_ipython().kernel.get_parent()  # type: ignore[union-attr,no-untyped-call]
-        return str(parent["metadata"]["cellId"]), str(parent["header"]["msg_id"])
-    except (AttributeError, KeyError, TypeError):
-        return "", ""
-
-
 class Control:
-    """One row. `tell` is called with the field's name and its new value, as a reader sets it. live: the slider
-    calls it while it moves, not only when it is let go."""
+    """One row. `tell` is called with the field's name and new value; live: also while the slider moves."""
 
     def __init__(self, field: Field, tell: Callable[[str, Any], None], live: bool = False) -> None:
         self.name, self.group = field.name, field.group
         self._tell = tell
         self._showing: int | None = None  # the thread that shows a value: it is no reader's
-        self._hints = named("hints", ipywidgets.HTML())
+        self._hints = text("hints")
         label = field.label or field.name
         self._slider: Any = None
         if field.kind == "choice":
-            options = [(text, value) for value, text in field.choices]
+            options = [(shown, value) for value, shown in field.choices]
             self._box: Any = ipywidgets.Dropdown(options=options, description=label)
         elif field.kind == "switch":
             self._box = ipywidgets.Checkbox(description=label, indent=False)
@@ -138,7 +129,7 @@ class Control:
                     self._slider.value = min(max(number, field.low), field.reach)
         finally:
             self._showing = None
-        self._hints.value = lines(field.hints)
+        self._hints.value = "<br>".join(map(escape, field.hints))
         self.widget.children = (*self._parts, *([self._hints] if field.hints else []))
         mark(self.widget, "set", field.value)
         mark(self.widget, "wrong", field.refused)

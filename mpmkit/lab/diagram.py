@@ -40,21 +40,11 @@ def drawing(
 
 
 def label(
-    x: float,
-    y: float,
-    text: str,
-    fill: str,
-    *,
-    size: float = 12,
-    anchor: str = "start",
-    bold: bool = False,
-) -> str:
+    x: float, y: float, text: str, fill: str, *, size: float = 12, anchor: str = "start", bold: bool = False
+) -> str:  # fmt: skip
     """A line of text, its baseline at y."""
-    weight = " font-weight='600'" if bold else ""
-    return (
-        f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' fill='{fill}' "
-        f"text-anchor='{anchor}'{weight}>{escape(text)}</text>"
-    )
+    style = f"fill='{fill}' text-anchor='{anchor}'" + " font-weight='600'" * bold
+    return f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' {style}>{escape(text)}</text>"
 
 
 CELL, LEFT, TOP = 18, 90, 30  # of a scoreboard: a cell's size, and where the first one is
@@ -76,32 +66,29 @@ def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None 
         y = TOP + CELL * number
         parts.append(label(8, y + 13, name, ink, size=11))
         for place, letter in enumerate(text):
-            parts += _square(LEFT + CELL * place, y, CELL - 2, letter, theme)
+            parts.append(_square(LEFT + CELL * place, y, CELL - 2, letter, theme))
         if parked:
             x = LEFT + CELL * len(text) + 8
             parts.append(label(x, y + 13, f"+ {parked} without a thread", ink, size=11))
     bottom, right = TOP + CELL * len(rows), 8.0
     counts = {c: f"{n} {WORDS[LETTERS.index(c)]}" for c in LETTERS if (n := picture.count(c))}
     for letter, words in counts.items():
-        parts += _square(right, bottom + 12, 14, letter, theme, legend=True)
+        parts.append(_square(right, bottom + 12, 14, letter, theme, legend=True))
         parts.append(label(right + 19, bottom + 23, words, ink, size=11))
         right += 34 + 6.2 * len(words)
     alt = f"{title}: {many} of {picture.mpm}; {', '.join(counts.values())}"
-    parked = sum(n for _, _, n in picture.rows)
-    alt += f"; {parked} connections without a thread." if parked else "."
+    alt += f"; {n} connections without a thread." if (n := sum(row[2] for row in rows)) else "."
     longest = max((len(text) for _, text, _ in rows), default=0)
     width = max(LEFT + CELL * longest + 130, 480, right)
     return drawing(width, bottom + 34, parts, alt, theme)
 
 
-def _square(
-    x: float, y: float, size: float, letter: str, theme: str | None, *, legend: bool = False
-) -> list[str]:
+def _square(x: float, y: float, size: float, letter: str, theme: str, legend: bool = False) -> str:
     """A cell in its letter's colour, with the letter in it; idle workers and empty slots without."""
     fill = colours.letter_colour(letter, theme)
     grid = colours.GRID[colours.is_dark(theme)]
     rect = f"<rect x='{x:g}' y='{y:g}' width='{size:g}' height='{size:g}' fill='{fill}' stroke='{grid}'/>"
     if letter in "_." and not legend:
-        return [rect]
+        return rect
     middle = x + size / 2, y + size / 2 + 4
-    return [rect, label(*middle, letter, colours.ink_on(fill), size=11, anchor="middle", bold=True)]
+    return rect + label(*middle, letter, colours.ink_on(fill), size=11, anchor="middle", bold=True)

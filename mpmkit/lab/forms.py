@@ -1,4 +1,4 @@
-"""A form as data: fields with bounds, values and what is wrong with them. The control room's two forms:
+"""A form as data: fields with bounds, values and what is wrong with them. Pure. The control room's two forms:
 
     form = DirectiveForm("event")
     form.set("ThreadsPerChild", "100")
@@ -8,14 +8,14 @@
     form.set("rate", "300")
     form.profile(60)   # the LoadProfile, or ValueError with everything that is wrong
 
-Pure. Bounds, defaults, units and help come from `mpmkit.config.directives` and LoadProfile's fields; some ranges
-of the load are narrower, as a lab needs them. A value that cannot be is kept, as it is typed: its hints say
-what is wrong, and a start refuses it. What does not apply (a rate in the closed loop) is kept until it does.
+Bounds, defaults, units and help come from `config.directives` and LoadProfile's fields. A value that cannot be is
+kept, as it is typed: its hints say what is wrong. What does not apply (a rate in the closed loop) is kept, too.
 """
 
 import contextlib
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple, Self
@@ -24,7 +24,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError, Directives, Setting
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Note
-from mpmkit.lab.clients import MOST
+from mpmkit.load.connections import MOST
 from mpmkit.load.fields import problem
 from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError, RequestSpec
 
@@ -70,38 +70,29 @@ class Field(NamedTuple):
         """The value that counts: the one that is set, or the default."""
         return self.value or self.default
 
-    def checked(self) -> Self:
-        """The field, with what is wrong with its value."""
-        try:
-            self.read()
-        except ValueError as error:
-            hint = str(error).removeprefix(f"{self.name}: ")
-            return self._replace(hints=(hint,), refused=True)
-        return self
-
-    def read(self) -> Any:
-        """The value as a number, a truth or the choice; None for a number that is not given. Raises
-        ValueError that begins with the field's name."""
+    @property
+    def meaning(self) -> Any:
+        """The value as a number, a truth or the choice; None for a number that is not given."""
         value: Any = self.text
         if self.kind == "switch":
-            value = {"on": True, "off": False}.get(value.lower(), value)
-        elif self.kind in ("whole", "number"):
-            if not value:
-                return None
+            return {"on": True, "off": False}.get(value.lower(), value)
+        if self.kind in ("whole", "number"):
             with contextlib.suppress(ValueError):
-                value = int(value) if self.kind == "whole" else float(value)
-        how = {**self._asdict(), "choices": tuple(dict(self.choices)), "none": ""}
-        if wrong := problem(how, value):
-            raise ValueError(f"{self.name}: {wrong}")
+                return (int if self.kind == "whole" else float)(value) if value else None
         return value
+
+    def checked(self) -> Self:
+        """The field, with what is wrong with its value."""
+        how = {**self._asdict(), "choices": tuple(dict(self.choices)), "none": "no value"}
+        wrong = problem(how, self.meaning)
+        return self._replace(hints=(wrong,), refused=True) if wrong else self
 
 
 class Form:
     """Values as a reader types them, name -> text. Any thread may set one."""
 
-    def __init__(self, words: dict[str, str] | None = None) -> None:
-        self._setting = threading.Lock()
-        self._words = words or {}
+    def __init__(self, **words: str) -> None:
+        self._setting, self._words = threading.Lock(), words
 
     def put(self, name: str, value: Any) -> None:
         """A value more: text, a number or a truth; None or "" takes it away."""
@@ -124,12 +115,12 @@ class Form:
         """The rows, with what is wrong with them."""
         return [row.checked() for row in self.rows()]
 
-    def read(self) -> dict[str, Any]:
-        """What is chosen, by name. Raises ValueError naming every field at fault."""
-        rows = [row.checked() for row in self.rows()]
+    def read(self, *only: str) -> dict[str, Any]:
+        """What is chosen, by name: of all fields that apply, or these. Raises ValueError naming each at fault."""
+        rows = [row.checked() for row in self.rows() if not only or row.name in only]
         if wrong := [f"{row.name}: {row.hints[0]}" for row in rows if row.refused]:
             raise ValueError("; ".join(wrong))
-        return {row.name: row.read() for row in rows}
+        return {row.name: row.meaning for row in rows}
 
 
 class DirectiveForm(Form):
@@ -141,7 +132,7 @@ class DirectiveForm(Form):
     def __init__(self, mpm: str, **directives: Any) -> None:
         self.choose(mpm)
         settings = from_keywords(mpm, **directives)
-        super().__init__({setting.name: " ".join(setting.args) for setting in settings})
+        super().__init__(**{setting.name: " ".join(setting.args) for setting in settings})
 
     def choose(self, mpm: str) -> None:
         """Another MPM. Raises DirectiveError if it does not exist."""
@@ -172,19 +163,17 @@ class DirectiveForm(Form):
 
     def fields(self) -> list[Field]:
         """The fields of the chosen MPM with their values, each with what httpd says about it."""
-        hints: dict[str, list[str]] = {}
-        refused: set[str] = set()
-        notes: tuple[Note, ...] = ()
+        hints, notes = defaultdict[str, list[str]](list), tuple[Note, ...]()
         try:
             _, notes = self.checked(self.effective)
         except DirectiveError as error:
             for problem in error.problems:
-                hints.setdefault(problem.directive, []).append(problem.text)
-            refused = set(hints)
+                hints[problem.directive].append(problem.text)
             with contextlib.suppress(DirectiveError):  # what it would correct of the others
-                _, notes = self.checked(self.effective, refused)
+                _, notes = self.checked(self.effective, hints)
+        refused = set(hints)
         for note in notes:  # it begins with the directive's name
-            hints.setdefault(re.split(r"\W", note.text)[0], []).append(str(note))
+            hints[re.split(r"\W", note.text)[0]].append(str(note))
         defaults, _ = check(self.mpm)
         made = []
         for group, name in ((group, name) for group, names in GROUPS.items() for name in names):
@@ -198,7 +187,7 @@ class DirectiveForm(Form):
             made.append(Field(
                 name, group, kind, spec.unit, spec.doc, default, low=1.0 if kind == "factor" else low,
                 high=high, reach=float(min(reach, high or reach)), step=step, value=value,
-                hints=(*filter(None, [value and spec.misread(value)]), *hints.get(name, ())),
+                hints=(*filter(None, [value and spec.misread(value)]), *hints[name]),
                 refused=name in refused,
             ))  # fmt: skip
         return made
@@ -269,8 +258,7 @@ ROWS = {row.name: row._replace(group=group) for group, rows in _GROUPS.items() f
 
 
 class LoadForm(Form):
-    """What a reader chooses of a LoadProfile, and the room's browsers. Names are LoadProfile's;
-    of `mix` the form has the weights."""
+    """What a reader chooses of a LoadProfile (of `mix`, the weights), and the room's browsers."""
 
     def set(self, name: str, value: Any) -> None:
         """One value: text as typed into the form, or what LoadProfile takes; None or "" for the
@@ -308,7 +296,8 @@ class LoadForm(Form):
 
     def browsers(self) -> tuple[int, float]:
         """How many browsers, and how long they think. Raises ValueError for a value that cannot be."""
-        return self.row("browsers").read(), self.row("browser_think").read()
+        count, think = self.read("browsers", "browser_think").values()
+        return count, think
 
     def summary(self) -> str:
         """What is set apart from the defaults and the form's first group, in a few words."""

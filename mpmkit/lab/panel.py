@@ -1,18 +1,14 @@
 """The control room on a page: a form of ipywidgets, and a scoreboard with its history on canvases.
 
-    mpmkit.lab.control_room()                        event
     mpmkit.lab.control_room("worker", KeepAliveTimeout=15)
     mpmkit.lab.control_room("worker", "event")       two side by side, under the same load
 
 Between kernel and browser there is one message a sample: the trait `Board.frame`, some kilobytes of
 letters and numbers, which panel.js paints. The browser reports that the room is looked at.
 
-What ends what is left:
-
-    the kernel ends, is restarted or killed     the launcher's lifeline ends the server
-    the cell is run again                       `Frame` closes the rooms of its last run
-    the tab is closed                           no browser reports for GONE seconds: the server is stopped
-    the load's generator                        ends with its pipe, as the kernel does
+The launcher's lifeline ends the server with the kernel, `Frame` when the cell is run again. When the tab is
+closed, no browser reports for GONE seconds: the server is stopped. The load ends with its pipe, as the kernel
+does.
 """
 
 import threading
@@ -30,7 +26,7 @@ import traitlets
 
 from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab import theme
-from mpmkit.lab.controls import Control, Frame, box, button, groups, mark, named
+from mpmkit.lab.controls import Control, Frame, box, button, groups, mark, named, text
 from mpmkit.lab.forms import BROWSERS, FILES, FIRST, NAMES, ROWS, DirectiveForm
 from mpmkit.lab.replay import not_headline
 from mpmkit.lab.room import Room
@@ -84,11 +80,9 @@ class Panel(Frame):
         self.choice = named("choices", ipywidgets.ToggleButtons(options=MPMS, value=self.room.mpm))
         self.choice.observe(self._chosen, "value")
         self.buttons = {
-            do: button(do, text, partial(self.act, do), tip) for do, (text, tip) in BUTTONS.items()
+            do: button(do, name, partial(self.act, do), tip) for do, (name, tip) in BUTTONS.items()
         }
-        self.state, self.message, self.events = (
-            named(name, ipywidgets.HTML()) for name in ("state", "note", "log")
-        )
+        self.state, self.message, self.events = map(text, ("state", "note", "log"))
         self.load_button = button("go", "Start load", self._load_clicked)
         tip = "Below: a curve over one of these directives, or over the load"
         self.sweep_button = button("curve", "Sweep", partial(self._try, self.sweep), tip)
@@ -144,34 +138,33 @@ class Panel(Frame):
         whose = " (all)" if len(self.peers) > 1 else ""
         self.load_button.description = ("Stop load" if status["loading"] else "Start load") + whose
         mark(self.load_button, "on", status["loading"])
-        text = f"{running} · pid {status['pid']} · {status['url'].removeprefix('http://')}"
+        said = f"{running} · pid {status['pid']} · {status['url'].removeprefix('http://')}"
         if other:
-            text += f" · Start again ends it and starts {chosen}"
+            said += f" · Start again ends it and starts {chosen}"
         elif unapplied:
-            text += f" · {', '.join(unapplied)} set: Graceful brings it in"
+            said += f" · {', '.join(unapplied)} set: Graceful brings it in"
         lamp = f"<i class='mk-lamp{' mk-lit' * runs}'></i>"
-        self.state.value = lamp + escape(text if runs else "stopped")
+        self.state.value = lamp + escape(said if runs else "stopped")
         mark(self.state, "runs", runs)
         began = [panel.room.status()["began"] for panel in self.peers if panel.room.server]
         shift = status["began"] - min(began, default=status["began"])  # from the first room's start
         log = ""
-        for t, kind, text in self.room.events()[-9:]:
-            line, at = escape(text), f"{t + shift:.1f} s"
+        for t, kind, event in self.room.events()[-9:]:
+            line, at = escape(event), f"{t + shift:.1f} s"
             log = f"<li class='mk-event-{kind}' title='{line}'><b>{at}</b>{line}" + log
         self.events.value = f"<ol>{log}</ol>"
         shown = {name: status[name] for name in ("mpm", "running", "running_mpm", "began")}
         self.board.status = {**shown, "linked": len(self.peers) > 1, "link": self.link}
 
-    def say(self, text: str) -> None:
+    def say(self, line: str) -> None:
         """A line under the buttons; "" takes it away."""
         with self._setting:
-            self.message.value = escape(text)
+            self.message.value = escape(line)
 
     def _new_frame(self, frame: dict[str, Any]) -> None:
         """The room's callback, in its thread; an empty frame: the server has ended."""
         if not frame:
-            self.refresh()
-            return
+            return self.refresh()
         with self._setting:
             self.board.frame = frame
             self._show_status(self.room.status())
@@ -192,8 +185,7 @@ class Panel(Frame):
         _in_thread(lambda: self._try(getattr(self.room, do), then=""))
 
     def _try(self, act: Callable[..., Any], *values: Any, then: str | None = None) -> None:
-        """Do something and show what came of it: the error in words, or `then` if that is given. What
-        returns False has done nothing."""
+        """Do something, and show the error in words, or `then` if that is given; nothing after False."""
         try:
             if act(*values) is False:
                 return
@@ -219,17 +211,13 @@ class Panel(Frame):
         self._to_all(Room.stop_load if self.room.loading else Room.start_load)
 
     def _to_all(self, act: Callable[[Room], Any]) -> None:
-        """Do something in each room, one after the other in a thread."""
-
-        def run() -> None:
-            for panel in self.peers:
-                panel._try(act, panel.room, then="")
-
-        _in_thread(run)
+        """Do something in each room, one after the other."""
+        _in_thread(*(partial(panel._try, act, panel.room, then="") for panel in self.peers))
 
 
-def _in_thread(act: Callable[[], Any]) -> None:
-    threading.Thread(target=act, name="mpmkit-panel", daemon=True).start()
+def _in_thread(*acts: Callable[[], Any]) -> None:
+    run = lambda: [act() for act in acts]  # noqa: E731
+    threading.Thread(target=run, name="mpmkit-panel", daemon=True).start()
 
 
 def control_room(*mpms: str, **directives: Any) -> Any:

@@ -79,8 +79,7 @@ def mpm_line(
 def label_ends(
     figure: go.Figure, ends: Iterable[tuple[float, float, str, str]], room: float, **where: Any
 ) -> None:
-    """Write names in the margin at lines' ends, (y, x, text, colour), at least `room` apart in y, so that none
-    covers another."""
+    """Write names in the margin at lines' ends, (y, x, text, colour), at least `room` apart in y."""
     below = -math.inf
     for y, x, text, colour in sorted(ends):
         below = max(y, below + room)
@@ -121,8 +120,12 @@ def timeline(
     said = []
     for row, strip in enumerate(chosen, 1):
         said += _strip(figure, {"row": row, "col": 1}, strip, runs, one)
-    if one:
-        _mark_events(figure, runs[0])
+    # A thin line at each note of the experimenter, with its words at the top.
+    above = {"y": 1.0, "yref": "paper", "yanchor": "bottom", "xanchor": "left", "showarrow": False}
+    for event in runs[0].events if one else ():
+        if event.kind == "note":
+            figure.add_vline(x=event.t, line={"color": colours.ink(), "width": 1, "dash": "dot"})
+            figure.add_annotation(x=event.t, text=event.text, font={"size": 11}, **above)
     dress(
         figure, title, alt=(title + ". " if title else "") + "; ".join(said) + ".",
         height=90 + 120 * len(chosen), margin={"l": 76, "r": 130, "t": 72 if title else 34, "b": 52},
@@ -134,26 +137,25 @@ def timeline(
 
 
 def _strip(figure: Any, where: Any, strip: str, runs: list[Recording], one: bool) -> list[str]:
-    """Draw a strip, with names at the lines' ends: all fields of one recording, or of several the one
-    that compares. In the figure of one, the first line is an area, the second dotted and in ink. What it
-    shows, in words."""
+    """Draw a strip, names at its lines' ends: all fields of one recording (an area, then dotted and in ink), or
+    of several the one that compares. What it shows, in words."""
     (heading, fields), end = STRIPS[strip], max(run.samples[-1].t for run in runs)
     if not one and strip == "workers":
         heading = "busy workers"
     ends, said, high = [], [], 0.0
     for run in runs:
-        for number, (key, name) in enumerate(fields.items()):
+        for number, (key, label) in enumerate(fields.items()):
             most = run.most(key)
             if number and not (one and most > 0):  # one that is zero all the time, if not the first
                 continue
-            name, stroke = name if one else run.mpm, colours.stroke(run.mpm)
-            solid = {"shape": "hv", "color": stroke, "width": 2.5}
-            dotted = {"shape": "hv", "color": colours.ink(), "width": 2, "dash": "dot"}
+            name, stroke = label if one else run.mpm, colours.stroke(run.mpm)
+            line = {"shape": "hv", "color": stroke, "width": 2.5}
+            dotted = {"color": colours.ink(), "width": 2, "dash": "dot"}
             area = {"fill": "tozeroy", "fillcolor": colours.pale(stroke, 0.25)}
             figure.add_scatter(
                 x=run.column("t"), y=run.column(key), mode="lines", name=name, **where,
                 hovertemplate="%{y:,} " + name + " at %{x:.1f} s<extra></extra>",
-                line=dotted if number else solid, **(area if one and not number else {}),
+                line=line | dotted if number else line, **(area if one and not number else {}),
             )  # fmt: skip
             said.append(f"{heading}, {name}: at most {most:,.4g}")
             last = float(getattr(run.samples[-1], key))
@@ -163,14 +165,3 @@ def _strip(figure: Any, where: Any, strip: str, runs: list[Recording], one: bool
     label_ends(figure, ends, 0.2 * (high or 1), **where)
     figure.update_yaxes(title_text=heading.replace(", ", "<br>"), **where)
     return said
-
-
-def _mark_events(figure: Any, run: Recording) -> None:
-    """A thin line at each note of the experimenter, with its words at the top."""
-    line = {"color": colours.ink(), "width": 1, "dash": "dot"}
-    above = {"y": 1.0, "yref": "paper", "yanchor": "bottom", "xanchor": "left"}
-    for event in run.events:
-        if event.kind == "note":
-            figure.add_vline(x=event.t, line=line)
-            words = {"text": event.text, "font": {"size": 11}, "showarrow": False}
-            figure.add_annotation(x=event.t, **words, **above)

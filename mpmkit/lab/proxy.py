@@ -1,10 +1,6 @@
-"""The way from the reader's browser to a server that a notebook started.
-
-    lab.status_link(server)        # a link to its /server-status
-
-The server listens on the loopback of the machine where the kernel runs. On the reader's own machine
-that is the browser's machine, too. On Binder or a JupyterHub it isn't: there JUPYTERHUB_SERVICE_PREFIX
-is set in the kernel's environment (/user/ann/), and jupyter-server-proxy passes /user/ann/proxy/PORT/... on.
+"""The way from the reader's browser to a server that a notebook started: on the loopback of the machine where the
+kernel runs. On Binder or a JupyterHub that is not the browser's machine: there JUPYTERHUB_SERVICE_PREFIX is set
+in the kernel's environment (/user/ann/), and jupyter-server-proxy passes /user/ann/proxy/PORT/... on.
 """
 
 import os
@@ -36,11 +32,10 @@ def status_link(server: Server, path: str = "/server-status") -> Link:
     if not server.running:
         ask = "launch one, and ask while it runs (inside its `with` block)"
         raise ValueError(f"the {server.mpm} server has ended and has no page; {ask}")
-    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
-    if not prefix:
+    if not (prefix := os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")):
         return Link(f"{server.url}{path}")
     if find_spec("jupyter_server_proxy") is None:
         lacks = "this Jupyter runs behind a hub, and jupyter-server-proxy is not installed"
-        remedy = "pip install jupyter-server-proxy"
-        raise RuntimeError(f"{lacks}: no browser reaches port {server.port}; {remedy}")
+        remedy = f"no browser reaches port {server.port}; pip install jupyter-server-proxy"
+        raise RuntimeError(f"{lacks}: {remedy}")
     return Link(f"{prefix.rstrip('/')}/proxy/{server.port}{path}")

@@ -9,9 +9,6 @@ measures whatever the machine. MPMKIT_RECORD=1 keeps what was measured as the ne
 
 What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
 `mpmkit.measure.recording.Recording`, anywhere among them.
-
-Server, load generator and notebook share the machine. With fewer than two full cores they take turns, and
-requests per second say as much about the generator as about the server: `not_headline` says so.
 """
 
 import json
@@ -44,25 +41,24 @@ def not_headline(here: Machine | None = None) -> str:
     """What not to quote from a machine (this one by default) with fewer than 2 cores or 2 GB, and
     what holds all the same; "" for a larger one."""
     cores, memory = _share(here or machine())
-    said = []
+    said = ""
     if cores < HEADLINE_CORES:
-        said.append(
-            f"{cores:g} core{'s' if cores != 1 else ''} for server, load and notebook together: don't "
+        said += (
+            f" {cores:g} core{'s' if cores != 1 else ''} for server, load and notebook together: don't "
             "quote requests per second, latencies or their ratios, the generator takes its share of "
-            "them. Trust what happens and in which order: letters, forks, who waits, who is refused"
+            "them. Trust what happens and in which order: letters, forks, who waits, who is refused."
         )
     if memory < HEADLINE_MB:
-        said.append(
-            f"{memory:,.0f} MB of memory: large pools are cut short, so don't quote how far one gets. "
-            "Trust the memory of a process and of a connection (PSS)"
+        said += (
+            f" {memory:,.0f} MB of memory: large pools are cut short, so don't quote how far one gets. "
+            "Trust the memory of a process and of a connection (PSS)."
         )
-    return "Not headline figures. " + ". ".join(said) + "." if said else ""
+    return said and "Not headline figures." + said
 
 
 def why_recorded(*, cores: float = 0.5, memory_mb: float = MEMORY_MB) -> str:
     """Why the notebook should not measure here, where it needs so much to mean something; "" if it should."""
-    wish = os.environ.get("MPMKIT_REPLAY", "")
-    if wish:
+    if wish := os.environ.get("MPMKIT_REPLAY", ""):
         return "" if wish == "0" else f"MPMKIT_REPLAY={wish}"
     given, memory = _share(machine())
     if given < cores:
@@ -83,15 +79,13 @@ def measured_or_recorded(
 
     Raises RecordError when there is no such recording, or it can't be read.
     """
-    why = why_recorded(**needs)
-    if not why:
+    if not (why := why_recorded(**needs)):
         if caveat := not_headline():
             print(caveat)
         if os.environ.get("MPMKIT_RECORD", "") in ("", "0") or read is not None:
             return measure()
         return record(name, measure)
-    path = place_of(name)
-    if not path.is_file():
+    if not (path := place_of(name)).is_file():
         remedy = "set MPMKIT_REPLAY=0 to measure all the same"
         raise RecordError(f"{why}, but there is no recording {path.name}; {remedy}")
     if read is not None:
@@ -108,8 +102,7 @@ def say(*parts: Any) -> None:
 
 
 def recorded(name: str) -> Any:
-    """What was recorded under `name`, to compare it with what was measured here. Raises RecordError if
-    there is no such recording."""
+    """What was recorded under `name`. Raises RecordError if there is no such recording."""
     return load(place_of(name))[0]
 
 
@@ -119,9 +112,8 @@ def place_of(name: str) -> Path:
 
 
 def record(name: str, measure: Callable[[], T]) -> T:
-    """What `measure()` returns; it becomes the recording of that name. If other programs and the host took more
-    than OtherWork.MOST of the machine meanwhile, the recording that there is stays, which is said. Raises
-    TypeError for a value that can't be recorded."""
+    """What `measure()` returns; it becomes the recording of that name, unless other work took more than
+    OtherWork.MOST of the machine meanwhile, which is said. Raises TypeError for what can't be recorded."""
     path, others = place_of(name), OtherWork()
     value = measure()
     share = others.share()
@@ -144,8 +136,7 @@ def load(path: Path) -> tuple[Any, str, str]:
     try:
         record = json.loads(path.read_text())
         where = record["machine"]
-        cpu = where.get("cpu_model", "an unknown CPU")
-        said = f"{cpu}, {where.get('cores')} cores"
+        said = f"{where.get('cpu_model', 'an unknown CPU')}, {where.get('cores')} cores"
         if "other_work" in record:
             said += f", {record['other_work']:.1%} of them busy with other work"
         return _value(record["value"]), record["made_at"], said

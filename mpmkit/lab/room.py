@@ -9,13 +9,12 @@
     room.graceful()                          # a new generation, with the directives set meanwhile
     room.close()
 
-Widget callbacks may run on several threads at once, and the watch and the load have threads of their
-own: `_acting` lets one thread at a time start, stop or restart the server, which takes a second.
-The directives are in a file, as with httpd: start reads it, graceful and restart read it again.
+Widgets, the watch and the load have threads of their own: `_acting` lets one thread at a time start, stop or
+restart the server. The directives are in a file, as with httpd, which start, graceful and restart read.
 
-A frame is what is seen of a moment, plain values that become JSON: figures (counts, rates and times of the
-server, the load and a probe, None for what is not known), rows (of each process: slot, pid, generation,
-quiescing, not accepting, letters, connections without a thread), and the scoreboard's shape.
+A frame is what is seen of a moment: figures (of the server, the load and a probe, None for what is not known),
+rows (of each process: slot, pid, generation, quiescing, not accepting, letters, connections without a thread),
+and the scoreboard's shape.
 """
 
 import contextlib
@@ -30,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import mpmkit
-from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.forms import BROWSERS, ROWS, DirectiveForm, Field, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import Tick, windows
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
@@ -42,14 +41,13 @@ from mpmkit.measure.recording import Sample
 # What the room serves, apart from the samples: a script that waits, as for a database, and a file that
 # a slow reader takes a while for.
 LARGE = 5_000_000  # bytes: more than the sockets hold, so that a slow reader holds up its server
-SLOW = 0.1  # seconds
-SLOW_SCRIPT = f'''"""A script that waits {SLOW} s and holds its worker meanwhile."""
+SLOW_SCRIPT = '''"""A script that waits 0.1 s and holds its worker meanwhile."""
 
 import time
 
 
 def application(environ, start_response):
-    time.sleep({SLOW})
+    time.sleep(0.1)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
     return [b"done\\n"]
 '''
@@ -59,11 +57,7 @@ PROBE_THINK = 0.25  # seconds between two requests of the probe: what a new clie
 RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
 LIVE = 1.2  # seconds of the load's answers that its live percentiles are made of
 
-# What a frame has of a Sample as it is, and of the load.
-SAMPLED = (
-    "t", "qps", "service_ms", "processes", "threads", "idle", "busy", "reading", "writing",
-    "parked", "without_thread", "closing", "waiting", "pss_mb",
-)  # fmt: skip
+# What a frame has of the load.
 OF_LOAD = ("load_qps", "load_failed", "load_p50_ms", "load_p95_ms", "load_p99_ms")
 
 
@@ -97,25 +91,21 @@ class Probe(KeepAliveClients):
         return {"wait_p50_ms": ms[len(ms) // 2], "wait_ms": ms[int(0.99 * len(ms))]} if ms else {}
 
 
-class RunningLoad:
+class RunningLoad(threading.Thread):
     """`run_load` in a thread: it can be stopped, and what it gets is seen while it runs. note: is called with
     a line of text when the load has ended, or could not run."""
 
-    def __init__(self, url: str, profile: LoadProfile, note: Callable[[str], None]) -> None:
-        self.profile, self._note = profile, note
-        self._stop = threading.Event()
-        self._ticks: list[Tick] = []
-        self._thread = threading.Thread(target=self._run, args=(url,), daemon=True)
-        self._thread.start()
+    running = property(threading.Thread.is_alive)
 
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
+    def __init__(self, url: str, profile: LoadProfile, note: Callable[[str], None]) -> None:
+        super().__init__(daemon=True)
+        self.profile, self._url, self._note = profile, url, note
+        self._ending, self._ticks = False, list[Tick]()
+        self.start()
 
     def live(self) -> dict[str, float]:
-        """Good answers and failures per second and percentiles of latency, over about the last second;
-        nothing as long as nothing is known."""
-        ticks = list(self._ticks)
+        """Answers and failures per second and percentiles of the last second, as far as they are known."""
+        ticks = self._ticks
         end = ticks[-1].end if ticks else 0.0
         (now,) = windows(ticks, (end - LIVE, end), lambda _: 0.0, 1)
         if not now.duration:
@@ -124,20 +114,20 @@ class RunningLoad:
         return dict(zip(OF_LOAD, values, strict=True))
 
     def stop(self) -> None:
-        self._stop.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._ending = True
+        if threading.current_thread() is not self:
+            self.join()
 
     def _tick(self, tick: Tick) -> None:
         self._ticks = [*self._ticks[-9:], tick]
-        if self._stop.is_set():
+        if self._ending:
             # As Ctrl-C in the foreground: the generator ends with care, and what it measured comes along.
             raise KeyboardInterrupt
 
-    def _run(self, url: str) -> None:
+    def run(self) -> None:
         run: LoadRun | None
         try:
-            run = run_load(url, profile=self.profile, on_tick=self._tick)
+            run = run_load(self._url, profile=self.profile, on_tick=self._tick)
         except LoadInterrupted as stopped:
             run = stopped.run
         except (LoadError, ValueError, OSError) as error:
@@ -145,15 +135,15 @@ class RunningLoad:
         if run is None or not run.requests:
             return self._note("load: ended before its first answer")
         limit = "generator" if run.generator_bound else "machine" * run.generator_starved
-        self._note(f"load ended: {run}" + f", the {limit} was the limit" * bool(limit))
+        self._note(f"load ended: {run}" + (limit and f", the {limit} was the limit"))
 
 
 class Room(DirectiveForm, contextlib.AbstractContextManager):
     """One server, its load, and what is seen of them. All methods may be called from any thread.
 
-    It is the form of its directives: `choose` another MPM for the next start, `set` a directive.
-    directives: values to begin with, as for `mpmkit.launch`. Raises DirectiveError for an MPM or a directive
-    that does not exist.
+    It is the form of its directives: `choose` another MPM for the next start, `set` a directive. directives:
+    values to begin with, as for `mpmkit.launch`. Raises DirectiveError for an MPM or a directive that does not
+    exist.
     """
 
     def __init__(self, mpm: str = "event", **directives: Any) -> None:
@@ -168,7 +158,6 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
         self._crowd: KeepAliveClients | None = None
         self._load: RunningLoad | None = None
         self._began = time.monotonic()
-        self._closed = False
         self._home = Home(self)
         self._frame: dict[str, Any] = {}
         self._history: list[dict[str, Any]] = []
@@ -183,10 +172,8 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
     # -- the server -------------------------------------------------------------------------------
 
     def unapplied(self) -> list[str]:
-        """Directives changed since the running server read its file: graceful brings them in. None
-        while another MPM is chosen: that takes a start."""
-        server = self.server
-        if server is None or server.mpm != self.mpm:
+        """Directives that graceful would bring in: changed since a running server of this MPM read its file."""
+        if (server := self.server) is None or server.mpm != self.mpm:
             return []
         return sorted({name for name, _ in self.words().items() ^ self._applied.items()})
 
@@ -201,7 +188,7 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
         goes on with the new one. Raises DirectiveError for what httpd would refuse, LaunchError when it does
         not start."""
         with self._acting:
-            if self._closed:
+            if not self._home.remove.alive:
                 raise LaunchError("this control room was closed; make another")
             (effective, _), loaded = self.checked(), self.loading
             self.stop()
@@ -218,15 +205,12 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
                 with contextlib.suppress(ValueError):  # what the form says now is refused
                     self.start_load()
 
-    def graceful(self) -> None:
-        """USR1: the file is read again, a new generation starts, the old one finishes."""
-        self._signal("graceful")
-
     def restart(self) -> None:
-        """HUP: the file is read again, all children are ended, a new generation starts."""
-        self._signal("restart")
+        """HUP: as `graceful`, but the old generation is ended first."""
+        self.graceful("restart")
 
-    def _signal(self, word: str) -> None:
+    def graceful(self, word: str = "graceful") -> None:
+        """USR1: the file is read again, a new generation starts, the old one finishes."""
         with self._acting:
             server = self.server
             if server is None:
@@ -258,24 +242,23 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
     def close(self) -> None:
         """Stop everything for good; nothing of the room is left. Twice does nothing."""
         with self._acting:
-            self._closed = True
             self.stop()
             self._home.remove()
 
     def _ended(self) -> None:
         """The server ended without our doing: say so, and clear away what belonged to it."""
-        server = self._server
-        if server is not None:
+
+        def clear_away() -> None:
+            with self._acting:
+                if self._server is server:
+                    self.stop()
+            if self.on_frame is not None:
+                self.on_frame({})
+
+        if (server := self._server) is not None:
             self.note(f"the server has ended with status {server._process.poll()}")
             # Not in this thread: it is the watch's, and stopping waits for the load's.
-            threading.Thread(target=self._clear_away, args=(server,), daemon=True).start()
-
-    def _clear_away(self, server: Server) -> None:
-        with self._acting:
-            if self._server is server:
-                self.stop()
-        if self.on_frame is not None:
-            self.on_frame({})
+            threading.Thread(target=clear_away, daemon=True).start()
 
     def _write_conf(self) -> Path:
         self._applied = self.words()
@@ -305,24 +288,20 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
                 raise LaunchError("no server runs; start one before the load")
             self.stop_load()
             self._load = RunningLoad(server.url, profile, self.note)
-            connections = "kept connections" if profile.keep_alive else "a new connection each"
-            page = "a mix" if profile.mix else profile.path
-            parts = (f"{profile.users} users", page, connections, self._load_form.summary())
-            self.note(f"load: {', '.join(filter(None, parts))}")
+            way = "kept connections" if profile.keep_alive else "a new connection each"
+            what = f"{profile.users} users, {'a mix' if profile.mix else profile.path}, {way}"
+            self.note(", ".join(filter(None, (f"load: {what}", self._load_form.summary()))))
 
     def renew_load(self) -> bool:
         """A load that runs goes on as the form says now; True if that was so. Without a load, with one as the
-        form says, or with a value that is refused, nothing happens. Whether a load runs is looked up under
-        the lock: a value that changes while the load before it is still ending must not be lost."""
-        with self._acting:
+        form says, or with a value that is refused, nothing happens."""
+        # Looked up under the lock: a value that changes while the load before it is ending must not be lost.
+        with self._acting, contextlib.suppress(ValueError):
             load = self._load
-            if load is None or not load.running:
-                return False
-            with contextlib.suppress(ValueError):
-                if self._load_form.profile(LOAD_SECONDS) != load.profile:
-                    self.start_load()
-                    return True
-            return False
+            if load and load.running and self._load_form.profile(LOAD_SECONDS) != load.profile:
+                self.start_load()
+                return True
+        return False
 
     def stop_load(self) -> None:
         """End the load; what it measured becomes an event. Without a load nothing happens."""
@@ -334,8 +313,7 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
     @property
     def loading(self) -> bool:
         """Whether a load runs."""
-        load = self._load
-        return load is not None and load.running
+        return (load := self._load) is not None and load.running
 
     def _resize_crowd(self) -> None:
         """Browsers as the form says, if that can be."""
@@ -362,9 +340,8 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
 
     def status(self) -> dict[str, Any]:
         """What is chosen and what runs, as plain values."""
-        server = self.server
-        mpm, pid, url = (server.mpm, server.pid, server.url) if server else ("", 0, "")
-        runs = {"running": server is not None, "running_mpm": mpm, "pid": pid, "url": url}
+        mpm, pid, url = (one.mpm, one.pid, one.url) if (one := self.server) else ("", 0, "")
+        runs = {"running": bool(mpm), "running_mpm": mpm, "pid": pid, "url": url}
         load = {"loading": self.loading, "load_summary": self._load_form.summary()}
         own = {"mpm": self.mpm, "unapplied": self.unapplied(), "began": round(self._began, 3)}
         return own | runs | load
@@ -376,11 +353,9 @@ class Room(DirectiveForm, contextlib.AbstractContextManager):
 
     def _seen(self, sample: Sample, board: ScoreboardView) -> None:
         """The watch's callback: make a frame of what it saw, with the load's and the probe's figures."""
-        load, probe, crowd = self._load, self._probe, self._crowd
-        if crowd is not None:
-            crowd.take()
+        load, probe = self._load, self._probe
         seen = dict.fromkeys((*OF_LOAD, "wait_p50_ms", "wait_ms"), math.nan)
-        seen |= {name: getattr(sample, name) for name in SAMPLED}
+        seen |= sample._asdict()
         seen |= load.live() if load is not None and load.running else {}
         seen |= probe.percentiles(sample.t) if probe is not None else {}
         figures = {name: None if v != v else round(v, 3) for name, v in seen.items()}

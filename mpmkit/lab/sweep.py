@@ -1,21 +1,16 @@
 """The sweep panel's model: what is chosen, the sweep of it, and its rows. It draws nothing.
 
     form = SweepForm(("prefork", "event"), axis="MaxRequestWorkers", low=50, high=800, steps=5)
-    form.values()      # [50, 238, 425, 612, 800]
     form.remarks()     # {612: ("left out", "prefork: AH00180: ... 256 is used"), ...}
     form.plan()        # a SweepTable without rows, or ValueError with everything that is wrong
 
     run = SweepRun(form, folder / "x.csv", pages, changed)      # in a thread; run.stop() ends it
     grid = SweepGrid(run.rows)               # or of a file: SweepGrid(records.read(path))
     grid.line("event", "wait_p99_ms")        # what to draw
-    grid.at("event", 400)                    # the row of one operating point
 
-The axis is a directive with a range of numbers or a field of the load. The form starts nothing: which values
-httpd would refuse or correct is found by `measure.sweep.plan`, value by value.
-
-Alongside the load, NEWCOMERS clients open a connection for each request, fifty requests a second in all while
-none has to wait. A wait that has no end when the load ends counts as far as it went, and its point is
-marked: the figure is a lower bound.
+The axis is a directive with a range of numbers or a field of the load. Alongside the load, NEWCOMERS clients open
+a connection for each request, fifty requests a second in all while none has to wait. A wait that has no end when
+the load ends counts as far as it went, and its point is marked: the figure is a lower bound.
 """
 
 import contextlib
@@ -25,6 +20,7 @@ import re
 import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +31,9 @@ import mpmkit
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.config.keywords import from_keywords
-from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.forms import FILES, GROUPS, Field, Form
 from mpmkit.launcher import LaunchError, Server
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
 from mpmkit.measure.experiment import ExperimentError, Interrupted, Progress
@@ -91,11 +87,11 @@ METRICS = {
 
 
 class SweepForm(Form):
-    """The choices. directives: over the article's, at all points. chosen: values of the rows, by name.
+    """The choices. directives: over the article's, at all points. chosen: values of the rows, by name (low, high,
+    steps: the values of the axis, evenly; seconds: of load a point; warmup: before they count, for pools to
+    grow).
 
-    low, high, steps: the values of the axis, evenly. seconds: of load a point; warmup: before they count, for
-    pools to grow. Raises DirectiveError for an MPM that does not exist, ValueError for an axis that cannot be
-    swept.
+    Raises DirectiveError for an MPM that does not exist, ValueError for an axis that cannot be swept.
     """
 
     def __init__(
@@ -107,9 +103,7 @@ class SweepForm(Form):
         **chosen: Any,
     ) -> None:
         super().__init__()
-        self.mpms = list(mpms)
-        for mpm in mpms:
-            check(mpm)  # that there is one
+        self.mpms = [check(mpm)[0].mpm for mpm in mpms]  # raises for others
         if axis not in AXES:
             raise ValueError(f"axis: must be one of {', '.join(AXES)}, not {axis!r}")
         self.axis, self.directives = axis, directives or {}
@@ -127,11 +121,8 @@ class SweepForm(Form):
         """The fields with their values; the one that is the axis is left out."""
         spec = SPECS.get(self.axis.lower())
         ends = RANGES.get(self.axis, ((spec and spec.low) or 1, AXES[self.axis]))
-        step, reach = 0.5 if self.axis in FRACTIONS else 1.0, AXES[self.axis]
-        low, high = (
-            row._replace(default=f"{end:g}", reach=reach, step=step)
-            for row, end in zip(RANGE, ends, strict=False)
-        )
+        how: Any = {"reach": AXES[self.axis], "step": 0.5 if self.axis in FRACTIONS else 1}
+        low, high = (RANGE[n]._replace(default=f"{end:g}", **how) for n, end in enumerate(ends))
         rows = (low, high, RANGE[2], *FIELDS, *MORE)
         return [self.filled(row)._replace(help=row.label) for row in rows if row.name != self.axis]
 
@@ -153,22 +144,18 @@ class SweepForm(Form):
         return [mpm for mpm in self.mpms if spec is None or mpm in spec.mpms]
 
     def remarks(self) -> dict[float, tuple[str, str]]:
-        """What httpd says about values: it would refuse one or replace it, which is LEFT_OUT, or would correct
-        another directive because of it; with its words."""
-        made = {value: self._remark(value) for value in self.values()}
-        return {value: remark for value, remark in made.items() if remark}
-
-    def _remark(self, value: float) -> tuple[str, str] | None:
-        try:
-            points = self._plan([value]).cells
-        except ValueError as error:
-            where, _, text = str(error).splitlines()[0].partition(": ")
-            said = re.search(r"\((.*)\)$", text)  # httpd's own words, if there are some
-            return LEFT_OUT, f"{where.split()[0]}: {said[1] if said else text}"
-        for point in points:
-            for note in check(point.mpm, from_keywords(point.mpm, **point.directives))[1]:
-                return CORRECTED, f"{point.mpm}: {note}"
-        return None
+        """What httpd says about values, in its words: LEFT_OUT, or CORRECTED: another directive because of it."""
+        made: dict[float, tuple[str, str]] = {}
+        for value in self.values():
+            try:
+                for point in self.plan([value]).cells:
+                    for note in check(point.mpm, from_keywords(point.mpm, **point.directives))[1]:
+                        made.setdefault(value, (CORRECTED, f"{point.mpm}: {note}"))
+            except ValueError as error:
+                where, _, text = str(error).splitlines()[0].partition(": ")
+                said = re.search(r"\((.*)\)$", text)  # httpd's own words, if there are some
+                made[value] = LEFT_OUT, f"{where.split()[0]}: {said[1] if said else text}"
+        return made
 
     def fields(self) -> list[Field]:
         """The rows, with what is wrong with them, and the remarks: that about the lowest value at "from", about
@@ -180,43 +167,40 @@ class SweepForm(Form):
         ends = {values[-1]: "high", values[0]: "low"}
         if len(remarks) == len(values) and len({*remarks.values()}) == 1:
             ends = dict.fromkeys(values, "low")
-        found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+        found = defaultdict[tuple[str, str], list[tuple[float, str]]](list)
         for value, (what, why) in remarks.items():
-            found.setdefault((ends.get(value, "steps"), what), []).append((value, why))
-        hints: dict[str, tuple[str, ...]] = {}
+            found[ends.get(value, "steps"), what].append((value, why))
+        hints = defaultdict[str, tuple[str, ...]](tuple)
         for (name, what), ((value, why), *more) in found.items():
             are = f"and {len(more)} more are" if more else "is"
-            hints[name] = (*hints.get(name, ()), f"{value:g} {are} {what}: {why}")
-        return [row._replace(hints=hints.get(row.name, ())) for row in rows]
+            hints[name] += (f"{value:g} {are} {what}: {why}",)
+        return [row._replace(hints=hints[row.name]) for row in rows]
 
     def measured(self) -> list[float]:
         """The values that remain. Raises ValueError with all that is wrong, also if no MPM or value remains."""
         if not self.taking():
             raise ValueError(f"choose an MPM that has {self.axis}")
         said = {value: why for value, (what, why) in self.remarks().items() if what == LEFT_OUT}
-        if values := [value for value in self.values() if value not in said]:
-            return values
-        raise ValueError(next(iter(said.values())))
+        if not (values := [value for value in self.values() if value not in said]):
+            raise ValueError(next(iter(said.values())))
+        return values
 
-    def plan(self) -> SweepTable:
-        """The sweep over these. Raises ValueError as `measured` does."""
-        return self._plan(self.measured())
+    def plan(self, values: list[float] | None = None) -> SweepTable:
+        """The sweep over some values, by default those that remain. Raises ValueError as `measured` does."""
+        grid = {self.axis: self.measured() if values is None else values}
+        return plan(self.taking(), grid, self.profile(), directives=self.fixed())
 
     def fixed(self) -> dict[str, Any]:
         """Directives of all points, apart from the article's. A kept connection outlives its point."""
         base = {"KeepAlive": "On", "KeepAliveTimeout": 15} | dict(self.directives)
         return {name: value for name, value in base.items() if name != self.axis}
 
-    def _plan(self, values: list[float]) -> SweepTable:
-        return plan(self.taking(), {self.axis: values}, self.profile(), directives=self.fixed())
-
     def profile(self) -> LoadProfile:
         """The load of all points; the axis, if it is a field of the load, changes it."""
         form = self.read()
-        same = ("path", "keep_alive", *LABELS)
-        fields = {name: form[name] for name in same if name in form}
-        times = {"duration": form["seconds"], "timeout": max(1.0, form["seconds"])}
-        return LoadProfile(**fields, **times, warmup_seconds=form["warmup"])
+        fields = {name: form[name] for name in ("path", "keep_alive", *LABELS) if name in form}
+        fields |= {"duration": form["seconds"], "timeout": max(1.0, form["seconds"])}
+        return LoadProfile(**fields, warmup_seconds=form["warmup"])
 
 
 @contextlib.contextmanager
@@ -232,8 +216,8 @@ def observe(server: Server) -> Iterator[Callable[[LoadRun], Row]]:
 
     def columns(run: LoadRun) -> Row:
         now, begin, end = time.time(), run.started_at, run.started_at + run.duration
-        ended = [*waits, *((now, seconds) for seconds in clients.take())]
-        ended = [one for one in ended if one[0] >= begin and one[0] - one[1] <= end]
+        waits.extend((now, seconds) for seconds in clients.take())
+        ended = [one for one in waits if one[0] >= begin and one[0] - one[1] <= end]
         begun = [seconds for seconds in clients.waits() if now - seconds <= end]
         late = sum(when > end and seconds > LOOK for when, seconds in ended)
         ms = sorted(1000 * seconds for seconds in [*(s for _, s in ended), *begun])
@@ -263,11 +247,9 @@ def number(value: float) -> str:
 
 
 class SweepRun:
-    """A sweep in a thread. `rows` grows while it measures; `changed` is called with the run, in its
-    thread, when there is something to show: it may be called before the constructor has returned.
-
-    out: the CSV file of the rows. pages: the folder that the servers serve.
-    Raises ValueError, before anything starts, if the form has no sweep.
+    """A sweep in a thread. `rows` grows while it measures; `changed` is called with the run, in its thread, when
+    there is something to show, perhaps before the constructor has returned. out: the CSV file of the rows. pages:
+    the folder that the servers serve. Raises ValueError, before anything starts, if the form has no sweep.
     """
 
     def __init__(
@@ -279,20 +261,15 @@ class SweepRun:
         self._asked: dict[str, Any] = {"grid": {form.axis: form.measured()}, "mpm": form.taking()}
         self._asked |= {"profile": form.profile(), "directives": form.fixed(), "out": out}
         self._pages, self._changed = pages, changed
-        self._stop, self._ended = threading.Event(), threading.Event()
+        self._stop, self.running = threading.Event(), True
         self._server: Server | None = None
         self._thread = threading.Thread(target=self._run, name="mpmkit-sweep", daemon=True)
         self._thread.start()
 
-    @property
-    def running(self) -> bool:
-        return not self._ended.is_set()
-
     def stop(self) -> None:
         """End it now: the point that is measured is given up, the others are kept."""
         self._stop.set()
-        server = self._server
-        if server is not None:
+        if (server := self._server) is not None:
             server.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -305,7 +282,7 @@ class SweepRun:
             done = "stopped" if self._stop.is_set() else f"ended: {error}"
         many = f"{len(self.rows)} point{'s' * (len(self.rows) != 1)}"
         self.text = f"{done}: {many}" + (f", in {self._asked['out']}" if self.rows else "")
-        self._ended.set()
+        self.running = False
         self._changed(self)
 
     @contextlib.contextmanager
@@ -348,26 +325,23 @@ class SweepGrid:
     def line(self, mpm: str, metric: str) -> list[tuple[float, float, bool]]:
         """(value of the axis, figure, whether the figure is only a bound): the points of one MPM. Rates
         are bounds where the generator was the limit, waits where new clients were still waiting."""
-        waits = metric.startswith("wait")
-        of_bound = "unanswered" if waits else "generator_bound" if metric == "qps" else ""
-        rows = {value: self.at(mpm, value) for value in self.values}
-        known = {value: row for value, row in rows.items() if row.get(metric) is not None}
-        return [(x, float(row[metric]), bool(row.get(of_bound))) for x, row in known.items()]
+        bound = {"qps": "generator_bound", "wait": "unanswered"}.get(metric.split("_")[0], "")
+        points = ((x, self.at(mpm, x)) for x in self.values)
+        known = ((x, row) for x, row in points if row.get(metric) is not None)
+        return [(x, float(row[metric]), bool(row.get(bound))) for x, row in known]
 
     def board(self, mpm: str, value: float) -> ScoreboardSnapshot | None:
         """The scoreboard at an operating point, None if it was not kept."""
-        kept = self.at(mpm, value).get("scoreboard")
-        if not kept:
+        if not (kept := self.at(mpm, value).get("scoreboard")):
             return None
-        rows = tuple(tuple(one) for one in json.loads(kept))
-        axis = LABELS.get(self.axis, self.axis)
-        return ScoreboardSnapshot(f"{mpm}, {axis} {value:g}", 0.0, mpm, rows)
+        title = f"{mpm}, {LABELS.get(self.axis, self.axis)} {value:g}"
+        return ScoreboardSnapshot(title, 0.0, mpm, tuple(map(tuple, json.loads(kept))))
 
     def describe(self, mpm: str, value: float) -> dict[str, str]:
         """The figures of an operating point in words: {"requests/s": "1,234", ...}."""
-        row = self.at(mpm, value)
-        figures = ((label, row.get(name)) for name, label in METRICS.items() if row)
-        said = {label: "–" if one is None else number(one) for label, one in figures}
+        row, said = self.at(mpm, value), {}
+        for name, label in METRICS.items() if row else ():
+            said[label] = "–" if row.get(name) is None else number(row[name])
         if row.get("unanswered"):
             said["new clients still waiting"] = f"{row['unanswered']} of {row['newcomers']}"
         return said

@@ -1,12 +1,10 @@
-"""The sweep panel on a page: choose, run, and move along the curves.
+"""The sweep panel on a page: choose, run, and move along the curves. Its model is `mpmkit.lab.sweep`.
 
-    mpmkit.lab.sweep_panel()                                        three MPMs, kept connections
     mpmkit.lab.sweep_panel("event", axis="ThreadsPerChild", low=4, high=64, path="/slow.py")
 
 Measure: Run launches each server of the sweep, and the curves grow point by point. Stop keeps what there
 is; the rows are in a CSV file of data/runs. Recorded: such a file, or one that the project ships. In both
 the slider below the curves moves the operating point: its figures and its scoreboards are shown at once.
-What is chosen and measured is in `mpmkit.lab.sweep`; here are widgets only.
 """
 
 import json
@@ -23,7 +21,7 @@ import traitlets
 
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import diagram, sweep, theme
-from mpmkit.lab.controls import Control, Frame, box, button, lines, mark, named
+from mpmkit.lab.controls import Control, Frame, box, button, mark, named, text
 from mpmkit.lab.plots import alt_text, dress, mpm_line
 from mpmkit.lab.replay import not_headline, why_recorded
 from mpmkit.lab.room import Home
@@ -66,16 +64,15 @@ class SweepPanel(Frame):
         }
         axes = [(sweep.LABELS.get(name, name), name) for name in sweep.AXES]
         self.axis = _choice("axis", "sweep", axes, self.form.axis)
-        metrics = [(text, name) for name, text in sweep.METRICS.items()]
+        metrics = [(label, name) for name, label in sweep.METRICS.items()]
         self.metric = _choice("metric", "draw", metrics, "wait_p99_ms")
         self.files = _choice("file", "file", [], None)
         self.button = button(
             "go", "Run", lambda: self.stop() if self._runs() else self.run(), "Launch and measure"
         )
         self.bar = ipywidgets.FloatProgress(max=1.0)
-        self.state, self.hints, self.figures, self.boards = (
-            named(name, ipywidgets.HTML()) for name in ("state", "note", "figures", "boards")
-        )
+        names = ("state", "note", "figures", "boards")
+        self.state, self.hints, self.figures, self.boards = map(text, names)
         self.range, self.load = box("range"), box("parts")
         self.slider = named("at", ipywidgets.SelectionSlider(options=[-1], description="at"))
         self.plot = ipywidgets.Output()
@@ -85,22 +82,19 @@ class SweepPanel(Frame):
             *((one, self._chosen) for one in self.mpms.values()),
         ):  # fmt: skip
             widget.observe(lambda _, act=act: act(), "dark" if widget is self.page else "value")
-        chosen = (self.mode, *self.mpms.values(), self.metric, self.files)
-        head = box("head", *chosen, self.button, self.bar, self.state)
+        asked = (self.mode, *self.mpms.values(), self.metric, self.files)
+        head = box("head", *asked, self.button, self.bar, self.state)
         self.ask = box("ask", self.axis, self.range, self.load)
         self.seen = (self.plot, self.slider, self.figures, self.boards)
         self.children = [box("sweep", head, self.ask, self.hints, *self.seen, self.page)]
 
-    @property
-    def _measures(self) -> bool:
-        return bool(self.mode.value == MEASURE)
-
     def _mode_chosen(self) -> None:
         """Measure shows the form; Recorded the files, and opens the first."""
+        measures = self.mode.value == MEASURE
         for widget in (*self.mpms.values(), self.ask, self.button, self.bar, self.hints):
-            mark(widget, "off", not self._measures)
-        mark(self.files, "off", self._measures)
-        if self._measures:
+            mark(widget, "off", not measures)
+        mark(self.files, "off", measures)
+        if measures:
             self.state.value = escape(why_recorded())
             self._show(self.running.rows if self.running else [])
             return
@@ -112,7 +106,7 @@ class SweepPanel(Frame):
         self._file_chosen()
 
     def _file_chosen(self) -> None:
-        if self._measures or self.files.value is None:
+        if self.mode.value == MEASURE or self.files.value is None:
             return
         try:
             rows = records.read(self.files.value)
@@ -131,8 +125,8 @@ class SweepPanel(Frame):
         self.range.children, self.load.children = widgets[:ends], widgets[ends:]
         self._check()
 
-    def _set(self, name: str, text: str) -> None:
-        self.form.put(name, text)
+    def _set(self, name: str, word: str) -> None:
+        self.form.put(name, word)
         self._check()
 
     def _chosen(self) -> None:
@@ -153,10 +147,9 @@ class SweepPanel(Frame):
             what = f"{values}: {len(plan.cells)} points, about {takes}"
             said.insert(0, f"{what}; the article's directives, and {fixed} at all of them")
         except ValueError as error:
-            marked = any(row.hints for row in rows)
-            said.append(NOTHING if marked else str(error))
+            said.append(NOTHING if any(row.hints for row in rows) else str(error))
         self.button.disabled = plan is None and not self._runs()
-        self.hints.value = lines(filter(None, [*said, not_headline()]))
+        self.hints.value = "<br>".join(map(escape, filter(None, [*said, not_headline()])))
 
     def _runs(self) -> bool:
         return self.running is not None and self.running.running
@@ -183,7 +176,7 @@ class SweepPanel(Frame):
         self.button.description = "Stop" if run.running else "Run"
         self.bar.value = run.progress.share if run.progress else 0.0
         self.state.value = escape(run.text)
-        if self._measures and len(run.rows) != self._shown:
+        if self.mode.value == MEASURE and len(run.rows) != self._shown:
             self._show(run.rows)
 
     def _show(self, rows: list[records.Row]) -> None:
@@ -198,8 +191,7 @@ class SweepPanel(Frame):
         self._move()
 
     def _move(self) -> None:
-        """Draw the curves, with rings at the operating point; its figures, its scoreboards. The curves are
-        set as the Output's value: that can be done in any thread."""
+        """Draw the curves, figures and scoreboards. An Output's value can be set in any thread."""
         value, grid, figure = self.slider.value, self.grid, self.figure()
         shown = json.loads(figure.to_json())
         shown["config"] = {"responsive": True, "displayModeBar": False}
@@ -213,11 +205,10 @@ class SweepPanel(Frame):
         self.boards.value = "".join(diagram.scoreboard(one, theme=tone).text for one in boards)
 
     def figure(self) -> go.Figure:
-        """The curves of the chosen figure as a plotly figure of its own: an MPM a line, a ring on each at
-        the operating point."""
+        """The chosen figure's curves in plotly: an MPM a line, a ring on each at the operating point."""
         grid, metric, tone = self.grid, self.metric.value, theme.THEMES[self.page.dark]
-        axis = grid.axis or self.form.axis
-        label, axis = sweep.METRICS[metric], sweep.LABELS.get(axis, axis)
+        label, axis = sweep.METRICS[metric], grid.axis or self.form.axis
+        axis = sweep.LABELS.get(axis, axis)
         ring = {"size": 19, "symbol": "circle-open", "line": {"width": 3}, "color": theme.ink(tone)}
         figure, said, bounds = go.Figure(), [], False
         for mpm in grid.mpms:
@@ -229,20 +220,17 @@ class SweepPanel(Frame):
             here = {"x": [x for x, _ in at], "y": [y for _, y in at], "marker": ring}
             figure.add_scatter(mode="markers", showlegend=False, hoverinfo="skip", **here)
             said.append(f"{mpm}: " + ", ".join(f"{number(y)} at {x:g}" for x, y, _ in points))
-        bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" if bounds else ""
-        alt = f"{label} against {axis}. {'; '.join(said)}."
+        bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" * bounds
         dress(
-            figure, label + bound, alt=alt, theme=tone, height=340, showlegend=True,
-            margin={"l": 50, "r": 20, "t": 60, "b": 50},
+            figure, label + bound, alt=f"{label} against {axis}. {'; '.join(said)}.", theme=tone, height=340,
+            showlegend=True, margin={"l": 50, "r": 20, "t": 60, "b": 50},
         )  # fmt: skip
-        figure.update_xaxes(title_text=axis)
         scale = "log" if metric.startswith("wait") else "linear"
-        figure.update_yaxes(type=scale, rangemode="tozero")
-        return figure
+        return figure.update_xaxes(title_text=axis).update_yaxes(type=scale, rangemode="tozero")
 
 
-def _choice(name: str, text: str, options: Any, value: Any) -> ipywidgets.Dropdown:
-    return named(name, ipywidgets.Dropdown(options=options, value=value, description=text))
+def _choice(name: str, label: str, options: Any, value: Any) -> ipywidgets.Dropdown:
+    return named(name, ipywidgets.Dropdown(options=options, value=value, description=label))
 
 
 def sweep_panel(

@@ -29,29 +29,25 @@ OTHERS = {
     True: {"httpd": "#8E8E8E", "nginx": "#C4C4C4"},
 }
 
-# The scoreboard's letters, from Okabe and Ito's colours, which everyone can tell apart; the letter is
-# written into each cell that is large enough. An idle worker is quiet, an empty slot is an outline.
-LETTER_COLOURS = {
-    "S": "#F0E442", "R": "#56B4E9", "W": "#0072B2", "K": "#E69F00", "L": "#009E73",
-    "D": "#7F7F7F", "C": "#CC79A7", "G": "#D55E00", "I": "#7F7F7F",
-}  # fmt: skip
-# On dark paper, blue is lighter: busy workers are what is looked for.
-DARK_LETTERS = LETTER_COLOURS | {"W": "#2E90D9", "R": "#A5DCFA"}
-IDLE_COLOUR = {False: "#DCE1E6", True: "#434A54"}
-
 INK = {False: "#222222", True: "#E8E8E8"}
 PAPER = {False: "#FFFFFF", True: "#16181C"}
 GRID = {False: "#E3E3E3", True: "#33373E"}
+
+# Letters of the scoreboard in Okabe and Ito's colours, which everyone can tell apart. An idle worker is quiet, an
+# empty slot has the paper's. On dark paper, blue is lighter: busy workers are what is looked for.
+_LETTERS = {
+    "S": "#F0E442", "R": "#56B4E9", "W": "#0072B2", "K": "#E69F00", "L": "#009E73",
+    "D": "#7F7F7F", "C": "#CC79A7", "G": "#D55E00", "I": "#7F7F7F", "_": "#DCE1E6", ".": PAPER[False],
+}  # fmt: skip
+_DARK = {"W": "#2E90D9", "R": "#A5DCFA", "_": "#434A54", ".": PAPER[True]}
+LETTER_COLOURS = {False: _LETTERS, True: _LETTERS | _DARK}
 
 THEMES = ("light", "dark")
 
 
 def is_dark(theme: str | None = None) -> bool:
-    """Whether to draw for a dark page: as `theme` says, else MPMKIT_THEME, else the theme that is chosen in
-    JupyterLab's settings, else light.
-
-    Raises ValueError for a theme that is neither "light" nor "dark".
-    """
+    """Whether to draw for dark pages: as `theme` says, else MPMKIT_THEME, else JupyterLab's settings, else light.
+    Raises ValueError for a theme that is neither "light" nor "dark"."""
     chosen = theme or os.environ.get("MPMKIT_THEME") or _of_jupyterlab()
     if chosen not in THEMES:
         raise ValueError(f"no theme {chosen!r}; choose light or dark")
@@ -93,10 +89,8 @@ def text_colour(mpm: str, theme: str | None = None) -> str:
 
 
 def letter_colour(letter: str, theme: str | None = None) -> str:
-    """The colour of a scoreboard letter as #RRGGBB; "." (no process) has the paper's."""
-    dark = is_dark(theme)
-    quiet = {".": PAPER[dark], "_": IDLE_COLOUR[dark]}
-    return quiet.get(letter) or (DARK_LETTERS if dark else LETTER_COLOURS)[letter]
+    """The colour of a scoreboard letter as #RRGGBB."""
+    return LETTER_COLOURS[is_dark(theme)][letter]
 
 
 def pale(colour: str, share: float = 0.12) -> str:

@@ -5,8 +5,7 @@
 
 A run is drawn by tracer.js from the steps of policy/connection_trace.py alone, without a kernel, so the
 same file is on a static page (`embedded`). With each step goes the line of mpm/*.py that did it. A recording
-keeps the line's text and function, and its number is looked up when the recording is read: a line that has
-moved since is found, and one that is gone is shown without a number.
+keeps the line's text and function, so that a line that has moved since is found.
 """
 
 import ast
@@ -65,8 +64,7 @@ def shown(*runs: str | ConnectionTrace | dict[str, Any]) -> list[dict[str, Any]]
 
 
 def recordable(trace: ConnectionTrace, began: int) -> dict[str, Any]:
-    """A trace as plain values: microseconds since `began` (ns), and lines by their number in `lines`, where
-    they can be found again later."""
+    """A trace as plain values: microseconds since `began` (ns); its lines, as they can be found again later."""
     lines = sorted({step.line for step in trace.steps})
     steps = [[(s.ns - began) // 1000, *s[1:-1], lines.index(s.line)] for s in trace.steps]
     own = {"mpm": trace.mpm, "threads": trace.threads, "clients": list(trace.clients)}
@@ -80,24 +78,17 @@ def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmki
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     script, style = ((_HERE / f"tracer.{kind}").read_text() for kind in ("js", "css"))
     call = f"mount(document.getElementById({json.dumps(name)}), {text});"
-    return (
-        f"<style>\n{style}</style>\n<div id='{name}'></div>\n"
-        f"<script type='module'>\n{script}\n{call}\n</script>\n"
-    )
-
-
-# -- lines of mpm/*.py -----------------------------------------------------------------------------
+    place = f"<style>\n{style}</style>\n<div id='{name}'></div>\n"
+    return f"{place}<script type='module'>\n{script}\n{call}\n</script>\n"
 
 
 @cache
 def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
     """The lines of a file of mpm/, and (first line, last line, name) of each function."""
     text = (_MODELS / file).read_text(encoding="utf-8")
-    functions = [
-        (one.lineno, one.end_lineno or 0, one.name)
-        for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef)
-    ]  # fmt: skip
-    return [line.strip() for line in text.splitlines()], functions
+    nodes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef)]
+    places = [(one.lineno, one.end_lineno or 0, one.name) for one in nodes]
+    return [line.strip() for line in text.splitlines()], places
 
 
 def _anchor(line: str) -> list[Any]:

@@ -1,7 +1,6 @@
 """One user's connection to the server, and its requests.
 
-Why it is not HttpUser or FastHttpUser: on loopback the generator is slower than the servers it should
-measure, so those users would measure the generator. A request costs here:
+HttpUser and FastHttpUser are slower than the servers that they should measure. A request costs here:
 
 * one send, one recv, one look-up of the whole answer in a memo of answers already read and checked;
 * no epoll_ctl: a watcher stays registered while a connection lives, and its callback switches straight into the
@@ -10,9 +9,8 @@ measure, so those users would measure the generator. A request costs here:
 * no timer: the monitor throws TimeoutError into an overdue user (`generator_state.py`);
 * two readings of the clock and one append to an array of nanoseconds.
 
-With a new connection per request the user waits, as ab does, until the server closes the connection:
-so the server's side gets the TIME_WAIT state, and the client's ephemeral ports stay free.
-Abandoned connections are reset, which leaves no TIME_WAIT either. docs/LOAD.md defines latency.
+With a new connection per request the user waits, as ab does, until the server closes the connection: so the
+server's side gets the TIME_WAIT state. Abandoned connections are reset, which leaves none either.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -22,9 +20,9 @@ import contextlib
 import errno
 import os
 import ssl
-import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -33,17 +31,15 @@ from gevent import get_hub, getcurrent
 from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
-from mpmkit.load.generator_state import NEVER, READ, WRITE, Planned, State
+from mpmkit.load.generator_state import NEVER, READ, WRITE, Planned, State, clock
 from mpmkit.load.response import ResponseReader, Verdict
 
-clock = time.perf_counter_ns
 RECV_SIZE = 65_536
 RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
 
 MEMO_ENTRIES, MEMO_BYTES = 1_024, 8_192  # longer answers are not kept in it: it has 8 MiB at most
 BACK_OFF = 0.05  # seconds after a refused connection: a dead server would use up the budget at once
-
 
 KINDS: dict[type[Exception], str] = {  # of failures, as `LoadRun.errors` has them
     TimeoutError: "timeout",  # also thrown into a user whose request has passed its time
@@ -59,7 +55,7 @@ class Client:
     """One user: its `request_loop`, the `exchange` of a request and its answer, and the socket, none at first."""
 
     def __init__(self, user: User, state: State) -> None:
-        self.state, hub = state, get_hub()
+        self.user, self.state, hub = user, state, get_hub()
         self.loop = hub.loop
         self.greenlet = getcurrent()
         self.sock: Any = None
@@ -70,7 +66,6 @@ class Client:
         # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
         self.to_hub = greenlet.greenlet.switch.__get__(hub)
         self.resume = self.greenlet.switch
-        self.user = user
         self.answered_ns = 0  # when the last answer was complete
         self.served = 0  # requests on the kept connection
         self.address = state.addresses[0]
@@ -87,13 +82,16 @@ class Client:
         try:
             self.request_loop()
         finally:
+            self.waiting = False
             state.users.discard(self)
             for sock in (self.sock, *(kept for kept, _ in self.elsewhere.values())):
                 self.sock = sock
                 self.close(reset=True)
             if self.watcher is not None:
                 self.watcher.close()
-        state.left_loop()
+        # The last one ends the run, if there is nothing left to claim.
+        if not state.users and (state.exhausted or state.over or clock() >= state.deadline):
+            state.finish("requests" if state.exhausted else "duration")
 
     def request_loop(self) -> None:
         """Claim, send, judge and count one request after the other, while there are any to claim."""
@@ -158,14 +156,12 @@ class Client:
 
     def stay(self) -> None:
         """Keep the connection after its last request until the server closes it, or the run ends."""
-        self.due = self.state.deadline
+        self.due, failed = self.state.deadline, False
         try:
             self.receive()
         except OSError:
-            self.waiting = False
-            self.close(reset=True)
-        else:
-            self.close()
+            failed = True
+        self.close(reset=failed)
 
     def claim_due(self) -> tuple[int, bool]:
         """(due time of one more request in the open loop, now past; whether it is measured), or (0, False)."""
@@ -182,11 +178,8 @@ class Client:
                 state.over = True
                 return 0, False
         measured = t0 >= schedule.origin
-        if measured:
-            if not state.claim():
-                return 0, False
-            if not state.started_ns:
-                state.measure(schedule.origin)
+        if measured and not state.claim(schedule.origin):
+            return 0, False
         if t0 > now:
             schedule.wait(t0, self)
             now = clock()
@@ -280,15 +273,14 @@ class Client:
 
     def read(self, data: bytes) -> Verdict:
         """Read an answer that the memo does not know, from its first bytes `data` on."""
-        spec, first, pieces = self.state.specs[self.which], data, 1
+        spec = self.state.specs[self.which]
         reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
-        while (verdict := reader.feed(data)) is None:
-            data = self.receive()
-            pieces += 1
-        if first and pieces == 1 and len(first) <= MEMO_BYTES:
+        if (verdict := reader.feed(data)) is not None and 0 < len(data) <= MEMO_BYTES:
             if len(self.memo) >= MEMO_ENTRIES:
                 self.memo.clear()
-            self.memo[first] = verdict
+            self.memo[data] = verdict
+        while verdict is None:
+            verdict = reader.feed(self.receive())
         return verdict
 
     # The socket. `wake` and `expire` run in the hub, the others in the user's greenlet.
@@ -306,15 +298,12 @@ class Client:
 
     def wait(self) -> None:
         self.waiting = True
-        try:
-            self.to_hub()
-        finally:
-            self.waiting = False
+        self.to_hub()
 
     def open(self, asks_at_once: bool = False) -> None:
-        """Connect. Raises OSError. asks_at_once: a request follows without a wait, so the
-        acknowledgement that ends the handshake may go with it (TCP_QUICKACK off). On loopback we carry each
-        packet to the server's end ourselves, in our own time."""
+        """Connect. Raises OSError. asks_at_once: a request follows, and the acknowledgement that ends the
+        handshake may go with it (TCP_QUICKACK off): on loopback we carry each packet to the server's end
+        ourselves."""
         state = self.state
         plain = state.tls is None
         self.sock = sock = (_socket.socket if plain else TlsSocket)(state.family, state.kind)
@@ -335,8 +324,7 @@ class Client:
         if not plain:
             if code:
                 self.wait_writable()
-            self.sock.secure(state.tls, state.host)
-            self.receive(self.sock.handshake)
+            self.receive(self.sock.secure(state.tls, state.host))
             self.quiet()  # a watcher that is watching cannot be given another socket
 
     def send(self, data: bytes) -> None:
@@ -373,8 +361,7 @@ class Client:
             self.watching = False
 
     def receive(self, step: Callable[[], Any] | None = None) -> Any:
-        """What has come, waiting for it if need be; b"" at the end of the connection. Or the result of another
-        `step` that may need to wait for the server."""
+        """What has come, waiting if need be; b"" at the end. Or the result of another `step` that may wait."""
         while True:
             try:
                 return step() if step else self.sock.recv(RECV_SIZE)
@@ -395,16 +382,14 @@ class Client:
 
 
 class TlsSocket(_socket.socket):
-    """A raw socket that has TLS on it from `secure` on; then `handshake`, until it returns. It waits for nothing:
-    `recv` and `send` raise BlockingIOError where they would have to, as a socket's do."""
+    """A raw socket that has TLS on it from `secure` on. It waits for nothing: `recv` and `send` raise
+    BlockingIOError where they would have to, as a socket's do."""
 
-    def secure(self, how: Any, host: str) -> None:
+    def secure(self, how: Any, host: str) -> Callable[[], Any]:
+        """The handshake: to be called again after each BlockingIOError, when the server has answered."""
         # What gevent's own ssl calls: the public wrap_socket() takes no C socket.
         self._tls = how._wrap_socket(self, False, host)
-
-    def handshake(self) -> None:
-        """One step. Raises BlockingIOError while the server's answer is awaited."""
-        self._do(self._tls.do_handshake)
+        return partial(self._do, self._tls.do_handshake)
 
     def send(self, data: bytes) -> int:  # type: ignore[override]
         return self._do(self._tls.write, data)

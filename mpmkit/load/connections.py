@@ -1,17 +1,12 @@
-"""Connections held open in one of several ways, which occupy a server without much load.
+"""Connections that occupy a server without much load: held open, or of clients that mostly think.
 
     with HeldConnections(server.url, "half-sent", count=8) as held:     # in this process, by a thread
         ...
+    with KeepAliveClients(server.url, 40, think=60) as clients:         # one request each, then they hold
+        clients.resize(80)
 
-HoldingProcess does the same in a process of its own, so that thousands of sockets and their memory are not the
-caller's. The modes:
-
-idle        one request, its answer read, then silence: a kept-alive connection
-half-sent   a request without its last line. The server reads it and waits, which occupies a worker
-            under each MPM; it needs no script and no clock
-
-Each connection is an asyncio task on the thread's loop. `held` counts the connections that have come this far
-and that the server has not ended; of half-sent ones those that it has read.
+HoldingProcess has HeldConnections in a process of its own, so that thousands of sockets and their memory are
+not the caller's. Each connection is an asyncio task on the thread's loop.
 """
 
 import asyncio
@@ -19,12 +14,13 @@ import contextlib
 import json
 import math
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,14 +30,13 @@ from mpmkit.load.response import ResponseReader
 
 MODES = ("idle", "half-sent")
 
+# Seconds without one more held connection after which `hold` gives up: a pool grows once a second.
 PATIENCE = float(os.environ.get("MPMKIT_HOLDER_PATIENCE", "4"))
-"""Seconds without one more held connection after which `hold` gives up. A pool grows once a second, so
-that is long enough to tell a growing pool from a full one."""
-
 HOLD_WITHIN = 60.0  # seconds of `hold` at most, for a server that takes only some a second
 IN_FLIGHT = 64  # connections that wait for their first answer during `hold`: fewer than any backlog
 LOOK = 0.005  # seconds between two looks of `wait`
 
+MOST = 2000  # KeepAliveClients: more is work for a load generator
 PAGE = "/index.html"
 AWAY, ASKING, HELD = "away", "asking", "held"
 KINDS = {TimeoutError: "timeout", ConnectionRefusedError: "refused"}  # of losses
@@ -54,32 +49,31 @@ class Lost(Exception):
 def taken(table: str, port: int) -> int:
     """How many connections to a local port a process has accepted and read all bytes of; from the text of
     /proc/net/tcp, where a connection that no process has accepted has no inode."""
-    end, count = f":{port:04X}", 0
+    count = 0
     for line in table.splitlines()[1:]:
-        words = line.split()
-        # local address, remote address, state (01: established), queues, ..., inode
-        if words[1].endswith(end) and words[3] == "01":
-            count += words[4].endswith(":00000000") and words[9] != "0"
+        _, local, _, state, queues, *_, inode = line.split()[:10]
+        established = local.endswith(f":{port:04X}") and state == "01"
+        count += established and queues.endswith(":00000000") and inode != "0"
     return count
 
 
 class Connection:
     """One client: its socket, its state, and since when it waits for an answer."""
 
-    def __init__(self) -> None:
-        self.sock: Any = None
-        self.state = AWAY
-        self.since = 0.0
-        self.patience = asyncio.timeout(None)  # how long it stays silent
+    sock: Any = None
+    state = AWAY
+    since = 0.0
+    patience = asyncio.Timeout(None)  # how long it stays silent
 
 
 class HeldConnections(contextlib.AbstractContextManager):
     """Connections to one server, held by a thread; a context manager.
 
-    url: as `target_of` has it, without TLS. mode: see the module. count: how many; see also `resize`.
-    path: what is requested; close: with "Connection: close"; request: the whole request instead.
-    expect_status: of a good answer; None: any. timeout: seconds that an answer may take; None: any time.
-    again: seconds after which a connection that has ended is reopened; None: never.
+    url: as `target_of` has it, without TLS. mode: "idle", one request, its answer read, then silence; or
+    "half-sent", a request without its last line, for which a worker waits under each MPM. count: how many; see
+    also `resize`. path: what is requested; close: with "Connection: close"; request: the whole request instead.
+    expect_status: of a good answer; None: any. timeout: seconds that an answer may take;
+    None: any time. again: seconds after which a connection that has ended is reopened; None: never.
 
     totals: opened, answered, and by kind how many ended: closed (by the server), reset, refused, timeout,
     "status 503" and so on. losses: the sum of the latter.
@@ -107,8 +101,8 @@ class HeldConnections(contextlib.AbstractContextManager):
             raise ValueError(f"mode: must be one of {', '.join(MODES)}, not {mode!r}")
         self._target = target = target_of(url)
         if target.scheme != "http":
-            held = f"connections are held without TLS, not to {url}"
-            raise ValueError(f"target: {held}; give an http URL")
+            held = f"target: connections are held without TLS, not to {url}; give an http URL"
+            raise ValueError(held)
         found = socket.getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM)[0]
         self._family, self._address = found[0], found[4]
         self.mode, self.timeout, self.again = mode, timeout, again
@@ -142,7 +136,7 @@ class HeldConnections(contextlib.AbstractContextManager):
         self._call(self._adjust)
 
     def held(self) -> int:
-        """How many the server holds now."""
+        """How many are silent and have not been ended by the server; of half-sent ones those it has read."""
         if self.mode != "half-sent":
             return self.states[HELD]
         return min(self.open, taken(Path("/proc/net/tcp").read_text(), self._target.port))
@@ -179,8 +173,10 @@ class HeldConnections(contextlib.AbstractContextManager):
     def report(self) -> dict[str, Any]:
         """open, held, waiting (open and not held), lost, error and totals, as plain values."""
         held, open_ = self.held(), self.open
-        now = {"open": open_, "held": held, "waiting": open_ - held, "lost": self.losses}
-        return now | {"error": self.error, "totals": dict(self.totals)}
+        return {
+            "open": open_, "held": held, "waiting": open_ - held, "lost": self.losses,
+            "error": self.error, "totals": dict(self.totals),
+        }  # fmt: skip
 
     def wait(self, done: Callable[[], bool], seconds: float) -> bool:
         """Wait until `done`, which is looked at all the time, or for some seconds."""
@@ -221,6 +217,7 @@ class HeldConnections(contextlib.AbstractContextManager):
         """One connection after the other, for as long as there is `again`."""
         try:
             while True:
+                conn.since = time.monotonic()
                 pause, kind = self.again, "connect"
                 try:
                     async with self._limit(conn):
@@ -255,9 +252,7 @@ class HeldConnections(contextlib.AbstractContextManager):
 
     async def _use(self, conn: Connection) -> float | None:
         """What the mode says, until the connection ends. Seconds before the client comes back."""
-        async with self._limit(conn):
-            await self._loop.sock_sendall(conn.sock, self._first)
-            kept = self.mode == "half-sent" or await self._answer(conn)
+        kept = await self._ask(conn)
         while kept:  # until the connection's end, or the answer after `finish`
             self._enter(conn, HELD)
             data: bytes | None = None
@@ -265,6 +260,12 @@ class HeldConnections(contextlib.AbstractContextManager):
                 data = await self._received(conn, None)
             kept = conn.state == ASKING and await self._answer(conn, data)
         raise Lost("closed")
+
+    async def _ask(self, conn: Connection) -> bool:
+        """Send the request, and read the answer to a whole one; whether the connection is kept."""
+        async with self._limit(conn):
+            await self._loop.sock_sendall(conn.sock, self._first)
+            return self.mode == "half-sent" or await self._answer(conn)
 
     async def _read(self, conn: Connection) -> bytes:
         return await self._loop.sock_recv(conn.sock, 65_536)
@@ -287,14 +288,12 @@ class HeldConnections(contextlib.AbstractContextManager):
         """What comes within so many seconds, b"" at the end of the connection; None: nothing."""
         try:
             async with asyncio.timeout(seconds) as conn.patience:
-                return await self._loop.sock_recv(conn.sock, 65_536)
+                return await self._read(conn)
         except TimeoutError:
             return None
 
     def _limit(self, conn: Connection) -> asyncio.Timeout:
         """The time that a connection and its first answer may take."""
-        if conn.state == AWAY:
-            conn.since = time.monotonic()
         return asyncio.timeout_at(None if self.timeout is None else conn.since + self.timeout)
 
     def _hang_up(self, conn: Connection) -> None:
@@ -309,15 +308,96 @@ class HeldConnections(contextlib.AbstractContextManager):
         conn.state = state
 
 
+class KeepAliveClients(HeldConnections):
+    """Clients of one server, as browsers are: each keeps a connection, sends a request, thinks, sends another.
+    They occupy prefork's processes and worker's threads, and cost event nearly nothing.
+
+    url: http://127.0.0.1:PORT; loopback only. count: how many clients, 0 to 2000. path: what they request.
+    think: seconds from an answer to the next request, on average (each time 0.5 to 1.5 times); longer than
+    KeepAliveTimeout, and the clients only hold connections.
+    keep: the connection, while thinking; False: a new one for each request, as a probe of how long a new client
+    waits. An answer may take 30 s. A client whose kept connection the server ends comes back after 0.1 s; one
+    whose answer said `Connection: close` with its next request.
+
+    Raises ValueError for a target that is not loopback, a count or think out of range.
+    """
+
+    def __init__(
+        self, url: str, count: int = 0, *, think: float = 60.0, keep: bool = True, path: str = PAGE
+    ) -> None:
+        self.keep = keep
+        self.think = _in_range("think", think, 0.05, 3600)
+        self._answers: deque[float] = deque(maxlen=10_000)
+        how: dict[str, Any] = {"path": path, "close": not keep, "timeout": 30.0, "again": 0.1}
+        super().__init__(url, count=int(_in_range("count", count, 0, MOST)), **how)
+
+    def think_for(self, seconds: float) -> None:
+        """Another time between an answer and the next request, also for those who are thinking already."""
+        if seconds != self.think:
+            self.think = _in_range("think", seconds, 0.05, 3600)
+            self._call(self._think_anew)
+
+    @property
+    def answered(self) -> int:
+        """Answers until now."""
+        return self.totals["answered"]
+
+    def resize(self, count: int) -> None:
+        """So many clients from now on. Those that leave close their connections."""
+        super().resize(int(_in_range("count", count, 0, MOST)))
+
+    def longest_wait(self) -> float:
+        """The longest of `waits`; 0 without any."""
+        return max(self.waits(), default=0.0)
+
+    def waits(self) -> list[float]:
+        """Seconds that each of those who have no answer yet has waited until now."""
+        now, clients = time.monotonic(), list(self._clients)
+        return [now - one.since for one in clients if one.state == ASKING]
+
+    def take(self) -> list[float]:
+        """Seconds of the answers since the last call: from connecting (or asking) to the last byte."""
+        return [self._answers.popleft() for _ in range(len(self._answers))]
+
+    def _pause(self) -> float:
+        return self.think * random.uniform(0.5, 1.5)  # or all would ask in the same moment forever
+
+    def _think_anew(self) -> None:
+        for conn in self._clients:
+            when = conn.patience.when()
+            if conn.state == HELD and when is not None and not conn.patience.expired():
+                conn.patience.reschedule(min(when, self._loop.time() + self._pause()))
+
+    async def _use(self, conn: Connection) -> float:
+        while await self._ask(conn) and self.keep:
+            self._enter(conn, HELD)
+            if await self._received(conn, self._pause()) is not None:
+                raise Lost("closed")
+            conn.since = time.monotonic()
+            self._enter(conn, ASKING)
+        return self._pause()
+
+    async def _ask(self, conn: Connection) -> bool:
+        kept = await super()._ask(conn)
+        self._answers.append(time.monotonic() - conn.since)
+        return kept
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        more = "; for more clients use mpmkit.run_load" if name == "count" else ""
+        raise ValueError(f"{name}: must be {low:g} to {high:g}, not {value!r}{more}")
+    return float(value)
+
+
 class HoldingProcess(subprocess.Popen):
-    """HeldConnections in a process of its own, until the end of a `with` block.
+    """HeldConnections, with its arguments, in a process of its own until the end of a `with` block.
 
         with HoldingProcess(server.url, "idle") as holding:
             holding.ask("hold", 5000)["held"]
 
-    Arguments as of HeldConnections. The process takes lines on standard input, each the name of a method and its
-    number, and answers each with a `report` as a line of JSON. It ends with its standard input, so also if the
-    process that started it is killed.
+    It takes lines on standard input, each the name of a method and its number, and answers each with a `report`
+    as a line of JSON. It ends with its standard input, so also if the process that started it is killed.
     """
 
     stdin: Any

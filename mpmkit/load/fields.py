@@ -9,7 +9,7 @@ help        what the field means, without its range and its default
 low, high   the range of a number, both ends included; None for other kinds
 unit        of a number: "seconds", "requests/s", "bytes/s", "bytes", "users", ... or ""
 choices     the words of a choice, () for other kinds
-none        what None stands for ("any", "no limit"); "" where None is refused
+none        what None stands for ("any", "no limit"), "-" where it has no name; "" where None is refused
 loop        "closed" or "open" for a field that only this kind of loop has, "" for both
 like        of a text: (regular expression, what a text must do); None for other kinds
 =========== ====================================================================================
@@ -45,11 +45,10 @@ text = partial(_field, "text", like=("(?s).*", "be text"))
 several = partial(_field, "list", ())  # a tuple, which its owner checks
 
 
-def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
-    """What is wrong with the value of a field that is described so, as "must be ..., not ...", or "". needed:
-    None is refused here, though the field allows it."""
+def problem(how: Mapping[str, Any], value: Any) -> str:
+    """What is wrong with the value of a field that is described so, as "must be ..., not ...", or ""."""
     kind = how["kind"]
-    if kind == "list" or (value is None and how["none"] and not needed):
+    if kind == "list" or (value is None and how["none"]):
         return ""
     if kind == "text":
         pattern, must = how["like"]
@@ -67,15 +66,15 @@ def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
     return "" if good else f"must {must}, not {value!r}"
 
 
-def problems_of(made: Any, where: str = "", loop: str = "", needed: bool = False) -> Iterator[str]:
+def problems_of(made: Any, where: str = "", loop: str = "") -> Iterator[str]:
     """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`. loop: it belongs to
-    this kind of loop, and has no field of the other. needed: None is refused."""
+    this kind of loop, and has no field of the other."""
     for field in dataclasses.fields(made):
         value, of = getattr(made, field.name), field.metadata["loop"]
         if loop and of and of != loop:
             wrong = "" if value == field.default else f"only the {of} loop has it; leave it"
         else:
-            wrong = problem(field.metadata, value, needed=needed)
+            wrong = problem(field.metadata, value)
         if wrong:
             yield f"{where}{field.name}: {wrong}"
 
@@ -84,9 +83,7 @@ def described(field: dataclasses.Field) -> str:
     """What a field means, its range and its default, in one line: for help and documentation."""
     how, default = field.metadata, field.default
     facts = [_range(how) if how["kind"] in ("whole", "number") else ", ".join(how["choices"])]
-    if default is dataclasses.MISSING:
-        facts.append("required")
-    elif default is None and how["none"] != "-":
+    if default is None and how["none"] != "-":
         facts.append(f"default: {how['none']}")
     elif isinstance(default, bool):
         facts.append(f"default: {'yes' if default else 'no'}")

@@ -1,9 +1,8 @@
-"""The state that a generator process shares between its users and its monitor: the requests, how many are
-done, and how it ends (`State`); and the times at which the open loop's requests are due (`Schedule`).
+"""What a generator process shares between its users and its monitor: the requests, how many are done, and how
+it ends (`State`); and the times at which the open loop's requests are due (`Schedule`).
 
-Four times a second the monitor adds new results to Locust's statistics and to a report (`result.py`). To Locust
-each request is counted, in its second and its millisecond, as if by events.request.fire, which costs more than
-the request; it is fired for failures only.
+Four times a second the monitor reports new results (`result.py`), and adds them to Locust's statistics as if by
+events.request.fire, which costs more than the request; it is fired for failures only.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -26,6 +25,7 @@ import gevent
 from gevent import get_hub
 from locust import __version__ as locust_version
 from locust import events
+from locust.exception import CatchResponseError
 from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
@@ -51,11 +51,6 @@ Due = tuple[int, deque[Planned]]  # a due time, and what a plan has on its conne
 REPORTED = ("started_at", "late", "retries", "reconnects", "connections", "ended")
 
 
-def due_until(planned: Iterable[Planned], ns: int) -> int:
-    """How many of a connection's requests are due before `ns`."""
-    return sum(due < ns for due, *_ in planned)
-
-
 class Schedule:
     """The due times of the open loop in this process, in ns of the clock, one after the other.
 
@@ -66,10 +61,9 @@ class Schedule:
 
     def __init__(self, profile: LoadProfile, index: int, of: int) -> None:
         self.origin = clock() + int(profile.warmup_seconds * 1e9)
-        times, none = arrivals(profile, index, of), deque[Planned]()
-        self._coming: Iterator[Due] = ((self.origin + int(s * 1e9), none) for s in times)
-        if profile.plan:
-            self._coming = self._plan(profile, index, of)
+        none, times = deque[Planned](), arrivals(profile, index, of)
+        alone = ((self.origin + int(s * 1e9), none) for s in times)
+        self._coming = self._plan(profile, index, of) if profile.plan else alone
         self._next = next(self._coming)
         self._libc = ctypes.CDLL(None, use_errno=True)
         # The clock of time.perf_counter_ns() on Linux.
@@ -103,12 +97,14 @@ class Schedule:
         found, self._next = self._next, next(self._coming)
         return found
 
-    def left_until(self, ns: int) -> int:
-        """How many are due before `ns` and not taken yet; this takes them."""
+    def left_until(self, ns: int, users: Iterable[Waiter]) -> int:
+        """How many are due before `ns` and were not sent; those that no user has taken are taken."""
+        taken = [client.rest for client in users]
         count = 0
         while self._next[0] < ns:
-            count += due_until(self.take()[1], ns) or 1
-        return count
+            count += not (rest := self.take()[1])
+            taken.append(rest)
+        return count + sum(due < ns for rest in taken for due, *_ in rest)
 
     def wait(self, due: int, client: Waiter) -> None:
         """Come back at the due time."""
@@ -142,10 +138,6 @@ class Schedule:
         os.close(self._timer)
 
 
-class LoadFailure(Exception):
-    """What Locust's statistics show for a failed request: its kind."""
-
-
 class State:
     """What one generator process shares in a test. send: where its reports go. Raises ValueError, OSError."""
 
@@ -157,7 +149,7 @@ class State:
     started_ns = 0  # of the first measured request; 0 until then
     started_at = 0.0
     last_end = 0
-    used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
+    used = (0.0, 0.0, 0.0)  # as `self_used` had it
     shares: tuple[float, float] | None = None  # of the time, once it ended
     # The requests that it may still send:
     left = 0  # measured ones; 0 during the warm-up
@@ -187,10 +179,7 @@ class State:
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
         self.host, self.tls = target.host, None
         if target.scheme == "https":
-            try:
-                self.tls = preflight.tls_context(profile.ca_file, target.loopback)
-            except OSError as error:
-                raise ValueError(f"ca_file: {profile.ca_file}: {error}") from None
+            self.tls = preflight.tls_context(profile.ca_file, target.loopback)
         spread = target.loopback and self.family == _socket.AF_INET
         self.sources = preflight.LOOPBACK_SOURCES if spread else 0
         places = [target._replace(port=spec.port or target.port) for spec in self.specs]
@@ -222,10 +211,17 @@ class State:
             if profile.planned_seconds is not None:
                 self.deadline = self.schedule.origin + int(profile.planned_seconds * 1e9)
 
-    def claim(self) -> bool:
-        """One measured request; False: all are claimed."""
+    def claim(self, since: int = 0) -> bool:
+        """One measured request, or False. The first ends the warm-up: what was due `since` (now) counts."""
         if not self.measuring:
             self.measuring, self.left = True, self.share
+            if self.share:
+                now = self.last_answer = self.last_end = clock()
+                self.started_ns = since or now
+                self.started_at = time.time() - (now - self.started_ns) / 1e9
+                self.used = self_used()
+                if self.profile.planned_seconds is not None:
+                    self.deadline = self.started_ns + int(self.profile.planned_seconds * 1e9)
         self.exhausted = not self.left
         self.left -= not self.exhausted
         return not self.exhausted
@@ -236,19 +232,7 @@ class State:
             self.warm_until = self.warm_until or clock() + int(self.profile.warmup_seconds * 1e9)
             if clock() < self.warm_until:
                 return True
-            if self.share:
-                self.measure()
         return self.claim()
-
-    def measure(self, since: int | None = None) -> None:
-        """The warm-up is over; what starts from here on (or was due since) counts."""
-        now = clock()
-        self.started_ns = now if since is None else since
-        self.last_answer = self.last_end = now
-        self.started_at = time.time() - (now - self.started_ns) / 1e9
-        self.used = (*self_used(), now)
-        if self.profile.planned_seconds is not None:
-            self.deadline = self.started_ns + int(self.profile.planned_seconds * 1e9)
 
     def line_at(self, due: int) -> int:
         """The line of the mix, from 0, that a request of this time is of: of its stage, or drawn."""
@@ -263,13 +247,8 @@ class State:
         spec, ms = self.specs[which], (clock() - t0) / 1e6
         events.request.fire(
             request_type=spec.method, name=spec.name, context={}, response_time=ms, response_length=0,
-            exception=LoadFailure(kind),
+            exception=CatchResponseError(kind),
         )  # fmt: skip
-
-    def left_loop(self) -> None:
-        """A user's loop ended. The last one ends the run, if there is nothing left to claim."""
-        if not self.users and (self.exhausted or self.over or clock() >= self.deadline):
-            self.finish("requests" if self.exhausted else "duration")
 
     def finish(self, why: str) -> None:
         """The run is over in this process: the last report, then Locust's own end."""
@@ -289,18 +268,15 @@ class State:
         self.shares = self._shares()
         if self.schedule is not None and self.started_ns:
             until = min(self.deadline, clock())
-            left = sum(due_until(client.rest, until) for client in self.users)
-            for _ in range(left + self.schedule.left_until(until)):
-                if not self.claim():
-                    break
-                self.failures["unsent"] += 1
+            if unsent := min(self.left, self.schedule.left_until(until, self.users)):
+                self.left -= unsent
+                self.failures["unsent"] += unsent
                 self.last_end = max(self.last_end, until)
 
     def _shares(self) -> tuple[float, float]:
         """Shares of the time, since the measured part began, that this process ran and waited."""
-        (cpu, waited), (cpu0, waited0, since) = self_used(), self.used
-        passed = max(1e-9, (clock() - since) / 1e9)
-        return min(1.0, (cpu - cpu0) / passed), min(1.0, (waited - waited0) / passed)
+        cpu, wait, passed = (now - then for now, then in zip(self_used(), self.used, strict=True))
+        return min(1.0, cpu / passed), min(1.0, wait / passed)
 
     def monitor(self) -> None:
         """Looks for overdue requests, reports, and sees to it that the run ends."""
@@ -347,8 +323,7 @@ class State:
         })  # fmt: skip
 
     def _count(self, found: list[int], spec: RequestSpec) -> None:
-        """To Locust's statistics: the sum of what events.request.fire would have made of each, as Locust adds up
-        its own workers."""
+        """To Locust's statistics, as Locust adds up its own workers."""
         stats = self.environment.stats
         # Any: Locust's annotations say whole milliseconds; its own code stores whatever it measured.
         entry: Any = StatsEntry(stats, spec.name, spec.method)
@@ -363,7 +338,7 @@ class State:
         stats.entries[(spec.name, spec.method)].extend(entry)
 
 
-def self_used() -> tuple[float, float]:
-    """Seconds that this process has run, and that it was ready to run and had to wait."""
+def self_used() -> tuple[float, float, float]:
+    """Seconds that this process has run, that it was ready to run and had to wait, and of the clock."""
     ns = text_of("/proc/self/schedstat").split() or ["0", "0"]
-    return time.process_time(), int(ns[1]) / 1e9
+    return time.process_time(), int(ns[1]) / 1e9, clock() / 1e9

@@ -3,10 +3,9 @@
     ns        0 ... 2047 | 2048 ... 4095 | 4096 ... 8191 | ...
     bucket    1 ns wide  | 2 ns wide     | 4 ns wide     | ...
 
-Every power of two is cut into 1,024 buckets, so a value is known to within 0.1%, from nanoseconds to hours, in
-some ten thousand counters at most; only those that were hit are kept. Smallest, largest and sum are exact, and
-percentiles of a sum are those of one histogram that saw everything. Locust's statistics round to milliseconds
-and more, and most answers on loopback take less than one.
+Every power of two is cut into 1,024 buckets, so a value is known to within 0.1%; only those that were hit are
+kept. Smallest, largest and sum are exact, and percentiles of a sum are those of one histogram that saw
+everything. Locust's statistics round to milliseconds and more, and most answers on loopback take less than one.
 """
 
 import array
@@ -17,8 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import accumulate
 
-LIMIT = 1 << 62
-"""Largest value: 146 years in ns. More is an error of the caller's clock."""
+LIMIT = 1 << 62  # of values: 146 years in ns; more is an error of the caller's clock
 
 
 def bucket(ns: int) -> int:

@@ -5,16 +5,15 @@
     locust -f mpmkit/load/locustfile.py --host http://127.0.0.1:8080 -u 200 -r 200 \\
            --load-profile '{"path": "/index.html", "requests": 20000}' --headless
 
-A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which says why it is
-not HttpUser). Their shared state is in `generator_state.py`, as are the open loop's due times.
-Reports go to one `Receiver`: of the process, or of Locust's master if the users are in workers
-(``--processes``, ``--worker`` on other machines). Run by itself it prints the results and, with
-``--load-results FILE``, writes them to a file.
+A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`). Reports go to one
+`Receiver`: of the process, or of Locust's master if the users are in workers. Run by itself it prints the results
+and, with ``--load-results FILE``, writes them to a file.
 """
 
 import contextlib
 import json
 import os
+import secrets
 import sys
 from collections import Counter
 from functools import partial
@@ -36,11 +35,11 @@ from mpmkit.load.client import Client
 from mpmkit.load.connections import HoldingProcess
 from mpmkit.load.generator_state import READ, State, log
 from mpmkit.load.preflight import target_of
-from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, new_seed
+from mpmkit.load.profile import UNBOUNDED, LoadProfile, ProfileError, loaded, profile_with
 from mpmkit.load.result import Collector
 
 AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
-DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
+DRAWN_SEED = secrets.randbelow(1 << 31)  # for a profile without one; before Locust forks
 state: State | None = None  # of the test that runs, or ran last
 receiver: "Receiver | None" = None  # of the reports; none in a worker
 # The descriptor that `runner.py` passed by its number; -1: this runs by itself.
@@ -90,7 +89,7 @@ def profile_of(options) -> LoadProfile:
         if not {"requests", "duration", "stages"} & given.keys():
             # Without a bound of ours, Locust's stop button or --run-time ends the run.
             given |= UNBOUNDED
-        return LoadProfile(**given)
+        return profile_with(given)
     except (ValueError, OSError) as error:
         raise ProfileError(f"load profile: {error}") from None
 
@@ -127,8 +126,7 @@ def on_init(environment, runner, **_) -> None:
 
 class Receiver:
     """Receives the reports: of this process, or as the master those of the workers. They go on to the process
-    that started us, or are added up here. As the master it ends the run when all workers that live have sent
-    their last one."""
+    that started us, or are added up here."""
 
     def __init__(self, environment) -> None:
         self.environment = environment
@@ -147,10 +145,9 @@ class Receiver:
         if self.is_master:
             expected = max(profile.processes, options.expect_workers or 1)
         self.done.clear()
-        self.collector = Collector(self.environment.host, profile, expected)
-        self.holders = None
+        url, spec, self.holders = self.environment.host, profile.specs[0], None
+        self.collector = Collector(url, profile, expected)
         if profile.idle_holders:
-            url, spec = self.environment.host, profile.specs[0]
             request = profile.request_bytes(target_of(url).place, spec, True).decode("latin-1")
             self.holders = HoldingProcess(
                 url, count=profile.idle_holders, request=request, expect_status=spec.expect_status,
@@ -183,8 +180,7 @@ class Receiver:
                 self.unsent = self.unsent[os.write(parent_fd, self.unsent) :]
 
     def watch(self) -> None:
-        """As the master: end the run when no worker will report any more. One that was killed sends nothing;
-        Locust misses it after some seconds."""
+        """As the master: end the run when no worker will report any more; Locust misses a killed one late."""
         runner = self.environment.runner
         while True:
             gevent.sleep(0.1)
@@ -201,19 +197,17 @@ class Receiver:
         totals: Counter[str] = Counter()
         if self.holders is not None:
             with self.holders, contextlib.suppress(RuntimeError):  # their process died
-                found = self.holders.ask("report")["totals"]
-                totals = Counter({f"idle {what}": count for what, count in found.items()})
+                for what, count in self.holders.ask("report")["totals"].items():
+                    totals[f"idle {what}"] = count
         if parent_fd >= 0:
             self.pass_on({"background": totals}, wait=True)
             return
         collector.background = totals
         run, where = collector.run(why), self.environment.parsed_options.load_results
-        if run is None:
-            print("mpmkit: nothing was measured", file=sys.stderr)
-            return
-        print(run.summary(), file=sys.stderr, flush=True)  # --json has standard output
+        said = run.summary() if run else "mpmkit: nothing was measured"
+        print(said, file=sys.stderr, flush=True)  # --json has standard output
         try:
-            if where:
+            if where and run:
                 Path(where).write_text(run.to_json())
         except OSError as error:
             log.error("--load-results: %s", error)

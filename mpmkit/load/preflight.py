@@ -1,8 +1,5 @@
 """What a load needs before it starts: a target that is yours, certificates to trust, file descriptors; and the
 meaning of connection errors.
-
-Towards one server a client can vary only its address and port, some 28,000, and the side that closes
-first keeps a connection's addresses for a minute (TIME_WAIT). docs/LOAD.md says how the generator avoids that.
 """
 
 import contextlib
@@ -19,8 +16,7 @@ from urllib.parse import urlsplit
 OWN_FILES = 128  # that a generator process has open besides connections: Locust's thirty, and room
 LOOPBACK_SOURCES = 200  # addresses that it goes through, from 127.0.0.1 on, when ports run out
 
-TARGETS_VARIABLE = "MPMKIT_TARGETS"
-"""Environment variable that names hosts beyond loopback that are yours to load (docs/LOAD.md)."""
+TARGETS_VARIABLE = "MPMKIT_TARGETS"  # names hosts beyond loopback that are yours (docs/LOAD.md)
 
 
 class Target(NamedTuple):
@@ -47,9 +43,7 @@ def target_of(url: object) -> Target:
 
     HOST is this machine's loopback: a load generator that accepts any target is a weapon. To measure
     between two machines of your own, name them in the environment, ``MPMKIT_TARGETS=10.0.0.2,lab.example``:
-    exactly those hosts, no pattern, and nothing in mpmkit sets it.
-
-    Raises ValueError, with the remedy, for anything else.
+    exactly those hosts, no pattern, and nothing in mpmkit sets it. Raises ValueError with the remedy for others.
     """
     example = "give one like http://127.0.0.1:8080"
     if not isinstance(url, str):
@@ -78,11 +72,13 @@ def target_of(url: object) -> Target:
 
 def tls_context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
     """How certificates are checked: against `ca_file` if given; else not at all on loopback (a test server's are
-    its own), and against the system's elsewhere. Raises OSError or ssl.SSLError for a file that holds no
-    certificates."""
+    its own), and against the system's elsewhere. Raises ValueError for a file that holds no certificates."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca_file is not None:
-        made.load_verify_locations(ca_file)
+        try:
+            made.load_verify_locations(ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"ca_file: {ca_file}: {error.strerror or error}") from None
     elif loopback:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
@@ -97,8 +93,8 @@ def describe(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "no file descriptors are left; raise the limit (ulimit -n) or use fewer connections"
     if error.errno == errno.EADDRNOTAVAIL:
-        none = "no local ports are left (net.ipv4.ip_local_port_range)"
-        return f"{none}; wait a minute for those in TIME_WAIT, or use fewer connections"
+        wait = "wait a minute for those in TIME_WAIT, or use fewer connections"
+        return f"no local ports are left (net.ipv4.ip_local_port_range); {wait}"
     return f"a connection failed: {os.strerror(error.errno or errno.EIO)}"
 
 

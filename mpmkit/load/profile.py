@@ -1,9 +1,7 @@
 """A load, written down as data.
 
-A :class:`LoadProfile` states the requests (paths, methods, good answers), the number of users, their
-behaviour, and when to stop. It holds no behaviour: `locustfile.py` executes it, `runner.py` passes it on as JSON.
-Each field is described once (`fields.py`): its check, its documentation, its command-line options
-and its place in the control room's form come from there. docs/LOAD.md explains them.
+`locustfile.py` executes it, `runner.py` passes it on as JSON. Each field is described once (`fields.py`): its
+check, documentation, command-line option and place in the control room's form come from there, see docs/LOAD.md.
 
 `keep_alive` False: a new connection for every request, sent as HTTP/1.0 as ab does, so that the server closes it.
 True: one HTTP/1.1 connection per user, until the server closes it, or `requests_per_connection`, then another,
@@ -16,7 +14,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 from mpmkit.load.fields import choice, documented, number, problems_of, several, switch, text, whole
 
@@ -28,9 +26,7 @@ MAX_SECONDS = 3600.0  # of a run
 MAX_RATE = 1_000_000.0  # requests/s of an open loop; no generator comes near
 ARRIVALS = ("closed", "constant", "poisson")
 THINKS = ("constant", "exponential")
-
-MAX_REQUESTS = 20_000_000
-"""A latency takes 8 bytes, so this many fill 160 MB: the bound of a run in count."""
+MAX_REQUESTS = 20_000_000  # of a run: a latency takes 8 bytes, so this many fill 160 MB
 UNBOUNDED: dict[str, Any] = {"requests": MAX_REQUESTS, "time_limit": MAX_SECONDS}
 
 
@@ -69,9 +65,9 @@ class Stage:
     """One step of a load that changes: for some seconds so many users, or such a rate."""
 
     seconds: float = number(MISSING, 0.01, MAX_SECONDS, "seconds", "how long")
-    users: int | None = whole(None, 1, MAX_USERS, "concurrent clients", none="-", loop="closed")
+    users: int | None = whole(None, 1, MAX_USERS, "concurrent clients", loop="closed")
     rate: float | None = number(
-        None, 0.01, MAX_RATE, "requests/s", "requests due in all", none="-", loop="open"
+        None, 0.01, MAX_RATE, "requests/s", "requests due in all", loop="open"
     )
     ramp: bool = switch(False, "get there evenly over the whole time, not at once")
     line: int = whole(
@@ -130,24 +126,24 @@ class LoadProfile(RequestFields):
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        # Lists are what JSON and notebooks give; a frozen value wants tuples.
+        own = vars(
+            self
+        )  # to be set: lists are what JSON and notebooks give; a frozen value wants tuples
         if isinstance(self.headers, (list, tuple)):
-            pairs = (tuple(p) if isinstance(p, (list, tuple)) else p for p in self.headers)
-            object.__setattr__(self, "headers", tuple(pairs))
-        for name, kind in (("mix", RequestSpec), ("stages", Stage)):
-            object.__setattr__(self, name, _lines(name, kind, getattr(self, name), problems))
+            own["headers"] = tuple(tuple(p) if isinstance(p, list) else p for p in self.headers)
+        own["mix"] = _lines("mix", RequestSpec, self.mix, problems)
+        own["stages"] = _lines("stages", Stage, self.stages, problems)
         # The most users that any step has: what files and processes are planned for.
         steps = [stage.users for stage in self.stages if isinstance(stage.users, int)]
         if steps and not self.open_loop:
-            object.__setattr__(self, "users", max(steps))
+            own["users"] = max(steps)
         problems += _problems(self)
         if problems:
             raise ProfileError("; ".join(problems))
 
-    def but(self, **changes: Any) -> Self:
+    def but(self, **changes: Any) -> "LoadProfile":
         """The same load with some fields changed. Raises ProfileError for an unknown field."""
-        refuse_unknown(changes)
-        return replace(self, **changes)
+        return profile_with(changes, self)
 
     @property
     def open_loop(self) -> bool:
@@ -178,8 +174,7 @@ class LoadProfile(RequestFields):
         return [*made, (begin, math.inf, now, now)]
 
     def level_at(self, seconds: float) -> float:
-        """Users or rate that are due so long after the measured part's begin; before it what it begins
-        with, after it what it ends with."""
+        """Users or rate due so long after the measured part's begin; outside of it, that of its nearest end."""
         begin, end, first, last = next(one for one in self.course() if seconds < one[1])
         return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
 
@@ -202,10 +197,10 @@ class LoadProfile(RequestFields):
         """The profile as one line of JSON."""
         return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
+    @staticmethod
+    def from_json(text: str) -> "LoadProfile":
         """A profile read back. Raises ProfileError for anything but what `to_json` writes."""
-        return cls(**loaded(text))
+        return profile_with(loaded(text))
 
 
 LoadProfile.__doc__ = f"{(LoadProfile.__doc__ or '').rstrip()}\n\n{documented(LoadProfile)}\n"
@@ -243,27 +238,22 @@ def arrivals(profile: LoadProfile, index: int = 0, of: int = 1) -> Iterator[floa
 
 
 def loaded(text: str) -> dict[str, Any]:
-    """The fields that a profile's JSON gives. Raises ProfileError for other text and unknown names."""
+    """The fields that a profile's JSON gives. Raises ProfileError for other text."""
     try:
         data = json.loads(text)
     except ValueError as error:
         raise ProfileError(f"a load profile must be JSON: {error}") from None
     if not isinstance(data, dict):
         raise ProfileError('a load profile must be a JSON object like {"path": "/"}')
-    refuse_unknown(data)
     return data
 
 
-def new_seed() -> int:
-    """A seed for a run whose profile names none, to be recorded with it."""
-    return random.SystemRandom().randrange(1 << 31)
-
-
-def refuse_unknown(data: Mapping[str, Any]) -> None:
-    """Raise ProfileError for names that no field of a load profile has."""
+def profile_with(given: Mapping[str, Any], base: LoadProfile | None = None) -> LoadProfile:
+    """These fields, the others as in `base` or the default. Raises ProfileError, also for unknown names."""
     known = [field.name for field in fields(LoadProfile)]
-    if unknown := ", ".join(sorted(set(data) - set(known))):
+    if unknown := ", ".join(sorted(set(given) - set(known))):
         raise ProfileError(f"{unknown}: no such field, LoadProfile has {', '.join(known)}")
+    return LoadProfile(**given) if base is None else replace(base, **given)
 
 
 def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
@@ -284,10 +274,9 @@ def _problems(p: LoadProfile) -> Iterator[str]:
     yield from found
     bad = {text.partition(":")[0] for text in found}
     yield from _header_problems(p.headers)
-    if p.mix:
-        for field in fields(RequestFields):
-            if getattr(p, field.name) != field.default:
-                yield f"{field.name}: the mix says it; leave it"
+    for field in fields(RequestFields) if p.mix else ():
+        if getattr(p, field.name) != field.default:
+            yield f"{field.name}: the mix says it; leave it"
     for place, spec in enumerate(p.specs, 1):
         where = f"mix: {place}: " if p.mix else ""
         if p.mix:
@@ -315,7 +304,7 @@ def _stage_problems(p: LoadProfile, loop: str) -> Iterator[str]:
             yield f"{name}: the stages say how long and how much; leave it"
     bad = False
     for place, stage in enumerate(p.stages, 1):
-        found = list(problems_of(stage, f"stages: {place}: ", loop=loop, needed=True))
+        found = list(problems_of(stage, f"stages: {place}: ", loop=loop))
         if not found and stage.line > len(p.mix) * p.open_loop:
             lines = f"the mix has {len(p.mix)} lines" if p.open_loop else "no line is due by time"
             found = [f"stages: {place}: line: {lines}, so there is no line {stage.line}"]

@@ -1,16 +1,14 @@
 """Reading one HTTP response with h11: bytes in, verdict out. No socket, no clock.
 
-The load generator must not trust a server. A response counts only if it has the expected status, a valid
-head, and a body of exactly the announced length (Content-Length, chunked, or up to the end of the
-connection) and, if the profile sets one, the expected length.
+A response counts only if it has the expected status, a valid head, and a body of exactly the announced length
+(Content-Length, chunked, or up to the end of the connection) and, if the profile sets one, the expected length.
 
 A verdict is a tuple ``(kind, keep, length)``: `kind` None for a good answer or the kind of failure (status NNN,
 length, short, closed, malformed: docs/LOAD.md has them all); `keep` whether the connection can carry another
 request; `length` the body's bytes.
 
-Answers to the same request differ little (the Date, once a second), so the generator looks up a whole answer in
-a bounded memo, keyed by its exact bytes, and parses only new ones. h11 reads heads and chunks. A
-body of known length is counted here, because h11 would copy it, and the last heads are kept.
+The generator looks up a whole answer in a memo, by its exact bytes, and parses only new ones. h11 reads heads and
+chunks. A body of known length is counted here, because h11 would copy it, and the last heads are kept.
 """
 
 import functools
@@ -33,8 +31,7 @@ def _client(method: str) -> h11.Connection:
 
 @functools.lru_cache(1024)
 def framing(head: bytes, method: str) -> tuple[int, int, bool]:
-    """(status, body length or CHUNKED or UNTIL_CLOSE, keep) of a head with its blank line. Raises
-    h11.RemoteProtocolError."""
+    """(status, body length or CHUNKED or UNTIL_CLOSE, keep) of a head. Raises h11.RemoteProtocolError."""
     http = _client("HEAD")  # whose answer ends with its head
     http.receive_data(head)
     response = http.next_event()
@@ -70,11 +67,10 @@ class ResponseReader:
     def feed(self, data: bytes) -> Verdict | None:
         """Take what was received, b"" at the end of the connection. The verdict; None while more is needed."""
         try:
-            return self._read(data) if data else self._eof()
+            if data:
+                return self._read(data)
         except h11.RemoteProtocolError:
             return "malformed", False, self._count
-
-    def _eof(self) -> Verdict:
         if self._length == UNTIL_CLOSE:
             return self._verdict()
         return ("short" if self.status or self._head else "closed"), False, self._count

@@ -1,8 +1,7 @@
-"""What a load measured, as a whole and by time: the ticks of its reports, and the windows shown to a reader.
+"""What a load measured, as a whole and by time.
 
-A generator process reports some four times a second its results since the last report: latencies by path,
-failures, and progress. The reports of all processes, on one machine or several, are added up here (`Collector`);
-there is no other result. So a process that dies loses only its work since its last report.
+Some four times a second each generator process reports its results since its last report. `Collector` adds up
+those of all processes, on one machine or several. So one that dies loses only a quarter of a second.
 """
 
 import array
@@ -10,7 +9,7 @@ import bisect
 import itertools
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,10 +20,9 @@ from mpmkit.load.histogram import Histogram, unpack
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure.stats import knee
 
-# Share of a core from which on a generator process is taken to be what limited the run: it hardly ever waits
-# for an answer, so a faster server would not have shown as one.
+# Share of a core from which on a generator process is taken to have limited the run: it hardly ever waits for an
+# answer, so a faster server would not have shown as one.
 GENERATOR_LIMIT = 0.9
-
 USUAL = ("requests", "duration")  # ends of a run that its profile set
 SHOWN_PATHS = 12  # in the summary; a replayed log has hundreds
 
@@ -52,8 +50,7 @@ OnTick = Callable[[Tick], None]
 
 
 class Outcome:
-    """Results of the requests of `duration` seconds: `errors` by kind (docs/LOAD.md), and a `histogram` of the
-    good answers' latencies."""
+    """Results of `duration` seconds: `errors` by kind (docs/LOAD.md), good answers' latencies in `histogram`."""
 
     duration: float
     errors: Counter[str]
@@ -92,9 +89,8 @@ class Outcome:
 
 @dataclass
 class Window(Outcome):
-    """A stretch of a run: a second of it, or a stage. begin, end: seconds from the first request that counts.
-    load: users (closed loop) or requests/s (open loop) that were due at its end. duration: seconds of it that
-    the processes reported on."""
+    """A second of a run, or a stage. begin, end: seconds from the first request that counts. load: users (closed
+    loop) or requests/s (open loop) due at its end. duration: seconds of it that the processes reported on."""
 
     begin: float
     end: float
@@ -195,8 +191,7 @@ class LoadRun(Outcome):
 
     @property
     def generator_starved(self) -> bool:
-        """True if a generator process always had work and had to wait for a CPU: the limit was the
-        machine that generator and server share."""
+        """True if a generator process always had work and had to wait for a CPU: the machine was the limit."""
         used = zip(self.processes_cpu, self.processes_wait, strict=False)
         return not self.generator_bound and any(sum(one) > GENERATOR_LIMIT for one in used)
 
@@ -242,9 +237,9 @@ class LoadRun(Outcome):
             "generator_starved": starved, "seed": profile.seed,
         }  # fmt: skip
 
-    def summary(self) -> str:
+    def summary(self, end: str = "\n") -> str:
         """A few lines for people."""
-        return "\n".join(self._lines())
+        return end.join(self._lines())
 
     def _lines(self) -> Iterator[str]:
         profile = self.profile
@@ -259,7 +254,7 @@ class LoadRun(Outcome):
             far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
             tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
             yield f"latency ms: {tail}max {self.latency_ms(100):.3g}"
-        for path, found in list(self.paths.items())[:SHOWN_PATHS]:
+        for path, found in itertools.islice(self.paths.items(), SHOWN_PATHS):
             p50, p99 = (found.percentile(percent) / 1e6 for percent in (50, 99))
             yield f"  {path}: {len(found):,} good answers, p50 {p50:.3g}, p99 {p99:.3g}"
         what = "requests/s due" if profile.open_loop else "users"
@@ -275,8 +270,8 @@ class LoadRun(Outcome):
         if self.background:
             yield f"background: {_listed(sorted(self.background.items()))}"
         if self.failures:
-            kinds = _listed(self.errors.most_common())
-            yield f"{self.failures:,} of {self.requests:,} requests failed: {kinds}"
+            failed = f"{self.failures:,} of {self.requests:,} requests failed"
+            yield f"{failed}: {_listed(self.errors.most_common())}"
         if profile.plan and (early := self.retries + self.reconnects):
             closed = f"{early:,} times the server closed a connection that the plan kept"
             yield f"{closed}; what was still to be sent went on a new one"
@@ -301,7 +296,7 @@ class LoadRun(Outcome):
         return json.dumps(plain, default=Histogram.to_json)
 
     def __repr__(self) -> str:
-        return f"<LoadRun {'; '.join(self.summary().splitlines())}>"
+        return f"<LoadRun {self.summary('; ')}>"
 
 
 def known(row: dict[str, Any]) -> dict[str, Any]:
@@ -320,11 +315,9 @@ class Collector:
         self.target, self.profile, self.expected = target, profile, expected
         self.last: dict[str, dict[str, Any]] = {}  # by process
         self.ticks: list[tuple[float, Tick]] = []  # with the time at which its process began
-        self.lag = Histogram()
-        self.paths: dict[str, Histogram] = {}
+        self.lag, self.paths = Histogram(), defaultdict[str, Histogram](Histogram)
         self.background: Counter[str] = Counter()
-        self.requests = 0
-        self.seconds = 0.0
+        self.requests, self.seconds = 0, 0.0
 
     def add(self, report: dict[str, Any]) -> Tick | None:
         """One report; what is new in it, with its time in the process's own seconds. The last report of all is
@@ -337,7 +330,7 @@ class Collector:
             part = unpack(text)
             found += part
             if self.profile.mix:
-                self.paths.setdefault(path, Histogram()).record(part)
+                self.paths[path].record(part)
         self.lag.record(unpack(report["lag"]))
         begin = self.last.get(report["process"], {"end": 0.0})["end"]
         tick = Tick(begin, report["end"], failures, found, report["origin"])
@@ -348,8 +341,7 @@ class Collector:
         return tick
 
     def run(self, why: str = "") -> LoadRun | None:
-        """The result until now; None if no process has reported. why: what ended the run, where the processes
-        could not say it."""
+        """The result until now, if a process has reported. why: what ended the run, where they cannot say it."""
         parts = list(self.last.values())
         if not parts:
             return None
@@ -358,8 +350,7 @@ class Collector:
         last = max((part["started_at"] + part["last_end"] for part in started), default=began)
         names = ("late", "retries", "reconnects", "connections")
         total = {name: sum(part[name] for part in parts) for name in names}
-        opened = (count for what, count in self.background.items() if what.endswith(" opened"))
-        total["connections"] += sum(opened)
+        total["connections"] += self.background["idle opened"]
         shifts = ((tick, at - began) for at, tick in self.ticks)
         ticks = (tick._replace(begin=tick.begin + by, end=tick.end + by) for tick, by in shifts)
         cpu, wait = (tuple(part[name] for part in started) for name in ("cpu", "wait"))
@@ -368,9 +359,10 @@ class Collector:
         missing = self.expected - len(reasons)
         if missing and not set(reasons) - set(USUAL):
             lost = ", ".join(part["process"] for part in parts if not part["ended"])
-            died = f"{missing} of {self.expected} generator processes died"
-            who = f" ({lost})" if lost else ""
-            reasons = [why or f"{died}{who}; what they did last is lost"]
+            died = f"{missing} of {self.expected} generator processes died" + (
+                lost and f" ({lost})"
+            )
+            reasons = [why or f"{died}; what they did last is lost"]
         return LoadRun(
             self.target, self.profile, max(0.0, last - began), tuple(ticks), started_at=began,
             processes_cpu=cpu, processes_wait=wait, paths=self.paths, lag=self.lag, background=self.background,

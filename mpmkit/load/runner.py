@@ -8,10 +8,9 @@
     mpmkit load http://127.0.0.1:8080/ --steps 50,100,200,400 --step-seconds 5 --keep-alive
     mpmkit load http://127.0.0.1:8080/ --profile checkout.json --json
 
-The generator is Locust, in a separate process, because Locust monkey-patches the process that imports it. It is
-started in a session of its own, ended by a signal or killed, and needs no file on disk: the profile and the log
-are in memory (memfd_create). It reports through one end of a pair of sockets, of which only this process has the
-other: it ends when this process does.
+The generator is Locust, in a separate process, because Locust monkey-patches the process that imports it. It
+needs no file on disk: the profile and the log are in memory (memfd_create). It reports through one end of a
+pair of sockets, of which only this process has the other: it ends when this process does.
 """
 
 import contextlib
@@ -19,13 +18,14 @@ import importlib.util
 import json
 import os
 import re
+import secrets
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import listed, option
 from mpmkit.load.preflight import OWN_FILES, target_of, tls_context, too_few_descriptors
-from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
+from mpmkit.load.profile import LoadProfile, ProfileError, profile_with
 from mpmkit.load.result import Collector, LoadRun, OnTick, known
 from mpmkit.measure.procfs import ready_tasks
 
@@ -48,8 +48,7 @@ GRACE = 1.2  # seconds from asking it to end to killing it: a Ctrl-C is over wit
 DEFAULT_SECONDS = 10.0  # of a load that nothing bounds
 
 # A line of a plan: SECONDS,LINE or SECONDS,LINE,SECONDS of each request, then "close" perhaps.
-_NUMBER = r"\d+(?:\.\d*)?"
-_REQUEST = rf"{_NUMBER},\d+(?:,{_NUMBER})?"
+_REQUEST = r"\d+(?:\.\d*)?,\d+(?:,\d+(?:\.\d*)?)?"
 _CONNECTION = re.compile(rf"{_REQUEST}(?: {_REQUEST})*(?: close)?\n", re.ASCII)
 
 
@@ -66,9 +65,9 @@ class LoadInterrupted(KeyboardInterrupt):
 
 
 class Generator(subprocess.Popen):
-    """Locust's process, which is gone when the `with` block is. profile: as JSON; it finds it as a file."""
+    """Locust's process, which is gone when the `with` block is. It finds the profile as a file."""
 
-    def __init__(self, argv: Sequence[str], profile: str) -> None:
+    def __init__(self, base: str, profile: LoadProfile) -> None:
         # Locust's own environment variables would change a run behind the profile's back.
         own = ("LOCUST_", "MPMKIT_LOAD_")
         environ = {name: text for name, text in os.environ.items() if not name.startswith(own)}
@@ -77,13 +76,13 @@ class Generator(subprocess.Popen):
         self._unread, self.at_end = b"", False  # of its reports
         null = subprocess.DEVNULL
         with theirs, os.fdopen(os.memfd_create("profile"), "wb") as given:
-            given.write(profile.encode())
+            given.write(profile.to_json().encode())
             given.flush()
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # a second, if granted
             environ["MPMKIT_LOAD_FD"] = str(theirs.fileno())
-            command = [*argv, "--load-profile", f"@/dev/fd/{given.fileno()}"]
+            argv = [*_locust_argv(base, profile), "--load-profile", f"@/dev/fd/{given.fileno()}"]
             super().__init__(
-                command, stdin=null, stdout=null, stderr=self._log, cwd="/",  # where no locust.conf is
+                argv, stdin=null, stdout=null, stderr=self._log, cwd="/",  # where no locust.conf is
                 env=environ, pass_fds=(given.fileno(), theirs.fileno()), start_new_session=True,
             )  # fmt: skip
 
@@ -106,22 +105,18 @@ class Generator(subprocess.Popen):
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.pid, how) is not None
 
-    def ask_to_end(self) -> None:
-        """Signal all its processes and wait a moment for them to write what they have."""
-        self._signal(signal.SIGTERM)
-        until = time.monotonic() + GRACE
-        while not self.ended() and time.monotonic() < until:
-            time.sleep(0.02)
-
     def end(self) -> None:
-        """Kill it. Also after a regular end: whatever its leader left behind goes with it."""
-        self._signal(signal.SIGKILL)
+        """Have all its processes write what they have, wait a moment, and kill what is left."""
+        if self.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            until = time.monotonic() + GRACE
+            if not self.ended():
+                os.killpg(self.pid, signal.SIGTERM)
+            while not self.ended() and time.monotonic() < until:
+                time.sleep(0.02)
+            os.killpg(self.pid, signal.SIGKILL)  # also what its leader left behind at a regular end
         self.wait()
-
-    def _signal(self, number: int) -> None:
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
 
     def failure(self) -> LoadError:
         """Why it gave no result, once it has ended: in its own last words."""
@@ -143,21 +138,18 @@ def run_load(
 ) -> LoadRun:
     """Apply a load to a server and return the results.
 
-    target: a server (anything with a `.url`) or ``http://127.0.0.1:PORT``, or https; loopback only,
-        see `target_of`.
-    path, fields: the fields of a LoadProfile, described there with units and ranges (users,
-        requests, duration, keep_alive, ...); None: not given.
-    profile: a LoadProfile to start from; `path` and `fields` change it. Without one, `requests`,
-        `duration` or `stages` must be given.
+    target: a server (anything with a `.url`), or a URL as `target_of` takes it: http or https, loopback only.
+    path, fields: the fields of a LoadProfile, described there with units and ranges (users, requests, duration,
+        keep_alive, ...); None: not given.
+    profile: a LoadProfile to start from. Without one, `requests`, `duration` or `stages` must be given.
     on_progress: called in this thread with (requests done, seconds) while the load runs.
     on_tick: called in this thread, some four times a second for each generator process, with a Tick:
         the results since its last one.
 
-    Raises ValueError for a bad target or field (ProfileError), naming all problems, and
-    for a load that this machine's limits do not allow, before anything starts; LoadError if the
-    generator cannot run or dies, LoadInterrupted (a KeyboardInterrupt that carries the
-    results so far) on Ctrl-C. A failing server does not raise: see `failures`, `errors` and `ended` of
-    the result.
+    Raises ValueError for a bad target or field (ProfileError), naming all problems, and for a load that this
+    machine's limits do not allow, before anything starts; LoadError if the generator cannot run or dies,
+    LoadInterrupted (a KeyboardInterrupt with the results so far) on Ctrl-C. A failing server does not raise:
+    see `failures`, `errors` and `ended` of the result.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     if path is not None:
@@ -174,56 +166,55 @@ def _prepared(
     """(URL, profile) of a load, or ProfileError with everything that is wrong with it."""
     problems: list[str] = []
     place = load = None
-    try:
-        place = target_of(target if isinstance(target, str) else getattr(target, "url", target))
-    except ValueError as error:
-        problems.append(str(error))
-    try:
-        refuse_unknown(given)
-        load = profile.but(**given) if profile is not None else LoadProfile(**given)
-    except ProfileError as error:
-        problems.append(str(error))
-    if load is not None and load.ca_file is not None:
+
+    @contextlib.contextmanager
+    def noting_problems() -> Iterator[None]:
         try:
+            yield
+        except ValueError as error:
+            problems.append(str(error))
+
+    with noting_problems():
+        place = target_of(target if isinstance(target, str) else getattr(target, "url", target))
+    with noting_problems():
+        load = profile_with(given, profile)
+        if load.ca_file is not None:
             tls_context(load.ca_file, False)
             load = load.but(ca_file=str(Path(load.ca_file).resolve()))  # Locust runs elsewhere
-        except OSError as error:  # ssl.SSLError is one
-            problems.append(f"ca_file: {load.ca_file}: {error.strerror or error}")
     if load is not None and place is not None:
         if load.idle_holders and place.scheme == "https":
             problems.append("idle_holders: hold connections without TLS; give an http target")
         users = -(-load.users // load.processes)
         if short := too_few_descriptors(max(users, load.idle_holders) + OWN_FILES):
             problems.append(f"users: {short}, or give more processes")
-    if not problems and load is not None and load.plan:
-        problems += filter(None, [_plan_problem(load.plan, len(load.specs))])
     if problems or load is None or place is None:
         raise ProfileError("; ".join(problems))
+    if load.plan:
+        _check_plan(load.plan, len(load.specs))
     if load.seed is None:
-        load = load.but(seed=new_seed())
+        load = load.but(seed=secrets.randbelow(1 << 31))
     return place.base, load
 
 
-def _plan_problem(path: str, lines: int) -> str:
-    """The first bad line of a plan in a file, for a mix with that many lines; "": none."""
-    first = 0.0
+def _check_plan(path: str, lines: int) -> None:
+    """Raise ProfileError for the first bad line of a plan in a file, for a mix with that many lines."""
+    wrong, first = "", 0.0
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             for number, text in enumerate(file, 1):
-                where = f"plan: {path}, line {number}: "
+                before = first
                 if not _CONNECTION.fullmatch(text):
                     form = "must be SECONDS,LINE or SECONDS,LINE,SECONDS for each request, then close or not"
-                    return f"{where}{form}: {text[:60]!r}"
-                before, first = first, float(text.partition(",")[0])
-                if first < before:
-                    wrong = f"begins at {first:g} s, the one above it at {before:g}"
-                    return f"{where}{wrong}; sort them"
-                for line in re.findall(r"(?:^| )[^,]+,(\d+)", text):
+                    wrong = f"{form}: {text[:60]!r}"
+                elif (first := float(text.partition(",")[0])) < before:
+                    wrong = f"begins at {first:g} s, the one above it at {before:g}; sort them"
+                for line in re.findall(r"(?:^| )[^,]+,(\d+)", text) if not wrong else ():
                     if not 1 <= int(line) <= lines:
-                        return f"{where}there is no line {line[:20]} of the mix, which has {lines}"
+                        wrong = f"there is no line {line[:20]} of the mix, which has {lines}"
+                if wrong:
+                    raise ProfileError(f"plan: {path}, line {number}: {wrong}")
     except OSError as error:
-        return f"plan: {path}: {error.strerror}"
-    return ""
+        raise ProfileError(f"plan: {path}: {error.strerror}") from None
 
 
 def _run_locust(
@@ -232,7 +223,7 @@ def _run_locust(
     collector = Collector(base, profile, profile.processes)
     ready: list[int] = []  # tasks that were ready to run, without us
     until, sampled, why = time.monotonic() + profile.time_limit + STARTUP, 0.0, ""
-    with Generator(_locust_argv(base, profile), profile.to_json()) as generator:
+    with Generator(base, profile) as generator:
         try:
             while not why and not generator.ended():
                 if generator.at_end:
@@ -251,9 +242,6 @@ def _run_locust(
                     why = f"time limit of {profile.time_limit:g} s ({late})"
         except KeyboardInterrupt:
             why = "interrupted"
-        finally:
-            if not generator.ended():
-                generator.ask_to_end()
         generator.end()
         while reports := generator.read(0):  # what it left; no more is passed on than added up
             for report in reports:
@@ -293,8 +281,8 @@ def parser() -> Parser:
     until = f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it."
     parser = Parser(prog="mpmkit load", description=f"{what} {until}")
     add = parser.add_argument
-    target = "like http://127.0.0.1:8080/index.html (loopback only), or https"
-    add("target", metavar="URL", help=target)
+    like = "like http://127.0.0.1:8080/index.html (loopback only), or https"
+    add("target", metavar="URL", help=like)
     for field in fields_of(LoadProfile):
         if field.name != "path" and (how := option(field)):
             add(f"--{field.name.replace('_', '-')}", **how)
@@ -336,14 +324,12 @@ def load_of(options: dict[str, Any]) -> tuple[str, dict[str, Any], LoadProfile |
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: every request was answered well. 1: some were not, or the generator failed. 2: a bad argument. 130:
-    Ctrl-C; what was measured until then is printed."""
+    """0: all answered well. 1: not all, or the generator failed. 2: a bad argument. 130: Ctrl-C, with results."""
     options = vars(parser().parse_args(argv))
     live = sys.stderr.isatty()
 
     def show(done: int, seconds: float) -> None:
-        sys.stderr.write(f"\r{done:,} requests in {seconds:.1f} s ")
-        sys.stderr.flush()
+        print(f"\r{done:,} requests in {seconds:.1f} s ", end="", file=sys.stderr, flush=True)
 
     try:
         target, given, profile = load_of(options)

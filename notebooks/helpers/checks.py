@@ -21,8 +21,8 @@ from helpers.hints import hint as hint
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
-from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.launcher import Server
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.measure.monitor import Watch
 from mpmkit.policy import admission
 from mpmkit.policy.simulator import simulate

@@ -22,8 +22,8 @@ import mpmkit
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
 from mpmkit.lab import theme as colours
-from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.plots import dress, mpm_line
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.published import DIRECTIVES
 

@@ -26,7 +26,7 @@ from helpers.regimes import WORKERS, pool, until
 
 import mpmkit
 from mpmkit.config.directives import MPMS
-from mpmkit.lab.clients import KeepAliveClients
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.measure import memory
 from mpmkit.measure.monitor import Watch
 

@@ -23,8 +23,8 @@ import mpmkit
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS
 from mpmkit.config.keywords import from_keywords
-from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.launcher import LaunchError
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.measure import memory
 
 RAM = 1024  # MiB

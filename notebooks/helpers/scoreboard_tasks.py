@@ -21,7 +21,7 @@ from helpers.tasks import Task, dice
 
 import mpmkit
 from mpmkit.lab import diagram
-from mpmkit.lab.clients import KeepAliveClients
+from mpmkit.load.connections import KeepAliveClients
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import ScoreboardSnapshot
 
