@@ -259,11 +259,27 @@ def read_head(lines: bytes, name: str) -> Head:
 
 
 class Output:
-    """A script at work: it has a head, and as an iterable a body for the client. `close` ends it."""
+    """A script at work: it has a head, and as an iterable a body for the client. Its kinds define
 
+    framed   a piece of the request's body, b"" at its end, as the script is given it
+    fed      the script has all of that body; also said again
+    take     its descriptor can be read, or is at its end: there is more for `came`, `ended`, `stderr`
+    close    end the script; harmless a second time
+    """
+
+    framed: Callable[[bytes], bytes]
+    fed: Callable[[], None]
+    take: Callable[[int], None]
+    close: Callable[[], None]
     ah = ""  # of a head that does not come
     says = "{1}", ""  # the line for one of its stderr, with its file, and its id
     late: tuple[str, ...]  # what is said when nothing moves, its id, its level
+    out = memoryview(b"")  # what it is given next
+    complete = False  # nothing of the request's body follows `out`
+    ended = False  # its output has come to its end
+    first = b""  # of the body: what has come with the head
+    body: Iterable[bytes] = ()  # as the client gets it
+    _begun = b""  # a line of stderr that is not complete yet
 
     def __init__(self, handler: Programs, conn: Connection, file: str, name: str) -> None:
         """name: in error messages."""
@@ -271,28 +287,34 @@ class Output:
         self.timeout = handler.timeout
         self.poll = select.poll()
         self.poll.register(conn.fd, 0)  # a reset alone: a half-closed client waits for the answer
-        self.first = b""  # of the body: what has come with the head
-        self.body: Iterable[bytes] = ()  # as the client gets it
-        self._begun = b""  # a line of stderr that is not complete yet
+        self.came: list[bytes] = []  # of its output, not read yet
 
     def read(self) -> bytes:
         """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and its
-        stderr goes to the error log. Raises ScriptFailed when the time-out passes and nothing moves;
+        stderr goes to the error log. Raises ScriptFailed when nothing moves for `timeout` seconds;
         RequestError when the client is gone, or sends an invalid body."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """End the script. Harmless a second time."""
-        raise NotImplementedError
-
-    def events(self, seconds: float) -> list[tuple[int, int]]:
-        """What can be read or written now. Raises what `read` raises."""
-        events = self.poll.poll(max(0.0, seconds) * 1000)
-        if not events:
-            raise ScriptFailed(504, self.late[0].format(self), *self.late[1:])
-        if self.conn.fd in dict(events):
-            raise RequestError(500, "the client left while its script ran", silent=True)
-        return events
+        while not self.came and not self.ended:
+            if not self.out and not self.complete:
+                piece = self.conn.read_body()
+                self.out, self.complete = memoryview(self.framed(piece)), not piece
+            if not self.out:
+                self.fed()
+            events = self.poll.poll(self.timeout * 1000)
+            if not events:
+                raise ScriptFailed(504, self.late[0].format(self), *self.late[1:])
+            if self.conn.fd in dict(events):
+                raise RequestError(500, "the client left while its script ran", silent=True)
+            for fd, event in events:
+                if event != select.POLLOUT:
+                    self.take(fd)
+                    continue
+                try:
+                    self.out = self.out[os.write(fd, self.out) :]
+                except BlockingIOError:
+                    pass
+                except OSError:  # it may have said why
+                    self.take(fd)
+        return self.came.pop(0) if self.came else b""
 
     def head(self) -> Head:
         """Its header lines. Raises ScriptFailed, and what `read` raises."""
@@ -340,16 +362,14 @@ class Programs:
     """What CGI and FastCGI share: variables, errors, and the way from a script to a Response."""
 
     module = ""  # in the error log
+    # Starts a script: its variables, the request, its connection, the script. Raises ScriptFailed.
+    start: Callable[[Environ, Request, Connection, Script], Output]
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self.timeout = router.directives.Timeout
         self._variables = Variables(router.directives, router.document_root)
         self._base = {key: latin(value) for key, value in self._variables.base.items()}
-
-    def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
-        """Start a script with these variables. Raises ScriptFailed."""
-        raise NotImplementedError
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Run a script, and make a Response of its answer. What ScriptFailed says is logged."""
