@@ -11,8 +11,9 @@ import os
 import re
 import sys
 from _thread import allocate_lock, get_ident
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from stat import S_ISREG
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -224,14 +225,10 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
 
 
 class _Call:
-    """One call of an application: what it passed to `start_response`, what write() has sent, and, as an
-    iterable, the pieces that follow. `run` calls it, and makes a Response of its answer. The first piece is
-    taken before the head is sent, because an application may call start_response as late as then. Of a body
-    with a Content-Length no more bytes are sent (`measured`)."""
-
-    _result: Iterable[bytes]
-    _rest: Iterable[bytes]
-    _left: int | None  # bytes of the Content-Length that follow
+    """One call of an application: what it passed to `start_response`, and what write() has sent. `run` calls
+    it, and makes a Response of its answer. The first piece is taken before the head is sent, because an
+    application may call start_response as late as then. Of a body with a Content-Length no more bytes are sent
+    (`measured`)."""
 
     def __init__(
         self, request: Request, conn: Connection, service: Service | None, stderr: "_ErrorStream"
@@ -240,6 +237,7 @@ class _Call:
         # An answer that another one becomes a part of (ErrorDocument, Location) has its head later.
         self._service = None if isinstance(request, Redirected) else service
         self._head: Head | None = None
+        self._left: int | None = None  # bytes of the Content-Length that follow
         self._begun: Begun | None = None  # the response that write() has begun to send
         self._written: list[bytes] = []  # what write() could not send
         self._sent = False
@@ -256,21 +254,17 @@ class _Call:
                     return self._response(body, len(body))
                 if type(result) is FileWrapper and (file := self._file(result)) is not None:
                     return self._response(file, file.count)
-            self._result, self._first = result, []
+            pieces = self._body(result)
             try:
-                self._rest = rest = iter(result)
-                for piece in rest:
-                    self._first.append(piece if type(piece) is bytes else _plain(piece))
-                    if piece or self._written:
-                        break
-                return self._response(self, None) if self._begun is None else self._going_on(self)
+                next(pieces)
+                return self._response(pieces, None)
             except BaseException:
-                self.close()
+                pieces.close()
                 raise
         except BaseException as error:
             if self._begun is None or isinstance(error, Disconnected):
                 raise
-            return self._going_on(_raising(error))
+            return self._response(_raising(error), None)
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None):
         if exc_info is not None:
@@ -308,16 +302,6 @@ class _Call:
     def _bodyless(self, head: Head) -> bool:
         return head.code in BODYLESS_STATUSES or self._request.method == "HEAD"
 
-    def _going_on(self, pieces: Iterable[bytes]) -> Response:
-        """The response whose head, and some of its body, write() has sent: `pieces` come after them."""
-        assert self._begun is not None
-        answer = self._response([], None)
-        if self._left is not None:
-            self._left -= self._begun.count
-        self._begun.rest = pieces
-        answer.body = self._begun
-        return answer
-
     def _file(self, wrapper: FileWrapper) -> FileBody | None:
         """The file, if it can be the body as it is."""
         if (head := self._head) is None:
@@ -335,8 +319,7 @@ class _Call:
         if self._bodyless(head):
             if declared is None and length and code not in BODYLESS_STATUSES:
                 fields += b"Content-Length: %d\r\n" % length
-            if body is self:
-                self.close()
+            getattr(body, "close", int)()
             body, declared = b"", 0
         elif declared is None and length is not None:
             fields += b"Content-Length: %d\r\n" % length
@@ -346,31 +329,37 @@ class _Call:
         self._left = declared
         if head.reason is not None:
             body = [body] if type(body) is bytes else body  # only this way sends a reason
+        if self._begun is not None:  # write() has sent the head, and some of the body
+            if declared is not None:
+                self._left = declared - self._begun.count
+            self._begun.rest, body = body, self._begun
         return Response(code, fields, head.after, body, declared, reason=head.reason)
 
-    def __iter__(self) -> Iterator[bytes]:
-        pieces = self._pieces()
-        return pieces if self._left is None else measured(pieces, self._left, AssertionError)
-
-    def _pieces(self) -> Iterator[bytes]:
-        self._sent, written = True, self._written
-        for pieces in (self._first, self._rest):
-            for piece in pieces:
-                while written:
-                    yield written.pop(0)
-                yield piece
-        yield from written
-
-    def close(self) -> None:
-        """Close the application's iterable, once, and let go of it: it may hold `start_response`."""
-        close = getattr(self._result, "close", None)
-        self._result = self._rest = ()
+    def _body(self, result: Iterable[bytes]) -> Generator[bytes, None, None]:
+        """The pieces of the body; before them b"", when start_response should have been called. To close it is
+        to close the application's iterable."""
         try:
-            if close is not None:
-                close()
+            pieces: Iterator[bytes] = self._pieces(result)
+            first = next(pieces, b"")
+            yield b""
+            self._sent = True
+            pieces, left = chain((first,), pieces), self._left
+            yield from pieces if left is None else measured(pieces, left, AssertionError)
         finally:
-            if self._stderr.held:
-                self._stderr.flush()
+            try:
+                getattr(result, "close", int)()
+            finally:
+                if self._stderr.held:
+                    self._stderr.flush()
+
+    def _pieces(self, result: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in result:
+            data = piece if type(piece) is bytes else _plain(piece)
+            while self._written:
+                yield self._written.pop(0)
+            if data:
+                yield data
+        yield from self._written
 
 
 def _raising(error: BaseException) -> Iterator[bytes]:
