@@ -25,7 +25,7 @@ from mpmkit.config.alias import Redirection
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.config.unsupported import PROGRAM_TYPES, is_backend
 from mpmkit.handlers.gateway import CONTROL, Script, redirected
-from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
+from mpmkit.handlers.sections import MergedConfig, Sections, allowed, forbidden_link
 from mpmkit.handlers.static import LINK, StaticFiles, UrlMapping, answered_by, by_extension
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import CONDITIONAL
@@ -147,10 +147,7 @@ class Router:
 
     def mapping(self, path: str) -> UrlMapping:
         """The first alias that the path begins with, or the document root."""
-        for mapping in self._aliases:
-            if mapping.holds(path):
-                return mapping.at(path)
-        return self._root
+        return next((alias.at(path) for alias in self._aliases if alias.holds(path)), self._root)
 
     def file(self, path: str) -> str:
         """The file that a path leads to."""
@@ -216,24 +213,22 @@ class Router:
         self, handler: str, mapping: UrlMapping, path: str, end: int, by_name: bool = False
     ) -> Handler:
         """A handler for the script at `path[:end]`, with the rest as PATH_INFO."""
-        filename = mapping.file(path[:end])
+        filename, rest = mapping.file(path[:end]), path[end:]
         config = self._sections.config_for(path, filename)
-        rest = path[end:]
         translated = self.file(rest) if rest else ""
-        allowed = mapping.kind.endswith("ScriptAlias") or "ExecCGI" in config.options
-        place = (path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
-        script, run = Script(filename, *place), self._scripts_of(handler).run
-        if handler == "wsgi-script" or not by_name:
-            return self._guarded(config, lambda request, conn: run(request, conn, script), path)
-        directory = os.path.dirname(filename)
+        options = allowed(config.values["Options"])
+        may_run = mapping.kind.endswith("ScriptAlias") or "ExecCGI" in options
+        place = (path[:end], rest, mapping.root, translated, mapping.prefix, may_run)
+        script, scripts = Script(filename, *place), self._scripts_of(handler)
+        # Below a file there is no script, but a backend would look for one further up the path.
+        directory = os.path.dirname(filename) if by_name and handler != "wsgi-script" else ""
 
-        def run_below(request: Request, conn: Connection) -> Response:
-            # Below a file there is no script, but a backend would look for one further up the path.
-            if not os.path.isdir(directory):
+        def run(request: Request, conn: Connection) -> Response:
+            if directory and not os.path.isdir(directory):
                 return page(404, request.method)
-            return run(request, conn, script)
+            return scripts.run(request, conn, script)
 
-        return self._guarded(config, run_below, path)
+        return self._guarded(config, run, path)
 
     def _walking(self, mapping: UrlMapping, path: str, handler: str) -> Handler:
         """A handler that asks the file system, at each request, which part of the path is the script."""
