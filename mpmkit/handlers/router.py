@@ -55,8 +55,8 @@ class Router:
         self._trace = d.TraceEnable.lower() != "off"
         self._sections = Sections(d)
         self.files = StaticFiles(self, **files)
-        self.document_root = self.files.root
-        self._root = UrlMapping("DocumentRoot", "", self.files.root)
+        self._root = self.files.mapping
+        self.document_root = self._root.root
         aliases = [UrlMapping.of(*alias) for alias in d.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
@@ -141,8 +141,8 @@ class Router:
             return self._guarded(config, self._lacks, path)
         handler = self._named.get(config.handler or "") or self._static.get((mapping, config))
         if handler is None:
-            files = self.files.variant(mapping.root, mapping.prefix, config.values)
-            handler = self._static[mapping, config] = files
+            handler = self.files.variant(mapping, config.values)
+            self._static[mapping, config] = handler
         return self._guarded(config, handler, path)
 
     def mapping(self, path: str) -> UrlMapping:

@@ -110,12 +110,8 @@ class CachedFile:
 
     def response(self, conn: Connection) -> Response:
         """The whole file. Raises OSError when it can't be opened any more."""
-        if self.get is not None:
-            return self.get
-        mapped = self.mapped  # read once: another thread may drop it
-        if mapped is not None and conn.direct:
-            return mapped
-        return self._whole(self._opened(0, self.size))
+        kept = self.get or (self.mapped if conn.direct else None)
+        return kept or self._whole(self._opened(0, self.size))
 
     def part(self, start: int, count: int, conn: Connection) -> bytes | memoryview | FileBody:
         """`count` bytes from `start`. Raises OSError when the file can't be opened any more."""
@@ -152,8 +148,7 @@ class NoIndex(FileNotFoundError):
 
 
 class StaticFiles:
-    """The handler of the document root, or by `variant` of an Alias: URL paths begin with its `prefix`, and
-    `root` is what that stands for."""
+    """The handler of the document root, or by `variant` of an Alias: of the paths of its `mapping`."""
 
     def __init__(self, site: Router, types: dict[str, str] = TYPES, listings: bool = False) -> None:
         """site: it knows the handler of a directory's index file: it may be a script, or denied. types:
@@ -161,19 +156,20 @@ class StaticFiles:
         self._site, d = site, site.directives
         assert d.DocumentRoot is not None
         # With its links: rules are written for names.
-        self.root = tidy(d.DocumentRoot).rstrip("/") or "/"
+        root = tidy(d.DocumentRoot).rstrip("/") or "/"
+        self.mapping = UrlMapping("DocumentRoot", "", root)
         # What directives say here, by attribute.
         self.values: Mapping[str, Any] = {name: getattr(d, name) for name in OF_SECTIONS}
         self.types, self.ranges = types, d.MaxRanges
         self._own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
-        self._listings, self._skip = listings, 0
+        self._listings = listings
         self.clock: Callable[[], float] = time.time
         self._cached: dict[str, CachedFile] = {}
 
-    def variant(self, root: str, prefix: str, values: Mapping[str, Any]) -> StaticFiles:
+    def variant(self, mapping: UrlMapping, values: Mapping[str, Any]) -> StaticFiles:
         """The same handler for an Alias, or with what directives say there, by attribute."""
         other = copy(self)
-        other.root, other._skip, other.values, other._cached = root, len(prefix), values, {}
+        other.mapping, other.values, other._cached = mapping, values, {}
         return other
 
     def type_of(self, values: Mapping[str, Any], filename: str) -> str | None:
@@ -232,7 +228,7 @@ class StaticFiles:
     def find(self, request: Request, conn: Connection) -> CachedFile | Response:
         """The file that the request's path names, or the response that refuses it."""
         path, values, refuse = request.path, self.values, self._site.refuse
-        filename = self._file(path).rstrip("/") or "/"
+        filename, root = self.mapping.file(path).rstrip("/") or "/", self.mapping.root
         known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
         if not path.startswith("/") or not (known or os.path.isdir(filename)):
             return page(404, request.method) if known else self._not_allowed(request, conn)
@@ -251,8 +247,8 @@ class StaticFiles:
                     return answered_by(handler, request.for_path(Request, url), conn)
             elif path.endswith("/"):
                 return page(404, request.method)
-            if leads_out(filename, self.root):
-                text = f"a symbolic link leads out of {self.root}: {filename}"
+            if leads_out(filename, root):
+                text = f"a symbolic link leads out of {root}: {filename}"
                 return refuse(403, text, request, conn, ah="AH00037")
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 text = f"not a file that the server may read: {filename}"
@@ -272,9 +268,6 @@ class StaticFiles:
             self._cached[path] = file
         return file
 
-    def _file(self, path: str) -> str:
-        return joined(self.root, path[self._skip :])
-
     def _index_of(self, path: str) -> tuple[str, str, os.stat_result]:
         """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
         a path of the site. Raises NoIndex."""
@@ -286,7 +279,7 @@ class StaticFiles:
                 return url, filename, os.stat(filename)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-        raise NoIndex(self._file(path).rstrip("/"))
+        raise NoIndex(self.mapping.file(path).rstrip("/"))
 
     def moved(self, status: int, url: bytes, request: Request, conn: Connection) -> Response:
         """A redirect. A path gets this server's name, and a URL without a query the request's."""
@@ -349,12 +342,6 @@ def tidy(name: str) -> str:
     return whole + "/" if name.endswith("/") and whole != "/" else whole
 
 
-def joined(root: str, rest: str) -> str:
-    """The file below `root` that the rest of a URL path leads to. Only a doubled slash is taken out: as by
-    httpd, `Alias /a/ /srv/b` makes /a/x to /srv/bx."""
-    return root + (rest[1:] if root.endswith("/") and rest.startswith("/") else rest)
-
-
 class UrlMapping(NamedTuple):
     """A part of the site: the URL paths below `prefix` are the files below `root`. With a `pattern`
     (AliasMatch): the paths that it matches are what `root` becomes with its groups."""
@@ -378,8 +365,10 @@ class UrlMapping(NamedTuple):
         return within(path, self.prefix)
 
     def file(self, path: str) -> str:
-        """The file that a path of this mapping leads to."""
-        return joined(self.root, path[len(self.prefix) :])
+        """The file that a path of this mapping leads to. Only a doubled slash is taken out: as by httpd,
+        `Alias /a/ /srv/b` makes /a/x to /srv/bx."""
+        rest = path[len(self.prefix) :]
+        return self.root + (rest[1:] if self.root.endswith("/") and rest.startswith("/") else rest)
 
     def at(self, path: str) -> Self:
         """For one path: a pattern is the Alias that does the same to this path."""
@@ -395,8 +384,6 @@ class UrlMapping(NamedTuple):
 def by_extension(table: Mapping[str, T], filename: str) -> T | None:
     """What `table` has for a file name's extensions, in any case: of several, the last that it knows
     (mod_mime: `page.html.en` is text/html, `a.cgi.bak` a program)."""
-    if not table:
-        return None
     _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
     return next((table["." + ext] for ext in reversed(extensions) if "." + ext in table), None)
 
