@@ -40,8 +40,11 @@ HOP_BY_HOP = frozenset(
     "upgrade".split()
 )
 LONGEST_HEAD = 65536  # bytes of a script's header lines
-# Headers that a script may not send: they are about the connection, which is the server's.
-RESERVED = HOP_BY_HOP - {"proxy-authenticate", "proxy-authorization"} | {"date", "server"}
+# Headers of a script that are not passed on as they are: about the connection, and what `Head` has.
+RESERVED = frozenset(
+    b"connection keep-alive te trailer transfer-encoding upgrade date server content-type location".split()
+)
+_STATUS = re.compile(rb"([2-5][0-9]{2})((?: .*)?)\Z")
 _HEAD = re.compile(rb"(?s)(?:(.*?)\r?\n)??\r?\n")
 Environ = dict[str, Any]  # a script's variables
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
@@ -201,8 +204,8 @@ class Head(NamedTuple):
     reason: bytes | None  # its own phrase; None: the usual one
     location: str  # "" without one
     fields: bytes  # the other header lines but Content-Type, in their order, with CRLF
-    content_type: bytes
     length: int | None
+    content_type: bytes
     etag: bytes
     modified: bytes
 
@@ -215,47 +218,38 @@ def split_head(data: bytes) -> tuple[bytes, bytes] | None:
 
 def read_head(lines: bytes, name: str) -> Head:
     """The header lines of script `name`. Raises ScriptFailed for what no client should see."""
-    status, reason, location = 0, None, ""
-    fields: list[bytes] = []
-    content_type = etag = modified = b""
+    status, reason, fields = 0, None, b""
     length: int | None = None
-    framed = False  # it sent Transfer-Encoding: its length is ignored (RFC 9112, 6.3)
+    said: dict[bytes, bytes] = {}
     for line in lines.split(b"\n"):
-        line = line.removesuffix(b"\r")
-        key, colon, value = line.partition(b":")
-        value = value.strip(b" \t")
-        if not line:
+        if not (line := line.removesuffix(b"\r")):
             continue
-        lower = key.lower().decode("latin-1")
+        key, colon, value = line.partition(b":")
+        lower, value = key.lower(), value.strip(b" \t")
         # Of a Status only the three digits count.
-        wrong = CONTROL.search(value[:3] if lower == "status" else value)
+        wrong = CONTROL.search(value[:3] if lower == b"status" else value)
         if not colon or not FIELD_NAME.match(key) or wrong:
             shown = quote_line(line[:30])
             raise ScriptFailed(500, f"malformed header from script '{name}': Bad header: {shown}")
-        if lower == "status":
-            code, _, words = value.partition(b" ")
-            if not (len(code) == 3 and code.isdigit() and 200 <= int(code) <= 599):
+        said[lower] = value
+        if lower == b"status":
+            if (found := _STATUS.match(value)) is None:
                 shown = quote_line(value[:30])
                 raise ScriptFailed(500, f"invalid status from script '{name}': {shown}")
-            status, words = int(code), words.strip()
+            status, words = int(found[1]), found[2].strip()
             usual = messages.REASONS.get(status, "").encode()
             reason = words if words not in (b"", usual) and not CONTROL.search(words) else None
-        elif lower == "content-type":
-            content_type = value
-        elif lower == "content-length":
+        elif lower == b"content-length":
             length = messages.whole_number(value) if value.isdigit() else None
             if length is None:
                 raise ScriptFailed(500, f"bad Content-Length from script '{name}'")
-        elif lower == "location":
-            location = value.decode("latin-1")
-        elif lower in RESERVED:
-            framed = framed or lower == "transfer-encoding"
-        else:
-            etag = value if lower == "etag" else etag
-            modified = value if lower == "last-modified" else modified
-            fields.append(b"%b: %b\r\n" % (key, value))
-    length = None if framed else length
-    return Head(status, reason, location, b"".join(fields), content_type, length, etag, modified)
+        elif lower not in RESERVED:
+            fields += b"%b: %b\r\n" % (key, value)
+    if b"transfer-encoding" in said:
+        length = None  # RFC 9112, 6.3
+    location = said.get(b"location", b"").decode("latin-1")
+    known = (said.get(key, b"") for key in (b"content-type", b"etag", b"last-modified"))
+    return Head(status, reason, location, fields, length, *known)
 
 
 class Output:

@@ -13,8 +13,8 @@ _HOST = re.compile(
 )
 # A name of digits and dots is an IPv4 address, and the last part of a name begins with a letter (RFC 1123, 2.1).
 _IPV4 = re.compile(rb"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){3}\Z")
-_DIGITS = "0123456789abcdefABCDEF"
-_HEX = {(a + b).encode(): bytes.fromhex(a + b) for a in _DIGITS for b in _DIGITS}
+_ESCAPE = re.compile(b"%([0-9A-Fa-f]{2})")
+_NO_NAME = re.compile(b"%(?:2[Ff]|00)")
 _UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
 # Control characters that C has a letter for, and the backslash (httpd's ap_escape_logitem).
 ESCAPES = {"\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
@@ -117,15 +117,11 @@ def split_target(method: str, target: bytes) -> tuple[str, bytes]:
 
 
 def _unquote(raw: bytes) -> bytes:
-    first, *rest = raw.split(b"%")
-    pieces = [first]
-    for piece in rest:
-        if (char := _HEX.get(piece[:2])) is None:
-            raise RequestError(400, f"a bad %-escape in the path {os.fsdecode(raw)}", ah="AH10244")
-        if char in b"/\0":
-            return b""  # no resource has such a name
-        pieces += (char, piece[2:])
-    return b"".join(pieces)
+    if len(_ESCAPE.findall(raw)) < raw.count(b"%"):
+        raise RequestError(400, f"a bad %-escape in the path {os.fsdecode(raw)}", ah="AH10244")
+    if _NO_NAME.search(raw):
+        return b""  # no resource has such a name
+    return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), raw)
 
 
 def _normalise(raw: bytes) -> bytes:
