@@ -33,8 +33,7 @@ def precondition(request: Request, file: CachedFile, now: float) -> Response | N
 
 
 def met(request: Request, etag: bytes, changed: int, now: float) -> int:
-    """412 or 304 by the request's conditions (RFC 9110, 13.2.2), 0 where they are met. `changed` is the
-    time of the last change; what has none is of now."""
+    """412 or 304 by the request's conditions (RFC 9110, 13.2.2), 0 if they are met. changed: in seconds."""
     match, none_match = request.get(b"if-match"), request.get(b"if-none-match")
     if match is not None:
         if not etag_in(match, etag, strong=True):
@@ -57,8 +56,7 @@ def met(request: Request, etag: bytes, changed: int, now: float) -> int:
 def ranged(
     request: Request, file: CachedFile, most: int, now: float, conn: Connection
 ) -> Response | None:
-    """The answer to Range (RFC 9110, 14.2), up to that many ranges; None: send the whole file. Raises
-    OSError."""
+    """The answer to Range (RFC 9110, 14.2); None: send the whole file. most: of ranges. Raises OSError."""
     header = request.get(b"range")
     size = file.size
     if header is None or not size or request.method == "POST" or not _if_range(request, file, now):
@@ -101,9 +99,8 @@ def _parts(
 
 
 def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, int]] | None:
-    """First and last bytes that a Range header asks for; neighbours that touch are joined. []: all of them
-    are beyond the file. None: the header is to be ignored, because it is invalid or asks for more work than
-    the whole file."""
+    """First and last bytes that a Range header asks for; neighbours that touch are joined. []: all of them are
+    beyond the file. None: the header is ignored: it is invalid, or more work than the whole file."""
     unit, _, text = header.partition(b"=")
     if unit.lower() != b"bytes":
         return None

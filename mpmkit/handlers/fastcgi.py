@@ -9,8 +9,7 @@
 A connection serves one request, unless ProxySet says enablereuse=on: then it is kept for the next one of this
 process. Reuse is off by default as in httpd: a php-fpm child belongs to its connection, so a backend needs as
 many children as the server has workers, or the workers without a connection starve. A kept connection that the
-backend has closed is noticed before it is used; one that closes during its use is a 502, because the
-request may have been executed.
+backend has closed is noticed before it is used; one that closes later is a 502: the request may have run.
 """
 
 from __future__ import annotations
@@ -275,8 +274,7 @@ def _length(count: int) -> bytes:
 
 
 def read_records(data: bytes) -> tuple[list[tuple[int, int, bytes]], bytes]:
-    """The whole records that `data` begins with, as type, request id and content, and the rest. Raises
-    FastCgiError."""
+    """Whole records as type, request id and content, and what follows them. Raises FastCgiError."""
     found: list[tuple[int, int, bytes]] = []
     at = 0
     while len(data) - at >= _HEAD.size:

@@ -2,8 +2,7 @@
 
     b"Status: 404 Gone\\nX-A: b\\n\\n…" ──> Head ──> Response
 
-WSGI, CGI and FastCGI pass a script the same variables in different encodings; the last two have the rest in
-common, too. Nothing here spawns or connects.
+WSGI, CGI and FastCGI pass a script the same variables; the last two have the rest in common, too.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ class Script(NamedTuple):
 
 
 class Redirected(Request):
-    """A request that the server made from another one: for a script's `Location: /path`, or for an
-    ErrorDocument."""
+    """A request that the server made of another one: for a script's `Location: /path`, or an ErrorDocument."""
 
     __slots__ = ("before", "depth", "status", "url", "url_query")
 
@@ -139,8 +137,7 @@ class Variables:
         return environ
 
     def of_cgi(self, environ: Environ, request: Request, conn: Connection, script: Script) -> None:
-        """The same for CGI and FastCGI: what httpd passes there, and no credentials, as other users
-        may see a process's environment (CGIPassAuth Off)."""
+        """The same for CGI and FastCGI, without credentials: other users may see them (CGIPassAuth Off)."""
         self.add(environ, request, conn, script)
         if not script.path_info:
             del environ["PATH_INFO"]

@@ -219,14 +219,14 @@ class Router:
         options = allowed(config.values["Options"])
         may_run = mapping.kind.endswith("ScriptAlias") or "ExecCGI" in options
         place = (path[:end], rest, mapping.root, translated, mapping.prefix, may_run)
-        script, scripts = Script(filename, *place), self._scripts_of(handler)
+        script, run_script = Script(filename, *place), self._scripts_of(handler).run
         # Below a file there is no script, but a backend would look for one further up the path.
         directory = os.path.dirname(filename) if by_name and handler != "wsgi-script" else ""
 
         def run(request: Request, conn: Connection) -> Response:
             if directory and not os.path.isdir(directory):
                 return page(404, request.method)
-            return scripts.run(request, conn, script)
+            return run_script(request, conn, script)
 
         return self._guarded(config, run, path)
 
@@ -280,9 +280,8 @@ class Router:
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
-        """Which of the handlers that are named exist. What programs and backends need is made now, before
-        the first fork, so that children share it; but not for the samples alone: `subprocess` costs each
-        child a quarter of a megabyte."""
+        """Which of the handlers that are named exist. What programs and backends need is made before the first
+        fork, and shared; but not for the samples alone: `subprocess` costs each child 250 KB."""
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
         server, rules = self._sections.server, self._sections.rules
         kinds = [*self.files.types.values(), *server.values["types"].values()]

@@ -10,8 +10,7 @@
 Kinds on one line are merged in the order of the file. A file's name is the path's,
 with its symbolic links unresolved: a section is written for names, not for the targets of links.
 
-Each section becomes a `SectionRule` once, at the start. `Sections.config_for` merges those that apply to
-a path over the server's own settings, later ones over earlier ones: a `MergedConfig`.
+`Sections.config_for` merges the `SectionRule`s for a path over the server's own settings: a `MergedConfig`.
 """
 
 import os
@@ -43,8 +42,7 @@ ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLink
 class MergedConfig:
     """What all sections together say about a path and its file."""
 
-    # By attribute of `Directives`, upon the server's own. LimitRequestBody is None where no section at all
-    # has one: then the protocol applies it.
+    # By attribute of `Directives`. LimitRequestBody is None where no section has one: the protocol applies it.
     values: Mapping[str, Any]
     by_name: bool  # a <Files> section set the handler
     access: Access

@@ -110,8 +110,10 @@ class CachedFile:
 
     def response(self, conn: Connection) -> Response:
         """The whole file. Raises OSError when it can't be opened any more."""
-        kept = self.get or (self.mapped if conn.direct else None)
-        return kept or self._whole(self._opened(0, self.size))
+        if self.get is not None:
+            return self.get
+        mapped = self.mapped if conn.direct else None
+        return mapped or self._whole(self._opened(0, self.size))
 
     def part(self, start: int, count: int, conn: Connection) -> bytes | memoryview | FileBody:
         """`count` bytes from `start`. Raises OSError when the file can't be opened any more."""
@@ -213,8 +215,7 @@ class StaticFiles:
             return self._refused(error, request, conn)
 
     def _before_large(self, file: CachedFile) -> None:
-        """A whole file that is not kept in memory is requested: map it, if it is worth it. The first time it
-        is not: a mapping costs more than to read the file once."""
+        """Map a file that is asked for again: a mapping costs more than to read the file once."""
         if not file.asked:
             file.asked = True
         elif file.mapped is None and file.maps and file.size <= MMAP_LIMIT:
@@ -269,8 +270,7 @@ class StaticFiles:
         return file
 
     def _index_of(self, path: str) -> tuple[str, str, os.stat_result]:
-        """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
-        a path of the site. Raises NoIndex."""
+        """The first DirectoryIndex that exists: path (`/x` is the site's), file. Raises NoIndex."""
         for name in self.values["DirectoryIndex"]:
             url = name if name.startswith("/") else path + name
             url = tidy(url) if "/." in url else url
@@ -365,8 +365,7 @@ class UrlMapping(NamedTuple):
         return within(path, self.prefix)
 
     def file(self, path: str) -> str:
-        """The file that a path of this mapping leads to. Only a doubled slash is taken out: as by httpd,
-        `Alias /a/ /srv/b` makes /a/x to /srv/bx."""
+        """The file of a path. Only a doubled slash goes: as in httpd, `Alias /a/ /srv/b` makes /a/x /srv/bx."""
         rest = path[len(self.prefix) :]
         return self.root + (rest[1:] if self.root.endswith("/") and rest.startswith("/") else rest)
 

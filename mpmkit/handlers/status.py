@@ -3,9 +3,8 @@
     scoreboard ──> StatusData ─┬─> auto    one `Key: value` a line, httpd 2.4's keys in its order
                                └─> html    mod_status's parts and columns, our words around them
 
-A program that reads httpd's status page can read this one: keys, order and number formats are
-mod_status's, and tests compare them with what a real httpd answered. Nothing is measured here but the CPU
-time of the processes, which the kernel counts anyway.
+A program that reads httpd's status page can read this one: tests compare keys, order and formats of numbers with
+a real httpd's. Nothing is measured here but the CPU time of the processes, which the kernel counts anyway.
 """
 
 import os
@@ -27,8 +26,7 @@ REFRESH = 10  # seconds of a `?refresh` without a number
 
 
 class Status:
-    """The handler. `board` is called for the scoreboard at each request. `name` is ServerName: the server's
-    name on the page when the client sent no Host."""
+    """The handler. board: called at each request. name: ServerName, for a client that sent no Host."""
 
     def __init__(self, board: Callable[[], Scoreboard], *, extended: bool, name: str) -> None:
         self._board, self._extended, self._name = board, extended, name
@@ -300,6 +298,5 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def cpu_of(pid: int) -> tuple[float, ...]:
-    """Seconds of CPU that a process has used, as user and system, and the same of the children that it has
-    waited for (proc_pid_stat(5), utime to cstime)."""
+    """Seconds of CPU of a process, user and system, and of children it waited for (proc_pid_stat(5), utime …)."""
     return tuple(int(field) / _TICKS for field in _stat(pid)[11:15])

@@ -1,9 +1,8 @@
 """Scripts in the server's own process: a `.py` file of the document root with a WSGI `application`.
 
-The counterpart of mod_php and mod_wsgi, by PEP 3333. Each process loads a script at its first
-request, and again when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` reflect
-the MPM: under prefork a script has its process to itself, under worker and event other
-threads run the same module at the same time.
+The counterpart of mod_php and mod_wsgi, by PEP 3333. Each process loads a script at its first request, and again
+when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` reflect the MPM: under prefork a script has
+its process to itself, under worker and event other threads run the same module at the same time.
 """
 
 import io
@@ -37,6 +36,8 @@ HEADS_KEPT = 128  # of applications' answers: status and headers, checked and wr
 class Application:
     """One `.py` file: its application, loaded again when the file changes."""
 
+    _application: Callable[..., Iterable[bytes]]
+
     def __init__(self, root: str, path: str) -> None:
         self.path = path
         self.filename = path  # where it leads, symbolic links followed
@@ -44,7 +45,6 @@ class Application:
         self._name = "_mpmkit_wsgi" + "".join(c if c.isalnum() else "_" for c in path)
         self._lock = allocate_lock()
         self._signature: tuple[int, int, int, int] | None = None
-        self._application: Callable[..., Iterable[bytes]] | None = None
 
     def version(self) -> tuple[int, int, int, int]:
         """The file's version now. Raises OSError; PermissionError, too, for what is not a file or is a
@@ -59,27 +59,22 @@ class Application:
     def application(self, signature: tuple[int, int, int, int]) -> Callable[..., Iterable[bytes]]:
         """The application of the file's version `signature`. Raises what its module raises, and
         LookupError when the module has no `application`."""
-        if signature != self._signature:
-            with self._lock:
-                if signature != self._signature:
-                    self._application = self._load()
-                    self._signature = signature
-        assert self._application is not None
+        if signature == self._signature:
+            return self._application
+        with self._lock:
+            if signature != self._signature:
+                with open(self.filename, "rb") as file:
+                    code = compile(file.read(), self.filename, "exec", dont_inherit=True)
+                # Frameworks look into sys.modules for the folder of their templates (Flask), and classes
+                # for the module they are from.
+                sys.modules[self._name] = module = ModuleType(self._name)
+                module.__file__ = self.filename
+                exec(code, module.__dict__)
+                if not callable(made := getattr(module, "application", None)):
+                    why = f"{self.filename} has no callable named `application`"
+                    raise LookupError(f"{why}; define one (PEP 3333)")
+                self._application, self._signature = made, signature
         return self._application
-
-    def _load(self) -> Callable[..., Iterable[bytes]]:
-        with open(self.filename, "rb") as file:
-            code = compile(file.read(), self.filename, "exec", dont_inherit=True)
-        # Frameworks look into sys.modules for the folder of their templates (Flask), and classes for
-        # the module they are from.
-        sys.modules[self._name] = module = ModuleType(self._name)
-        module.__file__ = self.filename
-        exec(code, module.__dict__)
-        application = getattr(module, "application", None)
-        if not callable(application):
-            text = f"{self.filename} has no callable named `application`; define one (PEP 3333)"
-            raise LookupError(text)
-        return application
 
 
 class WsgiScripts:
@@ -187,8 +182,7 @@ class Head(NamedTuple):
 
 @lru_cache(HEADS_KEPT)
 def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
-    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError. Most applications
-    repeat themselves, so valid heads are remembered."""
+    """A status and headers, checked by PEP 3333, encoded, and remembered. Raises AssertionError."""
     if not _STATUS.match(status):
         raise AssertionError(f"status {status!r} is not like '200 OK'")
     code, reason = int(status[:3]), status[4:]
@@ -225,10 +219,8 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
 
 
 class _Call:
-    """One call of an application: what it passed to `start_response`, and what write() has sent. `run` calls
-    it, and makes a Response of its answer. The first piece is taken before the head is sent, because an
-    application may call start_response as late as then. Of a body with a Content-Length no more bytes are sent
-    (`measured`)."""
+    """One call of an application: what it passed to `start_response`, and what write() has sent. The first
+    piece is taken before the head is sent, because an application may call start_response as late as then."""
 
     def __init__(
         self, request: Request, conn: Connection, service: Service | None, stderr: "_ErrorStream"
@@ -280,8 +272,7 @@ class _Call:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's old way: sent at once, with the head before it. Once the application's iterable is
-        being sent, it goes with the next piece of that."""
+        """PEP 3333's old way: sent at once; or once the iterable is being sent, with its next piece."""
         if type(data) is not bytes:
             data = _plain(data)
         if not data:
@@ -336,8 +327,7 @@ class _Call:
         return Response(code, fields, head.after, body, declared, reason=head.reason)
 
     def _body(self, result: Iterable[bytes]) -> Generator[bytes, None, None]:
-        """The pieces of the body; before them b"", when start_response should have been called. To close it is
-        to close the application's iterable."""
+        """The body; before it b"": start_response has been called by then. Closes `result`."""
         try:
             pieces: Iterator[bytes] = self._pieces(result)
             first = next(pieces, b"")
@@ -397,8 +387,7 @@ class _Body(io.RawIOBase):
 
 
 class _ErrorStream:
-    """wsgi.errors: lines for the error log. `held` has what is not a whole line yet, by thread: print(a, b)
-    writes in pieces."""
+    """wsgi.errors: lines for the error log. held: begun lines, by thread: print(a, b) writes in pieces."""
 
     def __init__(self, errors: ErrorLog) -> None:
         self._errors = errors

@@ -196,8 +196,7 @@ class Page(Response):
 
 
 def page(status: int, method: str = "GET", *, extra: bytes = b"", what: str = "") -> Page:
-    """An error or redirect page in httpd's form. `extra` are header lines, put before the length, `what`
-    is the path or the thing at fault."""
+    """An error or redirect page in httpd's form. extra: header lines, before the length. what: is at fault."""
     reason = REASONS[status]
     sentence = SENTENCES.get(status, "The request was answered with the status above.")
     shown = f"<p><code>{escape(what)}</code></p>\n" if what else ""
@@ -246,8 +245,7 @@ def http_date(seconds: float) -> str:
 
 
 def parse_http_date(value: bytes) -> int | None:
-    """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7); None for anything else:
-    then the header is ignored."""
+    """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7); None: it is not."""
     try:
         match value.partition(b";")[0].decode("ascii").replace("-", " ").split():
             # Sun, 06 Nov 1994 08:49:37 GMT; RFC 850's has dashes and two digits: 70 to 99 are of the last century

@@ -413,8 +413,7 @@ def _frame(request: Request) -> None:
         if request.version == (1, 0):
             raise RequestError(400, "Transfer-Encoding in an HTTP/1.0 request", ah="AH02539")
         request.length = None
-        # Both framings: chunked wins, the length is dropped, and the connection ends, in case a proxy
-        # on the way chose the other one.
+        # Both framings: chunked wins, and the connection ends, in case a proxy chose the other one.
         if request.get(b"content-length") is not None:
             request.close = True
             request.headers = tuple(f for f in request.headers if f[0] != b"content-length")
