@@ -113,8 +113,7 @@ class Program(Output):
             for fd in held:
                 os.close(fd)
             why = REMEDIES.get(getattr(error, "errno", 0) or 0) or getattr(error, "strerror", None)
-            text = f"exec of '{file}' failed: {why or error}"
-            raise ScriptFailed(500, text, "AH01223") from None
+            raise ScriptFailed(500, f"exec of '{file}' failed: {why or error}", "AH01223") from None
         self._held, self._line = held
         self._pipes: Any = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._in, self._out, self._err = (pipe.fileno() if pipe else -1 for pipe in self._pipes)

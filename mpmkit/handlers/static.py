@@ -71,16 +71,14 @@ class CachedFile:
         "sendfile", "signature", "size",
     )  # fmt: skip
 
-    def __init__(
-        self, filename: str, st: os.stat_result, now: float, kind: str | None, files: StaticFiles
-    ) -> None:
-        values = files.values
+    def __init__(self, filename: str, st: os.stat_result, files: StaticFiles) -> None:
+        values, kind = files.values, files.type_of(files.values, filename)
         self.filename = filename
         self.signature = signature_of(st)
         self.size = st.st_size
         self.mtime = int(st.st_mtime)
         # Weak while the file may still change within the clock's grain (httpd: ap_make_etag).
-        weak = "W/" if now - st.st_mtime < 1 else ""
+        weak = "W/" if files.clock() - st.st_mtime < 1 else ""
         numbers = {"INode": st.st_ino, "Size": st.st_size, "MTime": st.st_mtime_ns // 1000}
         parts = etag_parts(values["FileETag"])
         made_of = "-".join(f"{numbers[name]:x}" for name in numbers if name in parts)
@@ -112,8 +110,7 @@ class CachedFile:
         """The whole file. Raises OSError when it can't be opened any more."""
         if self.get is not None:
             return self.get
-        mapped = self.mapped if conn.direct else None
-        return mapped or self._whole(self._opened(0, self.size))
+        return (self.mapped if conn.direct else None) or self._whole(self._opened(0, self.size))
 
     def part(self, start: int, count: int, conn: Connection) -> bytes | memoryview | FileBody:
         """`count` bytes from `start`. Raises OSError when the file can't be opened any more."""
@@ -176,8 +173,7 @@ class StaticFiles:
 
     def type_of(self, values: Mapping[str, Any], filename: str) -> str | None:
         """The media type of a file, for which directives say `values`."""
-        types = ChainMap(values["types"], self.types)
-        return values["ForceType"] or by_extension(types, filename)
+        return values["ForceType"] or by_extension(ChainMap(values["types"], self.types), filename)
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         file = self._cached.get(request.path)
@@ -254,8 +250,7 @@ class StaticFiles:
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 text = f"not a file that the server may read: {filename}"
                 return refuse(403, text, request, conn, ah="AH00132")
-            now = self.clock()
-            file = CachedFile(filename, st, now, self.type_of(values, filename), self)
+            file = CachedFile(filename, st, self)
         except (OSError, ValueError) as error:
             if not known:
                 return self._not_allowed(request, conn)
@@ -263,7 +258,7 @@ class StaticFiles:
                 return refuse(403, LINK.format(link), request, conn, ah="AH00037")
             return self._refused(error, request, conn)
         # A file that has just changed may change again within the same tick of its clock.
-        if now - st.st_ctime >= 1:
+        if self.clock() - st.st_ctime >= 1:
             if len(self._cached) >= FILES_KEPT:
                 self._cached.clear()
             self._cached[path] = file
@@ -302,15 +297,13 @@ class StaticFiles:
         if missing:
             return page(404, request.method)
         ah = "AH00036" if getattr(error, "errno", 0) == errno.ENAMETOOLONG else "AH00035"
-        text = f"no access to {request.path}: {error}"
-        return self._site.refuse(403, text, request, conn, ah=ah)
+        return self._site.refuse(403, f"no access to {request.path}: {error}", request, conn, ah=ah)
 
     def _not_allowed(self, request: Request, conn: Connection) -> Response:
         """405 for a method that files don't have, 501 for an unknown one."""
         if request.method in METHODS:
             return page(405, extra=ALLOW)
-        text = f"unknown method: {request.log_line}"
-        self._site.refuse(501, text, request, conn, ah="AH00135")
+        self._site.refuse(501, f"unknown method: {request.log_line}", request, conn, ah="AH00135")
         return page(501, extra=ALLOW)
 
 

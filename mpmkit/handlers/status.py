@@ -220,8 +220,7 @@ def _processes(f: StatusData) -> str:
         threads = f.snapshot.count(f.board.threads_per_child, (row,))[:3]
         waiting = (0, row.write_completion, row.keep_alive, row.lingering_close)
         table += _row(row.slot, row.pid, stopping, row.connections, accepting, *threads, *waiting)
-    sums = (f.values.get(key, "&nbsp;") for key in SUMS)
-    return table + _row("Sum", *sums) + "</table>"
+    return table + _row("Sum", *(f.values.get(key, "&nbsp;") for key in SUMS)) + "</table>"
 
 
 def _workers(f: StatusData) -> str:
@@ -273,8 +272,7 @@ def local(seconds: float) -> str:
 @cache
 def built() -> str:
     """When this version was installed, as an ISO date-time: it is never compiled."""
-    installed = os.stat(_version.__file__).st_mtime
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(installed))
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(os.stat(_version.__file__).st_mtime))
 
 
 def size(number: int) -> str:

@@ -87,13 +87,13 @@ class WsgiScripts:
         self._applications: dict[str, Application] = {}
         self.service: Service | None = None  # what write() needs to send before the end
         self._errors = errors
-        self._stderr = _ErrorStream(errors)
+        self.stderr = _ErrorStream(errors)
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
             "wsgi.multithread": directives.threaded,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
-            "wsgi.errors": self._stderr,
+            "wsgi.errors": self.stderr,
             "wsgi.file_wrapper": FileWrapper,
             **self._variables.base,
         }
@@ -125,12 +125,12 @@ class WsgiScripts:
         environ["wsgi.input"] = io.BufferedReader(_Body(conn)) if reads else io.BytesIO()
         if request.length is None:
             environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-        call = _Call(request, conn, self.service, self._stderr)
+        call = _Call(request, conn, self)
         try:
             response = call.run(function, environ)
         finally:
-            if self._stderr.held:
-                self._stderr.flush()
+            if self.stderr.held:
+                self.stderr.flush()
         if type(response.body) is FileBody:
             response.body.sendfile = self._sendfile
         return response
@@ -222,12 +222,10 @@ class _Call:
     """One call of an application: what it passed to `start_response`, and what write() has sent. The first
     piece is taken before the head is sent, because an application may call start_response as late as then."""
 
-    def __init__(
-        self, request: Request, conn: Connection, service: Service | None, stderr: "_ErrorStream"
-    ) -> None:
-        self._request, self._conn, self._stderr = request, conn, stderr
+    def __init__(self, request: Request, conn: Connection, scripts: WsgiScripts) -> None:
+        self._request, self._conn, self._stderr = request, conn, scripts.stderr
         # An answer that another one becomes a part of (ErrorDocument, Location) has its head later.
-        self._service = None if isinstance(request, Redirected) else service
+        self._service = None if isinstance(request, Redirected) else scripts.service
         self._head: Head | None = None
         self._left: int | None = None  # bytes of the Content-Length that follow
         self._begun: Begun | None = None  # the response that write() has begun to send

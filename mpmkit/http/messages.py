@@ -141,11 +141,8 @@ class Request:
 
     def get(self, name: bytes) -> bytes | None:
         """The value of header `name` (lower case); several are joined with a comma (RFC 9110, 5.3)."""
-        found = None
-        for key, value in self.headers:
-            if key == name:
-                found = value if found is None else found + b", " + value
-        return found
+        values = [value for key, value in self.headers if key == name]
+        return b", ".join(values) if values else None
 
     def for_path(self, kind: type[R], path: str) -> R:
         """A copy of this request for another path."""

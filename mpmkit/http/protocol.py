@@ -15,6 +15,7 @@ server on the way may treat as the end of a line must not be part of one here.
 import os
 import re
 from collections.abc import Generator, Iterator
+from itertools import takewhile
 from typing import Any
 
 import h11
@@ -341,9 +342,8 @@ def parse_head(head: bytes, directives: Directives) -> Request:
 
 
 def partial_request(head: bytes, directives: Directives) -> Request | None:
-    """As much of a refused head as was right, for the access log: httpd, too, keeps what it had read. The
-    request line, and the fields before the first line that is malformed, over a limit or incomplete; the
-    path as it was sent. None if not even the request line is right."""
+    """As much of a refused head as was right, for the access log, as in httpd: the request line, and the fields
+    before the first that is malformed, over a limit or incomplete; the path as sent. None: nothing was right."""
     whole, blank, _ = head.partition(b"\r\n\r\n")
     line, *rest = (whole + blank[:2]).split(b"\r\n")[:-1] or [b""]
     if len(line) > directives.LimitRequestLine or not REQUEST_LINE.match(line):
@@ -352,13 +352,9 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
     request = _new_request(head, line, method.decode("ascii"), target)
     path, _, request.query = target.partition(b"?")
     request.path = os.fsdecode(path)
-    fields: list[tuple[bytes, bytes]] = []
-    for text in rest[: directives.LimitRequestFields or None]:
-        found = PLAIN_FIELD.fullmatch(text)
-        if found is None or len(text) > directives.LimitRequestFieldSize:
-            break
-        fields.append((found[1].lower(), found[2].strip(b" \t")))
-    request.headers = tuple(fields)
+    read = map(PLAIN_FIELD.fullmatch, rest[: directives.LimitRequestFields or None])
+    right = takewhile(lambda one: one and len(one[0]) <= directives.LimitRequestFieldSize, read)
+    request.headers = tuple((one[1].lower(), one[2].strip(b" \t")) for one in right if one)
     return request
 
 

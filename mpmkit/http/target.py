@@ -4,12 +4,12 @@ import os
 import re
 from typing import NamedTuple, Self
 
-from mpmkit.http.messages import RequestError, whole_number
+from mpmkit.http.messages import RequestError
 
 ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
 # A host name or an address, and a port. Nothing else may appear in a link that the server writes.
 _HOST = re.compile(
-    rb"(?:(\.?[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?|\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])(?::0*[1-9][0-9]{0,4})?\Z"
+    rb"(?:(\.?[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?|\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])(?::0*([1-9][0-9]{0,4}))?\Z"
 )
 # A name of digits and dots is an IPv4 address, and the last part of a name begins with a letter (RFC 1123, 2.1).
 _IPV4 = re.compile(rb"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){3}\Z")
@@ -26,11 +26,8 @@ def is_host(text: bytes) -> bool:
     found = _HOST.match(text)
     if found is None:
         return False
-    name, address = found.groups()
-    if not (_is_name(name) if address is None else _is_ipv6(address)):
-        return False
-    port = text.rpartition(b":")[2]
-    return not port.isdigit() or whole_number(port, 65535) is not None
+    name, address, port = found.groups()
+    return (_is_name(name) if address is None else _is_ipv6(address)) and int(port or 0) <= 65535
 
 
 def _is_ipv6(address: bytes) -> bool:

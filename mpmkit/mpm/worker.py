@@ -34,8 +34,6 @@ class WorkerChild(ThreadedChild):
         self.queue: FdQueue[Connection] = FdQueue()
         self.counting = Lock()
 
-    # -- the listener thread --------------------------------------------------------------------
-
     def listener_thread(self) -> None:
         """Reserve a worker, accept, hand over."""
         acceptor = Acceptor(self.listeners, self.ended)
@@ -52,8 +50,6 @@ class WorkerChild(ThreadedChild):
         if self.connections_left <= 0:
             self.leave()  # before the last connection's response: it says `Connection: close`
         self.queue.push(self.service.connection(*accepted))
-
-    # -- worker threads -------------------------------------------------------------------------
 
     def process_connection(self, conn: Connection, slot: WorkerSlot) -> None:
         """Every request of one connection, and its close: all in this thread."""
