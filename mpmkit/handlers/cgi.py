@@ -31,11 +31,10 @@ from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import Environ, Head, Output, Programs, Script, ScriptFailed, latin
 from mpmkit.handlers.static import leads_out
 from mpmkit.http.messages import Request
-from mpmkit.server.connection import receive
+from mpmkit.server.connection import Connection, receive
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
-    from mpmkit.server.connection import Connection
 
 SHORT = 8192  # bytes of an answer that may be waited for, and how long in seconds, for its length
 SHORT_WAIT = 0.02

@@ -21,6 +21,7 @@ SETTLED = 60  # seconds after a file's change within which its date is too coars
 BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
 PIECE = 65536  # bytes of a large file's range that are read at a time
 MOST = 20  # ranges that overlap, and those that begin before the one ahead of them
+Ranges = list[tuple[int, int]]  # first and last byte of each
 
 
 def precondition(request: Request, file: CachedFile, now: float) -> Response | None:
@@ -82,9 +83,7 @@ def ranged(
     return Response(206, fields, after, _parts(file, heads, ranges, last), length)
 
 
-def _parts(
-    file: CachedFile, heads: list[bytes], ranges: list[tuple[int, int]], last: bytes
-) -> Iterator[bytes]:
+def _parts(file: CachedFile, heads: list[bytes], ranges: Ranges, last: bytes) -> Iterator[bytes]:
     """The body of a multipart/byteranges response, a piece at a time."""
     with open(file.filename, "rb", buffering=0) as opened:
         for head, (start, end) in zip(heads, ranges, strict=True):
@@ -98,7 +97,7 @@ def _parts(
     yield last
 
 
-def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, int]] | None:
+def parse_ranges(header: bytes, size: int, most: int = 200) -> Ranges | None:
     """First and last bytes that a Range header asks for; neighbours that touch are joined. []: all of them are
     beyond the file. None: the header is ignored: it is invalid, or more work than the whole file."""
     unit, _, text = header.partition(b"=")
@@ -107,7 +106,7 @@ def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, i
     asked = [one for one in text.split(b",") if one.strip()]
     if not asked or len(asked) > most:
         return None
-    ranges: list[tuple[int, int]] = []
+    ranges: Ranges = []
     overlaps = reversals = 0
     for one in asked:
         first, dash, last = one.strip().partition(b"-")

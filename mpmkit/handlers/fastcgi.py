@@ -27,11 +27,10 @@ from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import Environ, Output, Programs, Redirected, Script, ScriptFailed
 from mpmkit.handlers.static import leads_out, signature_of
 from mpmkit.http.messages import Request
-from mpmkit.server.connection import receive
+from mpmkit.server.connection import Connection, receive
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
-    from mpmkit.server.connection import Connection
 
 SPOOLED = 16384  # bytes of a chunked body that are read before the backend is asked (MAX_MEM_SPOOL)
 SCRIPTS_KEPT = 1024  # of each backend: those whose links were followed

@@ -74,8 +74,7 @@ class Redirected(Request):
 
 
 class Variables:
-    """The variables of scripts, as far as the configuration decides them. The name and port are those of
-    the client's Host; under UseCanonicalName On, ServerName's."""
+    """The variables of scripts. Name and port are Host's; under UseCanonicalName On, ServerName's."""
 
     def __init__(self, directives: Directives, document_root: str) -> None:
         self._own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
@@ -115,8 +114,7 @@ class Variables:
         environ.update(memo[2])
 
     def _of_request(self, request: Request, script: Script, scheme: str) -> dict[str, str]:
-        """The variables that a request's head and a script's place decide. A header that would become a
-        variable with another meaning is left out."""
+        """The variables that a request's head and a script's place decide."""
         environ = {
             "SERVER_PROTOCOL": f"HTTP/{request.version[0]}.{request.version[1]}",
             "REQUEST_METHOD": request.method,
@@ -379,8 +377,7 @@ class Programs:
             return page(error.status, request.method)
 
     def answer(self, output: Output, request: Request, environ: Environ) -> Response:
-        """The Response to a script's head, with a body that takes the output as it comes. The output is
-        closed at the latest when the answer is sent. Raises ScriptFailed."""
+        """A Response whose body is the output as it comes, and is closed when it is sent. Raises ScriptFailed."""
         head = output.head()
         fields, length, status = head.fields, head.length, head.status or 200
         if head.location:

@@ -20,6 +20,7 @@ import sys
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -58,8 +59,7 @@ TYPES = {
 
 
 def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
-    """What differs between two versions of a file. The time of the inode's change cannot be set back: a
-    copy with its old modification time is still another version."""
+    """What differs between two versions of a file: a copy may have the old mtime, but not the ctime."""
     return (st.st_mtime_ns, st.st_ctime_ns, st.st_size, st.st_ino)
 
 
@@ -122,12 +122,10 @@ class CachedFile:
 
     def map(self) -> None:
         """Map the file into memory for the requests to come, if it can be."""
-        try:
-            with open(self.filename, "rb") as file:
-                mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, **_FIXED)
-        except (OSError, ValueError):  # the file system cannot; or the file is shorter by now
-            return
-        self.mapped = self._whole(memoryview(mapping))
+        with suppress(OSError, ValueError), open(self.filename, "rb") as file:
+            # The file system may be unable to; or the file is shorter by now.
+            mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, **_FIXED)
+            self.mapped = self._whole(memoryview(mapping))
 
     def _whole(self, body: bytes | memoryview | FileBody) -> Response:
         length = b"Content-Length: %d\r\n" % self.size

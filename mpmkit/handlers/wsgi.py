@@ -47,8 +47,7 @@ class Application:
         self._signature: tuple[int, int, int, int] | None = None
 
     def version(self) -> tuple[int, int, int, int]:
-        """The file's version now. Raises OSError; PermissionError, too, for what is not a file or is a
-        symbolic link that leads out of the document root."""
+        """The file's version now. Raises OSError; PermissionError for no file, or a link out of the root."""
         signature = signature_of(st := os.stat(self.path))
         if signature != self._signature:
             if leads_out(self.path, self._root) or not S_ISREG(st.st_mode):
@@ -57,8 +56,7 @@ class Application:
         return signature
 
     def application(self, signature: tuple[int, int, int, int]) -> Callable[..., Iterable[bytes]]:
-        """The application of the file's version `signature`. Raises what its module raises, and
-        LookupError when the module has no `application`."""
+        """That of the file's version. Raises what the module raises; LookupError without an `application`."""
         if signature == self._signature:
             return self._application
         with self._lock:
@@ -105,9 +103,7 @@ class WsgiScripts:
             text = f"Options ExecCGI is off in the directory of {name}"
             self._errors.write("error", text, module="wsgi", client=conn.peer)
             return page(403, request.method)
-        application = self._applications.get(name)
-        if application is None:
-            application = Application(script.root, name)
+        application = self._applications.get(name) or Application(script.root, name)
         try:
             version = application.version()
         except (OSError, ValueError) as error:
@@ -137,9 +133,8 @@ class WsgiScripts:
 
 
 class FileWrapper:
-    """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling"): a file as an iterable. An
-    application that returns one, of a regular file, has it sent as a static file would be: by sendfile
-    where that is on, and under event without a thread that waits for a slow client."""
+    """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling"): a file as an iterable. A regular
+    file is sent as a static one: by sendfile where that is on, under event without a waiting thread."""
 
     def __init__(self, file: Any, block_size: int = 65536) -> None:
         self.file = file

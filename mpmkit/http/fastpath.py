@@ -50,9 +50,8 @@ def tokens(value: bytes | None) -> frozenset[bytes]:
 
 
 class RequestCache:
-    """The caches of a process, `known` and `lines`, which are emptied when they are full. All threads share them
-    without a lock: each step is one operation on a dict or a set, and what it finds is whole. Threads that
-    add at the same moment may go beyond a bound, by one entry each."""
+    """The caches of a process, `known` and `lines`, which are emptied when they are full. Threads share them
+    without a lock: each step is one operation on a dict or a set. Each may go beyond a bound by one entry."""
 
     __slots__ = ("_fields", "_longest", "_once", "known", "lines")
 

@@ -26,8 +26,7 @@ from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
 from mpmkit.http.messages import Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
-TRAILERS = 8190  # bytes of them, as of one field of a head
-CHUNK_LINE = 8190  # bytes of a chunk's line with its extensions
+TRAILERS = CHUNK_LINE = 8190  # bytes of all trailers, and of a chunk's line with its extensions
 # A size, blanks that some clients pad it with, and extensions, which are not looked at.
 _CHUNK = re.compile(rb"(0*[0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 # Some clients send blank lines after a body: to wait for the rest of a request that begins with them would be
@@ -122,14 +121,12 @@ class Protocol:
 
     def _incomplete(self, buffer: bytes) -> Request | None:
         """Not a whole head yet. Refuse now what can't become a valid one."""
-        if self._between and buffer.startswith(b"\r\n"):
-            self.pending = _BLANK_LINES.sub(b"", buffer, 1)
-            return self.next_request() if self.pending else None
         if buffer.startswith((b"\r", b"\n")):
-            rest = _TEN_BLANK_LINES.sub(b"", buffer, 1)
+            rest = (_BLANK_LINES if self._between else _TEN_BLANK_LINES).sub(b"", buffer, 1)
             if rest.startswith((b"\n", b"\r\n")):
                 raise RequestError(400, "blank lines instead of a request line", ah="AH03445")
             if rest in (b"", b"\r"):
+                self.pending = rest if self._between else buffer
                 return None
             if rest.startswith(b"\r"):
                 raise RequestError(400, "a carriage return instead of a request line", ah="AH03447")
@@ -153,9 +150,8 @@ class Protocol:
         self.body.rest += data
 
     def next_piece(self) -> bytes | None:
-        """The next piece of the body; b"" at its end, None: more bytes are needed. Raises RequestError: 400
-        for bad framing, 413 over LimitRequestBody; and again at each call after that, so that no script
-        that swallows it makes the rest look like a request."""
+        """The next piece of the body; b"" at its end, None: more bytes are needed. Raises RequestError, at each
+        call from then on: 400 for bad framing, 413 over LimitRequestBody."""
         body = self.body
         if body is None:
             return b""
@@ -195,9 +191,8 @@ def check_line(head: bytes, directives: Directives) -> int:
 
 
 class GrowingHead(bytearray):
-    """A head whose first line is right, and whose end may be still to come. Only what is new is looked at,
-    so the time that a head takes is linear, however its client cuts it. LimitRequestFieldSize and
-    LimitRequestFields hold as it grows: a client can't fill our memory."""
+    """A head whose first line is right, and whose end may be still to come. Only what is new is looked at: the
+    time is linear, however a client cuts it. LimitRequestFieldSize and LimitRequestFields hold as it grows."""
 
     def __init__(self, head: bytes) -> None:
         super().__init__(head)
