@@ -141,9 +141,6 @@ class Program(Output):
             self.first += self.came.pop()
         return head
 
-    def framed(self, piece: bytes) -> bytes:
-        return piece
-
     def fed(self) -> None:
         if self._in >= 0:
             self.poll.unregister(self._in)

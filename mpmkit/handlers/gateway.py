@@ -32,7 +32,7 @@ CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # CPUs and scheduling policy that the server was started with. This file is read before its first fork.
 OF_THE_SERVER = os.sched_getaffinity(0), os.sched_getscheduler(0)
 PIECE = 65536  # bytes read from a script at a time: what a pipe holds
-STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
+STDERR_LINE = 8192  # bytes; a longer line of a script's stderr or wsgi.errors is cut into several
 # A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
 HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
@@ -250,13 +250,12 @@ def read_head(lines: bytes, name: str) -> Head:
 class Output:
     """A script at work: it has a head, and as an iterable a body for the client. Its kinds define
 
-    framed   a piece of the request's body, b"" at its end, as the script is given it
+    framed   a piece of the request's body, b"" at its end, as it is given to the script: as it is, or otherwise
     fed      the script has all of that body; also said again
     take     its descriptor can be read, or is at its end: there is more for `came`, `ended`, `stderr`
     close    end the script; harmless a second time
     """
 
-    framed: Callable[[bytes], bytes]
     fed: Callable[[], None]
     take: Callable[[int], None]
     close: Callable[[], None]
@@ -277,6 +276,9 @@ class Output:
         self.poll = select.poll()
         self.poll.register(conn.fd, 0)  # a reset alone: a half-closed client waits for the answer
         self.came: list[bytes] = []  # of its output, not read yet
+
+    def framed(self, piece: bytes) -> bytes:
+        return piece
 
     def read(self) -> bytes:
         """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and its

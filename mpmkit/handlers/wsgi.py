@@ -27,7 +27,6 @@ from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.core import Begun, Service
 from mpmkit.server.logs import ErrorLog
 
-LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of their line
 # Three digits of a final status, a blank, and a reason: PEP 3333, and RFC 9112, 4.
 _STATUS = re.compile(r"[2-9][0-9]{2} [^\x00-\x08\x0a-\x1f\x7f]*\Z")
 HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
@@ -389,7 +388,7 @@ class _ErrorStream:
     def write(self, text: str) -> None:
         thread = get_ident()
         text = self.held.pop(thread, "") + text
-        if not text.endswith("\n") and len(text) < LONGEST_LINE:
+        if not text.endswith("\n") and len(text) < gateway.STDERR_LINE:
             text, _, rest = text.rpartition("\n")
             self.held[thread] = rest
         if text.strip():

@@ -91,17 +91,13 @@ def split_target(method: str, target: bytes) -> tuple[str, bytes]:
     """The path, decoded and normalised, and the query of a request target: origin form, absolute form (its
     authority is ignored here) and `*` for OPTIONS. A path with `%2F` (AllowEncodedSlashes Off) or `%00` names no
     resource: it comes back empty. Raises RequestError 400 for a path that leaves the root or a bad escape."""
-    if target.startswith(b"/"):
-        pass
-    elif target == b"*" and method == "OPTIONS":
+    if target == b"*" and method == "OPTIONS":
         return "*", b""
-    elif absolute := ABSOLUTE.match(target):
-        target = target[absolute.end() :]
-        if not target.startswith(b"/"):
-            target = b"/" + target
-    elif method == "CONNECT":
+    if absolute := ABSOLUTE.match(target):
+        target = b"/" + target[absolute.end() :].removeprefix(b"/")
+    elif method == "CONNECT" and not target.startswith(b"/"):
         return "", b""
-    else:
+    elif not target.startswith(b"/"):
         raise RequestError(400, "the request target does not begin with a slash", ah="AH03450")
     if b"#" in target:
         raise RequestError(400, "a fragment in the request target", ah="AH02421")
