@@ -34,9 +34,8 @@ class Compat(NamedTuple):
         """What Order says."""
         allowed = decide(self.allow, request, conn, False) == GRANTED
         denied = decide(self.deny, request, conn, False) in (GRANTED, UNKNOWN)
-        if _last(self.order, request.method, "deny,allow") == "deny,allow":
-            return allowed or not denied
-        return allowed and not denied
+        order = _last(self.order, request.method, "deny,allow")
+        return allowed or not denied if order == "deny,allow" else allowed and not denied
 
 
 def _last(lines: Sequence[tuple[Methods, str]], method: str, default: str) -> str:

@@ -31,11 +31,10 @@ from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import Environ, Head, Output, Programs, Script, ScriptFailed, latin
 from mpmkit.handlers.static import leads_out
 from mpmkit.http.messages import Request
-from mpmkit.server.connection import receive
+from mpmkit.server.connection import Connection, receive
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
-    from mpmkit.server.connection import Connection
 
 SHORT = 8192  # bytes of an answer that may be waited for, and how long in seconds, for its length
 SHORT_WAIT = 0.02
@@ -99,23 +98,21 @@ class Program(Output):
         self, handler: CgiScripts, environ: Environ, request: Request, conn: Connection, file: str
     ) -> None:
         super().__init__(handler, conn, file, os.path.basename(file))
-        self._request = request
-        self._at_end = self._silent = False  # its output, its stderr has come to its end
-        self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
+        self._is_head = request.method == "HEAD"
+        self.complete = request.length == 0
         held: tuple[int, ...] = ()
-        reads = subprocess.DEVNULL if request.length == 0 else subprocess.PIPE
         try:
             held = os.pipe()  # the program holds the first of these; see the module's docstring
             env = {key: value.encode("latin-1") for key, value in environ.items()}
             how: Any = {"cwd": os.path.dirname(file), "env": env, "process_group": 0, "bufsize": 0}
-            how |= {"stdin": reads, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            how |= {"stdin": subprocess.DEVNULL if self.complete else subprocess.PIPE}
+            how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             self._process = subprocess.Popen([os.fsencode(file)], pass_fds=held[:1], **how)
         except (OSError, ValueError) as error:
             for fd in held:
                 os.close(fd)
             why = REMEDIES.get(getattr(error, "errno", 0) or 0) or getattr(error, "strerror", None)
-            text = f"exec of '{file}' failed: {why or error}"
-            raise ScriptFailed(500, text, "AH01223") from None
+            raise ScriptFailed(500, f"exec of '{file}' failed: {why or error}", "AH01223") from None
         self._held, self._line = held
         self._pipes: Any = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._in, self._out, self._err = (pipe.fileno() if pipe else -1 for pipe in self._pipes)
@@ -135,65 +132,43 @@ class Program(Output):
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         while head.length is None and not head.location and len(self.first) <= SHORT:
-            if not poll.poll(max(0.0, until - monotonic()) * 1000):
+            if not self.ended and not poll.poll(max(0.0, until - monotonic()) * 1000):
                 break
-            if not (piece := self._receive()):
+            self.take(self._out)
+            if self.ended:
                 # A HEAD without a body does not show how long the body of a GET is.
-                known = self.first or self._request.method != "HEAD"
-                return head._replace(length=len(self.first) if known else None)
-            self.first += piece
+                return head._replace(length=len(self.first) or (None if self._is_head else 0))
+            self.first += self.came.pop()
         return head
 
-    def read(self) -> bytes:
-        until = monotonic() + self.timeout
-        while not self._at_end:
-            if self._in >= 0 and not self._piece:
-                self._piece = memoryview(self.conn.read_body())
-                if not self._piece:
-                    self._end_of_body()
-            for fd, _ in self.events(until - monotonic()):
-                if fd == self._out:
-                    return self._receive()
-                if fd == self._err:
-                    self._read_stderr()
-                else:
-                    try:
-                        self._piece = self._piece[os.write(fd, self._piece) :]
-                        until = monotonic() + self.timeout
-                    except BlockingIOError:
-                        pass
-                    except OSError:  # it reads no more, as it may
-                        self._end_of_body()
-        return b""
+    def fed(self) -> None:
+        if self._in >= 0:
+            self.poll.unregister(self._in)
+            self._pipes[0].close()
+            self._in = -1
+
+    def take(self, fd: int) -> None:
+        if fd == self._in:  # it reads no more, as it may
+            self.out, self.complete = memoryview(b""), True
+        elif fd == self._err:
+            if data := os.read(self._err, gateway.PIECE):
+                self.stderr(data)
+            else:
+                self.poll.unregister(self._err)
+        elif piece := receive(self, gateway.PIECE):
+            self.came.append(piece)
+        else:
+            self.ended = True
 
     def recv_into(self, buffer: mmap, size: int, _: int) -> int:
         return os.readv(self._out, (memoryview(buffer)[:size],))
-
-    def _receive(self) -> bytes:
-        piece = receive(self, gateway.PIECE)
-        if not piece:
-            self._at_end = True
-            self.poll.unregister(self._out)
-        return piece
-
-    def _end_of_body(self) -> None:
-        self.poll.unregister(self._in)
-        self._pipes[0].close()
-        self._in = -1
-
-    def _read_stderr(self) -> None:
-        data = os.read(self._err, gateway.PIECE)
-        if not data:
-            self.poll.unregister(self._err)
-            self._silent = True
-        self.stderr(data or b"\n")
 
     def close(self) -> None:
         """At its output's end it may take GRACE seconds for its own exit. Otherwise the whole group gets
         TERM, and what is left of it KILL. No zombie and no descriptor is left."""
         if self._held < 0:
             return
-        if not (self._at_end and self._exits()):
+        if not (self.ended and self._exits()):
             # The leader is not waited for yet, so the group's number cannot have been reused.
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
@@ -203,8 +178,9 @@ class Program(Output):
         self._process.wait()
         os.set_blocking(self._err, False)
         with suppress(BlockingIOError):  # what it left running could still write something
-            while not self._silent:
-                self._read_stderr()
+            while data := os.read(self._err, gateway.PIECE):
+                self.stderr(data)
+        self.stderr(b"\n")
         for pipe in filter(None, self._pipes):
             pipe.close()
         os.close(self._held)
@@ -218,12 +194,11 @@ class Program(Output):
             pid = os.pidfd_open(self._process.pid)
         except OSError:
             return False
-        try:
-            poll = select.poll()
-            poll.register(pid, select.POLLIN)
-            return bool(poll.poll(GRACE * 1000))
-        finally:
-            os.close(pid)
+        poll = select.poll()
+        poll.register(pid, select.POLLIN)
+        exits = bool(poll.poll(GRACE * 1000))
+        os.close(pid)
+        return exits
 
 
 def _schedule(cpus: set[int], policy: int) -> None:

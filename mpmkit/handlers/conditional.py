@@ -21,6 +21,7 @@ SETTLED = 60  # seconds after a file's change within which its date is too coars
 BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
 PIECE = 65536  # bytes of a large file's range that are read at a time
 MOST = 20  # ranges that overlap, and those that begin before the one ahead of them
+Ranges = list[tuple[int, int]]  # first and last byte of each
 
 
 def precondition(request: Request, file: CachedFile, now: float) -> Response | None:
@@ -33,8 +34,7 @@ def precondition(request: Request, file: CachedFile, now: float) -> Response | N
 
 
 def met(request: Request, etag: bytes, changed: int, now: float) -> int:
-    """412 or 304 by the request's conditions (RFC 9110, 13.2.2), 0 where they are met. `changed` is the
-    time of the last change; what has none is of now."""
+    """412 or 304 by the request's conditions (RFC 9110, 13.2.2), 0 if they are met. changed: in seconds."""
     match, none_match = request.get(b"if-match"), request.get(b"if-none-match")
     if match is not None:
         if not etag_in(match, etag, strong=True):
@@ -57,8 +57,7 @@ def met(request: Request, etag: bytes, changed: int, now: float) -> int:
 def ranged(
     request: Request, file: CachedFile, most: int, now: float, conn: Connection
 ) -> Response | None:
-    """The answer to Range (RFC 9110, 14.2), up to that many ranges; None: send the whole file. Raises
-    OSError."""
+    """The answer to Range (RFC 9110, 14.2); None: send the whole file. most: of ranges. Raises OSError."""
     header = request.get(b"range")
     size = file.size
     if header is None or not size or request.method == "POST" or not _if_range(request, file, now):
@@ -84,9 +83,7 @@ def ranged(
     return Response(206, fields, after, _parts(file, heads, ranges, last), length)
 
 
-def _parts(
-    file: CachedFile, heads: list[bytes], ranges: list[tuple[int, int]], last: bytes
-) -> Iterator[bytes]:
+def _parts(file: CachedFile, heads: list[bytes], ranges: Ranges, last: bytes) -> Iterator[bytes]:
     """The body of a multipart/byteranges response, a piece at a time."""
     with open(file.filename, "rb", buffering=0) as opened:
         for head, (start, end) in zip(heads, ranges, strict=True):
@@ -100,17 +97,16 @@ def _parts(
     yield last
 
 
-def parse_ranges(header: bytes, size: int, most: int = 200) -> list[tuple[int, int]] | None:
-    """First and last bytes that a Range header asks for; neighbours that touch are joined. []: all of them
-    are beyond the file. None: the header is to be ignored, because it is invalid or asks for more work than
-    the whole file."""
+def parse_ranges(header: bytes, size: int, most: int = 200) -> Ranges | None:
+    """First and last bytes that a Range header asks for; neighbours that touch are joined. []: all of them are
+    beyond the file. None: the header is ignored: it is invalid, or more work than the whole file."""
     unit, _, text = header.partition(b"=")
     if unit.lower() != b"bytes":
         return None
     asked = [one for one in text.split(b",") if one.strip()]
     if not asked or len(asked) > most:
         return None
-    ranges: list[tuple[int, int]] = []
+    ranges: Ranges = []
     overlaps = reversals = 0
     for one in asked:
         first, dash, last = one.strip().partition(b"-")

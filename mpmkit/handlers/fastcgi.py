@@ -9,8 +9,7 @@
 A connection serves one request, unless ProxySet says enablereuse=on: then it is kept for the next one of this
 process. Reuse is off by default as in httpd: a php-fpm child belongs to its connection, so a backend needs as
 many children as the server has workers, or the workers without a connection starve. A kept connection that the
-backend has closed is noticed before it is used; one that closes during its use is a 502, because the
-request may have been executed.
+backend has closed is noticed before it is used; one that closes later is a 502: the request may have run.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ from mpmkit.handlers import gateway
 from mpmkit.handlers.gateway import Environ, Output, Programs, Redirected, Script, ScriptFailed
 from mpmkit.handlers.static import leads_out, signature_of
 from mpmkit.http.messages import Request
-from mpmkit.server.connection import receive
+from mpmkit.server.connection import Connection, receive
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
-    from mpmkit.server.connection import Connection
 
 SPOOLED = 16384  # bytes of a chunked body that are read before the backend is asked (MAX_MEM_SPOOL)
 SCRIPTS_KEPT = 1024  # of each backend: those whose links were followed
@@ -169,29 +167,23 @@ class Exchange(Output):
         self, backend: Backend, sock: socket.socket, conn: Connection, out: bytes, complete: bool
     ) -> None:
         super().__init__(backend, conn, "", backend.name)
-        self._backend = backend
-        self._sock, self._closed = sock, False
-        self._out = memoryview(out)  # what the backend has not taken yet
-        self._complete = complete
+        self._backend, self._sock = backend, sock
+        self.out, self.complete = memoryview(out), complete
         self._in = b""  # what it sent, behind the last whole record
-        self._pieces: list[bytes] = []
-        self._ended = False
+        self._closed = False
         self.poll.register(sock, select.POLLIN | select.POLLOUT)
-        self._writing = True
 
-    def read(self) -> bytes:
-        while not self._pieces and not self._ended:
-            try:
-                self._move()
-            except FastCgiError as error:
-                raise ScriptFailed(502, f"{self.name}: {error}", "AH01068") from None
-        return self._pieces.pop(0) if self._pieces else b""
+    def framed(self, piece: bytes) -> bytes:
+        return stream(STDIN, piece, end=not piece)
+
+    def fed(self) -> None:
+        self.poll.modify(self._sock, select.POLLIN)
 
     def whole(self) -> bytes | None:
-        if not self._ended:
+        if not self.ended:
             return None
-        body = b"".join((self.first, *self._pieces))
-        self._pieces.clear()
+        body = b"".join((self.first, *self.came))
+        self.came.clear()
         self.close()  # the connection is free for the next request
         return body or None
 
@@ -200,33 +192,13 @@ class Exchange(Output):
         if self._closed:
             return
         self._closed = True
-        done = self._ended and not self._in and not self._out and self._complete
+        done = self.ended and not self._in and not self.out and self.complete
         if done and len(self._backend.idle) < self._backend.most:
             self._backend.idle.append(self._sock)
         else:
             self._sock.close()
 
-    def _move(self) -> None:
-        """Wait until bytes can go one way or the other, and let them."""
-        if not self._out and not self._complete:
-            piece = self.conn.read_body()
-            self._complete = not piece
-            self._out = memoryview(stream(STDIN, piece, end=self._complete))
-        if bool(self._out) != self._writing:
-            self._writing = bool(self._out)
-            self.poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._writing else 0))
-        for _, event in self.events(self.timeout):
-            if event & ~select.POLLOUT:
-                self._receive()
-            elif self._out:
-                try:
-                    self._out = self._out[self._sock.send(self._out) :]
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    self._receive()  # it may have said why, before it closed
-
-    def _receive(self) -> None:
+    def take(self, fd: int) -> None:
         try:
             data = receive(self._sock, gateway.PIECE)
         except BlockingIOError:
@@ -236,25 +208,31 @@ class Exchange(Output):
         if not data:
             why = "the backend closed the connection within its answer, or without one"
             raise ScriptFailed(502, f"{self.name}: {why}", "AH01067")
-        records, self._in = read_records(self._in + data)
-        for kind, number, content in records:
-            if number != ID:
-                raise FastCgiError(f"a record for request {number}, there is only {ID}")
-            if kind == STDOUT and content:
-                self._pieces.append(content)
-            elif kind == STDERR:
-                self.stderr(content)
-            elif kind == END_REQUEST:
-                self.stderr(b"\n")
-                self._ended = True
-                if len(content) != _END.size:
-                    raise FastCgiError("an END_REQUEST of another length")
-                status = _END.unpack(content)[1]
-                if status == OVERLOADED:
-                    raise ScriptFailed(503, f"{self.name}: the backend is overloaded", "AH01075")
-                if status != COMPLETE:
-                    why = f"the backend refuses this kind of request (protocol status {status})"
-                    raise ScriptFailed(502, f"{self.name}: {why}", "AH01075")
+        try:
+            records, self._in = read_records(self._in + data)
+            for one in records:
+                self._record(*one)
+        except FastCgiError as error:
+            raise ScriptFailed(502, f"{self.name}: {error}", "AH01068") from None
+
+    def _record(self, kind: int, number: int, content: bytes) -> None:
+        if number != ID:
+            raise FastCgiError(f"a record for request {number}, there is only {ID}")
+        if kind == STDOUT and content:
+            self.came.append(content)
+        elif kind == STDERR:
+            self.stderr(content)
+        elif kind == END_REQUEST:
+            self.stderr(b"\n")
+            self.ended = True
+            if len(content) != _END.size:
+                raise FastCgiError("an END_REQUEST of another length")
+            status = _END.unpack(content)[1]
+            if status == OVERLOADED:
+                raise ScriptFailed(503, f"{self.name}: the backend is overloaded", "AH01075")
+            if status != COMPLETE:
+                why = f"the backend refuses this kind of request (protocol status {status})"
+                raise ScriptFailed(502, f"{self.name}: {why}", "AH01075")
 
 
 # -- FastCGI 1.0 as bytes: no socket here
@@ -295,8 +273,7 @@ def _length(count: int) -> bytes:
 
 
 def read_records(data: bytes) -> tuple[list[tuple[int, int, bytes]], bytes]:
-    """The whole records that `data` begins with, as type, request id and content, and the rest. Raises
-    FastCgiError."""
+    """Whole records as type, request id and content, and what follows them. Raises FastCgiError."""
     found: list[tuple[int, int, bytes]] = []
     at = 0
     while len(data) - at >= _HEAD.size:

@@ -2,8 +2,7 @@
 
     b"Status: 404 Gone\\nX-A: b\\n\\n…" ──> Head ──> Response
 
-WSGI, CGI and FastCGI pass a script the same variables in different encodings; the last two have the rest in
-common, too. Nothing here spawns or connects.
+WSGI, CGI and FastCGI pass a script the same variables; the last two have the rest in common, too.
 """
 
 from __future__ import annotations
@@ -33,15 +32,18 @@ CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # CPUs and scheduling policy that the server was started with. This file is read before its first fork.
 OF_THE_SERVER = os.sched_getaffinity(0), os.sched_getscheduler(0)
 PIECE = 65536  # bytes read from a script at a time: what a pipe holds
-STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
+STDERR_LINE = 8192  # bytes; a longer line of a script's stderr or wsgi.errors is cut into several
 # A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
 HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
     "upgrade".split()
 )
 LONGEST_HEAD = 65536  # bytes of a script's header lines
-# Headers that a script may not send: they are about the connection, which is the server's.
-RESERVED = HOP_BY_HOP - {"proxy-authenticate", "proxy-authorization"} | {"date", "server"}
+# Headers of a script that are not passed on as they are: about the connection, and what `Head` has.
+RESERVED = frozenset(
+    b"connection keep-alive te trailer transfer-encoding upgrade date server content-type location".split()
+)
+_STATUS = re.compile(rb"([2-5][0-9]{2})((?: .*)?)\Z")
 _HEAD = re.compile(rb"(?s)(?:(.*?)\r?\n)??\r?\n")
 Environ = dict[str, Any]  # a script's variables
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
@@ -60,8 +62,7 @@ class Script(NamedTuple):
 
 
 class Redirected(Request):
-    """A request that the server made from another one: for a script's `Location: /path`, or for an
-    ErrorDocument."""
+    """A request that the server made of another one: for a script's `Location: /path`, or an ErrorDocument."""
 
     __slots__ = ("before", "depth", "status", "url", "url_query")
 
@@ -73,8 +74,7 @@ class Redirected(Request):
 
 
 class Variables:
-    """The variables of scripts, as far as the configuration decides them. The name and port are those of
-    the client's Host; under UseCanonicalName On, ServerName's."""
+    """The variables of scripts. Name and port are Host's; under UseCanonicalName On, ServerName's."""
 
     def __init__(self, directives: Directives, document_root: str) -> None:
         self._own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
@@ -114,8 +114,7 @@ class Variables:
         environ.update(memo[2])
 
     def _of_request(self, request: Request, script: Script, scheme: str) -> dict[str, str]:
-        """The variables that a request's head and a script's place decide. A header that would become a
-        variable with another meaning is left out."""
+        """The variables that a request's head and a script's place decide."""
         environ = {
             "SERVER_PROTOCOL": f"HTTP/{request.version[0]}.{request.version[1]}",
             "REQUEST_METHOD": request.method,
@@ -136,8 +135,7 @@ class Variables:
         return environ
 
     def of_cgi(self, environ: Environ, request: Request, conn: Connection, script: Script) -> None:
-        """The same for CGI and FastCGI: what httpd passes there, and no credentials, as other users
-        may see a process's environment (CGIPassAuth Off)."""
+        """The same for CGI and FastCGI, without credentials: other users may see them (CGIPassAuth Off)."""
         self.add(environ, request, conn, script)
         if not script.path_info:
             del environ["PATH_INFO"]
@@ -201,8 +199,8 @@ class Head(NamedTuple):
     reason: bytes | None  # its own phrase; None: the usual one
     location: str  # "" without one
     fields: bytes  # the other header lines but Content-Type, in their order, with CRLF
-    content_type: bytes
     length: int | None
+    content_type: bytes
     etag: bytes
     modified: bytes
 
@@ -215,55 +213,61 @@ def split_head(data: bytes) -> tuple[bytes, bytes] | None:
 
 def read_head(lines: bytes, name: str) -> Head:
     """The header lines of script `name`. Raises ScriptFailed for what no client should see."""
-    status, reason, location = 0, None, ""
-    fields: list[bytes] = []
-    content_type = etag = modified = b""
+    status, reason, fields = 0, None, b""
     length: int | None = None
-    framed = False  # it sent Transfer-Encoding: its length is ignored (RFC 9112, 6.3)
+    said: dict[bytes, bytes] = {}
     for line in lines.split(b"\n"):
-        line = line.removesuffix(b"\r")
-        key, colon, value = line.partition(b":")
-        value = value.strip(b" \t")
-        if not line:
+        if not (line := line.removesuffix(b"\r")):
             continue
-        lower = key.lower().decode("latin-1")
+        key, colon, value = line.partition(b":")
+        lower, value = key.lower(), value.strip(b" \t")
         # Of a Status only the three digits count.
-        wrong = CONTROL.search(value[:3] if lower == "status" else value)
+        wrong = CONTROL.search(value[:3] if lower == b"status" else value)
         if not colon or not FIELD_NAME.match(key) or wrong:
             shown = quote_line(line[:30])
             raise ScriptFailed(500, f"malformed header from script '{name}': Bad header: {shown}")
-        if lower == "status":
-            code, _, words = value.partition(b" ")
-            if not (len(code) == 3 and code.isdigit() and 200 <= int(code) <= 599):
+        said[lower] = value
+        if lower == b"status":
+            if (found := _STATUS.match(value)) is None:
                 shown = quote_line(value[:30])
                 raise ScriptFailed(500, f"invalid status from script '{name}': {shown}")
-            status, words = int(code), words.strip()
+            status, words = int(found[1]), found[2].strip()
             usual = messages.REASONS.get(status, "").encode()
             reason = words if words not in (b"", usual) and not CONTROL.search(words) else None
-        elif lower == "content-type":
-            content_type = value
-        elif lower == "content-length":
+        elif lower == b"content-length":
             length = messages.whole_number(value) if value.isdigit() else None
             if length is None:
                 raise ScriptFailed(500, f"bad Content-Length from script '{name}'")
-        elif lower == "location":
-            location = value.decode("latin-1")
-        elif lower in RESERVED:
-            framed = framed or lower == "transfer-encoding"
-        else:
-            etag = value if lower == "etag" else etag
-            modified = value if lower == "last-modified" else modified
-            fields.append(b"%b: %b\r\n" % (key, value))
-    length = None if framed else length
-    return Head(status, reason, location, b"".join(fields), content_type, length, etag, modified)
+        elif lower not in RESERVED:
+            fields += b"%b: %b\r\n" % (key, value)
+    if b"transfer-encoding" in said:
+        length = None  # RFC 9112, 6.3
+    location = said.get(b"location", b"").decode("latin-1")
+    known = (said.get(key, b"") for key in (b"content-type", b"etag", b"last-modified"))
+    return Head(status, reason, location, fields, length, *known)
 
 
 class Output:
-    """A script at work: it has a head, and as an iterable a body for the client. `close` ends it."""
+    """A script at work: it has a head, and as an iterable a body for the client. Its kinds define
 
+    framed   a piece of the request's body, b"" at its end, as it is given to the script: as it is, or otherwise
+    fed      the script has all of that body; also said again
+    take     its descriptor can be read, or is at its end: there is more for `came`, `ended`, `stderr`
+    close    end the script; harmless a second time
+    """
+
+    fed: Callable[[], None]
+    take: Callable[[int], None]
+    close: Callable[[], None]
     ah = ""  # of a head that does not come
     says = "{1}", ""  # the line for one of its stderr, with its file, and its id
     late: tuple[str, ...]  # what is said when nothing moves, its id, its level
+    out = memoryview(b"")  # what it is given next
+    complete = False  # nothing of the request's body follows `out`
+    ended = False  # its output has come to its end
+    first = b""  # of the body: what has come with the head
+    body: Iterable[bytes] = ()  # as the client gets it
+    _begun = b""  # a line of stderr that is not complete yet
 
     def __init__(self, handler: Programs, conn: Connection, file: str, name: str) -> None:
         """name: in error messages."""
@@ -271,28 +275,37 @@ class Output:
         self.timeout = handler.timeout
         self.poll = select.poll()
         self.poll.register(conn.fd, 0)  # a reset alone: a half-closed client waits for the answer
-        self.first = b""  # of the body: what has come with the head
-        self.body: Iterable[bytes] = ()  # as the client gets it
-        self._begun = b""  # a line of stderr that is not complete yet
+        self.came: list[bytes] = []  # of its output, not read yet
+
+    def framed(self, piece: bytes) -> bytes:
+        return piece
 
     def read(self) -> bytes:
         """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and its
-        stderr goes to the error log. Raises ScriptFailed when the time-out passes and nothing moves;
+        stderr goes to the error log. Raises ScriptFailed when nothing moves for `timeout` seconds;
         RequestError when the client is gone, or sends an invalid body."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """End the script. Harmless a second time."""
-        raise NotImplementedError
-
-    def events(self, seconds: float) -> list[tuple[int, int]]:
-        """What can be read or written now. Raises what `read` raises."""
-        events = self.poll.poll(max(0.0, seconds) * 1000)
-        if not events:
-            raise ScriptFailed(504, self.late[0].format(self), *self.late[1:])
-        if self.conn.fd in dict(events):
-            raise RequestError(500, "the client left while its script ran", silent=True)
-        return events
+        while not self.came and not self.ended:
+            if not self.out and not self.complete:
+                piece = self.conn.read_body()
+                self.out, self.complete = memoryview(self.framed(piece)), not piece
+            if not self.out:
+                self.fed()
+            events = self.poll.poll(self.timeout * 1000)
+            if not events:
+                raise ScriptFailed(504, self.late[0].format(self), *self.late[1:])
+            if self.conn.fd in dict(events):
+                raise RequestError(500, "the client left while its script ran", silent=True)
+            for fd, event in events:
+                if event != select.POLLOUT:
+                    self.take(fd)
+                    continue
+                try:
+                    self.out = self.out[os.write(fd, self.out) :]
+                except BlockingIOError:
+                    pass
+                except OSError:  # it may have said why
+                    self.take(fd)
+        return self.came.pop(0) if self.came else b""
 
     def head(self) -> Head:
         """Its header lines. Raises ScriptFailed, and what `read` raises."""
@@ -340,16 +353,14 @@ class Programs:
     """What CGI and FastCGI share: variables, errors, and the way from a script to a Response."""
 
     module = ""  # in the error log
+    # Starts a script: its variables, the request, its connection, the script. Raises ScriptFailed.
+    start: Callable[[Environ, Request, Connection, Script], Output]
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self.timeout = router.directives.Timeout
         self._variables = Variables(router.directives, router.document_root)
         self._base = {key: latin(value) for key, value in self._variables.base.items()}
-
-    def start(self, environ: Environ, request: Request, conn: Connection, script: Script) -> Output:
-        """Start a script with these variables. Raises ScriptFailed."""
-        raise NotImplementedError
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Run a script, and make a Response of its answer. What ScriptFailed says is logged."""
@@ -368,8 +379,7 @@ class Programs:
             return page(error.status, request.method)
 
     def answer(self, output: Output, request: Request, environ: Environ) -> Response:
-        """The Response to a script's head, with a body that takes the output as it comes. The output is
-        closed at the latest when the answer is sent. Raises ScriptFailed."""
+        """A Response whose body is the output as it comes, and is closed when it is sent. Raises ScriptFailed."""
         head = output.head()
         fields, length, status = head.fields, head.length, head.status or 200
         if head.location:

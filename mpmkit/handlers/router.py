@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from stat import S_ISDIR
@@ -25,20 +25,18 @@ from mpmkit.config.alias import Redirection
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.config.unsupported import PROGRAM_TYPES, is_backend
 from mpmkit.handlers.gateway import CONTROL, Script, redirected
-from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
+from mpmkit.handlers.sections import MergedConfig, Sections, allowed, forbidden_link
 from mpmkit.handlers.static import LINK, StaticFiles, UrlMapping, answered_by, by_extension
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
 from mpmkit.http.target import quote_line, split_target
 from mpmkit.server.connection import Connection, Disconnected
+from mpmkit.server.core import Handler
 
 if TYPE_CHECKING:
     from mpmkit.handlers.gateway import Programs
     from mpmkit.server.logs import ErrorLog
-
-Handler = Callable[[Request, "Connection"], Response]
-Handlers = Mapping[str, Handler]
 
 DECISIONS_KEPT = 1024
 HTML = b"text/html; charset=iso-8859-1"
@@ -50,18 +48,20 @@ class Router:
     """The handler that calls the others. `named` are handlers that SetHandler may name, `files` what
     StaticFiles is given. Raises DirectiveError for a section or a handler that can't be used."""
 
-    def __init__(self, d: Directives, log: ErrorLog, named: Handlers, **files: Any) -> None:
+    def __init__(
+        self, d: Directives, log: ErrorLog, named: Mapping[str, Handler], **files: Any
+    ) -> None:
         self.directives, self.errors, self._named = d, log, named
         self._trace = d.TraceEnable.lower() != "off"
-        self._sections = Sections(d)
+        self.sections = Sections(d)
         self.files = StaticFiles(self, **files)
-        self.document_root = self.files.root
-        self._root = UrlMapping("DocumentRoot", "", self.files.root)
+        self._root = self.files.mapping
+        self.document_root = self._root.root
         aliases = [UrlMapping.of(*alias) for alias in d.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
         # For each mapping, and for what the sections say there.
-        self._static = {(self._root, self._sections.server): self.files}
+        self._static = {(self._root, self.sections.server): self.files}
         self.wsgi = WsgiScripts(d, log)
         self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": self.wsgi}
         self._lacking: set[str] = set()  # handlers that are named and not here: unsupported.py
@@ -94,7 +94,7 @@ class Router:
             if os.path.isdir(mapping.root):
                 return self._walking(mapping, path, "wsgi-script")
             return self._running("wsgi-script", mapping, path, len(mapping.prefix))
-        config = self.config_for(path)
+        config = self.sections.config_for(path, mapping.file(path))
         if config.handler is not None:
             if not is_script(config.handler):
                 return self._served(config, mapping, path)
@@ -102,7 +102,7 @@ class Router:
                 return self._walking(mapping, path, config.handler)
         for end in _ends(path, len(mapping.prefix)):
             filename = mapping.file(path[:end])
-            here = self._sections.config_for(path, filename)
+            here = self.sections.config_for(path, filename)
             handler = here.handler
             if handler is None:
                 handler = by_extension(here.values["handlers"], filename)
@@ -141,32 +141,24 @@ class Router:
             return self._guarded(config, self._lacks, path)
         handler = self._named.get(config.handler or "") or self._static.get((mapping, config))
         if handler is None:
-            files = self.files.variant(mapping.root, mapping.prefix, config.values)
-            handler = self._static[mapping, config] = files
+            handler = self.files.variant(mapping, config.values)
+            self._static[mapping, config] = handler
         return self._guarded(config, handler, path)
 
     def mapping(self, path: str) -> UrlMapping:
         """The first alias that the path begins with, or the document root."""
-        for mapping in self._aliases:
-            if mapping.holds(path):
-                return mapping.at(path)
-        return self._root
+        return next((alias.at(path) for alias in self._aliases if alias.holds(path)), self._root)
 
     def file(self, path: str) -> str:
         """The file that a path leads to."""
         return self.mapping(path).file(path)
 
-    def config_for(self, path: str) -> MergedConfig:
-        """What the sections say about a URL path and its file."""
-        return self._sections.config_for(path, self.file(path))
-
     def _guarded(self, config: MergedConfig, handler: Handler, path: str) -> Handler:
-        """`handler`, where no link forbids the file, for the clients that its sections admit and the bodies that
-        they allow; unless a section redirects the path, or there is no file and a FallbackResource."""
+        """`handler`, as far as links, Require, LimitRequestBody, redirects and FallbackResource let it answer."""
         access, values = config.access, config.values
         limit, lines = values["LimitRequestBody"], values["redirects"]
         fallback, index = values["FallbackResource"], values["DirectoryIndex"]
-        everyone, watched = access.admits_all, self._sections.watched(self.file(path))
+        everyone, watched = access.admits_all, self.sections.watched(self.file(path))
         if everyone and limit is None and not (lines or fallback or watched):
             return handler
 
@@ -216,24 +208,22 @@ class Router:
         self, handler: str, mapping: UrlMapping, path: str, end: int, by_name: bool = False
     ) -> Handler:
         """A handler for the script at `path[:end]`, with the rest as PATH_INFO."""
-        filename = mapping.file(path[:end])
-        config = self._sections.config_for(path, filename)
-        rest = path[end:]
+        filename, rest = mapping.file(path[:end]), path[end:]
+        config = self.sections.config_for(path, filename)
         translated = self.file(rest) if rest else ""
-        allowed = mapping.kind.endswith("ScriptAlias") or "ExecCGI" in config.options
-        place = (path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
-        script, run = Script(filename, *place), self._scripts_of(handler).run
-        if handler == "wsgi-script" or not by_name:
-            return self._guarded(config, lambda request, conn: run(request, conn, script), path)
-        directory = os.path.dirname(filename)
+        options = allowed(config.values["Options"])
+        may_run = mapping.kind.endswith("ScriptAlias") or "ExecCGI" in options
+        place = (path[:end], rest, mapping.root, translated, mapping.prefix, may_run)
+        script, run_script = Script(filename, *place), self._scripts_of(handler).run
+        # Below a file there is no script, but a backend would look for one further up the path.
+        directory = os.path.dirname(filename) if by_name and handler != "wsgi-script" else ""
 
-        def run_below(request: Request, conn: Connection) -> Response:
-            # Below a file there is no script, but a backend would look for one further up the path.
-            if not os.path.isdir(directory):
+        def run(request: Request, conn: Connection) -> Response:
+            if directory and not os.path.isdir(directory):
                 return page(404, request.method)
-            return run(request, conn, script)
+            return run_script(request, conn, script)
 
-        return self._guarded(config, run_below, path)
+        return self._guarded(config, run, path)
 
     def _walking(self, mapping: UrlMapping, path: str, handler: str) -> Handler:
         """A handler that asks the file system, at each request, which part of the path is the script."""
@@ -285,11 +275,10 @@ class Router:
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
-        """Which of the handlers that are named exist. What programs and backends need is made now, before
-        the first fork, so that children share it; but not for the samples alone: `subprocess` costs each
-        child a quarter of a megabyte."""
+        """Which of the handlers that are named exist. What programs and backends need is made before the first
+        fork, and shared; but not for the samples alone: `subprocess` costs each child 250 KB."""
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
-        server, rules = self._sections.server, self._sections.rules
+        server, rules = self.sections.server, self.sections.rules
         kinds = [*self.files.types.values(), *server.values["types"].values()]
         for rule in rules:
             kinds += [*rule.values.get("types", {}).values(), rule.values.get("ForceType") or ""]
@@ -360,8 +349,8 @@ class ErrorPages:
         return _text(page(status, method), document, method)
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
-        documents = self._router.config_for(request.path).values["ErrorDocument"]
-        target = documents.get(response.status, DEFAULT)
+        config = self._router.sections.config_for(request.path, self._router.file(request.path))
+        target = config.values["ErrorDocument"].get(response.status, DEFAULT)
         if target.lower() == DEFAULT:
             return response
         if not _elsewhere(target):

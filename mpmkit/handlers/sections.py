@@ -10,8 +10,7 @@
 Kinds on one line are merged in the order of the file. A file's name is the path's,
 with its symbolic links unresolved: a section is written for names, not for the targets of links.
 
-Each section becomes a `SectionRule` once, at the start. `Sections.config_for` merges those that apply to
-a path over the server's own settings, later ones over earlier ones: a `MergedConfig`.
+`Sections.config_for` merges the `SectionRule`s for a path over the server's own settings: a `MergedConfig`.
 """
 
 import os
@@ -43,8 +42,7 @@ ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLink
 class MergedConfig:
     """What all sections together say about a path and its file."""
 
-    # By attribute of `Directives`, upon the server's own. LimitRequestBody is None where no section at all
-    # has one: then the protocol applies it.
+    # By attribute of `Directives`. LimitRequestBody is None where no section has one: the protocol applies it.
     values: Mapping[str, Any]
     by_name: bool  # a <Files> section set the handler
     access: Access
@@ -54,41 +52,32 @@ class MergedConfig:
         """SetHandler's; None without one."""
         return self.values["SetHandler"]
 
-    @property
-    def options(self) -> frozenset[str]:
-        """Options'."""
-        return allowed(self.values["Options"])
-
 
 class SectionRule:
     """One section: which paths it is for, and what it says about them."""
 
     def __init__(self, section: Section, unknown: frozenset[str] = frozenset()) -> None:
-        self.kind = section.kind
-        self.arg = section.arg
-        self.outer = SectionRule(section.outer) if section.outer else None
-        closed = self.kind in CONDITIONS  # not evaluated; if it would decide, it admits no client
-        self.settings = () if closed else section.settings
-        self.values = {} if closed else section_values(section)
-        self.access = access_of(self.settings, unknown)
-        if closed and any(map(decides, section.settings)):
-            self.access = Access(closed=True)
-        self.options: Words = self.values.get("Options", ())
+        self.kind, self.settings, self.arg = section.kind, section.settings, section.arg
         self.of_a_file = bool(section.file)  # not one of the package's own defaults
-        named = [self.values["SetHandler"]] if self.values.get("SetHandler") else []
-        self.handlers = [*named, *self.values.get("handlers", {}).values()]  # that it names
+        self.outer = SectionRule(section.outer) if section.outer else None
+        self.values: dict[str, Any] = {}
+        if self.kind in CONDITIONS:  # not evaluated; if it would decide, it admits no client
+            self.access = Access(closed=any(map(decides, self.settings)) or None)
+            self.settings = ()
+        else:
+            self.values = section_values(section)
+            self.access = access_of(self.settings, unknown)
+        self.options: Words = self.values.get("Options", ())
+        named = (self.values.get("SetHandler"), *self.values.get("handlers", {}).values())
+        self.handlers: list[str] = list(filter(None, named))  # that it names
         if self.kind == "Directory":
             self.arg = canonical(self.arg)
         # Of how many directories the argument of a <Directory> consists; 0 for other kinds.
         self.depth = self.arg.count("/") if self.kind == "Directory" else 0
-        pattern = None if closed else section_pattern(self.kind, self.arg)
-        self._search = None if pattern is None else pattern.search
-
-    @property
-    def place(self) -> tuple[int, ...]:
-        """Where it stands in the order of merging; those of one place keep the file's order."""
+        self._pattern = None if self.kind in CONDITIONS else section_pattern(self.kind, self.arg)
+        # Where it stands in the order of merging; those of one place keep the file's order.
         kind = next(at for at, kinds in enumerate(ORDER) if self.kind in kinds)
-        return (kind, self.depth, *(self.outer.place if self.outer else ()))
+        self.place: tuple[int, ...] = (kind, self.depth, *(self.outer.place if self.outer else ()))
 
     def is_for(self, path: str, filename: str) -> bool:
         """Whether the section applies to a URL path and its file."""
@@ -101,12 +90,10 @@ class SectionRule:
             subject = path
         elif kind == "Directory":
             subject = filename if filename.endswith("/") else filename + "/"
-        elif kind == "DirectoryMatch":
-            subject = filename
         else:
-            subject = filename[filename.rfind("/") + 1 :]
-        if self._search is not None:
-            return self._search(os.fsencode(subject)) is not None
+            subject = filename if kind == "DirectoryMatch" else os.path.basename(filename)
+        if self._pattern is not None:
+            return self._pattern.search(os.fsencode(subject)) is not None
         return subject == self.arg if kind == "Files" else within(subject, self.arg)
 
 

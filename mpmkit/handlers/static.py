@@ -20,6 +20,7 @@ import sys
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -58,8 +59,7 @@ TYPES = {
 
 
 def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
-    """What differs between two versions of a file. The time of the inode's change cannot be set back: a
-    copy with its old modification time is still another version."""
+    """What differs between two versions of a file: a copy may have the old mtime, but not the ctime."""
     return (st.st_mtime_ns, st.st_ctime_ns, st.st_size, st.st_ino)
 
 
@@ -71,16 +71,14 @@ class CachedFile:
         "sendfile", "signature", "size",
     )  # fmt: skip
 
-    def __init__(
-        self, filename: str, st: os.stat_result, now: float, kind: str | None, files: StaticFiles
-    ) -> None:
-        values = files.values
+    def __init__(self, filename: str, st: os.stat_result, files: StaticFiles) -> None:
+        values, kind = files.values, files.type_of(files.values, filename)
         self.filename = filename
         self.signature = signature_of(st)
         self.size = st.st_size
         self.mtime = int(st.st_mtime)
         # Weak while the file may still change within the clock's grain (httpd: ap_make_etag).
-        weak = "W/" if now - st.st_mtime < 1 else ""
+        weak = "W/" if files.clock() - st.st_mtime < 1 else ""
         numbers = {"INode": st.st_ino, "Size": st.st_size, "MTime": st.st_mtime_ns // 1000}
         parts = etag_parts(values["FileETag"])
         made_of = "-".join(f"{numbers[name]:x}" for name in numbers if name in parts)
@@ -112,10 +110,7 @@ class CachedFile:
         """The whole file. Raises OSError when it can't be opened any more."""
         if self.get is not None:
             return self.get
-        mapped = self.mapped  # read once: another thread may drop it
-        if mapped is not None and conn.direct:
-            return mapped
-        return self._whole(self._opened(0, self.size))
+        return (self.mapped if conn.direct else None) or self._whole(self._opened(0, self.size))
 
     def part(self, start: int, count: int, conn: Connection) -> bytes | memoryview | FileBody:
         """`count` bytes from `start`. Raises OSError when the file can't be opened any more."""
@@ -127,12 +122,10 @@ class CachedFile:
 
     def map(self) -> None:
         """Map the file into memory for the requests to come, if it can be."""
-        try:
-            with open(self.filename, "rb") as file:
-                mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, **_FIXED)
-        except (OSError, ValueError):  # the file system cannot; or the file is shorter by now
-            return
-        self.mapped = self._whole(memoryview(mapping))
+        with suppress(OSError, ValueError), open(self.filename, "rb") as file:
+            # The file system may be unable to; or the file is shorter by now.
+            mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, **_FIXED)
+            self.mapped = self._whole(memoryview(mapping))
 
     def _whole(self, body: bytes | memoryview | FileBody) -> Response:
         length = b"Content-Length: %d\r\n" % self.size
@@ -152,8 +145,7 @@ class NoIndex(FileNotFoundError):
 
 
 class StaticFiles:
-    """The handler of the document root, or by `variant` of an Alias: URL paths begin with its `prefix`, and
-    `root` is what that stands for."""
+    """The handler of the document root, or by `variant` of an Alias: of the paths of its `mapping`."""
 
     def __init__(self, site: Router, types: dict[str, str] = TYPES, listings: bool = False) -> None:
         """site: it knows the handler of a directory's index file: it may be a script, or denied. types:
@@ -161,25 +153,25 @@ class StaticFiles:
         self._site, d = site, site.directives
         assert d.DocumentRoot is not None
         # With its links: rules are written for names.
-        self.root = tidy(d.DocumentRoot).rstrip("/") or "/"
+        root = tidy(d.DocumentRoot).rstrip("/") or "/"
+        self.mapping = UrlMapping("DocumentRoot", "", root)
         # What directives say here, by attribute.
         self.values: Mapping[str, Any] = {name: getattr(d, name) for name in OF_SECTIONS}
         self.types, self.ranges = types, d.MaxRanges
         self._own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
-        self._listings, self._skip = listings, 0
+        self._listings = listings
         self.clock: Callable[[], float] = time.time
         self._cached: dict[str, CachedFile] = {}
 
-    def variant(self, root: str, prefix: str, values: Mapping[str, Any]) -> StaticFiles:
+    def variant(self, mapping: UrlMapping, values: Mapping[str, Any]) -> StaticFiles:
         """The same handler for an Alias, or with what directives say there, by attribute."""
         other = copy(self)
-        other.root, other._skip, other.values, other._cached = root, len(prefix), values, {}
+        other.mapping, other.values, other._cached = mapping, values, {}
         return other
 
     def type_of(self, values: Mapping[str, Any], filename: str) -> str | None:
         """The media type of a file, for which directives say `values`."""
-        types = ChainMap(values["types"], self.types)
-        return values["ForceType"] or by_extension(types, filename)
+        return values["ForceType"] or by_extension(ChainMap(values["types"], self.types), filename)
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         file = self._cached.get(request.path)
@@ -217,8 +209,7 @@ class StaticFiles:
             return self._refused(error, request, conn)
 
     def _before_large(self, file: CachedFile) -> None:
-        """A whole file that is not kept in memory is requested: map it, if it is worth it. The first time it
-        is not: a mapping costs more than to read the file once."""
+        """Map a file that is asked for again: a mapping costs more than to read the file once."""
         if not file.asked:
             file.asked = True
         elif file.mapped is None and file.maps and file.size <= MMAP_LIMIT:
@@ -232,7 +223,7 @@ class StaticFiles:
     def find(self, request: Request, conn: Connection) -> CachedFile | Response:
         """The file that the request's path names, or the response that refuses it."""
         path, values, refuse = request.path, self.values, self._site.refuse
-        filename = self._file(path).rstrip("/") or "/"
+        filename, root = self.mapping.file(path).rstrip("/") or "/", self.mapping.root
         known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
         if not path.startswith("/") or not (known or os.path.isdir(filename)):
             return page(404, request.method) if known else self._not_allowed(request, conn)
@@ -251,14 +242,13 @@ class StaticFiles:
                     return answered_by(handler, request.for_path(Request, url), conn)
             elif path.endswith("/"):
                 return page(404, request.method)
-            if leads_out(filename, self.root):
-                text = f"a symbolic link leads out of {self.root}: {filename}"
+            if leads_out(filename, root):
+                text = f"a symbolic link leads out of {root}: {filename}"
                 return refuse(403, text, request, conn, ah="AH00037")
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 text = f"not a file that the server may read: {filename}"
                 return refuse(403, text, request, conn, ah="AH00132")
-            now = self.clock()
-            file = CachedFile(filename, st, now, self.type_of(values, filename), self)
+            file = CachedFile(filename, st, self)
         except (OSError, ValueError) as error:
             if not known:
                 return self._not_allowed(request, conn)
@@ -266,18 +256,14 @@ class StaticFiles:
                 return refuse(403, LINK.format(link), request, conn, ah="AH00037")
             return self._refused(error, request, conn)
         # A file that has just changed may change again within the same tick of its clock.
-        if now - st.st_ctime >= 1:
+        if self.clock() - st.st_ctime >= 1:
             if len(self._cached) >= FILES_KEPT:
                 self._cached.clear()
             self._cached[path] = file
         return file
 
-    def _file(self, path: str) -> str:
-        return joined(self.root, path[self._skip :])
-
     def _index_of(self, path: str) -> tuple[str, str, os.stat_result]:
-        """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
-        a path of the site. Raises NoIndex."""
+        """The first DirectoryIndex that exists: path (`/x` is the site's), file. Raises NoIndex."""
         for name in self.values["DirectoryIndex"]:
             url = name if name.startswith("/") else path + name
             url = tidy(url) if "/." in url else url
@@ -286,7 +272,7 @@ class StaticFiles:
                 return url, filename, os.stat(filename)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-        raise NoIndex(self._file(path).rstrip("/"))
+        raise NoIndex(self.mapping.file(path).rstrip("/"))
 
     def moved(self, status: int, url: bytes, request: Request, conn: Connection) -> Response:
         """A redirect. A path gets this server's name, and a URL without a query the request's."""
@@ -309,15 +295,13 @@ class StaticFiles:
         if missing:
             return page(404, request.method)
         ah = "AH00036" if getattr(error, "errno", 0) == errno.ENAMETOOLONG else "AH00035"
-        text = f"no access to {request.path}: {error}"
-        return self._site.refuse(403, text, request, conn, ah=ah)
+        return self._site.refuse(403, f"no access to {request.path}: {error}", request, conn, ah=ah)
 
     def _not_allowed(self, request: Request, conn: Connection) -> Response:
         """405 for a method that files don't have, 501 for an unknown one."""
         if request.method in METHODS:
             return page(405, extra=ALLOW)
-        text = f"unknown method: {request.log_line}"
-        self._site.refuse(501, text, request, conn, ah="AH00135")
+        self._site.refuse(501, f"unknown method: {request.log_line}", request, conn, ah="AH00135")
         return page(501, extra=ALLOW)
 
 
@@ -349,12 +333,6 @@ def tidy(name: str) -> str:
     return whole + "/" if name.endswith("/") and whole != "/" else whole
 
 
-def joined(root: str, rest: str) -> str:
-    """The file below `root` that the rest of a URL path leads to. Only a doubled slash is taken out: as by
-    httpd, `Alias /a/ /srv/b` makes /a/x to /srv/bx."""
-    return root + (rest[1:] if root.endswith("/") and rest.startswith("/") else rest)
-
-
 class UrlMapping(NamedTuple):
     """A part of the site: the URL paths below `prefix` are the files below `root`. With a `pattern`
     (AliasMatch): the paths that it matches are what `root` becomes with its groups."""
@@ -378,8 +356,9 @@ class UrlMapping(NamedTuple):
         return within(path, self.prefix)
 
     def file(self, path: str) -> str:
-        """The file that a path of this mapping leads to."""
-        return joined(self.root, path[len(self.prefix) :])
+        """The file of a path. Only a doubled slash goes: as in httpd, `Alias /a/ /srv/b` makes /a/x /srv/bx."""
+        rest = path[len(self.prefix) :]
+        return self.root + (rest[1:] if self.root.endswith("/") and rest.startswith("/") else rest)
 
     def at(self, path: str) -> Self:
         """For one path: a pattern is the Alias that does the same to this path."""
@@ -395,8 +374,6 @@ class UrlMapping(NamedTuple):
 def by_extension(table: Mapping[str, T], filename: str) -> T | None:
     """What `table` has for a file name's extensions, in any case: of several, the last that it knows
     (mod_mime: `page.html.en` is text/html, `a.cgi.bak` a program)."""
-    if not table:
-        return None
     _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
     return next((table["." + ext] for ext in reversed(extensions) if "." + ext in table), None)
 

@@ -3,9 +3,8 @@
     scoreboard ──> StatusData ─┬─> auto    one `Key: value` a line, httpd 2.4's keys in its order
                                └─> html    mod_status's parts and columns, our words around them
 
-A program that reads httpd's status page can read this one: keys, order and number formats are
-mod_status's, and tests compare them with what a real httpd answered. Nothing is measured here but the CPU
-time of the processes, which the kernel counts anyway.
+A program that reads httpd's status page can read this one: tests compare keys, order and formats of numbers with
+a real httpd's. Nothing is measured here but the CPU time of the processes, which the kernel counts anyway.
 """
 
 import os
@@ -14,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from mpmkit import _version
 from mpmkit.http.messages import SERVER, Request, Response, escape, page, text, whole_number
@@ -26,8 +26,7 @@ REFRESH = 10  # seconds of a `?refresh` without a number
 
 
 class Status:
-    """The handler. `board` is called for the scoreboard at each request. `name` is ServerName: the server's
-    name on the page when the client sent no Host."""
+    """The handler. board: called at each request. name: ServerName, for a client that sent no Host."""
 
     def __init__(self, board: Callable[[], Scoreboard], *, extended: bool, name: str) -> None:
         self._board, self._extended, self._name = board, extended, name
@@ -54,34 +53,52 @@ class StatusData:
     """Everything the page shows, from one snapshot of the scoreboard. `now`: seconds since the epoch."""
 
     def __init__(self, board: Scoreboard, extended: bool, now: float) -> None:
-        self.board, self.mpm = board, board.mpm
-        self.extended, self.now = extended, now
+        self.board, self.extended, self.now = board, extended, now
         self.snapshot = board.snapshot()
-        self.rows = [row for row in self.snapshot.processes if row.pid]
-        self.counts = self.snapshot.count(board.threads_per_child)
+        self.rows = rows = [row for row in self.snapshot.processes if row.pid]
+        self.cpus = {row.pid: cpu_of(row.pid) for row in rows} if extended else {}
         self.uptime = max(0, int(now) - board.restart_time // 1_000_000_000)
-        self.load = os.getloadavg()
-        # As `?auto` calls it, as the page does, and the value.
-        self.facts = (
-            ("ServerVersion", "Server Version", f"{SERVER} (Python {sys.version.split()[0]})"),
-            ("ServerMPM", "Server MPM", self.mpm),
-            ("Server Built", "Server Built", built()),
-            ("CurrentTime", "Current Time", local(now)),
-            ("RestartTime", "Restart Time", local(board.restart_time / 1e9)),
-            ("ParentServerConfigGeneration", "Parent Server Config. Generation", board.config_generation),
-            ("ParentServerMPMGeneration", "Parent Server MPM Generation", board.generation),
+        counts = self.snapshot.count(board.threads_per_child)
+        # What `?auto` shows, by httpd's keys and in their order.
+        self.values: dict[str, Any] = {
+            "ServerVersion": f"{SERVER} (Python {sys.version.split()[0]})", "ServerMPM": board.mpm,
+            "Server Built": built(), "CurrentTime": local(now), "RestartTime": local(board.restart_time / 1e9),
+            "ParentServerConfigGeneration": board.config_generation,
+            "ParentServerMPMGeneration": board.generation, "ServerUptimeSeconds": self.uptime,
+            "ServerUptime": format_uptime(self.uptime).lstrip(),
+            **{f"Load{n}": f"{load:.2f}" for n, load in zip((1, 5, 15), os.getloadavg(), strict=True)},
+            **(self._traffic(*board.totals()) if extended else {}),
+            "BusyWorkers": counts.busy, "GracefulWorkers": counts.graceful, "IdleWorkers": counts.idle,
+        }  # fmt: skip
+        if board.mpm == "event":
+            self.values |= {
+                "Processes": counts.processes, "Stopping": counts.stopping,
+                "ConnsTotal": sum(row.connections for row in rows), "ConnsAsyncWaitIO": 0,
+                "ConnsAsyncWriting": sum(row.write_completion for row in rows),
+                "ConnsAsyncKeepAlive": sum(row.keep_alive for row in rows),
+                "ConnsAsyncClosing": sum(row.lingering_close for row in rows),
+            }  # fmt: skip
+        self.values["Scoreboard"] = self.letters
+
+    def _traffic(self, accesses: int, sent: int, duration: int) -> dict[str, Any]:
+        """What ExtendedStatus On adds, of the totals in bytes and nanoseconds."""
+        kbytes, duration = sent // 1024, duration // 1_000_000
+        parent = self.board.parent_pid
+        cpu = [sum(times) for times in zip(cpu_of(parent), *self.cpus.values(), strict=True)]
+        names = ("CPUUser", "CPUSystem", "CPUChildrenUser", "CPUChildrenSystem")
+        # Since the process started, not since the RestartTime, which a SIGHUP resets.
+        started = int(_stat(parent)[19]) / _TICKS
+        age = max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else 0.0
+        rates = (
+            ("ReqPerSec", accesses, self.uptime), ("BytesPerSec", 1024 * kbytes, self.uptime),
+            ("BytesPerReq", 1024 * kbytes, accesses), ("DurationPerReq", duration, accesses),
         )  # fmt: skip
-        if extended:
-            self.accesses, sent, duration = board.totals()
-            self.kbytes = sent // 1024
-            self.duration = duration // 1_000_000
-            self.cpus = {row.pid: cpu_of(row.pid) for row in self.rows}
-            of_all = (cpu_of(board.parent_pid), *self.cpus.values())
-            self.cpu = tuple(map(sum, zip(*of_all, strict=True)))
-            # Since the process started, not since the RestartTime, which a SIGHUP resets.
-            started = int(_stat(board.parent_pid)[19]) / _TICKS
-            age = max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else 0.0
-            self.cpu_load = 100 * sum(self.cpu) / age if age else 0.0
+        return {
+            "Total Accesses": accesses, "Total kBytes": kbytes, "Total Duration": duration,
+            **dict(zip(names, map(format_g, cpu), strict=True)),
+            **({"CPULoad": format_g(100 * sum(cpu) / age)} if age and any(cpu) else {}),
+            "Uptime": self.uptime, **{key: format_g(amount / of) for key, amount, of in rates if of},
+        }  # fmt: skip
 
     @property
     def letters(self) -> str:
@@ -95,43 +112,18 @@ class StatusData:
         )
 
 
-def values(f: StatusData) -> dict[str, object]:
-    """What `?auto` shows, by httpd's keys and in their order."""
-    found: dict[str, object] = {key: value for key, _, value in f.facts}
-    found |= {"ServerUptimeSeconds": f.uptime, "ServerUptime": format_uptime(f.uptime).lstrip()}
-    found |= zip(("Load1", "Load5", "Load15"), (f"{value:.2f}" for value in f.load), strict=True)
-    if f.extended:
-        totals = ("Total Accesses", "Total kBytes", "Total Duration")
-        found |= zip(totals, (f.accesses, f.kbytes, f.duration), strict=True)
-        keys = ("CPUUser", "CPUSystem", "CPUChildrenUser", "CPUChildrenSystem")
-        found |= zip(keys, map(format_g, f.cpu), strict=True)
-        found |= {"CPULoad": format_g(f.cpu_load)} if f.cpu_load else {}
-        found["Uptime"] = f.uptime
-        rates = (
-            ("ReqPerSec", f.accesses, f.uptime), ("BytesPerSec", 1024 * f.kbytes, f.uptime),
-            ("BytesPerReq", 1024 * f.kbytes, f.accesses), ("DurationPerReq", f.duration, f.accesses),
-        )  # fmt: skip
-        found |= {key: format_g(amount / of) for key, amount, of in rates if of}
-    found |= zip(("BusyWorkers", "GracefulWorkers", "IdleWorkers"), f.counts[:3], strict=True)
-    if f.mpm == "event":
-        found |= {
-            "Processes": f.counts.processes, "Stopping": f.counts.stopping,
-            "ConnsTotal": sum(row.connections for row in f.rows), "ConnsAsyncWaitIO": 0,
-            "ConnsAsyncWriting": sum(row.write_completion for row in f.rows),
-            "ConnsAsyncKeepAlive": sum(row.keep_alive for row in f.rows),
-            "ConnsAsyncClosing": sum(row.lingering_close for row in f.rows),
-        }  # fmt: skip
-    return found | {"Scoreboard": f.letters}
-
-
 def auto(f: StatusData, server_name: str) -> str:
     """The text of `?auto`."""
-    lines = (f"{key}: {value}".rstrip() for key, value in values(f).items())
+    lines = (f"{key}: {value}".rstrip() for key, value in f.values.items())
     return "\n".join((server_name, *lines)) + "\n"
 
 
 # -- the page for people ---------------------------------------------------------------------------
 
+LABELS = (
+    "Server Version", "Server MPM", "Server Built", "Current Time", "Restart Time",
+    "Parent Server Config. Generation", "Parent Server MPM Generation",
+)  # fmt: skip
 LINE = 64  # letters of the scoreboard in one line
 MORE = "<hr />The directive <code>ExtendedStatus On</code> adds requests, clients and traffic."
 KEY = (READY, STARTING, 3, 4, 5, 7, 8, 6, GRACEFUL, IDLE_KILL, DEAD)  # httpd's order
@@ -146,6 +138,19 @@ COLUMNS = {
     "Slot": "megabytes sent by this slot", "Client": "", "Protocol": "", "VHost": "", "Request": "",
 }  # fmt: skip
 
+PROCESSES = """\
+<table rules="all" cellpadding="1%">
+<tr><th rowspan="2">Slot</th><th rowspan="2">PID</th><th rowspan="2">Stopping</th><th colspan="2">Connections</th>
+<th colspan="3">Threads</th><th colspan="4">Async connections</th></tr>
+<tr><th>total</th><th>accepting</th><th>busy</th><th>graceful</th><th>idle</th>\
+<th>wait-io</th><th>writing</th><th>keep-alive</th><th>closing</th></tr>
+"""
+
+SUMS = (
+    "Processes", "Stopping", "ConnsTotal", "accepting", "BusyWorkers", "GracefulWorkers", "IdleWorkers",
+    "ConnsAsyncWaitIO", "ConnsAsyncWriting", "ConnsAsyncKeepAlive", "ConnsAsyncClosing",
+)  # fmt: skip
+
 STYLE = """
 body { font-family: system-ui, sans-serif; margin: 2em; color: #222; }
 dl { line-height: 1.5; }
@@ -159,18 +164,16 @@ pre { font-size: 1.15em; letter-spacing: .12em; padding: .7em; }
 
 def html(f: StatusData, server_name: str, address: str) -> str:
     """The whole page."""
-    name = escape(server_name)
-    letters = f.letters
+    name, letters = escape(server_name), f.letters
     folded = "\n".join(letters[i : i + LINE] for i in range(0, len(letters), LINE))
     key = ", ".join(f"<b><code>{LETTERS[state]}</code></b> {WORDS[state]}" for state in KEY)
-    facts = [f"{label}: {escape(str(value))}" for _, label, value in f.facts]
+    lines = [f"<dt>{line}</dt>" for line in _summary(f)]
     parts = (
         '<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 4.01//EN" "http://www.w3.org/TR/html4/strict.dtd">',
         f"<html><head>\n<title>Server status: {name}</title>\n<style>{STYLE}</style>\n</head><body>",
         f"<h1>Server status of {name} (via {escape(address)})</h1>\n",
-        _list(facts[:3]) + "<hr />",
-        _list(facts[3:] + _summary(f)),
-        _processes(f) if f.mpm == "event" else "",
+        "<dl>" + "\n".join(lines[:3]) + "\n</dl><hr />\n<dl>" + "\n".join(lines[3:]) + "\n</dl>",
+        _processes(f) if f.board.mpm == "event" else "",
         f"<pre>{folded}</pre>",
         f'<p class="key">Scoreboard key: {key}</p>',
         _workers(f) if f.extended else MORE,
@@ -178,71 +181,57 @@ def html(f: StatusData, server_name: str, address: str) -> str:
     return "\n".join(parts) + "\n</body></html>\n"
 
 
-def _list(lines: list[str]) -> str:
-    return "<dl>" + "\n".join(f"<dt>{line}</dt>" for line in lines) + "\n</dl>"
-
-
-def _row(cells: tuple[object, ...]) -> str:
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
 def _summary(f: StatusData) -> list[str]:
-    v = values(f)
-    lines = [f"Server uptime: {format_uptime(f.uptime)}"]
-    lines += ["Server load: {Load1} {Load5} {Load15}".format_map(v)]
+    """The lines above the scoreboard."""
+    v = f.values
+    labelled = zip(LABELS, v.values(), strict=False)
+    lines = [f"{label}: {escape(str(value))}" for label, value in labelled]
+    lines.append(f"Server uptime: {format_uptime(f.uptime)}")
+    lines.append("Server load: {Load1} {Load5} {Load15}".format_map(v))
     if f.extended:
-        sent = 1024 * f.kbytes
-        traffic = f"Total Traffic: {size(sent)} - Total Duration: {f.duration}"
-        lines.append(f"Total accesses: {f.accesses} - {traffic}")
+        accesses, sent = v["Total Accesses"], 1024 * v["Total kBytes"]
+        traffic = "Total Traffic: {} - Total Duration: {Total Duration}"
+        lines.append(f"Total accesses: {accesses} - {traffic}".format(size(sent), **v))
         usage = "CPU Usage: u{CPUUser} s{CPUSystem} cu{CPUChildrenUser} cs{CPUChildrenSystem}"
-        load = " - {CPULoad}% CPU load" if f.cpu_load else ""
+        load = " - {CPULoad}% CPU load" if "CPULoad" in v else ""
         lines.append((usage + load).format_map(v))
         rates = []
         if f.uptime:
             rates += [f"{v['ReqPerSec']} requests/sec", f"{size(sent // f.uptime)}/second"]
-        if f.accesses:
-            rates += [f"{size(sent // f.accesses)}/request", f"{v['DurationPerReq']} ms/request"]
+        if accesses:
+            rates += [f"{size(sent // accesses)}/request", f"{v['DurationPerReq']} ms/request"]
         lines += [" - ".join(rates)] if rates else []
     busy = "{BusyWorkers} requests currently being processed"
     others = "{GracefulWorkers} workers gracefully restarting, {IdleWorkers} idle workers"
     return [*lines, f"{busy}, {others}".format_map(v)]
 
 
+def _row(*cells: object) -> str:
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
+
+
 def _processes(f: StatusData) -> str:
     """Event: where the connections are that no thread holds."""
-    rows: list[tuple[object, ...]] = []
-    sums = [0] * 8
+    table = PROCESSES
     for row in f.rows:
-        old = row.generation != f.snapshot.generation
-        stopping = ("yes" if row.quiescing else "no") + (" (old gen)" if old else "")
+        old = " (old gen)" if row.generation != f.snapshot.generation else ""
+        stopping = ("yes" if row.quiescing else "no") + old
+        accepting = "no" if row.not_accepting else "yes"
         threads = f.snapshot.count(f.board.threads_per_child, (row,))[:3]
         waiting = (0, row.write_completion, row.keep_alive, row.lingering_close)
-        numbers = (row.connections, *threads, *waiting)
-        sums = [a + b for a, b in zip(sums, numbers, strict=True)]
-        accepting = "no" if row.not_accepting else "yes"
-        rows.append((row.slot, row.pid, stopping, numbers[0], accepting, *numbers[1:]))
-    rows.append(("Sum", f.counts.processes, f.counts.stopping, sums[0], "&nbsp;", *sums[1:]))
-    lines = "\n".join(map(_row, rows))
-    return (
-        '<table rules="all" cellpadding="1%">\n'
-        '<tr><th rowspan="2">Slot</th><th rowspan="2">PID</th><th rowspan="2">Stopping</th>'
-        '<th colspan="2">Connections</th>\n'
-        '<th colspan="3">Threads</th><th colspan="4">Async connections</th></tr>\n'
-        "<tr><th>total</th><th>accepting</th><th>busy</th><th>graceful</th><th>idle</th>"
-        "<th>wait-io</th><th>writing</th><th>keep-alive</th><th>closing</th></tr>\n"
-        f"{lines}\n</table>"
-    )
+        table += _row(row.slot, row.pid, stopping, row.connections, accepting, *threads, *waiting)
+    return table + _row("Sum", *(f.values.get(key, "&nbsp;") for key in SUMS)) + "</table>"
 
 
 def _workers(f: StatusData) -> str:
     """ExtendedStatus On: each worker that has served a request or is serving one."""
-    rows = []
+    table = "<tr>" + "".join(f"<th>{name}</th>" for name in COLUMNS) + "</tr>\n"
     for w in f.board.workers():
         here = w.state not in (READY, DEAD)  # the connection's own counts: only while there is one
         if not w.access_count and not here:
             continue
         letter = LETTERS[w.state]
-        cells = (
+        table += _row(
             f"<b>{w.process}-{w.generation}</b>", w.pid if w.state != DEAD else "-",
             f"{w.conn_count if here else 0}/{w.my_access_count}/{w.access_count}",
             f"<b>{letter}</b>" if w.state in BUSY else letter, f"{sum(f.cpus.get(w.pid, ())):.2f}",
@@ -252,12 +241,9 @@ def _workers(f: StatusData) -> str:
             f"{w.my_bytes_served / (1 << 20):.2f}", f"{w.bytes_served / (1 << 20):.2f}",
             *map(escape, (w.client, w.protocol, w.vhost, w.request)),
         )  # fmt: skip
-        rows.append(_row(cells))
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    table = "\n".join((f"<tr>{head}</tr>", *rows))
-    legend = (f"<tr><th>{name}</th><td>{what}</td></tr>" for name, what in COLUMNS.items() if what)
-    rest = "\n".join(legend)
-    return f'<table border="0">{table}\n</table>\n<hr />\n<table class="plain">\n{rest}\n</table>'
+    meant = ((name, what) for name, what in COLUMNS.items() if what)
+    legend = "".join(f"<tr><th>{name}</th><td>{what}</td></tr>\n" for name, what in meant)
+    return f'<table border="0">{table}</table>\n<hr />\n<table class="plain">\n{legend}</table>'
 
 
 def format_uptime(seconds: int) -> str:
@@ -286,8 +272,7 @@ def local(seconds: float) -> str:
 @cache
 def built() -> str:
     """When this version was installed, as an ISO date-time: it is never compiled."""
-    installed = os.stat(_version.__file__).st_mtime
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(installed))
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(os.stat(_version.__file__).st_mtime))
 
 
 def size(number: int) -> str:
@@ -311,6 +296,5 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def cpu_of(pid: int) -> tuple[float, ...]:
-    """Seconds of CPU that a process has used, as user and system, and the same of the children that it has
-    waited for (proc_pid_stat(5), utime to cstime)."""
+    """Seconds of CPU of a process, user and system, and of children it waited for (proc_pid_stat(5), utime …)."""
     return tuple(int(field) / _TICKS for field in _stat(pid)[11:15])

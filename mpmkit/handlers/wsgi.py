@@ -1,9 +1,8 @@
 """Scripts in the server's own process: a `.py` file of the document root with a WSGI `application`.
 
-The counterpart of mod_php and mod_wsgi, by PEP 3333. Each process loads a script at its first
-request, and again when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` reflect
-the MPM: under prefork a script has its process to itself, under worker and event other
-threads run the same module at the same time.
+The counterpart of mod_php and mod_wsgi, by PEP 3333. Each process loads a script at its first request, and again
+when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` reflect the MPM: under prefork a script has
+its process to itself, under worker and event other threads run the same module at the same time.
 """
 
 import io
@@ -11,8 +10,9 @@ import os
 import re
 import sys
 from _thread import allocate_lock, get_ident
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from stat import S_ISREG
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -27,7 +27,6 @@ from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.core import Begun, Service
 from mpmkit.server.logs import ErrorLog
 
-LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of their line
 # Three digits of a final status, a blank, and a reason: PEP 3333, and RFC 9112, 4.
 _STATUS = re.compile(r"[2-9][0-9]{2} [^\x00-\x08\x0a-\x1f\x7f]*\Z")
 HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
@@ -36,6 +35,8 @@ HEADS_KEPT = 128  # of applications' answers: status and headers, checked and wr
 class Application:
     """One `.py` file: its application, loaded again when the file changes."""
 
+    _application: Callable[..., Iterable[bytes]]
+
     def __init__(self, root: str, path: str) -> None:
         self.path = path
         self.filename = path  # where it leads, symbolic links followed
@@ -43,11 +44,9 @@ class Application:
         self._name = "_mpmkit_wsgi" + "".join(c if c.isalnum() else "_" for c in path)
         self._lock = allocate_lock()
         self._signature: tuple[int, int, int, int] | None = None
-        self._application: Callable[..., Iterable[bytes]] | None = None
 
     def version(self) -> tuple[int, int, int, int]:
-        """The file's version now. Raises OSError; PermissionError, too, for what is not a file or is a
-        symbolic link that leads out of the document root."""
+        """The file's version now. Raises OSError; PermissionError for no file, or a link out of the root."""
         signature = signature_of(st := os.stat(self.path))
         if signature != self._signature:
             if leads_out(self.path, self._root) or not S_ISREG(st.st_mode):
@@ -56,29 +55,23 @@ class Application:
         return signature
 
     def application(self, signature: tuple[int, int, int, int]) -> Callable[..., Iterable[bytes]]:
-        """The application of the file's version `signature`. Raises what its module raises, and
-        LookupError when the module has no `application`."""
-        if signature != self._signature:
-            with self._lock:
-                if signature != self._signature:
-                    self._application = self._load()
-                    self._signature = signature
-        assert self._application is not None
+        """That of the file's version. Raises what the module raises; LookupError without an `application`."""
+        if signature == self._signature:
+            return self._application
+        with self._lock:
+            if signature != self._signature:
+                with open(self.filename, "rb") as file:
+                    code = compile(file.read(), self.filename, "exec", dont_inherit=True)
+                # Frameworks look into sys.modules for the folder of their templates (Flask), and classes
+                # for the module they are from.
+                sys.modules[self._name] = module = ModuleType(self._name)
+                module.__file__ = self.filename
+                exec(code, module.__dict__)
+                if not callable(made := getattr(module, "application", None)):
+                    why = f"{self.filename} has no callable named `application`"
+                    raise LookupError(f"{why}; define one (PEP 3333)")
+                self._application, self._signature = made, signature
         return self._application
-
-    def _load(self) -> Callable[..., Iterable[bytes]]:
-        with open(self.filename, "rb") as file:
-            code = compile(file.read(), self.filename, "exec", dont_inherit=True)
-        # Frameworks look into sys.modules for the folder of their templates (Flask), and classes for
-        # the module they are from.
-        sys.modules[self._name] = module = ModuleType(self._name)
-        module.__file__ = self.filename
-        exec(code, module.__dict__)
-        application = getattr(module, "application", None)
-        if not callable(application):
-            text = f"{self.filename} has no callable named `application`; define one (PEP 3333)"
-            raise LookupError(text)
-        return application
 
 
 class WsgiScripts:
@@ -91,13 +84,13 @@ class WsgiScripts:
         self._applications: dict[str, Application] = {}
         self.service: Service | None = None  # what write() needs to send before the end
         self._errors = errors
-        self._stderr = _ErrorStream(errors)
+        self.stderr = _ErrorStream(errors)
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
             "wsgi.multithread": directives.threaded,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
-            "wsgi.errors": self._stderr,
+            "wsgi.errors": self.stderr,
             "wsgi.file_wrapper": FileWrapper,
             **self._variables.base,
         }
@@ -109,9 +102,7 @@ class WsgiScripts:
             text = f"Options ExecCGI is off in the directory of {name}"
             self._errors.write("error", text, module="wsgi", client=conn.peer)
             return page(403, request.method)
-        application = self._applications.get(name)
-        if application is None:
-            application = Application(script.root, name)
+        application = self._applications.get(name) or Application(script.root, name)
         try:
             version = application.version()
         except (OSError, ValueError) as error:
@@ -129,21 +120,20 @@ class WsgiScripts:
         environ["wsgi.input"] = io.BufferedReader(_Body(conn)) if reads else io.BytesIO()
         if request.length is None:
             environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-        call = _Call(request, conn, self.service, self._stderr)
+        call = _Call(request, conn, self)
         try:
             response = call.run(function, environ)
         finally:
-            if self._stderr.held:
-                self._stderr.flush()
+            if self.stderr.held:
+                self.stderr.flush()
         if type(response.body) is FileBody:
             response.body.sendfile = self._sendfile
         return response
 
 
 class FileWrapper:
-    """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling"): a file as an iterable. An
-    application that returns one, of a regular file, has it sent as a static file would be: by sendfile
-    where that is on, and under event without a thread that waits for a slow client."""
+    """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling"): a file as an iterable. A regular
+    file is sent as a static one: by sendfile where that is on, under event without a waiting thread."""
 
     def __init__(self, file: Any, block_size: int = 65536) -> None:
         self.file = file
@@ -186,8 +176,7 @@ class Head(NamedTuple):
 
 @lru_cache(HEADS_KEPT)
 def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
-    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError. Most applications
-    repeat themselves, so valid heads are remembered."""
+    """A status and headers, checked by PEP 3333, encoded, and remembered. Raises AssertionError."""
     if not _STATUS.match(status):
         raise AssertionError(f"status {status!r} is not like '200 OK'")
     code, reason = int(status[:3]), status[4:]
@@ -224,22 +213,15 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
 
 
 class _Call:
-    """One call of an application: what it passed to `start_response`, what write() has sent, and, as an
-    iterable, the pieces that follow. `run` calls it, and makes a Response of its answer. The first piece is
-    taken before the head is sent, because an application may call start_response as late as then. Of a body
-    with a Content-Length no more bytes are sent (`measured`)."""
+    """One call of an application: what it passed to `start_response`, and what write() has sent. The first
+    piece is taken before the head is sent, because an application may call start_response as late as then."""
 
-    _result: Iterable[bytes]
-    _rest: Iterable[bytes]
-    _left: int | None  # bytes of the Content-Length that follow
-
-    def __init__(
-        self, request: Request, conn: Connection, service: Service | None, stderr: "_ErrorStream"
-    ) -> None:
-        self._request, self._conn, self._stderr = request, conn, stderr
+    def __init__(self, request: Request, conn: Connection, scripts: WsgiScripts) -> None:
+        self._request, self._conn, self._stderr = request, conn, scripts.stderr
         # An answer that another one becomes a part of (ErrorDocument, Location) has its head later.
-        self._service = None if isinstance(request, Redirected) else service
+        self._service = None if isinstance(request, Redirected) else scripts.service
         self._head: Head | None = None
+        self._left: int | None = None  # bytes of the Content-Length that follow
         self._begun: Begun | None = None  # the response that write() has begun to send
         self._written: list[bytes] = []  # what write() could not send
         self._sent = False
@@ -256,21 +238,17 @@ class _Call:
                     return self._response(body, len(body))
                 if type(result) is FileWrapper and (file := self._file(result)) is not None:
                     return self._response(file, file.count)
-            self._result, self._first = result, []
+            pieces = self._body(result)
             try:
-                self._rest = rest = iter(result)
-                for piece in rest:
-                    self._first.append(piece if type(piece) is bytes else _plain(piece))
-                    if piece or self._written:
-                        break
-                return self._response(self, None) if self._begun is None else self._going_on(self)
+                next(pieces)
+                return self._response(pieces, None)
             except BaseException:
-                self.close()
+                pieces.close()
                 raise
         except BaseException as error:
             if self._begun is None or isinstance(error, Disconnected):
                 raise
-            return self._going_on(_raising(error))
+            return self._response(_raising(error), None)
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None):
         if exc_info is not None:
@@ -286,8 +264,7 @@ class _Call:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's old way: sent at once, with the head before it. Once the application's iterable is
-        being sent, it goes with the next piece of that."""
+        """PEP 3333's old way: sent at once; or once the iterable is being sent, with its next piece."""
         if type(data) is not bytes:
             data = _plain(data)
         if not data:
@@ -308,16 +285,6 @@ class _Call:
     def _bodyless(self, head: Head) -> bool:
         return head.code in BODYLESS_STATUSES or self._request.method == "HEAD"
 
-    def _going_on(self, pieces: Iterable[bytes]) -> Response:
-        """The response whose head, and some of its body, write() has sent: `pieces` come after them."""
-        assert self._begun is not None
-        answer = self._response([], None)
-        if self._left is not None:
-            self._left -= self._begun.count
-        self._begun.rest = pieces
-        answer.body = self._begun
-        return answer
-
     def _file(self, wrapper: FileWrapper) -> FileBody | None:
         """The file, if it can be the body as it is."""
         if (head := self._head) is None:
@@ -335,8 +302,7 @@ class _Call:
         if self._bodyless(head):
             if declared is None and length and code not in BODYLESS_STATUSES:
                 fields += b"Content-Length: %d\r\n" % length
-            if body is self:
-                self.close()
+            getattr(body, "close", int)()
             body, declared = b"", 0
         elif declared is None and length is not None:
             fields += b"Content-Length: %d\r\n" % length
@@ -346,31 +312,36 @@ class _Call:
         self._left = declared
         if head.reason is not None:
             body = [body] if type(body) is bytes else body  # only this way sends a reason
+        if self._begun is not None:  # write() has sent the head, and some of the body
+            if declared is not None:
+                self._left = declared - self._begun.count
+            self._begun.rest, body = body, self._begun
         return Response(code, fields, head.after, body, declared, reason=head.reason)
 
-    def __iter__(self) -> Iterator[bytes]:
-        pieces = self._pieces()
-        return pieces if self._left is None else measured(pieces, self._left, AssertionError)
-
-    def _pieces(self) -> Iterator[bytes]:
-        self._sent, written = True, self._written
-        for pieces in (self._first, self._rest):
-            for piece in pieces:
-                while written:
-                    yield written.pop(0)
-                yield piece
-        yield from written
-
-    def close(self) -> None:
-        """Close the application's iterable, once, and let go of it: it may hold `start_response`."""
-        close = getattr(self._result, "close", None)
-        self._result = self._rest = ()
+    def _body(self, result: Iterable[bytes]) -> Generator[bytes, None, None]:
+        """The body; before it b"": start_response has been called by then. Closes `result`."""
         try:
-            if close is not None:
-                close()
+            pieces: Iterator[bytes] = self._pieces(result)
+            first = next(pieces, b"")
+            yield b""
+            self._sent = True
+            pieces, left = chain((first,), pieces), self._left
+            yield from pieces if left is None else measured(pieces, left, AssertionError)
         finally:
-            if self._stderr.held:
-                self._stderr.flush()
+            try:
+                getattr(result, "close", int)()
+            finally:
+                if self._stderr.held:
+                    self._stderr.flush()
+
+    def _pieces(self, result: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in result:
+            data = piece if type(piece) is bytes else _plain(piece)
+            while self._written:
+                yield self._written.pop(0)
+            if data:
+                yield data
+        yield from self._written
 
 
 def _raising(error: BaseException) -> Iterator[bytes]:
@@ -408,8 +379,7 @@ class _Body(io.RawIOBase):
 
 
 class _ErrorStream:
-    """wsgi.errors: lines for the error log. `held` has what is not a whole line yet, by thread: print(a, b)
-    writes in pieces."""
+    """wsgi.errors: lines for the error log. held: begun lines, by thread: print(a, b) writes in pieces."""
 
     def __init__(self, errors: ErrorLog) -> None:
         self._errors = errors
@@ -418,7 +388,7 @@ class _ErrorStream:
     def write(self, text: str) -> None:
         thread = get_ident()
         text = self.held.pop(thread, "") + text
-        if not text.endswith("\n") and len(text) < LONGEST_LINE:
+        if not text.endswith("\n") and len(text) < gateway.STDERR_LINE:
             text, _, rest = text.rpartition("\n")
             self.held[thread] = rest
         if text.strip():

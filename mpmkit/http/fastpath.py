@@ -5,8 +5,7 @@ sight: one-off heads would evict others and write to untouched memory, which cos
 
 **Plain heads.** A head whose lines all follow RFC 9112's grammar, with exactly one Host, and without a
 field about a body or the next protocol, has only one reading. It is read line by line, and most field lines
-have been seen before, in other heads. This way only answers "plain" or "ask h11": it refuses no head, and
-tests compare all that it accepts with `parse_head`'s reading of the same bytes.
+have been seen before, in other heads. What it does not read h11 does.
 """
 
 import re
@@ -51,9 +50,8 @@ def tokens(value: bytes | None) -> frozenset[bytes]:
 
 
 class RequestCache:
-    """The caches of a process, `known` and `lines`, which are emptied when they are full. All threads share them
-    without a lock: each step is one operation on a dict or a set, and what it finds is whole. Threads that
-    add at the same moment may go beyond a bound, by one entry each."""
+    """The caches of a process, `known` and `lines`, which are emptied when they are full. Threads share them
+    without a lock: each step is one operation on a dict or a set. Each may go beyond a bound by one entry."""
 
     __slots__ = ("_fields", "_longest", "_once", "known", "lines")
 

@@ -141,11 +141,8 @@ class Request:
 
     def get(self, name: bytes) -> bytes | None:
         """The value of header `name` (lower case); several are joined with a comma (RFC 9110, 5.3)."""
-        found = None
-        for key, value in self.headers:
-            if key == name:
-                found = value if found is None else found + b", " + value
-        return found
+        values = [value for key, value in self.headers if key == name]
+        return b", ".join(values) if values else None
 
     def for_path(self, kind: type[R], path: str) -> R:
         """A copy of this request for another path."""
@@ -196,8 +193,7 @@ class Page(Response):
 
 
 def page(status: int, method: str = "GET", *, extra: bytes = b"", what: str = "") -> Page:
-    """An error or redirect page in httpd's form. `extra` are header lines, put before the length, `what`
-    is the path or the thing at fault."""
+    """An error or redirect page in httpd's form. extra: header lines, before the length. what: is at fault."""
     reason = REASONS[status]
     sentence = SENTENCES.get(status, "The request was answered with the status above.")
     shown = f"<p><code>{escape(what)}</code></p>\n" if what else ""
@@ -227,11 +223,10 @@ def text(
 
 def escape(value: str) -> str:
     """Text as HTML. (The html module would bring a table of 2,231 names into every child.)"""
-    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        value = value.replace(char, entity)
-    return value
+    return value.translate(_ENTITIES)
 
 
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -246,8 +241,7 @@ def http_date(seconds: float) -> str:
 
 
 def parse_http_date(value: bytes) -> int | None:
-    """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7); None for anything else:
-    then the header is ignored."""
+    """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7); None: it is not."""
     try:
         match value.partition(b";")[0].decode("ascii").replace("-", " ").split():
             # Sun, 06 Nov 1994 08:49:37 GMT; RFC 850's has dashes and two digits: 70 to 99 are of the last century

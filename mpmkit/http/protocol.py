@@ -15,6 +15,7 @@ server on the way may treat as the end of a line must not be part of one here.
 import os
 import re
 from collections.abc import Generator, Iterator
+from itertools import takewhile
 from typing import Any
 
 import h11
@@ -25,8 +26,7 @@ from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
 from mpmkit.http.messages import Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
-TRAILERS = 8190  # bytes of them, as of one field of a head
-CHUNK_LINE = 8190  # bytes of a chunk's line with its extensions
+TRAILERS = CHUNK_LINE = 8190  # bytes of all trailers, and of a chunk's line with its extensions
 # A size, blanks that some clients pad it with, and extensions, which are not looked at.
 _CHUNK = re.compile(rb"(0*[0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 # Some clients send blank lines after a body: to wait for the rest of a request that begins with them would be
@@ -121,14 +121,12 @@ class Protocol:
 
     def _incomplete(self, buffer: bytes) -> Request | None:
         """Not a whole head yet. Refuse now what can't become a valid one."""
-        if self._between and buffer.startswith(b"\r\n"):
-            self.pending = _BLANK_LINES.sub(b"", buffer, 1)
-            return self.next_request() if self.pending else None
         if buffer.startswith((b"\r", b"\n")):
-            rest = _TEN_BLANK_LINES.sub(b"", buffer, 1)
+            rest = (_BLANK_LINES if self._between else _TEN_BLANK_LINES).sub(b"", buffer, 1)
             if rest.startswith((b"\n", b"\r\n")):
                 raise RequestError(400, "blank lines instead of a request line", ah="AH03445")
             if rest in (b"", b"\r"):
+                self.pending = rest if self._between else buffer
                 return None
             if rest.startswith(b"\r"):
                 raise RequestError(400, "a carriage return instead of a request line", ah="AH03447")
@@ -152,9 +150,8 @@ class Protocol:
         self.body.rest += data
 
     def next_piece(self) -> bytes | None:
-        """The next piece of the body; b"" at its end, None: more bytes are needed. Raises RequestError: 400
-        for bad framing, 413 over LimitRequestBody; and again at each call after that, so that no script
-        that swallows it makes the rest look like a request."""
+        """The next piece of the body; b"" at its end, None: more bytes are needed. Raises RequestError, at each
+        call from then on: 400 for bad framing, 413 over LimitRequestBody."""
         body = self.body
         if body is None:
             return b""
@@ -194,9 +191,8 @@ def check_line(head: bytes, directives: Directives) -> int:
 
 
 class GrowingHead(bytearray):
-    """A head whose first line is right, and whose end may be still to come. Only what is new is looked at,
-    so the time that a head takes is linear, however its client cuts it. LimitRequestFieldSize and
-    LimitRequestFields hold as it grows: a client can't fill our memory."""
+    """A head whose first line is right, and whose end may be still to come. Only what is new is looked at: the
+    time is linear, however a client cuts it. LimitRequestFieldSize and LimitRequestFields hold as it grows."""
 
     def __init__(self, head: bytes) -> None:
         super().__init__(head)
@@ -341,9 +337,8 @@ def parse_head(head: bytes, directives: Directives) -> Request:
 
 
 def partial_request(head: bytes, directives: Directives) -> Request | None:
-    """As much of a refused head as was right, for the access log: httpd, too, keeps what it had read. The
-    request line, and the fields before the first line that is malformed, over a limit or incomplete; the
-    path as it was sent. None if not even the request line is right."""
+    """As much of a refused head as was right, for the access log, as in httpd: the request line, and the fields
+    before the first that is malformed, over a limit or incomplete; the path as sent. None: nothing was right."""
     whole, blank, _ = head.partition(b"\r\n\r\n")
     line, *rest = (whole + blank[:2]).split(b"\r\n")[:-1] or [b""]
     if len(line) > directives.LimitRequestLine or not REQUEST_LINE.match(line):
@@ -352,13 +347,9 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
     request = _new_request(head, line, method.decode("ascii"), target)
     path, _, request.query = target.partition(b"?")
     request.path = os.fsdecode(path)
-    fields: list[tuple[bytes, bytes]] = []
-    for text in rest[: directives.LimitRequestFields or None]:
-        found = PLAIN_FIELD.fullmatch(text)
-        if found is None or len(text) > directives.LimitRequestFieldSize:
-            break
-        fields.append((found[1].lower(), found[2].strip(b" \t")))
-    request.headers = tuple(fields)
+    read = map(PLAIN_FIELD.fullmatch, rest[: directives.LimitRequestFields or None])
+    right = takewhile(lambda one: one and len(one[0]) <= directives.LimitRequestFieldSize, read)
+    request.headers = tuple((one[1].lower(), one[2].strip(b" \t")) for one in right if one)
     return request
 
 
@@ -413,8 +404,7 @@ def _frame(request: Request) -> None:
         if request.version == (1, 0):
             raise RequestError(400, "Transfer-Encoding in an HTTP/1.0 request", ah="AH02539")
         request.length = None
-        # Both framings: chunked wins, the length is dropped, and the connection ends, in case a proxy
-        # on the way chose the other one.
+        # Both framings: chunked wins, and the connection ends, in case a proxy chose the other one.
         if request.get(b"content-length") is not None:
             request.close = True
             request.headers = tuple(f for f in request.headers if f[0] != b"content-length")

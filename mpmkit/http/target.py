@@ -4,17 +4,17 @@ import os
 import re
 from typing import NamedTuple, Self
 
-from mpmkit.http.messages import RequestError, whole_number
+from mpmkit.http.messages import RequestError
 
 ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
 # A host name or an address, and a port. Nothing else may appear in a link that the server writes.
 _HOST = re.compile(
-    rb"(?:(\.?[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?|\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])(?::0*[1-9][0-9]{0,4})?\Z"
+    rb"(?:(\.?[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?|\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])(?::0*([1-9][0-9]{0,4}))?\Z"
 )
 # A name of digits and dots is an IPv4 address, and the last part of a name begins with a letter (RFC 1123, 2.1).
 _IPV4 = re.compile(rb"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){3}\Z")
-_DIGITS = "0123456789abcdefABCDEF"
-_HEX = {(a + b).encode(): bytes.fromhex(a + b) for a in _DIGITS for b in _DIGITS}
+_ESCAPE = re.compile(b"%([0-9A-Fa-f]{2})")
+_NO_NAME = re.compile(b"%(?:2[Ff]|00)")
 _UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
 # Control characters that C has a letter for, and the backslash (httpd's ap_escape_logitem).
 ESCAPES = {"\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
@@ -26,11 +26,8 @@ def is_host(text: bytes) -> bool:
     found = _HOST.match(text)
     if found is None:
         return False
-    name, address = found.groups()
-    if not (_is_name(name) if address is None else _is_ipv6(address)):
-        return False
-    port = text.rpartition(b":")[2]
-    return not port.isdigit() or whole_number(port, 65535) is not None
+    name, address, port = found.groups()
+    return (_is_name(name) if address is None else _is_ipv6(address)) and int(port or 0) <= 65535
 
 
 def _is_ipv6(address: bytes) -> bool:
@@ -94,17 +91,13 @@ def split_target(method: str, target: bytes) -> tuple[str, bytes]:
     """The path, decoded and normalised, and the query of a request target: origin form, absolute form (its
     authority is ignored here) and `*` for OPTIONS. A path with `%2F` (AllowEncodedSlashes Off) or `%00` names no
     resource: it comes back empty. Raises RequestError 400 for a path that leaves the root or a bad escape."""
-    if target.startswith(b"/"):
-        pass
-    elif target == b"*" and method == "OPTIONS":
+    if target == b"*" and method == "OPTIONS":
         return "*", b""
-    elif absolute := ABSOLUTE.match(target):
-        target = target[absolute.end() :]
-        if not target.startswith(b"/"):
-            target = b"/" + target
-    elif method == "CONNECT":
+    if absolute := ABSOLUTE.match(target):
+        target = b"/" + target[absolute.end() :].removeprefix(b"/")
+    elif method == "CONNECT" and not target.startswith(b"/"):
         return "", b""
-    else:
+    elif not target.startswith(b"/"):
         raise RequestError(400, "the request target does not begin with a slash", ah="AH03450")
     if b"#" in target:
         raise RequestError(400, "a fragment in the request target", ah="AH02421")
@@ -117,15 +110,11 @@ def split_target(method: str, target: bytes) -> tuple[str, bytes]:
 
 
 def _unquote(raw: bytes) -> bytes:
-    first, *rest = raw.split(b"%")
-    pieces = [first]
-    for piece in rest:
-        if (char := _HEX.get(piece[:2])) is None:
-            raise RequestError(400, f"a bad %-escape in the path {os.fsdecode(raw)}", ah="AH10244")
-        if char in b"/\0":
-            return b""  # no resource has such a name
-        pieces += (char, piece[2:])
-    return b"".join(pieces)
+    if len(_ESCAPE.findall(raw)) < raw.count(b"%"):
+        raise RequestError(400, f"a bad %-escape in the path {os.fsdecode(raw)}", ah="AH10244")
+    if _NO_NAME.search(raw):
+        return b""  # no resource has such a name
+    return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), raw)
 
 
 def _normalise(raw: bytes) -> bytes:

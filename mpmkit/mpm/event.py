@@ -25,20 +25,8 @@ import select
 from time import monotonic
 
 from mpmkit.mpm.threaded import NEVER, ThreadedChild
+from mpmkit.policy import states
 from mpmkit.policy.admission import connections_above_limit
-from mpmkit.policy.states import (
-    BUSY_KEEPALIVE,
-    BUSY_READ,
-    BUSY_WRITE,
-    CLOSED,
-    CLOSING,
-    GRACEFUL,
-    KEEPALIVE,
-    LINGER_NORMAL,
-    PROCESSING,
-    READY,
-    WRITE_COMPLETION,
-)
 from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.core import finish_request, process_request
 from mpmkit.server.fdqueue import FdQueue
@@ -119,7 +107,7 @@ class EventChild(ThreadedChild):
         if conn is None:
             return
         state = self.parked.news(conn)
-        if state == KEEPALIVE or state == WRITE_COMPLETION:
+        if state == states.KEEPALIVE or state == states.WRITE_COMPLETION:
             self.queue.offer(conn)
         elif state in LINGERING and conn.drained():
             if self.parked.claim(conn):
@@ -155,43 +143,43 @@ class EventChild(ThreadedChild):
         """What there is to do for one connection, until it waits or ends."""
         service = self.service
         if conn.state is None:
-            conn.state = PROCESSING
-            slot.set(BUSY_READ)
+            conn.state = states.PROCESSING
+            slot.set(states.BUSY_READ)
             slot.connected(conn.peer[0])
         elif not self.parked.claim(conn):
             return
         try:
             while conn.async_safe:
                 if conn.pending is not None:
-                    slot.set(BUSY_WRITE)
+                    slot.set(states.BUSY_WRITE)
                     if not conn.flush():
-                        if self.parked.park(conn, WRITE_COMPLETION):
+                        if self.parked.park(conn, states.WRITE_COMPLETION):
                             return
                         continue
                     alive = finish_request(conn, slot, service)
                 else:
                     if conn.kept and not conn.protocol.pending and not conn.fill():
-                        if self.parked.park(conn, KEEPALIVE):
+                        if self.parked.park(conn, states.KEEPALIVE):
                             return
                         continue
-                    slot.set(BUSY_READ)
+                    slot.set(states.BUSY_READ)
                     alive = process_request(conn, slot, service)
                     if conn.pending is not None:
                         continue
                 if not alive:
                     break
-                if not conn.protocol.pending and self.parked.park(conn, KEEPALIVE):
+                if not conn.protocol.pending and self.parked.park(conn, states.KEEPALIVE):
                     return
             else:
                 # A filter keeps bytes where epoll can't see them (server/filters.py): this thread
                 # stays with the connection to its end, as a thread of worker does.
                 while process_request(conn, slot, service):
-                    slot.set(BUSY_KEEPALIVE)
+                    slot.set(states.BUSY_KEEPALIVE)
         except Disconnected:
             self.close(conn)
             return
-        slot.set(CLOSING)
-        self.linger(conn, LINGER_NORMAL)
+        slot.set(states.CLOSING)
+        self.linger(conn, states.LINGER_NORMAL)
 
     # -- by either of them ----------------------------------------------------------------------
 
@@ -210,7 +198,7 @@ class EventChild(ThreadedChild):
 
     def close(self, conn: Connection) -> None:
         """The end of a connection. First out of the table: the number of its socket is free then."""
-        conn.state = CLOSED
+        conn.state = states.CLOSED
         del self.connections[conn.fd]
         conn.close()
         if not self.socks.enabled or (self.leaving and not self.connections):
@@ -225,7 +213,7 @@ class EventChild(ThreadedChild):
         """Also in the scoreboard. The listener goes on until the last connection ends."""
         if not self.leaving:
             super().leave()
-            self.idle_state = GRACEFUL
+            self.idle_state = states.GRACEFUL
             threads = self.directives.ThreadsPerChild
-            self.board.set_states(self.slot, GRACEFUL, threads, only=(READY,))
+            self.board.set_states(self.slot, states.GRACEFUL, threads, only=(states.READY,))
             self.wake_listener()

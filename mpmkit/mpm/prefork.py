@@ -15,7 +15,7 @@ All children accept from the same socket; the kernel gives each connection to on
 
 from __future__ import annotations
 
-from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
+from mpmkit.policy import states
 from mpmkit.server.child import OK, Child
 from mpmkit.server.connection import Connection
 from mpmkit.server.core import process_request
@@ -33,7 +33,7 @@ class PreforkChild(Child):
         while not self.outdated():
             if 0 < limit <= served:
                 break
-            self.worker.set(READY)
+            self.worker.set(states.READY)
             try:
                 accepted = acceptor.accept()
             except OSError as error:
@@ -50,9 +50,9 @@ class PreforkChild(Child):
     def process_connection(self, conn: Connection) -> None:
         """Every request of one connection, and its close."""
         slot = self.worker
-        slot.set(BUSY_READ)
+        slot.set(states.BUSY_READ)
         slot.connected(conn.peer[0])
         while process_request(conn, slot, self.service):
-            slot.set(BUSY_KEEPALIVE)
-        slot.set(CLOSING)
+            slot.set(states.BUSY_KEEPALIVE)
+        slot.set(states.CLOSING)
         conn.lingering_close()

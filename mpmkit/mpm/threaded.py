@@ -83,8 +83,7 @@ class ThreadedChild(Child):
         self.threads.append(running)
 
     def run(self, running: LockType, profile: Any, main: Callable[..., None], *args: int) -> None:
-        """A thread. An error in the server's own code ends the process, as a crash of httpd's would: to go
-        on without one of its threads would be worse."""
+        """A thread. An error in the server's own code ends the process, as a crash of httpd's would."""
         sys.setprofile(profile)
         try:
             main(*args)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from threading import Lock
 
 from mpmkit.mpm.threaded import NEVER, ThreadedChild
-from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING
+from mpmkit.policy import states
 from mpmkit.server.connection import Connection
 from mpmkit.server.core import process_request
 from mpmkit.server.fdqueue import FdQueue
@@ -33,8 +33,6 @@ class WorkerChild(ThreadedChild):
     def prepare(self) -> None:
         self.queue: FdQueue[Connection] = FdQueue()
         self.counting = Lock()
-
-    # -- the listener thread --------------------------------------------------------------------
 
     def listener_thread(self) -> None:
         """Reserve a worker, accept, hand over."""
@@ -53,15 +51,13 @@ class WorkerChild(ThreadedChild):
             self.leave()  # before the last connection's response: it says `Connection: close`
         self.queue.push(self.service.connection(*accepted))
 
-    # -- worker threads -------------------------------------------------------------------------
-
     def process_connection(self, conn: Connection, slot: WorkerSlot) -> None:
         """Every request of one connection, and its close: all in this thread."""
-        slot.set(BUSY_READ)
+        slot.set(states.BUSY_READ)
         slot.connected(conn.peer[0])
         while process_request(conn, slot, self.service):
-            slot.set(BUSY_KEEPALIVE)
-        slot.set(CLOSING)
+            slot.set(states.BUSY_KEEPALIVE)
+        slot.set(states.CLOSING)
         conn.lingering_close()
         if self.connections_left != NEVER:
             with self.counting:
