@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
@@ -50,14 +50,14 @@ FORBIDDEN = {
     "config": EFFECTS, "policy": EFFECTS, "http": SOCKETS, "server": READY_MADE,
     "mpm": READY_MADE, "handlers": {"asyncio"},
 }  # fmt: skip
-# Locustfiles, and the files that only a locustfile imports.
+# Locustfiles, and the files that only a locustfile imports; Locust and gevent patch the whole process.
 RUN_BY_LOCUST = {"locustfile", "client", "generator_state"}
+PATCHING = {"locust", "gevent", *(f"load.{one}" for one in RUN_BY_LOCUST)}
 
 
 @cache
-def imports(path: Path, lazy: bool = True) -> list[tuple[int, str]]:
-    """Every import of a file as (line, dotted name), relative ones made absolute; those inside functions
-    only if `lazy`.
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Every import of a file, inside functions, too, as (line, dotted name); relative ones are made absolute.
 
     `from mpmkit import states` yields `mpmkit.policy.states`, so that a rule sees the file it reaches.
     Imports under `if TYPE_CHECKING:` don't run and are left out.
@@ -78,7 +78,7 @@ def imports(path: Path, lazy: bool = True) -> list[tuple[int, str]]:
                     place = ROOT.joinpath(*name.split("."))
                     module = place.with_suffix(".py").exists() or (place / "__init__.py").exists()
                     yield child.lineno, name if module else base
-            elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            else:
                 yield from walk(child)
 
     return list(walk(ast.parse(path.read_text(encoding="utf-8"), str(path))))
@@ -86,8 +86,7 @@ def imports(path: Path, lazy: bool = True) -> list[tuple[int, str]]:
 
 def dotted(path: Path) -> str:
     """`mpmkit/http/__init__.py` -> `mpmkit.http`"""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def within(module: str, names: set[str]) -> bool:
@@ -99,57 +98,31 @@ def folder(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def breaches(wrong: Callable[[Path, str], bool], paths: Iterable[Path] = FILES) -> str:
-    """`file:line imports name` for each import of those files that is wrong."""
-    found = [(path, *one) for path in paths for one in imports(path) if wrong(path, one[1])]
-    lines = (f"{path.relative_to(ROOT)}:{line} imports {name}" for path, line, name in found)
-    return "\n".join(lines)
-
-
-def floor_above(path: Path, name: str) -> bool:
-    allowed = FLOORS.get(folder(path))
-    if allowed is None or not name.startswith("mpmkit."):
-        return False
-    return not within(name.removeprefix("mpmkit."), {*allowed, folder(path), "_version"})
-
-
-def other_mpm(path: Path, name: str) -> bool:
-    shared = {"mpmkit.mpm.threaded"} if path.name != "prefork.py" else set()
-    return folder(path) == "mpm" and name.startswith("mpmkit.mpm.") and name not in shared
-
-
-def effect_or_ready_made(path: Path, name: str) -> bool:
+def broken_rules(path: Path, name: str) -> list[str]:
+    """Those that this import breaks."""
+    floor, own = folder(path), name.removeprefix("mpmkit.")
     permitted = PERMITTED.get(str(path.relative_to(PACKAGE)), set())
-    return within(name, FORBIDDEN.get(folder(path), set()) - permitted)
+    allowed = {*FLOORS.get(floor, [own]), floor, "_version"}
+    shared = path.name != "prefork.py" and own == "mpm.threaded"
+    rules = {
+        "a floor above": own != name and not within(own, allowed),
+        "another MPM": floor == "mpm" and own.startswith("mpm.") and not shared,
+        "an effect, or ready-made": within(name, FORBIDDEN.get(floor, set()) - permitted),
+        "outside": within(name, {"benchmarks", "docs", "tests", "helpers", "notebooks"}),
+        "patches": within(own, PATCHING) and not (floor == "load" and path.stem in RUN_BY_LOCUST),
+    }
+    return [rule for rule, broken in rules.items() if broken]
 
 
-def outside(path: Path, name: str) -> bool:
-    return name.partition(".")[0] in {"benchmarks", "docs", "tests", "helpers", "notebooks"}
-
-
-def run_by_locust(path: Path, name: str) -> bool:
-    """Locust and gevent patch the whole process."""
-    theirs = {"locust", "gevent", *(f"mpmkit.load.{one}" for one in RUN_BY_LOCUST)}
-    return within(name, theirs) and not (folder(path) == "load" and path.stem in RUN_BY_LOCUST)
-
-
-RULES = (floor_above, other_mpm, effect_or_ready_made, outside, run_by_locust)
-
-
-@pytest.mark.parametrize("wrong", RULES)
-def test_a_file_imports_what_its_floor_may(wrong):
-    assert not (found := breaches(wrong)), found
-
-
-def test_a_server_imports_h11_and_no_other_package():
-    known = sys.stdlib_module_names | {"mpmkit", "h11"}
-    servers = [path for path in FILES if folder(path) not in {"load", "measure", "lab"}]
-    found = [(path, line, name) for path in servers for line, name in imports(path, lazy=False)]
-    assert [one for one in found if one[2].partition(".")[0] not in known] == []
-    assert {"h11", "mpmkit.http.messages"} <= {name for *_, name in found}, "all spellings are seen"
-    # Imports inside functions count, too: they hide a circle and don't remove it.
+def test_a_file_imports_what_its_floor_may_and_never_in_a_circle():
+    found = [(path, *one) for path in FILES for one in imports(path)]
+    lines = [f"{path.relative_to(ROOT)}:{line} imports {name}: {rules}"
+             for path, line, name in found if (rules := broken_rules(path, name))]  # fmt: skip
+    assert not lines, "\n".join(lines)
+    # Imports inside functions hide a circle and don't remove it.
     graph = {dotted(path): {name for _, name in imports(path)} for path in FILES}
     assert "mpmkit.server.tls" in graph["mpmkit.server.core"]
+    assert {"h11", "mpmkit.http.messages"} <= set().union(*graph.values()), "all spellings are seen"
     graph = {name: targets & set(graph) for name, targets in graph.items()}
     list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
 
@@ -158,39 +131,40 @@ def test_no_test_module_imports_another():
     """Data and functions that two of them need are in tests/support."""
     tests = [*(ROOT / "tests").glob("*.py"), *(ROOT / "tests" / "support").glob("*.py")]
     pattern = re.compile(r"(tests\.)?test_|.*\.conftest")
-    assert not (found := breaches(lambda path, name: bool(pattern.match(name)), tests)), found
+    found = [(path.name, *one) for path in tests for one in imports(path) if pattern.match(one[1])]
+    assert not found
 
 
 # ---------------------------------------------------------------- what is loaded
 
-HEAVY = ("locust", "gevent", "pandas", "numpy", "plotly", "IPython", "ipywidgets", "asyncio")
-# Import each of the modules, one after the other, and print those that were the first to load a heavy one.
+# Import each of the modules, and print those that were the first to load a package, or asyncio.
 IMPORTING = """
 import importlib, sys
-heavy, *modules = sys.argv[1:]
-for module in modules:
+known = sys.stdlib_module_names - {"asyncio"} | {"mpmkit", "h11"}
+for module in sys.argv[1:]:
     before = set(sys.modules)
     importlib.import_module(module)
-    for name in {*heavy.split()} & set(sys.modules) - before:
-        print(f"import {module} loads {name}")
+    found = {name.partition(".")[0] for name in set(sys.modules) - before} - known
+    if found:
+        print(f"import {module} loads {found}")
 """
 
 
-def run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """A Python program of its own. -I would hide an editable install: the checkout goes on the path."""
-    return subprocess.run(
-        [sys.executable, "-c", program, *args], cwd=ROOT, text=True, timeout=60, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+def printed(program: str, *args: str) -> str:
+    """By a program of its own. -I would hide an editable install: the checkout goes on the path."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-c", program, *args]
+    done = subprocess.run(argv, cwd=ROOT, env=environ, text=True, timeout=60, capture_output=True)
+    assert not done.stderr
+    return done.stdout
 
 
-def test_importing_a_server_module_loads_nothing_heavy():
-    servers = [*(one for one in FLOORS if one not in ("load", "measure", "lab")), "__init__"]
+def test_importing_a_server_module_loads_h11_and_no_other_package():
+    servers = FLOORS.keys() - {"load", "measure", "lab"} | {"__init__", "__main__"}
     modules = [dotted(path) for path in FILES if folder(path) in servers]
     modules += ["mpmkit.load.runner", "mpmkit.measure.qps"]  # what a notebook runs, in its process
     assert len(modules) > 50
-    done = run(IMPORTING, " ".join(HEAVY), *modules)
-    assert done.stdout + done.stderr == ""
+    assert printed(IMPORTING, *modules) == "import mpmkit.measure.qps loads {'psutil'}\n"
 
 
 # What no server without TLS, programs and backends has any use for: each is paid for in the time to
@@ -219,34 +193,23 @@ def test_a_running_server_has_loaded_nothing_it_does_not_use(mpm: str):
     assert not loaded & UNUSED, loaded & UNUSED
 
 
-def test_what_is_not_installed_is_named_with_the_extra_that_brings_it():
-    """As in an installation without the notebooks: pandas, plotly and widgets can't be imported."""
+def test_without_the_notebooks_packages_the_extra_is_named_and_a_sweep_is_printed():
     program = """
-import sys
+import json, sys
 for name in ("pandas", "plotly", "ipywidgets", "anywidget"):
     sys.modules[name] = None
 import mpmkit
 from mpmkit import lab
+from mpmkit.measure import records, sweep
 for use in (lambda: mpmkit.simulate("event").to_frame(), lambda: lab.control_room,
             lambda: mpmkit.recorded("memory-demo").to_frame()):
     try:
         use()
     except ImportError as error:
         print(error)
-"""
-    done = run(program)
-    said = done.stdout.splitlines()
-    assert len(said) == 3, done.stdout + done.stderr
-    assert all("pip install 'mpmkit[lab]' brings it" in line for line in said)
-
-
-def test_a_sweep_is_printed_without_pandas():
-    program = """
-import json, sys
-sys.modules["pandas"] = None
-from mpmkit.measure import records, sweep
 rows = records.read(records.recorded_folder() / "07-users.csv")
 print(sweep.SweepTable(rows, names=tuple(json.loads(rows[0]["point"]))).text())
 """
-    done = run(program)
-    assert "most requests/s under" in done.stdout, done.stderr
+    said = printed(program)
+    assert said.count("pip install 'mpmkit[lab]' brings it") == 3, said
+    assert "most requests/s under" in said
