@@ -22,6 +22,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,19 @@ DIRECTIVES = directives(
 QUIET = os.open(os.devnull, os.O_WRONLY)
 
 
+class Slot:
+    """A scoreboard's slot that no one reads."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: None
+
+
 class Pieces:
     """A socket whose other end sends `pieces` and closes."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.coming = pieces[::-1]
-        self.here = b""
-        self.sent = b""
-        self.closed = False
-        self.vain = 0
+        self.here, self.sent, self.closed, self.vain = b"", b"", False, 0
 
     def arrive(self) -> None:
         """The next piece, or the close."""
@@ -101,13 +106,6 @@ class Pieces:
         pass
 
 
-class Slot:
-    """A scoreboard's slot that no one reads."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *given: None
-
-
 def handler(request: Request, conn: Connection) -> Response:
     """Answers with what it has read; reads the body, or leaves it, or reads it while it answers."""
     seen = b"%b %b %d" % (request.method.encode(), request.target, len(request.headers))
@@ -121,10 +119,7 @@ def handler(request: Request, conn: Connection) -> Response:
 
 def lazily(conn: Connection, seen: bytes) -> Iterator[bytes]:
     yield seen
-    count = 0
-    while piece := conn.read_body():
-        count += len(piece)
-    yield b" %d" % count
+    yield b" %d" % sum(map(len, iter(conn.read_body, b"")))
 
 
 def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[bytes, bool | None]:
@@ -133,14 +128,12 @@ def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[byte
     how = service.requests, service.connection.first_timeout, event
     conn = Connection(sock, ("127.0.0.1", 1), DIRECTIVES, *how)  # type: ignore[arg-type]
     slot: Any = Slot()
-    try:
+    with suppress(Disconnected):
         if event:
             as_event_does(conn, sock, slot, service)
         else:
             while process_request(conn, slot, service):
                 pass
-    except Disconnected:
-        pass
     sent = re.sub(rb"Date: [^\r]*\r\n", b"", sock.sent)
     return sent.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""), getattr(conn, "keep_alive", None)
 
@@ -221,24 +214,19 @@ def requests(stream: bytes) -> Iterator[Request]:
     """The requests that a Protocol finds."""
     protocol = Protocol(DIRECTIVES, RequestCache(DIRECTIVES))
     protocol.feed(stream)
-    try:
+    with suppress(RequestError):
         while protocol.pending and (request := protocol.next_request()) is not None:
             yield request
             while protocol.body:
                 if protocol.next_piece() is None:
                     return
-    except RequestError:
-        pass
 
 
 def agrees(request: Request) -> None:
     """A request of ours is h11's, but for what httpd adds: one host and one framing."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(request.head)
-    try:
-        event = connection.next_event()
-    except h11.RemoteProtocolError as error:
-        raise AssertionError(f"h11 refuses {request.head!r}") from error
+    event = connection.next_event()  # raises what h11 refuses
     assert isinstance(event, h11.Request), request.head
     assert (request.method.encode(), request.target) == (event.method, event.target)
     # httpd, and so we, drop the blanks ahead of a line's fold; h11 keeps them.
