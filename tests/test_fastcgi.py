@@ -308,26 +308,23 @@ def test_bad_backends(tmp_path):
         assert get(server, "/a.fake").body == b"fine"
 
 
-def test_a_client_that_leaves_frees_the_backend(mpm, tmp_path):
-    def endless(conn, params, body):
-        while True:
-            conn.sendall(out(b"\r\n" + b"x" * 10_000, end=False))
+def test_many_at_once_and_a_client_that_leaves_hold_nothing(mpm, tmp_path):
+    def answers(conn, params, body):
+        conn.sendall(out(b"\r\n" + body, end=bool(body)))
+        while not body:
+            conn.sendall(out(b"x" * 10_000, end=False))
 
-    with backend(mpm, tmp_path, endless) as (server, fake):
-        with asked(server, "/a.fake") as client:
-            client.receive()
-        poll_until(lambda: not fake.open, "the backend's connection is closed")
-
-
-def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
     def client(number):
         for _ in range(5):
             assert get(server, "/a.fake", method="POST", body=b"%d" % number).body == b"%d" % number
 
-    with backend(mpm, tmp_path, once) as (server, _):
+    with backend(mpm, tmp_path, answers) as (server, fake):
         at_once(client, 10)
         before = open_files(server)
         at_once(client, 10)
+        with asked(server, "/a.fake") as leaving:
+            leaving.receive()
+        poll_until(lambda: not fake.open, "the backend's connection is closed")
         no_more_files(server, before)
 
 

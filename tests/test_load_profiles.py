@@ -14,9 +14,10 @@ import subprocess
 import urllib.parse
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -278,39 +279,37 @@ def locust(options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, start_new_session=True, **how)
 
 
-class Fleet:
-    """A master and two workers, all gone at the end; `run` once the master has ended."""
+@contextlib.contextmanager
+def fleet(url: str, folder: Path, **fields: Any) -> Iterator[tuple[list, Callable[[], dict]]]:
+    """Two workers, and what their master has measured when it ends; all are gone at the end."""
+    (port,) = free_ports(1)
+    (folder / "profile.json").write_text(LoadProfile(keep_alive=True, **fields).to_json())
+    out = folder / "run.json"
+    bind = f"--expect-workers 2 --master-bind-host 127.0.0.1 --master-bind-port {port}"
+    files = f"--load-profile @{folder / 'profile.json'} --load-results {out}"
+    master = locust(f"--headless --master {bind} --host {url} {files}")
+    worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
+    workers = [locust(worker) for _ in range(2)]
 
-    def __init__(self, url: str, folder: Path, **fields: Any) -> None:
-        (port,) = free_ports(1)
-        (folder / "profile.json").write_text(LoadProfile(keep_alive=True, **fields).to_json())
-        self.out = folder / "run.json"
-        bind = f"--master-bind-host 127.0.0.1 --master-bind-port {port}"
-        files = f"--load-profile @{folder / 'profile.json'} --load-results {self.out}"
-        self.master = locust(f"--headless --master --expect-workers 2 {bind} --host {url} {files}")
-        worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
-        self.workers = [locust(worker) for _ in range(2)]
+    def result() -> dict:
+        said, _ = master.communicate(timeout=60)
+        assert out.exists(), said
+        return json.loads(out.read_text())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in (*self.workers, self.master):
+    try:
+        yield workers, result
+    finally:
+        for process in (*workers, master):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-
-    def run(self) -> dict[str, Any]:
-        said, _ = self.master.communicate(timeout=60)
-        assert self.out.exists(), said
-        return json.loads(self.out.read_text())
 
 
 def test_two_workers_share_one_rate_and_the_master_adds_it_up(bad, tmp_path):
     stages = [{"seconds": 1, "rate": 100}, {"seconds": 1, "rate": 200}]
     fields = {"users": 10, "arrival": "constant", "idle_holders": 4, "expect_length": 45}
-    with Fleet(bad.url, tmp_path, path="/ok", stages=stages, **fields) as fleet:
-        run = fleet.run()
+    with fleet(bad.url, tmp_path, path="/ok", stages=stages, **fields) as (_, result):
+        run = result()
     counts, row = bad.counts(), run["row"]
     assert row["requests"] == pytest.approx(300, abs=3) and row["ended"] == "duration"
     assert set(json.loads(row["errors"])) <= {"unsent"}
@@ -327,10 +326,10 @@ def test_two_workers_share_one_rate_and_the_master_adds_it_up(bad, tmp_path):
 def test_a_killed_worker_ends_nothing_and_is_reported(bad, tmp_path):
     mix = [{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}]
     fields = {"users": 4, "duration": 6, "think_time": 0.01, "mix": mix}
-    with Fleet(bad.url, tmp_path, **fields) as fleet:
+    with fleet(bad.url, tmp_path, **fields) as (workers, result):
         wait_for_load(bad, "GET /ok HTTP/1.1", requests=200)  # both have sent a report by then
-        os.killpg(fleet.workers[0].pid, signal.SIGKILL)
-        run = fleet.run()
+        os.killpg(workers[0].pid, signal.SIGKILL)
+        run = result()
     assert run["row"]["ended"].endswith("; what they did last is lost")
     good = sum(count for _, count in run["histogram"])
     # The dead one's, too.
