@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import h11
+from hypothesis import strategies as st
 from support.configured import directives
 from support.malformed import REFUSED
 
@@ -278,10 +279,8 @@ def changed(stream: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     return stream
 
 
-def streams() -> Any:
-    """Hypothesis's: known streams, joined and changed."""
-    from hypothesis import strategies as st
-
+def streams() -> st.SearchStrategy[bytes]:
+    """Known streams, joined and changed."""
     known = st.sampled_from(seeds())
     added = st.sampled_from(PARTS) | st.binary(max_size=4)
     change = st.tuples(st.integers(0, 1 << 16), st.integers(0, 12), added)
@@ -298,21 +297,17 @@ def keep(stream: bytes) -> Path:
 def ways(stream: bytes) -> set[tuple[Any, int, int]]:
     """The pairs of neighbouring lines of mpmkit that `check(stream)` goes through. Raises what it raises."""
     seen: set[tuple[Any, int, int]] = set()
+    last: dict[int, int] = {}
 
-    def entered(frame: Any, event: str, arg: Any) -> Any:
-        code, last = frame.f_code, 0
-        if "/mpmkit/" not in code.co_filename:
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if "/mpmkit/" not in frame.f_code.co_filename:
             return None
+        if event == "line":
+            seen.add((frame.f_code, last[id(frame)], frame.f_lineno))
+        last[id(frame)] = frame.f_lineno if event == "line" else 0
+        return trace
 
-        def line(frame: Any, event: str, arg: Any) -> Any:
-            nonlocal last
-            seen.add((code, last, frame.f_lineno))
-            last = frame.f_lineno
-            return line
-
-        return line
-
-    sys.settrace(entered)
+    sys.settrace(trace)
     try:
         check(stream)
     finally:

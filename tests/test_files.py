@@ -205,6 +205,7 @@ closing = st.sampled_from(CONTAINERS).map(lambda name: f"</{name}>")
 def test_no_lines_crash_the_reading_or_the_report(lines):
     """They are read, or refused with their places; and what was read has a report."""
     conf = read(Source("f", "\n".join(lines), mpm="event"), {})
+    assert all(one.line >= 1 and str(one).startswith("f:") for one in conf.problems)
     assert "served" in httpd_info.report(conf)
     try:
         checked("\n".join(lines))

@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.calls import refused
 from support.configured import checked
 from support.files import section, tree
@@ -167,14 +165,6 @@ def test_comments_continuations_and_line_numbers():
     conf = read("f", text="# C:\\temp\\\nTimeout 5\nKeepAlive On")
     assert plain(conf) == [("KeepAlive", "On")]
     assert "(f:1)" in conf.notes[0].text, "a comment that takes in the next line is noted"
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_any_text_is_read_or_refused_with_its_line(text):
-    try:
-        assert plain(read("f", {}, text="Timeout 1\n" + text))[0][0] == "Timeout"
-    except DirectiveError as refused:
-        assert str(refused).startswith("f:") and refused.line >= 1
 
 
 def test_sections():

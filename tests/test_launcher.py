@@ -1,4 +1,4 @@
-"""`mpmkit.launch`: what a notebook or a script gets, and what it says to wrong arguments; an interrupted kernel."""
+"""`mpmkit.launch`: what a notebook gets, and what it says to wrong arguments; a kernel that is interrupted."""
 
 import os
 import shutil

@@ -188,12 +188,15 @@ NEW = {"/late-long": "length", "/closes": "closed", "/resets": "reset", "/stall"
 @pytest.mark.parametrize(("keep_alive", "kinds"), [(True, EITHER), (False, EITHER | NEW)])
 def test_each_request_is_sent_once_and_judged(bad, keep_alive, kinds):
     mix = [{"path": path, "expect_length": 45} for path in kinds]
-    run = run_load(bad.url, users=8, requests=150, keep_alive=keep_alive, timeout=0.7, mix=mix)
+    how = {"keep_alive": keep_alive, "processes": 1 if keep_alive else 2, "timeout": 0.7}
+    run = run_load(bad.url, users=8, requests=151, mix=mix, **how)
     version, counts = "1.1" if keep_alive else "1.0", bad.counts()
     came = {path: counts.get(f"GET {path} HTTP/{version}", 0) for path in kinds}
     errors = sum((Counter({kind: came[path]}) for path, kind in kinds.items()), Counter())
     good = errors.pop("")
-    assert sum(came.values()) == run.requests == 150 and run.ended == "requests"
+    assert sum(came.values()) == run.requests == 151 and run.ended == "requests"
+    assert keep_alive or counts["connections"] == run.connections == 151
+    assert 1 <= len(run.processes_cpu) <= how["processes"]  # one may be too late to get any
     assert run.errors == +errors and run.succeeded == good
     assert run.qps == pytest.approx(good / run.duration) and run.latency_ms(0) > 0
 
@@ -235,14 +238,6 @@ def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     # The generator is measured, and the machine.
     assert len(run.processes_cpu) == 1 and 0 <= run.processes_wait[0] <= 1 and run.run_queue >= 0
     assert "ready to run per CPU" in run.summary()
-
-
-def test_two_processes_share_the_budget_exactly(bad):
-    run = run_load(bad.url, "/ok", users=6, requests=997, processes=2)
-    assert run.requests == 997 and run.failures == 0
-    counts = bad.counts()
-    assert counts["GET /ok HTTP/1.0"] == counts["connections"] == run.connections == 997
-    assert len(run.processes_cpu) in (1, 2)  # one may have been too late to get any
 
 
 def test_no_process_listens_and_the_time_limit_holds(bad):
