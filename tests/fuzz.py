@@ -302,9 +302,11 @@ def ways(stream: bytes) -> set[tuple[Any, int, int]]:
     def trace(frame: Any, event: str, arg: Any) -> Any:
         if "/mpmkit/" not in frame.f_code.co_filename:
             return None
-        if event == "line":
+        if event == "call":
+            last[id(frame)] = 0
+        else:
             seen.add((frame.f_code, last[id(frame)], frame.f_lineno))
-        last[id(frame)] = frame.f_lineno if event == "line" else 0
+            last[id(frame)] = frame.f_lineno
         return trace
 
     sys.settrace(trace)
