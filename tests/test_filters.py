@@ -12,8 +12,10 @@ from support.waiting import poll_until
 
 from mpmkit.config.directives import DirectiveError
 
-PAGE = bytes(range(256)) * 200  # 50 KiB
-OPTIONS = {"ConnectionFilter": "LINE_RATE 400"}
+PAGE = (
+    bytes(range(256)) * 300
+)  # 75 KiB: more than is kept in memory, so that the kernel could send it
+OPTIONS = {"ConnectionFilter": "LINE_RATE 800"}
 FILES = {"page.bin": PAGE, "large.bin": PAGE * 10}
 
 
@@ -23,11 +25,11 @@ def test_the_same_answers(server):
         assert client.reply().body == PAGE
         assert client.reply().status == 404
         assert len(client.reply().body) == 37
-        # 50 KiB at 400 KiB/s: an eighth of a second each way, at least.
-        for method, path, body in (("GET", "/page.bin", b""), ("POST", "/file.txt", PAGE)):
+        # 75 KiB at 800 KiB/s: a tenth of a second each way, nearly.
+        for method, path, body in (("GET", "/page.bin", b""),) * 2 + (("POST", "/file.txt", PAGE),):
             began = time.monotonic()
             assert client.get(path, method=method, body=body).status == 200
-            assert time.monotonic() - began >= 50 / 400
+            assert time.monotonic() - began >= 75 / 800
         assert client.get("/file.txt", "Connection: close").status == 200
         assert client.until_closed() == b""
 
@@ -41,7 +43,10 @@ def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, ra
     options |= {"ConnectionFilter": rate} if rate else {}
     with serving(mpm, document_root=document_root, **options) as server:
         with Client(server) as one, Client(server, receive_buffer=2048) as slow:
-            one.get()
+            began = time.monotonic()
+            assert one.get("/page.bin").body == PAGE
+            # Not past the filter, as sendfile would.
+            assert rate is None or time.monotonic() - began >= 75 / 2000
             slow.send(request("/large.bin"))
             if held:
                 shows(server, K=1, W=1)
