@@ -22,10 +22,12 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h11
+from hypothesis import strategies as st
 from support.configured import directives
 from support.malformed import REFUSED
 
@@ -53,15 +55,19 @@ DIRECTIVES = directives(
 QUIET = os.open(os.devnull, os.O_WRONLY)
 
 
+class Slot:
+    """A scoreboard's slot that no one reads."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: None
+
+
 class Pieces:
     """A socket whose other end sends `pieces` and closes."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.coming = pieces[::-1]
-        self.here = b""
-        self.sent = b""
-        self.closed = False
-        self.vain = 0
+        self.here, self.sent, self.closed, self.vain = b"", b"", False, 0
 
     def arrive(self) -> None:
         """The next piece, or the close."""
@@ -101,13 +107,6 @@ class Pieces:
         pass
 
 
-class Slot:
-    """A scoreboard's slot that no one reads."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *given: None
-
-
 def handler(request: Request, conn: Connection) -> Response:
     """Answers with what it has read; reads the body, or leaves it, or reads it while it answers."""
     seen = b"%b %b %d" % (request.method.encode(), request.target, len(request.headers))
@@ -121,10 +120,7 @@ def handler(request: Request, conn: Connection) -> Response:
 
 def lazily(conn: Connection, seen: bytes) -> Iterator[bytes]:
     yield seen
-    count = 0
-    while piece := conn.read_body():
-        count += len(piece)
-    yield b" %d" % count
+    yield b" %d" % sum(map(len, iter(conn.read_body, b"")))
 
 
 def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[bytes, bool | None]:
@@ -133,14 +129,12 @@ def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[byte
     how = service.requests, service.connection.first_timeout, event
     conn = Connection(sock, ("127.0.0.1", 1), DIRECTIVES, *how)  # type: ignore[arg-type]
     slot: Any = Slot()
-    try:
+    with suppress(Disconnected):
         if event:
             as_event_does(conn, sock, slot, service)
         else:
             while process_request(conn, slot, service):
                 pass
-    except Disconnected:
-        pass
     sent = re.sub(rb"Date: [^\r]*\r\n", b"", sock.sent)
     return sent.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""), getattr(conn, "keep_alive", None)
 
@@ -221,24 +215,19 @@ def requests(stream: bytes) -> Iterator[Request]:
     """The requests that a Protocol finds."""
     protocol = Protocol(DIRECTIVES, RequestCache(DIRECTIVES))
     protocol.feed(stream)
-    try:
+    with suppress(RequestError):
         while protocol.pending and (request := protocol.next_request()) is not None:
             yield request
             while protocol.body:
                 if protocol.next_piece() is None:
                     return
-    except RequestError:
-        pass
 
 
 def agrees(request: Request) -> None:
     """A request of ours is h11's, but for what httpd adds: one host and one framing."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(request.head)
-    try:
-        event = connection.next_event()
-    except h11.RemoteProtocolError as error:
-        raise AssertionError(f"h11 refuses {request.head!r}") from error
+    event = connection.next_event()  # raises what h11 refuses
     assert isinstance(event, h11.Request), request.head
     assert (request.method.encode(), request.target) == (event.method, event.target)
     # httpd, and so we, drop the blanks ahead of a line's fold; h11 keeps them.
@@ -290,10 +279,8 @@ def changed(stream: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     return stream
 
 
-def streams() -> Any:
-    """Hypothesis's: known streams, joined and changed."""
-    from hypothesis import strategies as st
-
+def streams() -> st.SearchStrategy[bytes]:
+    """Known streams, joined and changed."""
     known = st.sampled_from(seeds())
     added = st.sampled_from(PARTS) | st.binary(max_size=4)
     change = st.tuples(st.integers(0, 1 << 16), st.integers(0, 12), added)
@@ -310,21 +297,19 @@ def keep(stream: bytes) -> Path:
 def ways(stream: bytes) -> set[tuple[Any, int, int]]:
     """The pairs of neighbouring lines of mpmkit that `check(stream)` goes through. Raises what it raises."""
     seen: set[tuple[Any, int, int]] = set()
+    last: dict[int, int] = {}
 
-    def entered(frame: Any, event: str, arg: Any) -> Any:
-        code, last = frame.f_code, 0
-        if "/mpmkit/" not in code.co_filename:
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if "/mpmkit/" not in frame.f_code.co_filename:
             return None
+        if event == "call":
+            last[id(frame)] = 0
+        else:
+            seen.add((frame.f_code, last[id(frame)], frame.f_lineno))
+            last[id(frame)] = frame.f_lineno
+        return trace
 
-        def line(frame: Any, event: str, arg: Any) -> Any:
-            nonlocal last
-            seen.add((code, last, frame.f_lineno))
-            last = frame.f_lineno
-            return line
-
-        return line
-
-    sys.settrace(entered)
+    sys.settrace(trace)
     try:
         check(stream)
     finally:

@@ -3,7 +3,7 @@
     with Misbehaving() as server:
         server.url, server.counts()
 
-The path says what is wrong with the answer; see `answer`. It counts connections and requests, so a
+The path says what is wrong with the answer; see `answers`. It counts connections and requests, so a
 test can compare what a generator claims to have sent with what arrived. It ends with the process
 that started it (its standard input closes).
 """
@@ -11,6 +11,7 @@ that started it (its standard input closes).
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -19,10 +20,9 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections import Counter
+from collections.abc import Sequence
 from typing import Self
-
-BODY = b"x" * 45
-GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n%s\r\n" + BODY
 
 
 class Misbehaving:
@@ -55,92 +55,72 @@ class Misbehaving:
         os.kill(self.process.pid, signal.SIGKILL)
 
 
-counts: dict[str, int] = {}
+def reply(status: int, body: bytes, keep: bool) -> bytes:
+    lines = b"HTTP/1.1 %d %b" % (status, b"OK" if status == 200 else b"Oops")
+    lines += b"\r\nContent-Length: %d" % len(body) + b"\r\nConnection: close" * (not keep)
+    return lines + b"\r\n\r\n" + body
+
+
+def answers(keep: bool) -> dict[str, Sequence[bytes | float]]:
+    """By what the path asks for: what is sent, and pauses in seconds."""
+    good = reply(200, b"x" * 45, keep)
+    chunked = good.replace(b"Content-Length: 45", b"Transfer-Encoding: chunked").partition(b"x")[0]
+    return {
+        **dict.fromkeys(("ok", "drops", "keeps", "every"), (good,)), "big": [reply(200, b"y" * 1_000_000, keep)],
+        "chunked": [chunked, 0.002, b"28\r\n%b\r\n" % (b"z" * 40), 0.002, b"5\r\nzzzzz\r\n0\r\n\r\n"],
+        "dribble": [bytes([byte]) for byte in good], "stall": [60.0], "unclosed": [good, 60.0],
+        "long": [good + b"and more"], "late-long": [good, 0.05, b"and more"],  # when the answer has been read
+        # These end the connection.
+        "short": [good.replace(b"45", b"100")], "garbage": [b"SSH-2.0-OpenSSH_9.2\r\n\r\n"], "closes": [],
+    }  # fmt: skip
+
+
+ANSWERS = {keep: answers(keep) for keep in (False, True)}
+counts: Counter[str] = Counter()
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    counts["connections"] = counts.get("connections", 0) + 1
-    served = 0
+    counts["connections"] += 1
+    goes_on, served = True, 0
     try:
-        while True:
+        while goes_on:
             sent = await reader.readuntil(b"\r\n\r\n")
-            method, path, version = sent.split(b"\r\n")[0].decode().split(" ")
-            for line in sent.split(b"\r\n"):
-                if line.lower().startswith(b"content-length:"):
-                    await reader.readexactly(int(line.split(b":")[1]))
+            method, path, version = sent.partition(b"\r\n")[0].decode().split(" ")
+            if length := re.search(rb"(?i)\r\ncontent-length: *(\d+)", sent):
+                await reader.readexactly(int(length[1]))
             keep = version == "HTTP/1.1" and b"\r\nConnection: close\r\n" not in sent
+            what, _, argument = path.strip("/").partition("/")
+            n = int(argument) if argument.isdigit() else 0
+            counts[key := f"{method} {path} {version}"] += 1
             served += 1
-            if path == "/-/counts":
+            goes_on = keep and what not in ("-", "short", "garbage", "closes", "resets")
+            if what in ("keeps", "drops"):  # n requests; the one says that it closes then
+                goes_on = goes_on and served < n
+            parts = ANSWERS[goes_on if what == "keeps" else keep].get(what, [])
+            if what == "-":
+                del counts[key]
                 counts["connections"] -= 1
-                body = json.dumps(counts).encode()
+                parts = [reply(200, json.dumps(counts).encode(), False)]
                 counts.clear()
-                writer.write(head(200, len(body), b"Connection: close\r\n") + body)
-                await writer.drain()
-                break
-            key = f"{method} {path} {version}"
-            counts[key] = counts.get(key, 0) + 1
-            if not await answer(path, keep, served, counts[key], writer) or not keep:
-                break
+            elif what == "status":
+                parts = [reply(n, b"", keep)]
+            elif what == "every" and counts[key] % n == 0:  # each n-th answer of all
+                parts = [reply(500, b"no", keep)]
+            elif what == "resets":
+                linger = struct.pack("ii", 1, 0)
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort()
+            for part in parts:
+                if isinstance(part, float):
+                    await asyncio.sleep(part)
+                else:
+                    writer.write(part)
+                    await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:
         writer.close()
-
-
-async def answer(
-    path: str, keep: bool, served: int, number: int, writer: asyncio.StreamWriter
-) -> bool:
-    """Write what the path asks for. Whether the connection may go on."""
-    connection = b"" if keep else b"Connection: close\r\n"
-    what, _, argument = path.strip("/").partition("/")
-    good = GOOD % connection
-    answers = {
-        **dict.fromkeys(("ok", "late-long", "unclosed", "drops", "keeps"), good),
-        "long": good + b"and more",
-        # These end the connection.
-        "short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BODY,
-        "garbage": b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "closes": b"",
-    }  # fmt: skip
-    last = what in ("keeps", "drops") and served >= int(argument)
-    if what == "keeps" and last:  # it says that it closes after n requests; "drops" does not
-        writer.write(GOOD % b"Connection: close\r\n")
-    elif what in answers:
-        writer.write(answers[what])
-    elif what == "chunked":
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + connection + b"\r\n")
-        for size in (40, 5):
-            await asyncio.sleep(0.002)
-            writer.write(b"%x\r\n%s\r\n" % (size, b"z" * size))
-        writer.write(b"0\r\n\r\n")
-    elif what == "big":
-        writer.write(head(200, 1_000_000, connection) + b"y" * 1_000_000)
-    elif what == "status":
-        writer.write(head(int(argument), 0, connection))
-    elif what == "dribble":
-        for byte in good:
-            writer.write(bytes([byte]))
-            await writer.drain()
-            await asyncio.sleep(0)
-    elif what == "every":  # each n-th answer of all is a 500
-        writer.write(good if number % int(argument) else head(500, 2, connection) + b"no")
-    elif what == "resets":
-        linger = struct.pack("ii", 1, 0)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        writer.transport.abort()
-        return False
-    await writer.drain()
-    if what in ("stall", "unclosed"):  # nothing, or a good answer; the connection stays open
-        await asyncio.sleep(60)
-    elif what == "late-long":  # the surplus comes when the answer has been read
-        await asyncio.sleep(0.05)
-        writer.write(b"and more")
-        await writer.drain()
-    return not last and what not in ("short", "garbage", "closes")
-
-
-def head(status: int, length: int, connection: bytes) -> bytes:
-    fields = b"Content-Length: %d\r\n" % length + connection
-    return b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, b"OK" if status == 200 else b"Oops", fields)
 
 
 async def main() -> None:

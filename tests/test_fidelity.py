@@ -5,8 +5,10 @@ an httpd; no case may be unexplained.
 """
 
 import re
+from unittest.mock import Mock
 
 import pytest
+from support.calls import printed_by
 
 from mpmkit.measure.reference_servers import NotInstalled
 from tests.fidelity import cases as of
@@ -78,30 +80,31 @@ def reply(line: str, *headers: str, body: bytes = b"body") -> str:
     return shown(Answer((Reply(line, pairs, body),)))
 
 
-@pytest.mark.parametrize(("line", "headers", "body", "same"), [
-    ("200 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"body", True),
-    ("404 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"body", False),
-    ("200 OK", ("Date: x", "Server: b", "ETag: 1"), b"body", False),
-    ("200 OK", ("Date: x", "Server: b/2", "ETag: 2"), b"body", False),
-    ("200 OK", ("Server: b/2", "Date: x", "ETag: 1"), b"body", False),
-    ("200 OK", ("Date: x", "Server: b/2"), b"body", False),
-    ("200 OK", ("Date: x", "Server: b/2", "ETag: 1", "X: y"), b"body", False),
-    ("200 OK", ("Date: x", "Server: b/2", "ETag: 1"), b"other", False),
+OURS = ("Date: x", "Server: b/2", "ETag: 1")
+KIND, PAGE_OF_ERROR = "Content-Type: text/html", {"body": b"<!DOCTYPE"}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "same"), [
+    (reply("200 OK", *OURS), reply("200 OK", "Date: y", "Server: a/1", "ETag: 1"), True),
+    *((other, reply("200 OK", *OURS), False) for other in (
+        reply("404 OK", *OURS), reply("200 OK", "Date: x", "Server: b", "ETag: 1"), reply("200 OK", *OURS[:2]),
+        reply("200 OK", *OURS[:2], "ETag: 2"), reply("200 OK", "Server: b/2", "Date: x", "ETag: 1"),
+        reply("200 OK", *OURS, "X: y"), reply("200 OK", *OURS, body=b"other"))),
+    # What is each one's own
+    (reply("404 No", KIND, "Content-Length: 1", **PAGE_OF_ERROR),
+     reply("404 No", KIND, "Content-Length: 2", body=b"<!DOCTYPE and more"), True),
+    (reply("404 No", KIND, "Content-Length: 1", **PAGE_OF_ERROR), reply("404 No", KIND, **PAGE_OF_ERROR), False),
+    (*(reply("206 P", f"Content-Type: m; boundary={n}", body=b"%d" % n) for n in (1, 2)), True),
+    (reply("200 OK", "Allow: GET,HEAD"), reply("200 OK", "Allow: HEAD,GET"), True),
+    (shown(Answer((), b"body")), "b'body'", True), (shown(Answer(())), "no answer", True),
 ])  # fmt: skip
-def test_answers_are_the_same_only_if_nothing_differs(line, headers, body, same):
-    theirs = reply("200 OK", "Date: y", "Server: a/1", "ETag: 1")
-    assert (reply(line, *headers, body=body) == theirs) is same
+def test_answers_are_the_same_only_if_nothing_differs_but_what_is_each_one_s_own(
+    ours, theirs, same
+):
+    assert (ours == theirs) is same
 
 
-def test_what_is_each_one_s_own_does_not_count():
-    kind = "Content-Type: text/html"
-    pages = [reply("404 No", kind, f"Content-Length: {n}", body=b"<!DOCTYPE" * n) for n in (1, 2)]
-    assert pages[0] == pages[1] != reply("404 No", kind, body=b"<!DOCTYPE")
-    parts = [reply("206 P", f"Content-Type: m; boundary={n}", body=b"%d" % n) for n in (1, 2)]
-    assert parts[0] == parts[1]
-    assert reply("200 OK", "Allow: GET,HEAD") == reply("200 OK", "Allow: HEAD,GET")
-    assert shown(Answer((), b"body")) == "b'body'" and shown(Answer(())) == "no answer"
-    # A stream is split into its responses.
+def test_a_stream_is_split_into_its_responses():
     stream = (
         b"HTTP/1.1 100 Continue\r\n\r\n"
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
@@ -109,8 +112,8 @@ def test_what_is_each_one_s_own_does_not_count():
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"
     )
     answer = split(stream, ["GET", "HEAD", "GET"])
-    assert [r.line[:3] for r in answer.replies] == ["100", "200", "200", "404"]
-    assert [r.body for r in answer.replies] == [b"", b"abc", b"", b"no"]
+    found = [(r.line[:3], r.body) for r in answer.replies]
+    assert found == [("100", b""), ("200", b"abc"), ("200", b""), ("404", b"no")]
     assert answer.rest == b""
 
 
@@ -143,15 +146,11 @@ def test_the_recorded_page_has_nothing_unexplained():
 
 
 def test_without_an_httpd_it_says_so(monkeypatch, capsys, tmp_path):
-    def missing() -> str:
-        raise NotInstalled("Apache httpd", "apt install apache2-bin")
-
+    missing = Mock(side_effect=NotInstalled("Apache httpd", "apt install apache2-bin"))
     monkeypatch.setattr("tests.fidelity.fidelity.find_httpd", missing)
     page = tmp_path / "page.md"
-    assert main(["--page", str(page)]) == 2
-    assert "apt install" in capsys.readouterr().err and not page.exists()
+    status, _, said = printed_by(main, ["--page", str(page)], capsys)
+    assert status == 2 and "apt install" in said and not page.exists()
     # A part of the areas is one that exists.
-    with pytest.raises(SystemExit) as ended:
-        main(["htp"])
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and all(area in said for area in AREAS)
+    status, _, said = printed_by(main, ["htp"], capsys)
+    assert status == 2 and all(area in said for area in AREAS)

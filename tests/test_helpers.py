@@ -9,6 +9,7 @@ from helpers import memory_limit, misbehaving_clients, own_log, theory
 from hypothesis import given
 from hypothesis import strategies as st
 from support.calls import refused
+from support.files import write
 from support.servers import SMALL, one_child
 from support.waiting import poll_until
 
@@ -29,11 +30,15 @@ def test_known_values(count, erlang, lost, waits):
     assert theory.erlang_c(count, erlang) == pytest.approx(waits, rel=1e-4)
 
 
-@given(servers, st.floats(0.001, 10), shares)
-def test_one_server_is_mm1_and_a_common_line_beats_lines_of_ones_own(count, service, share):
+@given(servers, st.floats(0.001, 1), shares, st.integers(1, 500), st.floats(0, 10))
+def test_formulas_agree_with_each_other(count, service, share, users, think):
+    """One server is M/M/1; a common line beats lines of one's own; users and servers bound a closed loop."""
     assert theory.mean_response(share / service, service, 1) == pytest.approx(service / (1 - share))
     together = theory.mean_wait(count * share / service, service, count)
     assert together <= theory.mean_wait(share / service, service, 1) * (1 + 1e-9)
+    bound = theory.closed_bound(users, service, count, think)
+    assert theory.little(bound, service + think) <= users * (1 + 1e-9)
+    assert theory.load(bound, service) <= count * (1 + 1e-9)
 
 
 def test_runs_lie_around_the_formula_and_nearer_when_they_are_longer():
@@ -42,24 +47,6 @@ def test_runs_lie_around_the_formula_and_nearer_when_they_are_longer():
     assert short[0] < long[0] < expected < long[1] < short[1]
     assert theory.spread(500, 0.02, 8, 1, runs=5)[0] > expected  # more than they can do
     assert theory.mean_wait(10, 1, 10) == math.inf and theory.erlang_c(10, 11) == 1
-
-
-@given(st.integers(1, 500), st.floats(0.001, 1), servers, st.floats(0, 10))
-def test_the_closed_loop_is_bound_by_users_and_by_servers(users, service, count, think):
-    bound = theory.closed_bound(users, service, count, think)
-    assert theory.little(bound, service + think) <= users * (1 + 1e-9)
-    assert theory.load(bound, service) <= count * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
-    (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
-    (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
-    (lambda: theory.spread(1e6, 1, 1, 1000), "5,000,000 clients in all at most"),
-    (lambda: theory.spread(1, 1, 0, 1), "servers: must be a whole number from 1"),
-])  # fmt: skip
-def test_what_is_refused(call, words):
-    refused(ValueError, words, call)
 
 
 def test_figures_draw_the_formula_and_the_points():
@@ -95,8 +82,7 @@ def test_the_shipped_log_is_read_with_its_connections(chooser):
 
 def test_another_log_is_read_and_a_bad_one_says_why(chooser, tmp_path):
     line = '10.0.0.1 - - [29/Nov/2026:09:57:{:02} +0000] "GET / HTTP/1.1" 200 5 2000\n'
-    other = tmp_path / "access.log"
-    other.write_text("".join(line.format(second) for second in range(30)))
+    other = write(tmp_path / "access.log", "".join(line.format(second) for second in range(30)))
     mine = own_log.Chooser()
     mine._path.value, mine._format.value = str(other), "common %D"
     mine._read(None)
@@ -181,15 +167,22 @@ def test_slow_readers_hold_threads_without_sendfile(sendfile):
 
 
 @pytest.mark.parametrize(("call", "words"), [
+    (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
+    (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
+    (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
+    (lambda: theory.spread(1e6, 1, 1, 1000), "5,000,000 clients in all at most"),
+    (lambda: theory.spread(1, 1, 0, 1), "servers: must be a whole number from 1"),
     (lambda: misbehaving_clients.HalfSent(NOWHERE, 501), "count: must be 0 to 500"),
     (lambda: misbehaving_clients.Drip(NOWHERE, 1, every=0), r"every: must be 0\.05"),
     (lambda: misbehaving_clients.SlowReaders(NOWHERE, 1, rate=1), "rate: must be 10"),
     (lambda: misbehaving_clients.ask("http://192.0.2.1:80/"), "loopback"),
 ])  # fmt: skip
-def test_what_is_refused_and_no_server(call, words):
+def test_what_is_refused(call, words):
     refused(ValueError, words, call)
-    with pytest.raises(OSError), misbehaving_clients.HalfSent(NOWHERE, 1):
-        pass
+
+
+def test_clients_without_a_server():
+    refused(OSError, "refused", misbehaving_clients.HalfSent(NOWHERE, 1).__enter__)
     assert misbehaving_clients.ask(NOWHERE)["error"] == "ConnectionRefusedError"
 
 

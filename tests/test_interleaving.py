@@ -133,13 +133,14 @@ def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[
 def test_a_date_is_that_of_its_second():
     """Two threads meet at the end of a second; later requests must not find the wrong one either."""
     for seed in range(SCHEDULES):
-        heads = HeadStart()
+        heads, seconds = HeadStart(), (1_000, 1_001)
         heads.lines(200, 1_000)
-        jobs = [partial(heads.lines, 200, second) for second in (1_000, 1_001)]
-        found = interleaved(jobs, random.Random(seed))
-        for second, lines in zip((1_000, 1_001), found, strict=True):
+        found = interleaved(
+            [partial(heads.lines, 200, one) for one in seconds], random.Random(seed)
+        )
+        found.append(heads.lines(200, 1_001))
+        for second, lines in zip((*seconds, 1_001), found, strict=True):
             assert http_date(second).encode() in lines, f"schedule {seed}"
-        assert http_date(1_001).encode() in heads.lines(200, 1_001), f"schedule {seed}"
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["room", "full"])
@@ -201,12 +202,6 @@ def test_each_connection_has_one_worker_and_all_end(turns):
         assert (listened, done, ended, queue.idle) == (None, None, None, 0)
 
 
-def test_what_no_worker_was_idle_for_is_taken_in_its_order():
-    queue: FdQueue = FdQueue()
-    assert not any(queue.offer(number) for number in range(3))
-    assert [queue.pop() for _ in range(3)] == [0, 1, 2]
-
-
 @pytest.mark.parametrize("seed", range(SCHEDULES))
 @pytest.mark.parametrize("wanting", WANTING, ids="-".join)
 def test_a_parked_connection_goes_to_one_of_those_who_want_it(wanting, seed, turns):
@@ -237,6 +232,7 @@ def test_a_lock_that_is_missing_is_noticed(turns, monkeypatch):
                 test_a_parked_connection_goes_to_one_of_those_who_want_it(wanting, seed, None)
 
 
+NUMBER = st.integers(0, 5)  # of a connection
 STATES = {KEEPALIVE: 5.0, WRITING: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
 THEN = {KEEPALIVE: LINGER_SHORT, WRITING: LINGER_NORMAL, LINGER_NORMAL: None, LINGER_SHORT: None}
 
@@ -245,6 +241,8 @@ def test_who_becomes_idle_says_so_when_it_counts():
     """A listener that is woken and looks must find the worker: or it would wait forever."""
     seen: list[int] = []
     queue: FdQueue = FdQueue(lambda: seen.append(queue.idle))
+    assert not any(queue.offer(number) for number in range(3))
+    assert [queue.pop() for _ in range(3)] == [0, 1, 2], "what no worker was idle for comes in turn"
     worker = threading.Thread(target=queue.pop)
     worker.start()
     poll_until(lambda: seen == [1])
@@ -284,83 +282,74 @@ class Epoll(dict):
         self[fd] = events
 
 
-class House:
-    def __init__(self) -> None:
-        self.now, self.wake = 100.0, Mock()
-        directives = SimpleNamespace(KeepAliveTimeout=5.0, Timeout=60.0)
-        self.parked = ParkedConnections(Epoll(), directives, self.wake, lambda: self.now)
-
-
-def test_a_leaving_process_gives_its_clients_less_time():
-    house = House()
-    idle, closing = Conn(1), Conn(2)
-    house.parked.park(idle, KEEPALIVE)
-    assert (idle.state, house.parked.alarm, house.wake.call_count) == (KEEPALIVE, 105.0, 1)
-    house.parked.park(closing, LINGER_NORMAL)
-    house.parked.hurry(0.5)
-    assert house.parked.alarm == 100.5
-    house.now = 100.5
-    assert house.parked.expired() == [(idle, LINGER_SHORT)]
-    house.now = 102.0
-    assert house.parked.expired() == [(closing, None)]
-    assert (closing.state, house.parked.alarm) == (PROCESSING, NEVER)
-
-
 class AgainstAList(RuleBasedStateMachine):
-    """The model: for each parked connection its state and when it is due."""
+    """The model: of each parked connection, since when it waits, and in which state."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.house = House()
+        self.now, self.wake, self.waits = 100.0, Mock(), dict(STATES)
+        directives = SimpleNamespace(KeepAliveTimeout=5.0, Timeout=60.0)
+        self.parked = ParkedConnections(Epoll(), directives, self.wake, lambda: self.now)
         self.conns = [Conn(fd) for fd in range(6)]
-        self.due: dict[Any, tuple[float, int]] = {}
+        self.since: dict[Any, tuple[float, int]] = {}
+
+    def due(self) -> dict[Any, float]:
+        return {conn: since + self.waits[state] for conn, (since, state) in self.since.items()}
 
     @rule(seconds=st.floats(0, 4, allow_nan=False))
     def wait(self, seconds: float) -> None:
-        self.house.now += seconds
+        self.now += seconds
 
-    @rule(number=st.integers(0, 5), state=st.sampled_from(list(STATES)))
+    @rule(number=NUMBER, state=st.sampled_from(list(STATES)))
     def park(self, number: int, state: int) -> None:
         conn = self.conns[number]
-        if conn in self.due:
+        if conn in self.since:
             return
         edge = conn.edge and not (state == WRITING and not conn.watching & select.EPOLLOUT)
-        assert self.house.parked.park(conn, state) == (not edge)
+        alarm, woken = self.parked.alarm, self.wake.call_count
+        assert self.parked.park(conn, state) == (not edge)
+        assert (self.wake.call_count > woken) == (self.parked.alarm < alarm)
         if not edge:
-            self.due[conn] = self.house.now + STATES[state], state
+            self.since[conn] = self.now, state
 
-    @rule(number=st.integers(0, 5))
+    @rule(number=NUMBER)
     def claim(self, number: int) -> None:
         conn = self.conns[number]
-        assert self.house.parked.claim(conn) == (self.due.pop(conn, None) is not None)
+        assert self.parked.claim(conn) == (self.since.pop(conn, None) is not None)
 
-    @rule(number=st.integers(0, 5))
+    @rule(number=NUMBER)
     def news(self, number: int) -> None:
         conn = self.conns[number]
-        expected = self.due[conn][1] if conn in self.due else PROCESSING
-        assert self.house.parked.news(conn) == expected
+        expected = self.since[conn][1] if conn in self.since else PROCESSING
+        assert self.parked.news(conn) == expected == conn.state
 
-    @rule(number=st.integers(0, 5))
+    @rule(number=NUMBER)
     def read_all(self, number: int) -> None:
-        if self.conns[number] not in self.due:
+        if self.conns[number] not in self.since:
             self.conns[number].edge = False
 
-    @precondition(lambda self: self.due)
+    @rule(seconds=st.sampled_from([0.5, 9.0]))
+    def leave(self, seconds: float) -> None:
+        """The process leaves, and gives its clients less time."""
+        self.parked.hurry(seconds)
+        self.waits[KEEPALIVE] = min(self.waits[KEEPALIVE], seconds)
+        self.waits[LINGER_NORMAL] = STATES[LINGER_SHORT]
+
+    @precondition(lambda self: self.since)
     @rule()
     def expire(self) -> None:
-        over = {conn: THEN[state] for conn, (at, state) in self.due.items() if at <= self.house.now}
-        assert dict(self.house.parked.expired()) == over
+        over = {one: THEN[self.since[one][1]] for one, at in self.due().items() if at <= self.now}
+        assert dict(self.parked.expired()) == over
         for conn in over:
-            del self.due[conn]
+            del self.since[conn]
 
     @invariant()
     def the_alarm_is_never_late_and_all_are_counted(self) -> None:
-        assert self.house.parked.alarm <= min((at for at, _ in self.due.values()), default=NEVER)
-        states = Counter(state for _, state in self.due.values())
+        assert self.parked.alarm <= min(self.due().values(), default=NEVER)
+        states = Counter(state for _, state in self.since.values())
         lingering = states[LINGER_NORMAL] + states[LINGER_SHORT]
-        counted = (states[WRITING], lingering, states[KEEPALIVE])
-        assert self.house.parked.lingering == lingering
-        assert self.house.parked.counts() == counted
+        assert self.parked.lingering == lingering
+        assert self.parked.counts() == (states[WRITING], lingering, states[KEEPALIVE])
 
 
 TestAgainstAList = AgainstAList.TestCase

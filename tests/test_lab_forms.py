@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 from support.calls import refused
+from support.files import tree
 from support.waiting import alive, poll_until
 
 from mpmkit import lab
@@ -26,39 +28,33 @@ def load_form(**values) -> LoadForm:
     return form
 
 
-def test_the_form_as_it_opens_is_a_load():
+def test_the_form_is_a_load_and_keeps_what_does_not_apply():
     form = LoadForm()
     profile = form.profile(60)
     assert (profile.users, profile.path, profile.duration) == (50, "/index.html", 60)
     assert not profile.keep_alive and form.summary() == "" and form.browsers() == (0, 60)
     assert not any(field.hints or field.value for field in form.fields())
-    # What does not apply is not shown, and kept until it does.
-    form = load_form(think_time="2")
-    assert "rate" not in fields(form) and "think_time" in fields(form)
-    form.set("arrival", "constant")
-    assert "rate" in fields(form) and "think_time" not in fields(form)
-    profile = form.profile(10)
-    assert (profile.arrival, profile.rate, profile.think_time) == ("constant", 500, 0)
-    form.set("arrival", "closed")
-    assert form.profile(10).think_time == 2
-    assert "requests_per_connection" not in fields(form)
-    form.set("keep_alive", True)
-    form.set("requests_per_connection", 7)
-    profile = form.profile(10)
-    assert (profile.keep_alive, profile.requests_per_connection) == (True, 7)
+    form = load_form(think_time="2", requests_per_connection="7")
+    each = "requests_per_connection"
+    for name, value, shown, hidden, sent in (
+        ("arrival", "constant", "rate", "think_time", {"arrival": "constant", "rate": 500, "think_time": 0}),
+        ("arrival", "closed", "think_time", "rate", {"think_time": 2}),
+        ("keep_alive", False, "think_time", each, {"keep_alive": False, each: None}),
+        ("keep_alive", True, each, "rate", {"keep_alive": True, each: 7}),
+    ):  # fmt: skip
+        form.set(name, value)
+        assert shown in fields(form) and hidden not in fields(form)
+        assert sent.items() <= vars(form.profile(10)).items()
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
     row = ROWS[name]
     ours = name.startswith("weight /") or row.group == BROWSERS
-    assert ours or name in LoadProfile.__dataclass_fields__
-    assert row.help and row.label
-    if row.kind in ("switch", "choice"):
-        return
-    assert row.low <= row.reach <= row.high
-    for value in (row.low, row.reach, row.high):
-        needs = {"rate": {"arrival": "poisson"}, "requests_per_connection": {"keep_alive": True}}
+    assert row.help and row.label and (ours or name in LoadProfile.__dataclass_fields__)
+    needs = {"rate": {"arrival": "poisson"}, "requests_per_connection": {"keep_alive": True}}
+    for value in () if row.kind in ("switch", "choice") else (row.low, row.reach, row.high):
+        assert row.low <= value <= row.high
         form = load_form(**needs.get(name, {"path": MIX} if name.startswith("weight") else {}))
         form.set(name, f"{value:g}" if value < 1000 else f"{value:.0f}")
         form.profile(10), form.browsers()
@@ -78,8 +74,8 @@ def test_what_cannot_be_is_kept_shown_at_its_field_and_refused(name, value, said
     field = fields(form)[name]
     assert field.value == value and field.refused and said in field.hints[0]
     assert not any(other.hints for other in form.fields() if other.name != name)
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        form.browsers() if field.group == BROWSERS else form.profile(10)
+    made = form.browsers if field.group == BROWSERS else partial(form.profile, 10)
+    refused(ValueError, f"^{name}: ", made)
     form.set(name, None)
     assert not fields(form)[name].hints
 
@@ -126,10 +122,9 @@ def test_what_httpd_corrects_or_reads_otherwise_is_shown(name, word, hints):
 def test_a_word_that_cannot_be_read_is_refused():
     form = DirectiveForm("worker")
     form.set("KeepAliveTimeout", "soon")
-    one = fields(form)["KeepAliveTimeout"]
-    assert "takes a time" in one.hints[0] and one.refused
     form.set("ThreadsPerChild", 100)
-    other = fields(form)["ThreadsPerChild"]
+    one, other = (fields(form)[name] for name in ("KeepAliveTimeout", "ThreadsPerChild"))
+    assert "takes a time" in one.hints[0] and one.refused
     assert "ThreadLimit" in other.hints[0] and not other.refused, "next to the refused one, too"
     refused(DirectiveError, "KeepAliveTimeout", form.checked)
     refused(DirectiveError, "no directive 'Speed'", form.set, "Speed", 9)
@@ -148,9 +143,7 @@ RECORDED = sorted(records.recorded_folder().glob("sweep-*.csv"))
 @pytest.fixture
 def sweep(tmp_path):
     """Starts a sweep of a form: its rows go to rows.csv; what `seen` gets is called with the run."""
-    pages = tmp_path / "pages"
-    pages.mkdir()
-    (pages / "index.html").write_text("a page")
+    pages = tree(tmp_path / "pages", {"index.html": "a page"})
     return lambda form, seen=lambda run: None: SweepRun(form, tmp_path / "rows.csv", pages, seen)
 
 
@@ -203,15 +196,14 @@ def test_what_httpd_would_correct_is_said_at_its_field(tmp_path):
     form = SweepForm(low=1, high=4, steps=4, directives={"StartServers": 400})
     (marked,) = (row for row in form.fields() if row.hints)
     assert marked.name == "low" and "1 and 3 more" in marked.hints[0], "of all values"
-    with pytest.raises(ValueError, match="choose an MPM that has ThreadsPerChild"):
-        SweepForm(["prefork"], "ThreadsPerChild").plan()
+    form = SweepForm(["prefork"], "ThreadsPerChild")
+    refused(ValueError, "choose an MPM that has ThreadsPerChild", form.plan)
 
 
 def test_the_form_takes_what_is_typed_and_refuses_the_rest():
     form = SweepForm()
-    form.put("steps", "4")
-    form.put("seconds", "0.5")
-    form.put("path", "/slow.py")
+    for name, text in (("steps", "4"), ("seconds", "0.5"), ("path", "/slow.py")):
+        form.put(name, text)
     profile = form.profile()
     assert (len(form.values()), profile.duration, profile.path) == (4, 0.5, "/slow.py")
     for name, text in (("steps", "99"), ("steps", "many"), ("users", "0"), ("path", "/none")):
@@ -268,18 +260,16 @@ def test_a_full_server_gives_lower_bounds_of_waits(sweep):
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_recorded_grid_can_be_moved_through(path):
     grid = SweepGrid(rows := records.read(path))
-    with pytest.raises(ValueError, match="over one name"):
-        SweepGrid([{**rows[0], "point": json.dumps({"users": 1, "think_time": 2})}])
+    two_names = {**rows[0], "point": json.dumps({"users": 1, "think_time": 2})}
+    refused(ValueError, "over one name", SweepGrid, [two_names])
     assert grid.mpms == list(MPMS) and len(grid.values) >= 5
     for mpm in grid.mpms:
         assert all(len(grid.line(mpm, metric)) == len(grid.values) for metric in METRICS)
         for value in grid.values:
             assert grid.board(mpm, value).rows and grid.describe(mpm, value)["processes"]
-
-
-def test_the_recorded_cliffs_are_where_the_directives_say():
-    """MaxRequestWorkers 50: prefork and worker take 50 connections, event 2 children x 75."""
-    grid = SweepGrid(records.read(records.recorded_folder() / "sweep-kept-connections.csv"))
+    if path.stem != "sweep-kept-connections":
+        return
+    # MaxRequestWorkers 50: prefork and worker take 50 connections, event 2 children x 75.
     for mpm, full in (("prefork", 50), ("worker", 50), ("event", 150)):
         waits = {x: ms for x, ms, _ in grid.line(mpm, "wait_p99_ms")}
         assert all((ms > 1000) == (x >= full) for x, ms in waits.items()), (mpm, waits)
@@ -289,18 +279,16 @@ def test_the_panel_scrubs_without_a_server(tmp_path, monkeypatch):
     monkeypatch.setenv("MPMKIT_REPLAY", "1")
     shutil.copy(RECORDED[0], tmp_path / "sweep-panel-mine.csv")
     panel = lab.sweep_panel(folder=tmp_path)
-    try:
-        assert panel.mode.value == "Recorded" and panel.running is None
-        panel.files.value = dict(panel.files.options)["panel-mine"]
-        assert "measured on" in panel.state.value
-        seen = set()
-        for value in panel.grid.values:
-            panel.slider.value = value
-            assert list(panel.figure().data[1].x) == [value]
-            assert panel.boards.value.count("<svg") == 3
-            seen.add(panel.figures.value)
-        assert len(seen) == len(panel.grid.values)
-        panel.page.dark = True
-        assert panel.figure().layout.paper_bgcolor == "#16181C"
-    finally:
-        panel.close()
+    assert panel.mode.value == "Recorded" and panel.running is None
+    panel.files.value = dict(panel.files.options)["panel-mine"]
+    assert "measured on" in panel.state.value
+    seen = set()
+    for value in panel.grid.values:
+        panel.slider.value = value
+        assert list(panel.figure().data[1].x) == [value]
+        assert panel.boards.value.count("<svg") == 3
+        seen.add(panel.figures.value)
+    assert len(seen) == len(panel.grid.values)
+    panel.page.dark = True
+    assert panel.figure().layout.paper_bgcolor == "#16181C"
+    panel.close()

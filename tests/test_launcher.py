@@ -1,18 +1,20 @@
-"""`mpmkit.launch`: what a notebook or a script gets, and what it says to wrong arguments."""
+"""`mpmkit.launch`: what a notebook gets, and what it says to wrong arguments; a kernel that is interrupted."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
 from support.calls import refused
 from support.client import Client, get, request
-from support.files import Gate, site
+from support.files import Gate, conf, program, site, write
 from support.servers import environment, generation, launched, pool
-from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
+from support.waiting import MARK, alive, all_gone, children_of, marked, nothing_left, poll_until
 
 import mpmkit
 from mpmkit import DirectiveError, LaunchError, launcher
@@ -43,38 +45,29 @@ def test_a_launched_server_serves_the_samples(mpm):
 
 def test_directives_arrive_as_they_were_given(tmp_path):
     root = tmp_path / "a site with spaces, a 'quote', a \"double\" and a \\"
-    root.mkdir()
-    (root / "start page.html").write_text("here")
+    write(root / "start page.html", "here")
     options = {
         "ThreadsPerChild": 3, "StartServers": 2, "KeepAlive": False, "MinSpareThreads": 1,
         "DirectoryIndex": "'start page.html'", "ErrorDocument": ("404", 'a "text" \\ with both'),
         "directives": ["MaxSpareThreads 99"],
     }  # fmt: skip
     with mpmkit.launch("worker", document_root=root, **options) as server:
-        assert server.directives["ThreadsPerChild"] == 3
         board = server.scoreboard()
-        assert board.threads_per_child == 3
+        assert server.directives["ThreadsPerChild"] == board.threads_per_child == 3
         assert [len(line) for line in board.letters.values()] == [3, 3]
         assert get(server, "/").body == b"here"
         assert get(server, "/gone").body == b'a "text" \\ with both'
 
 
 def test_a_conf_file_may_choose_the_mpm_and_directives_come_after_it(tmp_path):
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nWHICH=own exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    conf = tmp_path / "httpd.conf"
-    conf.write_text(
-        "LoadModule mpm_worker_module modules/mod_mpm_worker.so\n"
-        f'DocumentRoot "{site()}"\nMaxKeepAliveRequests 50\nKeepAliveTimeout 9\n'
-    )
+    python = program(tmp_path / "python", f'#!/bin/sh\nWHICH=own exec {sys.executable} "$@"\n')
+    load, root = "LoadModule mpm_worker_module x.so", f'DocumentRoot "{site()}"'
+    lines = conf(load, root, "MaxKeepAliveRequests 50", "KeepAliveTimeout 9")
     more = {"directives": "MaxKeepAliveRequests 60", "python": python}
-    with mpmkit.launch(conf=conf, **more) as server:
+    with mpmkit.launch(conf=lines, **more) as server, Client(server) as client:
         assert server.mpm == "worker"
         assert b"\0WHICH=own\0" in Path(f"/proc/{server.pid}/environ").read_bytes()
-        with Client(server) as client:
-            answer = client.get("/", "Connection: keep-alive")
-        assert answer["Keep-Alive"] == "timeout=9, max=60"
+        assert client.get("/", "Connection: keep-alive")["Keep-Alive"] == "timeout=9, max=60"
 
 
 def test_logs_can_be_read_during_and_after_and_nothing_stays_behind(tmp_path, monkeypatch):
@@ -91,25 +84,49 @@ def test_logs_can_be_read_during_and_after_and_nothing_stays_behind(tmp_path, mo
             assert "AH00163" in server.error_log() and server.trace_log() == ""
             poll_until(lambda: server.scoreboard().count("_"))
         assert line in server.access_log() and "AH00169" in server.error_log()
-        with pytest.raises(LaunchError):
-            launched("event", document_root="/does/not/exist")
+        refused(LaunchError, "DocumentRoot", launched, "event", document_root="/does/not/exist")
         assert list(tmp_path.iterdir()) == []
         before, after = before or len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/fd"))
     assert before == after, "no descriptor stays open"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
-def test_nothing_stays_on_the_disk_when_the_launching_process_is_killed(tmp_path):
-    program = """
-import mpmkit, os, signal
+def test_a_server_outlives_a_fork_of_its_launcher_and_leaves_nothing_when_that_is_killed(tmp_path):
+    text = """
+import mpmkit, os, signal, sys
 server = mpmkit.launch("prefork", StartServers=1, tls=True)
 assert {"server.key", "error.log"} <= set(os.listdir(os.path.dirname(server.certificate)))
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+assert server.running and str(server.scoreboard().letters) == "{0: '_'}"
 print(server.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    result = run(program, TMPDIR=str(tmp_path))
+    result = run(text, TMPDIR=str(tmp_path))
     assert result.returncode == -signal.SIGKILL, result.stderr
     all_gone([int(result.stdout)], "the server")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_without_a_name_runs_on_and_ends_with_the_program(tmp_path):
+    """A notebook's cell run twice: the first server has no name any more. It must not leave its
+    files, nor a warning, nor itself."""
+    text = """
+import gc, mpmkit, os
+pids = []
+for _ in range(2):
+    server = mpmkit.launch("prefork", StartServers=1)
+    pids.append(server.pid)
+gc.collect()
+print(*pids, len(list(mpmkit.launcher.running())), flush=True)
+os.kill(pids[0], 0)
+"""
+    result = run(text, "-W", "error", "-X", "dev", TMPDIR=str(tmp_path))
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    *pids, count = map(int, result.stdout.split())
+    assert count == 2
+    all_gone(pids, "both servers")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,10 +148,9 @@ def test_the_scoreboard_is_a_frozen_picture(mpm):
         assert (busy.count("W"), busy.count("_"), busy.count(".")) == (1, idle, 0)
         assert str(busy).count("\n") == len(busy.letters) - 1
         (row,) = [row for row in busy.workers if row.state == 4]
-        assert row.pid in server.processes()
-        assert row.client == "127.0.0.1" and row.request.startswith("GET /gate.py?")
-        with pytest.raises(AttributeError):
-            busy.snapshot.generation = 5
+        assert row.pid in server.processes() and row.client == "127.0.0.1"
+        assert row.request.startswith("GET /gate.py?")
+        refused(AttributeError, "generation", setattr, busy.snapshot, "generation", 5)
         assert f"of {mpm}: " in repr(busy) and "1 W" in repr(busy)
 
 
@@ -167,42 +183,6 @@ def test_a_stopped_server_has_no_process_and_no_scoreboard_and_stops_twice(kille
         refused(LaunchError, "launch another", ask)
 
 
-def test_a_server_without_a_name_runs_on_and_ends_with_the_program(tmp_path):
-    """A notebook's cell run twice: the first server has no name any more. It must not leave its
-    files, nor a warning, nor itself."""
-    program = """
-import gc, mpmkit, os
-pids = []
-for _ in range(2):
-    server = mpmkit.launch("prefork", StartServers=1)
-    pids.append(server.pid)
-gc.collect()
-print(*pids, len(list(mpmkit.launcher.running())), flush=True)
-os.kill(pids[0], 0)
-"""
-    result = run(program, "-W", "error", "-X", "dev", TMPDIR=str(tmp_path))
-    assert result.returncode == 0 and result.stderr == "", result.stderr
-    *pids, count = map(int, result.stdout.split())
-    assert count == 2
-    all_gone(pids, "both servers")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_end_of_a_fork_of_the_launching_process_stops_nothing():
-    program = """
-import mpmkit, os, sys
-server = mpmkit.launch("prefork", StartServers=1)
-if os.fork() == 0:
-    sys.exit()
-os.wait()
-assert server.running
-print(server.scoreboard().letters, flush=True)
-server.stop()
-"""
-    result = run(program)
-    assert (result.returncode, result.stdout.strip()) == (0, "{0: '_'}"), result.stderr
-
-
 @pytest.mark.parametrize(("mpm", "options", "says"), [
     ("nginx", {}, r"'nginx' is not an MPM.*prefork, worker, event"), (None, {}, "name an MPM"),
     ("event", {"threads": 5}, "threads"), ("prefork", {"ThreadsPerChild": 5}, "ThreadsPerChild"),
@@ -219,4 +199,58 @@ def test_what_cannot_be_launched_is_refused_in_one_line_and_nothing_is_left(mpm,
         mpmkit.launch(mpm, **options)
     text = str(caught.value)
     assert "Traceback" not in text and "\n" not in text and not text.startswith("mpmkit: ")
-    assert marked(os.environ["MPMKIT_TEST_MARK"]) == []
+    assert marked(os.environ[MARK]) == []
+
+
+ROOM = """
+from mpmkit.lab import Room
+room = Room("event")
+room.start()
+"""
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_interrupt_leaves_the_room_in_charge_and_no_orphan():
+    """A kernel is interrupted while a control room runs: nothing is left that the room does not hold."""
+    from jupyter_client.manager import KernelManager
+
+    word = uuid.uuid4().hex
+    # Unix sockets: a TCP port that is chosen now may be another process's when the kernel takes it.
+    sockets = os.path.join(tempfile.mkdtemp(prefix="mpmkit-kernel-", dir=site()), "kernel")
+    kernel = KernelManager(kernel_name="python3", transport="ipc", ip=sockets)
+    kernel.start_kernel(env=environment(**{MARK: word}))
+    client = kernel.blocking_client()
+    client.start_channels()
+
+    def once(code: str) -> tuple[str, str]:
+        printed: list[str] = []
+        hook = lambda message: printed.append(message["content"].get("text", ""))  # noqa: E731
+        said = client.execute_interactive(code, timeout=40, output_hook=hook)["content"]
+        return said.get("ename", said["status"]), "".join(printed)
+
+    def ran(code: str) -> tuple[str, str]:
+        # For a moment after an error the kernel aborts what it is sent, and has not run it then.
+        return poll_until(lambda: (said := once(code))[0] != "aborted" and said, "it runs", 20)
+
+    try:
+        client.wait_for_ready(timeout=40)
+        itself = [kernel.provisioner.pid]
+        assert marked(word) == itself
+        assert ran(ROOM + "room.start_load()")[0] == "ok"
+        client.execute("print('waits', flush=True)\nimport time\ntime.sleep(60)")
+        while client.get_iopub_msg(timeout=20)["content"].get("text", "") != "waits\n":
+            pass
+        kernel.interrupt_kernel()
+        assert client.get_shell_msg(timeout=20)["content"]["ename"] == "KeyboardInterrupt"
+        # The server is still the room's: it runs, or has ended and the room knows; stop ends all.
+        assert ran("print(room.server is None or room.server.running)") == ("ok", "True\n")
+        assert ran("room.stop_load(); room.stop(); room.close()")[0] == "ok"
+        poll_until(lambda: marked(word) == itself, lambda: f"{marked(word)} end", 15)
+        # And once more, with the kernel shut down instead of the room.
+        assert ran(ROOM)[0] == "ok" and marked(word) != itself
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
+        kernel.cleanup_resources()
+    poll_until(lambda: not marked(word), lambda: f"{marked(word)} end", 15)

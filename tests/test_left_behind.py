@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from support.calls import refused
 from support.configured import directives
+from support.files import write
 from support.servers import Serve, command, environment, free_ports, serving
 from support.waiting import all_gone, children_of, poll_until
 
+from mpmkit.measure.procfs import stat
 from mpmkit.server import home
 from mpmkit.server.scoreboard import Scoreboard
 
@@ -21,24 +23,30 @@ DIRECTIVES = directives()
 VICTIM = "what must stay\n"
 
 
-def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, env=environment())
+def not_started(*argv: str) -> str:
+    """What a server says that does not start."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=environment())
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
 
 
 @pytest.fixture
 def victim(tmp_path) -> Path:
-    path = tmp_path / "victim"
-    path.write_text(VICTIM)
-    return path
+    return write(tmp_path / "victim", VICTIM)
 
 
-@pytest.mark.parametrize("make", [os.symlink, os.link])
-def test_a_scoreboard_is_not_written_through_a_link(make, victim, tmp_path):
+def test_a_scoreboard_is_written_through_no_link_and_a_full_disk_is_named(victim, tmp_path):
+    """ulimit -f: what a file may have is what is left of the disk."""
     board = tmp_path / "board"
-    make(victim, board)
-    done = run(command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}"))
-    assert (done.returncode, done.stdout) == (1, "") and victim.read_text() == VICTIM
-    assert f"AH00004: the scoreboard {board} cannot be made: it is " in done.stderr
+    argv = command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}")
+    for make in (os.symlink, os.link):
+        make(victim, board)
+        assert f"AH00004: the scoreboard {board} cannot be made: it is " in not_started(*argv)
+        assert victim.read_text() == VICTIM
+        board.unlink()
+    said = not_started("sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *argv)
+    assert f"AH00004: the scoreboard {board} cannot be made: File too large" in said
+    assert not board.exists()
 
 
 def test_a_scoreboard_replaces_what_an_older_server_left(tmp_path):
@@ -55,15 +63,6 @@ def test_a_scoreboard_is_not_another_user_s_file(victim):
     os.chown(victim, 65534, 65534)
     refused(PermissionError, "remove it, or name another", Scoreboard, DIRECTIVES, str(victim))
     assert victim.read_text() == VICTIM
-
-
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
-    """ulimit -f: what a file may have is what is left of the disk."""
-    board = tmp_path / "board"
-    argv = command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}")
-    done = run(["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *argv])
-    assert (done.returncode, done.stdout) == (1, "") and not board.exists()
-    assert f"AH00004: the scoreboard {board} cannot be made: File too large" in done.stderr
 
 
 def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path):
@@ -102,9 +101,8 @@ sys.exit(main(sys.argv[1:]))
 """
     pid_file = tmp_path / "pid"
     serve = ["serve", "event", "--port", "0", "-c", f"PidFile {pid_file}"]
-    done = run([sys.executable, "-c", program, *serve])
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "no child process could be started" in done.stderr and not pid_file.exists()
+    said = not_started(sys.executable, "-c", program, *serve)
+    assert "no child process could be started" in said and not pid_file.exists()
 
 
 def test_a_child_that_only_sigkill_ends_is_waited_for():
@@ -114,8 +112,7 @@ def test_a_child_that_only_sigkill_ends_is_waited_for():
         (child,) = children_of(server.pid)
         os.kill(child, signal.SIGSTOP)
         # A SIGTERM that comes before the child has stopped would end it: the lower number goes first.
-        stat = Path(f"/proc/{child}/stat")
-        poll_until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", "the child has stopped")
+        poll_until(lambda: stat(child)[0] == "T", "the child has stopped")
         os.kill(server.pid, signal.SIGTERM)
         assert server.finish() == 0
         assert "sending a SIGKILL" in server.err and "AH00047" not in server.err

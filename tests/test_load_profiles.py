@@ -14,8 +14,10 @@ import subprocess
 import urllib.parse
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -35,27 +37,22 @@ from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.server.home import self_signed
 
 
-def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
+def test_a_mix_is_sent_by_weight_and_connections_are_kept_for_so_many_requests(bad):
     good = {"path": "/ok", "weight": 3, "expect_length": 45}
     mix = [good, {"path": "/status/404", "weight": 1, "expect_status": 404}]
-    run = run_load(bad.url, users=4, requests=400, mix=mix)
+    how = {"users": 4, "requests": 400, "keep_alive": True, "requests_per_connection": 10}
+    run = run_load(bad.url, mix=mix, **how)
     counts = bad.counts()
-    ok, missing = counts["GET /ok HTTP/1.0"], counts["GET /status/404 HTTP/1.0"]
+    ok, missing = counts["GET /ok HTTP/1.1"], counts["GET /status/404 HTTP/1.1"]
     assert (run.requests, run.failures, ok + missing) == (400, 0, 400)
     assert 230 < ok < 360  # 300 expected, standard deviation 9
     by_path = {path: len(found) for path, found in run.paths.items()}
-    assert by_path == {"/ok": ok, "/status/404": missing}
-    assert "/status/404: " in run.summary() and run.row()["path"] == "a mix of 2: /ok ..."
-
-
-def test_connections_are_kept_for_so_many_requests(bad):
-    how = {"users": 3, "requests": 300, "keep_alive": True, "requests_per_connection": 10}
-    run = run_load(bad.url, "/ok", **how)
-    counts = bad.counts()
-    assert counts["GET /ok HTTP/1.1"] == 300
-    assert (run.failures, run.reconnects, run.retries) == (0, 0, 0)
-    assert 30 <= counts["connections"] == run.connections <= 33
-    assert run.row()["keep_alive"] is True and "keep-alive" in run.summary()
+    assert by_path == {"/ok": ok, "/status/404": missing} and "/status/404: " in run.summary()
+    assert (run.reconnects, run.retries) == (0, 0)
+    assert 40 <= counts["connections"] == run.connections <= 44
+    row = run.row()
+    assert (row["path"], row["keep_alive"]) == ("a mix of 2: /ok ...", True)
+    assert "keep-alive" in run.summary()
 
 
 @pytest.mark.parametrize("think", ["constant", "exponential"])
@@ -139,32 +136,29 @@ def test_tls(bad, tmp_path, tmp_path_factory):
     (both := tmp_path / "both.pem").write_text(Path(mine).read_text() + Path(key).read_text())
     with Misbehaving(str(both)) as server:
         mix = [{"path": "/ok", "expect_length": 45}, {"path": "/big", "expect_length": 1_000_000}]
+        how = {"users": 4, "requests": 60, "ca_file": os.path.relpath(mine)}
         for keep_alive in (False, True):
-            how = {"users": 4, "requests": 60, "keep_alive": keep_alive}
-            how["ca_file"] = os.path.relpath(mine)
-            run = run_load(server.url, mix=mix, **how)
+            run = run_load(server.url, mix=mix, keep_alive=keep_alive, **how)
             assert (run.requests, run.failures) == (60, 0)
             assert server.counts()["connections"] == run.connections
-        refused = run_load(server.url, "/ok", users=2, requests=10, ca_file=other)
-        assert refused.errors == {"certificate": 10}
-        with pytest.raises(ProfileError, match=r"ca_file: .*No such file"):
-            run_load(server.url, "/ok", requests=10, ca_file=str(tmp_path / "none"))
+        run = run_load(server.url, "/ok", users=2, requests=10, ca_file=other)
+        assert run.errors == {"certificate": 10}
         plain = run_load(bad.url.replace("http", "https"), "/ok", requests=2, timeout=1)
         assert plain.failures == 2, "a port without TLS"
-        with pytest.raises(ProfileError, match="idle_holders: hold connections without TLS"):
-            run_load(server.url, "/ok", requests=10, idle_holders=1)
+        for words, more in {
+            "ca_file: .*No such file": {"ca_file": str(tmp_path / "none")},
+            "idle_holders: hold connections without TLS": {"idle_holders": 1},
+        }.items():
+            refused(ProfileError, words, run_load, server.url, requests=10, **more)
 
 
 def test_a_full_disk_loses_nothing(bad):
-    def small_files() -> None:
-        # A file that would grow beyond 3,000 bytes cannot be written, as on a disk that is full.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
-
+    # A file that would grow beyond 3,000 bytes cannot be written, as on a disk that is full.
+    small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3_000, 3_000))
     line = f"mpmkit load {bad.url}/ok --users 2 --requests 1000 --json"
-    done = run(line, {"PYTHONDONTWRITEBYTECODE": "1"}, preexec_fn=small_files)
+    done = run(line, {"PYTHONDONTWRITEBYTECODE": "1"}, preexec_fn=small)
     row = json.loads(done.stdout)
-    assert (done.returncode, row["ended"]) == (0, "requests")
-    assert (row["requests"], row["failures"]) == (1000, 0)
+    assert (row["ended"], row["requests"], row["failures"]) == ("requests", 1000, 0)
     assert 0 < row["p50_ms"] <= row["p999_ms"] <= row["max_ms"]
 
 
@@ -252,28 +246,26 @@ def test_times_never_go_back(stages, warm, arrival):
     assert found == sorted(found) and found[0] >= -warm
 
 
-@given(VALUES.filter(bool), st.sampled_from([0.0, 50.0, 99.9, 100.0]) | st.floats(0, 100))
-def test_percentiles_are_those_of_the_values(values, percent):
-    found = Histogram(values).percentile(percent)
-    exact = sorted(values)[max(1, math.ceil(percent * len(values) / 100 - 1e-9)) - 1]
-    assert abs(found - exact) <= exact / 1024 and min(values) <= found <= max(values)
-
-
-@given(st.lists(VALUES, max_size=4))
-def test_counting_in_parts_is_counting_everything_at_once(parts):
-    added = Histogram()
+@given(st.lists(VALUES, max_size=4), st.sampled_from([0.0, 50.0, 99.9, 100.0]) | st.floats(0, 100))
+def test_percentiles_are_those_of_the_values_and_parts_add_up(parts, percent):
+    values = sorted(itertools.chain(*parts))
+    added, whole = Histogram(), Histogram(values)
     for part in parts:
         added.record(unpack(pack(part)))
-    whole = Histogram([ns for part in parts for ns in part])
-    assert vars(added) == vars(whole) and len(added) == sum(map(len, parts))
+    assert vars(added) == vars(whole) and len(added) == len(values)
     assert sum(count for _, count in whole.to_json()) == len(whole)
+    found = whole.percentile(percent)
+    if values:
+        exact = values[max(1, math.ceil(percent * len(values) / 100 - 1e-9)) - 1]
+        assert abs(found - exact) <= exact / 1024 and values[0] <= found <= values[-1]
+    else:
+        assert math.isnan(whole.mean) and math.isnan(found)
 
 
 def test_what_is_no_latency_is_refused():
     for bad in (-1, LIMIT):
         refused(ValueError, "0 ns to 146 years", Histogram, [bad])
     refused(ValueError, "0 to 100", Histogram([1]).percentile, 101)
-    assert math.isnan(Histogram().mean) and math.isnan(Histogram().percentile(50))
 
 
 def locust(options: str) -> subprocess.Popen[str]:
@@ -282,39 +274,37 @@ def locust(options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, start_new_session=True, **how)
 
 
-class Fleet:
-    """A master and two workers, all gone at the end; `run` once the master has ended."""
+@contextlib.contextmanager
+def fleet(url: str, folder: Path, **fields: Any) -> Iterator[tuple[list, Callable[[], dict]]]:
+    """Two workers, and what their master has measured when it ends; all are gone at the end."""
+    (port,) = free_ports(1)
+    (folder / "profile.json").write_text(LoadProfile(keep_alive=True, **fields).to_json())
+    out = folder / "run.json"
+    bind = f"--expect-workers 2 --master-bind-host 127.0.0.1 --master-bind-port {port}"
+    files = f"--load-profile @{folder / 'profile.json'} --load-results {out}"
+    master = locust(f"--headless --master {bind} --host {url} {files}")
+    worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
+    workers = [locust(worker) for _ in range(2)]
 
-    def __init__(self, url: str, folder: Path, **fields: Any) -> None:
-        (port,) = free_ports(1)
-        (folder / "profile.json").write_text(LoadProfile(keep_alive=True, **fields).to_json())
-        self.out = folder / "run.json"
-        bind = f"--master-bind-host 127.0.0.1 --master-bind-port {port}"
-        files = f"--load-profile @{folder / 'profile.json'} --load-results {self.out}"
-        self.master = locust(f"--headless --master --expect-workers 2 {bind} --host {url} {files}")
-        worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
-        self.workers = [locust(worker) for _ in range(2)]
+    def result() -> dict:
+        said, _ = master.communicate(timeout=60)
+        assert out.exists(), said
+        return json.loads(out.read_text())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in (*self.workers, self.master):
+    try:
+        yield workers, result
+    finally:
+        for process in (*workers, master):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-
-    def run(self) -> dict[str, Any]:
-        said, _ = self.master.communicate(timeout=60)
-        assert self.out.exists(), said
-        return json.loads(self.out.read_text())
 
 
 def test_two_workers_share_one_rate_and_the_master_adds_it_up(bad, tmp_path):
     stages = [{"seconds": 1, "rate": 100}, {"seconds": 1, "rate": 200}]
     fields = {"users": 10, "arrival": "constant", "idle_holders": 4, "expect_length": 45}
-    with Fleet(bad.url, tmp_path, path="/ok", stages=stages, **fields) as fleet:
-        run = fleet.run()
+    with fleet(bad.url, tmp_path, path="/ok", stages=stages, **fields) as (_, result):
+        run = result()
     counts, row = bad.counts(), run["row"]
     assert row["requests"] == pytest.approx(300, abs=3) and row["ended"] == "duration"
     assert set(json.loads(row["errors"])) <= {"unsent"}
@@ -331,49 +321,44 @@ def test_two_workers_share_one_rate_and_the_master_adds_it_up(bad, tmp_path):
 def test_a_killed_worker_ends_nothing_and_is_reported(bad, tmp_path):
     mix = [{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}]
     fields = {"users": 4, "duration": 6, "think_time": 0.01, "mix": mix}
-    with Fleet(bad.url, tmp_path, **fields) as fleet:
+    with fleet(bad.url, tmp_path, **fields) as (workers, result):
         wait_for_load(bad, "GET /ok HTTP/1.1", requests=200)  # both have sent a report by then
-        os.killpg(fleet.workers[0].pid, signal.SIGKILL)
-        run = fleet.run()
+        os.killpg(workers[0].pid, signal.SIGKILL)
+        run = result()
     assert run["row"]["ended"].endswith("; what they did last is lost")
     good = sum(count for _, count in run["histogram"])
     # The dead one's, too.
     assert sum(count for _, count in run["paths"]["/ok"]) == good > 100
 
 
-def asked(url: str, **form: str) -> dict:
-    """Locust's page, asked as its own buttons do."""
-    data = urllib.parse.urlencode(form).encode() if form else None
-    with urllib.request.urlopen(url, data, timeout=10) as answer:
-        return json.load(answer)
-
-
 def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
     (port,) = free_ports(1)
-    page = f"http://127.0.0.1:{port}"
     profile = '{"path":"/ok","requests":60,"keep_alive":true}'
     options = f"--web-host 127.0.0.1 --web-port {port} --load-profile {profile}"
+    form = urllib.parse.urlencode({"user_count": 3, "spawn_rate": 3, "host": bad.url}).encode()
+
+    def asked(path: str, data: bytes | None = None) -> dict:
+        """The page, asked as its own buttons do; {} before it is there."""
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}{path}", data, timeout=10
+            ) as answer:
+                return json.load(answer)
+        return {}
+
+    def done() -> bool:
+        """The page still says "stopped" when it has just been asked to start."""
+        nonlocal came
+        came += bad.counts().get("GET /ok HTTP/1.1", 0)
+        return came >= 60 and asked("/stats/requests")["state"] == "stopped"
+
     with locust(options) as process:
         try:
-            came = 0
-
-            def started() -> bool:
-                with contextlib.suppress(OSError):
-                    asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
-                    return True
-                return False
-
-            def done() -> bool:
-                """The page still says "stopped" when it has just been asked to start."""
-                nonlocal came
-                came += bad.counts().get("GET /ok HTTP/1.1", 0)
-                return came >= 60 and asked(page + "/stats/requests")["state"] == "stopped"
-
             for _ in range(2):
                 came = 0
-                poll_until(started, "the page", 20)
+                poll_until(lambda: asked("/swarm", form), "the page", 20)
                 poll_until(done, "60 requests and the end", 20)
-                seen = asked(page + "/stats/requests")["stats"][0]
+                seen = asked("/stats/requests")["stats"][0]
                 assert (came, seen["name"], seen["num_requests"]) == (60, "/ok", 60)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
