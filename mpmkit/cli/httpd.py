@@ -16,9 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpmkit.cli.configuration import Configuration, StartError
+from mpmkit.cli.configuration import COMPILED_IN, Configuration, StartError
 from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
-from mpmkit.config.environment import COMPILED_IN
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.server import home
 from mpmkit.server.home import PidFileError

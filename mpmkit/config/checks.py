@@ -4,7 +4,7 @@
               ├─ _Checker   the numbers that depend on each other
               └─ _resolve   log formats by nickname, files below ServerRoot, which sockets use TLS
 
-This is pure: it opens no file and does not query the machine (see `environment.py`).
+This is pure: it opens no file and does not query the machine (cli/configuration.py does).
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from mpmkit.config import access, directives, unsupported
 from mpmkit.config import hosts as virtual_hosts
 from mpmkit.config.alias import Redirection, expression
 from mpmkit.config.directives import MPMS, ROWS, SPECS, THREADED, Directives, VirtualHost, spec_for
-from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import QUIET, REFUSED, RUNNERS, Foreign, foreign
-from mpmkit.config.values import BROKEN, append, module_levels
+from mpmkit.config.values import BROKEN, COMMON, append, module_levels
 from mpmkit.config.values import replace as latest
 
 # Of the directives that name one file or the directory of the site, relative names start from ServerRoot.

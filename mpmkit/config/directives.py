@@ -21,10 +21,9 @@ from typing import Any
 
 from mpmkit.config import access, values
 from mpmkit.config.alias import EnvRule, Redirection, alias, redirect, setter
-from mpmkit.config.log_format import COMBINED, COMMON
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import foreign
-from mpmkit.config.values import Words, append, update
+from mpmkit.config.values import COMBINED, COMMON, Words, append, update
 
 __all__ = [
     "MPMS", "SPECS", "THREADED", "DirectiveError", "Directives", "Note", "Section", "Setting", "Spec",

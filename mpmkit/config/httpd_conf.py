@@ -26,7 +26,6 @@ from dataclasses import dataclass, field, replace
 
 from mpmkit.config import settings
 from mpmkit.config.directives import SPECS
-from mpmkit.config.environment import text_of
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting
 from mpmkit.config.unsupported import Modules, foreign, version_holds
 
@@ -398,7 +397,7 @@ class _Reader:
                 for name in sorted(os.listdir(path)):
                     self.include(os.path.join(path, name), where, directories - 1)
                 return
-            text = text_of(path)
+            text = _text_of(path)
         except OSError as error:
             why = f"{where.name} {path} cannot be read: {error.strerror or error}"
             raise DirectiveError.at(where, why) from None
@@ -406,6 +405,17 @@ class _Reader:
         self.open_files.append(real)
         self.lines(settings.logical_lines(text.replace("\r\n", "\n").replace("\r", "\n")), path)
         self.open_files.pop()
+
+
+def _text_of(path: str) -> str:
+    """A file of lines. Raises OSError, also for a pipe or a device, which may have no end, and for NULs."""
+    if not os.path.isfile(path) and os.path.exists(path) and path != os.devnull:
+        raise OSError("it is no file")
+    with open(path, "rb") as file:  # a text's decoder is looked up as `split_words` says
+        text = os.fsdecode(file.read().removeprefix(b"\xef\xbb\xbf"))
+    if "\0" in text:
+        raise OSError("it holds NULs: write it as UTF-8")
+    return text
 
 
 # What a container does when it is entered.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.alias import variables_of
 from mpmkit.config.directives import Directives
-from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
+from mpmkit.config.values import COMMON, FormatError, Piece, pieces
 from mpmkit.http.messages import http_date, server_header
 from mpmkit.http.target import OwnName, quote_line
 
