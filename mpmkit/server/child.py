@@ -41,42 +41,34 @@ class PipeOfDeath:
     """
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        self._read, self._write = open(reading, "rb", 0), open(writing, "wb", 0)
+        self.fileno = self._read.fileno
 
     def retire_one(self) -> None:
-        with suppress(BlockingIOError):  # 64 Ki requests to leave are waiting already
-            os.write(self._write, b"!")
+        """Writes nothing where 64 Ki requests to leave are waiting already."""
+        self._write.write(b"!")
 
     def close(self) -> None:
         """In the parent: ask this whole generation to leave."""
-        for fd in (self._read, self._write):
-            if fd >= 0:
-                os.close(fd)
-        self._read = self._write = -1
+        self._read.close()
+        self._write.close()
 
     def only_read(self) -> None:
         """A child must not hold the writing end, or it would never see its own end of file."""
-        os.close(self._write)
-        self._write = -1
-
-    def fileno(self) -> int:
-        return self._read
+        self._write.close()
 
     def called(self) -> bool:
         """Is it this child's turn to leave? Takes the byte, if there is one. Never blocks."""
-        try:
-            os.read(self._read, 1)
-        except BlockingIOError:
-            return False
-        return True
+        return self._read.read(1) is not None
 
     def wait(self, other: int, seconds: float | None = None) -> bool:
         """Wait until it is this child's turn to leave, or descriptor `other` is readable. False: `seconds` have
         passed without either."""
         poll = select.poll()
-        poll.register(self._read, select.POLLIN)
+        poll.register(self.fileno(), select.POLLIN)
         poll.register(other, select.POLLIN)
         while True:
             ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]

@@ -21,9 +21,10 @@ import os
 import stat
 import struct
 import time
+from collections import namedtuple
 from collections.abc import Callable
 from operator import setitem
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpmkit.config.directives import MPMS, Directives
 from mpmkit.policy.states import DEAD, STARTING, ProcessRow, Snapshot
@@ -46,32 +47,21 @@ _store_two, _store_four = (struct.Struct(f"={count}q").pack_into for count in (2
 CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, 16, 64
 TEXT = CLIENT + VHOST + PROTOCOL + REQUEST
 _read_texts = struct.Struct(f"{CLIENT}s{VHOST}s{PROTOCOL}s{REQUEST}s").unpack_from
-# Cuts and pads with NULs; the last byte of each is always one.
+# Each cuts and pads with NULs; the last byte of a text is always one.
+_store_client = struct.Struct(f"{CLIENT - 1}sx").pack_into
+_store_vhost = struct.Struct(f"{VHOST - 1}sx").pack_into
 _store_request = struct.Struct(f"{PROTOCOL - 1}sx{REQUEST - 1}sx").pack_into
 
 
-class WorkerRow(NamedTuple):
-    """One thread slot as mod_status shows it. Times in nanoseconds, `duration` summed over requests."""
-
-    process: int
-    thread: int
-    pid: int
-    generation: int
-    state: int
-    conn_count: int
-    conn_bytes: int
-    access_count: int
-    bytes_served: int
-    my_access_count: int
-    my_bytes_served: int
-    duration: int
-    last_duration: int
-    last_used: int
-    tid: int
-    client: str
-    vhost: str
-    protocol: str
-    request: str
+class WorkerRow(
+    namedtuple(
+        "WorkerRow",
+        "process thread pid generation state conn_count conn_bytes access_count bytes_served my_access_count "
+        "my_bytes_served duration last_duration last_used tid client vhost protocol request",
+    )
+):  # fmt: skip
+    """One thread slot as mod_status shows it: numbers, and at the end four texts. Times in nanoseconds,
+    `duration` summed over requests."""
 
 
 def _header(index: int) -> Any:
@@ -122,9 +112,8 @@ class Scoreboard:
         with open(path, "rb") as file:
             head = file.read(8 * HEADER)
             if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
-                raise ValueError(
-                    f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
-                )
+                why = "is not an mpmkit scoreboard; name the server's ScoreBoardFile"
+                raise ValueError(f"{path} {why}")
             sizes = _sizes(*struct.unpack_from("=2q", head, 16))
             self._divide(mmap.mmap(file.fileno(), sum(sizes), access=mmap.ACCESS_READ), sizes)
         return self
@@ -153,9 +142,7 @@ class Scoreboard:
         self.process_limit = directives.process_limit
         self.threads_per_child = directives.ThreadsPerChild
 
-    @property
-    def mpm(self) -> str:
-        return MPMS[self._header[1]]
+    mpm: str = property(lambda board: MPMS[board._header[1]])  # type: ignore[assignment]
 
     def born(self, slot: int, pid: int, generation: int) -> None:
         self._used = max(self._used, slot + 1)
@@ -212,11 +199,10 @@ class Scoreboard:
         slots = self.server_limit if slots is None else slots
         threads = self.thread_limit
         states = bytes(self._states[: slots * threads])
-        rows = []
+        rows: list[Any] = []
         for slot in range(slots):
             row = states[slot * threads : (slot + 1) * threads]
-            fields = self._process(slot).tolist()
-            rows.append(ProcessRow(slot, *fields, states=row))  # type: ignore[misc, arg-type]
+            rows.append(ProcessRow(slot, *self._process(slot).tolist(), states=row))
         limits = self.server_limit, threads
         return Snapshot(*limits, self.generation, self.restart_time, tuple(rows))
 
@@ -226,13 +212,12 @@ class Scoreboard:
         threads = self.thread_limit
         for index, state in enumerate(self._states[: self.server_limit * threads]):
             counters = self._workers[index * WORKER : (index + 1) * WORKER].tolist()
-            if state == DEAD and not counters[2]:
-                continue
-            slot, thread = divmod(index, threads)
-            process = self._process(slot)[:P_QUIESCING].tolist()
-            texts = (one.partition(b"\0")[0] for one in _read_texts(self._texts, index * TEXT))
-            shown = (one.decode("latin-1") for one in texts)
-            rows.append(WorkerRow._make((slot, thread, *process, state, *counters, *shown)))
+            if state != DEAD or counters[2]:
+                slot, thread = divmod(index, threads)
+                process = self._process(slot)[:P_QUIESCING].tolist()
+                texts = (one.decode("latin-1") for one in _read_texts(self._texts, index * TEXT))
+                shown = (one.partition("\0")[0] for one in texts)
+                rows.append(WorkerRow(slot, thread, *process, state, *counters, *shown))
         return rows
 
     def totals(self) -> tuple[int, int, int]:
@@ -245,11 +230,6 @@ class Scoreboard:
         for name in ("_header", "_processes", "_states", "_workers", "_texts", "_view"):
             getattr(self, name).release()
         self._map.close()
-
-
-def _text(value: str, size: int) -> bytes:
-    """Cut or padded with NULs to exactly `size` bytes."""
-    return value.encode("latin-1", "replace")[: size - 1].ljust(size, b"\0")
 
 
 def _sizes(server_limit: int, thread_limit: int) -> tuple[int, ...]:
@@ -309,7 +289,7 @@ class WorkerSlot:
 
     def connected(self, client: str) -> None:
         """A new connection: its client's address, and its own counts from zero."""
-        self._texts[self._text : self._text + CLIENT] = _text(client, CLIENT)
+        _store_client(self._texts, self._text, client.encode("latin-1", "replace"))
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
@@ -320,8 +300,7 @@ class WorkerSlot:
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
     def vhost(self, name: str) -> None:
-        start = self._text + CLIENT
-        self._texts[start : start + VHOST] = _text(name, VHOST)
+        _store_vhost(self._texts, self._text + CLIENT, name.encode("latin-1", "replace"))
 
     def served(self, sent: int, took: int, now: int) -> None:
         """One request done, at `now` ns: `sent` bytes in both directions (as mod_logio counts), `took` ns."""
