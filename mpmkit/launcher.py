@@ -45,9 +45,8 @@ class LaunchError(Exception):
 
 
 class ScoreboardView:
-    """A frozen picture of a server's scoreboard. `snapshot` has the processes, `workers` a row per thread
-    slot that is alive or has served requests, `counts` the busy and idle workers by the status page's
-    rules, `str()` the letters, one line per process."""
+    """A frozen picture of a server's scoreboard. `snapshot` has the processes, `workers` a row per thread slot
+    that is or was in use, `counts` the status page's busy and idle workers, `str()` the letters by process."""
 
     def __init__(self, board: Scoreboard) -> None:
         self.mpm = board.mpm
@@ -123,8 +122,7 @@ class Server:
         return f"<mpmkit {self.mpm} {self.url} pid {self.pid} {state}>"
 
     def scoreboard(self) -> ScoreboardView:
-        """What every worker is doing now. Reads shared memory: costs the server nothing. Raises LaunchError
-        when the server has stopped."""
+        """What every worker is doing now, from shared memory. Raises LaunchError when the server has stopped."""
         try:
             board = Scoreboard.attach(os.path.join(self._home, "scoreboard"))
         except FileNotFoundError:
@@ -147,8 +145,7 @@ class Server:
         return self._log("access.log")
 
     def trace_log(self) -> str:
-        """What the server has written to its TraceLog ("" without `trace=True`), for `lab.tracer`
-        and `policy.connection_trace`."""
+        """What the server has written to its TraceLog ("" without `trace=True`), for `lab.tracer`."""
         return self._log("trace.log")
 
     def _log(self, name: str) -> str:

@@ -48,8 +48,7 @@ class Configuration:
         self, source: httpd_conf.Source, sections: Iterable[Section] = (), *,
         document_root: bool = True, strict: bool = False,
     ) -> None:  # fmt: skip
-        """sections: those that precede the file's. document_root: it must exist (httpd -T: it need not). strict:
-        directives that mpmkit lacks are refused (httpd --strict)."""
+        """sections: before the file's. document_root: must it exist? strict: refuse what mpmkit lacks."""
         self.source, self.sections = source, tuple(sections)
         self.document_root, self.strict = document_root, strict
         self.background = False  # output to standard error belongs in the error log
@@ -107,8 +106,7 @@ class Configuration:
     def _site(
         self, d: Directives, logs: ExitStack | None, server: Directives | None = None, errors: Any = None
     ) -> tuple[Handler, AccessLog | None, ErrorLog]:  # fmt: skip
-        """The handler and the logs of the server, or of a host: its error log may be the `server`'s. logs: closes
-        them; None: they are not opened."""
+        """Handler and logs of the server, or of a host. `logs` closes them; None: they are not opened."""
         own = any(getattr(d, one) != getattr(server, one, None) for one in ERROR_LOG)
         if logs is not None and own:
             fd = open_log(d.ErrorLog, "ErrorLog") if d.ErrorLog else 2

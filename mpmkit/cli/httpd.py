@@ -134,8 +134,7 @@ def options(argv: Sequence[str]) -> Options:
 
 
 def source(chosen: Options) -> Source:
-    """Where the configuration comes from; every name is absolute, for later restarts. Raises Refusal for a
-    file that can't be read."""
+    """Where the configuration comes from, by absolute names, for restarts. Raises Refusal if it can't be read."""
     root = chosen.server_root
     file = os.path.abspath(os.path.join(root or os.getcwd(), chosen.file or CONFIG_FILE))
     if root is None:
@@ -281,8 +280,7 @@ def stop_anyway(conf: Conf, word: str) -> int:
 
 
 def start(chosen: Options, configuration: Configuration) -> int:
-    """Make a server of what was read; returns its exit status, or that of its start. Raises what FAILURES
-    lists, while there is a terminal to report it on."""
+    """Make a server of what was read; returns its exit status, or its start's. Raises what FAILURES lists."""
     if {"DEBUG", "ONE_PROCESS"}.intersection(chosen.defines):
         raise Refusal(
             "-D DEBUG and -D ONE_PROCESS: a server has a parent and children here; for a debugger write "

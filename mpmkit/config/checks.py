@@ -84,7 +84,7 @@ def check(
         d = Directives(mpm=mpm, unknown=one.unknown, closed=one.closing, **of_host)
         virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
     notes += _resolve(values)
-    _resolve_tls(values, virtual)
+    values["Listen"] = virtual_hosts.tls_sockets(values, virtual)
     values |= {"sections": server.host.sections, "own_body": own_body, "hosts": tuple(virtual)}
     d = Directives(mpm=mpm, unknown=server.unknown, closed=server.closing, **values)
     return d, tuple(notes)
@@ -373,18 +373,3 @@ def _resolve(values: dict[str, Any]) -> list[Note]:
     values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])
     values |= {key: resolve(values[key]) for key in FILES}
     return notes
-
-
-def _resolve_tls(values: dict[str, Any], hosts: Sequence[VirtualHost]) -> None:
-    """Which listening sockets speak TLS: afterwards just those whose protocol is "https"."""
-    engine, listen = values["SSLEngine"], values["Listen"]
-    everywhere = engine and not any(one.protocol == "https" for one in listen)
-    files = [values["SSLCertificateFile"], *(host.directives.SSLCertificateFile for host in hosts)]
-    resolved = []
-    for one in listen:
-        # Debian's file has 443 before there is a site for it: that is HTTP, as by httpd.
-        protocol = one.protocol if engine or any(files) or one.port != 443 else "http"
-        if (tls := virtual_hosts.speaks_tls(hosts, one.address, one.port, protocol)) is None:
-            tls = everywhere or (engine is not False and protocol == "https")
-        resolved.append(replace(one, protocol="https" if tls else "http"))
-    values["Listen"] = tuple(resolved)

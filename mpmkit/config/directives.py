@@ -34,10 +34,8 @@ SOME = (1, 99)
 
 
 def directive(parse: Any, default: Any, doc: str, **row: Any) -> Any:
-    """An attribute of `Directives`, and the row of the directive that sets it (see `Spec`).
-
-    The directive has the attribute's name unless `name` is given. `also` are further directives that
-    set the attribute: what differs in their rows."""
+    """An attribute of `Directives`, and the row of the directive that sets it (see `Spec`): of the attribute's
+    name unless `name` is given. also: further directives that set it, what differs in their rows."""
     return field(metadata={"parse": parse, "default": default, "doc": doc, **row})
 
 
@@ -63,11 +61,10 @@ def per_mpm(prefork: Any, worker: Any, event: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directives:
-    """What the server will do: the effective value of every directive.
+    """What the server will do: the effective value of every directive, defined with the directive's row.
 
-    Each attribute is defined with the row of its directive.  Seconds are floats, sizes are ints in the
-    unit of the directive, files are absolute if ServerRoot is.  Make one with `checks.check`;
-    `dataclasses.replace` makes variants but corrects nothing."""
+    Seconds are floats, sizes are ints in the unit of the directive, files are absolute if ServerRoot is.
+    Make one with `checks.check`; `dataclasses.replace` makes variants but corrects nothing."""
 
     mpm: str
     # fmt: off
@@ -309,8 +306,7 @@ class Directives:
 
     @property
     def longest_body(self) -> int:
-        """The largest LimitRequestBody, those of sections included: what a request may announce before
-        it is known which section it is for. 0: no limit."""
+        """The largest LimitRequestBody, of sections, too: for a request whose section is not known. 0: none."""
         limits = [self.LimitRequestBody, *(host.directives.longest_body for host in self.hosts)]
         lines = [setting for section in self.sections for setting in section.settings]
         read = SPECS["limitrequestbody"].read
@@ -333,8 +329,7 @@ class Directives:
 
 @dataclass(frozen=True, slots=True)
 class VirtualHost:
-    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are
-    the effective ones: its own lines merged with the server's."""
+    """A <VirtualHost>: its (address, port), "" and 0 for any; its own lines merged with the server's."""
 
     addresses: tuple[tuple[str, int], ...]
     directives: Directives
@@ -376,8 +371,7 @@ def spec_for(name: str, mpm: str | None) -> Spec:
 
 
 def section_values(section: Section) -> dict[str, Any]:
-    """What a section that `check` has seen says: by the attribute of `Directives`, or the directive's name if
-    there is no attribute ({"Require": ("local",), ...})."""
+    """What a section that `check` has seen says, by the attribute of `Directives`, or else by directive."""
     found: dict[str, Any] = {}
     for setting in section.settings:
         if (spec := SPECS.get(setting.name.lower())) is None:

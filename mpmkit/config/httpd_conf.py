@@ -40,13 +40,11 @@ KINDS = {kind.lower(): kind for kind in (*settings.SECTIONS, *CONDITIONS)}
 class Source:
     """Where a configuration comes from; in brackets httpd's option.
 
-    file         a file (-f); its name in messages, if there is a text
-    text         read instead of the file
+    file         a file (-f); its name in messages, if there is a `text`, which is then read instead
     mpm          the MPM it must be for: a LoadModule of another one is an error
     before       lines or Settings ahead of the file (-C); `after` behind it (-c)
     defines      names (-D), each may be "NAME=value" (httpd defines that as it is; here, NAME, too)
-    server_root  ServerRoot, unless the file sets it (-d); without it, the directory that the
-                 file is in (mpmkit: httpd has one compiled in)"""
+    server_root  ServerRoot, unless the file sets it (-d); None: the file's directory (mpmkit)"""
 
     file: str = "<string>"
     text: str | None = None
@@ -90,9 +88,8 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
 
     Mistakes are `Conf.problems`, so that `check` can report its own with them.
 
-    mpmkit: httpd obeys LoadModule when it comes to the line, and an <IfModule mpm_event_module> above
-    it is silently skipped.  Here the lines are gone through again with the MPM that they
-    choose, so their order makes no difference."""
+    mpmkit: httpd obeys LoadModule when it comes to the line, and skips an <IfModule mpm_event_module> above it.
+    Here the lines are gone through again with the MPM that they choose: their order makes no difference."""
     conf = _Reader(source, environ, source.mpm).run()
     if source.mpm is None and conf.mpm:
         conf = _Reader(source, environ, conf.mpm).run()

@@ -35,10 +35,9 @@ _MEMBER = re.compile(
 
 
 def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
-    """What `search` decides for a section; None for an argument that is compared as it stands.
+    """What `search` decides for a section; None for an argument that is compared as it stands. Raises ValueError.
 
-    A <Directory> is compared with its slash, and holds for all that begins with a match.
-    Raises ValueError with the remedy."""
+    A <Directory> is compared with its slash, and holds for all that begins with a match."""
     if kind.endswith("Match"):
         text = _translated(encoded(arg).decode("latin-1"))
     elif re.search(r"[*?]|\[.*\]", re.sub(r"(?s)\\.", "", arg), re.DOTALL):
@@ -61,8 +60,7 @@ def canonical(directory: str) -> str:
 
 
 def translate_wild_cards(text: str) -> str:
-    """apr_fnmatch with APR_FNM_PATHNAME: nothing but a slash matches a slash. Raises ValueError for a bracket
-    that begins no class of letters, digits and dots."""
+    """apr_fnmatch with APR_FNM_PATHNAME: only a slash matches a slash. Raises ValueError for an odd bracket."""
     out = []
     for negated, members, wild, char in _WILD.findall(encoded(text).decode("latin-1")):
         if members:
@@ -79,8 +77,7 @@ _WILD = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]|([*?[])|\\?(.)", re.ASCII |
 
 
 def _translated(pattern: str) -> str:
-    """A regular expression of PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), in Python's words. Raises
-    ValueError for what Python has not."""
+    """A PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), for Python. Raises ValueError for what it lacks."""
     out: list[str] = []
     # For each open group, what a `(?i)` in it has opened and every `|` opens again: "" or "(?i:".
     scopes = [""]

@@ -175,8 +175,7 @@ class DirectiveError(ValueError):
 
     @classmethod
     def of(cls, problems: Sequence[DirectiveError]) -> DirectiveError:
-        """One error out of several, by line within each file, the files in the order in which they are first
-        named; the attributes are those of the first."""
+        """One error out of several, by file as they are first named, and line; the attributes are the first's."""
         files = list(dict.fromkeys(problem.file for problem in problems))
         problems = sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
         first, more = problems[0], len(problems) - SHOWN
@@ -212,8 +211,7 @@ def split_words(text: str, unclosed: Callable[[str], object] | None = None) -> W
     Within quotes a backslash protects the quote and the backslash; before anything else, and
     without quotes, it is an ordinary character (``\\\\`` is one backslash everywhere).
 
-    A quote that is never closed ends with the line, and what is wrong is given to `unclosed`; without
-    that it is a ValueError."""
+    A quote that is never closed ends with the line, and `unclosed` gets what is wrong, or it is a ValueError."""
     words = []
     # Not `finditer`, nor `sub` without need: they look up a name made each time, which the parent would keep.
     for quote, inside, closed, bare in _WORDS.findall(text):

@@ -185,8 +185,7 @@ class Modules:
 
 
 def version_holds(words: Words) -> bool:
-    """<IfVersion [[!]op] 2.4.6>, also ~ and /.../: mod_version's comparison with HTTPD_VERSION; what a version
-    leaves out is 0. Raises ValueError."""
+    """<IfVersion [[!]op] 2.4.6>, also ~ and /.../, for HTTPD_VERSION; a part left out is 0. Raises ValueError."""
     *signs, wanted = words or ("",)
     sign = " ".join(signs) or "="
     compare = sign.removeprefix("!")

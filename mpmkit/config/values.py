@@ -42,13 +42,11 @@ class ListenAddress:
 
 
 class Stage(NamedTuple):
-    """How long a client may take for a stage of its request (mod_reqtimeout): ``init`` seconds; each ``rate``
-    bytes received add one second, up to ``max`` seconds in all. An init of 0 switches the stage off; a rate
-    of 0 adds nothing; a max of 0 is no limit."""
+    """How long a client may take for a stage of its request (mod_reqtimeout), in seconds."""
 
-    init: float = 0.0
-    max: float = 0.0
-    rate: int = 0
+    init: float = 0.0  # 0: the stage is off
+    max: float = 0.0  # in all; 0: no limit
+    rate: int = 0  # so many bytes received add one second; 0: none do
 
 
 READ_TIMEOUT = {
@@ -92,8 +90,7 @@ def exact_number(words: Words) -> int:
 
 
 def time(words: Words) -> float:
-    """Of the unit only the first letters count, as in httpd: "min" and "milli" are both minutes.
-    mpmkit: LONGEST_WAIT at most."""
+    """Only a unit's first letters count: "min" and "milli" are minutes. mpmkit: LONGEST_WAIT at most."""
     if (found := re.match(r"([0-9]{1,15})(\Z|ms|mi|s|h)", words[0].lower())) is None:
         why = "takes a time such as 5, 5s, 700ms, 2mi or 1h, and never less than 0"
         raise ValueError(f'{why}, not "{words[0]}"')

@@ -35,10 +35,8 @@ class PipeOfDeath:
     one byte       one child leaves when it is done (idle maintenance)
     end of file    all of this generation leave when they are done
 
-    The parent holds the writing end, the children the reading end. A byte goes to exactly one reader, whichever
-    is waiting, so "retire one idle child" needs no choice of a victim. The end of file comes when the parent
-    closes its end (a graceful restart or stop) or is killed: children never outlive their parent.
-    """
+    A byte goes to exactly one reader, whichever is waiting: no victim has to be chosen. The end of file comes
+    when the parent closes its end (a graceful restart or stop) or is killed: children never outlive it."""
 
     def __init__(self) -> None:
         reading, writing = os.pipe()
@@ -65,8 +63,7 @@ class PipeOfDeath:
         return self._read.read(1) is not None
 
     def wait(self, other: int, seconds: float | None = None) -> bool:
-        """Wait until it is this child's turn to leave, or descriptor `other` is readable. False: `seconds` have
-        passed without either."""
+        """Wait until it is this child's turn to leave, or `other` is readable. False: `seconds` have passed."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         poll.register(other, select.POLLIN)
@@ -158,9 +155,8 @@ def takes_turns() -> bool:
 
 
 def use_batch_scheduling() -> None:
-    """Run under SCHED_BATCH (sched(7)): a woken thread waits until the running one sleeps. By default it
-    interrupts the one that woke it, and can't go on: the other has the interpreter's lock. SCHED_IDLE or
-    SCHED_FIFO is an operator's choice (chrt(1)), and stays."""
+    """Run under SCHED_BATCH (sched(7)): by default a woken thread interrupts the one that woke it, and can't
+    go on, as the other has the interpreter's lock. Another policy is an operator's (chrt(1)), and stays."""
     with suppress(OSError):  # forbidden here: it only costs speed
         if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -12,7 +12,7 @@ after it; that is the only difference between prefork, worker and event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import time_ns
@@ -40,11 +40,6 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 AT_HAND = frozenset((bytes, memoryview, FileBody))  # bodies that need not be made piece by piece
 # What the scoreboard shows of each version.
 _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
-
-
-def default_error_page(status: int, conn: Connection, method: str = "GET") -> Response:
-    """The page for a request that got no answer from a handler."""
-    return messages.page(status, method, what=conn.hint)
 
 
 class ConnectionFactory:
@@ -104,8 +99,10 @@ class Service:
 
     def __post_init__(self) -> None:
         d = self.directives
-        # The page for a request that got no answer from a handler.
-        self.error_page = getattr(self.handler, "refusal", default_error_page)
+        # (status, connection, method) -> the page for a request that got no answer from a handler.
+        self.error_page = getattr(
+            self.handler, "refusal", lambda code, conn, method="GET": messages.page(code, method, what=conn.hint)
+        )  # fmt: skip
         # Is this process about to end? Each child sets it; then every response says `Connection: close`.
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
@@ -138,9 +135,8 @@ class Service:
 
 
 def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
-    """Serve one request. True: the connection may carry another. Never raises: whatever goes wrong with one
-    client ends its connection. Event: with `conn.pending` not None the response is not all sent;
-    `finish_request` follows when it is."""
+    """Serve one request. True: the connection may carry another. Never raises: whatever goes wrong ends the
+    connection. Event: while `conn.pending` is not None it is not all sent; `finish_request` follows later."""
     conn.request = conn.response = request = response = None
     try:
         if (request := conn.read_request()) is None:
@@ -182,8 +178,10 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
     body: Any = response.body
     conn.status = response.status
     try:
-        if type(body) not in AT_HAND:
-            respond_in_pieces(conn, request, response, service)
+        if type(body) not in AT_HAND:  # made piece by piece
+            if type(body) is not Begun:
+                body = Begun(conn, request, response, service, body)
+            body.finish(response)
             return
         connection = CLOSE
         if conn.keep_alive:
@@ -214,9 +212,8 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
 
 
 class Begun:
-    """A body in pieces: the head goes with the first, chunks where the length is not known beforehand.
-    WSGI's write() begins so while the handler still runs, which must then return a Response with this as
-    its body; `rest` follows."""
+    """A body in pieces: the head goes with the first, chunks where the length is not known beforehand. WSGI's
+    write() begins one while the handler runs, which then returns it as its response's body; `rest` follows."""
 
     __slots__ = ("_conn", "chunked", "count", "head", "rest", "size")
 
@@ -244,31 +241,23 @@ class Begun:
         self._conn.send_pieces(head, (piece,), self.chunked, last=False)
         self.count += len(piece)
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.rest)
+    def finish(self, response: Response) -> None:
+        """Send the rest as it is yielded. Raises Disconnected."""
+        conn = self._conn
+        conn.body_sent = conn.sent = 0
+        try:
+            conn.body_sent = self.count + conn.send_pieces(self.head, self.rest, self.chunked)
+        finally:
+            conn.answering = False
+            self.close()
+        conn.sent = self.size + conn.body_sent
+        if response.length is not None and conn.body_sent != response.length:
+            conn.keep_alive = False  # the client waits for bytes that will not come
+        if conn.keep_alive and conn.protocol.body is not None:
+            conn.discard_body()
 
     def close(self) -> None:
         getattr(self.rest, "close", int)()
-
-
-def respond_in_pieces(
-    conn: Connection, request: Request, response: Response, service: Service
-) -> None:
-    """Send what a script yields, as it yields it."""
-    body: Any = response.body
-    if type(body) is not Begun:
-        body = Begun(conn, request, response, service, body)
-    conn.body_sent = conn.sent = 0
-    try:
-        conn.body_sent = body.count + conn.send_pieces(body.head, body.rest, body.chunked)
-    finally:
-        conn.answering = False
-        body.close()
-    conn.sent = body.size + conn.body_sent
-    if response.length is not None and conn.body_sent != response.length:
-        conn.keep_alive = False  # the client waits for bytes that will not come
-    if conn.keep_alive and conn.protocol.body is not None:
-        conn.discard_body()
 
 
 def drop(response: Response | None, conn: Connection, service: Service) -> None:

@@ -114,18 +114,15 @@ class Hosts:
         name = absolute[1] if absolute else request.get(b"host")
         return chain.named(split_host(name.decode("latin-1"))[0]) if name else chain.default
 
-    def __call__(self, request: Request, conn: Connection) -> Response:
+    def __call__(self, request: Request, conn: Any) -> Response:
         site = self.of(request, conn)
-        if conn.scheme == "https" and self.certified(conn) != site.tls:
-            text = "the Host is one of another certificate than the name of the TLS handshake"
-            site.errors.write("error", text, ah="AH02032", module="ssl", client=conn.peer)
-            return page(421, request.method)
+        if conn.scheme == "https":
+            chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
+            if site.tls != (chosen or self.at(conn.local).default.tls):
+                text = "the Host is one of another certificate than the name of the TLS handshake"
+                site.errors.write("error", text, ah="AH02032", module="ssl", client=conn.peer)
+                return page(421, request.method)
         return site.handler(request, conn)
-
-    def certified(self, conn: Any) -> tuple[Any, ...]:
-        """`HostService.tls` of a connection's handshake."""
-        chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
-        return chosen or self.at(conn.local).default.tls
 
     def log(self, conn: Connection, now: int) -> None:
         """As `AccessLog.log`."""
@@ -197,8 +194,7 @@ def addresses_of(name: str) -> list[str]:
 
 
 def _unraisable(what: Any) -> None:
-    """A name with other bytes than ASCII ends its handshake before it comes to `choose`, and Python would
-    print a traceback for it: any client could fill the log."""
+    """A name that is not ASCII never comes to `choose`: Python prints a traceback, and could fill the log."""
     of_name = type(what.object) is bytes or "servername" in (what.err_msg or "")  # from 3.14 on
     if not (of_name and isinstance(what.exc_value, UnicodeDecodeError)):
         sys.__unraisablehook__(what)

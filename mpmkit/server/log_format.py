@@ -212,9 +212,8 @@ WITH_TEXT: dict[str, Callable[[str], Field]] = {
 
 
 def compile_format(text: str, site: Any = None, condition: str = "") -> Line:
-    """A function that makes a LogFormat's line, "" for requests that do not fulfil the condition: they have a
-    variable, or, with `!` before its name, have it not. site: a Site; None will do to check a format. Raises
-    FormatError."""
+    """A function that makes a LogFormat's line, "" for requests without the variable that the condition names,
+    or, after a `!`, with it. site: a Site; None will do to check a format. Raises FormatError."""
     if condition:
         line, name = compile_format(text, site), condition.removeprefix("!")
 

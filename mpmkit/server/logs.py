@@ -34,12 +34,13 @@ _UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")  # in the error log; quotes are l
 
 def escaped(text: str) -> str:
     """Text as one line of the error log may hold it (httpd's ap_escape_errorlog_item)."""
-    return _UNSAFE.sub(lambda found: ESCAPES.get(found[0]) or _hexadecimal(found[0]), text)
 
+    def shown(found: re.Match[str]) -> str:
+        how = "surrogateescape" if "\udc80" <= (char := found[0]) <= "\udcff" else "surrogatepass"
+        hexadecimal = (f"\\x{byte:02x}" for byte in char.encode("utf-8", how))
+        return ESCAPES.get(char) or "".join(hexadecimal)
 
-def _hexadecimal(char: str) -> str:
-    how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", how))
+    return _UNSAFE.sub(shown, text)
 
 
 class LogError(Exception):
@@ -186,8 +187,7 @@ class ErrorLog:
 
 
 class AccessLog:
-    """The CustomLog directives of a server: files, each with its format, which `logs` closes. Raises LogError
-    when a file can't be opened or a format is unknown."""
+    """CustomLog's files, which `logs` closes, and formats. Raises LogError if one of them can't be used."""
 
     def __init__(self, directives: Directives, logs: ExitStack) -> None:
         site = Site(directives)

@@ -46,8 +46,7 @@ class Parent(Pool):
     configure     reads the configuration again, at restarts
     ready         is called with the URL once clients can connect
     lifeline      a descriptor whose end of file ends the server (its launcher is gone)
-    own           descriptors that the first children must not keep; `ready` closes them
-    """
+    own           descriptors that the first children must not keep; `ready` closes them"""
 
     def __init__(
         self, child_class: type[Child], service: Service, configure: Callable[[], Service],

@@ -49,9 +49,8 @@ THEN |= dict.fromkeys(LINGERING)
 
 
 class ParkedConnections:
-    """The waiting connections of one process of event. alarm: when the listener looks at the queues next. It
-    stays when the connection that is due then was claimed: one useless look is cheaper than many new alarms.
-    due_earlier: called when a connection is due before."""
+    """The waiting connections of one process of event. alarm: when the listener looks at the queues next, also if
+    what is due then was claimed: that is cheaper than many new alarms. due_earlier: called for an earlier one."""
 
     def __init__(
         self, epoll: select.epoll, directives: Directives,
@@ -149,8 +148,7 @@ class Counters:
         self._board, self._slot, self._connections, self._parked = board, slot, connections, parked
 
     def turn(self, now: float, news: bool) -> None:
-        """A turn of the listener is over. news: there were events. What they lead to comes later, so their
-        counters are made once more."""
+        """A turn of the listener is over. news: there were events, whose effects are still to be counted."""
         if now >= self.due:
             counts = len(self._connections), *self._parked.counts()
             self._board.connections(self._slot, *counts)

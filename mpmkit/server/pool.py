@@ -181,9 +181,8 @@ class Pool(Context):
             self.pod.retire_one()
 
     def _wake_for_waiting_connections(self) -> None:
-        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed or stopped
-        before it accepts, the connection would wait for the next to come. So make one: at once after a
-        child was killed, else when one waits for the second time."""
+        """The kernel wakes one child for each connection. If that is killed before it accepts, the connection
+        would wait for the next: so make one, at once after a child was killed, else at the second look."""
         waiting = {sock for sock in self.listeners if has_pending_connection(sock)}
         for sock in waiting if self._killed else waiting & self._waited:
             dummy_connection(sock)

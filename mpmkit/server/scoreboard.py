@@ -105,8 +105,7 @@ class Scoreboard:
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
-        """Read another server's ScoreBoardFile. Raises FileNotFoundError when it does not exist (yet),
-        ValueError when it isn't a scoreboard."""
+        """Read another server's ScoreBoardFile. Raises FileNotFoundError, ValueError if it isn't a scoreboard."""
         self = cls.__new__(cls)
         self.path = path
         with open(path, "rb") as file:

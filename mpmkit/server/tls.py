@@ -155,8 +155,7 @@ class Session:
 
 
 class TlsConnection(Connection):
-    """A connection over TLS. `session` is None until the handshake is done: an answer to a client
-    that does not speak TLS goes out in the clear."""
+    """A connection over TLS. session: None until the handshake is done, for answers in the clear."""
 
     __slots__ = ("_first_timeout", "context", "session")
 
