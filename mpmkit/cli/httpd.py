@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from types import SimpleNamespace as Options
 from typing import Any
 
 from mpmkit.cli.configuration import COMPILED_IN, Configuration, StartError
@@ -86,24 +86,8 @@ class Refusal(Exception):
 FAILURES = (DirectiveError, ListenError, LogError, PidFileError, StartError, Refusal, OSError)
 
 
-@dataclass
-class Options:
-    file: str | None = None
-    server_root: str | None = None
-    word: str = ""
-    defines: list[str] = field(default_factory=list)
-    before: list[str] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)
-    print: str = ""  # v, l, h or help: at once; V: when the file is read
-    test: bool = False
-    check_root: bool = True
-    strict: bool = False
-    report: str = ""
-    command_line: str = ""  # as it is logged: without -k and its word, as httpd
-
-
 def options(argv: Sequence[str]) -> Options:
-    """Read the words of the command line, in httpd's way. Raises UsageError."""
+    """Read the words of the command line, in httpd's way: what ROWS says of each. Raises UsageError."""
     takes = {name: ":" * (value is None) for name, (_, value) in TABLE.items()}
     short = "".join(name[1:] + mark for name, mark in takes.items() if name[1] != "-")
     long = [name[2:] + "=" * len(mark) for name, mark in takes.items() if name[1] == "-"]
@@ -115,7 +99,10 @@ def options(argv: Sequence[str]) -> Options:
         what = "option requires an argument" if "argument" in error.msg else "illegal option"
         raise UsageError(f"{what} -- {error.opt}") from None
     words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
-    result = Options(command_line=shlex.join(["mpmkit", "httpd", *words]))
+    result = Options(
+        file=None, server_root=None, word="", defines=[], before=[], after=[], print="", test=False,
+        check_root=True, strict=False, report="", command_line=shlex.join(["mpmkit", "httpd", *words]),
+    )  # fmt: skip
     for option, argument in pairs:
         if option == "-k" and (argument not in WORDS or result.word):
             raise UsageError("illegal option -- k")
@@ -221,13 +208,10 @@ def check_folders(directives: Directives) -> None:
     files = [(name, getattr(directives, name)) for name in MADE]
     files += [("ErrorLog", host.ErrorLog) for host in hosts]
     files += [("CustomLog", log[0]) for one in (directives, *hosts) for log in one.CustomLog]
-    for name, path in dict.fromkeys(files):
-        is_log = name.endswith("Log")
-        if not path:
-            continue
+    for name, path in dict.fromkeys((name, path) for name, path in files if path):
         folder = os.path.dirname(path) or "/"
-        why = not_a_file(path, name) if is_log else ""
-        if not (why or (is_log and path.startswith("|")) or os.path.isdir(folder)):
+        why = not_a_file(path, name) if name.endswith("Log") else ""
+        if not (why or path.startswith("|") or os.path.isdir(folder)):
             why = f"{name} {path}: there is no directory {folder}: make it"
             why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"
         if why:
