@@ -205,8 +205,7 @@ def launch(
     python          the interpreter that the server runs in: another version or build that has mpmkit
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
 
-    Raises DirectiveError for a directive that httpd would refuse, LaunchError if the server does not start.
-    """
+    Raises DirectiveError for a directive that httpd would refuse, LaunchError if the server does not start."""
     if mpm not in MPMS and (mpm is not None or conf is None):
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
         raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")

@@ -170,14 +170,9 @@ class Configuration:
 def validate_environment(
     d: Directives, settings: Iterable[Setting] = (), hosts: Iterable[Host] = (), document_root: bool = True,
 ) -> list[Note]:  # fmt: skip
-    """httpd's checks of the machine before it starts: do the directories, user and group exist? Notes
-    for a <VirtualHost> that lacks one (for its certificates: tls.context_for).
-
-    settings       where the values came from, so that messages can name file and line
-    document_root  False leaves out the question for DocumentRoot (httpd -T); one that no line names
-                   is not asked for (COMPILED_IN)
-
-    Raises DirectiveError with every problem."""
+    """httpd's checks of the machine before it starts: do the directories, user and group exist? `settings` have
+    the lines, for messages; `document_root` False: no question for that one (httpd -T), as where no line names
+    it. Returns notes for a <VirtualHost> that lacks one. Raises DirectiveError with every problem."""
     import grp
     import pwd
 

@@ -301,9 +301,8 @@ def start(chosen: Options, configuration: Configuration) -> int:
 
 
 def in_background(*, fork: bool) -> int:
-    """Go on in a session of our own, and if `fork`, in a process of our own, while the one that was
-    started waits. Returns the pipe, which children must not keep, by which `started` ends it with 0;
-    if we end before, it ends with our status."""
+    """Go on in a session, and if `fork`, a process of our own, while the one that was started waits. Returns the
+    pipe, not for children, by which `started` ends it with 0; if we end before, it ends with our status."""
     reading, writing = os.pipe()
     pid = os.fork() if fork else 0
     if pid:

@@ -8,9 +8,8 @@ HELP_WIDTH = 80  # characters
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line for an error, status 2, and no abbreviated options.
-
-    A wrong command line prints `mpmkit: what is wrong; try: mpmkit COMMAND --help` and no usage."""
+    """argparse without abbreviated options. A wrong command line prints one line, `mpmkit: what is wrong; try:
+    mpmkit COMMAND --help`, and ends with status 2."""
 
     def __init__(self, **options: Any) -> None:
         # The width is fixed: argparse would look up the terminal's for each added option, through shutil,

@@ -43,14 +43,12 @@ def check(
     hosts: Sequence[Host] = (), *, running: Directives | None = None,
     problems: Sequence[DirectiveError] = (), strict: bool = False,
 ) -> tuple[Directives, tuple[Note, ...]]:  # fmt: skip
-    """Effective directives for an MPM, and what the operator should know about them.
+    """Effective directives for an MPM, and what the operator should know about them. Raises DirectiveError with
+    every problem found, and with `problems`, which were found before (`httpd_conf.read`).
 
-    ``running``: at a restart, the directives of the running server: ServerLimit and ThreadLimit
-    then keep their values, and the notes have the ids that httpd uses in the error log.
-    ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
-    ``strict`` makes a problem of every directive that mpmkit does not have.
-
-    Raises DirectiveError with every problem found, not only the first."""
+    running   at a restart, the running server's directives: ServerLimit and ThreadLimit keep their values, and
+              the notes have the ids that httpd uses in the error log
+    strict    every directive that mpmkit does not have is a problem"""
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
     server = _Reader(mpm, Host((), tuple(settings), tuple(sections)), strict)

@@ -188,8 +188,8 @@ class Directives:
         args=(1, 3), merge=values.answer)
     ConnectionFilter: tuple[str, int] | None = directive(values.connection_filter, None,
         "A filter on every connection's socket. LINE_RATE limits it to a number of KiB/s, and is not safe for "
-        "event, which then holds a thread for each connection; httpd's closest is RATE_LIMIT, a filter of responses",
-        where="connection", takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2))
+        "event, which then holds a thread for each connection; httpd's closest is RATE_LIMIT, a filter of "
+        "responses", where="connection", takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2))
     # TLS
     SSLEngine: bool | None = switch(None, source="mod_ssl", httpd="Off",
         doc="On: TLS on sockets whose Listen says https, or on all if none does. Unset: on those that say https")
@@ -309,10 +309,8 @@ class Directives:
 
     @property
     def process_limit(self) -> int:
-        """How many children of one generation there can be.
-
-        Worker and event compute it from MaxRequestWorkers and never exceed ServerLimit, though
-        MaxRequestWorkers keeps its larger value (httpd does the same, and its maintenance shows)."""
+        """How many children of one generation there can be. It never exceeds ServerLimit, though
+        MaxRequestWorkers keeps a larger value (httpd does the same, and its maintenance shows)."""
         return min(self.MaxRequestWorkers // self.ThreadsPerChild, self.ServerLimit)
 
     @property
@@ -344,9 +342,7 @@ OVER = {row.attribute: row.over for row in ROWS}
 
 
 def spec_for(name: str, mpm: str | None) -> Spec:
-    """The row for a name (in any case) under an MPM; ValueError says what to do instead.
-
-    With None, while the MPM is not known yet, the names of all three are right."""
+    """The row for a name (in any case) under an MPM, or under any (None). Raises ValueError with the remedy."""
     spec = SPECS.get(name.lower())
     if spec is not None and (mpm is None or mpm in spec.mpms):
         return spec

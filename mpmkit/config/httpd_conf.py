@@ -85,9 +85,8 @@ class Conf:
 
 
 def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
-    """The configuration of a source.  ${NAME} that is not defined is looked for in `environ`.
-
-    Mistakes are `Conf.problems`, so that `check` can report its own with them.
+    """The configuration of a source; its mistakes are `Conf.problems`, for `check` to report with its own.
+    ${NAME} that is not defined is looked for in `environ`.
 
     mpmkit: httpd obeys LoadModule when it comes to the line, and skips an <IfModule mpm_event_module> above it.
     Here the lines are gone through again with the MPM that they choose: their order makes no difference."""

@@ -36,7 +36,6 @@ _MEMBER = re.compile(
 
 def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
     """What `search` decides for a section; None for an argument that is compared as it stands. Raises ValueError.
-
     A <Directory> is compared with its slash, and holds for all that begins with a match."""
     if kind.endswith("Match"):
         text = _translated(encoded(arg).decode("latin-1"))
@@ -52,7 +51,6 @@ def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
 
 def canonical(directory: str) -> str:
     """The argument of a <Directory>: without `//`, `/./` and `/../`, with a slash at its end.
-
     mpmkit: httpd reads a relative one from the directory that it was started in; it is a ValueError."""
     if not directory.startswith("/"):
         raise ValueError("is no absolute path: write all of it, from its first slash")

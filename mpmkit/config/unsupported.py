@@ -134,15 +134,12 @@ _FILES = {"ldap_module": "util_ldap.c"}  # the one whose source is not called mo
 
 
 class Modules:
-    """The modules of one reading of a configuration.
-
-    mpm      the MPM that <IfModule> is true for; loaded_mpm: the one a LoadModule named
-    loaded   the names of LoadModule lines, each once"""
+    """The modules of one reading of a configuration."""
 
     def __init__(self, mpm: str | None) -> None:
-        self.mpm = mpm
-        self.loaded_mpm: str | None = None
-        self.loaded: list[str] = []
+        self.mpm = mpm  # the MPM that <IfModule> is true for
+        self.loaded_mpm: str | None = None  # the one that a LoadModule named
+        self.loaded: list[str] = []  # what LoadModule lines named, each once
 
     @property
     def static(self) -> dict[str, str]:

@@ -57,9 +57,8 @@ READ_TIMEOUT = {
 
 
 def atoi(word: str) -> int:
-    """A number as C's atoi reads it: "12x" is 12, "abc" is 0.
-
-    mpmkit: beyond 31 bits atoi is undefined and wraps in practice; here the number stays at the end."""
+    """A number as C's atoi reads it: "12x" is 12, "abc" is 0. mpmkit: beyond 31 bits, where atoi is undefined
+    and wraps in practice, it stays at the end."""
     sign, digits = re.findall(r"^\s*([+-]?)0*([0-9]*)", word)[0]
     number = min(int(digits[:12] or "0"), INT_MAX)
     return -number if sign == "-" else number
@@ -192,10 +191,8 @@ BROKEN = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1")  # OpenSSL itself no longer has 
 
 
 def tls_versions(words: Words) -> Words:
-    """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
-
-    A word without a sign starts again; ``all`` is all of SPOKEN.
-    mpmkit: versions before 1.2 are never used, whatever a line says."""
+    """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first. A word without a
+    sign starts again; ``all`` is all of SPOKEN. mpmkit: versions before 1.2 are never used."""
     chosen: set[str] = set()
     for word in _spelled(words, ("all", *BROKEN, *SPOKEN), signs=True):
         bare = word.lstrip("+-")
@@ -234,7 +231,6 @@ def module_levels(words: Words, old: dict[str, str]) -> dict[str, str]:
 
 def listen(words: Words) -> tuple[ListenAddress]:
     """``8080``, ``127.0.0.1:8080``, ``[::1]:8080``, each with an optional protocol.
-
     mpmkit: the port may be the word ``auto``: any free port (httpd refuses it, as it does 0)."""
     address, colon, port = words[0].rpartition(":")
     bracketed = address.startswith("[") and address.endswith("]")

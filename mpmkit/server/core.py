@@ -43,9 +43,8 @@ _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
 
 
 class ConnectionFactory:
-    """Makes a connection of what `accept` gave: plain, over TLS, filtered. Which of these is decided
-    when a configuration is read, so that a server without any asks one question. hosts: each may have a
-    certificate of its own. Raises DirectiveError if the directives of TLS can't be used."""
+    """Makes a connection of what `accept` gave: plain, over TLS, filtered, as the directives say, so that a plain
+    server asks one question. Raises DirectiveError if the directives of TLS can't be used."""
 
     def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
         self._directives, self._requests, self.first_timeout = d, requests, first_timeout(d)

@@ -150,9 +150,8 @@ def remove_left(where: str) -> None:
 
 
 def self_signed(directory: str) -> tuple[str, str]:
-    """(certificate, private key): files in `directory`, in PEM, the key for its owner's eyes only.
-
-    For the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made."""
+    """(certificate, private key): files in `directory`, in PEM, the key for its owner's eyes only,
+    for the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made."""
     import subprocess
 
     certificate, key = (os.path.join(directory, f"server.{end}") for end in ("crt", "key"))

@@ -233,9 +233,8 @@ class Acceptor:
 
 
 class ListenSocks(dict[int, Listener]):
-    """The listening sockets, by descriptor, in the epoll set of event's listener: enabled, or disabled while
-    this process holds enough connections (httpd's enable_listensocks and disable_listensocks). declined: one
-    was turned away while they were enabled last; it takes more room then."""
+    """The listening sockets, by descriptor, in the epoll set of event's listener: enabled, or disabled while this
+    process holds enough connections, as in httpd. declined: one was turned away; it takes more room then."""
 
     def __init__(
         self, epoll: select.epoll, listeners: Sequence[Listener], board: Scoreboard, slot: int

@@ -65,9 +65,8 @@ class ParkedConnections:
         }
 
     def park(self, conn: Connection, state: int) -> bool:
-        """Let a connection wait in `state`. False: news came meanwhile, and the caller keeps it.
-
-        The order matters: watch the socket, then look for an edge that came in between."""
+        """Let a connection wait in `state`. False: news came meanwhile, and the caller keeps it. The order
+        matters: watch the socket, then look for an edge that came in between."""
         events = WRITABLE if state == WRITE_COMPLETION else READABLE
         if conn.watching != events:
             if state == WRITE_COMPLETION:
@@ -135,9 +134,8 @@ class ParkedConnections:
 
 
 class Counters:
-    """How many connections a process has and how many of them are parked, for the status page. Counted `LAG`
-    seconds after news at the latest, not at each turn of the listener: that would be a twentieth of a
-    kept-alive request. due: when to count next; NEVER while nothing has happened since there was none."""
+    """How many connections a process has, and has parked, for the status page: counted within `LAG` seconds after
+    news, as each turn would cost a twentieth of a kept-alive request. due: when next; NEVER without any."""
 
     AGE, LAG = 1.0, 0.02
 
