@@ -29,12 +29,7 @@ READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes mos
 LOGS = ("error.log", "access.log", "trace.log")
 STOPPED_WITHIN = 15.0  # seconds for it to end: longer than the parent gives its children
 
-SIGNALS = {
-    "TERM": signal.SIGTERM, "stop": signal.SIGTERM,
-    "HUP": signal.SIGHUP, "restart": signal.SIGHUP,
-    "USR1": signal.SIGUSR1, "graceful": signal.SIGUSR1,
-    "WINCH": signal.SIGWINCH, "graceful-stop": signal.SIGWINCH,
-}  # fmt: skip
+SIGNALS = {"TERM": "stop", "HUP": "restart", "USR1": "graceful", "WINCH": "graceful-stop"}
 
 # Also those without a name (a notebook's cell run twice): they are stopped when the interpreter ends.
 _running: set["Server"] = set()
@@ -158,12 +153,12 @@ class Server:
     def signal(self, name: str) -> None:
         """Send TERM, HUP, USR1 or WINCH, or in Apache's words stop, restart, graceful, graceful-stop. Raises
         ValueError for another name, LaunchError when the server has stopped."""
-        if name not in SIGNALS:
-            known = ", ".join(SIGNALS)
+        if not (sent := [one for one, word in SIGNALS.items() if name in (one, word)]):
+            known = ", ".join(f"{one}, {word}" for one, word in SIGNALS.items())
             raise ValueError(f"{name!r} is not a signal of a server; use one of {known}")
         if not self.running:
             raise LaunchError(f"{self!r} has no process to signal any more; launch another")
-        self._process.send_signal(SIGNALS[name])
+        self._process.send_signal(signal.Signals[f"SIG{sent[0]}"])
 
     def graceful(self) -> None:
         """SIGUSR1: a new generation; requests being served are finished."""

@@ -72,15 +72,14 @@ def check(
     own_body = any(one.written.get("LimitRequestBody", usual) != usual for one in readers)
     virtual = []
     for one in readers:
-        places = virtual_hosts.addresses(one.host)
         of_host = directives.laid_over({**values, "ServerAlias": ()}, one.written)
-        if "ServerName" not in one.written and "" not in dict(places):
-            of_host["ServerName"] = places[0][0]
+        if "ServerName" not in one.written and "" not in dict(one.places):
+            of_host["ServerName"] = one.places[0][0]
         said = _resolve(of_host)  # without a log of its own, what there is to say is the server's
         notes += [*one.notes, *(said if "CustomLog" in one.written else ())]
         of_host |= {"sections": (*server.host.sections, *one.host.sections), "own_body": own_body}
         d = Directives(mpm=mpm, unknown=one.unknown, closed=one.closing, **of_host)
-        virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
+        virtual.append(VirtualHost(one.places, d, one.host.file, one.host.line))
     notes += _resolve(values)
     values["Listen"] = virtual_hosts.tls_sockets(values, virtual)
     values |= {"sections": server.host.sections, "own_body": own_body, "hosts": tuple(virtual)}
@@ -113,7 +112,7 @@ class _Reader:
             self.unknown |= server.unknown
             self.closing = server.closing + self.closing
             try:
-                virtual_hosts.addresses(host)
+                self.places = virtual_hosts.addresses(host)
             except DirectiveError as error:
                 self.problems.append(error)
         for setting in host.settings:

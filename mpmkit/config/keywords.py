@@ -10,7 +10,8 @@ def from_keywords(mpm: str | None, **directives: Any) -> tuple[Setting, ...]:
     """Settings from Python values: ``from_keywords("event", ThreadsPerChild=8, KeepAlive=False)``.
 
     A bool is On or Off, a number is a number (KeepAliveTimeout=0.5 becomes 500ms), a path is its name, None is
-    no line. A string is one argument, or is split like a line if the directive takes several. A tuple is the arguments of one line; a list is several lines::
+    no line.  A string is one argument, or is split like a line if the directive takes several.  A tuple is the
+    arguments of one line; a list is several lines::
 
         Listen=["127.0.0.1:8080", 8081], AddHandler=("cgi-script", ".cgi", ".py")
 

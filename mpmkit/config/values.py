@@ -75,10 +75,9 @@ def seconds(words: Words) -> float:
 
 def based_number(words: Words) -> int:
     """strtol with base 0: 0x10 and 010 are hexadecimal and octal, anything else is 0."""
-    form = r"^\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]*)|([0-9]*))"
-    sign, hexadecimal, octal, decimal = re.findall(form, words[0].lower())[0]
-    size = int(hexadecimal or octal or decimal or "0", 16 if hexadecimal else 8 if octal else 10)
-    return -size if sign == "-" else size
+    sign, size = re.findall(r"^\s*([+-]?)(0x[0-9a-f]+|0[0-7]*|[0-9]*)", words[0].lower())[0]
+    number = int(size or "0", 16 if "x" in size else 8 if size[:1] == "0" else 10)
+    return -number if sign == "-" else number
 
 
 def exact_number(words: Words) -> int:
@@ -256,14 +255,14 @@ def connection_filter(words: Words) -> tuple[str, int] | None:
 
 def read_timeout(words: Words) -> dict[str, Stage]:
     """``header=20-40,MinRate=500 body=20,MinRate=500``: the stages that are named."""
-    form = r"(handshake|header|body)=([0-9]+)(-[0-9]+)?(,minrate=[0-9]+)?"
+    form = r"(handshake|header|body)=([0-9]+)(?:-([0-9]+))?(?:,minrate=([0-9]+))?"
     changes: dict[str, Stage] = {}
     for word in words:
         if (found := re.fullmatch(form, word.lower())) is None:
             why = "takes handshake=, header= or body= and init[-max][,MinRate=rate]"
             raise ValueError(f'{why} in whole numbers, not "{word}"')
-        stage, init = found[1], atoi(found[2])
-        most, rate = atoi((found[3] or "-0")[1:]), atoi((found[4] or "=0").partition("=")[2])
+        stage, *numbers = found.groups("0")
+        init, most, rate = map(atoi, numbers)
         if found[3] and most <= init:
             raise ValueError(f'takes a range whose end is above its start, not "{word}"')
         if found[4] and not rate:

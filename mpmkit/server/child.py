@@ -162,13 +162,6 @@ def use_batch_scheduling() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def preload_modules(directives: Directives) -> None:
-    """What a child would import when it needs it: as User it may not reach Python's library."""
-    if os.geteuid() == 0 and directives.User is not None:
-        import calendar  # noqa: F401
-        import traceback  # noqa: F401
-
-
 def drop_privileges(directives: Directives) -> None:
     """Become User and Group; only root can, for others the directives have no effect (as in httpd)."""
     if os.geteuid() != 0 or (directives.User is None and directives.Group is None):

@@ -49,7 +49,7 @@ class ConnectionFactory:
     def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
         self._directives, self._requests, self.first_timeout = d, requests, first_timeout(d)
         self._tls: type[TlsConnection] | None = None
-        self._filter = None
+        self._filter: Any = None
         if d.tls:
             from mpmkit.server import tls  # and with it ssl: 2 MB
 
@@ -62,10 +62,9 @@ class ConnectionFactory:
 
                 self._context_of = Certificates(hosts, tls.context_for).of
         if d.ConnectionFilter is not None:
-            from mpmkit.server.filters import FILTERS
+            from mpmkit.server.filters import LineRate
 
-            name, self._filter_argument = d.ConnectionFilter
-            self._filter = FILTERS[name]
+            self._filter, self._rate = LineRate, d.ConnectionFilter[1]
         self._plain = not (self._tls or self._filter)
 
     def __call__(self, sock, peer, *, nonblocking: bool = False) -> Connection:
@@ -80,7 +79,7 @@ class ConnectionFactory:
         else:
             conn = Connection(*given)
         if self._filter is not None:
-            conn.filtered(self._filter(sock, self._filter_argument))
+            conn.filtered(self._filter(sock, self._rate))
         return conn
 
 

@@ -64,6 +64,3 @@ class LineRate:
         free = max(now, free) + count / self._rate
         time.sleep(max(0.0, free - now))
         return free
-
-
-FILTERS = {"LINE_RATE": LineRate}

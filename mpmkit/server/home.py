@@ -115,25 +115,11 @@ def remove_pid(path: str) -> bool:
 
 
 def make() -> str:
-    """A new folder, once those that are left from other servers are gone."""
-    from tempfile import gettempdir, mkdtemp  # here: no child of a server needs them
+    """A new folder, once those of this user that no process holds are gone."""
+    from shutil import rmtree  # here: no child of a server needs them
+    from tempfile import gettempdir, mkdtemp
 
-    remove_left(gettempdir())
-    return mkdtemp(prefix=PREFIX)
-
-
-def hold(home: str) -> int:
-    """A descriptor that locks a folder until all of its copies are closed."""
-    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    return fd
-
-
-def remove_left(where: str) -> None:
-    """Remove this user's folders in `where` that no process holds."""
-    from shutil import rmtree
-
-    for entry in os.scandir(where):
+    for entry in os.scandir(gettempdir()):
         if not entry.name.startswith(PREFIX):
             continue
         try:
@@ -147,6 +133,14 @@ def remove_left(where: str) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             rmtree(entry.path, ignore_errors=True)
         os.close(fd)
+    return mkdtemp(prefix=PREFIX)
+
+
+def hold(home: str) -> int:
+    """A descriptor that locks a folder until all of its copies are closed."""
+    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
 
 
 def self_signed(directory: str) -> tuple[str, str]:

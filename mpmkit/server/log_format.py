@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Field = Callable[["Connection", int, "Site"], str]  # (connection, ns at the end, server) -> text
 Line = Callable[["Connection", int], str]
-_LINE = rb"(?im)^%b: *([^\r\n]*)\r?$"  # of a head, with the field of a name
 
 
 class Site:
@@ -102,10 +101,6 @@ def _last(conn: Connection) -> Request | None:
     return (conn.response and conn.response.request) or conn.request
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("latin-1", "replace")
-
-
 def _header(key: bytes, conn: Connection, now: int, site: Site) -> str:
     found = conn.request.get(key) if conn.request is not None else None
     return "-" if found is None else quote_line(found)
@@ -123,7 +118,7 @@ def _variable(name: str, conn: Connection, now: int, site: Site) -> str:
     return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
 
 
-def _answered(key: bytes, find: Callable, conn: Connection, now: int, site: Site) -> str:
+def _answered(key: bytes, conn: Connection, now: int, site: Site) -> str:
     """%{NAME}o: a header of the response. Those that the connection writes come from its state."""
     if key == b"date":
         return http_date(conn.started // 1_000_000_000)
@@ -133,7 +128,8 @@ def _answered(key: bytes, find: Callable, conn: Connection, now: int, site: Site
         asks = conn.request is not None and conn.request.asks_keep_alive
         return "close" if not conn.keep_alive else "Keep-Alive" if asks else "-"
     sent = conn.response
-    found = find(sent.fields + sent.after) if sent is not None else None
+    head = sent.fields + sent.after if sent is not None else b""
+    found = re.search(rb"(?im)^%b: *([^\r\n]*)\r?$" % re.escape(key), head)
     return quote_line(found[1]) if found else "-"
 
 
@@ -199,11 +195,9 @@ OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
 }
 # %{text}LETTER, with any.
 WITH_TEXT: dict[str, Callable[[str], Field]] = {
-    "i": lambda text: partial(_header, _bytes(text.lower())),
-    "C": lambda text: partial(_cookie, _bytes(text)),
-    "o": lambda text: partial(
-        _answered, _bytes(text.lower()), re.compile(_LINE % re.escape(_bytes(text))).search
-    ),
+    "i": lambda text: partial(_header, text.lower().encode("latin-1", "replace")),
+    "C": lambda text: partial(_cookie, text.encode("latin-1", "replace")),
+    "o": lambda text: partial(_answered, text.lower().encode("latin-1", "replace")),
     "e": lambda text: partial(_variable, text),
     "t": _time,
     # Variables of mod_ssl, notes of modules, trailers: not known here.

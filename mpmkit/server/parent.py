@@ -28,7 +28,7 @@ from mpmkit.http.target import split_host
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import home, listen
-from mpmkit.server.child import OK, Child, PipeOfDeath, end_with, preload_modules
+from mpmkit.server.child import OK, Child, PipeOfDeath, end_with
 from mpmkit.server.core import Service
 from mpmkit.server.immortal import make_immortal
 from mpmkit.server.logs import start_programs
@@ -69,7 +69,9 @@ class Parent(Pool):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         if self._ends_with is not None:
             self._own.append(end_with(self._ends_with))
-        preload_modules(self.directives)
+        if os.geteuid() == 0 and self.directives.User:  # who may not reach Python's library
+            import calendar  # noqa: F401
+            import traceback  # noqa: F401
         if self.directives.ImmortalObjects:
             self.errors.write("info", make_immortal(self))
         fill_gaps()
