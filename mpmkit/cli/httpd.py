@@ -40,8 +40,7 @@ WORDS = {
 }  # fmt: skip
 
 
-# The options, each with its argument, what it does to an attribute of `Options`, and with what instead of the
-# argument: it becomes that, or a list is extended by it.
+# Option and argument, help, attribute of `Options`, and what that is set to or extended by, if not the argument.
 # fmt: off
 ROWS: tuple[tuple[str, str, str, Any], ...] = (
     ("-D name", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH", "defines", None),
@@ -171,8 +170,7 @@ def run(chosen: Options) -> int:
         return 0
     try:
         directives, notes = configuration.read(conf)
-        # Handlers and patterns that can't be used, too; and TLS as the start would have it: httpd's -t
-        # only looks whether the files exist.
+        # Handlers and patterns, too; and TLS as the start would have it: httpd's -t asks only for the files.
         configuration.try_out(directives, tls=chosen.test)
     except FAILURES as error:
         if stops and not chosen.test:

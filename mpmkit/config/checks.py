@@ -101,8 +101,7 @@ class _Reader:
         self.missing: set[str] = set()  # handlers that are named and not here
         self.host = host = host if strict else self.without_programs(host)
         inside = [setting for section in host.sections for setting in section.settings]
-        # What Directives has of the same names: what modules that are lacking would say about clients,
-        # and what closes all of the server or the host.
+        # See Directives: what lacking modules would say about clients, and what closes all of it.
         self.unknown = access.unknown([*host.settings, *inside])
         self.closing = tuple(one for one in host.settings if one.name.lower() in access.CLOSED)
         defaults = {row.attribute: row.default_for(mpm) for row in ROWS if row.attribute}
@@ -188,8 +187,7 @@ class _Reader:
         if spec.name == "Listen" and value[0].port and value[0] in self.values["Listen"]:
             raise ValueError(f"Listen {setting.args[0]} is given twice: keep one of the two")
         if spec.attribute == "MaxConnectionsPerChild" and value < 0 and self.mpm in THREADED:
-            # A threaded child of httpd compares with <= 0 at once, quits before it has served
-            # anything, and is replaced, forever.  mpmkit: refused.
+            # A threaded child of httpd quits before it has served anything, and is replaced, forever.
             why = f"{self.mpm} children would end before their first connection"
             raise ValueError(f'{spec.name} takes 0 (never) or more, not "{setting.args[0]}": {why}')
 
@@ -284,8 +282,7 @@ class _Checker:
         self.notes: list[Note] = []
 
     def note(self, text: str, ah: int) -> None:
-        """ah: the number of httpd's message under prefork or worker, 0 where httpd is silent. Each has a
-        second one, the next, for the error log of a restart."""
+        """ah: of httpd's message under prefork or worker (at a restart, the next), 0 where httpd is silent."""
         # mpmkit: what httpd changes silently is a debug note here.
         number = ah + (EVENT_AH if self.mpm == "event" else 0) + (self.running is not None)
         note = Note(f"AH{number:05d}", "warn", text) if ah else Note("", "debug", text)

@@ -108,16 +108,14 @@ def _table() -> dict[str, Foreign]:
 HTTPD_VERSION = (2, 4, 71)  # of the httpd that mpmkit is compared with
 _COMPARE = {"=": eq, "==": eq, ">": gt, ">=": ge, "<": lt, "<=": le}
 
-# Modules whose directives or effects mpmkit has itself, with httpd's names for their sources: always
-# there, LoadModule or not.
+# Modules whose directives or effects mpmkit has itself: always there, LoadModule or not.
 _OURS = (
     "log_config logio unixd authz_core authz_host dir mime alias status reqtimeout cgi cgid wsgi "
     "proxy_fcgi version"
 )
 BUILT_IN = {"core_module": "core.c", "so_module": "mod_so.c", "http_module": "http_core.c"}
 BUILT_IN |= {f"{name}_module": f"mod_{name}.c" for name in _OURS.split()}
-# A module that mpmkit has, too, and that is there once a LoadModule names it: files ask for it by
-# <IfModule> to learn whether the administrator wants it.
+# Of mpmkit, too, but only if a LoadModule names it: by <IfModule> files learn whether it is wanted.
 OPTIONAL = ("ssl_module",)
 MPM_MODULES = {f"mpm_{mpm}_module": mpm for mpm in MPMS}
 

@@ -218,8 +218,7 @@ def log_level(words: Words) -> str | None:
 
 
 def module_levels(words: Words, old: dict[str, str]) -> dict[str, str]:
-    """``LogLevel warn ssl:info``: the levels for single modules, those of the lines before
-    included unless this line begins with a level for everything."""
+    """``LogLevel warn ssl:info``: those for single modules; without one for all upon those before."""
     levels = dict(old) if ":" in words[0] else {}
     for module, colon, level in (word.rpartition(":") for word in words):
         if colon:

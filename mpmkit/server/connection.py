@@ -322,8 +322,7 @@ class Connection:
     def send_pieces(
         self, head: bytes, pieces: Iterable[bytes], chunked: bool, last: bool = True
     ) -> int:
-        """Send what a script yields, the head with the first piece; returns the body's bytes. last: its end
-        follows. Raises Disconnected."""
+        """Send what a script yields, and (last) the body's end; returns the body's bytes. Raises Disconnected."""
         count = 0
         for piece in pieces:
             if not piece:

@@ -66,8 +66,7 @@ class Listener(socket.socket):
     bare: type[socket.SocketType] = socket.SocketType  # their class
 
     def accept_bare(self) -> Accepted:
-        """None if no connection waits, or another process was faster, or its client is
-        gone. Raises OSError for errors that concern the listener or the process."""
+        """None if no connection waits any more. Raises OSError for what concerns the listener or the process."""
         try:
             fd, peer = self._accept()  # type: ignore[attr-defined]
         except BlockingIOError:  # mostly
@@ -82,8 +81,7 @@ class Listener(socket.socket):
 
 
 def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> list[Listener]:
-    """Bind every Listen address, but where one of `kept` matches (a restart). Raises ListenError, with no
-    new socket left open."""
+    """Bind every Listen address that none of `kept` has. Raises ListenError, and leaves no new socket open."""
     by_name = {_name(sock): sock for sock in kept} | {sock.asked: sock for sock in kept}
     listeners: list[Listener] = []
     everywhere = {one.port for one in directives.Listen if not one.address or one.address == ANY[0]}
@@ -220,8 +218,7 @@ class Acceptor:
                 raise
             if not self._ready:
                 ready = [fd for fd, _ in self._epoll.poll()]
-                # The other descriptor comes last: for a connection that waits, too, the kernel has
-                # woken no other process.
+                # The other descriptor comes last: for a waiting connection the kernel woke no one else.
                 self._ready = [fd for fd in ready if fd != self._other]
                 if not self._ready:
                     return None

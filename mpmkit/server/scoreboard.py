@@ -37,8 +37,7 @@ P_PID, P_GENERATION, P_QUIESCING, P_NOT_ACCEPTING, P_CONNECTIONS = range(5)
 PROCESS = 8
 _NO_PROCESS = memoryview(bytes(8 * PROCESS)).cast("q")
 
-# Worker fields: WorkerRow's from `conn_count` to `tid`. One `pack_into` stores all of them at the end
-# of a request.
+# Worker fields, WorkerRow's from `conn_count` to `tid`: one `pack_into` stores all at the end of a request.
 WORKER = 10
 _store = struct.Struct(f"={WORKER}q").pack_into
 _store_two, _store_four = (struct.Struct(f"={count}q").pack_into for count in (2, 4))
@@ -60,8 +59,7 @@ class WorkerRow(
         "my_bytes_served duration last_duration last_used tid client vhost protocol request",
     )
 ):  # fmt: skip
-    """One thread slot as mod_status shows it: numbers, and at the end four texts. Times in nanoseconds,
-    `duration` summed over requests."""
+    """One thread slot as mod_status shows it: numbers and four texts. Times in ns, `duration` over requests."""
 
 
 def _header(index: int) -> Any:

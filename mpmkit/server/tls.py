@@ -6,8 +6,7 @@
 
 OpenSSL never sees the socket, so a connection waits as it does without TLS. `recv` returns all that it can
 decrypt, and nothing waits in OpenSSL, where no epoll would see it. The thread that reads the first request makes
-the handshake, never the listener: a client that does not go on with it costs a worker, for as long as
-RequestReadTimeout's `handshake` and Timeout allow.
+the handshake, never the listener: a slow one costs a worker, for RequestReadTimeout's `handshake` and Timeout.
 
 Sessions are resumed by tickets, whose key is made with the context, before the fork: by any child.
 """
@@ -183,8 +182,7 @@ class TlsConnection(Connection):
 
     def _handshake(self) -> bool:
         """False: there will be no request."""
-        # What RequestReadTimeout leaves for one record: a stage's seconds, and what its bytes buy; without a
-        # limit for a stage only Timeout counts, for each single read.
+        # For one record: a stage's seconds and what its bytes buy; without its limit, Timeout for each read.
         rule = self._directives.RequestReadTimeout
         stages = (rule["header"], rule["body"])
         patience = max(s.init + (s.rate and RECORD / s.rate) if s.init else inf for s in stages)
