@@ -241,25 +241,22 @@ def _start(
     """The process of `mpmkit serve`; what it lasts with is `held`."""
     reading, writing = os.pipe()
     held.callback(os.close, writing)
+    words = [word for line in lines for word in ("-c", line)]
+    words += ["--lifeline", str(reading), "--home", home]
     try:
-        with open(os.path.join(home, "error.log"), "ab") as log:
-            pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
-            how: Any = {"pass_fds": [reading], "start_new_session": True}
-            words = [word for line in lines for word in ("-c", line)]
-            words += ["--lifeline", str(reading), "--home", home]
-            process = subprocess.Popen([*command, *words], **pipes, **how)
+        with open(reading, "rb", 0), open(os.path.join(home, "error.log"), "ab") as log:
+            process = subprocess.Popen(
+                [*command, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                pass_fds=[reading], start_new_session=True,
+            )  # fmt: skip
     except OSError as error:
         raise LaunchError(f"{error.filename or command[0]}: {error.strerror}") from None
-    finally:
-        os.close(reading)
-    assert process.stdout is not None
-    held.enter_context(process.stdout)
+    held.callback(process.stdout.close)  # type: ignore[union-attr]
     return process
 
 
-def _ready_line(process: subprocess.Popen) -> str:
+def _ready_line(process: Any) -> str:
     """The URL of the line `ready URL`. Raises LaunchError when it does not come."""
-    assert process.stdout is not None
     if not select.select([process.stdout], [], [], READY_WITHIN)[0]:
         raise LaunchError(f"the server was not ready within {READY_WITHIN:.0f} s")
     line = process.stdout.readline()  # it is written at once

@@ -264,10 +264,9 @@ def stop_anyway(conf: Conf, word: str) -> int:
 def start(chosen: Options, configuration: Configuration) -> int:
     """Make a server of what was read; returns its exit status, or its start's. Raises what FAILURES lists."""
     if {"DEBUG", "ONE_PROCESS"}.intersection(chosen.defines):
-        raise Refusal(
-            "-D DEBUG and -D ONE_PROCESS: a server has a parent and children here; for a debugger write "
-            "-D FOREGROUND -c 'StartServers 1' -c 'MaxRequestWorkers 1' with prefork"
-        )
+        how = "-D FOREGROUND -c 'StartServers 1' -c 'MaxRequestWorkers 1' with prefork"
+        why = f"a server has a parent and children here; for a debugger write {how}"
+        raise Refusal(f"-D DEBUG and -D ONE_PROCESS: {why}")
     try:
         service = configuration.service()
         listeners = open_listeners(service.directives)

@@ -152,10 +152,8 @@ def report(conf: Conf) -> str:
     for module in sorted({module for module, _, _ in found}):
         lines.append(module)
         for fate in FATES:
-            names = [
-                (name, count) for (*key, name), count in found.items() if key == [module, fate]
-            ]
-            words = [f"{name} {count}" if count > 1 else name for name, count in names]
+            names = {key[2]: count for key, count in found.items() if key[:2] == (module, fate)}
+            words = [f"{name} {count}" if count > 1 else name for name, count in names.items()]
             lines += [f"    {fate:8} {', '.join(words)}"] if words else []
     return "\n".join([*lines, *(["refused"] * bool(problems)), *(f"    {one}" for one in problems)])
 

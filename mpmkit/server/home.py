@@ -153,10 +153,9 @@ def self_signed(directory: str) -> tuple[str, str]:
     try:
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        text = "there is no openssl program to make a certificate with: install the openssl package, or name "
-        raise DirectiveError(
-            f"{text}your own with SSLCertificateFile and SSLCertificateKeyFile"
-        ) from None
+        why = "install the openssl package, or name your own with SSLCertificateFile and SSLCertificateKeyFile"
+        text = f"there is no openssl program to make a certificate with: {why}"
+        raise DirectiveError(text) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
         raise DirectiveError(f"openssl made no certificate: {said[-1:] or error}") from None

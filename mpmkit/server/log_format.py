@@ -84,9 +84,7 @@ def _time(argument: str) -> Field:
     """%{format}t: strftime, or one of _CLOCKS; `begin:` (when it came) or `end:` (now) before it."""
     at_end = argument.startswith("end:")
     layout = argument.removeprefix("begin:").removeprefix("end:") or "[%d/%b/%Y:%H:%M:%S %z]"
-    clock = _CLOCKS.get(layout) or (
-        lambda ns: time.strftime(layout, time.localtime(ns // 1_000_000_000))
-    )
+    clock = _CLOCKS.get(layout, lambda ns: time.strftime(layout, time.localtime(ns // 10**9)))
     return lambda conn, now, site: clock(now if at_end else conn.started)
 
 

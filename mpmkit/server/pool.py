@@ -151,9 +151,8 @@ class Pool(Context):
         self.errors.exception(f"child process {os.getpid()} failed", level="alert", module="core")
         lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in child.LACKING
         # "can't start new thread" is all that Python says when the system refuses one.
-        return (
-            child.CHILD_SICK if lacking or "start new thread" in str(error) else child.CHILD_FAILED
-        )
+        sick = lacking or "start new thread" in str(error)
+        return child.CHILD_SICK if sick else child.CHILD_FAILED
 
     def maintain(self) -> None:
         """A second has passed: start the children still owed, or else one pass of idle maintenance."""
