@@ -29,6 +29,7 @@ READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes mos
 LOGS = ("error.log", "access.log", "trace.log")
 STOPPED_WITHIN = 15.0  # seconds for it to end: longer than the parent gives its children
 
+# In the kernel's words, and in Apache's.
 SIGNALS = {"TERM": "stop", "HUP": "restart", "USR1": "graceful", "WINCH": "graceful-stop"}
 
 # Also those without a name (a notebook's cell run twice): they are stopped when the interpreter ends.
@@ -151,8 +152,7 @@ class Server:
             return self._logs.get(name, "")
 
     def signal(self, name: str) -> None:
-        """Send TERM, HUP, USR1 or WINCH, or in Apache's words stop, restart, graceful, graceful-stop. Raises
-        ValueError for another name, LaunchError when the server has stopped."""
+        """Send one of SIGNALS, by either name. Raises ValueError, and LaunchError when the server has stopped."""
         if not (sent := [one for one, word in SIGNALS.items() if name in (one, word)]):
             known = ", ".join(f"{one}, {word}" for one, word in SIGNALS.items())
             raise ValueError(f"{name!r} is not a signal of a server; use one of {known}")

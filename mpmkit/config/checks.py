@@ -345,8 +345,7 @@ class _Checker:
 
 
 def _resolve(values: dict[str, Any]) -> list[Note]:
-    """CustomLog's nicknames become formats; a LogFormat may come after its CustomLog. Relative names of
-    files start from ServerRoot; without a ServerRoot they stay as they are."""
+    """CustomLog's nicknames become formats, of later lines, too; relative names of files get their ServerRoot."""
     root = values["ServerRoot"]
 
     def resolve(name: str | None) -> str | None:

@@ -309,8 +309,7 @@ class Directives:
 
     @property
     def process_limit(self) -> int:
-        """How many children of one generation there can be. It never exceeds ServerLimit, though
-        MaxRequestWorkers keeps a larger value (httpd does the same, and its maintenance shows)."""
+        """How many children of one generation there can be; as in httpd, MaxRequestWorkers may name more."""
         return min(self.MaxRequestWorkers // self.ThreadsPerChild, self.ServerLimit)
 
     @property

@@ -370,7 +370,12 @@ class _Reader:
                 for name in sorted(os.listdir(path)):
                     self.include(os.path.join(path, name), where, place, directories - 1)
                 return
-            text = _text_of(path)
+            if not os.path.isfile(path) and os.path.exists(path) and path != os.devnull:
+                raise OSError("it is no file")  # a pipe or a device, which may have no end
+            with open(path, "rb") as file:  # a text's decoder is looked up as `split_words` says
+                text = os.fsdecode(file.read().removeprefix(b"\xef\xbb\xbf"))
+            if "\0" in text:
+                raise OSError("it holds NULs: write it as UTF-8")
         except OSError as error:
             why = f"{where.name} {path} cannot be read: {error.strerror or error}"
             raise DirectiveError.at(where, why) from None
@@ -384,17 +389,6 @@ class _Reader:
 def _refusal(kind: str, around: Setting | Section) -> ValueError:
     name = around.kind if isinstance(around, Section) else around.name
     return ValueError(f"<{kind}> is inside the <{name}> of line {around.line}: move it out")
-
-
-def _text_of(path: str) -> str:
-    """A file of lines. Raises OSError, also for a pipe or a device, which may have no end, and for NULs."""
-    if not os.path.isfile(path) and os.path.exists(path) and path != os.devnull:
-        raise OSError("it is no file")
-    with open(path, "rb") as file:  # a text's decoder is looked up as `split_words` says
-        text = os.fsdecode(file.read().removeprefix(b"\xef\xbb\xbf"))
-    if "\0" in text:
-        raise OSError("it holds NULs: write it as UTF-8")
-    return text
 
 
 # What a container makes of the lines in it.

@@ -50,8 +50,7 @@ def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
 
 
 def canonical(directory: str) -> str:
-    """The argument of a <Directory>: without `//`, `/./` and `/../`, with a slash at its end.
-    mpmkit: httpd reads a relative one from the directory that it was started in; it is a ValueError."""
+    """A <Directory>'s argument without `//`, `/./`, `/../`, with a last slash. mpmkit: ValueError if relative."""
     if not directory.startswith("/"):
         raise ValueError("is no absolute path: write all of it, from its first slash")
     return normpath(directory).rstrip("/").replace("//", "/") + "/"

@@ -103,8 +103,7 @@ class Spec:
         return self.high.get(mpm) if isinstance(self.high, Mapping) else self.high
 
     def misread(self, word: str) -> str:
-        """What a form should say of a word that is not a whole number where one is due: httpd's atoi
-        takes the digits in front ("1m" is 1, "abc" is 0) and says nothing. "" for nothing to say."""
+        """A form's hint for a word that is no whole number where one is due: httpd's atoi says nothing; or ""."""
         digits = word.strip().removeprefix("-").removeprefix("+")
         if self.parse not in (number, seconds) or (digits.isascii() and digits.isdigit()):
             return ""

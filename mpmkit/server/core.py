@@ -43,8 +43,7 @@ _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
 
 
 class ConnectionFactory:
-    """Makes a connection of what `accept` gave: plain, over TLS, filtered, as the directives say, so that a plain
-    server asks one question. Raises DirectiveError if the directives of TLS can't be used."""
+    """Makes a plain, TLS or filtered connection of what `accept` gave. Raises DirectiveError for TLS's."""
 
     def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
         self._directives, self._requests, self.first_timeout = d, requests, first_timeout(d)
@@ -277,10 +276,8 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
             service.errors.exception("the access log has no line of a request", client=conn.peer)
     conn.response = None  # nothing is kept for a connection that waits
     slot.served(conn.received + conn.sent, now - conn.started, now)
-    if conn.keep_alive:
-        conn.kept += 1
-        return True
-    return False
+    conn.kept += conn.keep_alive
+    return conn.keep_alive
 
 
 def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestError) -> bool:

@@ -24,8 +24,7 @@ AHEAD = 65536  # bytes that LineRate reads from the socket at a time
 
 
 class LineRate:
-    """`ConnectionFilter LINE_RATE 400`: as if the client's line carried 400 KiB/s, each way. It reads ahead, and
-    sleeps in whatever thread calls it. mod_ratelimit paces responses in the same way."""
+    """`ConnectionFilter LINE_RATE 400`: 400 KiB/s each way. It reads ahead, and sleeps in its caller's thread."""
 
     __slots__ = ("_ahead", "_free_in", "_free_out", "_piece", "_rate", "_sock")
     async_safe = False

@@ -151,8 +151,7 @@ class HostSlot(WorkerSlot):
 
 
 class Certificates:
-    """The context of each TLS connection: by its address, and then by the name in the handshake (SNI). Raises
-    DirectiveError as `tls.context_for` does, for the hosts of TLS sockets."""
+    """The context of each TLS connection, by address, then by name (SNI). Raises as `context_for`."""
 
     def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
         self._hosts, self._context_for = hosts, context_for

@@ -167,9 +167,7 @@ FIELDS: dict[str, Field] = {
     "P": lambda conn, now, site: str(os.getpid()),
     "{tid}P": lambda conn, now, site: str(get_native_id()),
     "{hextid}P": lambda conn, now, site: f"{get_native_id():x}",
-    "H": lambda conn, now, site: (
-        quote_line(conn.request.line.rpartition(b" ")[2]) if conn.request is not None else "-"
-    ),
+    "H": lambda conn, now, site: conn.request.log_line.split(" ")[-1] if conn.request else "-",
     "v": lambda conn, now, site: site.host,
     "V": lambda conn, now, site: quote_line(site.shown(conn)),
     "p": lambda conn, now, site: site.place(conn)[1],

@@ -146,8 +146,7 @@ class ErrorLog:
     def write(
         self, level: str, text: str, *, ah: str = "", module: str = "core", client: tuple = ()
     ) -> None:
-        """One line, if the level is enabled: whatever the text holds, no client and no script can begin
-        a line of its own. Never raises: a full disk must not end a server."""
+        """One line, whatever the text holds, if the level is enabled. Never raises, not for a full disk."""
         if not self.enabled(level, module):
             return
         now = time.time()

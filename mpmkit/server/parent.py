@@ -187,8 +187,7 @@ class Parent(Pool):
         self._note_running()
 
     def _reconfigure(self) -> PipeOfDeath | None:
-        """Read the configuration again; returns the next generation's pipe. None: it is bad, which is said,
-        and the present one stays (httpd's parent exits then, unless apachectl looked first)."""
+        """Read the configuration again; returns the next generation's pipe. None: it is bad, this one stays."""
         service = pod = None
         try:
             service = self.configure()

@@ -112,8 +112,7 @@ class ParkedConnections:
         return due
 
     def hurry(self, last_request: float) -> None:
-        """This process is leaving. A kept-alive client has `last_request` seconds to ask for something, so
-        that it learns of the close from a response; a lingering one has 2 s."""
+        """This process is leaving: a kept-alive client has `last_request` seconds for one, a lingering one 2."""
         with self._lock:
             self._queues[LINGER_NORMAL].timeout = LINGER_SECONDS[LINGER_SHORT]
             keeping = self._queues[KEEPALIVE]

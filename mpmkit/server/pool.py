@@ -76,8 +76,7 @@ class Pool(Context):
         self.errors.write(level, text, ah=AH[what][MPMS.index(mpm)], module=f"mpm_{mpm}")
 
     def start(self, count: int) -> int:
-        """Fork up to `count` children into the lowest free slots; returns how many there were. Event may
-        use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
+        """Fork up to `count` children into the lowest slots that are free; returns how many there were."""
         d = self.directives
         usable = d.ServerLimit if d.mpm == "event" else d.process_limit
         rows = self.board.rows(count).processes[:usable]

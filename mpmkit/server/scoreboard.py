@@ -237,12 +237,12 @@ def _sizes(server_limit: int, thread_limit: int) -> tuple[int, ...]:
 
 
 def _mapped_file(path: str, size: int) -> mmap.mmap:
-    """An empty ScoreBoardFile with all of its blocks, so that no write meets a full disk (SIGBUS). Not
-    through a link, nor a file of another user, who could cut it short. Raises OSError."""
+    """An empty ScoreBoardFile, with all its blocks: no write meets a full disk (SIGBUS). Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            # Another user could cut it short.
             why = "it is not an ordinary file of this user's alone: remove it, or name another"
             raise PermissionError(errno.EPERM, why, path)
         os.ftruncate(fd, 0)

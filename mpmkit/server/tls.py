@@ -37,10 +37,19 @@ def context_for(directives: Directives) -> ssl.SSLContext:
         text = "name a certificate in PEM, or write SSLEngine Off"
         text = f"TLS needs {name}: {text} (mpmkit serve --tls makes a certificate for a lab)"
         raise DirectiveError(text, directive=name, ah="AH02572")
-    _check_pem(name, certificate, "AH02561", b"CERTIFICATE", "no certificate in PEM: name one")
-    name = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
     key = directives.SSLCertificateKeyFile or certificate
-    _check_pem(name, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key")
+    named = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
+    for owner, file, ah, kind, missing in (
+        (name, certificate, "AH02561", b"CERTIFICATE", "no certificate in PEM: name one"),
+        (named, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key"),
+    ):
+        try:
+            with open(file, "rb") as opened:
+                if not re.search(rb"(?m)^-----BEGIN .*%b-----\s*$" % kind, opened.read()):
+                    raise _refused(owner, file, missing, ah)
+        except OSError as error:
+            why = f"{error.strerror}: name a file in PEM that can be read"
+            raise _refused(owner, file, why, ah) from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = [ssl.TLSVersion[name.replace(".", "_")] for name in directives.SSLProtocol]
     context.minimum_version, context.maximum_version = versions[0], versions[-1]
@@ -53,10 +62,10 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             why = f"the key is not that of {certificate}: name the one made with it"
-            raise _refused(name, key, why, "AH02565") from None
+            raise _refused(named, key, why, "AH02565") from None
         why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted (`openssl "
         why += "pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
-        raise _refused(name, key, why, "AH02564") from None
+        raise _refused(named, key, why, "AH02564") from None
     if (ciphers := directives.SSLCipherSuite) is not None:
         try:
             context.set_ciphers(ciphers)
@@ -64,17 +73,6 @@ def context_for(directives: Directives) -> ssl.SSLContext:
             why = "OpenSSL finds no cipher in it; `openssl ciphers -v` lists them, and HIGH is a good choice"
             raise _refused("SSLCipherSuite", ciphers, why, "AH01898") from None
     return context
-
-
-def _check_pem(name: str, file: str, ah: str, kind: bytes, missing: str) -> None:
-    """Raises DirectiveError unless the file can be read and holds what is wanted."""
-    try:
-        with open(file, "rb") as opened:
-            if not re.search(rb"(?m)^-----BEGIN .*%b-----\s*$" % kind, opened.read()):
-                raise _refused(name, file, missing, ah)
-    except OSError as error:
-        why = f"{error.strerror}: name a file in PEM that can be read"
-        raise _refused(name, file, why, ah) from None
 
 
 def _refused(name: str, value: str, why: str, ah: str) -> DirectiveError:
