@@ -293,7 +293,7 @@ class _Reader:
         if outer:
             in_directory = outer.kind.startswith("Directory") and kind.startswith("Files")
             if place.groups or not (in_directory or kind in CONDITIONS):
-                raise _refusal(kind, [outer, *place.groups][-1])
+                raise _refusal(kind, place.groups[-1] if place.groups else outer)
         if len(words) == 2 and words[0] == "~" and kind in ("Directory", "Files", "Location"):
             kind, words = f"{kind}Match", words[1:]  # the old way to write a pattern
         if kind in CONDITIONS:

@@ -12,7 +12,7 @@ after it; that is the only difference between prefork, worker and event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import time_ns
@@ -237,6 +237,9 @@ class Begun:
         head, self.head = self.head, b""
         self._conn.send_pieces(head, (piece,), self.chunked, last=False)
         self.count += len(piece)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.rest)
 
     def finish(self, response: Response) -> None:
         """Send the rest as it is yielded. Raises Disconnected."""

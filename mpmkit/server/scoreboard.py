@@ -196,10 +196,11 @@ class Scoreboard:
         slots = self.server_limit if slots is None else slots
         threads = self.thread_limit
         states = bytes(self._states[: slots * threads])
-        rows: list[Any] = []
+        rows = []
         for slot in range(slots):
             row = states[slot * threads : (slot + 1) * threads]
-            rows.append(ProcessRow(slot, *self._process(slot).tolist(), states=row))
+            fields = self._process(slot).tolist()
+            rows.append(ProcessRow(slot, *fields, states=row))  # type: ignore[misc, arg-type]
         limits = self.server_limit, threads
         return Snapshot(*limits, self.generation, self.restart_time, tuple(rows))
 
@@ -214,7 +215,7 @@ class Scoreboard:
                 process = self._process(slot)[:P_QUIESCING].tolist()
                 texts = (one.decode("latin-1") for one in _read_texts(self._texts, index * TEXT))
                 shown = (one.partition("\0")[0] for one in texts)
-                rows.append(WorkerRow(slot, thread, *process, state, *counters, *shown))
+                rows.append(WorkerRow._make((slot, thread, *process, state, *counters, *shown)))
         return rows
 
     def totals(self) -> tuple[int, int, int]:
