@@ -1,9 +1,8 @@
 """`mpmkit httpd`: httpd's command line, for a server that an administrator controls like httpd.
 
-It serves only what the file says, with httpd's defaults. A start follows httpd's order: read the file,
-open the logs, bind the sockets, leave the terminal, make the scoreboard, write the PidFile, fork. Errors
-are reported on the terminal: the command waits until the server in the background serves or has
-failed. The exit status is 0, or 1 on any failure. docs/CONTROL.md has the options.
+It serves only what the file says, with httpd's defaults. A start follows httpd's order: read the file, open the
+logs, bind the sockets, leave the terminal, make the scoreboard, write the PidFile, fork. The command waits until
+the server serves or has failed; its status is 0, or 1 on any failure. docs/CONTROL.md has the options.
 """
 
 import getopt

@@ -2,7 +2,7 @@
 
     check()  ─┬─ _Reader    each line: which directive, which value, is it allowed here
               ├─ _Checker   the numbers that depend on each other
-              └─ _resolve   log formats by nickname, files below ServerRoot, which sockets use TLS
+              └─ _resolve   log formats by nickname, files below ServerRoot
 
 This is pure: it opens no file and does not query the machine (cli/configuration.py does).
 """

@@ -6,8 +6,7 @@
     <VirtualHost *>              any address and port             } name selects one, else the first
     no <VirtualHost> at all      the server itself
 
-`_default_` is `*`. The order within a chain is that of the file. The name selects a host
-for each request: server/hosts.py.
+`_default_` is `*`. A chain has the order of the file; server/hosts.py selects by the name of a request.
 """
 
 import re

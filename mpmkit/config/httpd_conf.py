@@ -14,9 +14,8 @@ The part of Apache's configuration language that this file knows::
     <VirtualHost addr:port ...>              a site of its own: becomes a Host
     <Proxy> <Macro> ...                      not in mpmkit: left out, and noted (unsupported.py)
 
-Directives of OBEYED and containers of CONTAINERS are obeyed here; everything else becomes a Setting of
-`Conf`. Its *meaning* is decided by `checks.check`, afterwards, when the MPM is known.
-Errors are DirectiveError and name file and line.
+OBEYED and CONTAINERS have what is obeyed here; everything else becomes a Setting of `Conf`, whose *meaning* is
+decided by `checks.check`, when the MPM is known. Errors are DirectiveError and name file and line.
 """
 
 import os

@@ -1,8 +1,7 @@
 """The two languages of a section's argument: wild cards as APR reads them, regular expressions as PCRE.
 
-Both are translated to Python's `re`, over bytes, as httpd compares bytes. What Python lacks, and what is
-rare (`\\Q`, `\\h`, `\\R`, octal numbers, comments), is a ValueError: a rule that protects nothing is worse
-than a server that does not start.
+Both are translated to Python's `re`, over bytes, as httpd compares bytes. What Python lacks, and what is rare
+(`\\Q`, `\\h`, octal numbers), is a ValueError: a rule that protects nothing is worse than no start.
 """
 
 import re

@@ -7,8 +7,7 @@ A directive of httpd that mpmkit does not have is, by what it decides,
     closed    access control: its section answers 403, and a warning says why
     refused   an error, like a name that httpd does not know: the line would have to be obeyed
 
-httpd_directives.txt is the table: a line for each class and module. It is read at the first
-such directive, so that other servers' children do not carry it.
+httpd_directives.txt is the table; it is read at the first such directive: other servers do not carry it.
 """
 
 import re

@@ -6,8 +6,7 @@
     log and count     L
     then              keep the connection, or close it
 
-`process_request` is that path. An MPM only decides which thread runs it and what waits before and
-after it; that is the only difference between prefork, worker and event.
+`process_request` is that path. An MPM only decides which thread runs it, and what waits before and after it.
 """
 
 from __future__ import annotations
@@ -139,7 +138,9 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         if (request := conn.read_request()) is None:
             return False
         slot.set(BUSY_WRITE)
-        slot.requested(_PROTOCOLS[request.version], request.line, request, conn)
+        slot.requested(_PROTOCOLS[request.version], request.line)
+        if service.hosts is not None:
+            slot.vhost(service.hosts.shown(request, conn))
         conn.started = time_ns()
         conn.request = request
         conn.received = len(request.head)

@@ -1,4 +1,4 @@
-"""Connection filters, between a connection and its socket (httpd's input and output filters).
+"""Filters between a connection and its socket, as httpd's input and output filters: ConnectionFilter.
 
     protocol <── recv_into ── filter ── recv_into <── socket
              ──> send ────── filter ── send ──────>
@@ -6,8 +6,6 @@
 A filter has a socket's methods and passes on what it does not change. It is not `async_safe` if it keeps bytes: a
 request may be ready while the socket, which epoll watches, is silent. event then leaves the connection to one
 worker thread from accept to close, as worker does (httpd's `clogging_input_filters`).
-
-`ConnectionFilter NAME argument`, a directive of mpmkit's own, puts one into every connection.
 """
 
 from __future__ import annotations

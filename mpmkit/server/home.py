@@ -2,14 +2,12 @@
 
 The PidFile is written to a temporary name and renamed, so that a reader sees a complete file or none. A killed
 parent leaves a *stale* one, whose number may have been reused: httpd would signal a foreign process; here one
-counts as a server only if its command line is a server's. A symbolic link in its place is refused: another
-user may have made it.
+counts as a server only if its command line is a server's. A symbolic link in its place is refused.
 
 The folder is locked as long as a process of the server or its launcher lives. One without a lock was left by
 SIGKILL: the next start of the same user removes it, and the key in it.
 
-The certificate is self-signed, for localhost: clients have to be configured to trust it (`curl --cacert FILE`,
-`ssl.create_default_context(cafile=FILE)`) or not to ask (`curl -k`).
+The certificate is self-signed: clients have to trust it (`curl --cacert FILE`) or not to ask (`curl -k`).
 """
 
 from __future__ import annotations
@@ -92,7 +90,7 @@ def write_pid(path: str) -> int | None:
     temporary = f"{path}.{os.getpid()}"
     try:
         if os.path.islink(path):
-            raise OSError(errno.ELOOP, "it is a symbolic link")
+            raise OSError(errno.ELOOP, "it is a symbolic link")  # another user's may lead anywhere
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         with open(temporary, "xb") as file:

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives, VirtualHost
@@ -23,7 +23,6 @@ from mpmkit.http.messages import page
 from mpmkit.http.target import ABSOLUTE, split_host
 from mpmkit.server.listen import unmapped
 from mpmkit.server.logs import AccessLog, ErrorLog
-from mpmkit.server.scoreboard import WorkerSlot
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import Request, Response
@@ -80,7 +79,6 @@ class Hosts:
 
     def __init__(self, main: HostService, sites: Sequence[HostService]) -> None:
         self.main = main
-        self.slot = partial(HostSlot, self)  # for the scoreboard
         self.unknown: list[str] = []
         of = {id(site.host): site for site in sites}
         found = chains((site.host for site in sites), self._resolve)
@@ -124,6 +122,10 @@ class Hosts:
                 return page(421, request.method)
         return site.handler(request, conn)
 
+    def shown(self, request: Request, conn: Connection) -> str:
+        """What the status page shows for a request: the name of its host, and the connection's port."""
+        return f"{self.of(request, conn).name}:{conn.local[1]}"
+
     def log(self, conn: Connection, now: int) -> None:
         """As `AccessLog.log`."""
         if (access := self.of(conn.request, conn).access) is not None:
@@ -132,22 +134,6 @@ class Hosts:
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         made = self.of(conn.request, conn).refusal
         return made(status, conn, method) if made else page(status, method)
-
-
-class HostSlot(WorkerSlot):
-    """Each request names the host that the status page shows for it: its name, and the connection's port."""
-
-    __slots__ = ("_hosts",)
-
-    def __init__(self, hosts: Hosts, *where: Any) -> None:
-        super().__init__(*where)
-        self._hosts = hosts
-
-    def requested(
-        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
-    ) -> None:
-        self.vhost(f"{self._hosts.of(request, conn).name}:{conn.local[1]}")
-        super().requested(protocol, line)
 
 
 class Certificates:

@@ -1,8 +1,7 @@
 """Listening sockets: bind them, wait on them, accept from them.
 
-* Every child holds the same listening sockets. A plain `epoll` would wake all idle children for one
-  new connection (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one.
-* The sockets are non-blocking, and a busy child tries `accept` before it waits.
+* Every child holds the same listening sockets, and tries `accept`, which does not block, before it waits.
+* A plain `epoll` would wake all idle children for one new connection; with EPOLLEXCLUSIVE the kernel wakes one.
 * Linux copies options of a listening socket to accepted ones: TCP_NODELAY and the time-outs are set here.
 * TCP_DEFER_ACCEPT (AcceptFilter data, the default on Linux) keeps a connection in the kernel until
   its first bytes are there, so that a silent client costs no worker for about 31 s.

@@ -1,7 +1,6 @@
 """The error log and the access log, in httpd's formats, and programs that logs are written to.
 
-Each line is one `write` to a file opened for appending, so that lines of many processes never mix
-and nothing is lost when a process is killed.
+Each line is one `write` to a file opened for appending: lines of many processes never mix, none is lost.
 
 The pipe to a program (`CustomLog "|rotatelogs …"`) lasts as long as the configuration. The program is the
 parent's child: it is started before the first of the server's, and again, on the same pipe, when it ends.

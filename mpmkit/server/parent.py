@@ -229,8 +229,6 @@ class Parent(Pool):
         address, port = split_host(listen.url_of(self.listeners[0]).partition("://")[2])
         name = self.directives.ServerName.rpartition("://")[2]
         self.board.vhost = f"{split_host(name)[0] or address}:{port}"
-        hosts = self.service.hosts
-        self.board.make_slot = hosts.slot if hosts is not None else None
 
     def _note_running(self) -> None:
         """At the start and after each restart."""

@@ -7,16 +7,14 @@
     LINGER_NORMAL       the close of its client     30 s              is closed
     LINGER_SHORT        the close of its client     2 s               is closed
 
-Two threads may want the same parked connection at the same moment: a worker because its socket has news,
-the listener because its time is over. `claim` and `expired` give it to one of them.
+A worker may want a parked connection because its socket has news, and at the same moment the listener because
+its time is over: `claim` and `expired` give it to one of them, under one lock that is held for a microsecond.
 
 Sockets are watched edge-triggered and registered once: no `epoll_ctl` for each request. An edge is reported
 once and must not be missed. A worker that reads less than it asked for knows that the socket is empty, and
 that the next byte makes a new edge. An edge may come while a worker still holds the connection, after "nothing
 to read" and before "it is parked". So `news` leaves a mark, `conn.edge`, and `park` looks at it last. A false
 alarm is harmless: the worker finds nothing to read, and parks the connection again.
-
-One lock makes each of these steps one step. It is held for about a microsecond.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ import stat
 import struct
 import time
 from collections import namedtuple
-from collections.abc import Callable
 from operator import setitem
 from typing import Any
 
@@ -86,7 +85,6 @@ class Scoreboard:
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
     vhost = ""
-    make_slot: Callable[[Scoreboard, int, int], WorkerSlot] | None = None  # with virtual hosts
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self.path = path
@@ -178,7 +176,7 @@ class Scoreboard:
         _store_four(self._view, 8 * (HEADER + slot * PROCESS + P_CONNECTIONS), *counts)
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
-        return (self.make_slot or WorkerSlot)(self, slot, thread)
+        return WorkerSlot(self, slot, thread)
 
     def began(self, slot: int) -> bool:
         """A thread of the child of that row has begun to serve."""
@@ -291,9 +289,7 @@ class WorkerSlot:
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
-    def requested(
-        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
-    ) -> None:
+    def requested(self, protocol: bytes, line: bytes) -> None:
         """The request being served: its protocol and its request line, of which 63 bytes are kept."""
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
