@@ -42,7 +42,7 @@ class LaunchError(Exception):
 
 class ScoreboardView:
     """A frozen picture of a server's scoreboard. `snapshot` has the processes, `workers` a row per thread slot
-    that is or was in use, `counts` the status page's busy and idle workers, `str()` the letters by process."""
+    that is or was in use, `counts` the status page's busy and idle workers, `letters` those of each slot."""
 
     def __init__(self, board: Scoreboard) -> None:
         self.mpm = board.mpm
@@ -52,15 +52,9 @@ class ScoreboardView:
         self.threads_per_child = board.threads_per_child
         self.counts: Counts = self.snapshot.count(self.threads_per_child)
         self.accesses, self.bytes_served, _ = board.totals()
-
-    @property
-    def letters(self) -> dict[int, str]:
-        """Slot -> the letters of its threads, for slots with a process."""
-        return {
-            row.slot: "".join(LETTERS[s] for s in row.states[: self.threads_per_child])
-            for row in self.snapshot.processes
-            if row.pid
-        }
+        rows = [row for row in self.snapshot.processes if row.pid]
+        states = {row.slot: row.states[: self.threads_per_child] for row in rows}
+        self.letters = {slot: "".join(LETTERS[s] for s in row) for slot, row in states.items()}
 
     def count(self, letter: str) -> int:
         """How many slots of living processes show `letter`."""
