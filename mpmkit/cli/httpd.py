@@ -96,6 +96,7 @@ def options(argv: Sequence[str]) -> Options:
             raise UsageError("illegal option -- k") from None
         what = "option requires an argument" if "argument" in error.msg else "illegal option"
         raise UsageError(f"{what} -- {error.opt}") from None
+    # As it is logged: without -k and its word, as httpd.
     words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
     result = Options(
         file=None, server_root=None, word="", defines=[], before=[], after=[], print="", test=False,

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpmkit.config.directives import VirtualHost
-from mpmkit.config.settings import DirectiveError, Host
+from mpmkit.config.settings import DirectiveError, Host, Setting
 from mpmkit.config.values import ListenAddress
 
 Address = tuple[str, int]
@@ -69,9 +69,7 @@ def chain_at(chains: Mapping[Address, Any], address: str, port: int) -> Any:
     return next((chains[key] for key in keys if key in chains), None)
 
 
-def tls_sockets(
-    values: Mapping[str, Any], hosts: Sequence[VirtualHost]
-) -> tuple[ListenAddress, ...]:
+def tls_sockets(values: Mapping, hosts: Sequence[VirtualHost]) -> tuple[ListenAddress, ...]:
     """Listen, with "https" just for the sockets that speak TLS: by the SSLEngine of the first host at their
     address, or else by the server's. Raises DirectiveError if hosts at one socket differ."""
     engine, listen = values["SSLEngine"], values["Listen"]
@@ -86,13 +84,11 @@ def tls_sockets(
         if not here:  # hosts of single addresses share the socket
             first += [chain[0] for (_, port), chain in found.items() if port in (one.port, 0)]
         own = [host.directives.SSLEngine for host in first]
-        tls = {https if on is None else on for on in own} or {
-            everywhere or (engine is not False and https)
-        }
+        tls = {https if on is None else on for on in own}
+        tls = tls or {everywhere or (engine is not False and https)}
         if len(tls) > 1:
             text = f"SSLEngine is On in one <VirtualHost> at port {one.port} and Off in another: give each a port"
-            raise DirectiveError(
-                text, directive="SSLEngine", file=first[0].file, line=first[0].line
-            )
+            where = Setting("SSLEngine", (), first[0].file, first[0].line)
+            raise DirectiveError.at(where, text)
         sockets.append(replace(one, protocol="https" if tls.pop() else "http"))
     return tuple(sockets)

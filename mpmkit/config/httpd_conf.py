@@ -139,9 +139,8 @@ class _Reader:
                 self.setting(Setting("ServerRoot", (root,)), self.server)
             self.options(source.before, "-C")
             if source.text is None:
-                self.include(
-                    os.path.abspath(source.file), Setting("the configuration"), self.server
-                )
+                where = Setting("the configuration")
+                self.include(os.path.abspath(source.file), where, self.server)
             else:
                 self.lines(settings.logical_lines(source.text), source.file, self.server)
             self.options(source.after, "-c")
