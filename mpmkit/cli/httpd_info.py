@@ -25,7 +25,7 @@ from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.settings import CONDITIONS, Host, Setting
 from mpmkit.config.unsupported import BUILT_IN, CLOSED, IGNORED, QUIET, REFUSED, foreign
 from mpmkit.handlers.status import built
-from mpmkit.http.target import split_host
+from mpmkit.http.target import OwnName
 from mpmkit.server.hosts import addresses_of
 
 
@@ -104,7 +104,7 @@ def _virtual_hosts(d: Directives) -> list[str]:
 
 
 def _host_name(host: VirtualHost) -> str:
-    return split_host(host.directives.ServerName.rpartition("://")[2])[0] or os.uname().nodename
+    return OwnName.of(host.directives.ServerName).host or os.uname().nodename
 
 
 def _run_settings(conf: Conf, d: Directives, given: Sequence[str]) -> list[str]:

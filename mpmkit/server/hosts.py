@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.config.directives import Directives, VirtualHost
 from mpmkit.config.hosts import canonical_address, chain_at, chains
 from mpmkit.http.messages import page
-from mpmkit.http.target import ABSOLUTE, split_host
+from mpmkit.http.target import ABSOLUTE, OwnName, split_host
 from mpmkit.server.listen import unmapped
 from mpmkit.server.logs import AccessLog, ErrorLog
 
@@ -44,7 +44,7 @@ class HostService:
         self.directives = d = self.host.directives
         # What makes the page of a request that never got to the handler.
         self.refusal = getattr(self.handler, "refusal", None)
-        self.name = split_host(d.ServerName.rpartition("://")[2].lower())[0]
+        self.name = OwnName.of(d.ServerName.lower()).host
         # What its certificate and its versions of TLS depend on.
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 

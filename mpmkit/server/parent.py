@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mpmkit._version import __version__
-from mpmkit.http.target import split_host
+from mpmkit.http.target import OwnName
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import home, listen
@@ -226,9 +226,8 @@ class Parent(Pool):
 
     def _name_vhosts(self) -> None:
         """The server as the status page names it: ServerName's name, or else its address, and its port."""
-        address, port = split_host(listen.url_of(self.listeners[0]).partition("://")[2])
-        name = self.directives.ServerName.rpartition("://")[2]
-        self.board.vhost = f"{split_host(name)[0] or address}:{port}"
+        here = OwnName.of(listen.url_of(self.listeners[0]))
+        self.board.vhost = f"{OwnName.of(self.directives.ServerName).host or here.host}:{here.port}"
 
     def _note_running(self) -> None:
         """At the start and after each restart."""
