@@ -280,8 +280,10 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
             service.errors.exception("the access log has no line of a request", client=conn.peer)
     conn.response = None  # nothing is kept for a connection that waits
     slot.served(conn.received + conn.sent, now - conn.started, now)
-    conn.kept += conn.keep_alive
-    return conn.keep_alive
+    if conn.keep_alive:
+        conn.kept += 1
+        return True
+    return False
 
 
 def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestError) -> bool:
