@@ -29,12 +29,8 @@ READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes mos
 LOGS = ("error.log", "access.log", "trace.log")
 STOPPED_WITHIN = 15.0  # seconds for it to end: longer than the parent gives its children
 
-SIGNALS = {
-    "TERM": signal.SIGTERM, "stop": signal.SIGTERM,
-    "HUP": signal.SIGHUP, "restart": signal.SIGHUP,
-    "USR1": signal.SIGUSR1, "graceful": signal.SIGUSR1,
-    "WINCH": signal.SIGWINCH, "graceful-stop": signal.SIGWINCH,
-}  # fmt: skip
+# In the kernel's words, and in Apache's.
+SIGNALS = {"TERM": "stop", "HUP": "restart", "USR1": "graceful", "WINCH": "graceful-stop"}
 
 # Also those without a name (a notebook's cell run twice): they are stopped when the interpreter ends.
 _running: set["Server"] = set()
@@ -45,9 +41,8 @@ class LaunchError(Exception):
 
 
 class ScoreboardView:
-    """A frozen picture of a server's scoreboard. `snapshot` has the processes, `workers` a row per thread
-    slot that is alive or has served requests, `counts` the busy and idle workers by the status page's
-    rules, `str()` the letters, one line per process."""
+    """A frozen picture of a server's scoreboard. `snapshot` has the processes, `workers` a row per thread slot
+    that is or was in use, `counts` the status page's busy and idle workers, `letters` those of each slot."""
 
     def __init__(self, board: Scoreboard) -> None:
         self.mpm = board.mpm
@@ -57,15 +52,9 @@ class ScoreboardView:
         self.threads_per_child = board.threads_per_child
         self.counts: Counts = self.snapshot.count(self.threads_per_child)
         self.accesses, self.bytes_served, _ = board.totals()
-
-    @property
-    def letters(self) -> dict[int, str]:
-        """Slot -> the letters of its threads, for slots with a process."""
-        return {
-            row.slot: "".join(LETTERS[s] for s in row.states[: self.threads_per_child])
-            for row in self.snapshot.processes
-            if row.pid
-        }
+        rows = [row for row in self.snapshot.processes if row.pid]
+        states = {row.slot: row.states[: self.threads_per_child] for row in rows}
+        self.letters = {slot: "".join(LETTERS[s] for s in row) for slot, row in states.items()}
 
     def count(self, letter: str) -> int:
         """How many slots of living processes show `letter`."""
@@ -123,8 +112,7 @@ class Server:
         return f"<mpmkit {self.mpm} {self.url} pid {self.pid} {state}>"
 
     def scoreboard(self) -> ScoreboardView:
-        """What every worker is doing now. Reads shared memory: costs the server nothing. Raises LaunchError
-        when the server has stopped."""
+        """What every worker is doing now, from shared memory. Raises LaunchError when the server has stopped."""
         try:
             board = Scoreboard.attach(os.path.join(self._home, "scoreboard"))
         except FileNotFoundError:
@@ -147,8 +135,7 @@ class Server:
         return self._log("access.log")
 
     def trace_log(self) -> str:
-        """What the server has written to its TraceLog ("" without `trace=True`), for `lab.tracer`
-        and `policy.connection_trace`."""
+        """What the server has written to its TraceLog ("" without `trace=True`), for `lab.tracer`."""
         return self._log("trace.log")
 
     def _log(self, name: str) -> str:
@@ -159,14 +146,13 @@ class Server:
             return self._logs.get(name, "")
 
     def signal(self, name: str) -> None:
-        """Send TERM, HUP, USR1 or WINCH, or in Apache's words stop, restart, graceful, graceful-stop. Raises
-        ValueError for another name, LaunchError when the server has stopped."""
-        if name not in SIGNALS:
-            known = ", ".join(SIGNALS)
+        """Send one of SIGNALS, by either name. Raises ValueError, and LaunchError when the server has stopped."""
+        if not (sent := [one for one, word in SIGNALS.items() if name in (one, word)]):
+            known = ", ".join(f"{one}, {word}" for one, word in SIGNALS.items())
             raise ValueError(f"{name!r} is not a signal of a server; use one of {known}")
         if not self.running:
             raise LaunchError(f"{self!r} has no process to signal any more; launch another")
-        self._process.send_signal(SIGNALS[name])
+        self._process.send_signal(signal.Signals[f"SIG{sent[0]}"])
 
     def graceful(self) -> None:
         """SIGUSR1: a new generation; requests being served are finished."""
@@ -208,8 +194,7 @@ def launch(
     python          the interpreter that the server runs in: another version or build that has mpmkit
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
 
-    Raises DirectiveError for a directive that httpd would refuse, LaunchError if the server does not start.
-    """
+    Raises DirectiveError for a directive that httpd would refuse, LaunchError if the server does not start."""
     if mpm not in MPMS and (mpm is not None or conf is None):
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
         raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
@@ -250,25 +235,22 @@ def _start(
     """The process of `mpmkit serve`; what it lasts with is `held`."""
     reading, writing = os.pipe()
     held.callback(os.close, writing)
+    words = [word for line in lines for word in ("-c", line)]
+    words += ["--lifeline", str(reading), "--home", home]
     try:
-        with open(os.path.join(home, "error.log"), "ab") as log:
-            pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
-            how: Any = {"pass_fds": [reading], "start_new_session": True}
-            words = [word for line in lines for word in ("-c", line)]
-            words += ["--lifeline", str(reading), "--home", home]
-            process = subprocess.Popen([*command, *words], **pipes, **how)
+        with open(reading, "rb", 0), open(os.path.join(home, "error.log"), "ab") as log:
+            process = subprocess.Popen(
+                [*command, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                pass_fds=[reading], start_new_session=True,
+            )  # fmt: skip
     except OSError as error:
         raise LaunchError(f"{error.filename or command[0]}: {error.strerror}") from None
-    finally:
-        os.close(reading)
-    assert process.stdout is not None
-    held.enter_context(process.stdout)
+    held.callback(process.stdout.close)  # type: ignore[union-attr]
     return process
 
 
-def _ready_line(process: subprocess.Popen) -> str:
+def _ready_line(process: Any) -> str:
     """The URL of the line `ready URL`. Raises LaunchError when it does not come."""
-    assert process.stdout is not None
     if not select.select([process.stdout], [], [], READY_WITHIN)[0]:
         raise LaunchError(f"the server was not ready within {READY_WITHIN:.0f} s")
     line = process.stdout.readline()  # it is written at once

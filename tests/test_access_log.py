@@ -18,7 +18,7 @@ from support.client import get
 from support.waiting import poll_until
 
 import mpmkit
-from mpmkit.config.log_format import COMBINED, COMMON
+from mpmkit.config.values import COMBINED, COMMON
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure import access_log, replay, trace
 from mpmkit.measure.access_log import NICKNAMES, LineFormat, TraceError

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from support.servers import SMALL as NUMBERS  # that check() brings into agreement, per MPM
 
 from docs._tools import directives_doc
+from mpmkit.cli.configuration import validate_environment
 from mpmkit.config import directives as of
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, ROWS, SPECS, THREADED, DirectiveError, Directives, Note
-from mpmkit.config.environment import validate_environment
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import split_words

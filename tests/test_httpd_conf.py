@@ -9,9 +9,9 @@ from support.calls import refused
 from support.configured import checked
 from support.files import section, tree
 
+from mpmkit.cli.configuration import validate_environment
 from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError, Setting
-from mpmkit.config.environment import validate_environment
 from mpmkit.config.httpd_conf import Conf, Source
 from mpmkit.config.httpd_conf import read as read_source
 from mpmkit.config.keywords import from_keywords

@@ -18,7 +18,7 @@ from support.waiting import logged, poll_until
 from mpmkit.cli.configuration import Configuration
 from mpmkit.config.directives import Note
 from mpmkit.config.httpd_conf import Source
-from mpmkit.config.log_format import COMMON, FormatError
+from mpmkit.config.values import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
 from mpmkit.server import logs

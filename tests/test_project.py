@@ -257,7 +257,6 @@ EFFECTS = SOCKETS | {
 # Files that are an exception, and what they may import of EFFECTS.
 PERMITTED = {
     "config/httpd_conf.py": {"os"},  # reads files, which is all that it may do to the world
-    "config/environment.py": {"os"},  # asks whether files and users exist
     "policy/simulator.py": {"random"},
 }
 # What no file of a folder may import of the standard library.

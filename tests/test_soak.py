@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import soak
 from benchmarks.socket_fuzz import Sent, fuzzed, is_wrong
-from mpmkit.config import httpd_conf, log_format
+from mpmkit.config import httpd_conf, values
 from mpmkit.handlers.static import read_types
 from mpmkit.server import connection
 
@@ -92,7 +92,7 @@ def test_a_parent_keeps_nothing_of_a_configuration_that_was_read(tmp_path):
         for _ in range(40):
             assert read_types(str(conf))  # of any text: as TypesConfig's file
             settings = httpd_conf.read(httpd_conf.Source(str(conf), mpm="event")).settings
-            assert list(log_format.pieces(settings[1].args[0]))
+            assert list(values.pieces(settings[1].args[0]))
         del settings
         gc.collect()
         grown.append(sys.getallocatedblocks() - before)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.config import httpd_conf
 from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError, Directives, Note, Section, Setting, VirtualHost
-from mpmkit.config.environment import validate_environment
 from mpmkit.config.settings import Host
 from mpmkit.handlers.router import ErrorPages, Router
 from mpmkit.handlers.sections import unread
@@ -29,11 +28,12 @@ from mpmkit.server.log_format import FormatError, compile_format
 from mpmkit.server.logs import AccessLog, ErrorLog, close_log, open_log
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
-from mpmkit.server.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
-    from mpmkit.server.hosts import Hosts, HostService
+    from mpmkit.server.hosts import Hosts
 
+COMPILED_IN = "compiled in"  # the "file" of a setting that no line has
+ERROR_LOG = ("ErrorLog", "LogLevel", "module_levels")  # what makes a log of its own
 SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "htdocs")
 
 
@@ -48,13 +48,12 @@ class Configuration:
         self, source: httpd_conf.Source, sections: Iterable[Section] = (), *,
         document_root: bool = True, strict: bool = False,
     ) -> None:  # fmt: skip
-        """sections: those that precede the file's. document_root: it must exist (httpd -T: it need not). strict:
-        directives that mpmkit lacks are refused (httpd --strict)."""
+        """sections: before the file's. document_root: must it exist? strict: refuse what mpmkit lacks."""
         self.source, self.sections = source, tuple(sections)
         self.document_root, self.strict = document_root, strict
         self.background = False  # output to standard error belongs in the error log
         self._autoindex = False  # mod_autoindex is loaded
-        self._parent: Parent | None = None
+        self._parent: Any = None  # a Parent, once there is one
         self._scripts: list[WsgiScripts] = []  # of this reading: one for each host
 
     def settings(self, conf: httpd_conf.Conf) -> list[Setting]:
@@ -71,12 +70,11 @@ class Configuration:
             raise DirectiveError.of([*conf.problems, DirectiveError(text, ah="AH00534")])
         settings = self.settings(conf)
         sections = [*self.sections, *conf.sections]
-        running = self._parent.directives if self._parent is not None else None
-        problems = [*conf.problems, *_format_problems(settings, conf.hosts)]
-        more: Any = {"running": running, "problems": problems, "strict": self.strict}
-        directives, notes = check(conf.mpm, settings, sections, conf.hosts, **more)
-        options: Any = {"document_root": self.document_root, "hosts": conf.hosts}
-        missing = validate_environment(directives, settings, **options)
+        directives, notes = check(
+            conf.mpm, settings, sections, conf.hosts, running=getattr(self._parent, "directives", None),
+            problems=[*conf.problems, *_format_problems(settings, conf.hosts)], strict=self.strict,
+        )  # fmt: skip
+        missing = validate_environment(directives, settings, conf.hosts, self.document_root)
         return directives, (*conf.notes, *notes, *missing, *_unread(directives, settings))
 
     def service(self) -> Service:
@@ -86,15 +84,13 @@ class Configuration:
             why = "the MPM cannot change at a restart: stop the server and start it again"
             raise DirectiveError(why)
         with ExitStack() as logs:  # which are closed, should the rest fail
-            errors = error_log(directives, logs)
+            self._scripts = []
+            handler, access, errors = main = self._site(directives, logs)
             for note in notes:
                 # At a restart, the parent logs all of them.
                 if self._parent is None and directives.ErrorLog and "closed: " in note.text:
                     errors.note(note, "authz_core")
-            access = AccessLog(directives, logs) if directives.CustomLog else None
-            self._scripts = []
-            handler = self.handler(directives, errors)
-            hosts = self._hosts(directives, handler, access, errors, logs)
+            hosts = self._hosts(directives, main, logs)
             if hosts is not None:
                 text = "Could not resolve host name {} -- ignoring!"
                 unknown = (Note("AH00547", "error", text.format(one)) for one in hosts.unknown)
@@ -107,50 +103,47 @@ class Configuration:
             scripts.service = service
         return service
 
-    def _hosts(
-        self, d: Directives, handler: Handler, access: AccessLog | None, errors: ErrorLog, logs: ExitStack | None,
-    ) -> Hosts | None:  # fmt: skip
-        """What chooses one of the virtual hosts, if there are any. logs: theirs; None: they are not opened."""
+    def _site(
+        self, d: Directives, logs: ExitStack | None, server: Directives | None = None, errors: Any = None
+    ) -> tuple[Handler, AccessLog | None, ErrorLog]:  # fmt: skip
+        """Handler and logs of the server, or of a host. `logs` closes them; None: they are not opened."""
+        own = any(getattr(d, one) != getattr(server, one, None) for one in ERROR_LOG)
+        if logs is not None and own:
+            fd = open_log(d.ErrorLog, "ErrorLog") if d.ErrorLog else 2
+            logs.callback(close_log, fd)
+            errors = ErrorLog(fd, d.LogLevel, levels=d.module_levels)
+        errors = errors or ErrorLog()
+        access = AccessLog(d, logs) if d.CustomLog and logs is not None else None
+        return self.handler(d, errors), access, errors
+
+    def _hosts(self, d: Directives, main: tuple, logs: ExitStack | None) -> Hosts | None:
+        """What chooses one of the virtual hosts, if there are any. main: the server's `_site`."""
         if not d.hosts:
             return None
         from mpmkit.server.hosts import Hosts, HostService
 
-        services: list[HostService] = []
-        for host in d.hosts:
-            own, its_errors, its_access = host.directives, errors, None
-            if logs is not None:
-                names = ("ErrorLog", "LogLevel", "module_levels")
-                if any(getattr(own, name) != getattr(d, name) for name in names):
-                    its_errors = error_log(own, logs)
-                its_access = AccessLog(own, logs) if own.CustomLog else None
-            its_handler = self.handler(own, its_errors)
-            services.append(HostService(host, its_handler, its_access, its_errors))
-        return Hosts(HostService(VirtualHost((), d), handler, access, errors), services)
+        made = ((host, self._site(host.directives, logs, d, main[2])) for host in d.hosts)
+        sites = [HostService(host, *parts) for host, parts in made]
+        return Hosts(HostService(VirtualHost((), d), *main), sites)
 
     def handler(self, d: Directives, errors: ErrorLog) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
-        status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
+        status = Status(lambda: self._parent.board, extended=d.ExtendedStatus, name=d.ServerName)
         try:
             types = read_types(d.TypesConfig) if d.TypesConfig else TYPES
         except OSError as error:
             why = f"{error.strerror}: name a table of media types, such as /etc/mime.types"
             text = f"TypesConfig {d.TypesConfig}: {why}"
             raise DirectiveError(text, directive="TypesConfig", ah="AH01597") from None
-        files: Any = {"types": types, "listings": self._autoindex}
-        router = Router(d, errors, {"server-status": status}, **files)
+        router = Router(d, errors, {"server-status": status}, types=types, listings=self._autoindex)
         self._scripts.append(router.wsgi)
         return ErrorPages(router) if ErrorPages.wanted(d, errors) else router
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
-        errors = ErrorLog()
-        hosts = self._hosts(directives, self.handler(directives, errors), None, errors, None)
+        hosts = self._hosts(directives, self._site(directives, None), None)
         if tls:
             ConnectionFactory(directives, RequestCache(directives), hosts)
-
-    def _board(self) -> Scoreboard:
-        assert self._parent is not None, "the status is asked for before there is a server"
-        return self._parent.board
 
     def parent(self, service: Service, listeners: Sequence[Listener], **options: Any) -> Parent:
         """The control process of the MPM that the service names, ready to run. Raises StartError, LogError."""
@@ -174,11 +167,54 @@ class Configuration:
         return self._parent
 
 
-def error_log(directives: Directives, logs: ExitStack) -> ErrorLog:
-    """Raises LogError."""
-    fd = open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2
-    logs.callback(close_log, fd)
-    return ErrorLog(fd, directives.LogLevel, levels=directives.module_levels)
+def validate_environment(
+    d: Directives, settings: Iterable[Setting] = (), hosts: Iterable[Host] = (), document_root: bool = True,
+) -> list[Note]:  # fmt: skip
+    """httpd's checks of the machine before it starts: do the directories, user and group exist? `settings` have
+    the lines, for messages; `document_root` False: no question for that one (httpd -T), as where no line names
+    it. Returns notes for a <VirtualHost> that lacks one. Raises DirectiveError with every problem."""
+    import grp
+    import pwd
+
+    written = {setting.name.lower(): setting for setting in settings}
+    problems = []
+
+    def wrong(name: str, text: str, ah: str = "AH00526") -> None:
+        setting = written.get(name.lower(), Setting(name))
+        problems.append(DirectiveError.at(setting, f"{name} {text}", ah))
+
+    core = written.get("coredumpdirectory", Setting("")).args
+    folders = [("ServerRoot", d.ServerRoot)]
+    folders += [("CoreDumpDirectory", os.path.join(d.ServerRoot or "", path)) for path in core]
+    if document_root and written.get("documentroot", Setting("")).file != COMPILED_IN:
+        folders.insert(1, ("DocumentRoot", d.DocumentRoot))
+    for name, path in folders:
+        if path is not None and not os.path.isdir(path):
+            wrong(name, f"{path} is not a directory that can be read: create it or name another")
+    for name in ("SSLCertificateFile", "SSLCertificateKeyFile"):
+        if (path := getattr(d, name)) is not None and not os.path.isfile(path):
+            wrong(name, f"{path}: No such file or directory: name a file in PEM that can be read")
+    for name, find, ah in (("User", pwd.getpwnam, "AH00543"), ("Group", grp.getgrnam, "AH00544")):
+        who = getattr(d, name)
+        try:
+            # "#1000" is a number and needs no name on this machine
+            number = 1 if who is None else int(who[1:]) if who.startswith("#") else find(who)[2]
+        except (KeyError, ValueError):
+            number = -1
+        if not 0 <= number < (1 << 32) - 1:  # -1 is no one's
+            wrong(name, f"{who} does not exist on this machine: name one that does", ah)
+        elif name == "User" and number == 0:
+            wrong(name, f"{who} is root by another name: name an ordinary user")
+    if problems:
+        raise DirectiveError.of(problems)
+    notes = []
+    for host, virtual in zip(hosts, d.hosts, strict=True) if document_root else ():
+        root = virtual.directives.DocumentRoot or ""
+        lines = [line for line in host.settings if line.name.lower() == "documentroot"]
+        text = f"DocumentRoot [{root}] does not exist"
+        missing = lines if not os.path.isdir(root) else []
+        notes += [Note("AH00112", "warn", text + line.place) for line in missing]
+    return notes
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:

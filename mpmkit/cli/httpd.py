@@ -1,9 +1,8 @@
 """`mpmkit httpd`: httpd's command line, for a server that an administrator controls like httpd.
 
-It serves only what the file says, with httpd's defaults. A start follows httpd's order: read the file,
-open the logs, bind the sockets, leave the terminal, make the scoreboard, write the PidFile, fork. Errors
-are reported on the terminal: the command waits until the server in the background serves or has
-failed. The exit status is 0, or 1 on any failure. docs/CONTROL.md has the options.
+It serves only what the file says, with httpd's defaults. A start follows httpd's order: read the file, open the
+logs, bind the sockets, leave the terminal, make the scoreboard, write the PidFile, fork. The command waits until
+the server serves or has failed; its status is 0, or 1 on any failure. docs/CONTROL.md has the options.
 """
 
 import getopt
@@ -13,12 +12,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from types import SimpleNamespace as Options
 from typing import Any
 
-from mpmkit.cli.configuration import Configuration, StartError
+from mpmkit.cli.configuration import COMPILED_IN, Configuration, StartError
 from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
-from mpmkit.config.environment import COMPILED_IN
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.server import home
 from mpmkit.server.home import PidFileError
@@ -41,8 +39,7 @@ WORDS = {
 }  # fmt: skip
 
 
-# The options, each with its argument, what it does to an attribute of `Options`, and with what instead of the
-# argument: it becomes that, or a list is extended by it.
+# Option and argument, help, attribute of `Options`, and what that is set to or extended by, if not the argument.
 # fmt: off
 ROWS: tuple[tuple[str, str, str, Any], ...] = (
     ("-D name", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH", "defines", None),
@@ -87,24 +84,8 @@ class Refusal(Exception):
 FAILURES = (DirectiveError, ListenError, LogError, PidFileError, StartError, Refusal, OSError)
 
 
-@dataclass
-class Options:
-    file: str | None = None
-    server_root: str | None = None
-    word: str = ""
-    defines: list[str] = field(default_factory=list)
-    before: list[str] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)
-    print: str = ""  # v, l, h or help: at once; V: when the file is read
-    test: bool = False
-    check_root: bool = True
-    strict: bool = False
-    report: str = ""
-    command_line: str = ""  # as it is logged: without -k and its word, as httpd
-
-
 def options(argv: Sequence[str]) -> Options:
-    """Read the words of the command line, in httpd's way. Raises UsageError."""
+    """Read the words of the command line, in httpd's way: what ROWS says of each. Raises UsageError."""
     takes = {name: ":" * (value is None) for name, (_, value) in TABLE.items()}
     short = "".join(name[1:] + mark for name, mark in takes.items() if name[1] != "-")
     long = [name[2:] + "=" * len(mark) for name, mark in takes.items() if name[1] == "-"]
@@ -115,8 +96,12 @@ def options(argv: Sequence[str]) -> Options:
             raise UsageError("illegal option -- k") from None
         what = "option requires an argument" if "argument" in error.msg else "illegal option"
         raise UsageError(f"{what} -- {error.opt}") from None
+    # As it is logged: without -k and its word, as httpd.
     words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
-    result = Options(command_line=shlex.join(["mpmkit", "httpd", *words]))
+    result = Options(
+        file=None, server_root=None, word="", defines=[], before=[], after=[], print="", test=False,
+        check_root=True, strict=False, report="", command_line=shlex.join(["mpmkit", "httpd", *words]),
+    )  # fmt: skip
     for option, argument in pairs:
         if option == "-k" and (argument not in WORDS or result.word):
             raise UsageError("illegal option -- k")
@@ -135,8 +120,7 @@ def options(argv: Sequence[str]) -> Options:
 
 
 def source(chosen: Options) -> Source:
-    """Where the configuration comes from; every name is absolute, for later restarts. Raises Refusal for a
-    file that can't be read."""
+    """Where the configuration comes from, by absolute names, for restarts. Raises Refusal if it can't be read."""
     root = chosen.server_root
     file = os.path.abspath(os.path.join(root or os.getcwd(), chosen.file or CONFIG_FILE))
     if root is None:
@@ -186,8 +170,7 @@ def run(chosen: Options) -> int:
         return 0
     try:
         directives, notes = configuration.read(conf)
-        # Handlers and patterns that can't be used, too; and TLS as the start would have it: httpd's -t
-        # only looks whether the files exist.
+        # Handlers and patterns, too; and TLS as the start would have it: httpd's -t asks only for the files.
         configuration.try_out(directives, tls=chosen.test)
     except FAILURES as error:
         if stops and not chosen.test:
@@ -223,13 +206,10 @@ def check_folders(directives: Directives) -> None:
     files = [(name, getattr(directives, name)) for name in MADE]
     files += [("ErrorLog", host.ErrorLog) for host in hosts]
     files += [("CustomLog", log[0]) for one in (directives, *hosts) for log in one.CustomLog]
-    for name, path in dict.fromkeys(files):
-        is_log = name.endswith("Log")
-        if not path:
-            continue
+    for name, path in dict.fromkeys((name, path) for name, path in files if path):
         folder = os.path.dirname(path) or "/"
-        why = not_a_file(path, name) if is_log else ""
-        if not (why or (is_log and path.startswith("|")) or os.path.isdir(folder)):
+        why = not_a_file(path, name) if name.endswith("Log") else ""
+        if not (why or path.startswith("|") or os.path.isdir(folder)):
             why = f"{name} {path}: there is no directory {folder}: make it"
             why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"
         if why:
@@ -282,13 +262,11 @@ def stop_anyway(conf: Conf, word: str) -> int:
 
 
 def start(chosen: Options, configuration: Configuration) -> int:
-    """Make a server of what was read; returns its exit status, or that of its start. Raises what FAILURES
-    lists, while there is a terminal to report it on."""
+    """Make a server of what was read; returns its exit status, or its start's. Raises what FAILURES lists."""
     if {"DEBUG", "ONE_PROCESS"}.intersection(chosen.defines):
-        raise Refusal(
-            "-D DEBUG and -D ONE_PROCESS: a server has a parent and children here; for a debugger write "
-            "-D FOREGROUND -c 'StartServers 1' -c 'MaxRequestWorkers 1' with prefork"
-        )
+        how = "-D FOREGROUND -c 'StartServers 1' -c 'MaxRequestWorkers 1' with prefork"
+        why = f"a server has a parent and children here; for a debugger write {how}"
+        raise Refusal(f"-D DEBUG and -D ONE_PROCESS: {why}")
     try:
         service = configuration.service()
         listeners = open_listeners(service.directives)
@@ -320,9 +298,8 @@ def start(chosen: Options, configuration: Configuration) -> int:
 
 
 def in_background(*, fork: bool) -> int:
-    """Go on in a session of our own, and if `fork`, in a process of our own, while the one that was
-    started waits. Returns the pipe, which children must not keep, by which `started` ends it with 0;
-    if we end before, it ends with our status."""
+    """Go on in a session, and if `fork`, a process of our own, while the one that was started waits. Returns the
+    pipe, not for children, by which `started` ends it with 0; if we end before, it ends with our status."""
     reading, writing = os.pipe()
     pid = os.fork() if fork else 0
     if pid:

@@ -25,7 +25,7 @@ from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.settings import CONDITIONS, Host, Setting
 from mpmkit.config.unsupported import BUILT_IN, CLOSED, IGNORED, QUIET, REFUSED, foreign
 from mpmkit.handlers.status import built
-from mpmkit.http.target import split_host
+from mpmkit.http.target import OwnName
 from mpmkit.server.hosts import addresses_of
 
 
@@ -67,9 +67,8 @@ def dump(conf: Conf, directives: Directives, defines: Sequence[str]) -> str:
         lines += ["VirtualHost configuration:", *_virtual_hosts(directives)]
     if "DUMP_RUN_CFG" in defines:
         lines += _run_settings(conf, directives, defines)
-    if (
-        "DUMP_MODULES" in defines
-    ):  # those of LoadModule in their order; one that is only accepted, too
+    if "DUMP_MODULES" in defines:
+        # Those of LoadModule in their order, also one that is only accepted.
         loaded = conf.modules.loaded
         static = [f" {name} (static)" for name in conf.modules.static if name not in loaded]
         lines += ["Loaded Modules:", *static, *(f" {name} (shared)" for name in loaded)]
@@ -105,7 +104,7 @@ def _virtual_hosts(d: Directives) -> list[str]:
 
 
 def _host_name(host: VirtualHost) -> str:
-    return split_host(host.directives.ServerName.rpartition("://")[2])[0] or os.uname().nodename
+    return OwnName.of(host.directives.ServerName).host or os.uname().nodename
 
 
 def _run_settings(conf: Conf, d: Directives, given: Sequence[str]) -> list[str]:
@@ -143,19 +142,18 @@ def report(conf: Conf) -> str:
     except DirectiveError as error:
         problems = error.problems
     refused = {(problem.file, problem.line, problem.directive.lower()) for problem in problems}
-    found: dict[str, dict[str, Counter[str]]] = {}
-    totals = Counter({REFUSED: len(problems)})
-    for setting, inside in _lines(conf):
-        if (setting.file, setting.line, setting.name.lower()) not in refused:
-            module, fate, name = _place(setting, inside)
-            found.setdefault(module, {}).setdefault(fate, Counter())[name] += 1
-            totals[fate] += 1
+    found = Counter(
+        _place(setting, inside)
+        for setting, inside in _lines(conf)
+        if (setting.file, setting.line, setting.name.lower()) not in refused
+    )
+    totals = Counter(fate for _, fate, _ in found.elements()) + Counter({REFUSED: len(problems)})
     lines = [", ".join(f"{totals[fate]} {fate}" for fate in FATES) + " (lines)"]
-    for module in sorted(found):
+    for module in sorted({module for module, _, _ in found}):
         lines.append(module)
         for fate in FATES:
-            names = found[module].get(fate, {}).items()
-            words = [f"{name} {count}" if count > 1 else name for name, count in names]
+            names = {key[2]: count for key, count in found.items() if key[:2] == (module, fate)}
+            words = [f"{name} {count}" if count > 1 else name for name, count in names.items()]
             lines += [f"    {fate:8} {', '.join(words)}"] if words else []
     return "\n".join([*lines, *(["refused"] * bool(problems)), *(f"    {one}" for one in problems)])
 

@@ -40,10 +40,8 @@ DEFAULT_SECTIONS = (
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="mpmkit serve",
-        description="Run one of Apache's request models, in Python, in the foreground.",
-    )
+    does = "Run one of Apache's request models, in Python, in the foreground."
+    parser = Parser(prog="mpmkit serve", description=does)
     add = parser.add_argument
     add("mpm", nargs="?", choices=MPMS, help="default: the MPM of the file's LoadModule")
     add("-f", dest="file", metavar="FILE", help="an httpd.conf")

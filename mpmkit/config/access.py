@@ -139,7 +139,6 @@ class Subnet(NamedTuple):
 
 def subnet(text: str) -> Subnet | None:
     """`10.1`, `10.1.2.3`, `10.0.0.0/8`, `10.0.0.0/255.0.0.0`, `2001:db8::/32`, as APR reads them.
-
     None: it does not look like an address. Raises ValueError."""
     from ipaddress import IPv4Address, IPv6Address  # here: most servers have no such rule
 

@@ -48,13 +48,12 @@ def alias(kind: str) -> Callable[[Words], tuple[Words]]:
 
 
 class Redirection(NamedTuple):
-    """One line. The path is None where the section alone decides; the target is "" for a status that is
-    no redirect; `pattern` is RedirectMatch's."""
+    """One line. path: None where the section alone decides; target: "" for a status that is no redirect."""
 
     status: int
     path: str | None
     target: str
-    pattern: re.Pattern[bytes] | None = None
+    pattern: re.Pattern[bytes] | None = None  # RedirectMatch's
 
     def of(self, path: str) -> bytes | None:
         """Where a URL path is redirected to, b"" where it has only the status, None if it is not. As by httpd,

@@ -8,13 +8,10 @@ HELP_WIDTH = 80  # characters
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line for an error, status 2, and no abbreviated options.
-
-    A wrong command line prints `mpmkit: what is wrong; try: mpmkit COMMAND --help` and no usage."""
+    """argparse without abbreviated options; a wrong command line prints one line, and ends with status 2."""
 
     def __init__(self, **options: Any) -> None:
-        # The width is fixed: argparse would look up the terminal's for each added option, through shutil,
-        # which would bring three compression libraries into every child.
+        # The width is fixed: argparse would ask shutil for it, with three compression libraries, in every child.
         formatter = partial(argparse.HelpFormatter, width=HELP_WIDTH)
         super().__init__(**{"allow_abbrev": False, "formatter_class": formatter, **options})
 

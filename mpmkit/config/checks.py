@@ -2,9 +2,9 @@
 
     check()  ─┬─ _Reader    each line: which directive, which value, is it allowed here
               ├─ _Checker   the numbers that depend on each other
-              └─ _resolve   log formats by nickname, files below ServerRoot, which sockets use TLS
+              └─ _resolve   log formats by nickname, files below ServerRoot
 
-This is pure: it opens no file and does not query the machine (see `environment.py`).
+This is pure: it opens no file and does not query the machine (cli/configuration.py does).
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from mpmkit.config import access, directives, unsupported
 from mpmkit.config import hosts as virtual_hosts
 from mpmkit.config.alias import Redirection, expression
 from mpmkit.config.directives import MPMS, ROWS, SPECS, THREADED, Directives, VirtualHost, spec_for
-from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import QUIET, REFUSED, RUNNERS, Foreign, foreign
-from mpmkit.config.values import BROKEN, append, module_levels
+from mpmkit.config.values import BROKEN, COMMON, append, module_levels
 from mpmkit.config.values import replace as latest
 
 # Of the directives that name one file or the directory of the site, relative names start from ServerRoot.
@@ -44,14 +43,12 @@ def check(
     hosts: Sequence[Host] = (), *, running: Directives | None = None,
     problems: Sequence[DirectiveError] = (), strict: bool = False,
 ) -> tuple[Directives, tuple[Note, ...]]:  # fmt: skip
-    """Effective directives for an MPM, and what the operator should know about them.
+    """Effective directives for an MPM, and what the operator should know about them. Raises DirectiveError with
+    every problem found, and with `problems`, which were found before (`httpd_conf.read`).
 
-    ``running``: at a restart, the directives of the running server: ServerLimit and ThreadLimit
-    then keep their values, and the notes have the ids that httpd uses in the error log.
-    ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
-    ``strict`` makes a problem of every directive that mpmkit does not have.
-
-    Raises DirectiveError with every problem found, not only the first."""
+    running   at a restart, the running server's directives: ServerLimit and ThreadLimit keep their values, and
+              the notes have the ids that httpd uses in the error log
+    strict    every directive that mpmkit does not have is a problem"""
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
     server = _Reader(mpm, Host((), tuple(settings), tuple(sections)), strict)
@@ -75,17 +72,16 @@ def check(
     own_body = any(one.written.get("LimitRequestBody", usual) != usual for one in readers)
     virtual = []
     for one in readers:
-        places = virtual_hosts.addresses(one.host)
         of_host = directives.laid_over({**values, "ServerAlias": ()}, one.written)
-        if "ServerName" not in one.written and "" not in dict(places):
-            of_host["ServerName"] = places[0][0]
+        if "ServerName" not in one.written and "" not in dict(one.places):
+            of_host["ServerName"] = one.places[0][0]
         said = _resolve(of_host)  # without a log of its own, what there is to say is the server's
         notes += [*one.notes, *(said if "CustomLog" in one.written else ())]
         of_host |= {"sections": (*server.host.sections, *one.host.sections), "own_body": own_body}
         d = Directives(mpm=mpm, unknown=one.unknown, closed=one.closing, **of_host)
-        virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
+        virtual.append(VirtualHost(one.places, d, one.host.file, one.host.line))
     notes += _resolve(values)
-    _resolve_tls(values, virtual)
+    values["Listen"] = virtual_hosts.tls_sockets(values, virtual)
     values |= {"sections": server.host.sections, "own_body": own_body, "hosts": tuple(virtual)}
     d = Directives(mpm=mpm, unknown=server.unknown, closed=server.closing, **values)
     return d, tuple(notes)
@@ -105,8 +101,7 @@ class _Reader:
         self.missing: set[str] = set()  # handlers that are named and not here
         self.host = host = host if strict else self.without_programs(host)
         inside = [setting for section in host.sections for setting in section.settings]
-        # What Directives has of the same names: what modules that are lacking would say about clients,
-        # and what closes all of the server or the host.
+        # See Directives: what lacking modules would say about clients, and what closes all of it.
         self.unknown = access.unknown([*host.settings, *inside])
         self.closing = tuple(one for one in host.settings if one.name.lower() in access.CLOSED)
         defaults = {row.attribute: row.default_for(mpm) for row in ROWS if row.attribute}
@@ -116,7 +111,7 @@ class _Reader:
             self.unknown |= server.unknown
             self.closing = server.closing + self.closing
             try:
-                virtual_hosts.addresses(host)
+                self.places = virtual_hosts.addresses(host)
             except DirectiveError as error:
                 self.problems.append(error)
         for setting in host.settings:
@@ -192,8 +187,7 @@ class _Reader:
         if spec.name == "Listen" and value[0].port and value[0] in self.values["Listen"]:
             raise ValueError(f"Listen {setting.args[0]} is given twice: keep one of the two")
         if spec.attribute == "MaxConnectionsPerChild" and value < 0 and self.mpm in THREADED:
-            # A threaded child of httpd compares with <= 0 at once, quits before it has served
-            # anything, and is replaced, forever.  mpmkit: refused.
+            # A threaded child of httpd quits before it has served anything, and is replaced, forever.
             why = f"{self.mpm} children would end before their first connection"
             raise ValueError(f'{spec.name} takes 0 (never) or more, not "{setting.args[0]}": {why}')
 
@@ -288,8 +282,7 @@ class _Checker:
         self.notes: list[Note] = []
 
     def note(self, text: str, ah: int) -> None:
-        """ah: the number of httpd's message under prefork or worker, 0 where httpd is silent. Each has a
-        second one, the next, for the error log of a restart."""
+        """ah: of httpd's message under prefork or worker (at a restart, the next), 0 where httpd is silent."""
         # mpmkit: what httpd changes silently is a debug note here.
         number = ah + (EVENT_AH if self.mpm == "event" else 0) + (self.running is not None)
         note = Note(f"AH{number:05d}", "warn", text) if ah else Note("", "debug", text)
@@ -352,8 +345,7 @@ class _Checker:
 
 
 def _resolve(values: dict[str, Any]) -> list[Note]:
-    """CustomLog's nicknames become formats; a LogFormat may come after its CustomLog. Relative names of
-    files start from ServerRoot; without a ServerRoot they stay as they are."""
+    """CustomLog's nicknames become formats, of later lines, too; relative names of files get their ServerRoot."""
     root = values["ServerRoot"]
 
     def resolve(name: str | None) -> str | None:
@@ -374,18 +366,3 @@ def _resolve(values: dict[str, Any]) -> list[Note]:
     values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])
     values |= {key: resolve(values[key]) for key in FILES}
     return notes
-
-
-def _resolve_tls(values: dict[str, Any], hosts: Sequence[VirtualHost]) -> None:
-    """Which listening sockets speak TLS: afterwards just those whose protocol is "https"."""
-    engine, listen = values["SSLEngine"], values["Listen"]
-    everywhere = engine and not any(one.protocol == "https" for one in listen)
-    files = [values["SSLCertificateFile"], *(host.directives.SSLCertificateFile for host in hosts)]
-    resolved = []
-    for one in listen:
-        # Debian's file has 443 before there is a site for it: that is HTTP, as by httpd.
-        protocol = one.protocol if engine or any(files) or one.port != 443 else "http"
-        if (tls := virtual_hosts.speaks_tls(hosts, one.address, one.port, protocol)) is None:
-            tls = everywhere or (engine is not False and protocol == "https")
-        resolved.append(replace(one, protocol="https" if tls else "http"))
-    values["Listen"] = tuple(resolved)

@@ -21,10 +21,9 @@ from typing import Any
 
 from mpmkit.config import access, values
 from mpmkit.config.alias import EnvRule, Redirection, alias, redirect, setter
-from mpmkit.config.log_format import COMBINED, COMMON
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import foreign
-from mpmkit.config.values import Words, append, update
+from mpmkit.config.values import COMBINED, COMMON, Words, append, update
 
 __all__ = [
     "MPMS", "SPECS", "THREADED", "DirectiveError", "Directives", "Note", "Section", "Setting", "Spec",
@@ -35,10 +34,8 @@ SOME = (1, 99)
 
 
 def directive(parse: Any, default: Any, doc: str, **row: Any) -> Any:
-    """An attribute of `Directives`, and the row of the directive that sets it (see `Spec`).
-
-    The directive has the attribute's name unless `name` is given. `also` are further directives that
-    set the attribute: what differs in their rows."""
+    """An attribute of `Directives`, and the row of the directive that sets it (see `Spec`): of the attribute's
+    name unless `name` is given. also: further directives that set it, what differs in their rows."""
     return field(metadata={"parse": parse, "default": default, "doc": doc, **row})
 
 
@@ -58,17 +55,21 @@ def switch(default: Any, doc: str, **row: Any) -> Any:
     return directive(values.on_off, default, doc, takes="On|Off", **row)
 
 
+def name(takes: str, doc: str, default: str | None = None, **row: Any) -> Any:
+    """A text that is kept as it is: the name of a file, a user, the server."""
+    return directive(values.text, default, doc, takes=takes, **row)
+
+
 def per_mpm(prefork: Any, worker: Any, event: Any) -> dict[str, Any]:
     return {"prefork": prefork, "worker": worker, "event": event}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directives:
-    """What the server will do: the effective value of every directive.
+    """What the server will do: the effective value of every directive, defined with the directive's row.
 
-    Each attribute is defined with the row of its directive.  Seconds are floats, sizes are ints in the
-    unit of the directive, files are absolute if ServerRoot is.  Make one with `checks.check`;
-    `dataclasses.replace` makes variants but corrects nothing."""
+    Seconds are floats, sizes are ints in the unit of the directive, files are absolute if ServerRoot is.
+    Make one with `checks.check`; `dataclasses.replace` makes variants but corrects nothing."""
 
     mpm: str
     # fmt: off
@@ -82,8 +83,7 @@ class Directives:
     MinSpareThreads: int = count("threads", per_mpm(0, 75, 75), mpms=THREADED,
         doc="Fork more children when fewer threads than this are idle")
     MaxSpareThreads: int = count("threads", per_mpm(0, 250, 250), mpms=THREADED, low=None,
-        doc="Retire a child when more threads than this are idle; at least MinSpareThreads "
-            "+ ThreadsPerChild + 1")
+        doc="Retire a child when more threads than this are idle; at least MinSpareThreads + ThreadsPerChild + 1")
     ThreadsPerChild: int = count("threads", per_mpm(1, 25, 25), mpms=THREADED,
         doc="Worker threads of each child; at most ThreadLimit")
     ThreadLimit: int = count("threads", per_mpm(1, 64, 64), mpms=THREADED,
@@ -94,13 +94,12 @@ class Directives:
     MaxRequestWorkers: int = count("connections", per_mpm(256, 400, 400),
         "Connections served at the same time; others wait in the listen queue",
         also=({"name": "MaxClients", "renamed": "MaxRequestWorkers", "doc": "Old name of MaxRequestWorkers"},))
-    MaxConnectionsPerChild: int = count("connections", 0, low=0,
-        doc="A child ends after this many; 0 is never",
+    MaxConnectionsPerChild: int = count("connections", 0, "A child ends after this many; 0 is never", low=0,
         also=({"name": "MaxRequestsPerChild", "renamed": "MaxConnectionsPerChild",
                "doc": "Old name of MaxConnectionsPerChild"},))
     AsyncRequestWorkerFactor: float = directive(values.factor, per_mpm(0.0, 0.0, 2.0),
-        "Connections beyond its threads that a child takes for each idle thread; only the "
-        "integer part counts, and less than 1 counts as 1",
+        "Connections beyond its threads that a child takes for each idle thread; only the integer part counts, "
+        "and less than 1 counts as 1",
         takes="factor", unit="connections per idle thread", source="mpm", mpms=("event",))
     ThreadStackSize: int = bounded("bytes", 0, "Stack of a worker thread; 0 is the system's; not for prefork",
         values.based_number, source="mpm")
@@ -125,32 +124,28 @@ class Directives:
     ReceiveBufferSize: int = bounded("bytes", 0, "Kernel's receive buffer, from 512; 0 is the system's",
         source="mpm", low=512, or_zero=True)
     # The server and its files
-    ServerRoot: str | None = directive(values.text, None, "Directory to which relative file names refer",
-        takes="directory", httpd="/usr/local/apache2")
-    ServerName: str = directive(values.text, "", "The server's own name: host[:port]",
-        takes="host[:port]", httpd="looked up")
+    ServerRoot: str | None = name("directory", "Directory to which relative file names refer",
+        httpd="/usr/local/apache2")
+    ServerName: str = name("host[:port]", "The server's own name: host[:port]", "", httpd="looked up")
     ServerAlias: Words = directive(values.all_words, (),
         "Other names of a <VirtualHost>; * is any characters, ? is one",
         takes="name ...", args=SOME, merge=append)
     UseCanonicalName: str = directive(values.choice("Off", "On", "DNS"), "Off",
         "The name in redirects and %V: On is ServerName's, Off the client's; DNS is treated as Off",
         takes="On|Off|DNS", where="outside")
-    DocumentRoot: str | None = directive(values.text, None, "Directory the site is served from",
-        takes="directory", httpd="htdocs")
-    PidFile: str | None = directive(values.text, None, "File with the process id of the parent",
-        takes="file", source="mpm", httpd="logs/httpd.pid")
-    ScoreBoardFile: str | None = directive(values.text, None,
-        "File for the scoreboard, so that other programs can read it; without it the memory has no name",
-        takes="file", source="mpm")
+    DocumentRoot: str | None = name("directory", "Directory the site is served from", httpd="htdocs")
+    PidFile: str | None = name("file", "File with the process id of the parent", source="mpm",
+        httpd="logs/httpd.pid")
+    ScoreBoardFile: str | None = name("file", source="mpm",
+        doc="File for the scoreboard, so that other programs can read it; without it the memory has no name")
     User: str | None = directive(values.user, None, "User the children become, if started as root",
         where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
-    Group: str | None = directive(values.text, None, "Group the children become, if started as root",
-        where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
-    ErrorLog: str | None = directive(values.text, None,
-        "File for the error log; without it, standard error", takes="file", httpd="logs/error_log")
-    TraceLog: str | None = directive(values.text, None,
-        "File for each step of each connection (docs/TRACER.md); takes effect at the start",
-        takes="file", source="mpmkit")
+    Group: str | None = name("name or #id", "Group the children become, if started as root",
+        where="main", source="mod_unixd", httpd="#-1")
+    ErrorLog: str | None = name("file", "File for the error log; without it, standard error",
+        httpd="logs/error_log")
+    TraceLog: str | None = name("file", source="mpmkit",
+        doc="File for each step of each connection (docs/TRACER.md); takes effect at the start")
     LogLevel: str = directive(values.log_level, "warn", "Least important level that is logged",
         takes="level", args=SOME, where="outside", merge=values.keep_if_none)
     module_levels: dict[str, str]  # those of LogLevel for single modules
@@ -167,8 +162,7 @@ class Directives:
     ServerTokens: str = directive(values.choice(
         "Full", "OS", "Minimal", "Minor", "Major", "ProductOnly", min="Minimal", prod="ProductOnly"),
         "Full", "How much the Server header says", where="main", takes="Full|OS|Minimal|Minor|Major|Prod")
-    ServerAdmin: str = directive(values.text, "",
-        "Address of the administrator, for scripts", takes="address")
+    ServerAdmin: str = name("address", "Address of the administrator, for scripts", "")
     # Connections
     Timeout: float = directive(values.seconds, 60.0,
         "Longest wait for one read or write on a connection", where="connection", takes="number", unit="s")
@@ -193,29 +187,26 @@ class Directives:
         where="connection", takes="Strict|Unsafe Lenient|RegisteredMethods Allow0.9|Require1.0",
         args=(1, 3), merge=values.answer)
     ConnectionFilter: tuple[str, int] | None = directive(values.connection_filter, None,
-        "A filter on every connection's socket. LINE_RATE limits it to a number of KiB/s, and is not "
-        "safe for event, which then holds a thread for each connection; httpd's closest is "
-        "RATE_LIMIT, a filter of responses",
-        where="connection", takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2))
+        "A filter on every connection's socket. LINE_RATE limits it to a number of KiB/s, and is not safe for "
+        "event, which then holds a thread for each connection; httpd's closest is RATE_LIMIT, a filter of "
+        "responses", where="connection", takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2))
     # TLS
-    SSLEngine: bool | None = switch(None,
-        "On: TLS on sockets whose Listen says https, or on all if none does. Unset: on those that say "
-        "https", source="mod_ssl", httpd="Off")
-    SSLCertificateFile: str | None = directive(values.text, None,
-        "File with the server's certificate and its chain, in PEM", takes="file", source="mod_ssl")
-    SSLCertificateKeyFile: str | None = directive(values.text, None,
-        "File with the certificate's private key in PEM, not encrypted; without it, the key is in "
-        "SSLCertificateFile", takes="file", source="mod_ssl")
+    SSLEngine: bool | None = switch(None, source="mod_ssl", httpd="Off",
+        doc="On: TLS on sockets whose Listen says https, or on all if none does. Unset: on those that say https")
+    SSLCertificateFile: str | None = name("file", "File with the server's certificate and its chain, in PEM",
+        source="mod_ssl")
+    SSLCertificateKeyFile: str | None = name("file", "File with the certificate's private key in PEM, "
+        "not encrypted; without it, the key is in SSLCertificateFile", source="mod_ssl")
     SSLProtocol: Words = directive(values.tls_versions, values.SPOKEN,
         "Versions of TLS that are accepted: 1.2 and 1.3",
         takes="[+-]all|TLSv1.2|TLSv1.3 ...", source="mod_ssl", args=SOME, httpd="all -SSLv3")
     SSLCipherSuite: str | None = directive(values.ciphers, None,
-        "Ciphers for TLS 1.2, as OpenSSL names them; without it, those that Python's ssl module "
-        "considers safe. Those for TLSv1.3 are OpenSSL's", takes="[SSL|TLSv1.3] ciphers",
-        source="mod_ssl", args=(1, 2), merge=values.keep_if_none, httpd="DEFAULT")
+        "Ciphers for TLS 1.2, as OpenSSL names them; without it, those that Python's ssl module considers safe. "
+        "Those for TLSv1.3 are OpenSSL's",
+        takes="[SSL|TLSv1.3] ciphers", source="mod_ssl", args=(1, 2), merge=values.keep_if_none, httpd="DEFAULT")
     # Responses
-    EnableSendfile: bool = switch(False,
-        "Send files larger than 64 KiB by sendfile, which frees event's threads", where="any")
+    EnableSendfile: bool = switch(False, "Send files larger than 64 KiB by sendfile, which frees event's threads",
+        where="any")
     EnableMMAP: bool = switch(True,
         "Map files of 64 KiB to 4 MiB into memory to send them, where EnableSendfile is Off; a file "
         "stays mapped from its second request on. Off: files are read, for network file systems", where="any")
@@ -233,8 +224,7 @@ class Directives:
     DirectoryIndex: Words = directive(lambda words: () if [*map(str.lower, words)] == ["disabled"] else words,
         ("index.html",), "Files tried for a directory",
         takes="file ...", source="mod_dir", args=SOME, where="any", merge=append)
-    TypesConfig: str | None = directive(values.text, None, "Table of media types",
-        takes="file", source="mod_mime", httpd="conf/mime.types")
+    TypesConfig: str | None = name("file", "Table of media types", source="mod_mime", httpd="conf/mime.types")
     types: dict[str, str] = directive(lambda words: values.by_extension((words[0].lower(), *words[1:])), {},
         "A media type for file name extensions", name="AddType",
         takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
@@ -310,8 +300,7 @@ class Directives:
 
     @property
     def longest_body(self) -> int:
-        """The largest LimitRequestBody, those of sections included: what a request may announce before
-        it is known which section it is for. 0: no limit."""
+        """The largest LimitRequestBody, of sections, too: for a request whose section is not known. 0: none."""
         limits = [self.LimitRequestBody, *(host.directives.longest_body for host in self.hosts)]
         lines = [setting for section in self.sections for setting in section.settings]
         read = SPECS["limitrequestbody"].read
@@ -320,10 +309,7 @@ class Directives:
 
     @property
     def process_limit(self) -> int:
-        """How many children of one generation there can be.
-
-        Worker and event compute it from MaxRequestWorkers and never exceed ServerLimit, though
-        MaxRequestWorkers keeps its larger value (httpd does the same, and its maintenance shows)."""
+        """How many children of one generation there can be; as in httpd, MaxRequestWorkers may name more."""
         return min(self.MaxRequestWorkers // self.ThreadsPerChild, self.ServerLimit)
 
     @property
@@ -334,8 +320,7 @@ class Directives:
 
 @dataclass(frozen=True, slots=True)
 class VirtualHost:
-    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are
-    the effective ones: its own lines merged with the server's."""
+    """A <VirtualHost>: its (address, port), "" and 0 for any; its own lines merged with the server's."""
 
     addresses: tuple[tuple[str, int], ...]
     directives: Directives
@@ -356,9 +341,7 @@ OVER = {row.attribute: row.over for row in ROWS}
 
 
 def spec_for(name: str, mpm: str | None) -> Spec:
-    """The row for a name (in any case) under an MPM; ValueError says what to do instead.
-
-    With None, while the MPM is not known yet, the names of all three are right."""
+    """The row for a name (in any case) under an MPM, or under any (None). Raises ValueError with the remedy."""
     spec = SPECS.get(name.lower())
     if spec is not None and (mpm is None or mpm in spec.mpms):
         return spec
@@ -377,8 +360,7 @@ def spec_for(name: str, mpm: str | None) -> Spec:
 
 
 def section_values(section: Section) -> dict[str, Any]:
-    """What a section that `check` has seen says: by the attribute of `Directives`, or the directive's name if
-    there is no attribute ({"Require": ("local",), ...})."""
+    """What a section that `check` has seen says, by the attribute of `Directives`, or else by directive."""
     found: dict[str, Any] = {}
     for setting in section.settings:
         if (spec := SPECS.get(setting.name.lower())) is None:

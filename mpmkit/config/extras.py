@@ -10,8 +10,7 @@ else:
 
 
 def require(module: str) -> Any:
-    """The module of that name. Raises ImportError that names the extra, `mpmkit[lab]`, if the module or a
-    package that it needs is not installed."""
+    """The module of that name. Raises ImportError, which names mpmkit[lab], if it or its packages are missing."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -6,17 +6,18 @@
     <VirtualHost *>              any address and port             } name selects one, else the first
     no <VirtualHost> at all      the server itself
 
-`_default_` is `*`. The order within a chain is that of the file. The name selects a host
-for each request: server/hosts.py.
+`_default_` is `*`. A chain has the order of the file; server/hosts.py selects by the name of a request.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from mpmkit.config.directives import VirtualHost
-from mpmkit.config.settings import DirectiveError, Host
+from mpmkit.config.settings import DirectiveError, Host, Setting
+from mpmkit.config.values import ListenAddress
 
 Address = tuple[str, int]
 Chains = dict[Address, list[VirtualHost]]
@@ -68,17 +69,26 @@ def chain_at(chains: Mapping[Address, Any], address: str, port: int) -> Any:
     return next((chains[key] for key in keys if key in chains), None)
 
 
-def speaks_tls(hosts: Sequence[VirtualHost], address: str, port: int, protocol: str) -> bool | None:
-    """Whether a listening socket speaks TLS by the SSLEngine of the first host at its address; None
-    where that is the server's to say. Raises DirectiveError if hosts at one socket differ."""
-    found = chains(hosts)
-    here = canonical_address(address) if address else ""
-    first = list(chain_at(found, here, port) or ())[:1]
-    if not here:  # hosts of single addresses share the socket
-        first += [chain[0] for (_, other), chain in found.items() if other in (port, 0)]
-    own = [host.directives.SSLEngine for host in first]
-    engines = {protocol == "https" if engine is None else engine for engine in own}
-    if len(engines) > 1:
-        text = f"SSLEngine is On in one <VirtualHost> at port {port} and Off in another: give each a port"
-        raise DirectiveError(text, directive="SSLEngine", file=first[0].file, line=first[0].line)
-    return engines.pop() if engines else None
+def tls_sockets(values: Mapping, hosts: Sequence[VirtualHost]) -> tuple[ListenAddress, ...]:
+    """Listen, with "https" just for the sockets that speak TLS: by the SSLEngine of the first host at their
+    address, or else by the server's. Raises DirectiveError if hosts at one socket differ."""
+    engine, listen = values["SSLEngine"], values["Listen"]
+    everywhere = engine and not any(one.protocol == "https" for one in listen)
+    files = [values["SSLCertificateFile"], *(host.directives.SSLCertificateFile for host in hosts)]
+    found, sockets = chains(hosts), []
+    for one in listen:
+        # Debian's file has 443 before there is a site for it: that is HTTP, as by httpd.
+        https = one.protocol == "https" and bool(engine or any(files) or one.port != 443)
+        here = canonical_address(one.address) if one.address else ""
+        first = list(chain_at(found, here, one.port) or ())[:1]
+        if not here:  # hosts of single addresses share the socket
+            first += [chain[0] for (_, port), chain in found.items() if port in (one.port, 0)]
+        own = [host.directives.SSLEngine for host in first]
+        tls = {https if on is None else on for on in own}
+        tls = tls or {everywhere or (engine is not False and https)}
+        if len(tls) > 1:
+            text = f"SSLEngine is On in one <VirtualHost> at port {one.port} and Off in another: give each a port"
+            where = Setting("SSLEngine", (), first[0].file, first[0].line)
+            raise DirectiveError.at(where, text)
+        sockets.append(replace(one, protocol="https" if tls.pop() else "http"))
+    return tuple(sockets)

@@ -14,19 +14,17 @@ The part of Apache's configuration language that this file knows::
     <VirtualHost addr:port ...>              a site of its own: becomes a Host
     <Proxy> <Macro> ...                      not in mpmkit: left out, and noted (unsupported.py)
 
-Directives of OBEYED and containers of CONTAINERS are obeyed here; everything else becomes a Setting of
-`Conf`. Its *meaning* is decided by `checks.check`, afterwards, when the MPM is known.
-Errors are DirectiveError and name file and line.
+OBEYED and CONTAINERS have what is obeyed here; everything else becomes a Setting of `Conf`, whose *meaning* is
+decided by `checks.check`, when the MPM is known. Errors are DirectiveError and name file and line.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from mpmkit.config import settings
 from mpmkit.config.directives import SPECS
-from mpmkit.config.environment import text_of
 from mpmkit.config.settings import CONDITIONS, DirectiveError, Host, Note, Section, Setting
 from mpmkit.config.unsupported import Modules, foreign, version_holds
 
@@ -34,6 +32,7 @@ INCLUDE_DEPTH = 20  # enough for every real tree; a file that includes itself is
 DEEPEST = 100  # containers around one
 MOST_PROBLEMS = 100  # after so many it is another kind of file, or files that include each other
 
+_ALL = Setting("")  # where a file ends: the end of every container that is open
 KINDS = {kind.lower(): kind for kind in (*settings.SECTIONS, *CONDITIONS)}
 
 
@@ -41,13 +40,11 @@ KINDS = {kind.lower(): kind for kind in (*settings.SECTIONS, *CONDITIONS)}
 class Source:
     """Where a configuration comes from; in brackets httpd's option.
 
-    file         a file (-f); its name in messages, if there is a text
-    text         read instead of the file
+    file         a file (-f); its name in messages, if there is a `text`, which is then read instead
     mpm          the MPM it must be for: a LoadModule of another one is an error
     before       lines or Settings ahead of the file (-C); `after` behind it (-c)
     defines      names (-D), each may be "NAME=value" (httpd defines that as it is; here, NAME, too)
-    server_root  ServerRoot, unless the file sets it (-d); without it, the directory that the
-                 file is in (mpmkit: httpd has one compiled in)"""
+    server_root  ServerRoot, unless the file sets it (-d); None: the file's directory (mpmkit)"""
 
     file: str = "<string>"
     text: str | None = None
@@ -87,41 +84,35 @@ class Conf:
 
 
 def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
-    """The configuration of a source.  ${NAME} that is not defined is looked for in `environ`.
+    """The configuration of a source; its mistakes are `Conf.problems`, for `check` to report with its own.
+    ${NAME} that is not defined is looked for in `environ`.
 
-    Mistakes are `Conf.problems`, so that `check` can report its own with them.
-
-    mpmkit: httpd obeys LoadModule when it comes to the line, and an <IfModule mpm_event_module> above
-    it is silently skipped.  Here the lines are gone through again with the MPM that they
-    choose, so their order makes no difference."""
+    mpmkit: httpd obeys LoadModule when it comes to the line, and skips an <IfModule mpm_event_module> above it.
+    Here the lines are gone through again with the MPM that they choose: their order makes no difference."""
     conf = _Reader(source, environ, source.mpm).run()
     if source.mpm is None and conf.mpm:
         conf = _Reader(source, environ, conf.mpm).run()
     return conf
 
 
-@dataclass(slots=True)
-class _Container:
-    """A container that is open; the lowest is the server itself.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a line is.
 
-    counts    whether the lines in it are read
-    kind      "server", "host", "section", "group", "foreign"; "" for a condition, and what is left out
-    section   of a section, without its settings"""
+    settings, sections   of the server or the host that it is in; a section has `settings` of its own
+    counts               whether it is read
+    host, section        what it is in, the section without its settings
+    groups               the <Limit>, <RequireAll> and the like around it, the outer first
+    open, depth          containers of its file around it; how many there are, those of other files included"""
 
-    setting: Setting
-    counts: bool = False
-    kind: str = ""
+    settings: list[Setting]
+    sections: list[Section]
+    counts: bool = True
+    host: Setting | None = None
     section: Section | None = None
-    settings: list[Setting] = field(default_factory=list)
-    sections: list[Section] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return self.section.kind if self.section else self.setting.name
-
-    def refusal(self, kind: str) -> ValueError:
-        where = f"inside the <{self.name}> of line {self.setting.line}"
-        return ValueError(f"<{kind}> is {where}: move it out")
+    groups: tuple[Setting, ...] = ()
+    open: tuple[str, ...] = ()
+    depth: int = 1
 
 
 class _Reader:
@@ -134,8 +125,7 @@ class _Reader:
         defines = {name: value for name, _, value in given} | dict.fromkeys(source.defines, "")
         self.conf = conf = Conf(Modules(mpm), defines)
         self.root = ""
-        server = Setting("the configuration")
-        self.containers = [_Container(server, True, "server", None, conf.settings, conf.sections)]
+        self.server = _Place(conf.settings, conf.sections)
         self.open_files: list[str] = []  # the chain of includes, to find a circle
 
     def run(self) -> Conf:
@@ -146,12 +136,13 @@ class _Reader:
             root = os.path.dirname(os.path.abspath(source.file))
         try:
             if root:
-                self.setting(Setting("ServerRoot", (root,)))
+                self.setting(Setting("ServerRoot", (root,)), self.server)
             self.options(source.before, "-C")
             if source.text is None:
-                self.include(os.path.abspath(source.file), self.containers[0].setting)
+                where = Setting("the configuration")
+                self.include(os.path.abspath(source.file), where, self.server)
             else:
-                self.lines(settings.logical_lines(source.text), source.file)
+                self.lines(settings.logical_lines(source.text), source.file, self.server)
             self.options(source.after, "-c")
         except DirectiveError as error:  # the file itself can't be read, or there is no end to it
             self.conf.problems.append(error)
@@ -166,14 +157,13 @@ class _Reader:
         number = 0  # a line is an option's; Settings are the program's own
         for option in options:
             if isinstance(option, Setting):
-                self.setting(option)
+                self.setting(option, self.server)
             else:
                 number += 1
-                self.lines([(number, 1, option.strip())], name)
+                self.lines(iter([(number, 1, option.strip())]), name, self.server)
 
-    def lines(self, lines: Iterable[tuple[int, int, str]], file: str) -> None:
-        """One file's lines; every container that opens here must close here."""
-        outside = len(self.containers)
+    def lines(self, lines: Iterator, file: str, place: _Place) -> Setting | None:
+        """Lines up to an end tag, which is returned, or to the end of their file (None)."""
         for line, count, text in lines:
             if not text or text.startswith("#"):
                 if count > 1:
@@ -183,18 +173,18 @@ class _Reader:
             tag, kind, name = re.findall(r"^(</?)\s*([^\s>]*)|^(\S+)", text)[0]
             where = Setting(kind or name, (), file, line)
             try:
-                if tag == "</":
-                    self.close(where, outside)
+                if tag == "<":
+                    if end := self.container(where, text, lines, place):
+                        return end
+                elif tag and place.open:
+                    return where
                 elif tag:
-                    self.open(where, text)
-                elif self.containers[-1].counts:
-                    self.directive(self.words(where, text))
+                    raise ValueError(f"</{kind}> closes nothing: no <{kind}> is open")
+                elif place.counts:
+                    self.directive(self.words(where, text), place)
             except ValueError as problem:
                 self.problem(problem, where)
-        if len(self.containers) > outside:
-            last = self.containers[-1].setting
-            del self.containers[outside:]
-            self.problem(ValueError(f"<{last.name}> is never closed: add </{last.name}>"), last)
+        return None
 
     def words(self, where: Setting, text: str) -> Setting:
         """A line with its words. ${NAME} becomes its value; an unknown one stays as it is, with a note."""
@@ -221,71 +211,51 @@ class _Reader:
             raise error
         self.conf.problems.append(error)
 
-    # ---- containers: what follows raises ValueError, or DirectiveError for the line of another setting
+    # ---- containers: a generator yields the place of the lines in one, and goes on when it is left
 
-    def around(self, *kinds: str) -> _Container | None:
-        """The innermost open container of these kinds."""
-        return next((one for one in reversed(self.containers) if one.kind in kinds), None)
+    def container(
+        self, where: Setting, text: str, lines: Iterator, place: _Place
+    ) -> Setting | None:
+        """A container and all that is in it; returns the end tag where that ends one around it, too. What is
+        inside one that can't be used does not count, either."""
+        name, inner = where.name, replace(place, counts=False)
+        steps: Iterator[_Place] = iter(())
+        try:
+            if place.depth >= DEEPEST:
+                raise ValueError(f"<{name}> is inside {DEEPEST} others: move it out")
+            if place.counts:
+                inside, closed, _ = text[1:].rpartition(">")
+                if not closed:
+                    raise ValueError(f'the ">" is missing: {text}>')
+                enter = CONTAINERS.get(name.lower(), _Reader.foreign)
+                steps = enter(self, self.words(where, inside.strip()), place)
+                inner = next(steps)
+        except ValueError as problem:
+            self.problem(problem, where)
+        inner = replace(inner, open=(*place.open, name.lower()), depth=place.depth + 1)
+        if (end := self.lines(lines, where.file, inner)) is None:
+            self.problem(ValueError(f"<{name}> is never closed: add </{name}>"), where)
+            return _ALL
+        if end is not _ALL:
+            next(steps, None)
+            if end.name.lower() == name.lower():
+                return None
+            meets = f"meets the <{name}> of line {where.line}: close that one first"
+            self.problem(ValueError(f"</{end.name}> {meets}"), end)
+        return end if end is _ALL or end.name.lower() in place.open else None
 
-    def groups(self) -> tuple[Setting, ...]:
-        return tuple(one.setting for one in self.containers if one.kind == "group")
-
-    def open(self, where: Setting, text: str) -> None:
-        """Enter a container. What is inside one that can't be used does not count, either."""
-        counts = self.containers[-1].counts
-        here = _Container(where)
-        self.containers.append(here)
-        if len(self.containers) > DEEPEST:
-            raise ValueError(f"<{where.name}> is inside {DEEPEST} others: move it out")
-        if not counts:
-            return
-        inside, closed, _ = text[1:].rpartition(">")
-        if not closed:
-            raise ValueError(f'the ">" is missing: {text}>')
-        name = where.name
-        here.setting = self.words(where, inside.strip())
-        if enter := CONTAINERS.get(name.lower()):
-            enter(self, here)
-        elif foreign(f"<{name}"):
-            here.kind = "foreign"
-        else:
+    def foreign(self, setting: Setting, place: _Place) -> Iterator[_Place]:
+        if not foreign(f"<{setting.name}"):
             known = ", ".join(f"<{kind}>" for kind in settings.SECTIONS)
-            raise ValueError(f"<{name}> cannot be used, it is unknown: use {known}")
+            raise ValueError(f"<{setting.name}> cannot be used, it is unknown: use {known}")
+        yield replace(place, counts=False)
+        self.setting(replace(setting, name=f"<{setting.name}"), place)
 
-    def close(self, end: Setting, outside: int) -> None:
-        """Leave a container of this file, that is, one above the first `outside`."""
-        name = end.name
-        if len(self.containers) == outside:
-            raise ValueError(f"</{name}> closes nothing: no <{name}> is open")
-        begun = self.containers.pop()
-        self.leave(begun)
-        if (setting := begun.setting).name.lower() != name.lower():
-            if name.lower() in [one.setting.name.lower() for one in self.containers[outside:]]:
-                self.close(end, outside)  # the inner one was forgotten
-            meets = f"meets the <{setting.name}> of line {setting.line}: close that one first"
-            raise ValueError(f"</{name}> {meets}")
-
-    def leave(self, one: _Container) -> None:
-        setting, lines = one.setting, tuple(one.settings)
-        if one.kind == "foreign":
-            self.setting(replace(setting, name=f"<{setting.name}"))
-        elif one.kind == "host":
-            place = setting.file, setting.line
-            self.conf.hosts.append(Host(setting.args, lines, tuple(one.sections), *place))
-        elif one.section and (site := self.around("host", "server")):
-            site.sections.append(replace(one.section, settings=lines))
-        elif one.kind == "group" and setting.name.lower().startswith("require"):
-            around = self.around("section")
-            inside = [line for line in around.settings if setting in line.within] if around else []
-            if not any(line.name.lower() == "require" for line in inside):
-                text = f"<{setting.name}> has no Require in it: add one, or take it out"
-                raise DirectiveError.at(setting, text)
-
-    def condition(self, here: _Container) -> None:
+    def condition(self, setting: Setting, place: _Place) -> Iterator[_Place]:
         """<IfModule> and the like: their lines count if it holds. A "!" turns the answer round."""
-        name, args = here.setting.name, here.setting.args
+        name, args = setting.name, setting.args
         if name.lower() == "ifversion":
-            here.counts = version_holds(args)
+            yield replace(place, counts=version_holds(args))
             return
         if len(args) != 1:
             raise ValueError(f"<{name}> takes one name, here are {len(args)}")
@@ -301,80 +271,80 @@ class _Reader:
                 known = f"<{word}".lower()[name.lower() != "ifsection" :]
                 obeyed = {*OBEYED, *map("<".__add__, CONTAINERS)}
                 holds = known in obeyed or known in SPECS or foreign(known) is not None
-        here.counts = holds != args[0].startswith("!")
+        yield replace(place, counts=holds != args[0].startswith("!"))
 
-    def open_host(self, here: _Container) -> None:
-        setting = here.setting
-        if inside := self.around("section", "host"):
-            raise inside.refusal(setting.name)
+    def host(self, setting: Setting, place: _Place) -> Iterator[_Place]:
+        if around := place.section or place.host:
+            raise _refusal(setting.name, around)
         if not setting.args:
             raise ValueError(f"<{setting.name}> takes an address or more, such as *:80, here are 0")
-        here.kind, here.counts = "host", True
+        yield (inner := replace(place, settings=[], sections=[], host=setting))
+        parts = tuple(inner.settings), tuple(inner.sections)
+        self.conf.hosts.append(Host(setting.args, *parts, setting.file, setting.line))
 
-    def open_section(self, here: _Container) -> None:
+    def section(self, setting: Setting, place: _Place) -> Iterator[_Place]:
         """<Files> and <If> may stand in another section, if the first is in a <Directory>."""
-        setting, outer = here.setting, self.around("section")
-        kind, words = KINDS[setting.name.lower()], setting.args
-        if outer and outer.name in CONDITIONS:
-            here.counts = True  # all that is in it is the condition's
+        kind, words, outer = KINDS[setting.name.lower()], setting.args, place.section
+        if outer and outer.kind in CONDITIONS:
+            yield place  # all that is in it is the condition's
             return
-        group = self.around("group")
-        if inside := group or outer:
-            in_directory = inside.name.startswith("Directory") and kind.startswith("Files")
-            if group or not (in_directory or kind in CONDITIONS):
-                raise inside.refusal(kind)
+        if outer:
+            in_directory = outer.kind.startswith("Directory") and kind.startswith("Files")
+            if place.groups or not (in_directory or kind in CONDITIONS):
+                raise _refusal(kind, place.groups[-1] if place.groups else outer)
         if len(words) == 2 and words[0] == "~" and kind in ("Directory", "Files", "Location"):
             kind, words = f"{kind}Match", words[1:]  # the old way to write a pattern
         if kind in CONDITIONS:
             words = (" ".join(words),)
         if len(words) != 1:
             raise ValueError(f"<{kind}> takes one argument, here are {len(words)}")
-        around = outer.section if outer else None
-        here.section = Section(kind, words[0], (), setting.file, setting.line, around)
-        here.kind, here.counts = "section", True
+        section = Section(kind, words[0], (), setting.file, setting.line, outer)
+        yield (inner := replace(place, settings=[], section=section))
+        place.sections.append(replace(section, settings=tuple(inner.settings)))
 
-    def open_group(self, here: _Container) -> None:
-        setting, name = here.setting, here.setting.name
+    def group(self, setting: Setting, place: _Place) -> Iterator[_Place]:
+        name = setting.name
         if (limit := name.lower().startswith("limit")) != bool(setting.args):
             needs = "needs names of methods" if limit else "has nothing"
             raise ValueError(f"<{name}> {needs} behind its name")
-        in_limit = limit and any(one.name.lower().startswith("limit") for one in self.groups())
-        if in_limit or not self.around("section"):
+        in_limit = limit and any(one.name.lower().startswith("limit") for one in place.groups)
+        if in_limit or not place.section:
             where = "inside a <Limit>" if in_limit else "outside of a <Directory> or the like"
             raise ValueError(f"<{name}> is {where}: move it")
-        here.kind, here.counts = "group", True
+        yield replace(place, groups=(*place.groups, setting))
+        inside = [line.name.lower() for line in place.settings if setting in line.within]
+        if not limit and "require" not in inside:
+            text = f"<{name}> has no Require in it: add one, or take it out"
+            raise DirectiveError.at(setting, text)
 
-    # ---- directives
+    # ---- directives: these raise ValueError
 
-    def directive(self, setting: Setting) -> None:
+    def directive(self, setting: Setting, place: _Place) -> None:
         plain = _Reader.setting, 0, len(setting.args)
         obey, least, most = OBEYED.get(setting.name.lower(), plain)
         if not least <= len(setting.args) <= most:
             wanted = str(least) if least == most else f"{least} or {most}"
             wanted = f"{wanted} argument{'s' * (most > 1)}, here are {len(setting.args)}"
             raise ValueError(f"{setting.name} takes {wanted}")
-        obey(self, setting)
+        obey(self, setting, place)
 
-    def setting(self, setting: Setting) -> None:
-        """A line goes to its section, its host or the server."""
+    def setting(self, setting: Setting, place: _Place) -> None:
         if setting.name.lower() == "serverroot" and setting.args:
             self.root = setting.args[0]  # from here on, for Include
-        if groups := self.groups():
-            setting = replace(setting, within=groups)
-        (self.around("section", "host") or self.containers[0]).settings.append(setting)
+        place.settings.append(replace(setting, within=place.groups))
 
-    def define(self, setting: Setting) -> None:
+    def define(self, setting: Setting, place: _Place) -> None:
         name, *value = setting.args
         if ":" in name:
             raise ValueError(f'a name has no ":" in it, "{name}" has')
         self.conf.defines[name] = value[0] if value else ""
 
-    def error(self, setting: Setting) -> None:
+    def error(self, setting: Setting, place: _Place) -> None:
         raise ValueError(f"Error: {' '.join(setting.args)}")
 
     # ---- files
 
-    def find(self, setting: Setting) -> None:
+    def find(self, setting: Setting, place: _Place) -> None:
         """Include: a file, a directory (all files below it), or a pattern, each in order."""
         from glob import glob, has_magic
 
@@ -385,10 +355,10 @@ class _Reader:
             what = f"{'no file matches' if magic else 'there is no'} {pattern}"
             raise ValueError(f"{setting.name}: {what}: correct the name or use IncludeOptional")
         for name in sorted(names, key=lambda name: name.split("/")):  # a/x is before a-b/x
-            self.include(name, setting, INCLUDE_DEPTH)
+            self.include(name, setting, place, INCLUDE_DEPTH)
 
-    def include(self, path: str, where: Setting, directories: int = 0) -> None:
-        """Read a file, or what is in a directory and so many below it at most; ``where`` is the line for it."""
+    def include(self, path: str, where: Setting, place: _Place, directories: int = 0) -> None:
+        """Read a file, or what is in a directory and so many below it at most; `where` is the line for it."""
         if (real := os.path.realpath(path)) in self.open_files:
             raise ValueError(f"{where.name}: {path} includes itself")
         if len(self.open_files) > INCLUDE_DEPTH:
@@ -396,33 +366,44 @@ class _Reader:
         try:
             if directories and os.path.isdir(path):
                 for name in sorted(os.listdir(path)):
-                    self.include(os.path.join(path, name), where, directories - 1)
+                    self.include(os.path.join(path, name), where, place, directories - 1)
                 return
-            text = text_of(path)
+            if not os.path.isfile(path) and os.path.exists(path) and path != os.devnull:
+                raise OSError("it is no file")  # a pipe or a device, which may have no end
+            with open(path, "rb") as file:  # a text's decoder is looked up as `split_words` says
+                text = os.fsdecode(file.read().removeprefix(b"\xef\xbb\xbf"))
+            if "\0" in text:
+                raise OSError("it holds NULs: write it as UTF-8")
         except OSError as error:
             why = f"{where.name} {path} cannot be read: {error.strerror or error}"
             raise DirectiveError.at(where, why) from None
         self.conf.includes.append(Included(path, where.line, len(self.open_files)))
         self.open_files.append(real)
-        self.lines(settings.logical_lines(text.replace("\r\n", "\n").replace("\r", "\n")), path)
+        lines = settings.logical_lines(text.replace("\r\n", "\n").replace("\r", "\n"))
+        self.lines(lines, path, replace(place, open=()))
         self.open_files.pop()
 
 
-# What a container does when it is entered.
+def _refusal(kind: str, around: Setting | Section) -> ValueError:
+    name = around.kind if isinstance(around, Section) else around.name
+    return ValueError(f"<{kind}> is inside the <{name}> of line {around.line}: move it out")
+
+
+# What a container makes of the lines in it.
 IF = ("ifmodule", "ifdefine", "iffile", "ifdirective", "ifsection", "ifversion")
 GROUPS = ("requireany", "requireall", "requirenone", "limit", "limitexcept")
-CONTAINERS: dict[str, Callable[[_Reader, _Container], None]] = {
+CONTAINERS: dict[str, Callable[[_Reader, Setting, _Place], Iterator[_Place]]] = {
     **dict.fromkeys(IF, _Reader.condition),
-    **dict.fromkeys(KINDS, _Reader.open_section),
-    **dict.fromkeys(GROUPS, _Reader.open_group),
-    "virtualhost": _Reader.open_host,
+    **dict.fromkeys(KINDS, _Reader.section),
+    **dict.fromkeys(GROUPS, _Reader.group),
+    "virtualhost": _Reader.host,
 }
 # What a directive that shapes the reading does, with the fewest and the most words behind it.
-OBEYED: dict[str, tuple[Callable[[_Reader, Setting], object], int, int]] = {
+OBEYED: dict[str, tuple[Callable[[_Reader, Setting, _Place], object], int, int]] = {
     "define": (_Reader.define, 1, 2),
-    "undefine": (lambda r, line: r.conf.defines.pop(line.args[0], None), 1, 1),
+    "undefine": (lambda r, line, _: r.conf.defines.pop(line.args[0], None), 1, 1),
     "error": (_Reader.error, 0, 1 << 31),
-    "loadmodule": (lambda r, line: r.conf.notes.extend(r.conf.modules.load(line)), 2, 2),
+    "loadmodule": (lambda r, line, _: r.conf.notes.extend(r.conf.modules.load(line)), 2, 2),
     "include": (_Reader.find, 1, 1),
     "includeoptional": (_Reader.find, 1, 1),
 }

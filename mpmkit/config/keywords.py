@@ -9,15 +9,14 @@ from mpmkit.config.settings import DirectiveError, Setting, Spec, split_words
 def from_keywords(mpm: str | None, **directives: Any) -> tuple[Setting, ...]:
     """Settings from Python values: ``from_keywords("event", ThreadsPerChild=8, KeepAlive=False)``.
 
-    A bool is On or Off, a number is a number (KeepAliveTimeout=0.5 becomes 500ms), a path is its
-    name, None leaves the directive out.  A string is one argument, or is split like a line if
-    the directive takes several.  A tuple is the arguments of one line; a list is several lines::
+    A bool is On or Off, a number is a number (KeepAliveTimeout=0.5 becomes 500ms), a path is its name, None is
+    no line.  A string is one argument, or is split like a line if the directive takes several.  A tuple is the
+    arguments of one line; a list is several lines::
 
         Listen=["127.0.0.1:8080", 8081], AddHandler=("cgi-script", ".cgi", ".py")
 
-    ``mpm`` may be None if a file will choose it; `check` then finds a name of another MPM.
-
-    Raises DirectiveError for an unknown name or a value that has no written form."""
+    ``mpm`` may be None if a file will choose it; `check` then finds a name of another MPM. Raises DirectiveError
+    for an unknown name or a value that has no written form."""
     settings, problems = [], []
     for name, value in directives.items():
         try:

@@ -1,8 +1,7 @@
 """The two languages of a section's argument: wild cards as APR reads them, regular expressions as PCRE.
 
-Both are translated to Python's `re`, over bytes, as httpd compares bytes. What Python lacks, and what is
-rare (`\\Q`, `\\h`, `\\R`, octal numbers, comments), is a ValueError: a rule that protects nothing is worse
-than a server that does not start.
+Both are translated to Python's `re`, over bytes, as httpd compares bytes. What Python lacks, and what is rare
+(`\\Q`, `\\h`, octal numbers), is a ValueError: a rule that protects nothing is worse than no start.
 """
 
 import re
@@ -35,10 +34,8 @@ _MEMBER = re.compile(
 
 
 def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
-    """What `search` decides for a section; None for an argument that is compared as it stands.
-
-    A <Directory> is compared with its slash, and holds for all that begins with a match.
-    Raises ValueError with the remedy."""
+    """What `search` decides for a section; None for an argument that is compared as it stands. Raises ValueError.
+    A <Directory> is compared with its slash, and holds for all that begins with a match."""
     if kind.endswith("Match"):
         text = _translated(encoded(arg).decode("latin-1"))
     elif re.search(r"[*?]|\[.*\]", re.sub(r"(?s)\\.", "", arg), re.DOTALL):
@@ -52,17 +49,14 @@ def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
 
 
 def canonical(directory: str) -> str:
-    """The argument of a <Directory>: without `//`, `/./` and `/../`, with a slash at its end.
-
-    mpmkit: httpd reads a relative one from the directory that it was started in; it is a ValueError."""
+    """A <Directory>'s argument without `//`, `/./`, `/../`, with a last slash. mpmkit: ValueError if relative."""
     if not directory.startswith("/"):
         raise ValueError("is no absolute path: write all of it, from its first slash")
     return normpath(directory).rstrip("/").replace("//", "/") + "/"
 
 
 def translate_wild_cards(text: str) -> str:
-    """apr_fnmatch with APR_FNM_PATHNAME: nothing but a slash matches a slash. Raises ValueError for a bracket
-    that begins no class of letters, digits and dots."""
+    """apr_fnmatch with APR_FNM_PATHNAME: only a slash matches a slash. Raises ValueError for an odd bracket."""
     out = []
     for negated, members, wild, char in _WILD.findall(encoded(text).decode("latin-1")):
         if members:
@@ -79,8 +73,7 @@ _WILD = re.compile(r"\[([!^]?)((?:[\w.](?:-\w)?)+)\]|([*?[])|\\?(.)", re.ASCII |
 
 
 def _translated(pattern: str) -> str:
-    """A regular expression of PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), in Python's words. Raises
-    ValueError for what Python has not."""
+    """A PCRE, with httpd's options (DOTALL, DOLLAR_ENDONLY), for Python. Raises ValueError for what it lacks."""
     out: list[str] = []
     # For each open group, what a `(?i)` in it has opened and every `|` opens again: "" or "(?i:".
     scopes = [""]

@@ -18,15 +18,15 @@ SHOWN = 10  # a whole page of errors hides the one that causes the others
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One directive as it was written; ``file`` is "" when it comes from no file.
-
-    ``within`` are the <Limit>, <RequireAny> and the like around it in its section, the outer first."""
+    """One directive as it was written."""
 
     name: str
     args: Words = ()
-    file: str = ""
+    file: str = ""  # "" when it comes from no file
     line: int = 0
-    within: tuple[Setting, ...] = ()
+    within: tuple[
+        Setting, ...
+    ] = ()  # the <Limit>, <RequireAny> and the like around it, the outer first
 
     @property
     def place(self) -> str:
@@ -36,17 +36,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """``<Location "/x"> ... </Location>``: directives for a part of the site.
+    """``<Location "/x"> ... </Location>``: directives for a part of the site."""
 
-    ``kind`` is one of SECTIONS or CONDITIONS, ``arg`` the path, name or pattern with its quotes
-    removed. ``outer`` is the section that this one is in, without settings."""
-
-    kind: str
-    arg: str
+    kind: str  # one of SECTIONS or CONDITIONS
+    arg: str  # the path, name or pattern without its quotes
     settings: tuple[Setting, ...] = ()
     file: str = ""
     line: int = 0
-    outer: Section | None = None
+    outer: Section | None = None  # the section that this one is in, without settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +59,31 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """One row of the table: all properties of a single directive.
+    """One row of the table: all properties of a single directive. ``where`` is one of
 
-    ``default`` is a value, or a dict from MPM to value for numbers that differ.  ``low`` and
-    ``high`` bound a number; a number outside is ``refused`` or else corrected by `check`.
-    ``args`` are the fewest and the most words.  ``where`` is one of
-
-        server       not in a section; main: nor in a <VirtualHost>, as all of the MPM
-        connection   not in a section; mpmkit: a connection is the server's until its first request has
-                     named the host, so the line of a <VirtualHost> has no effect (httpd has these by host)
-        any          in a section, too; outside: it has no effect there
-        section      only in a section
-    ``attribute`` is that of `Directives` ("" for a directive that is read and not used). ``merge`` joins a
-    line with those before it, ``over`` a section or a host with what is around it."""
+    server       not in a section; main: nor in a <VirtualHost>, as all of the MPM
+    connection   not in a section; mpmkit: a connection is the server's until its first request has
+                 named the host, so the line of a <VirtualHost> has no effect (httpd has these by host)
+    any          in a section, too; outside: it has no effect there
+    section      only in a section"""
 
     name: str
     parse: Callable[[Words], Any]
-    default: Any = None
+    default: Any = None  # a value, or a dict from MPM to value for numbers that differ
     doc: str
-    attribute: str = ""
+    attribute: str = ""  # of `Directives`; "" for a directive that is read and not used
     takes: str = ""
     unit: str = ""
     source: str = "core"
     mpms: Words = MPMS
-    args: tuple[int, int] = (1, 1)
+    args: tuple[int, int] = (1, 1)  # the fewest and the most words
     where: str = "server"
     low: int | None = None
     high: int | Mapping[str, int] | None = None
-    refused: bool = False
+    refused: bool = False  # outside of these bounds; else corrected by `check`
     or_zero: bool = False  # 0 is allowed below `low`, for the system's own value
-    merge: Callable[[Any, Any], Any] = replace
-    over: Callable[[Any, Any], Any] = replace
+    merge: Callable[[Any, Any], Any] = replace  # a line with those before it
+    over: Callable[[Any, Any], Any] = replace  # a section or a host with what is around it
     httpd: str = ""  # httpd's compiled default, where mpmkit has another
     renamed: str = ""  # the modern name, if this is an old one
 
@@ -112,17 +103,14 @@ class Spec:
         return self.high.get(mpm) if isinstance(self.high, Mapping) else self.high
 
     def misread(self, word: str) -> str:
-        """What a form should say of a word that is not a whole number where one is due: httpd's atoi
-        takes the digits in front ("1m" is 1, "abc" is 0) and says nothing. "" for nothing to say."""
+        """A form's hint for a word that is no whole number where one is due: httpd's atoi says nothing; or ""."""
         digits = word.strip().removeprefix("-").removeprefix("+")
         if self.parse not in (number, seconds) or (digits.isascii() and digits.isdigit()):
             return ""
         return f'"{word}" is not a whole number: httpd reads {atoi(word)}'
 
     def read(self, words: Words) -> Any:
-        """The value of one line's words, or ValueError with a whole sentence.
-
-        Numbers whose row is ``refused`` are held to their bounds; others are left to `check`."""
+        """The value of one line's words. Raises ValueError with a whole sentence, also for what is `refused`."""
         least, most = self.args
         if not least <= len(words) <= most:
             count = least if len(words) < least else most
@@ -154,11 +142,8 @@ class Note:
 
 
 class DirectiveError(ValueError):
-    """A configuration that cannot be used.
-
-    ``str()`` is one line for each problem, ``file:line: what is wrong: the remedy``, and no more
-    than SHOWN of them.  ``problems`` holds one DirectiveError for each (a single problem holds
-    itself), ``ah`` is the id of httpd's message for the same mistake."""
+    """A configuration that cannot be used: `problems` has one for each mistake (a single one has itself), `str()`
+    at most SHOWN lines ``file:line: what is wrong: the remedy``, `ah` is the id of httpd's message."""
 
     def __init__(
         self, text: str, *, directive: str = "", file: str = "", line: int = 0, ah: str = "AH00526"
@@ -175,8 +160,7 @@ class DirectiveError(ValueError):
 
     @classmethod
     def of(cls, problems: Sequence[DirectiveError]) -> DirectiveError:
-        """One error out of several, by line within each file, the files in the order in which they are first
-        named; the attributes are those of the first."""
+        """One error out of several, by file as they are first named, and line; the attributes are the first's."""
         files = list(dict.fromkeys(problem.file for problem in problems))
         problems = sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
         first, more = problems[0], len(problems) - SHOWN
@@ -191,7 +175,6 @@ class DirectiveError(ValueError):
 
 def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
     """(first physical line, how many, text): continuations joined, blanks at the ends removed.
-
     A backslash at the very end of a line continues it, even in a comment (httpd: the same)."""
     parts: list[str] = []
     lines = text.split("\n")
@@ -207,13 +190,11 @@ _WORDS = re.compile(r"""(["'])((?:\\(?:\\|\1)|(?!\1).)*)(\1?)|((?:\\\\|\S)+)""",
 
 
 def split_words(text: str, unclosed: Callable[[str], object] | None = None) -> Words:
-    """The words of a line: blanks separate them, '...' and "..." hold them together.
+    """The words of a line: blanks separate them, '...' and "..." hold them together. Within quotes a backslash
+    protects the quote and the backslash; before anything else, and without quotes, it is an ordinary character
+    (``\\\\`` is one backslash everywhere).
 
-    Within quotes a backslash protects the quote and the backslash; before anything else, and
-    without quotes, it is an ordinary character (``\\\\`` is one backslash everywhere).
-
-    A quote that is never closed ends with the line, and what is wrong is given to `unclosed`; without
-    that it is a ValueError."""
+    A quote that is never closed ends with the line, and `unclosed` gets what is wrong, or it is a ValueError."""
     words = []
     # Not `finditer`, nor `sub` without need: they look up a name made each time, which the parent would keep.
     for quote, inside, closed, bare in _WORDS.findall(text):

@@ -7,8 +7,7 @@ A directive of httpd that mpmkit does not have is, by what it decides,
     closed    access control: its section answers 403, and a warning says why
     refused   an error, like a name that httpd does not know: the line would have to be obeyed
 
-httpd_directives.txt is the table: a line for each class and module. It is read at the first
-such directive, so that other servers' children do not carry it.
+httpd_directives.txt is the table; it is read at the first such directive: other servers do not carry it.
 """
 
 import re
@@ -108,16 +107,14 @@ def _table() -> dict[str, Foreign]:
 HTTPD_VERSION = (2, 4, 71)  # of the httpd that mpmkit is compared with
 _COMPARE = {"=": eq, "==": eq, ">": gt, ">=": ge, "<": lt, "<=": le}
 
-# Modules whose directives or effects mpmkit has itself, with httpd's names for their sources: always
-# there, LoadModule or not.
+# Modules whose directives or effects mpmkit has itself: always there, LoadModule or not.
 _OURS = (
     "log_config logio unixd authz_core authz_host dir mime alias status reqtimeout cgi cgid wsgi "
     "proxy_fcgi version"
 )
 BUILT_IN = {"core_module": "core.c", "so_module": "mod_so.c", "http_module": "http_core.c"}
 BUILT_IN |= {f"{name}_module": f"mod_{name}.c" for name in _OURS.split()}
-# A module that mpmkit has, too, and that is there once a LoadModule names it: files ask for it by
-# <IfModule> to learn whether the administrator wants it.
+# Of mpmkit, too, but only if a LoadModule names it: by <IfModule> files learn whether it is wanted.
 OPTIONAL = ("ssl_module",)
 MPM_MODULES = {f"mpm_{mpm}_module": mpm for mpm in MPMS}
 
@@ -134,15 +131,12 @@ _FILES = {"ldap_module": "util_ldap.c"}  # the one whose source is not called mo
 
 
 class Modules:
-    """The modules of one reading of a configuration.
-
-    mpm      the MPM that <IfModule> is true for; loaded_mpm: the one a LoadModule named
-    loaded   the names of LoadModule lines, each once"""
+    """The modules of one reading of a configuration."""
 
     def __init__(self, mpm: str | None) -> None:
-        self.mpm = mpm
-        self.loaded_mpm: str | None = None
-        self.loaded: list[str] = []
+        self.mpm = mpm  # the MPM that <IfModule> is true for
+        self.loaded_mpm: str | None = None  # the one that a LoadModule named
+        self.loaded: list[str] = []  # what LoadModule lines named, each once
 
     @property
     def static(self) -> dict[str, str]:
@@ -185,8 +179,7 @@ class Modules:
 
 
 def version_holds(words: Words) -> bool:
-    """<IfVersion [[!]op] 2.4.6>, also ~ and /.../: mod_version's comparison with HTTPD_VERSION; what a version
-    leaves out is 0. Raises ValueError."""
+    """<IfVersion [[!]op] 2.4.6>, also ~ and /.../, for HTTPD_VERSION; a part left out is 0. Raises ValueError."""
     *signs, wanted = words or ("",)
     sign = " ".join(signs) or "="
     compare = sign.removeprefix("!")

@@ -8,7 +8,7 @@ At the end are the rules for a repeated name: `Spec.merge` is one of those.
 import operator
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from posixpath import normpath
 from typing import Any, NamedTuple
@@ -42,13 +42,11 @@ class ListenAddress:
 
 
 class Stage(NamedTuple):
-    """How long a client may take for a stage of its request (mod_reqtimeout): ``init`` seconds; each ``rate``
-    bytes received add one second, up to ``max`` seconds in all. An init of 0 switches the stage off; a rate
-    of 0 adds nothing; a max of 0 is no limit."""
+    """How long a client may take for a stage of its request (mod_reqtimeout), in seconds."""
 
-    init: float = 0.0
-    max: float = 0.0
-    rate: int = 0
+    init: float = 0.0  # 0: the stage is off
+    max: float = 0.0  # in all; 0: no limit
+    rate: int = 0  # so many bytes received add one second; 0: none do
 
 
 READ_TIMEOUT = {
@@ -59,9 +57,8 @@ READ_TIMEOUT = {
 
 
 def atoi(word: str) -> int:
-    """A number as C's atoi reads it: "12x" is 12, "abc" is 0.
-
-    mpmkit: beyond 31 bits atoi is undefined and wraps in practice; here the number stays at the end."""
+    """A number as C's atoi reads it: "12x" is 12, "abc" is 0. mpmkit: beyond 31 bits, where atoi is undefined
+    and wraps in practice, it stays at the end."""
     sign, digits = re.findall(r"^\s*([+-]?)0*([0-9]*)", word)[0]
     number = min(int(digits[:12] or "0"), INT_MAX)
     return -number if sign == "-" else number
@@ -78,10 +75,9 @@ def seconds(words: Words) -> float:
 
 def based_number(words: Words) -> int:
     """strtol with base 0: 0x10 and 010 are hexadecimal and octal, anything else is 0."""
-    form = r"^\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]*)|([0-9]*))"
-    sign, hexadecimal, octal, decimal = re.findall(form, words[0].lower())[0]
-    size = int(hexadecimal or octal or decimal or "0", 16 if hexadecimal else 8 if octal else 10)
-    return -size if sign == "-" else size
+    sign, size = re.findall(r"^\s*([+-]?)(0x[0-9a-f]+|0[0-7]*|[0-9]*)", words[0].lower())[0]
+    number = int(size or "0", 16 if "x" in size else 8 if size[:1] == "0" else 10)
+    return -number if sign == "-" else number
 
 
 def exact_number(words: Words) -> int:
@@ -92,8 +88,7 @@ def exact_number(words: Words) -> int:
 
 
 def time(words: Words) -> float:
-    """Of the unit only the first letters count, as in httpd: "min" and "milli" are both minutes.
-    mpmkit: LONGEST_WAIT at most."""
+    """Only a unit's first letters count: "min" and "milli" are minutes. mpmkit: LONGEST_WAIT at most."""
     if (found := re.match(r"([0-9]{1,15})(\Z|ms|mi|s|h)", words[0].lower())) is None:
         why = "takes a time such as 5, 5s, 700ms, 2mi or 1h, and never less than 0"
         raise ValueError(f'{why}, not "{words[0]}"')
@@ -195,10 +190,8 @@ BROKEN = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1")  # OpenSSL itself no longer has 
 
 
 def tls_versions(words: Words) -> Words:
-    """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
-
-    A word without a sign starts again; ``all`` is all of SPOKEN.
-    mpmkit: versions before 1.2 are never used, whatever a line says."""
+    """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first. A word without a
+    sign starts again; ``all`` is all of SPOKEN. mpmkit: versions before 1.2 are never used."""
     chosen: set[str] = set()
     for word in _spelled(words, ("all", *BROKEN, *SPOKEN), signs=True):
         bare = word.lstrip("+-")
@@ -225,8 +218,7 @@ def log_level(words: Words) -> str | None:
 
 
 def module_levels(words: Words, old: dict[str, str]) -> dict[str, str]:
-    """``LogLevel warn ssl:info``: the levels for single modules, those of the lines before
-    included unless this line begins with a level for everything."""
+    """``LogLevel warn ssl:info``: those for single modules; without one for all upon those before."""
     levels = dict(old) if ":" in words[0] else {}
     for module, colon, level in (word.rpartition(":") for word in words):
         if colon:
@@ -237,7 +229,6 @@ def module_levels(words: Words, old: dict[str, str]) -> dict[str, str]:
 
 def listen(words: Words) -> tuple[ListenAddress]:
     """``8080``, ``127.0.0.1:8080``, ``[::1]:8080``, each with an optional protocol.
-
     mpmkit: the port may be the word ``auto``: any free port (httpd refuses it, as it does 0)."""
     address, colon, port = words[0].rpartition(":")
     bracketed = address.startswith("[") and address.endswith("]")
@@ -263,14 +254,14 @@ def connection_filter(words: Words) -> tuple[str, int] | None:
 
 def read_timeout(words: Words) -> dict[str, Stage]:
     """``header=20-40,MinRate=500 body=20,MinRate=500``: the stages that are named."""
-    form = r"(handshake|header|body)=([0-9]+)(-[0-9]+)?(,minrate=[0-9]+)?"
+    form = r"(handshake|header|body)=([0-9]+)(?:-([0-9]+))?(?:,minrate=([0-9]+))?"
     changes: dict[str, Stage] = {}
     for word in words:
         if (found := re.fullmatch(form, word.lower())) is None:
             why = "takes handshake=, header= or body= and init[-max][,MinRate=rate]"
             raise ValueError(f'{why} in whole numbers, not "{word}"')
-        stage, init = found[1], atoi(found[2])
-        most, rate = atoi((found[3] or "-0")[1:]), atoi((found[4] or "=0").partition("=")[2])
+        stage, *numbers = found.groups("0")
+        init, most, rate = map(atoi, numbers)
         if found[3] and most <= init:
             raise ValueError(f'takes a range whose end is above its start, not "{word}"')
         if found[4] and not rate:
@@ -333,6 +324,42 @@ def user(words: Words) -> str:
     if words[0] in ("root", "#0"):
         raise ValueError(f"must not be {words[0]}: name an ordinary user, such as www-data")
     return words[0]
+
+
+# -- LogFormat's text cut into pieces, for what writes access logs and what reads them
+
+COMMON = '%h %l %u %t "%r" %>s %b'
+COMBINED = COMMON + ' "%{Referer}i" "%{User-Agent}i"'
+ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
+# A literal text; or a percent sign, conditions and redirect marks in any order, an argument, one letter.
+_PIECE = re.compile(r"[^%]+|%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(\^t[io]|.?)", re.S)
+
+
+class FormatError(ValueError):
+    """A format that can't be used; the text says what is wrong with it."""
+
+
+class Piece(NamedTuple):
+    """A literal text (`letter` is "") or a directive like `%!200,304{Referer}i`."""
+
+    text: str  # of a literal, what is written; of a directive, the directive
+    letter: str = ""
+    argument: str | None = None
+    condition: str = ""  # "!200,304"
+
+
+def pieces(text: str) -> Iterator[Piece]:
+    """The pieces of a format, in their order. Raises FormatError for a percent sign at the end."""
+    at = 0
+    while found := _PIECE.match(text, at):  # not `finditer`: see split_words
+        at = found.end()
+        if found[4] is None:
+            yield Piece(re.sub(r'\\([nt\\"])', lambda m: ESCAPES[m[1]], found[0]))
+        elif not found[4]:
+            raise FormatError(f"{found[0]!r} is cut short; write %% for a percent sign")
+        else:
+            condition = (found[1] + found[3]).replace("<", "").replace(">", "")
+            yield Piece(found[0], found[4], found[2], condition)
 
 
 # -- when a name is written twice: what is there, and what a further line adds

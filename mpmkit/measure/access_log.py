@@ -22,7 +22,7 @@ from operator import itemgetter
 from typing import Any
 
 from mpmkit.config.httpd_conf import Conf, Source, read
-from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, pieces
+from mpmkit.config.values import COMBINED, COMMON, FormatError, Piece, pieces
 
 BLOCK = 1 << 15  # bytes read at once; its lines and columns fit a cache of the processor
 LONGEST_LINE = 4 << 20  # bytes; a longer line is broken

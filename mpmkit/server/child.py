@@ -35,48 +35,37 @@ class PipeOfDeath:
     one byte       one child leaves when it is done (idle maintenance)
     end of file    all of this generation leave when they are done
 
-    The parent holds the writing end, the children the reading end. A byte goes to exactly one reader, whichever
-    is waiting, so "retire one idle child" needs no choice of a victim. The end of file comes when the parent
-    closes its end (a graceful restart or stop) or is killed: children never outlive their parent.
-    """
+    A byte goes to exactly one reader, whichever is waiting: no victim has to be chosen. The end of file comes
+    when the parent closes its end (a graceful restart or stop) or is killed: children never outlive it."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        self._read, self._write = open(reading, "rb", 0), open(writing, "wb", 0)
+        self.fileno = self._read.fileno
 
     def retire_one(self) -> None:
-        with suppress(BlockingIOError):  # 64 Ki requests to leave are waiting already
-            os.write(self._write, b"!")
+        """Writes nothing where 64 Ki requests to leave are waiting already."""
+        self._write.write(b"!")
 
     def close(self) -> None:
         """In the parent: ask this whole generation to leave."""
-        for fd in (self._read, self._write):
-            if fd >= 0:
-                os.close(fd)
-        self._read = self._write = -1
+        self._read.close()
+        self._write.close()
 
     def only_read(self) -> None:
         """A child must not hold the writing end, or it would never see its own end of file."""
-        os.close(self._write)
-        self._write = -1
-
-    def fileno(self) -> int:
-        return self._read
+        self._write.close()
 
     def called(self) -> bool:
         """Is it this child's turn to leave? Takes the byte, if there is one. Never blocks."""
-        try:
-            os.read(self._read, 1)
-        except BlockingIOError:
-            return False
-        return True
+        return self._read.read(1) is not None
 
     def wait(self, other: int, seconds: float | None = None) -> bool:
-        """Wait until it is this child's turn to leave, or descriptor `other` is readable. False: `seconds` have
-        passed without either."""
+        """Wait until it is this child's turn to leave, or `other` is readable. False: `seconds` have passed."""
         poll = select.poll()
-        poll.register(self._read, select.POLLIN)
+        poll.register(self.fileno(), select.POLLIN)
         poll.register(other, select.POLLIN)
         while True:
             ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
@@ -166,19 +155,11 @@ def takes_turns() -> bool:
 
 
 def use_batch_scheduling() -> None:
-    """Run under SCHED_BATCH (sched(7)): a woken thread waits until the running one sleeps. By default it
-    interrupts the one that woke it, and can't go on: the other has the interpreter's lock. SCHED_IDLE or
-    SCHED_FIFO is an operator's choice (chrt(1)), and stays."""
+    """Run under SCHED_BATCH (sched(7)): by default a woken thread interrupts the one that woke it, and can't
+    go on, as the other has the interpreter's lock. Another policy is an operator's (chrt(1)), and stays."""
     with suppress(OSError):  # forbidden here: it only costs speed
         if takes_turns() and os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def preload_modules(directives: Directives) -> None:
-    """What a child would import when it needs it: as User it may not reach Python's library."""
-    if os.geteuid() == 0 and directives.User is not None:
-        import calendar  # noqa: F401
-        import traceback  # noqa: F401
 
 
 def drop_privileges(directives: Directives) -> None:

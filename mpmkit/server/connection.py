@@ -129,9 +129,8 @@ class Connection:
         return self._local
 
     def read_request(self) -> Request | None:
-        """Wait for the next request's head; None: the client closed, or was idle for KeepAliveTimeout.
-        Raises RequestError: 408 when a head takes longer than RequestReadTimeout or Timeout allow,
-        and what `Protocol.next_request` refuses."""
+        """Wait for the next request's head; None: the client closed, or was idle for KeepAliveTimeout. Raises
+        RequestError: 408 over RequestReadTimeout or Timeout, and what `Protocol.next_request` refuses."""
         protocol = self.protocol
         if protocol.pending:
             return protocol.next_request() or self._rest_of_head()
@@ -196,8 +195,7 @@ class Connection:
 
     def read_body(self) -> bytes:
         """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due. Raises
-        RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see Protocol, and a
-        client that closes before the end), and Disconnected."""
+        Disconnected, RequestError (408 as for a head; 400, 413: see Protocol; 400 for an early close)."""
         protocol = self.protocol
         if (body := protocol.body) is None:
             return b""
@@ -324,8 +322,7 @@ class Connection:
     def send_pieces(
         self, head: bytes, pieces: Iterable[bytes], chunked: bool, last: bool = True
     ) -> int:
-        """Send what a script yields, as it yields, the head with the first piece; returns the body's bytes.
-        last: after them the body ends. Raises Disconnected."""
+        """Send what a script yields, and (last) the body's end; returns the body's bytes. Raises Disconnected."""
         count = 0
         for piece in pieces:
             if not piece:
@@ -376,9 +373,8 @@ class Connection:
     # -- the end -----------------------------------------------------------------------------------
 
     def lingering_close(self) -> None:
-        """Say that no more is coming, and read until the client has closed, too: a reset, which a close with
-        unread data sends, could destroy our last response (RFC 9112, 9.6). Waits at most LINGER_SILENCE
-        for silence, LINGER_MAX in all."""
+        """Say that no more is coming, and read until the client has closed, too, for LINGER_MAX at most: a close
+        with unread data sends a reset, which could destroy our last response (RFC 9112, 9.6)."""
         if not self.client_is_done() and self.half_close():
             until = monotonic() + LINGER_MAX
             try:
@@ -390,9 +386,8 @@ class Connection:
         self.close()
 
     def client_is_done(self) -> bool:
-        """Nothing more can come that a close would answer with a reset: a client that said `Connection:
-        close` (or speaks HTTP/1.0 and did not ask to stay) must not send more (RFC 9112, 9.6), and its
-        request was read to the end. httpd lingers all the same."""
+        """Nothing more can come that a close would answer with a reset: the request was read to its end, and the
+        client said `Connection: close`, or should have (RFC 9112, 9.6). httpd lingers all the same."""
         request = self.request
         return request is not None and request.close and not self.protocol.unread
 

@@ -6,8 +6,7 @@
     log and count     L
     then              keep the connection, or close it
 
-`process_request` is that path. An MPM only decides which thread runs it and what waits before and
-after it; that is the only difference between prefork, worker and event.
+`process_request` is that path. An MPM only decides which thread runs it, and what waits before and after it.
 """
 
 from __future__ import annotations
@@ -42,20 +41,13 @@ AT_HAND = frozenset((bytes, memoryview, FileBody))  # bodies that need not be ma
 _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
 
 
-def default_error_page(status: int, conn: Connection, method: str = "GET") -> Response:
-    """The page for a request that got no answer from a handler."""
-    return messages.page(status, method, what=conn.hint)
-
-
 class ConnectionFactory:
-    """Makes a connection of what `accept` gave: plain, over TLS, filtered. Which of these is decided
-    when a configuration is read, so that a server without any asks one question. hosts: each may have a
-    certificate of its own. Raises DirectiveError if the directives of TLS can't be used."""
+    """Makes a plain, TLS or filtered connection of what `accept` gave. Raises DirectiveError for TLS's."""
 
     def __init__(self, d: Directives, requests: RequestCache, hosts: Hosts | None = None) -> None:
         self._directives, self._requests, self.first_timeout = d, requests, first_timeout(d)
         self._tls: type[TlsConnection] | None = None
-        self._filter = None
+        self._filter: Any = None
         if d.tls:
             from mpmkit.server import tls  # and with it ssl: 2 MB
 
@@ -68,10 +60,9 @@ class ConnectionFactory:
 
                 self._context_of = Certificates(hosts, tls.context_for).of
         if d.ConnectionFilter is not None:
-            from mpmkit.server.filters import FILTERS
+            from mpmkit.server.filters import LineRate
 
-            name, self._filter_argument = d.ConnectionFilter
-            self._filter = FILTERS[name]
+            self._filter, self._rate = LineRate, d.ConnectionFilter[1]
         self._plain = not (self._tls or self._filter)
 
     def __call__(self, sock, peer, *, nonblocking: bool = False) -> Connection:
@@ -86,7 +77,7 @@ class ConnectionFactory:
         else:
             conn = Connection(*given)
         if self._filter is not None:
-            conn.filtered(self._filter(sock, self._filter_argument))
+            conn.filtered(self._filter(sock, self._rate))
         return conn
 
 
@@ -104,8 +95,10 @@ class Service:
 
     def __post_init__(self) -> None:
         d = self.directives
-        # The page for a request that got no answer from a handler.
-        self.error_page = getattr(self.handler, "refusal", default_error_page)
+        # (status, connection, method) -> the page for a request that got no answer from a handler.
+        self.error_page = getattr(
+            self.handler, "refusal", lambda code, conn, method="GET": messages.page(code, method, what=conn.hint)
+        )  # fmt: skip
         # Is this process about to end? Each child sets it; then every response says `Connection: close`.
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
@@ -138,15 +131,16 @@ class Service:
 
 
 def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
-    """Serve one request. True: the connection may carry another. Never raises: whatever goes wrong with one
-    client ends its connection. Event: with `conn.pending` not None the response is not all sent;
-    `finish_request` follows when it is."""
+    """Serve one request. True: the connection may carry another. Never raises: whatever goes wrong ends the
+    connection. Event: while `conn.pending` is not None it is not all sent; `finish_request` follows later."""
     conn.request = conn.response = request = response = None
     try:
         if (request := conn.read_request()) is None:
             return False
         slot.set(BUSY_WRITE)
-        slot.requested(_PROTOCOLS[request.version], request.line, request, conn)
+        slot.requested(_PROTOCOLS[request.version], request.line)
+        if service.hosts is not None:
+            slot.vhost(service.hosts.shown(request, conn))
         conn.started = time_ns()
         conn.request = request
         conn.received = len(request.head)
@@ -182,8 +176,10 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
     body: Any = response.body
     conn.status = response.status
     try:
-        if type(body) not in AT_HAND:
-            respond_in_pieces(conn, request, response, service)
+        if type(body) not in AT_HAND:  # made piece by piece
+            if type(body) is not Begun:
+                body = Begun(conn, request, response, service, body)
+            body.finish(response)
             return
         connection = CLOSE
         if conn.keep_alive:
@@ -214,9 +210,8 @@ def respond(conn: Connection, request: Any, response: Response, service: Service
 
 
 class Begun:
-    """A body in pieces: the head goes with the first, chunks where the length is not known beforehand.
-    WSGI's write() begins so while the handler still runs, which must then return a Response with this as
-    its body; `rest` follows."""
+    """A body in pieces: the head goes with the first, chunks where the length is not known beforehand. WSGI's
+    write() begins one while the handler runs, which then returns it as its response's body; `rest` follows."""
 
     __slots__ = ("_conn", "chunked", "count", "head", "rest", "size")
 
@@ -247,28 +242,23 @@ class Begun:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.rest)
 
+    def finish(self, response: Response) -> None:
+        """Send the rest as it is yielded. Raises Disconnected."""
+        conn = self._conn
+        conn.body_sent = conn.sent = 0
+        try:
+            conn.body_sent = self.count + conn.send_pieces(self.head, self.rest, self.chunked)
+        finally:
+            conn.answering = False
+            self.close()
+        conn.sent = self.size + conn.body_sent
+        if response.length is not None and conn.body_sent != response.length:
+            conn.keep_alive = False  # the client waits for bytes that will not come
+        if conn.keep_alive and conn.protocol.body is not None:
+            conn.discard_body()
+
     def close(self) -> None:
         getattr(self.rest, "close", int)()
-
-
-def respond_in_pieces(
-    conn: Connection, request: Request, response: Response, service: Service
-) -> None:
-    """Send what a script yields, as it yields it."""
-    body: Any = response.body
-    if type(body) is not Begun:
-        body = Begun(conn, request, response, service, body)
-    conn.body_sent = conn.sent = 0
-    try:
-        conn.body_sent = body.count + conn.send_pieces(body.head, body.rest, body.chunked)
-    finally:
-        conn.answering = False
-        body.close()
-    conn.sent = body.size + conn.body_sent
-    if response.length is not None and conn.body_sent != response.length:
-        conn.keep_alive = False  # the client waits for bytes that will not come
-    if conn.keep_alive and conn.protocol.body is not None:
-        conn.discard_body()
 
 
 def drop(response: Response | None, conn: Connection, service: Service) -> None:

@@ -1,4 +1,4 @@
-"""Connection filters, between a connection and its socket (httpd's input and output filters).
+"""Filters between a connection and its socket, as httpd's input and output filters: ConnectionFilter.
 
     protocol <── recv_into ── filter ── recv_into <── socket
              ──> send ────── filter ── send ──────>
@@ -6,8 +6,6 @@
 A filter has a socket's methods and passes on what it does not change. It is not `async_safe` if it keeps bytes: a
 request may be ready while the socket, which epoll watches, is silent. event then leaves the connection to one
 worker thread from accept to close, as worker does (httpd's `clogging_input_filters`).
-
-`ConnectionFilter NAME argument`, a directive of mpmkit's own, puts one into every connection.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ AHEAD = 65536  # bytes that LineRate reads from the socket at a time
 
 
 class LineRate:
-    """`ConnectionFilter LINE_RATE 400`: as if the client's line carried 400 KiB/s, each way. It reads ahead, and
-    sleeps in whatever thread calls it. mod_ratelimit paces responses in the same way."""
+    """`ConnectionFilter LINE_RATE 400`: 400 KiB/s each way. It reads ahead, and sleeps in its caller's thread."""
 
     __slots__ = ("_ahead", "_free_in", "_free_out", "_piece", "_rate", "_sock")
     async_safe = False
@@ -64,6 +61,3 @@ class LineRate:
         free = max(now, free) + count / self._rate
         time.sleep(max(0.0, free - now))
         return free
-
-
-FILTERS = {"LINE_RATE": LineRate}

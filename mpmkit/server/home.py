@@ -2,14 +2,12 @@
 
 The PidFile is written to a temporary name and renamed, so that a reader sees a complete file or none. A killed
 parent leaves a *stale* one, whose number may have been reused: httpd would signal a foreign process; here one
-counts as a server only if its command line is a server's. A symbolic link in its place is refused: another
-user may have made it.
+counts as a server only if its command line is a server's. A symbolic link in its place is refused.
 
 The folder is locked as long as a process of the server or its launcher lives. One without a lock was left by
 SIGKILL: the next start of the same user removes it, and the key in it.
 
-The certificate is self-signed, for localhost: clients have to be configured to trust it (`curl --cacert FILE`,
-`ssl.create_default_context(cafile=FILE)`) or not to ask (`curl -k`).
+The certificate is self-signed: clients have to trust it (`curl --cacert FILE`) or not to ask (`curl -k`).
 """
 
 from __future__ import annotations
@@ -92,7 +90,7 @@ def write_pid(path: str) -> int | None:
     temporary = f"{path}.{os.getpid()}"
     try:
         if os.path.islink(path):
-            raise OSError(errno.ELOOP, "it is a symbolic link")
+            raise OSError(errno.ELOOP, "it is a symbolic link")  # another user's may lead anywhere
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         with open(temporary, "xb") as file:
@@ -115,25 +113,11 @@ def remove_pid(path: str) -> bool:
 
 
 def make() -> str:
-    """A new folder, once those that are left from other servers are gone."""
-    from tempfile import gettempdir, mkdtemp  # here: no child of a server needs them
+    """A new folder, once those of this user that no process holds are gone."""
+    from shutil import rmtree  # here: no child of a server needs them
+    from tempfile import gettempdir, mkdtemp
 
-    remove_left(gettempdir())
-    return mkdtemp(prefix=PREFIX)
-
-
-def hold(home: str) -> int:
-    """A descriptor that locks a folder until all of its copies are closed."""
-    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    return fd
-
-
-def remove_left(where: str) -> None:
-    """Remove this user's folders in `where` that no process holds."""
-    from shutil import rmtree
-
-    for entry in os.scandir(where):
+    for entry in os.scandir(gettempdir()):
         if not entry.name.startswith(PREFIX):
             continue
         try:
@@ -147,12 +131,19 @@ def remove_left(where: str) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             rmtree(entry.path, ignore_errors=True)
         os.close(fd)
+    return mkdtemp(prefix=PREFIX)
+
+
+def hold(home: str) -> int:
+    """A descriptor that locks a folder until all of its copies are closed."""
+    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
 
 
 def self_signed(directory: str) -> tuple[str, str]:
-    """(certificate, private key): files in `directory`, in PEM, the key for its owner's eyes only.
-
-    For the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made."""
+    """(certificate, private key): files in `directory`, in PEM, the key for its owner's eyes only,
+    for the names localhost, 127.0.0.1 and ::1. Raises DirectiveError when none could be made."""
     import subprocess
 
     certificate, key = (os.path.join(directory, f"server.{end}") for end in ("crt", "key"))
@@ -160,10 +151,9 @@ def self_signed(directory: str) -> tuple[str, str]:
     try:
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        text = "there is no openssl program to make a certificate with: install the openssl package, or name "
-        raise DirectiveError(
-            f"{text}your own with SSLCertificateFile and SSLCertificateKeyFile"
-        ) from None
+        why = "install the openssl package, or name your own with SSLCertificateFile and SSLCertificateKeyFile"
+        text = f"there is no openssl program to make a certificate with: {why}"
+        raise DirectiveError(text) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
         raise DirectiveError(f"openssl made no certificate: {said[-1:] or error}") from None

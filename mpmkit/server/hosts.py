@@ -14,16 +14,15 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives, VirtualHost
 from mpmkit.config.hosts import canonical_address, chain_at, chains
 from mpmkit.http.messages import page
-from mpmkit.http.target import ABSOLUTE, split_host
+from mpmkit.http.target import ABSOLUTE, OwnName, split_host
 from mpmkit.server.listen import unmapped
 from mpmkit.server.logs import AccessLog, ErrorLog
-from mpmkit.server.scoreboard import WorkerSlot
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import Request, Response
@@ -45,7 +44,7 @@ class HostService:
         self.directives = d = self.host.directives
         # What makes the page of a request that never got to the handler.
         self.refusal = getattr(self.handler, "refusal", None)
-        self.name = split_host(d.ServerName.rpartition("://")[2].lower())[0]
+        self.name = OwnName.of(d.ServerName.lower()).host
         # What its certificate and its versions of TLS depend on.
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 
@@ -80,7 +79,6 @@ class Hosts:
 
     def __init__(self, main: HostService, sites: Sequence[HostService]) -> None:
         self.main = main
-        self.slot = partial(HostSlot, self)  # for the scoreboard
         self.unknown: list[str] = []
         of = {id(site.host): site for site in sites}
         found = chains((site.host for site in sites), self._resolve)
@@ -114,18 +112,19 @@ class Hosts:
         name = absolute[1] if absolute else request.get(b"host")
         return chain.named(split_host(name.decode("latin-1"))[0]) if name else chain.default
 
-    def __call__(self, request: Request, conn: Connection) -> Response:
+    def __call__(self, request: Request, conn: Any) -> Response:
         site = self.of(request, conn)
-        if conn.scheme == "https" and self.certified(conn) != site.tls:
-            text = "the Host is one of another certificate than the name of the TLS handshake"
-            site.errors.write("error", text, ah="AH02032", module="ssl", client=conn.peer)
-            return page(421, request.method)
+        if conn.scheme == "https":
+            chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
+            if site.tls != (chosen or self.at(conn.local).default.tls):
+                text = "the Host is one of another certificate than the name of the TLS handshake"
+                site.errors.write("error", text, ah="AH02032", module="ssl", client=conn.peer)
+                return page(421, request.method)
         return site.handler(request, conn)
 
-    def certified(self, conn: Any) -> tuple[Any, ...]:
-        """`HostService.tls` of a connection's handshake."""
-        chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
-        return chosen or self.at(conn.local).default.tls
+    def shown(self, request: Request, conn: Connection) -> str:
+        """What the status page shows for a request: the name of its host, and the connection's port."""
+        return f"{self.of(request, conn).name}:{conn.local[1]}"
 
     def log(self, conn: Connection, now: int) -> None:
         """As `AccessLog.log`."""
@@ -137,25 +136,8 @@ class Hosts:
         return made(status, conn, method) if made else page(status, method)
 
 
-class HostSlot(WorkerSlot):
-    """Each request names the host that the status page shows for it: its name, and the connection's port."""
-
-    __slots__ = ("_hosts",)
-
-    def __init__(self, hosts: Hosts, *where: Any) -> None:
-        super().__init__(*where)
-        self._hosts = hosts
-
-    def requested(
-        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
-    ) -> None:
-        self.vhost(f"{self._hosts.of(request, conn).name}:{conn.local[1]}")
-        super().requested(protocol, line)
-
-
 class Certificates:
-    """The context of each TLS connection: by its address, and then by the name in the handshake (SNI). Raises
-    DirectiveError as `tls.context_for` does, for the hosts of TLS sockets."""
+    """The context of each TLS connection, by address, then by name (SNI). Raises as `context_for`."""
 
     def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
         self._hosts, self._context_for = hosts, context_for
@@ -197,8 +179,7 @@ def addresses_of(name: str) -> list[str]:
 
 
 def _unraisable(what: Any) -> None:
-    """A name with other bytes than ASCII ends its handshake before it comes to `choose`, and Python would
-    print a traceback for it: any client could fill the log."""
+    """A name that is not ASCII never comes to `choose`: Python prints a traceback, and could fill the log."""
     of_name = type(what.object) is bytes or "servername" in (what.err_msg or "")  # from 3.14 on
     if not (of_name and isinstance(what.exc_value, UnicodeDecodeError)):
         sys.__unraisablehook__(what)

@@ -1,8 +1,7 @@
 """Listening sockets: bind them, wait on them, accept from them.
 
-* Every child holds the same listening sockets. A plain `epoll` would wake all idle children for one
-  new connection (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one.
-* The sockets are non-blocking, and a busy child tries `accept` before it waits.
+* Every child holds the same listening sockets, and tries `accept`, which does not block, before it waits.
+* A plain `epoll` would wake all idle children for one new connection; with EPOLLEXCLUSIVE the kernel wakes one.
 * Linux copies options of a listening socket to accepted ones: TCP_NODELAY and the time-outs are set here.
 * TCP_DEFER_ACCEPT (AcceptFilter data, the default on Linux) keeps a connection in the kernel until
   its first bytes are there, so that a silent client costs no worker for about 31 s.
@@ -59,16 +58,14 @@ class SecureSocket(socket.SocketType):
 
 
 class Listener(socket.socket):
-    """A listening socket whose `accept_bare` returns a C-level socket: to build a Python-level one costs
-    4 µs of a new connection's 60."""
+    """A listening socket that accepts C-level sockets: a Python-level one is 4 µs of a connection's 60."""
 
     asked: tuple[str, int] | None = None  # by Listen: `getsockname` does not return a name
     number = int(socket.AF_INET)  # the family of accepted sockets, as a plain int
     bare: type[socket.SocketType] = socket.SocketType  # their class
 
     def accept_bare(self) -> Accepted:
-        """None if no connection waits, or another process was faster, or its client is
-        gone. Raises OSError for errors that concern the listener or the process."""
+        """None if no connection waits any more. Raises OSError for what concerns the listener or the process."""
         try:
             fd, peer = self._accept()  # type: ignore[attr-defined]
         except BlockingIOError:  # mostly
@@ -83,9 +80,7 @@ class Listener(socket.socket):
 
 
 def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> list[Listener]:
-    """Bind every Listen address; sockets of `kept` that match are used again (a restart).
-
-    Raises ListenError; nothing newly bound stays open then."""
+    """Bind every Listen address that none of `kept` has. Raises ListenError, and leaves no new socket open."""
     by_name = {_name(sock): sock for sock in kept} | {sock.asked: sock for sock in kept}
     listeners: list[Listener] = []
     everywhere = {one.port for one in directives.Listen if not one.address or one.address == ANY[0]}
@@ -222,8 +217,7 @@ class Acceptor:
                 raise
             if not self._ready:
                 ready = [fd for fd, _ in self._epoll.poll()]
-                # The other descriptor comes last: for a connection that waits, too, the kernel has
-                # woken no other process.
+                # The other descriptor comes last: for a waiting connection the kernel woke no one else.
                 self._ready = [fd for fd in ready if fd != self._other]
                 if not self._ready:
                     return None
@@ -235,9 +229,8 @@ class Acceptor:
 
 
 class ListenSocks(dict[int, Listener]):
-    """The listening sockets, by descriptor, in the epoll set of event's listener: enabled, or disabled while
-    this process holds enough connections (httpd's enable_listensocks and disable_listensocks). declined: one
-    was turned away while they were enabled last; it takes more room then."""
+    """The listening sockets, by descriptor, in the epoll set of event's listener: enabled, or disabled while this
+    process holds enough connections, as in httpd. declined: one was turned away; it takes more room then."""
 
     def __init__(
         self, epoll: select.epoll, listeners: Sequence[Listener], board: Scoreboard, slot: int
@@ -269,8 +262,7 @@ def has_pending_connection(listener: Listener) -> bool:
 
 
 def dummy_connection(listener: Listener) -> None:
-    """Connect and close at once: the kernel wakes one of the children that wait on `listener`. Without a
-    descriptor for it nothing happens; it is tried again."""
+    """Connect and close at once: the kernel wakes one of the children that wait. Never raises."""
     host, port = _name(listener)
     with suppress(OSError), socket.socket(listener.family) as sock:
         sock.setblocking(False)

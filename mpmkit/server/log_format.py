@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.alias import variables_of
 from mpmkit.config.directives import Directives
-from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
+from mpmkit.config.values import COMMON, FormatError, Piece, pieces
 from mpmkit.http.messages import http_date, server_header
 from mpmkit.http.target import OwnName, quote_line
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Field = Callable[["Connection", int, "Site"], str]  # (connection, ns at the end, server) -> text
 Line = Callable[["Connection", int], str]
-_LINE = rb"(?im)^%b: *([^\r\n]*)\r?$"  # of a head, with the field of a name
 
 
 class Site:
@@ -85,9 +84,7 @@ def _time(argument: str) -> Field:
     """%{format}t: strftime, or one of _CLOCKS; `begin:` (when it came) or `end:` (now) before it."""
     at_end = argument.startswith("end:")
     layout = argument.removeprefix("begin:").removeprefix("end:") or "[%d/%b/%Y:%H:%M:%S %z]"
-    clock = _CLOCKS.get(layout) or (
-        lambda ns: time.strftime(layout, time.localtime(ns // 1_000_000_000))
-    )
+    clock = _CLOCKS.get(layout, lambda ns: time.strftime(layout, time.localtime(ns // 10**9)))
     return lambda conn, now, site: clock(now if at_end else conn.started)
 
 
@@ -100,10 +97,6 @@ def _line(conn: Connection) -> str:
 def _last(conn: Connection) -> Request | None:
     """Of internal redirects the last."""
     return (conn.response and conn.response.request) or conn.request
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("latin-1", "replace")
 
 
 def _header(key: bytes, conn: Connection, now: int, site: Site) -> str:
@@ -123,7 +116,7 @@ def _variable(name: str, conn: Connection, now: int, site: Site) -> str:
     return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
 
 
-def _answered(key: bytes, find: Callable, conn: Connection, now: int, site: Site) -> str:
+def _answered(key: bytes, conn: Connection, now: int, site: Site) -> str:
     """%{NAME}o: a header of the response. Those that the connection writes come from its state."""
     if key == b"date":
         return http_date(conn.started // 1_000_000_000)
@@ -133,7 +126,8 @@ def _answered(key: bytes, find: Callable, conn: Connection, now: int, site: Site
         asks = conn.request is not None and conn.request.asks_keep_alive
         return "close" if not conn.keep_alive else "Keep-Alive" if asks else "-"
     sent = conn.response
-    found = find(sent.fields + sent.after) if sent is not None else None
+    head = sent.fields + sent.after if sent is not None else b""
+    found = re.search(rb"(?im)^%b: *([^\r\n]*)\r?$" % re.escape(key), head)
     return quote_line(found[1]) if found else "-"
 
 
@@ -173,9 +167,7 @@ FIELDS: dict[str, Field] = {
     "P": lambda conn, now, site: str(os.getpid()),
     "{tid}P": lambda conn, now, site: str(get_native_id()),
     "{hextid}P": lambda conn, now, site: f"{get_native_id():x}",
-    "H": lambda conn, now, site: (
-        quote_line(conn.request.line.rpartition(b" ")[2]) if conn.request is not None else "-"
-    ),
+    "H": lambda conn, now, site: conn.request.log_line.split(" ")[-1] if conn.request else "-",
     "v": lambda conn, now, site: site.host,
     "V": lambda conn, now, site: quote_line(site.shown(conn)),
     "p": lambda conn, now, site: site.place(conn)[1],
@@ -199,11 +191,9 @@ OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
 }
 # %{text}LETTER, with any.
 WITH_TEXT: dict[str, Callable[[str], Field]] = {
-    "i": lambda text: partial(_header, _bytes(text.lower())),
-    "C": lambda text: partial(_cookie, _bytes(text)),
-    "o": lambda text: partial(
-        _answered, _bytes(text.lower()), re.compile(_LINE % re.escape(_bytes(text))).search
-    ),
+    "i": lambda text: partial(_header, text.lower().encode("latin-1", "replace")),
+    "C": lambda text: partial(_cookie, text.encode("latin-1", "replace")),
+    "o": lambda text: partial(_answered, text.lower().encode("latin-1", "replace")),
     "e": lambda text: partial(_variable, text),
     "t": _time,
     # Variables of mod_ssl, notes of modules, trailers: not known here.
@@ -212,9 +202,8 @@ WITH_TEXT: dict[str, Callable[[str], Field]] = {
 
 
 def compile_format(text: str, site: Any = None, condition: str = "") -> Line:
-    """A function that makes a LogFormat's line, "" for requests that do not fulfil the condition: they have a
-    variable, or, with `!` before its name, have it not. site: a Site; None will do to check a format. Raises
-    FormatError."""
+    """A function that makes a LogFormat's line, "" for requests without the variable that the condition names,
+    or, after a `!`, with it. site: a Site; None will do to check a format. Raises FormatError."""
     if condition:
         line, name = compile_format(text, site), condition.removeprefix("!")
 

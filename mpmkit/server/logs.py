@@ -1,7 +1,6 @@
 """The error log and the access log, in httpd's formats, and programs that logs are written to.
 
-Each line is one `write` to a file opened for appending, so that lines of many processes never mix
-and nothing is lost when a process is killed.
+Each line is one `write` to a file opened for appending: lines of many processes never mix, none is lost.
 
 The pipe to a program (`CustomLog "|rotatelogs …"`) lasts as long as the configuration. The program is the
 parent's child: it is started before the first of the server's, and again, on the same pipe, when it ends.
@@ -34,12 +33,13 @@ _UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")  # in the error log; quotes are l
 
 def escaped(text: str) -> str:
     """Text as one line of the error log may hold it (httpd's ap_escape_errorlog_item)."""
-    return _UNSAFE.sub(lambda found: ESCAPES.get(found[0]) or _hexadecimal(found[0]), text)
 
+    def shown(found: re.Match[str]) -> str:
+        how = "surrogateescape" if "\udc80" <= (char := found[0]) <= "\udcff" else "surrogatepass"
+        hexadecimal = (f"\\x{byte:02x}" for byte in char.encode("utf-8", how))
+        return ESCAPES.get(char) or "".join(hexadecimal)
 
-def _hexadecimal(char: str) -> str:
-    how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", how))
+    return _UNSAFE.sub(shown, text)
 
 
 class LogError(Exception):
@@ -145,8 +145,7 @@ class ErrorLog:
     def write(
         self, level: str, text: str, *, ah: str = "", module: str = "core", client: tuple = ()
     ) -> None:
-        """One line, if the level is enabled: whatever the text holds, no client and no script can begin
-        a line of its own. Never raises: a full disk must not end a server."""
+        """One line, whatever the text holds, if the level is enabled. Never raises, not for a full disk."""
         if not self.enabled(level, module):
             return
         now = time.time()
@@ -186,8 +185,7 @@ class ErrorLog:
 
 
 class AccessLog:
-    """The CustomLog directives of a server: files, each with its format, which `logs` closes. Raises LogError
-    when a file can't be opened or a format is unknown."""
+    """CustomLog's files, which `logs` closes, and formats. Raises LogError if one of them can't be used."""
 
     def __init__(self, directives: Directives, logs: ExitStack) -> None:
         site = Site(directives)

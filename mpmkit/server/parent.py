@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mpmkit._version import __version__
-from mpmkit.http.target import split_host
+from mpmkit.http.target import OwnName
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import home, listen
-from mpmkit.server.child import OK, Child, PipeOfDeath, end_with, preload_modules
+from mpmkit.server.child import OK, Child, PipeOfDeath, end_with
 from mpmkit.server.core import Service
 from mpmkit.server.immortal import make_immortal
 from mpmkit.server.logs import start_programs
@@ -46,8 +46,7 @@ class Parent(Pool):
     configure     reads the configuration again, at restarts
     ready         is called with the URL once clients can connect
     lifeline      a descriptor whose end of file ends the server (its launcher is gone)
-    own           descriptors that the first children must not keep; `ready` closes them
-    """
+    own           descriptors that the first children must not keep; `ready` closes them"""
 
     def __init__(
         self, child_class: type[Child], service: Service, configure: Callable[[], Service],
@@ -70,7 +69,9 @@ class Parent(Pool):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         if self._ends_with is not None:
             self._own.append(end_with(self._ends_with))
-        preload_modules(self.directives)
+        if os.geteuid() == 0 and self.directives.User:  # who may not reach Python's library
+            import calendar  # noqa: F401
+            import traceback  # noqa: F401
         if self.directives.ImmortalObjects:
             self.errors.write("info", make_immortal(self))
         fill_gaps()
@@ -186,8 +187,7 @@ class Parent(Pool):
         self._note_running()
 
     def _reconfigure(self) -> PipeOfDeath | None:
-        """Read the configuration again; returns the next generation's pipe. None: it is bad, which is said,
-        and the present one stays (httpd's parent exits then, unless apachectl looked first)."""
+        """Read the configuration again; returns the next generation's pipe. None: it is bad, this one stays."""
         service = pod = None
         try:
             service = self.configure()
@@ -226,11 +226,8 @@ class Parent(Pool):
 
     def _name_vhosts(self) -> None:
         """The server as the status page names it: ServerName's name, or else its address, and its port."""
-        address, port = split_host(listen.url_of(self.listeners[0]).partition("://")[2])
-        name = self.directives.ServerName.rpartition("://")[2]
-        self.board.vhost = f"{split_host(name)[0] or address}:{port}"
-        hosts = self.service.hosts
-        self.board.make_slot = hosts.slot if hosts is not None else None
+        here = OwnName.of(listen.url_of(self.listeners[0]))
+        self.board.vhost = f"{OwnName.of(self.directives.ServerName).host or here.host}:{here.port}"
 
     def _note_running(self) -> None:
         """At the start and after each restart."""

@@ -7,16 +7,14 @@
     LINGER_NORMAL       the close of its client     30 s              is closed
     LINGER_SHORT        the close of its client     2 s               is closed
 
-Two threads may want the same parked connection at the same moment: a worker because its socket has news,
-the listener because its time is over. `claim` and `expired` give it to one of them.
+A worker may want a parked connection because its socket has news, and at the same moment the listener because
+its time is over: `claim` and `expired` give it to one of them, under one lock that is held for a microsecond.
 
 Sockets are watched edge-triggered and registered once: no `epoll_ctl` for each request. An edge is reported
 once and must not be missed. A worker that reads less than it asked for knows that the socket is empty, and
 that the next byte makes a new edge. An edge may come while a worker still holds the connection, after "nothing
 to read" and before "it is parked". So `news` leaves a mark, `conn.edge`, and `park` looks at it last. A false
 alarm is harmless: the worker finds nothing to read, and parks the connection again.
-
-One lock makes each of these steps one step. It is held for about a microsecond.
 """
 
 from __future__ import annotations
@@ -49,9 +47,8 @@ THEN |= dict.fromkeys(LINGERING)
 
 
 class ParkedConnections:
-    """The waiting connections of one process of event. alarm: when the listener looks at the queues next. It
-    stays when the connection that is due then was claimed: one useless look is cheaper than many new alarms.
-    due_earlier: called when a connection is due before."""
+    """The waiting connections of one process of event. alarm: when the listener looks at the queues next, also if
+    what is due then was claimed: that is cheaper than many new alarms. due_earlier: called for an earlier one."""
 
     def __init__(
         self, epoll: select.epoll, directives: Directives,
@@ -66,9 +63,8 @@ class ParkedConnections:
         }
 
     def park(self, conn: Connection, state: int) -> bool:
-        """Let a connection wait in `state`. False: news came meanwhile, and the caller keeps it.
-
-        The order matters: watch the socket, then look for an edge that came in between."""
+        """Let a connection wait in `state`. False: news came meanwhile, and the caller keeps it. The order
+        matters: watch the socket, then look for an edge that came in between."""
         events = WRITABLE if state == WRITE_COMPLETION else READABLE
         if conn.watching != events:
             if state == WRITE_COMPLETION:
@@ -114,8 +110,7 @@ class ParkedConnections:
         return due
 
     def hurry(self, last_request: float) -> None:
-        """This process is leaving. A kept-alive client has `last_request` seconds to ask for something, so
-        that it learns of the close from a response; a lingering one has 2 s."""
+        """This process is leaving: a kept-alive client has `last_request` seconds for one, a lingering one 2."""
         with self._lock:
             self._queues[LINGER_NORMAL].timeout = LINGER_SECONDS[LINGER_SHORT]
             keeping = self._queues[KEEPALIVE]
@@ -136,9 +131,8 @@ class ParkedConnections:
 
 
 class Counters:
-    """How many connections a process has and how many of them are parked, for the status page. Counted `LAG`
-    seconds after news at the latest, not at each turn of the listener: that would be a twentieth of a
-    kept-alive request. due: when to count next; NEVER while nothing has happened since there was none."""
+    """How many connections a process has, and has parked, for the status page: counted within `LAG` seconds after
+    news, as each turn would cost a twentieth of a kept-alive request. due: when next; NEVER without any."""
 
     AGE, LAG = 1.0, 0.02
 
@@ -149,8 +143,7 @@ class Counters:
         self._board, self._slot, self._connections, self._parked = board, slot, connections, parked
 
     def turn(self, now: float, news: bool) -> None:
-        """A turn of the listener is over. news: there were events. What they lead to comes later, so their
-        counters are made once more."""
+        """A turn of the listener is over. news: there were events, whose effects are still to be counted."""
         if now >= self.due:
             counts = len(self._connections), *self._parked.counts()
             self._board.connections(self._slot, *counts)

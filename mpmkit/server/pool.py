@@ -76,8 +76,7 @@ class Pool(Context):
         self.errors.write(level, text, ah=AH[what][MPMS.index(mpm)], module=f"mpm_{mpm}")
 
     def start(self, count: int) -> int:
-        """Fork up to `count` children into the lowest free slots; returns how many there were. Event may
-        use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
+        """Fork up to `count` children into the lowest slots that are free; returns how many there were."""
         d = self.directives
         usable = d.ServerLimit if d.mpm == "event" else d.process_limit
         rows = self.board.rows(count).processes[:usable]
@@ -151,9 +150,8 @@ class Pool(Context):
         self.errors.exception(f"child process {os.getpid()} failed", level="alert", module="core")
         lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in child.LACKING
         # "can't start new thread" is all that Python says when the system refuses one.
-        return (
-            child.CHILD_SICK if lacking or "start new thread" in str(error) else child.CHILD_FAILED
-        )
+        sick = lacking or "start new thread" in str(error)
+        return child.CHILD_SICK if sick else child.CHILD_FAILED
 
     def maintain(self) -> None:
         """A second has passed: start the children still owed, or else one pass of idle maintenance."""
@@ -181,9 +179,8 @@ class Pool(Context):
             self.pod.retire_one()
 
     def _wake_for_waiting_connections(self) -> None:
-        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed or stopped
-        before it accepts, the connection would wait for the next to come. So make one: at once after a
-        child was killed, else when one waits for the second time."""
+        """The kernel wakes one child for each connection. If that is killed before it accepts, the connection
+        would wait for the next: so make one, at once after a child was killed, else at the second look."""
         waiting = {sock for sock in self.listeners if has_pending_connection(sock)}
         for sock in waiting if self._killed else waiting & self._waited:
             dummy_connection(sock)

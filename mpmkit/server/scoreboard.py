@@ -21,9 +21,9 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable
+from collections import namedtuple
 from operator import setitem
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpmkit.config.directives import MPMS, Directives
 from mpmkit.policy.states import DEAD, STARTING, ProcessRow, Snapshot
@@ -36,8 +36,7 @@ P_PID, P_GENERATION, P_QUIESCING, P_NOT_ACCEPTING, P_CONNECTIONS = range(5)
 PROCESS = 8
 _NO_PROCESS = memoryview(bytes(8 * PROCESS)).cast("q")
 
-# Worker fields: WorkerRow's from `conn_count` to `tid`. One `pack_into` stores all of them at the end
-# of a request.
+# Worker fields, WorkerRow's from `conn_count` to `tid`: one `pack_into` stores all at the end of a request.
 WORKER = 10
 _store = struct.Struct(f"={WORKER}q").pack_into
 _store_two, _store_four = (struct.Struct(f"={count}q").pack_into for count in (2, 4))
@@ -46,32 +45,20 @@ _store_two, _store_four = (struct.Struct(f"={count}q").pack_into for count in (2
 CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, 16, 64
 TEXT = CLIENT + VHOST + PROTOCOL + REQUEST
 _read_texts = struct.Struct(f"{CLIENT}s{VHOST}s{PROTOCOL}s{REQUEST}s").unpack_from
-# Cuts and pads with NULs; the last byte of each is always one.
+# Each cuts and pads with NULs; the last byte of a text is always one.
+_store_client = struct.Struct(f"{CLIENT - 1}sx").pack_into
+_store_vhost = struct.Struct(f"{VHOST - 1}sx").pack_into
 _store_request = struct.Struct(f"{PROTOCOL - 1}sx{REQUEST - 1}sx").pack_into
 
 
-class WorkerRow(NamedTuple):
-    """One thread slot as mod_status shows it. Times in nanoseconds, `duration` summed over requests."""
-
-    process: int
-    thread: int
-    pid: int
-    generation: int
-    state: int
-    conn_count: int
-    conn_bytes: int
-    access_count: int
-    bytes_served: int
-    my_access_count: int
-    my_bytes_served: int
-    duration: int
-    last_duration: int
-    last_used: int
-    tid: int
-    client: str
-    vhost: str
-    protocol: str
-    request: str
+class WorkerRow(
+    namedtuple(
+        "WorkerRow",
+        "process thread pid generation state conn_count conn_bytes access_count bytes_served my_access_count "
+        "my_bytes_served duration last_duration last_used tid client vhost protocol request",
+    )
+):  # fmt: skip
+    """One thread slot as mod_status shows it: numbers and four texts. Times in ns, `duration` over requests."""
 
 
 def _header(index: int) -> Any:
@@ -98,7 +85,6 @@ class Scoreboard:
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
     vhost = ""
-    make_slot: Callable[[Scoreboard, int, int], WorkerSlot] | None = None  # with virtual hosts
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self.path = path
@@ -115,16 +101,14 @@ class Scoreboard:
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
-        """Read another server's ScoreBoardFile. Raises FileNotFoundError when it does not exist (yet),
-        ValueError when it isn't a scoreboard."""
+        """Read another server's ScoreBoardFile. Raises FileNotFoundError, ValueError if it isn't a scoreboard."""
         self = cls.__new__(cls)
         self.path = path
         with open(path, "rb") as file:
             head = file.read(8 * HEADER)
             if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
-                raise ValueError(
-                    f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
-                )
+                why = "is not an mpmkit scoreboard; name the server's ScoreBoardFile"
+                raise ValueError(f"{path} {why}")
             sizes = _sizes(*struct.unpack_from("=2q", head, 16))
             self._divide(mmap.mmap(file.fileno(), sum(sizes), access=mmap.ACCESS_READ), sizes)
         return self
@@ -153,9 +137,7 @@ class Scoreboard:
         self.process_limit = directives.process_limit
         self.threads_per_child = directives.ThreadsPerChild
 
-    @property
-    def mpm(self) -> str:
-        return MPMS[self._header[1]]
+    mpm: str = property(lambda board: MPMS[board._header[1]])  # type: ignore[assignment]
 
     def born(self, slot: int, pid: int, generation: int) -> None:
         self._used = max(self._used, slot + 1)
@@ -194,7 +176,7 @@ class Scoreboard:
         _store_four(self._view, 8 * (HEADER + slot * PROCESS + P_CONNECTIONS), *counts)
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
-        return (self.make_slot or WorkerSlot)(self, slot, thread)
+        return WorkerSlot(self, slot, thread)
 
     def began(self, slot: int) -> bool:
         """A thread of the child of that row has begun to serve."""
@@ -226,13 +208,12 @@ class Scoreboard:
         threads = self.thread_limit
         for index, state in enumerate(self._states[: self.server_limit * threads]):
             counters = self._workers[index * WORKER : (index + 1) * WORKER].tolist()
-            if state == DEAD and not counters[2]:
-                continue
-            slot, thread = divmod(index, threads)
-            process = self._process(slot)[:P_QUIESCING].tolist()
-            texts = (one.partition(b"\0")[0] for one in _read_texts(self._texts, index * TEXT))
-            shown = (one.decode("latin-1") for one in texts)
-            rows.append(WorkerRow._make((slot, thread, *process, state, *counters, *shown)))
+            if state != DEAD or counters[2]:
+                slot, thread = divmod(index, threads)
+                process = self._process(slot)[:P_QUIESCING].tolist()
+                texts = (one.decode("latin-1") for one in _read_texts(self._texts, index * TEXT))
+                shown = (one.partition("\0")[0] for one in texts)
+                rows.append(WorkerRow._make((slot, thread, *process, state, *counters, *shown)))
         return rows
 
     def totals(self) -> tuple[int, int, int]:
@@ -247,11 +228,6 @@ class Scoreboard:
         self._map.close()
 
 
-def _text(value: str, size: int) -> bytes:
-    """Cut or padded with NULs to exactly `size` bytes."""
-    return value.encode("latin-1", "replace")[: size - 1].ljust(size, b"\0")
-
-
 def _sizes(server_limit: int, thread_limit: int) -> tuple[int, ...]:
     """Bytes of header, processes, states, workers, texts."""
     slots = server_limit * thread_limit
@@ -260,12 +236,12 @@ def _sizes(server_limit: int, thread_limit: int) -> tuple[int, ...]:
 
 
 def _mapped_file(path: str, size: int) -> mmap.mmap:
-    """An empty ScoreBoardFile with all of its blocks, so that no write meets a full disk (SIGBUS). Not
-    through a link, nor a file of another user, who could cut it short. Raises OSError."""
+    """An empty ScoreBoardFile, with all its blocks: no write meets a full disk (SIGBUS). Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            # Another user could cut it short.
             why = "it is not an ordinary file of this user's alone: remove it, or name another"
             raise PermissionError(errno.EPERM, why, path)
         os.ftruncate(fd, 0)
@@ -309,19 +285,16 @@ class WorkerSlot:
 
     def connected(self, client: str) -> None:
         """A new connection: its client's address, and its own counts from zero."""
-        self._texts[self._text : self._text + CLIENT] = _text(client, CLIENT)
+        _store_client(self._texts, self._text, client.encode("latin-1", "replace"))
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
-    def requested(
-        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
-    ) -> None:
+    def requested(self, protocol: bytes, line: bytes) -> None:
         """The request being served: its protocol and its request line, of which 63 bytes are kept."""
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
     def vhost(self, name: str) -> None:
-        start = self._text + CLIENT
-        self._texts[start : start + VHOST] = _text(name, VHOST)
+        _store_vhost(self._texts, self._text + CLIENT, name.encode("latin-1", "replace"))
 
     def served(self, sent: int, took: int, now: int) -> None:
         """One request done, at `now` ns: `sent` bytes in both directions (as mod_logio counts), `took` ns."""

@@ -6,8 +6,7 @@
 
 OpenSSL never sees the socket, so a connection waits as it does without TLS. `recv` returns all that it can
 decrypt, and nothing waits in OpenSSL, where no epoll would see it. The thread that reads the first request makes
-the handshake, never the listener: a client that does not go on with it costs a worker, for as long as
-RequestReadTimeout's `handshake` and Timeout allow.
+the handshake, never the listener: a slow one costs a worker, for RequestReadTimeout's `handshake` and Timeout.
 
 Sessions are resumed by tickets, whose key is made with the context, before the fork: by any child.
 """
@@ -38,10 +37,19 @@ def context_for(directives: Directives) -> ssl.SSLContext:
         text = "name a certificate in PEM, or write SSLEngine Off"
         text = f"TLS needs {name}: {text} (mpmkit serve --tls makes a certificate for a lab)"
         raise DirectiveError(text, directive=name, ah="AH02572")
-    _check_pem(name, certificate, "AH02561", b"CERTIFICATE", "no certificate in PEM: name one")
-    name = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
     key = directives.SSLCertificateKeyFile or certificate
-    _check_pem(name, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key")
+    named = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
+    for owner, file, ah, kind, missing in (
+        (name, certificate, "AH02561", b"CERTIFICATE", "no certificate in PEM: name one"),
+        (named, key, "AH02564", b"KEY", "no private key in PEM: name the certificate's key"),
+    ):
+        try:
+            with open(file, "rb") as opened:
+                if not re.search(rb"(?m)^-----BEGIN .*%b-----\s*$" % kind, opened.read()):
+                    raise _refused(owner, file, missing, ah)
+        except OSError as error:
+            why = f"{error.strerror}: name a file in PEM that can be read"
+            raise _refused(owner, file, why, ah) from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = [ssl.TLSVersion[name.replace(".", "_")] for name in directives.SSLProtocol]
     context.minimum_version, context.maximum_version = versions[0], versions[-1]
@@ -54,10 +62,10 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             why = f"the key is not that of {certificate}: name the one made with it"
-            raise _refused(name, key, why, "AH02565") from None
+            raise _refused(named, key, why, "AH02565") from None
         why = f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted (`openssl "
         why += "pkey -in KEY -out NEW` removes the pass phrase), a certificate not cut short"
-        raise _refused(name, key, why, "AH02564") from None
+        raise _refused(named, key, why, "AH02564") from None
     if (ciphers := directives.SSLCipherSuite) is not None:
         try:
             context.set_ciphers(ciphers)
@@ -65,17 +73,6 @@ def context_for(directives: Directives) -> ssl.SSLContext:
             why = "OpenSSL finds no cipher in it; `openssl ciphers -v` lists them, and HIGH is a good choice"
             raise _refused("SSLCipherSuite", ciphers, why, "AH01898") from None
     return context
-
-
-def _check_pem(name: str, file: str, ah: str, kind: bytes, missing: str) -> None:
-    """Raises DirectiveError unless the file can be read and holds what is wanted."""
-    try:
-        with open(file, "rb") as opened:
-            if not re.search(rb"(?m)^-----BEGIN .*%b-----\s*$" % kind, opened.read()):
-                raise _refused(name, file, missing, ah)
-    except OSError as error:
-        why = f"{error.strerror}: name a file in PEM that can be read"
-        raise _refused(name, file, why, ah) from None
 
 
 def _refused(name: str, value: str, why: str, ah: str) -> DirectiveError:
@@ -155,8 +152,7 @@ class Session:
 
 
 class TlsConnection(Connection):
-    """A connection over TLS. `session` is None until the handshake is done: an answer to a client
-    that does not speak TLS goes out in the clear."""
+    """A connection over TLS. session: None until the handshake is done, for answers in the clear."""
 
     __slots__ = ("_first_timeout", "context", "session")
 
@@ -184,8 +180,7 @@ class TlsConnection(Connection):
 
     def _handshake(self) -> bool:
         """False: there will be no request."""
-        # What RequestReadTimeout leaves for one record: a stage's seconds, and what its bytes buy; without a
-        # limit for a stage only Timeout counts, for each single read.
+        # For one record: a stage's seconds and what its bytes buy; without its limit, Timeout for each read.
         rule = self._directives.RequestReadTimeout
         stages = (rule["header"], rule["body"])
         patience = max(s.init + (s.rate and RECORD / s.rate) if s.init else inf for s in stages)

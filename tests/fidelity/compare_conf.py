@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mpmkit.cli.configuration import validate_environment
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, ROWS, DirectiveError, Spec
-from mpmkit.config.environment import validate_environment
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity.cases import Row, block, tables
