@@ -3,9 +3,8 @@
     advice = advise({"event": directives, ...}, trace, costs, growth=1.5, ram="4GiB")
     for case in advice.cases: case.mpm, case.kind, case.run.peak_busy, case.memory, case.reasons
 
-Directives, a trace and lines of memory in, figures out. The numbers of a proposal follow from the demand:
-how many workers would be busy if no request had to wait. They are raised as long as the simulation shows that
-they let clients wait (docs/ADVISE.md).
+The numbers of a proposal follow from the demand: how many workers would be busy if no request had to wait. They
+are raised as long as the simulation shows that they let clients wait (docs/ADVISE.md).
 """
 
 import math
@@ -75,8 +74,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Case:
-    """What the trace meets under one MPM. kind: "given" or "proposed". reasons: directive -> why it has that
-    number."""
+    """What the trace meets under one MPM. kind: "given" or "proposed". reasons: why a directive has its value."""
 
     kind: str
     directives: Directives
@@ -90,9 +88,8 @@ class Case:
 
     def _memory(self) -> Iterator[tuple[float, float, float]]:
         """`Cost.at` in each second."""
-        threads, series = self.directives.ThreadsPerChild, self.run.series
-        for processes, kept in zip(series["processes"], series["kept"], strict=True):
-            yield self.cost.at(processes * threads, kept)
+        workers = (n * self.directives.ThreadsPerChild for n in self.run.series["processes"])
+        return map(self.cost.at, workers, self.run.series["kept"])
 
     @cached_property
     def memory(self) -> tuple[float, float, float]:
@@ -122,13 +119,16 @@ class Advice:
         if not good:
             return f"Under each proposal more than {FEW_WAIT:.0%} of the requests wait: see what binds."
         if len({case.cost.measured for case in good}) > 1:
-            alone = "Memory was measured on your server for one MPM alone; that of the others is a plain httpd's"
-            return f"{alone}, so it does not decide between them."
+            return (
+                "Memory was measured on your server for one MPM alone; that of the others is a plain httpd's, so "
+                "it does not decide between them."
+            )
         best = min(good, key=lambda case: case.memory[1])
         near = [c.mpm for c in good if c is not best and not c.memory[0] > best.memory[2]]
         same = f"; that of {' and '.join(near)} is not clearly more" if near else ""
-        few = f"Under {best.mpm} as proposed hardly any request waits"
-        return f"{few}, with the least memory{same}."
+        return (
+            f"Under {best.mpm} as proposed hardly any request waits, with the least memory{same}."
+        )
 
 
 def grown(trace: Trace, growth: float) -> Trace:
@@ -158,11 +158,8 @@ def holds(d: Directives) -> float:
 
 
 def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
-    """For each second the most workers that would be busy if no request had to wait.
-
-    keep: seconds for which a kept connection holds a worker. factor: of the durations, which all requests
-    must have.
-    """
+    """For each second the most workers that would be busy if no request had to wait. keep: seconds for which a
+    kept connection holds a worker. factor: of the durations, which all requests must have."""
     following: dict[int, float] = {}
     until = array("d", bytes(8 * len(trace)))
     for i in range(len(trace) - 1, -1, -1):
@@ -185,11 +182,8 @@ def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
 
 
 class Proposal:
-    """Directives for a trace. reasons: name -> why it has that number.
-
-    given: the present values, kept where there is no reason to change them. most: workers that fit in memory,
-    and `why_most`, for the reason.
-    """
+    """Directives for a trace. reasons: name -> why it has that number. given: the present values, kept where
+    there is no reason to change them. most: workers that fit in memory; why_most: for the reason."""
 
     def __init__(self, given: Directives, trace: Trace, most: int, why_most: str) -> None:
         self.given, self.threads, self.why_most = given, given.ThreadsPerChild, why_most
@@ -228,9 +222,7 @@ class Proposal:
     def raised(self, run: TraceRun) -> bool:
         """Raise what lets most clients wait. False: few wait, or nothing can be raised."""
         binds = {name: count for name, (_, count) in run.binds.items() if name != "ListenBacklog"}
-        name = max(binds, key=binds.__getitem__, default="")
-        if run.waited <= WAITING_SHARE:
-            return False
+        name = max(binds, key=binds.__getitem__, default="") if run.waited > WAITING_SHARE else ""
         if name == f"MinSpare{self.kind}" and self.spare < min(self.wanted, self.most):
             self.spare = min(self._whole(2 * self.spare), self.wanted)
         elif name == "AsyncRequestWorkerFactor":
@@ -255,18 +247,17 @@ class Proposal:
             "MaxRequestWorkers": workers, "AsyncRequestWorkerFactor": self.factor,
             "KeepAliveTimeout": self.keep,
         }  # fmt: skip
-        why["StartServers"] = f"{self.mean:.0f} busy on average, plus spares"
-        more = f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
         rise = f"busy workers rise by up to {self.rise} in the {FORK_SECONDS} s that a fork takes"
-        why[f"MinSpare{kind}"] = rise + more
-        why[f"MaxSpare{kind}"] = "twice the minimum, so children do not keep ending and starting"
-        if given.threaded:
-            why["ThreadsPerChild"] = "unchanged"
-        each = "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
-        more = ", plus a quarter for processes that finish gracefully" * bool(finishing)
-        why["ServerLimit"] = each + more
+        rise += f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
+        limit = "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
+        limit += ", plus a quarter for processes that finish gracefully" * bool(finishing)
         more = "plus a quarter" if workers == self.wanted else f"but {self.why_most}"
-        why["MaxRequestWorkers"] = f"{self.peak} busy at the peak ({self.when}), {more}"
+        why |= {
+            "StartServers": f"{self.mean:.0f} busy on average, plus spares", f"MinSpare{kind}": rise,
+            f"MaxSpare{kind}": "twice the minimum, so children do not keep ending and starting",
+            "ServerLimit": limit, "MaxRequestWorkers": f"{self.peak} busy at the peak ({self.when}), {more}",
+        }  # fmt: skip
+        why |= {"ThreadsPerChild": "unchanged"} if given.threaded else {}
         return replace(given, **values)
 
 
@@ -350,9 +341,10 @@ def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) 
         yield f"Growth {growth:g}: that many times the connections, each whole; {how}."
     if growth > 1:
         usual, slow = max(demand(load, 0.0)), max(demand(load, 0.0, growth))
-        longer = f"With a full processor they are longer: {growth:g} times as long"
-        kept = f"requests would keep {slow} workers busy at the peak, not {usual}"
-        yield f"Durations are the log's. {longer}, {kept}."
+        yield (
+            f"Durations are the log's. With a full processor they are longer: {growth:g} times as long, requests "
+            f"would keep {slow} workers busy at the peak, not {usual}."
+        )
 
 
 def _untimed(load: Trace) -> Iterator[str]:

@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -117,8 +117,9 @@ class Meter:
 
 @dataclass(frozen=True)
 class Footprint:
-    """KiB of one process, or of several added up."""
+    """Threads and KiB of one process, or of several added up."""
 
+    threads: int = 0
     pss: int = 0  # its own pages, and of each shared page the part of one who maps it: adds up
     uss: int = 0  # its own pages alone: what would be free if only this process ended
     rss: int = 0  # every page it has mapped: a page of ten processes counts ten times in a sum
@@ -128,6 +129,7 @@ class Footprint:
     anonymous: int = 0  # of pss: Python's own arenas, malloc's further ones, written copies
     stacks: int = 0  # of pss: the first thread's and the other threads' (see `kind_of`)
     shm: int = 0  # of pss: shared memory, such as the scoreboard
+    page_tables: int = 0  # the kernel's, in no process's pss
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -187,14 +189,12 @@ def kind_of(mapping: Mapping, below: Mapping | None) -> str:
 
 def parse_smaps(smaps: str) -> Footprint:
     """The mappings of a text added up. Empty text (a process that has ended) gives zeros."""
-    total, kb = Counter[str](), Counter[str]()
-    below: Mapping | None = None
-    for mapping in mappings(smaps):
-        total[kind_of(mapping, below)] += mapping.kb["Pss"]
+    kinds, kb, found = Counter[str](), Counter[str](), mappings(smaps)
+    for mapping, below in zip(found, [None, *found], strict=False):
+        kinds[kind_of(mapping, below)] += mapping.kb["Pss"]
         kb.update(mapping.kb)
-        below = mapping
-    private = kb["Private_Clean"] + kb["Private_Dirty"] + kb["Private_Hugetlb"]
-    return Footprint(kb["Pss"], private, kb["Rss"], kb["SwapPss"], **total)
+    private = sum(kb[f"Private_{kind}"] for kind in ("Clean", "Dirty", "Hugetlb"))
+    return Footprint(pss=kb["Pss"], uss=private, rss=kb["Rss"], swap=kb["SwapPss"], **kinds)
 
 
 def pss_mb(pids: Iterable[int]) -> float:
@@ -205,18 +205,19 @@ def pss_mb(pids: Iterable[int]) -> float:
 
 def read_smaps(pid: int) -> Footprint | None:
     """The memory of a living process; None if it has ended or is another user's and we are not root."""
-    text = text_of(f"/proc/{pid}/smaps")
-    return parse_smaps(text) if text else None  # a zombie has none
+    text, status = text_of(f"/proc/{pid}/smaps"), status_numbers(pid)
+    if not text or not status:  # a zombie has no mappings
+        return None
+    threads, tables = status.get("Threads", 1), status.get("VmPTE", 0)
+    return replace(parse_smaps(text), threads=threads, page_tables=tables)
 
 
-def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
-    """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
-    found = []
-    for one in sorted(members(pid), key=lambda each: (each != pid, each)):
-        memory, status = read_smaps(one), status_numbers(one)
-        if memory is not None and status:
-            found.append((one, memory, status.get("Threads", 1), status.get("VmPTE", 0)))
-    return found
+def processes_of(pid: int) -> dict[int, Footprint]:
+    """The memory of a server's living processes by their pids, parent first."""
+    found = {
+        one: read_smaps(one) for one in sorted(members(pid), key=lambda one: (one != pid, one))
+    }
+    return {one: memory for one, memory in found.items() if memory is not None}
 
 
 def settle(pid: int) -> None:
@@ -233,23 +234,20 @@ def settle(pid: int) -> None:
 def sample(pid: int) -> dict[str, dict[str, int]]:
     """scope -> the memory columns of a record, for the whole server, its parent, its median child. Empty if
     the server has ended."""
-    looks: list[list[tuple[int, Footprint, int, int]]] = []
+    looks: list[dict[int, Footprint]] = []
     for number in range(SAMPLES):
         time.sleep(BETWEEN if number else 0)
         looks += filter(None, [processes_of(pid)])
     if not looks:
         return {}
-    look = sorted(looks, key=lambda look: sum(one[1].pss for one in look))[len(looks) // 2]
-    children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
-    child = children[len(children) // 2 :][:1]
-    scopes = {"server": look, "parent": [one for one in look if one[0] == pid], "child": child}
+    look = sorted(looks, key=lambda look: sum(one.pss for one in look.values()))[len(looks) // 2]
+    children = sorted((look[one] for one in look if one != pid), key=lambda one: one.pss)
+    child, parent = children[len(children) // 2 :][:1], [look[pid]] if pid in look else []
     found = {}
-    for scope, processes in scopes.items():
-        if processes:
-            _, memory, threads, tables = zip(*processes, strict=True)
-            counts = {"processes": len(processes), "threads": sum(threads)}
-            sizes = {f"{name}_kb": kb for name, kb in vars(sum(memory, Footprint())).items()}
-            found[scope] = {**counts, **sizes, "page_tables_kb": sum(tables)}
+    for scope, some in (("server", [*look.values()]), ("parent", parent), ("child", child)):
+        if some:
+            sizes = {f"{name}_kb": kb for name, kb in vars(sum(some, Footprint())).items()}
+            found[scope] = {"processes": len(some), "threads": sizes.pop("threads_kb"), **sizes}
     return found
 
 
