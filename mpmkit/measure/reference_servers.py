@@ -3,10 +3,9 @@
     with Httpd("event", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as httpd:
         measure(httpd.url)
 
-Each is an installed program in its own directory and process group: it starts, is ready, and ends with the
-process that started it, however that ends. It needs no root and touches no service of the machine: their
-configuration is never read, their ports, logs and pid files are never used. Directives are Apache's own, spelled
-as `mpmkit.launch` takes them.
+Each is an installed program in its own directory and process group, and ends with the process that started it,
+however that ends. It needs no root and uses no configuration, port, log or pid file of the machine's services.
+Directives are Apache's own, spelled as `mpmkit.launch` takes them.
 
 To be comparable, httpd loads only modules whose work mpmkit's servers do, too, and writes an access log in the
 same format with the same buffering.
@@ -36,16 +35,11 @@ READY_WITHIN = 10.0  # seconds from start to the first accepted connection
 STOP_WITHIN = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
 GONE_WITHIN = 10.0  # seconds from KILL until no process is left
 PORT_TRIES = 3  # another process may take the free port between our look and the program's bind
-# A shell that ends the process group it is given if this process dies, however it dies: it waits on a pipe
-# that only we hold, and a SIGKILLed notebook kernel closes it too.
+# A shell that ends the process group it is given when this process dies, however: only we hold the pipe.
 GUARD = "exec >/dev/null 2>&1; read pid; read _; kill -TERM -$pid && sleep 3 && kill -KILL -$pid"
 # Where httpd keeps its modules: Debian and Ubuntu, Fedora, Arch and Alpine, a build from source.
-MODULE_DIRECTORIES = [
-    f"/usr/{place}/modules"
-    for place in ("lib/apache2", "lib64/httpd", "lib/httpd", "local/apache2")
-]
-# unixd is httpd's own change of user; the rest is what our servers do as well. mod_reqtimeout
-# belongs to it: its checks are on the path of every request, as ours are.
+MODULE_PLACES = ("lib/apache2", "lib64/httpd", "lib/httpd", "local/apache2")
+# unixd is httpd's own change of user; the rest is what our servers do as well.
 MODULES = ("unixd", "log_config", "authz_core", "dir", "mime", "reqtimeout")
 LOG_FORMAT = r'"%h %l %u %t \"%r\" %>s %b"'
 
@@ -65,10 +59,10 @@ class ReferenceServer:
     """A server of another make, for the length of a `with` block. `given` are its directives.
 
     Attributes once started: `pid` of its first process, `root` (its directory: configuration, pid, logs), `port`,
-    `url` without a trailing slash, `document_root`: the one that was given, or a copy of it where its children,
-    another user's, may not read it. A program defines `name` ("httpd event"), `version`, `_command`, its command
-    line with the configuration `file`, and `_configuration`, what that holds; `address` that it listens at (a
-    path, or host and port); `_environment`, None for our own.
+    `url` without a trailing slash, `document_root`: the one that was given, or a copy that its children may read.
+    A program defines `name` ("httpd event"), `version`, `_command`, its command line with the configuration
+    `file`, and `_configuration`, what that holds; `address` that it listens at (a path, or host and port);
+    `_environment`, None for our own.
     """
 
     name = "server"
@@ -185,8 +179,7 @@ class ReferenceServer:
         self._held.close()
         self.root = Path()
 
-    def __enter__(self) -> Self:
-        return self.start()
+    __enter__ = start
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
@@ -235,21 +228,18 @@ class Httpd(ReferenceServer):
             raise ValueError(f"no MPM {mpm!r}; choose prefork, worker or event")
         if php and mpm != "prefork":
             raise ValueError("mod_php runs under prefork only; use php-fpm with worker and event")
-        self.mpm = mpm
-        self.name = f"httpd {mpm}" + (" php" if php else "")
-        self._binary = find_httpd()
-        if fcgi:
-            modules = (*modules, "proxy", "proxy_fcgi")
-            extra = f'<Proxy "{fcgi.rpartition("|")[2]}" enablereuse=on>\n</Proxy>\n{extra}'
-        if handler := "application/x-httpd-php" if php else fcgi:
-            extra = f'<FilesMatch "\\.php$">\nSetHandler "{handler}"\n</FilesMatch>\n{extra}'
+        self.mpm, self.name = mpm, f"httpd {mpm}" + " php" * php
+        self._binary, needs, lines = find_httpd(), [f"mpm_{mpm}", *MODULES, *modules], list[str]()
         if cgi:
-            modules = (*modules, "cgi" if mpm == "prefork" else "cgid")
-            socket_line = "" if mpm == "prefork" else 'ScriptSock "cgisock"\n'
-            extra = f"AddHandler cgi-script .cgi\n{socket_line}{extra}"
-        self.extra, self._settings = extra, from_keywords(None, **self.given)
-        self._options = "Options +ExecCGI" if cgi else ""
-        self._loads = load_lines(self._binary, (f"mpm_{mpm}", *MODULES, *modules))
+            needs.append("cgi" if mpm == "prefork" else "cgid")
+            lines += ["AddHandler cgi-script .cgi"] + ['ScriptSock "cgisock"'] * (mpm != "prefork")
+        if handler := "application/x-httpd-php" if php else fcgi:
+            lines += ['<FilesMatch "\\.php$">', f'SetHandler "{handler}"', "</FilesMatch>"]
+        if fcgi:
+            needs += ["proxy", "proxy_fcgi"]
+            lines += [f'<Proxy "{fcgi.rpartition("|")[2]}" enablereuse=on>', "</Proxy>"]
+        self.extra, self._settings = "\n".join([*lines, extra]), from_keywords(None, **self.given)
+        self._loads = load_lines(self._binary, needs)
         if php:
             files = glob.glob(f"{module_directory(self._binary)}/libphp*.so")
             if not files:
@@ -268,10 +258,9 @@ class Httpd(ReferenceServer):
     def _configuration(self) -> str:
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
         log = [f"LogFormat {LOG_FORMAT} common", 'CustomLog "access_log" common']
-        log += ["BufferedLogs On"] * self.buffered_logs
-        loads, settings = "\n".join((*self._loads, *user_lines())), log * self.access_log
+        settings = (log + ["BufferedLogs On"] * self.buffered_logs) * self.access_log
         settings += [f"{one.name} {' '.join(one.args)}" for one in self._settings]
-        more = "\n".join(settings)
+        lines = "\n".join((*self._loads, *user_lines(), *settings))
         # Without AllowOverride None, which is in every distribution's file, httpd looks for a .htaccess
         # in each directory from / downwards, at every request, which ours never does.
         return f"""\
@@ -280,7 +269,7 @@ DefaultRuntimeDir "{self.root}"
 PidFile "pid"
 Listen 127.0.0.1:{self.port}
 ServerName 127.0.0.1
-{loads}
+{lines}
 ErrorLog "error_log"
 LogLevel warn
 TypesConfig "mime.types"
@@ -291,9 +280,8 @@ DirectoryIndex index.html
 </Directory>
 <Directory "{self.document_root}">
     Require all granted
-    {self._options}
+    Options +ExecCGI
 </Directory>
-{more}
 {self.extra}"""
 
 
@@ -306,10 +294,10 @@ def find_httpd() -> str:
 def module_directory(binary: str) -> Path:
     """Where this httpd's modules lie: under the root it was built with, or a known place. Raises NotInstalled."""
     built = re.search(r'HTTPD_ROOT="([^"]+)"', output(binary, "-V"))
-    places = [f"{built[1]}/modules"] if built else []
-    for place in (*places, *MODULE_DIRECTORIES):
-        if glob.glob(f"{place}/mod_*.so"):
-            return Path(place)
+    roots = [built[1]] if built else []
+    for root in (*roots, *(f"/usr/{place}" for place in MODULE_PLACES)):
+        if glob.glob(f"{root}/modules/mod_*.so"):
+            return Path(root, "modules")
     raise NotInstalled("the modules of Apache httpd", "apt install apache2-bin")
 
 
@@ -363,6 +351,5 @@ def unprivileged_user() -> tuple[str, str] | None:
 
 def free_port() -> int:
     """A loopback port that no process listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]

@@ -47,11 +47,8 @@ def with_paths(logs: Sequence[str], log_format: str, conf: str | None) -> tuple[
     path. Raises ValueError where there are none."""
     lines, places = numbered(), numbered()
     trace = read_trace(logs, log_format, conf, lines)
-    place_of = {
-        number: places[(match[1] or b"GET").decode(), match[2].decode()]
-        for line, number in lines.items()
-        if (match := AGAIN.fullmatch(line))
-    }
+    asked = ((number, AGAIN.fullmatch(line)) for line, number in lines.items())
+    place_of = {n: places[(m[1] or b"GET").decode(), m[2].decode()] for n, m in asked if m}
     good = [i for i, number in enumerate(trace.size) if number in place_of]
     if not good:
         raise ValueError("paths: no request of the log is a GET or HEAD of a path")
@@ -72,10 +69,10 @@ def plan(
     ends: dict[int, float] = {}  # connection -> when its last answer is due
     edges: list[tuple[float, int]] = []  # when there is one connection more, or less
     due = 0.0
-    for i, (connection, start) in enumerate(zip(trace.connection, trace.start, strict=True)):
-        seconds = trace.seconds[i]
+    requests = zip(trace.connection, trace.start, trace.seconds, trace.size, strict=True)
+    for i, (connection, start, seconds, size) in enumerate(requests):
         ms = rounded(1000 * seconds if seconds == seconds else 0.0, LONGEST_MS)
-        key = (trace.size[i], 0) if paths else (rounded(trace.size[i], LARGEST), ms)
+        key = (size, 0) if paths else (rounded(size, LARGEST), ms)
         line = lines.setdefault(key, len(lines)) + 1
         due = start / speed
         edges += [(due, 1)] * (connection not in words)
@@ -135,13 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         trace = grown(trace, options.scale)
         with tempfile.TemporaryDirectory(prefix="mpmkit-replay-") as place:
             made = plan(trace, options.speed, options.script, Path(place, "plan"), paths)
-            profile = Path(place, "profile")
-            load = LoadProfile(**made, processes=options.processes)
+            profile, load = Path(place, "profile"), LoadProfile(**made, processes=options.processes)
             profile.write_text(load.to_json(), encoding="utf-8")
             many = f"{len(trace):,} requests on {len(set(trace.connection)):,} connections"
             say(f"{many} in {load.duration:.0f} s, {len(load.mix)} different ones")
-            words = [options.against, "--profile", str(profile)]
-            return runner.main(words + ["--json"] * options.json)
+            more = ["--json"] * options.json
+            return runner.main([options.against, "--profile", str(profile), *more])
     except (ValueError, OSError) as error:
         say(str(error))
         return 2

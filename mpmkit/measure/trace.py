@@ -119,10 +119,10 @@ class Trace:
 
     def complete(self) -> Trace:
         """This trace, or if at most 1% of its requests have no duration, one without those, with a note."""
-        lost = sum(map(math.isnan, self.seconds))
+        good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
+        lost = len(self) - len(good)
         if not 0 < lost <= access_log.BROKEN_SHARE * len(self):
             return self
-        good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
         text = f"{lost:,} requests have no duration and are left out."
         return self.of(good, notes=(*self.notes, text))
 
@@ -143,8 +143,8 @@ class Trace:
 
     def ends(self) -> Iterator[float]:
         """For each request the second at which its answer ended; its start where no duration is known."""
-        for start, seconds in zip(self.start, self.seconds, strict=True):
-            yield start + seconds if seconds == seconds else start
+        both = zip(self.start, self.seconds, strict=True)
+        return (start + seconds if seconds == seconds else start for start, seconds in both)
 
     def think_times(self) -> array[float]:
         """Seconds from the end of an answer to the start of the next request on the same connection,
@@ -339,17 +339,17 @@ def _from_conf(conf: Any, log: str, text: str) -> tuple[dict[str, str], str, flo
     CustomLog that writes a file of that name. Raises TraceError for one that cannot be read."""
     found, keep_alive = access_log.read_conf(conf), KEEP_ALIVE_TIMEOUT
     nicknames, logs, last = dict(access_log.NICKNAMES), [], access_log.COMMON
-    for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
-        name, args = one.name.lower(), one.args
-        if name == "logformat" and len(args) > 1:
-            nicknames[args[1]] = args[0]
-        elif name == "logformat" and args:
-            last = args[0]
-        elif name in ("customlog", "transferlog") and args:
-            logs.append((os.path.basename(args[0]), args[1] if len(args) > 1 else last))
-        elif name == "keepalivetimeout" and args:
+    lines = (*found.settings, *(line for host in found.hosts for line in host.settings))
+    for name, first, *more in ((one.name.lower(), *one.args) for one in lines if one.args):
+        if name == "logformat" and more:
+            nicknames[more[0]] = first
+        elif name == "logformat":
+            last = first
+        elif name in ("customlog", "transferlog"):
+            logs.append((os.path.basename(first), more[0] if more else last))
+        elif name == "keepalivetimeout":
             with suppress(ValueError):
-                keep_alive = values.time(args)
+                keep_alive = values.time((first, *more))
     if not text and not logs:
         raise TraceError(f"conf: {conf}: has no CustomLog; give log_format")
     name = os.path.basename(log)
@@ -378,10 +378,6 @@ def read_trace(logs: Any, log_format: str, conf: Any, lines: Any = None) -> Trac
     serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
     numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
     how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"
-    signs = " and %X" * ("kept" in form.columns)
-    joins = (
-        f"Connections are inferred from {how}{signs}; without %k the error of that is not known."
-    )
     if serials:
         guess = joined(columns, gap, 1e-3, serials=False, most=SAMPLE)[0]
         wrong = sum(map(operator.ne, _continues(guess), _continues(numbers[:SAMPLE]))) / len(guess)
@@ -389,6 +385,9 @@ def read_trace(logs: Any, log_format: str, conf: Any, lines: Any = None) -> Trac
             f"Connections are those of %k; {lost:,} requests go on with one that began before the log. "
             f"By {how}, {wrong:.1%} of the requests would be wrongly taken to begin or to go on with one."
         )
+    else:
+        how += " and %X" * ("kept" in form.columns)
+        joins = f"Connections are inferred from {how}; without %k the error of that is not known."
     notes = tuple(_notes(reader, joins, columns, clock))
     found = columns.start, columns.seconds, columns.size, columns.client, kept, numbers
     return Trace(*found, begin, notes, reader.examples())
@@ -411,11 +410,10 @@ def _notes(reader: Reader, joins: str, columns: Any, clock: access_log.Clock) ->
     if not form.timed:
         yield "There are no durations: add %D to the LogFormat."
     else:
-        span = columns.start[-1]
-        longest = max((x for x in columns.seconds if x < math.inf), default=0.0)
+        span, longest = columns.start[-1], max(filter(math.isfinite, columns.seconds), default=0.0)
         more = f", longer than the {span:.3g} s in which requests began" * (longest > span)
-        still = "What still ran when the log ended is not in it"
-        yield f"{still}; the longest request took {longest:.3g} s{more}."
+        took = f"the longest request took {longest:.3g} s{more}"
+        yield f"What still ran when the log ended is not in it; {took}."
     if clock.resolution == 1 and form.begin.usable:
         even = "the requests of a second are spread evenly over it, in the order of their ends"
         yield f"Times are whole seconds: {even}. Log %{{usec}}t to know them."
@@ -425,5 +423,5 @@ def _notes(reader: Reader, joins: str, columns: Any, clock: access_log.Clock) ->
         yield "Times have no zone and are taken as UTC; %t has one."
     if columns.back > STEP_BACK[not form.timed]:
         summer = ", as at the end of summer time where times have no zone" * (not clock.zoned)
-        back = f"The clock goes back by {columns.back:,.0f} s in the log"
-        yield f"{back}: requests of before and after overlap{summer}."
+        overlap = f"requests of before and after overlap{summer}"
+        yield f"The clock goes back by {columns.back:,.0f} s in the log: {overlap}."

@@ -35,24 +35,19 @@ class Headroom(NamedTuple):
 
 
 def headroom(t: float, letters: str, limit: int, before: Sequence[Headroom]) -> Headroom:
-    """limit: MaxRequestWorkers, or 0: all slots of the scoreboard. before: earlier looks.
-
-    Full is a server with one free worker at most, or where no other than the one that answers us was idle in two
-    looks: idle maintenance, which looks once a second, could not fork. So it is where children that finish
-    gracefully hold all slots.
-    """
+    """limit: MaxRequestWorkers, or 0: all slots of the scoreboard. before: earlier looks. Full is a server with
+    one free worker at most, or where no other than the one that answers us was idle in two looks: idle
+    maintenance could not fork, as where children that finish gracefully hold all slots."""
     letters = letters.replace("W", "_", 1)  # one answers us
     idle = letters.count("_") + letters.count("S")
     busy = len(letters) - idle - letters.count(".")
-    free = max(0, (limit or len(letters)) - busy)
-    full_in, alarm = float("nan"), ""
+    free, slope = max(0, (limit or len(letters)) - busy), 0.0
     if len(before) >= FEWEST:
         slope = statistics.linear_regression([b.t for b in before], [b.busy for b in before]).slope
-        full_in = free / slope / 60 if slope > 0 else full_in
     most = max(ALARMS, key=letters.count)
     full = free <= 1 or (idle <= 1 and bool(before) and before[-1].idle <= 1)
-    if full and 2 * letters.count(most) > busy:
-        alarm = most
+    alarm = most if full and 2 * letters.count(most) > busy else ""
+    full_in = free / slope / 60 if slope > 0 else float("nan")
     return Headroom(t, busy, idle, free, full_in, alarm)
 
 
@@ -64,38 +59,36 @@ def shown(one: Headroom, form: str) -> str:
         workers = {f'{{state="{n}"}}': getattr(one, n) for n in Headroom._fields[1:4]}
         alarms = {f'{{letter="{key}"}}': int(one.alarm == key) for key in ALARMS}
         found = {"workers": workers, "full_in_minutes": {"": f"{one.full_in:.1f}"}, "alarm": alarms}
-        lines = []
-        for name, values in found.items():
-            lines.append(f"# TYPE mpmkit_{name} gauge")
-            lines += [f"mpmkit_{name}{labels} {value}" for labels, value in values.items()]
-        return "\n".join(lines)
+        return "\n".join(
+            "\n".join(
+                [f"# TYPE mpmkit_{name} gauge", *(f"mpmkit_{name}{k} {v}" for k, v in of.items())]
+            )
+            for name, of in found.items()
+        )
     grows = f", at this growth full in {one.full_in:.0f} min" if one.full_in == one.full_in else ""
     alarm = f"; ALARM: full of {one.alarm} ({ALARMS[one.alarm]})" if one.alarm else ""
     return f"{one.t:7.1f} s  {one.busy} busy, {one.idle} idle, {one.free} free{grows}{alarm}"
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="mpmkit watch", description="Read the status page of a running Apache httpd or mpmkit."
-    )
-    add = made.add_argument
+    what = "Read the status page of a running Apache httpd or mpmkit."
+    made = Parser(prog="mpmkit watch", description=what)
+    add, limit = made.add_argument, made.add_mutually_exclusive_group().add_argument
     add("url", metavar="URL", help="of the server, or of its status page (default: /server-status)")
     add("--every", type=_seconds, default=5.0, metavar="S", help="between two looks (default: 5)")
     until = "to run (default: until Ctrl-C or an alarm)"
     add("--seconds", type=_seconds, metavar="S", help=until)
-    limit = made.add_mutually_exclusive_group()
     words = "its MaxRequestWorkers (default: as many as the scoreboard has slots)"
-    limit.add_argument("--limit", type=_workers, default=0, metavar="N", help=words)
-    limit.add_argument("-f", dest="conf", metavar="FILE", help="its httpd.conf, which has that")
+    limit("--limit", type=_workers, default=0, metavar="N", help=words)
+    limit("-f", dest="conf", metavar="FILE", help="its httpd.conf, which has that")
     add("--format", choices=("text", "csv", "prometheus"), default="text")
     return made
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
+    if not 0 <= float(text) < 1e9:
         raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, not {text!r}")
-    return value
+    return float(text)
 
 
 def _workers(text: str) -> int:
@@ -140,4 +133,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError) as error:
         say(str(error))
-    return 1
+        return 1
