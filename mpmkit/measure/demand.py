@@ -147,17 +147,11 @@ def of_turns(
         min(run.failures, max(0, due[server] - len(run.paths.get(line.name, ()))))
         for server, line in enumerate(load.mix)
     ]
-    unsent = run.errors["unsent"]
-    return {
-        turn: {
-            "requests": n,
-            "failures": missing[turn.server],
-            "unsent": unsent,
-            **spent.columns(n),
-        }
-        for turn, spent in sums.items()
-        for n in [counts[turn]]
-    }
+    found = {}
+    for turn, spent in sums.items():
+        counted = {"requests": counts[turn], "failures": missing[turn.server]}
+        found[turn] = counted | {"unsent": run.errors["unsent"]} | spent.columns(counts[turn])
+    return found
 
 
 Points = dict[tuple[int, float], stats.Point]
@@ -248,19 +242,17 @@ class DemandTable(Table):
     def _text(self) -> Iterator[str]:
         """Demand, R² and decisions for each kind of work, then what a reader should know."""
         yield "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals"
-        fixed = (
-            f"margin ±{self.margin:.3g}, {self.repeats} blocks in random order (seed {self.seed})"
-        )
+        blocks = f"{self.repeats} blocks in random order (seed {self.seed})"
         rates = ", ".join(f"{rate:,.0f}" for rate in self.rates)
-        yield f"fixed beforehand: {fixed}, {rates} requests/s; {self.place}"
+        yield f"fixed beforehand: margin ±{self.margin:.3g}, {blocks}, {rates} requests/s; {self.place}"
         for work in self.works:
             yield from ["", *self._of_work(work)]
         yield ""
-        if flaws := [row["flaw"] for row in self.records if row["flaw"]]:
+        if flaws := [row["flaw"].partition(":") for row in self.records if row["flaw"]]:
             yield f"{len(flaws)} of {len(self.records)} rows are not used:"
-            for kind, count in Counter(text.partition(":")[0] for text in flaws).most_common():
-                first = next(text for text in flaws if text.startswith(kind))
-                yield f"  {count} for {kind}; the first of them{first.removeprefix(kind)}"
+            first = {kind: text for kind, _, text in reversed(flaws)}
+            for kind, count in Counter(kind for kind, *_ in flaws).most_common():
+                yield f"  {count} for {kind}; the first of them:{first[kind]}"
             yield ""
         yield from self.footer()
 
@@ -290,15 +282,14 @@ class DemandTable(Table):
         self.records = whole_blocks(self.records, self)
         self.resumed = self.measured
         self.notes += self.place.notes
-        have = {row["round"] for row in self.records}
         parts = tuple(f"{cell.label} {work}" for cell in self.cells for work in cell.parts)
-        numbers = (number for number in range(1, self.repeats + 1) if number not in have)
-        return [Cell(number, OURS, "", parts=parts) for number in numbers]
+        left = {*range(1, self.repeats + 1)} - {row["round"] for row in self.records}
+        return [Cell(number, OURS, "", parts=parts) for number in sorted(left)]
 
     def measure(self, block: Cell, report: Report) -> Figures:
         """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
-        place, start = self.place, partial(self._started, self.block(block.round))
-        with cpus.loopers(place[:2]) as awake, cpus.pinned(start, place) as servers:
+        start = partial(self._started, self.block(block.round))
+        with cpus.loopers(self.place[:2]) as awake, cpus.pinned(start, self.place) as servers:
             for work in stats.turns(self.works, block.round, f"{self.seed} works"):
                 report(f"block {block.round}, {work}", 0.0)
                 some = {cell: one for cell, one in servers.items() if work in cell.parts}
@@ -402,8 +393,7 @@ def demand_table(
     static = tuple(work for work in kinds if WORKS[work][0] == "static")
     cells += [replace(rival, parts=static) for rival in rivals if static]
     cells += [replace(cell, control=True) for cell in cells if cell.mpm == "prefork"]
-    speeds = tuple(sorted(set(map(float, speeds))))
-    servers = dict.fromkeys(cell.server for cell in cells)
+    speeds, servers = tuple(sorted({*map(float, speeds)})), dict.fromkeys(c.server for c in cells)
     design = experiment.identity(kinds, speeds, cycles, seed, margin, *servers)
     how: dict[str, Any] = {"cells": cells, "repeats": blocks or most, "seed": seed, "scale": chosen}
     how |= {"design": design, "left_out": missing}

@@ -86,11 +86,10 @@ class Trace:
             column = getattr(self, name)
             if column is None:
                 column = range(len(self)) if missing is None else [missing] * len(self)
-            if not isinstance(column, array) or column.typecode != code:
-                try:
-                    column = array(code, column)
-                except (TypeError, OverflowError) as error:
-                    raise TraceError(f"{name}: {error}") from None
+            try:
+                column = array(code, column)
+            except (TypeError, OverflowError) as error:
+                raise TraceError(f"{name}: {error}") from None
             setattr(self, name, column)
             if len(column) != len(self):
                 has = f"has {len(column):,} entries, start has {len(self):,}"
@@ -184,7 +183,7 @@ class Trace:
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
         """Read a file of `to_csv`. Raises OSError, and TraceError, which names a line that is no request."""
-        said: dict[str, list[str]] = {"note": [], "begin": []}
+        said: dict[str, list[str]] = defaultdict(list)
         columns: dict[str, Any] = {name: array(code) for name, (code, *_) in COLUMNS.items()}
         kinds = [(one, float if one.typecode == "d" else int) for one in columns.values()]
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -193,7 +192,7 @@ class Trace:
                 if not line.startswith("# "):
                     break
                 name, _, value = line[2:].strip().partition(": ")
-                said.setdefault(name, []).append(value)
+                said[name].append(value)
             if line.strip() != ",".join(COLUMNS):
                 raise TraceError(f"{path}: is not a trace: no line {','.join(COLUMNS)}")
             for number, line in lines:
@@ -203,9 +202,7 @@ class Trace:
                 except (ValueError, OverflowError):
                     what = f"is not a request: {line[:80]!r}"
                     raise TraceError(f"{path}, line {number}: {what}") from None
-        begin = 0.0
-        with suppress(ValueError, IndexError):
-            begin = float(said["begin"][0])
+        (begin,) = map(float, said["begin"] or ["0"])
         return cls(**columns, begin=begin, notes=tuple(said["note"]))
 
 
