@@ -31,10 +31,8 @@ SHOWN, SHOWN_LENGTH = 5, 120  # so many broken lines are shown, with so many cha
 CACHED = 1 << 12  # texts that occur again and again; a cache of the processor has room for them
 
 # Nicknames that distributions give, and what is tried where no format is given.
-NICKNAMES = {
-    "vhost_combined": f"%v:%p {COMBINED}", "combinedio": f"{COMBINED} %I %O", "combined": COMBINED,
-    "common": COMMON,
-}  # fmt: skip
+NICKNAMES = {"vhost_combined": f"%v:%p {COMBINED}", "combinedio": f"{COMBINED} %I %O"}
+NICKNAMES |= {"combined": COMBINED, "common": COMMON}
 
 
 class TraceError(ValueError):
@@ -54,15 +52,12 @@ PATTERNS |= dict.fromkeys([*"urUqfieoCnRLtxc", "^ti", "^to"], ".*?")
 _CLOCK = dict.fromkeys("mHMSIy", r"\d\d") | dict.fromkeys("ba", "[A-Z][a-z]{2}")
 _CLOCK |= dict.fromkeys("BAp", "[A-Za-z]+")
 _CLOCK |= {"d": r"[ \d]\d", "Y": r"\d{4}", "j": r"\d{3}", "z": r"[-+]\d{4}", "%": "%"}
-_WRITTEN_OUT = {
-    "%T": "%H:%M:%S", "%R": "%H:%M", "%F": "%Y-%m-%d", "%D": "%m/%d/%y", "%e": "%d", "%h": "%b",
-}  # fmt: skip
+_WRITTEN_OUT = {"%T": "%H:%M:%S", "%R": "%H:%M", "%F": "%Y-%m-%d", "%D": "%m/%d/%y"}
+_WRITTEN_OUT |= {"%e": "%d", "%h": "%b"}
 DEFAULT_CLOCK = "[%d/%b/%Y:%H:%M:%S %z]"
 # The numeric forms of %{...}t: units a second; "_frac" is the part of a second.
-_UNITS = {
-    "sec": 1, "%s": 1, "msec": 1000, "usec": 1_000_000, "msec_frac": 1000, "usec_frac": 1_000_000,
-}  # fmt: skip
-
+_UNITS = {"sec": 1, "%s": 1, "msec": 1000, "usec": 1_000_000}
+_UNITS |= {"msec_frac": 1000, "usec_frac": 1_000_000}
 _DURATIONS = {"%D": 1_000_000, "%{us}T": 1_000_000, "%{ms}T": 1000, "%T": 1, "%{s}T": 1}
 # What is wanted of a line: name -> directives that have it, the best one first.
 WANTED = {
@@ -164,7 +159,6 @@ class LineFormat:
             raise TraceError(f"log_format: {text!r} has no time of the request; %t is one")
 
     def entries(self, found: Sequence[Sequence[bytes]]) -> Entries:
-        """Of the groups of each line."""
         columns: Columns = tuple(zip(*found, strict=True))
         lasted = None
         if "seconds" in self.columns:

@@ -119,16 +119,13 @@ class Advice:
         if not good:
             return f"Under each proposal more than {FEW_WAIT:.0%} of the requests wait: see what binds."
         if len({case.cost.measured for case in good}) > 1:
-            return (
-                "Memory was measured on your server for one MPM alone; that of the others is a plain httpd's, so "
-                "it does not decide between them."
-            )
+            alone = "Memory was measured on your server for one MPM alone; that of the others is a plain httpd's"
+            return f"{alone}, so it does not decide between them."
         best = min(good, key=lambda case: case.memory[1])
         near = [c.mpm for c in good if c is not best and not c.memory[0] > best.memory[2]]
         same = f"; that of {' and '.join(near)} is not clearly more" if near else ""
-        return (
-            f"Under {best.mpm} as proposed hardly any request waits, with the least memory{same}."
-        )
+        few = f"Under {best.mpm} as proposed hardly any request waits"
+        return f"{few}, with the least memory{same}."
 
 
 def grown(trace: Trace, growth: float) -> Trace:
@@ -322,10 +319,10 @@ def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) 
         more = "hours in which more happens are not in it. Give a whole day, better a week."
         yield f"The log covers {covers}: {more}"
     if writer is None:
-        yield (
-            "Which MPM wrote the log is not known, so whether it ran into its limit is not either: give -f with "
-            "the LoadModule of an MPM, or --status."
+        unknown = (
+            "Which MPM wrote the log is not known, so whether it ran into its limit is not either"
         )
+        yield f"{unknown}: give -f with the LoadModule of an MPM, or --status."
     else:
         limit = writer.process_limit * writer.ThreadsPerChild
         workers = enumerate(demand(trace, holds(writer)))
@@ -341,10 +338,10 @@ def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) 
         yield f"Growth {growth:g}: that many times the connections, each whole; {how}."
     if growth > 1:
         usual, slow = max(demand(load, 0.0)), max(demand(load, 0.0, growth))
-        yield (
-            f"Durations are the log's. With a full processor they are longer: {growth:g} times as long, requests "
-            f"would keep {slow} workers busy at the peak, not {usual}."
+        longer = (
+            f"With a full processor they are longer: {growth:g} times as long, requests would keep"
         )
+        yield f"Durations are the log's. {longer} {slow} workers busy at the peak, not {usual}."
 
 
 def _untimed(load: Trace) -> Iterator[str]:

@@ -145,12 +145,10 @@ def rows(advice: Advice) -> list[tuple[str, ...]]:
 
 def block(case: Case) -> str:
     """The <IfModule> to paste, each number with its reason."""
-    lines = "".join(
-        f"    # {case.reasons[name]}\n    {name} {getattr(case.directives, name):g}\n"
-        for name in SHOWN
-        if name in case.reasons
-    )
-    return f"<IfModule mpm_{case.mpm}_module>\n{lines}</IfModule>"
+    lines = [f"<IfModule mpm_{case.mpm}_module>"]
+    for name in filter(case.reasons.get, SHOWN):
+        lines += [f"    # {case.reasons[name]}", f"    {name} {getattr(case.directives, name):g}"]
+    return "\n".join([*lines, "</IfModule>"])
 
 
 def blocks(advice: Advice) -> list[str]:
@@ -168,7 +166,6 @@ def sources(advice: Advice) -> list[str]:
 
 
 def text(advice: Advice) -> str:
-    """For a terminal."""
     parts = [f"{len(advice.trace):,} requests in {advice.trace.span / 3600:.2f} h"]
     parts += [f"* {note}" if advice.cases else note for note in advice.notes]
     if advice.cases:

@@ -109,8 +109,6 @@ class CapacityTable(Table):
         return row["flaw"] or f"{row['rate']:,.0f}/s {said}, p99 {row['p99_ms'] or math.nan:.1f} ms"
 
     def _text(self) -> Iterator[str]:
-        """The capacities, the decisions on the time that each request takes (1 / capacity), and what was
-        rejected."""
         costs: dict[str, dict[int, float]] = {}
         lines = [["mpmkit", "requests/s", "95%", "rounds"]]
         for mpm in MPMS:
@@ -128,12 +126,10 @@ class CapacityTable(Table):
         yield from self.footer()
 
     def left(self) -> list[Cell]:
-        """The bisections that are not finished."""
         self.notes += self.place.notes
         return [one for one in super().left() if self.next(one.round, one.mpm) is not None]
 
     def measure(self, cell: Cell, report: Report) -> Figures:
-        """One bisection, on one server."""
         place, rejected = self.place, 0
         same: dict[str, Any] = {"design": self.design, "seed": self.seed, "margin": MARGIN}
         same |= {"cpus": str(place), "limit_ms": self.limit_ms, "cost_us": self.cost_us}

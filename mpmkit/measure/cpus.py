@@ -153,15 +153,11 @@ class Reader:
         for number, looper in self._loopers.items():
             idle[number] += procfs.clock_ns(looper) / 1e9
         mine, *theirs = (sum(map(procfs.clock_ns, pids)) / 1e9 for pids in self._pids)
-        now, off, stolen = (
-            time.monotonic(),
-            idle[self._place.server],
-            times[self._place.server].steal,
-        )
-        busy, known = None if self._place.shared else now - off - stolen, sum(idle) + mine
+        server, now = self._place.server, time.monotonic()
+        stolen, alone, known = times[server].steal, not self._place.shared, sum(idle) + mine
+        busy = now - idle[server] - stolen
         return [
-            Spent(now, own if busy is None else busy, own, mine, stolen, known + own)
-            for own in theirs
+            Spent(now, busy if alone else own, own, mine, stolen, known + own) for own in theirs
         ]
 
 

@@ -143,10 +143,8 @@ def of_turns(
             sums[turn] = sums[turn].plus(spent)
     # A request due where two turns meet may be of either: so no more are missing than failed.
     due = Counter(turns[int(when / LENGTH)].server for when in dues[bisect_left(dues, 0.0) :])
-    missing = [
-        min(run.failures, max(0, due[server] - len(run.paths.get(line.name, ()))))
-        for server, line in enumerate(load.mix)
-    ]
+    good = [len(run.paths.get(line.name, ())) for line in load.mix]
+    missing = [min(run.failures, max(0, due[n] - some)) for n, some in enumerate(good)]
     found = {}
     for turn, spent in sums.items():
         counted = {"requests": counts[turn], "failures": missing[turn.server]}
@@ -240,7 +238,6 @@ class DemandTable(Table):
         return row["flaw"] or f"{1e6 * row['server_u'] / row['x']:.1f} µs a request"
 
     def _text(self) -> Iterator[str]:
-        """Demand, R² and decisions for each kind of work, then what a reader should know."""
         yield "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals"
         blocks = f"{self.repeats} blocks in random order (seed {self.seed})"
         rates = ", ".join(f"{rate:,.0f}" for rate in self.rates)

@@ -146,9 +146,7 @@ class Mapping(NamedTuple):
     flags: str
 
 
-_FIRST_LINE = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$", re.A | re.M
-)
+_FIRST_LINE = re.compile(r"^(\w+)-(\w+) ([-rwxsp]{4}) \w+ \w+:\w+ \d+ *(.*)$", re.A | re.M)
 _FIGURE = re.compile(r"^(Rss|Pss|SwapPss|Private_\w+|Referenced): +(\d+) kB$", re.A | re.M)
 GUARD = 65536  # bytes: a guard is one page, 64 KiB where pages are that large
 
@@ -214,10 +212,8 @@ def read_smaps(pid: int) -> Footprint | None:
 
 def processes_of(pid: int) -> dict[int, Footprint]:
     """The memory of a server's living processes by their pids, parent first."""
-    found = {
-        one: read_smaps(one) for one in sorted(members(pid), key=lambda one: (one != pid, one))
-    }
-    return {one: memory for one, memory in found.items() if memory is not None}
+    pids = sorted(members(pid), key=lambda one: (one != pid, one))
+    return {one: memory for one in pids if (memory := read_smaps(one)) is not None}
 
 
 def settle(pid: int) -> None:

@@ -129,9 +129,8 @@ class ReferenceServer:
     def _spawn(self, held: ExitStack) -> None:
         """Run it in a directory of its own and wait until it is ready; `held` ends it, and removes that. Raises
         ServerFailed with its words."""
-        place = TemporaryDirectory(
-            prefix=f"mpmkit-{self.name.replace(' ', '-')}-", ignore_cleanup_errors=True
-        )
+        prefix = f"mpmkit-{self.name.replace(' ', '-')}-"
+        place = TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
         self.root, self.port = Path(held.enter_context(place)), free_port()
         self.root.chmod(0o755)  # children under another user read what lies there
         if self._asked_for is not None:

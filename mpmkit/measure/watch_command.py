@@ -59,12 +59,11 @@ def shown(one: Headroom, form: str) -> str:
         workers = {f'{{state="{n}"}}': getattr(one, n) for n in Headroom._fields[1:4]}
         alarms = {f'{{letter="{key}"}}': int(one.alarm == key) for key in ALARMS}
         found = {"workers": workers, "full_in_minutes": {"": f"{one.full_in:.1f}"}, "alarm": alarms}
-        return "\n".join(
-            "\n".join(
-                [f"# TYPE mpmkit_{name} gauge", *(f"mpmkit_{name}{k} {v}" for k, v in of.items())]
-            )
-            for name, of in found.items()
-        )
+        lines = []
+        for name, values in found.items():
+            lines.append(f"# TYPE mpmkit_{name} gauge")
+            lines += [f"mpmkit_{name}{labels} {value}" for labels, value in values.items()]
+        return "\n".join(lines)
     grows = f", at this growth full in {one.full_in:.0f} min" if one.full_in == one.full_in else ""
     alarm = f"; ALARM: full of {one.alarm} ({ALARMS[one.alarm]})" if one.alarm else ""
     return f"{one.t:7.1f} s  {one.busy} busy, {one.idle} idle, {one.free} free{grows}{alarm}"
