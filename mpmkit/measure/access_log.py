@@ -124,36 +124,30 @@ class Clock:
 
 
 class LineFormat:
-    """A LogFormat as a regular expression for lines. Raises TraceError for one that cannot be read.
-
-    text: a format, a nickname of `nicknames`, or a nickname and more, like "combined %D".
-    """
+    """A LogFormat as a regular expression for lines. text: a format, a nickname of `nicknames`, or a nickname and
+    more, like "combined %D". Raises TraceError for one that cannot be read."""
 
     def __init__(self, text: str, nicknames: dict[str, str] = NICKNAMES) -> None:
         word, blank, more = text.partition(" ")
         self.text = nicknames[word] + blank + more if word in nicknames else text
-        self.columns: dict[str, int] = {}  # name of WANTED -> its group, from 0
         try:
             parts = list(pieces(self.text))
             keys = [_key(part) for part in parts]
-            there = keys.__contains__
-            best = {next(filter(there, WANTED[name]), None): name for name in WANTED}
-            clocks: list[tuple[bool, str, int]] = []  # at the end, layout, group
-            captured: list[int] = []  # parts that are groups
-            for number, (part, key) in enumerate(zip(parts, keys, strict=True)):
-                if part.letter == "t":
-                    clocks.append((*_moment(part), len(captured)))
-                elif name := best.pop(key, ""):
-                    self.columns[name] = len(captured)
-                else:
-                    continue
-                captured.append(number)
-            self.pattern, self.fast = (_compiled(parts, captured, fast) for fast in (False, True))
+            best = {next(filter(keys.__contains__, WANTED[name]), None): name for name in WANTED}
+            # Of each part the name of its group, if it is one: a name of WANTED, or that of a time.
+            names = [
+                f"t{number}" if part.letter == "t" else best.pop(key, "")
+                for number, (part, key) in enumerate(zip(parts, keys, strict=True))
+            ]
+            self.pattern, self.fast = (_compiled(parts, names, fast) for fast in (False, True))
         except FormatError as error:
             raise TraceError(f"log_format: {error}") from None
+        self.columns = {name: group - 1 for name, group in self.pattern.groupindex.items()}
         self.unit = next((unit for key, unit in _DURATIONS.items() if key in keys), 1)
-        self.begin = Clock([(layout, at) for end, layout, at in clocks if not end])
-        self.end = Clock([(layout, at) for end, layout, at in clocks if end])
+        both = zip(parts, names, strict=True)
+        times = [(*_moment(one), self.columns[name]) for one, name in both if one.letter == "t"]
+        self.begin = Clock([(layout, at) for end, layout, at in times if not end])
+        self.end = Clock([(layout, at) for end, layout, at in times if end])
         self.timed = "seconds" in self.columns or (self.begin.usable and self.end.usable)
         if not self.begin.usable and not self.end.usable:
             raise TraceError(f"log_format: {text!r} has no time of the request; %t is one")
@@ -171,13 +165,13 @@ class LineFormat:
         return columns, [end - (long if long == long else 0.0) for end, long in pairs], lasted
 
 
-def _compiled(parts: Sequence[Piece], captured: Sequence[int], fast: bool) -> re.Pattern[bytes]:
+def _compiled(parts: Sequence[Piece], names: Sequence[str], fast: bool) -> re.Pattern[bytes]:
     """fast: for lines without a backslash; a match may go on in the next line, so matches are to be counted."""
     made, texts = "", ["", *("" if part.letter else part.text for part in parts), ""]
-    for number, part in enumerate(parts):
-        body = _pattern(part, texts[number][-1:] + texts[number + 2][:1], fast)
-        made += f"({body})" if number in captured else body
-    made += "()" * (len(captured) == 1)  # with a single group, findall gives no tuples
+    for before, part, after, name in zip(texts, parts, texts[2:], names, strict=False):
+        body = _pattern(part, before[-1:] + after[:1], fast)
+        made += f"(?P<{name}>{body})" if name else body
+    made += "()" * (sum(map(bool, names)) == 1)  # with a single group, findall gives no tuples
     return re.compile(rf"^{made}\r?$".encode("latin-1", "replace"), re.MULTILINE)
 
 

@@ -10,12 +10,11 @@ are raised as long as the simulation shows that they let clients wait (docs/ADVI
 import math
 import statistics
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from heapq import heappop, heappush
 from operator import itemgetter
 from random import Random
 from typing import Any
@@ -158,23 +157,21 @@ def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
     """For each second the most workers that would be busy if no request had to wait. keep: seconds for which a
     kept connection holds a worker. factor: of the durations, which all requests must have."""
     following: dict[int, float] = {}
-    until = array("d", bytes(8 * len(trace)))
+    ends = array("d")
     for i in range(len(trace) - 1, -1, -1):
         start, connection = trace.start[i], trace.connection[i]
         end = start + factor * trace.seconds[i]
         if keep and trace.kept[i]:
             end = max(end, min(following.get(connection, math.inf), end + keep))
-        following[connection], until[i] = start, end
-    found, ends = array("L", [0]), list[float]()
-    for start, end in zip(trace.start, until, strict=True):
+        following[connection] = start
+        ends.append(end if end > start else math.nextafter(start, math.inf))
+    ordered, ended, found = sorted(ends), 0, array("L", [0])
+    for begun, start in enumerate(trace.start):  # those that have ended began before
         while len(found) <= start:
-            while ends and ends[0] <= len(found):
-                heappop(ends)
-            found.append(len(ends))
-        while ends and ends[0] <= start:
-            heappop(ends)
-        heappush(ends, end)
-        found[-1] = max(found[-1], len(ends))
+            ended = bisect_right(ordered, len(found), ended)
+            found.append(begun - ended)
+        ended = bisect_right(ordered, start, ended)
+        found[-1] = max(found[-1], begun + 1 - ended)
     return found
 
 
