@@ -10,7 +10,7 @@ are raised as long as the simulation shows that they let clients wait (docs/ADVI
 import math
 import statistics
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -168,9 +168,11 @@ def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
     ordered, ended, found = sorted(ends), 0, array("L", [0])
     for begun, start in enumerate(trace.start):  # those that have ended began before
         while len(found) <= start:
-            ended = bisect_right(ordered, len(found), ended)
+            while ordered[ended] <= len(found):
+                ended += 1
             found.append(begun - ended)
-        ended = bisect_right(ordered, start, ended)
+        while ordered[ended] <= start:
+            ended += 1
         found[-1] = max(found[-1], begun + 1 - ended)
     return found
 

@@ -148,12 +148,10 @@ class StatusPage:
         return _Look(children, counts | known, ms)
 
 
-LEVELS = "notice|warn|error|crit|alert|emerg"
-
-
 def log_lines(text: str) -> list[str]:
     """The messages of an error log that an operator should see, without date and pid."""
-    line = rf"(?m)^\[[^\]\n]+\] \[\w+:(?:{LEVELS})\] \[pid \d+(?::tid \d+)?\] (.*)"
+    levels = "notice|warn|error|crit|alert|emerg"
+    line = rf"(?m)^\[[^\]\n]+\] \[\w+:(?:{levels})\] \[pid \d+(?::tid \d+)?\] (.*)"
     return re.findall(line, text)
 
 

@@ -91,14 +91,13 @@ def clock_ns(pid: int) -> int:
 
 
 class Meter:
-    """CPU time of a server's process group for each request of one load, in µs: from the first report of
-    requests done, so without start and warm-up, to the end. Less than `LEAST` seconds have no figure: the time
-    between a report and its reading would be too large a part of them."""
+    """CPU time of a server's process group (None: not known) for each request of one load, in µs: from the first
+    report of requests done, so without start and warm-up, to the end. Less than `LEAST` seconds have no figure:
+    the time between a report and its reading would be too large a part of them."""
 
     LEAST = 1.0
 
     def __init__(self, group: int | None) -> None:
-        """group: of the processes; None if it isn't known, and nothing is measured."""
         self.group, self._begun = group, (0, 0, 0.0)
 
     def progress(self, done: int) -> None:
@@ -253,11 +252,7 @@ def ready_tasks() -> int:
     return int(found[1]) if found else 0
 
 
-LISTENING = "0A"
-TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
-
-
-def listen_queue(port: int, tables: Iterable[str] = TABLES) -> float:
+def listen_queue(port: int, tables: Iterable[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> float:
     """Connections that wait to be accepted on a port of this machine; NaN if no socket listens there. Takes
     0.1 ms, also with 10,000 connections: listening sockets come first in the table. IPv6 counts only where
     nothing listens on the port by IPv4."""
@@ -266,7 +261,7 @@ def listen_queue(port: int, tables: Iterable[str] = TABLES) -> float:
         with contextlib.suppress(OSError), open(table, buffering=8192) as file:
             next(file, None)
             for words in map(str.split, file):
-                if words[3] != LISTENING:
+                if words[3] != "0A":  # listening
                     break
                 if words[1].endswith(f":{port:04X}"):
                     found.append(int(words[4].partition(":")[2], 16))

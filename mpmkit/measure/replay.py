@@ -22,7 +22,7 @@ from mpmkit.load import runner
 from mpmkit.load.profile import MAX_SECONDS, MAX_USERS, LoadProfile
 from mpmkit.measure.advise import grown
 from mpmkit.measure.command import say
-from mpmkit.measure.trace import Trace, numbered, read_trace
+from mpmkit.measure.trace import Trace, numbered
 
 GRID = 1.1  # sizes and durations are rounded to powers of it: by 5% at most
 STAY = 30.0  # seconds for which a server keeps a connection, for the number of users
@@ -42,11 +42,11 @@ def rounded(value: float, most: float) -> int:
 Asked = tuple[str, str]  # method and path
 
 
-def with_paths(logs: Sequence[str], log_format: str, conf: str | None) -> tuple[Trace, list[Asked]]:
+def with_paths(logs: Sequence[str], **how: Any) -> tuple[Trace, list[Asked]]:
     """(the requests whose path can be asked for again, those paths); `size` of the trace is the place of its
     path. Raises ValueError where there are none."""
     lines, places = numbered(), numbered()
-    trace = read_trace(logs, log_format, conf, lines)
+    trace = Trace.read(logs, lines=lines, **how)
     asked = ((number, AGAIN.fullmatch(line)) for line, number in lines.items())
     place_of = {n: places[(m[1] or b"GET").decode(), m[2].decode()] for n, m in asked if m}
     good = [i for i, number in enumerate(trace.size) if number in place_of]
@@ -126,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not 0 < options.speed <= 1000 or not 0 < options.scale <= 1000:
             raise ValueError("speed, scale: must be more than 0 and at most 1000")
-        how = options.log, options.log_format, options.conf
-        trace, paths = with_paths(*how) if options.paths else (read_trace(*how), [])
+        logs, how = options.log, {"log_format": options.log_format, "conf": options.conf}
+        trace, paths = with_paths(logs, **how) if options.paths else (Trace.read(logs, **how), [])
         say("\n".join(f"left out: {line}" for line in trace.broken))
         trace = grown(trace, options.scale)
         with tempfile.TemporaryDirectory(prefix="mpmkit-replay-") as place:

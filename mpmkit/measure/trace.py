@@ -167,18 +167,54 @@ class Trace:
             file.writelines(line.format(*row) for row in zip(*columns, strict=True))
 
     @classmethod
-    def read(cls, logs: Any, *, log_format: str = "", conf: Any = None) -> Trace:
+    def read(cls, logs: Any, *, log_format: str = "", conf: Any = None, lines: Any = None) -> Trace:
         """Read access logs: a path, "-" for standard input, a binary file, or several of them, sorted
         by their first times; .gz is recognised by its first bytes.
 
         log_format  a LogFormat, a nickname (common, combined, combinedio, vhost_combined), or a nickname and
                     more: "combined %D". Without it the first line decides.
         conf        an httpd.conf: its LogFormat and CustomLog, and its KeepAliveTimeout for logs without %k
+        lines       a `numbered` of request lines; `size` is then the number of each
 
         Raises TraceError if more than 1% of the lines are not in that format, or the log has no request
         or cannot be read.
         """
-        return read_trace(logs, log_format, conf)
+        several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
+        nicknames, text, gap = access_log.NICKNAMES, log_format, KEEP_ALIVE_TIMEOUT
+        if conf is not None:
+            nicknames, text, gap = _from_conf(conf, str(several[0]), text)
+        reader, blocks = access_log.in_order(several, LineFormat(text, nicknames) if text else None)
+        form = reader.form
+        if lines is not None and "line" not in form.columns:
+            raise TraceError("paths: the log has no request lines; %r is one")
+        columns = _columns(form, blocks, lines)
+        reader.check()
+        clock, begin = form.begin if form.begin.usable else form.end, columns.start[0]
+        later: Iterable[float] = repeat(0.0)
+        if clock.resolution == 1 and form.begin.usable:  # spread over each second, in their order
+            offsets = lru_cache(CACHED)(lambda count: [1.0 / count * n for n in range(count)])
+            later = chain.from_iterable(map(offsets, Counter(columns.start).values()))
+        known = map(operator.add, columns.start, later)
+        columns.start = array("d", map(operator.sub, known, repeat(begin)))
+        serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
+        numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
+        how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"
+        if serials:
+            guess = joined(columns, gap, 1e-3, serials=False, most=SAMPLE)[0]
+            differ = map(operator.ne, _continues(guess), _continues(numbers[:SAMPLE]))
+            wrong = sum(differ) / len(guess)
+            joins = (
+                f"Connections are those of %k; {lost:,} requests go on with one that began before the log. "
+                f"By {how}, {wrong:.1%} of the requests would be wrongly taken to begin or to go on with one."
+            )
+        else:
+            how += (
+                " and %X" * ("kept" in form.columns) + "; without %k the error of that is not known"
+            )
+            joins = f"Connections are inferred from {how}."
+        notes = tuple(_notes(reader, joins, columns, clock))
+        found = columns.start, columns.seconds, columns.size, columns.client, kept, numbers
+        return cls(*found, begin, notes, reader.examples())
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
@@ -351,43 +387,6 @@ def _from_conf(conf: Any, log: str, text: str) -> tuple[dict[str, str], str, flo
         raise TraceError(f"conf: {conf}: has no CustomLog; give log_format")
     name = os.path.basename(log)
     return nicknames, text or min(logs, key=lambda one: not name.startswith(one[0]))[1], keep_alive
-
-
-def read_trace(logs: Any, log_format: str, conf: Any, lines: Any = None) -> Trace:
-    """See `Trace.read`. lines: a `numbered` of request lines; `size` is then the number of each."""
-    several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
-    nicknames, text, gap = access_log.NICKNAMES, log_format, KEEP_ALIVE_TIMEOUT
-    if conf is not None:
-        nicknames, text, gap = _from_conf(conf, str(several[0]), text)
-    reader, blocks = access_log.in_order(several, LineFormat(text, nicknames) if text else None)
-    form = reader.form
-    if lines is not None and "line" not in form.columns:
-        raise TraceError("paths: the log has no request lines; %r is one")
-    columns = _columns(form, blocks, lines)
-    reader.check()
-    clock, begin = form.begin if form.begin.usable else form.end, columns.start[0]
-    later: Iterable[float] = repeat(0.0)
-    if clock.resolution == 1 and form.begin.usable:  # spread over each second, in their order
-        offsets = lru_cache(CACHED)(lambda count: [1.0 / count * index for index in range(count)])
-        later = chain.from_iterable(map(offsets, Counter(columns.start).values()))
-    known = map(operator.add, columns.start, later)
-    columns.start = array("d", map(operator.sub, known, repeat(begin)))
-    serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
-    numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
-    how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"
-    if serials:
-        guess = joined(columns, gap, 1e-3, serials=False, most=SAMPLE)[0]
-        wrong = sum(map(operator.ne, _continues(guess), _continues(numbers[:SAMPLE]))) / len(guess)
-        joins = (
-            f"Connections are those of %k; {lost:,} requests go on with one that began before the log. "
-            f"By {how}, {wrong:.1%} of the requests would be wrongly taken to begin or to go on with one."
-        )
-    else:
-        how += " and %X" * ("kept" in form.columns)
-        joins = f"Connections are inferred from {how}; without %k the error of that is not known."
-    notes = tuple(_notes(reader, joins, columns, clock))
-    found = columns.start, columns.seconds, columns.size, columns.client, kept, numbers
-    return Trace(*found, begin, notes, reader.examples())
 
 
 def _continues(numbers: array[int]) -> Iterator[bool]:

@@ -85,18 +85,9 @@ class Seen:
     healthy: bool = False  # some child has all its threads up
 
 
-# The decisions, of which a plan names its own.
-DECISIONS = {
-    "enough": "idle workers are within bounds: do nothing",
-    "too many": "more idle workers than allowed: retire one child",
-    "wait": "more idle workers than allowed, but children are still leaving: wait for them",
-    "too few": "fewer idle workers than wanted: fork",
-    "reached": "fewer idle workers than wanted, and MaxRequestWorkers is reached",
-    "near": "fewer idle workers than wanted, some left, and MaxRequestWorkers is reached",
-    "full": "fewer idle workers than wanted, below MaxRequestWorkers, but no slot is free",
-    "at limit": "fewer idle workers than wanted, but all processes that may serve do: don't fork",
-    "sick": "children leave for lack of resources and none was ever healthy: shut down",
-}
+# The decisions: the lines of the table; that all processes that may serve do; that children leave for lack of
+# resources and none was ever healthy.
+DECISIONS = ("enough", "too many", "wait", "too few", "reached", "near", "full", "at limit", "sick")
 ENOUGH, TOO_MANY, WAIT, TOO_FEW, REACHED, NEAR, FULL, AT_LIMIT, SICK = DECISIONS
 
 
@@ -104,7 +95,7 @@ ENOUGH, TOO_MANY, WAIT, TOO_FEW, REACHED, NEAR, FULL, AT_LIMIT, SICK = DECISIONS
 class Plan:
     """What the parent should do now."""
 
-    decision: str  # which line of the table was taken, a key of DECISIONS
+    decision: str  # one of DECISIONS
     memory: Memory  # for the next pass
     notes: tuple[Note, ...] = ()  # for the error log
     retire: int = 0  # or 1: ask a child to leave, the one that reads the byte in the pipe of death
@@ -116,30 +107,20 @@ BUSY = "busy"  # no decision: reported with TOO_FEW when many are forked at once
 
 # For each message: its level, Apache's id for it in each MPM, and our words.
 MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
-    BUSY: (
-        "info", {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
-        "load rises fast: forking {forks} children in addition to {s.total} ({leaving} leaving), with "
-        "{s.idle} idle workers. Consider raising StartServers or {spare}",
-    ),
-    REACHED: (
-        "error", {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
-        "MaxRequestWorkers ({d.MaxRequestWorkers}) is reached, {s.idle} idle: no more children may be "
-        "forked, and new clients wait in the listen queue. Consider raising MaxRequestWorkers",
-    ),
-    NEAR: (
-        "error", {"worker": "AH00287", "event": "AH10159"},
+    BUSY: ("info", {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
+        "load rises fast: forking {forks} children in addition to {s.total} ({leaving} leaving), with {s.idle} "
+        "idle workers. Consider raising StartServers or {spare}"),
+    REACHED: ("error", {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
+        "MaxRequestWorkers ({d.MaxRequestWorkers}) is reached, {s.idle} idle: no more children may be forked, "
+        "and new clients wait in the listen queue. Consider raising MaxRequestWorkers"),
+    NEAR: ("error", {"worker": "AH00287", "event": "AH10159"},
         "MaxRequestWorkers ({d.MaxRequestWorkers}) is reached and fewer than MinSpareThreads are left idle "
-        "({s.idle}). Consider raising MaxRequestWorkers",
-    ),
-    FULL: (
-        "error", {"worker": "AH00288", "event": "AH03490"},
-        "no slot of the scoreboard is free, though MaxRequestWorkers ({d.MaxRequestWorkers}) is not "
-        "reached: {s.total} children, {leaving} of them leaving. Consider raising ServerLimit",
-    ),
-    SICK: (
-        "alert", {"worker": "AH02325", "event": "AH02324"},
-        "children leave for lack of resources and none ever had all its threads up: shutting down",
-    ),
+        "({s.idle}). Consider raising MaxRequestWorkers"),
+    FULL: ("error", {"worker": "AH00288", "event": "AH03490"},
+        "no slot of the scoreboard is free, though MaxRequestWorkers ({d.MaxRequestWorkers}) is not reached: "
+        "{s.total} children, {leaving} of them leaving. Consider raising ServerLimit"),
+    SICK: ("alert", {"worker": "AH02325", "event": "AH02324"},
+        "children leave for lack of resources and none ever had all its threads up: shutting down"),
 }  # fmt: skip
 
 

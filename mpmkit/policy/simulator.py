@@ -51,7 +51,7 @@ class Second(NamedTuple):
     spawned: int
     retired: int
     rate: int  # the spawn rate left for the next pass
-    decision: str  # a key of maintenance.DECISIONS; "" at second 0, when the first are forked
+    decision: str  # of maintenance.DECISIONS; "" at second 0, when the first are forked
     notes: tuple[Note, ...]
 
 
@@ -215,15 +215,12 @@ class _Pool:
             child.connections -= gone
             held -= gone
         for child in children:
-            while held < wanted and self._accepts(child):
-                child.connections += 1
-                held += 1
-            child.listening = self._accepts(child)
+            limit = connection_limit(child.idle, self.threads, self.d.async_factor)
+            room = limit - child.busy - child.connections
+            more = max(0, min(room, wanted - held))
+            child.connections, child.listening = child.connections + more, room > more
+            held += more
         return held
-
-    def _accepts(self, child: Child) -> bool:
-        most = connection_limit(child.idle, self.threads, self.d.async_factor)
-        return child.busy + child.connections < most
 
 
 def settled(d: Directives, busy: float) -> int:
