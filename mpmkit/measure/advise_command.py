@@ -91,11 +91,9 @@ def recorded_costs() -> dict[str, Cost]:
 
 def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     """The line of a running httpd: what its processes share once, and for each worker a child's own pages /
-    threads (the interval is that of the children's mean).
-
-    threads: ThreadsPerChild. kept: what a kept connection takes, which is not seen from outside. Raises
-    ValueError for a pid that is no parent of httpd's, or whose memory may not be read.
-    """
+    threads (the interval is that of the children's mean). threads: ThreadsPerChild. kept: what a kept
+    connection takes, which is not seen from outside. Raises ValueError for a pid that is no parent of httpd's,
+    or whose memory may not be read."""
     above = (procfs.stat(pid)[1:2] or ["0"])[0]
     name, name_above = (procfs.text_of(f"/proc/{one}/comm").strip() for one in (pid, above))
     if name not in HTTPD:

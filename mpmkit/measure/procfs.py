@@ -46,9 +46,10 @@ def alive(pid: int) -> bool:
 
 
 def members(group: int) -> list[int]:
-    """The living processes of a process group."""
+    """The living processes of a process group, the first one first."""
     stats = {int(name): stat(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
-    return [pid for pid, w in stats.items() if w[2:3] == [str(group)] and w[0] not in "ZX"]
+    found = [pid for pid, w in stats.items() if w[2:3] == [str(group)] and w[0] not in "ZX"]
+    return sorted(found, key=lambda pid: (pid != group, pid))
 
 
 def children(pid: int) -> list[int]:
@@ -76,8 +77,8 @@ def ran_for(task: str) -> int:
 
 
 def cpu_ns(pids: Sequence[int]) -> int:
-    """CPU time of `pids` so far, in ns, with that of their children who ended and were waited for
-    (counted in ticks of 10 ms). Threads that have ended are not in it."""
+    """CPU time of `pids` so far, in ns, with that of their children who ended and were waited for (counted in
+    ticks of 10 ms). Threads that have ended are not in it."""
     of_children = sum(int(ticks) for pid in pids for ticks in stat(pid)[13:15])  # cutime and cstime
     return of_children * TICK_NS + sum(ran_for(task) for pid in pids for task in tasks(pid))
 
@@ -161,12 +162,10 @@ def mappings(smaps: str) -> list[Mapping]:
 
 
 def kind_of(mapping: Mapping, below: Mapping | None) -> str:
-    """The kind of a mapping: code, heap, stacks, shm or anonymous. `below` is the one before it.
-
-    A thread's stack is an anonymous mapping like any other. The C library puts a guard right below it: a mapping
-    of a few pages without any permission (glibc before 2.42, musl), or guard pages inside it, which show as the
-    flag `gu`. An arena of malloc has its reserve *above* it, so it does not count as a stack.
-    """
+    """The kind of a mapping: code, heap, stacks, shm or anonymous. `below` is the one before it. A thread's
+    stack is an anonymous mapping like any other. The C library puts a guard right below it: a mapping of a few
+    pages without any permission (glibc before 2.42, musl), or guard pages inside it, which show as the flag
+    `gu`. An arena of malloc has its reserve *above* it, so it does not count as a stack."""
     name, permissions = mapping.name, mapping.permissions
     if name == "[heap]" or name.startswith("[stack"):
         return "heap" if name == "[heap]" else "stacks"
@@ -211,8 +210,7 @@ def read_smaps(pid: int) -> Footprint | None:
 
 def processes_of(pid: int) -> dict[int, Footprint]:
     """The memory of a server's living processes by their pids, parent first."""
-    pids = sorted(members(pid), key=lambda one: (one != pid, one))
-    return {one: memory for one in pids if (memory := read_smaps(one)) is not None}
+    return {one: memory for one in members(pid) if (memory := read_smaps(one)) is not None}
 
 
 def settle(pid: int) -> None:
@@ -253,9 +251,9 @@ def ready_tasks() -> int:
 
 
 def listen_queue(port: int, tables: Iterable[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> float:
-    """Connections that wait to be accepted on a port of this machine; NaN if no socket listens there. Takes
-    0.1 ms, also with 10,000 connections: listening sockets come first in the table. IPv6 counts only where
-    nothing listens on the port by IPv4."""
+    """Connections that wait to be accepted on a port of this machine; NaN if no socket listens there. Takes 0.1
+    ms, also with 10,000 connections: listening sockets come first in the table. IPv6 counts only where nothing
+    listens on the port by IPv4."""
     for table in tables:
         found = []
         with contextlib.suppress(OSError), open(table, buffering=8192) as file:

@@ -185,7 +185,7 @@ class ReferenceServer:
 
     def processes(self) -> list[int]:
         """The pids of all its processes, the first one first."""
-        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
+        return members(self.pid)
 
     def error_log(self, lines: int = 5) -> str:
         """The last lines of what it printed and logged; its own words."""
@@ -194,8 +194,8 @@ class ReferenceServer:
         return "\n".join(said[-lines:]) or "(it said nothing)"
 
     def _readable(self, root: Path) -> Path:
-        """The document root, or, where the children of root's server are of a user who may not enter it,
-        a copy of it that they may read."""
+        """The document root, or, where the children of root's server are of a user who may not enter it, a copy
+        of it that they may read."""
         path = (root, *root.parents)
         if os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in path):
             return root
@@ -208,15 +208,12 @@ class ReferenceServer:
 
 
 class Httpd(ReferenceServer):
-    """The real Apache httpd with one MPM.
-
-    `given` are directives, as `mpmkit.launch` takes them, and what `ReferenceServer` takes. With `php` the
-    machine's mod_php runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a SetHandler's
-    `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else mod_cgid, as Debian has
-    it). `modules` come on top of the basic ones, by short name: `modules=["status"]`. `extra` ends its
-    configuration. Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an unknown MPM or
-    directive.
-    """
+    """The real Apache httpd with one MPM. `given` are directives, as `mpmkit.launch` takes them, and what
+    `ReferenceServer` takes. With `php` the machine's mod_php runs `*.php` in process (prefork only, as mod_php
+    demands); with `fcgi`, a SetHandler's `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi
+    under prefork, else mod_cgid, as Debian has it). `modules` come on top of the basic ones, by short name:
+    `modules=["status"]`. `extra` ends its configuration. Raises NotInstalled if httpd, the MPM or a module is
+    missing, ValueError for an unknown MPM or directive."""
 
     def __init__(
         self, mpm: str, *, php: bool = False, fcgi: str = "", cgi: bool = False, modules: Iterable[str] = (),

@@ -76,12 +76,10 @@ def _around(middle: float, error: float, freedom: int) -> Interval:
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
-    """one as a multiple of other: the geometric mean of the ratios within the rounds, with
-    its 95% interval (Student's, on the logarithms). A single round has an interval without bounds.
-
-    `one[i]` and `other[i]` come from the same round; the longer of the two is cut. Raises
-    ValueError if there is no round in which both are above 0.
-    """
+    """one as a multiple of other: the geometric mean of the ratios within the rounds, with its 95% interval
+    (Student's, on the logarithms). A single round has an interval without bounds. `one[i]` and `other[i]` come
+    from the same round; the longer of the two is cut. Raises ValueError if there is no round in which both are
+    above 0."""
     logs = [math.log(a / b) for a, b in zip(one, other, strict=False) if a > 0 and b > 0]
     if not logs:
         raise ValueError("rounds: a ratio needs rounds in which both are above 0")
@@ -145,12 +143,9 @@ def p99(row: Mapping[str, Any]) -> tuple[float, bool]:
 
 
 def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """The bend of a curve that rises and then flattens: beyond it, more x gains little y.
-
-    The point farthest above the straight line from the first point to the highest one, both axes
-    scaled to 1. None if there are fewer than 3 points or no point is more than a twentieth above it:
-    a straight line has no knee.
-    """
+    """The bend of a curve that rises and then flattens: beyond it, more x gains little y. The point farthest
+    above the straight line from the first point to the highest one, both axes scaled to 1. None if there are
+    fewer than 3 points or no point is more than a twentieth above it: a straight line has no knee."""
     points = sorted(zip(xs, ys, strict=True))
     if len(points) < 3:
         return None
