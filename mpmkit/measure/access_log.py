@@ -39,8 +39,6 @@ class TraceError(ValueError):
     """A log or a trace that cannot be used. The text names what is wrong and the remedy."""
 
 
-# -- the format ----------------------------------------------------------------------------------
-
 _NUMBER, _WORD, _QUOTED = r"-?[0-9.]*+", r"[^\s]*?", r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
 # What each directive of a LogFormat writes: letter -> pattern. The same letters as server/log_format.py
 # writes (a test compares), and those that only other modules write. Any other text is `.*?`.
@@ -225,9 +223,6 @@ def _clock_pattern(layout: str) -> str:
             raise FormatError(f"%{letter} of %{{{layout}}}t cannot be read; %t can")
         made += re.escape(text) or _CLOCK[letter]
     return made
-
-
-# -- files ---------------------------------------------------------------------------------------
 
 
 def name_of(log: Any) -> str:

@@ -116,9 +116,6 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     return Cost(line, f"measured, {count} children of process {pid} as they are now", kept, True)
 
 
-# -- as text, JSON and HTML ----------------------------------------------------------------------
-
-
 def _seconds(value: float) -> str:
     return "gave up" if math.isinf(value) else f"{value:.{0 if value >= 10 else 2}f} s"
 
@@ -244,9 +241,6 @@ def html(advice: Advice, title: str) -> str:
     page = Template(Path(__file__).with_name("advise.html").read_text(encoding="utf-8"))
     notes = "".join(f"<li>{escape(note)}</li>" for note in advice.notes)
     return page.substitute(title=escape(title), notes=notes, answer=answer)
-
-
-# -- the command --------------------------------------------------------------------------------
 
 
 def parser() -> Parser:

@@ -9,7 +9,7 @@ a request counts from when it was due.
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,12 +46,11 @@ def application(environ, start_response):
 """
 
 
-Steps = Iterable[tuple[float, bool]]  # rates that were tried, and whether the server held each
+Steps = Sequence[tuple[float, bool]]  # rates that were tried, and whether the server held each
 
 
 def bracket(steps: Steps) -> tuple[float, float]:
     """(the highest rate that held below the lowest that did not, that one); 0 and inf for none."""
-    steps = list(steps)
     high = min((rate for rate, held in steps if not held), default=math.inf)
     return max((rate for rate, held in steps if held and rate < high), default=0.0), high
 
@@ -59,7 +58,6 @@ def bracket(steps: Steps) -> tuple[float, float]:
 def next_rate(steps: Steps, first: float, precision: float) -> float | None:
     """What to try next: outwards from `first` by half, until one held and one did not, then their
     middle (of the logarithms); None once they are as near as `precision`, or after `MOST_STEPS`."""
-    steps = list(steps)
     low, high = bracket(steps)
     if len(steps) >= MOST_STEPS or high <= low * (1 + precision):
         return None

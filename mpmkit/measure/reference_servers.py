@@ -56,14 +56,12 @@ class ServerFailed(RuntimeError):
 
 
 class ReferenceServer:
-    """A server of another make, for the length of a `with` block. `given` are its directives.
-
-    Attributes once started: `pid` of its first process, `root` (its directory: configuration, pid, logs), `port`,
-    `url` without a trailing slash, `document_root`: the one that was given, or a copy that its children may read.
-    A program defines `name` ("httpd event"), `version`, `_command`, its command line with the configuration
-    `file`, and `_configuration`, what that holds; `address` that it listens at (a path, or host and port);
-    `_environment`, None for our own.
-    """
+    """A server of another make, for the length of a `with` block. `given` are its directives. Attributes once
+    started: `pid` of its first process, `root` (its directory: configuration, pid, logs), `port`, `url` without
+    a trailing slash, `document_root`: the one that was given, or a copy that its children may read. A program
+    defines `name` ("httpd event"), `version`, `_command`, its command line with the configuration `file`, and
+    `_configuration`, what that holds; `address` that it listens at (a path, or host and port); `_environment`,
+    None for our own."""
 
     name = "server"
     config_name = "server.conf"

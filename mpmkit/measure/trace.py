@@ -242,9 +242,6 @@ class Trace:
         return cls(**columns, begin=begin, notes=tuple(said["note"]))
 
 
-# -- from access logs -----------------------------------------------------------------------------
-
-
 def _columns(form: LineFormat, blocks: Iterable[Entries], lines: dict[bytes, int] | None) -> Any:
     """LOGGED, in the order of starts; ports: whether they are logged; back: seconds by which the clock went
     back, at most."""
@@ -311,11 +308,9 @@ def joined(
     predecessor). A request goes on with its client's connection that answered last before its start: the one
     whose %k is one less (`serials`), else one that ended at most `gap` seconds ago. A request after which the
     connection was closed repeats the %k of the one before it: httpd counts those after which it was kept. Its 0
-    may also be the first request; only a logged port (`columns.ports`) decides that.
-
-    columns: start, seconds, place, serial and kept, in the order of starts. tolerance: seconds by which times
-    may be wrong. most: only so many of the first requests.
-    """
+    may also be the first request; only a logged port (`columns.ports`) decides that. columns: start, seconds,
+    place, serial and kept, in the order of starts. tolerance: seconds by which times may be wrong. most: only
+    so many of the first requests."""
     ends = array("d", map(operator.add, columns.start, islice(columns.seconds, most)))
     if math.isnan(sum(ends)):
         ends = array("d", [e if e == e else s for e, s in zip(ends, columns.start, strict=False)])

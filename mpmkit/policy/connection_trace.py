@@ -21,10 +21,8 @@ STATE_NAMES = (
     "PROCESSING", "HANDLER", "WRITE_COMPLETION", "KEEPALIVE", "ASYNC_WAITIO", "SUSPENDED", "LINGER",
     "LINGER_NORMAL", "LINGER_SHORT", "CLOSED",
 )  # fmt: skip
-CAUSE_OF_LETTER = dict(zip(LETTERS, (
-    "ended", "starting", "idle", "reading", "handling", "waiting", "logging", "dns", "closing",
-    "leaving", "idle-kill",
-), strict=True))  # fmt: skip
+_OF_LETTERS = "ended starting idle reading handling waiting logging dns closing leaving idle-kill"
+CAUSE_OF_LETTER = dict(zip(LETTERS, _OF_LETTERS.split(), strict=True))
 # What each means: docs/TRACER.md. `connected` is a client's word, and not in the file.
 CAUSES = frozenset({
     "connected", "accepted", "reserved", "released", "pushed", "popped", "parked", "edge", "claimed",

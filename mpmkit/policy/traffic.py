@@ -106,8 +106,6 @@ class Traffic:
                 self.think[i] = max(0.0, start[i] - start[j] - self.seconds[j])
             before[connection] = i
 
-    # -- the loop -----------------------------------------------------------------------------------
-
     def run(self, on_progress: Callable[[float], object] | None = None) -> TraceRun:
         """on_progress is called now and then with the share that is done."""
         heap, first, start = self.heap, self.first, self.trace.start
@@ -164,8 +162,6 @@ class Traffic:
             self.most = self.busy
             if self.busy >= len(self.busy_time):
                 self.busy_time.append(0.0)
-
-    # -- events ---------------------------------------------------------------------------------------
 
     def arrive(self, now: float, i: int, _: Child | None) -> None:
         """A client connects, and sends request i."""
@@ -265,8 +261,6 @@ class Traffic:
         child.connections -= 1
         self.count(now, 0, -1)
         (self.take if self.parks else self.release)(now, child)
-
-    # -- children ---------------------------------------------------------------------------------------
 
     def release(self, now: float, child: Child) -> None:
         """A thread has ended its work."""
