@@ -7,9 +7,8 @@ The parent takes a snapshot of the scoreboard, looks at it and makes a plan:
 Both steps are pure functions. The parent carries out the plan; the simulator, notebooks and
 tests call the same functions on their own snapshots. `Memory` is passed from pass to pass.
 
-The decision, in one table (Max and Min are MaxSpareServers and MinSpareServers under prefork,
-MaxSpareThreads and MinSpareThreads under worker and event; L is the process limit,
-MaxRequestWorkers / ThreadsPerChild):
+The decision, in one table (Max and Min are MaxSpareServers and MinSpareServers under prefork, MaxSpareThreads
+and MinSpareThreads under worker and event; L is the process limit, MaxRequestWorkers / ThreadsPerChild):
 
     idle            prefork                 worker                   event
     --------------  ----------------------  -----------------------  -------------------------------
@@ -28,10 +27,9 @@ The rate starts at 1, doubles after each pass that forked, up to 32, and falls b
 any pass that had no reason to fork. The last burst may overshoot. After a graceful restart ten
 forking passes do not double it. Shrinking is gentler: at most one child a second.
 
-The meaning of "idle" is half of the algorithm. A starting child is idle, or a slow start would
-make the parent fork repeatedly for the same need. A leaving child is not idle, nor is one
-of an older generation, nor (event) one that has stopped listening: none of them will take the next
-client.
+The meaning of "idle" is half of the algorithm. A starting child is idle, or a slow start would make the parent
+fork repeatedly for the same need. A leaving child is not idle, nor is one of an older generation, nor (event)
+one that has stopped listening: none of them will take the next client.
 
 Source: httpd 2.4, perform_idle_server_maintenance of prefork.c, worker.c and event.c, with one
 listener bucket (ListenCoresBucketsRatio 0).
