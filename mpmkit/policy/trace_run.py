@@ -62,6 +62,7 @@ class TraceRun:
     binds: dict[str, tuple[float, int]] = field(default_factory=dict)
     # Columns SERIES, a row for each second: `busy` and `queue` are the most within it.
     series: dict[str, array] = field(default_factory=dict)
+    seconds: float = 0.0  # length of the run
 
     def bind(self, name: str, now: float) -> None:
         first, count = self.binds.get(name, (now, 0))

@@ -143,7 +143,7 @@ class Traffic:
             self.waits[i] = math.inf
         out, spent = self.out, self.busy_time
         reached = list(accumulate(spent))  # seconds for which so many workers were busy, or fewer
-        out.peak_busy = len(spent) - 1
+        out.seconds, out.peak_busy = self.last, len(spent) - 1
         if total := reached[-1]:
             out.mean_busy = sum(n * seconds for n, seconds in enumerate(spent)) / total
             out.mean_kept = self.kept_time / total
