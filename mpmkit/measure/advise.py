@@ -276,8 +276,7 @@ def advise(
         raise ValueError(f"growth: must be more than 0 and at most 1000, not {growth!r}")
     total, kept_back = room_for(ram) if ram else (0, 0)
     room = total - kept_back
-    trace = trace.complete()
-    check_span(trace)
+    check_span(trace := trace.complete())
     load = grown(trace, growth)
     if not len(load):
         raise ValueError(f"trace: no request is left at growth {growth:g}, of {len(trace):,}")

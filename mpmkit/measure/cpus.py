@@ -96,11 +96,10 @@ while os.getppid() == parent:
 @contextlib.contextmanager
 def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
     """Keep these CPUs awake: {CPU: process id of its looper}. They end with this process."""
-    pids = {}
+    pids, command = {}, [sys.executable, "-S", "-E", "-c", LOOPER]
     with contextlib.ExitStack() as stack:
         for cpu in set(cpus):
-            looper = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
-            stack.enter_context(looper)  # waits for it
+            looper = stack.enter_context(subprocess.Popen(command))  # waits for it
             stack.callback(looper.kill)
             pids[cpu] = looper.pid
             os.sched_setaffinity(looper.pid, {cpu})

@@ -34,19 +34,20 @@ KEEP = 36_000  # samples kept: some three hours
 FIRST_ANSWER = 10.0  # seconds in which a status page must come the first time
 
 
+_Counts = dict[str, float]  # fields of a Sample
+
+
 class _Look(NamedTuple):
     """What one look finds, before it is compared with the one before."""
 
     children: list[int]  # their pids; empty if nothing but the URL is known
-    counts: dict[str, float]  # fields of a Sample
+    counts: _Counts
     duration_ms: float = NAN  # of all requests together
     lines: Sequence[str] = ()  # new ones of the error log
     board: ScoreboardView | None = None
 
 
-def _counts(
-    letters: str, held: Sequence[int], idle: int, busy: int, **more: float
-) -> dict[str, float]:
+def _counts(letters: str, held: Sequence[int], idle: int, busy: int, **more: float) -> _Counts:
     """Of connections without a thread (kept alive, writing, closing), and of workers: fields of a Sample."""
     keep_alive, writing, closing = held
     count = Counter(letters)
@@ -238,9 +239,9 @@ class Watch(Recording):
 
     def until(self, condition: Callable[[Sample], Any], seconds: float = 30.0) -> Sample:
         """Wait for a sample that fulfils the condition, and return it. Raises TimeoutError."""
-        end = time.monotonic() + seconds
+        end = self.now + seconds
         while not condition(sample := self.last):
-            if time.monotonic() > end:
+            if self.now > end:
                 raise TimeoutError(f"not within {seconds:g} s; the last sample: {sample}")
             time.sleep(self.every / 4)
         return sample
@@ -258,8 +259,7 @@ class Watch(Recording):
         except (LaunchError, OSError, ValueError):
             return None
         with self._lock:
-            now = self.now
-            sample = self._sample(look, waiting, now)
+            sample = self._sample(look, waiting, now := self.now)
             self.events += [Event(now, *one) for one in self._differences(look)]
             self._last = look
             self.samples.append(sample)
@@ -285,7 +285,6 @@ class Watch(Recording):
         return Sample(round(now, 3), **look.counts, **given)
 
     def _differences(self, look: _Look) -> Iterator[tuple[str, str]]:
-        """Kinds and texts of events."""
         there, before = set(look.children), set(self._last.children)
         one, many = ("a child", "children") if self.mpm == "prefork" else ("a process", "processes")
         for kind, pids in (("forked", there - before), ("ended", before - there)):

@@ -246,8 +246,7 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
 
 def ready_tasks() -> int:
     """How many tasks are ready to run now on this machine, the reader among them."""
-    found = re.search(r"^procs_running (\d+)", text_of("/proc/stat"), re.MULTILINE)
-    return int(found[1]) if found else 0
+    return next(map(int, re.findall(r"(?m)^procs_running (\d+)", text_of("/proc/stat"))), 0)
 
 
 def listen_queue(port: int, tables: Iterable[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> float:

@@ -110,8 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.format == "csv":
         print(",".join(Headroom._fields))
-    before: deque[Headroom] = deque()
-    began = time.monotonic()
+    before, began = deque[Headroom](), time.monotonic()
     try:
         page = StatusPage(options.url, max(options.every, 5.0))
         limit = options.limit or _limit_of(options.conf, page.mpm.lower())
