@@ -60,7 +60,7 @@ def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | Non
     """(MPM, its directives or None, notes) of an httpd.conf as it is for that MPM, by default its own. Without a
     file httpd's defaults. Of the file only what a trace meets is used. Raises ValueError with file and line."""
     conf = read_conf(file, mpm) if file is not None else None
-    mpm = mpm or (conf and conf.mpm)
+    mpm = mpm or (conf.mpm if conf else None)
     if conf is None or not mpm:
         return mpm or "", check(mpm, ())[0] if mpm else None, []
     wanted = {name.lower() for name in SHOWN} | set(OLD_NAMES)

@@ -121,7 +121,8 @@ def slope(points: Sequence[Point]) -> float:
 def r_squared(groups: Sequence[Sequence[Point]]) -> float | None:
     """How well the means of the groups lie on their line through the origin: 1 is exactly, 0 no better than
     a constant, less is worse. None for fewer than two groups."""
-    means = [tuple(map(statistics.fmean, zip(*group, strict=True))) for group in groups]
+    sides = (zip(*group, strict=True) for group in groups)
+    means = [(statistics.fmean(xs), statistics.fmean(ys)) for xs, ys in sides]
     middle, s = statistics.fmean(y for _, y in means), slope(means)
     around = sum((y - middle) ** 2 for _, y in means)
     return 1 - sum((y - s * x) ** 2 for x, y in means) / around if around else None
