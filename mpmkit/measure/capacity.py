@@ -172,14 +172,9 @@ class CapacityTable(Table):
 
 @experiment.measured
 def capacity_table(
-    mpms: Names = MPMS,
-    limit_ms: float = 50.0,
-    cost_us: float = 300.0,
-    rounds: int | None = None,
-    scale: str | None = None,
-    *,
-    launch: experiment.Launch | None = None,
-) -> CapacityTable:
+    mpms: Names = MPMS, limit_ms: float = 50.0, cost_us: float = 300.0, rounds: int | None = None,
+    scale: str | None = None, *, launch: experiment.Launch | None = None,
+) -> CapacityTable:  # fmt: skip
     """Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, for a script under
     each MPM of mpmkit on one CPU. Five minutes at the demo scale; an interrupted run resumes with its file.
 

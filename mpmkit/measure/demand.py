@@ -354,16 +354,10 @@ class DemandTable(Table):
 
 @experiment.measured
 def demand_table(
-    works: Names | None = None,
-    rates: Iterable[float] | None = None,
-    blocks: int | None = None,
-    scale: str | None = None,
-    *,
-    seed: int = 1,
-    margin: float = MARGIN,
-    also: Names = ("httpd",),
+    works: Names | None = None, rates: Iterable[float] | None = None, blocks: int | None = None,
+    scale: str | None = None, *, seed: int = 1, margin: float = MARGIN, also: Names = ("httpd",),
     launch: experiment.Launch | None = None,
-) -> DemandTable:
+) -> DemandTable:  # fmt: skip
     """Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and of httpd if it is
     installed, with a decision on each pair (docs/DEMAND.md). Five minutes at the demo scale; an interrupted run
     resumes with its file, and measures an unfinished block again.
