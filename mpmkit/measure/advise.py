@@ -232,29 +232,27 @@ class Proposal:
 
     def directives(self) -> Directives:
         """As they are now; fills `reasons`."""
-        given, why, kind, threads = self.given, self.reasons, self.kind, self.threads
+        given, kind, threads = self.given, self.kind, self.threads
         workers = min(self.wanted, self.most)
         spare, children = min(self.spare, workers), workers // threads
         finishing = math.ceil(children / 4) if given.mpm == "event" else 0
         start = min(children, math.ceil((self.mean + min(spare, self.rise)) / threads))
-        values: dict[str, Any] = {
-            "StartServers": max(1, start), f"MinSpare{kind}": spare,
-            f"MaxSpare{kind}": max(2 * spare, spare + threads + 1), "ServerLimit": children + finishing,
-            "MaxRequestWorkers": workers, "AsyncRequestWorkerFactor": self.factor,
-            "KeepAliveTimeout": self.keep,
-        }  # fmt: skip
         rise = f"busy workers rise by up to {self.rise} in the {FORK_SECONDS} s that a fork takes"
         rise += f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
         limit = "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
         limit += ", plus a quarter for processes that finish gracefully" * bool(finishing)
+        twice = "twice the minimum, so children do not keep ending and starting"
         more = "plus a quarter" if workers == self.wanted else f"but {self.why_most}"
-        why |= {
-            "StartServers": f"{self.mean:.0f} busy on average, plus spares", f"MinSpare{kind}": rise,
-            f"MaxSpare{kind}": "twice the minimum, so children do not keep ending and starting",
-            "ServerLimit": limit, "MaxRequestWorkers": f"{self.peak} busy at the peak ({self.when}), {more}",
+        table: dict[str, tuple[Any, str]] = {
+            "StartServers": (max(1, start), f"{self.mean:.0f} busy on average, plus spares"),
+            f"MinSpare{kind}": (spare, rise), f"MaxSpare{kind}": (max(2 * spare, spare + threads + 1), twice),
+            "ServerLimit": (children + finishing, limit),
+            "MaxRequestWorkers": (workers, f"{self.peak} busy at the peak ({self.when}), {more}"),
         }  # fmt: skip
-        why |= {"ThreadsPerChild": "unchanged"} if given.threaded else {}
-        return replace(given, **values)
+        table |= {"ThreadsPerChild": (threads, "unchanged")} if given.threaded else {}
+        self.reasons |= {name: why for name, (_, why) in table.items()}
+        d = replace(given, AsyncRequestWorkerFactor=self.factor, KeepAliveTimeout=self.keep)
+        return replace(d, **{name: value for name, (value, _) in table.items()})
 
 
 def advise(
