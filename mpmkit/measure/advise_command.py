@@ -35,10 +35,6 @@ from mpmkit.measure.trace import Trace
 RECORDED = "memory-demo"
 OLD_NAMES = ("maxclients", "maxrequestsperchild")
 HTTPD = ("apache2", "httpd")
-HEAD = (
-    "MPM", "numbers", "peak busy", "p99", "of", "waited", "p99 wait", "longest", "overflow", "forks", "ends",
-    "processes", "memory at peak", "binds first",
-)  # fmt: skip
 # Directives that a case depends on, in the order of a block.
 SHOWN = (
     "StartServers", "MinSpareServers", "MaxSpareServers", "MinSpareThreads", "MaxSpareThreads",
@@ -121,21 +117,23 @@ def _seconds(value: float) -> str:
 
 
 def rows(advice: Advice) -> list[tuple[str, ...]]:
-    """A row of text for each case, below HEAD."""
-    found: list[tuple[str, ...]] = [HEAD]
+    """Of text: a head, and a row for each case."""
+    found: list[dict[str, str]] = []
     for case in advice.cases:
         run, d = case.run, case.directives
         low, middle, high = (f"{kb / 1024:,.0f}" for kb in case.memory)
         reach = "" if math.isnan(case.memory[2]) else f" ({low}-{high})"
         first = next(iter(run.binds.items()), None)
-        found.append((
-            case.mpm, case.kind, f"{run.peak_busy:,}", f"{run.busy_p99:,}",
-            f"{d.process_limit * d.ThreadsPerChild:,}", f"{run.waited:.1%}", _seconds(run.wait_quantile(0.99)),
-            _seconds(max(run.waits)), f"{run.overflow:,}", f"{run.forks:,}", f"{run.ends:,}",
-            f"{run.peak_processes:,}", f"{middle}{reach} MiB{' *' * (not case.cost.measured)}",
+        found.append({
+            "MPM": case.mpm, "numbers": case.kind, "peak busy": f"{run.peak_busy:,}", "p99": f"{run.busy_p99:,}",
+            "of": f"{d.process_limit * d.ThreadsPerChild:,}", "waited": f"{run.waited:.1%}",
+            "p99 wait": _seconds(run.wait_quantile(0.99)), "longest": _seconds(max(run.waits)),
+            "overflow": f"{run.overflow:,}", "forks": f"{run.forks:,}", "ends": f"{run.ends:,}",
+            "processes": f"{run.peak_processes:,}",
+            "memory at peak": f"{middle}{reach} MiB{' *' * (not case.cost.measured)}", "binds first":
             f"{first[0]}, {advice.trace.clock(first[1][0])}, {first[1][1]:,} connections" if first else "-",
-        ))  # fmt: skip
-    return found
+        })  # fmt: skip
+    return [tuple(found[0]), *(tuple(one.values()) for one in found)]
 
 
 def block(case: Case) -> str:
@@ -164,7 +162,7 @@ def text(advice: Advice) -> str:
     parts = [f"{len(advice.trace):,} requests in {advice.trace.span / 3600:.2f} h"]
     parts += [f"* {note}" if advice.cases else note for note in advice.notes]
     if advice.cases:
-        parts += ["", *aligned(rows(advice), left=(0, 1, len(HEAD) - 1)), "", *sources(advice)]
+        parts += ["", *aligned(rows(advice), left=(0, 1, 13)), "", *sources(advice)]
         parts += ["", advice.verdict(), *(f"\n{one}" for one in blocks(advice))]
     return "\n".join(parts)
 
