@@ -8,7 +8,6 @@ mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
 import argparse
 import statistics
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -110,15 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.format == "csv":
         print(",".join(Headroom._fields))
-    before, began = deque[Headroom](), time.monotonic()
+    before, began = list[Headroom](), time.monotonic()
     try:
         page = StatusPage(options.url, max(options.every, 5.0))
         limit = options.limit or _limit_of(options.conf, page.mpm.lower())
         while True:
             t = time.monotonic() - began
             letters = page.read(page.patience)["Scoreboard"]
-            while before and before[0].t < t - GROWTH_SECONDS:
-                before.popleft()
+            before = [one for one in before if one.t >= t - GROWTH_SECONDS]
             found = headroom(t, letters, limit, before)
             before.append(found)
             print(shown(found, options.format), flush=True)

@@ -63,10 +63,9 @@ class Memory:
         starts over at one; worker and event ask in the next pass whether any child was ever healthy."""
         return replace(self, idle_spawn_rate=1, sick_child_detected=True)
 
-
-def after_graceful_restart(memory: Memory) -> Memory:
-    """The memory for the new generation: no exponential forking while the old one still leaves."""
-    return replace(memory, hold_off=HOLD_OFF)
+    def after_graceful_restart(self) -> Self:
+        """For the new generation: no exponential forking while the old one still leaves."""
+        return replace(self, hold_off=HOLD_OFF)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,6 @@ from itertools import accumulate
 from typing import Any
 
 from mpmkit.config.directives import Directives
-from mpmkit.policy import maintenance
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Seen, look, plan
 from mpmkit.policy.states import Snapshot
@@ -357,7 +356,7 @@ class Traffic:
     def restart(self, now: float, i: int, _: Child | None) -> None:
         """USR1: the old generation finishes, another takes its slots."""
         self.to_start = min(self.d.StartServers, self.d.process_limit)
-        self.memory, self.settled = maintenance.after_graceful_restart(self.memory), False
+        self.memory, self.settled = self.memory.after_graceful_restart(), False
         self.restarted, old = now, [one for one in self.children if not one.quiescing]
         for child in old:
             self.leave(now, child)
