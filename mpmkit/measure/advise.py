@@ -260,16 +260,13 @@ def advise(
     ram: str | int = 0, writer: str = "", on_progress: Report = lambda share, text: None,
     calls: Callable[..., list[Any]] = in_turn,
 ) -> Advice:  # fmt: skip
-    """The trace under each MPM of `given`, with those directives and with proposed ones.
-
-    costs: memory, for each MPM. growth: of the number of connections, up to 1000. ram: of the machine, bytes or
-    "4GiB"; a fifth of it and at least 256 MiB are kept back. writer: the MPM that wrote the log ("": not known).
-    on_progress: called with the share that is done, and what is simulated. calls: `parallel.in_turn`, or
-    `parallel.in_processes` for one process a processor.
-
-    Without durations the advice has no cases, and its notes say what to log and what can be said meanwhile.
-    Raises ValueError for an empty trace, one that lacks some durations, a growth or a size that can't be.
-    """
+    """The trace under each MPM of `given`, with those directives and with proposed ones. costs: memory, for
+    each MPM. growth: of the number of connections, up to 1000. ram: of the machine, bytes or "4GiB"; a fifth of
+    it and at least 256 MiB are kept back. writer: the MPM that wrote the log ("": not known). on_progress:
+    called with the share that is done, and what is simulated. calls: `parallel.in_turn`, or
+    `parallel.in_processes` for one process a processor. Without durations the advice has no cases, and its
+    notes say what to log and what can be said meanwhile. Raises ValueError for an empty trace, one that lacks
+    some durations, a growth or a size that can't be."""
     if not 0 < growth <= 1000:
         raise ValueError(f"growth: must be more than 0 and at most 1000, not {growth!r}")
     total, kept_back = room_for(ram) if ram else (0, 0)

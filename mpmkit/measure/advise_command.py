@@ -33,7 +33,6 @@ from mpmkit.measure.stats import t_quantile
 from mpmkit.measure.trace import Trace
 
 RECORDED = "memory-demo"
-OLD_NAMES = ("maxclients", "maxrequestsperchild")
 HTTPD = ("apache2", "httpd")
 # Directives that a case depends on, in the order of a block.
 SHOWN = (
@@ -41,7 +40,6 @@ SHOWN = (
     "ThreadsPerChild", "ServerLimit", "MaxRequestWorkers", "AsyncRequestWorkerFactor", "KeepAliveTimeout",
     "MaxConnectionsPerChild", "ThreadLimit", "ListenBacklog", "KeepAlive", "MaxKeepAliveRequests",
 )  # fmt: skip
-COLUMNS = 600  # points of a plot, at most
 # What is drawn: title -> the values of a case, in its unit.
 DRAWN: dict[str, Callable[[Case], Sequence[float]]] = {
     "busy workers": lambda case: case.run.series["busy"],
@@ -59,7 +57,7 @@ def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | Non
     mpm = mpm or (conf.mpm if conf else None)
     if conf is None or not mpm:
         return mpm or "", check(mpm, ())[0] if mpm else None, []
-    wanted = {name.lower() for name in SHOWN} | set(OLD_NAMES)
+    wanted = {*map(str.lower, SHOWN), "maxclients", "maxrequestsperchild"}
     for one in conf.settings:  # a module that is not known here may have other names
         known = one.name.lower() in SPECS or foreign(one.name)
         for close in () if known else get_close_matches(one.name.lower(), wanted, 1, 0.85):
@@ -199,7 +197,7 @@ def plot(cases: Sequence[Case], title: str) -> str:
     peaks = ", ".join(f"{kind} {max(values):,.0f} at most" for kind, values in series.items())
     lines = f"<rect width='{width}' height='{height}'/>"
     for kind, values in series.items():
-        step = max(1, math.ceil(len(values) / COLUMNS))
+        step = max(1, math.ceil(len(values) / 600))  # so many points, at most
         tops = [max(values[i : i + step]) for i in range(0, len(values), step)]
         across, up = width / max(1, len(tops) - 1), height / high
         points = (f"{i * across:.1f},{height - top * up:.1f}" for i, top in enumerate(tops))

@@ -32,7 +32,6 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.measure.procfs import members, text_of
 
 READY_WITHIN = 10.0  # seconds from start to the first accepted connection
-STOP_WITHIN = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
 GONE_WITHIN = 10.0  # seconds from KILL until no process is left
 PORT_TRIES = 3  # another process may take the free port between our look and the program's bind
 # A shell that ends the process group it is given when this process dies, however: only we hold the pipe.
@@ -41,7 +40,6 @@ GUARD = "exec >/dev/null 2>&1; read pid; read _; kill -TERM -$pid && sleep 3 && 
 MODULE_PLACES = ("lib/apache2", "lib64/httpd", "lib/httpd", "local/apache2")
 # unixd is httpd's own change of user; the rest is what our servers do as well.
 MODULES = ("unixd", "log_config", "authz_core", "dir", "mime", "reqtimeout")
-LOG_FORMAT = r'"%h %l %u %t \"%r\" %>s %b"'
 
 
 class NotInstalled(RuntimeError):
@@ -65,7 +63,7 @@ class ReferenceServer:
 
     name = "server"
     config_name = "server.conf"
-    stop_within = STOP_WITHIN
+    stop_within = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
 
     def __init__(
         self, *, document_root: str | os.PathLike[str] | None = None, access_log: bool = True,
@@ -251,7 +249,7 @@ class Httpd(ReferenceServer):
 
     def _configuration(self) -> str:
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
-        log = [f"LogFormat {LOG_FORMAT} common", 'CustomLog "access_log" common']
+        log = [r'LogFormat "%h %l %u %t \"%r\" %>s %b" common', 'CustomLog "access_log" common']
         settings = (log + ["BufferedLogs On"] * self.buffered_logs) * self.access_log
         settings += [f"{one.name} {' '.join(one.args)}" for one in self._settings]
         lines = "\n".join((*self._loads, *user_lines(), *settings))

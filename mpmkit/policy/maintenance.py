@@ -207,9 +207,7 @@ def plan(seen: Seen, directives: Directives, memory: Memory) -> Plan:
     # MaxRequestWorkers, even while some children are idle.
     reached = seen.active >= d.MaxRequestWorkers
     if not seen.free or (event and reached):
-        what = NEAR if threaded and seen.idle else REACHED
-        if threaded and not reached:
-            what = FULL
+        what = FULL if threaded and not reached else NEAR if threaded and seen.idle else REACHED
         notes = () if what in calm.reported else (_note(what, seen, d),)
         if what != FULL:  # which is said each time
             calm = replace(calm, reported=calm.reported | {what})
