@@ -152,9 +152,8 @@ class LineFormat:
 
     def entries(self, found: Sequence[Sequence[bytes]]) -> Entries:
         columns: Columns = tuple(zip(*found, strict=True))
-        lasted = None
-        if "seconds" in self.columns:
-            lasted = _numbers(columns[self.columns["seconds"]], self.unit)
+        at = self.columns.get("seconds")
+        lasted = None if at is None else _numbers(columns[at], self.unit)
         ends = self.end.seconds(columns) if self.end.usable else []
         if self.begin.usable:
             starts = self.begin.seconds(columns)

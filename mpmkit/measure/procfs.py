@@ -30,7 +30,7 @@ def text_of(path: str | os.PathLike[str]) -> str:
 
 def numbers(path: str) -> dict[str, int]:
     """The numbers of a file of lines such as "VmPTE:  48 kB"; empty if it can't be read."""
-    found = re.findall(r"^(\w+):\s+(\d+)", text_of(path), re.MULTILINE | re.ASCII)
+    found = re.findall(r"(?am)^(\w+):\s+(\d+)", text_of(path))
     return {label: int(value) for label, value in found}
 
 
