@@ -133,17 +133,15 @@ class LineFormat:
             keys = [_key(part) for part in parts]
             best = {next(filter(keys.__contains__, WANTED[name]), None): name for name in WANTED}
             # Of each part the name of its group, if it is one: a name of WANTED, or that of a time.
-            names = [
-                f"t{number}" if part.letter == "t" else best.pop(key, "")
-                for number, (part, key) in enumerate(zip(parts, keys, strict=True))
-            ]
+            both = enumerate(zip(parts, keys, strict=True))
+            names = [f"t{n}" if one.letter == "t" else best.pop(key, "") for n, (one, key) in both]
             self.pattern, self.fast = (_compiled(parts, names, fast) for fast in (False, True))
         except FormatError as error:
             raise TraceError(f"log_format: {error}") from None
         self.columns = {name: group - 1 for name, group in self.pattern.groupindex.items()}
         self.unit = next((unit for key, unit in _DURATIONS.items() if key in keys), 1)
-        both = zip(parts, names, strict=True)
-        times = [(*_moment(one), self.columns[name]) for one, name in both if one.letter == "t"]
+        named = zip(parts, names, strict=True)
+        times = [(*_moment(one), self.columns[name]) for one, name in named if one.letter == "t"]
         self.begin = Clock([(layout, at) for end, layout, at in times if not end])
         self.end = Clock([(layout, at) for end, layout, at in times if end])
         self.timed = "seconds" in self.columns or (self.begin.usable and self.end.usable)

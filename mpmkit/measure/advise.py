@@ -312,10 +312,8 @@ def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) 
         more = "hours in which more happens are not in it. Give a whole day, better a week."
         yield f"The log covers {covers}: {more}"
     if writer is None:
-        unknown = (
-            "Which MPM wrote the log is not known, so whether it ran into its limit is not either"
-        )
-        yield f"{unknown}: give -f with the LoadModule of an MPM, or --status."
+        unknown = "Which MPM wrote the log is not known, so whether it ran into its limit is not"
+        yield f"{unknown} either: give -f with the LoadModule of an MPM, or --status."
     else:
         limit = writer.process_limit * writer.ThreadsPerChild
         workers = enumerate(demand(trace, holds(writer)))
@@ -331,10 +329,8 @@ def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) 
         yield f"Growth {growth:g}: that many times the connections, each whole; {how}."
     if growth > 1:
         usual, slow = max(demand(load, 0.0)), max(demand(load, 0.0, growth))
-        longer = (
-            f"With a full processor they are longer: {growth:g} times as long, requests would keep"
-        )
-        yield f"Durations are the log's. {longer} {slow} workers busy at the peak, not {usual}."
+        longer = f"With a full processor they are longer: {growth:g} times as long, requests would"
+        yield f"Durations are the log's. {longer} keep {slow} workers busy at the peak, not {usual}."
 
 
 def _untimed(load: Trace) -> Iterator[str]:

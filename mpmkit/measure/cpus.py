@@ -152,12 +152,10 @@ class Reader:
         for number, looper in self._loopers.items():
             idle[number] += procfs.clock_ns(looper) / 1e9
         mine, *theirs = (sum(map(procfs.clock_ns, pids)) / 1e9 for pids in self._pids)
-        server, now = self._place.server, time.monotonic()
-        stolen, alone, known = times[server].steal, not self._place.shared, sum(idle) + mine
+        server, now, alone = self._place.server, time.monotonic(), not self._place.shared
+        stolen, rest = times[server].steal, sum(idle) + mine
         busy = now - idle[server] - stolen
-        return [
-            Spent(now, busy if alone else own, own, mine, stolen, known + own) for own in theirs
-        ]
+        return [Spent(now, busy if alone else own, own, mine, stolen, rest + own) for own in theirs]
 
 
 class OtherWork:

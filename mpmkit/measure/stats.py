@@ -233,9 +233,8 @@ class Limits(NamedTuple):
     def __str__(self) -> str:
         """ "the generator was the limit in 3 of 9 cells"; "" if the servers were measured."""
         found = [(what, n) for what, n in zip(self._fields[1:], self[1:], strict=True) if n]
-        return ", ".join(
-            f"the {what} was the limit in {n} of {self.cells} cells" for what, n in found
-        )
+        form = "the {} was the limit in {} of {} cells".format
+        return ", ".join(form(what, n, self.cells) for what, n in found)
 
     @property
     def short(self) -> str:

@@ -208,10 +208,9 @@ class Trace:
                 f"By {how}, {wrong:.1%} of the requests would be wrongly taken to begin or to go on with one."
             )
         else:
-            how += (
-                " and %X" * ("kept" in form.columns) + "; without %k the error of that is not known"
-            )
-            joins = f"Connections are inferred from {how}."
+            how += " and %X" * ("kept" in form.columns)
+            error = "without %k the error of that is not known"
+            joins = f"Connections are inferred from {how}; {error}."
         notes = tuple(_notes(reader, joins, columns, clock))
         found = columns.start, columns.seconds, columns.size, columns.client, kept, numbers
         return cls(*found, begin, notes, reader.examples())

@@ -12,10 +12,8 @@ from typing import NamedTuple, Self
 
 from mpmkit.policy.states import LETTERS
 
-HEAD = (
-    "# mpmkit trace 1: {mpm}, ThreadsPerChild {threads}\n"
-    "# ns child pid thread connection from to cause line\n"
-)
+HEAD = "# mpmkit trace 1: {mpm}, ThreadsPerChild {threads}\n"
+HEAD += "# ns child pid thread connection from to cause line\n"
 # By number, as policy/states.py has them.
 STATE_NAMES = (
     "PROCESSING", "HANDLER", "WRITE_COMPLETION", "KEEPALIVE", "ASYNC_WAITIO", "SUSPENDED", "LINGER",
