@@ -32,8 +32,6 @@ MEMORY_EVERY = 2.0  # seconds between readings of memory, at least
 MEMORY_SHARE = 0.01  # of a core that reading memory may take
 KEEP = 36_000  # samples kept: some three hours
 FIRST_ANSWER = 10.0  # seconds in which a status page must come the first time
-
-
 _Counts = dict[str, float]  # fields of a Sample
 
 

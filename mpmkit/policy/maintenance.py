@@ -101,7 +101,6 @@ class Plan:
 
 
 BUSY = "busy"  # no decision: reported with TOO_FEW when many are forked at once
-
 # For each message: its level, Apache's id for it in each MPM, and our words.
 MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
     BUSY: ("info", {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
