@@ -22,7 +22,7 @@ import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
 from mpmkit.measure import capacity, cpus, demand, experiment, procfs, records, stats
-from mpmkit.measure.cpus import Placement, Reading, Spent, place
+from mpmkit.measure.cpus import Placement, Spent, place
 from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, whole_blocks
 from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
 
@@ -186,15 +186,22 @@ def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
 
 
 @pytest.mark.parametrize(("shared", "busy"), [(False, 0.3), (True, 0.2)])
-def test_what_passed_between_two_readings(shared, busy):
+def test_what_passed_between_two_readings(shared, busy, monkeypatch):
     """One CPU for both: the server's own time counts, not all that the CPU did."""
-    old, new = Reading(100, 10, 4, 1, 5, (0, 1.0)), Reading(102, 13, 5.2, 1.2, 5.5, (0, 1.4))
-    found = Spent.between(old, new, 1, shared).columns(198)
+    reader, readings = cpus.Reader(Placement(int(shared), 1), {1: 7}, [8]), []
+    reader._pids, own = [[1], [8]], {1: 5.0, 7: 2.0, 8: 1.0}
+    monkeypatch.setattr(procfs, "clock_ns", lambda pid: own[pid] * 1e9)
+    for clock, idle, steal in ((100.0, (6.0, 1.8), 1.0), (102.0, (7.8, 2.0), 1.2)):
+        times = [SimpleNamespace(idle=one, iowait=0.2, steal=steal) for one in idle]
+        monkeypatch.setattr("psutil.cpu_times", lambda percpu, times=times: times)
+        monkeypatch.setattr("time.monotonic", lambda now=clock: now)
+        readings += reader()
+        own |= {1: 5.5, 7: 3.0, 8: 1.4}
+    found = readings[1].plus(readings[0], -1).columns(198)
     spent = {"server_u": busy, "group_u": 0.2, "generator_u": 0.25, "stolen": 0.1}
     spent["budget"] = (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()
     assert found == pytest.approx({"seconds": 2.0, "x": 99.0, **spent})
-    nothing = Spent().columns(0)
-    assert set(nothing.values()) == {0} and nothing.keys() == found.keys()
+    assert Spent().columns(0) == dict.fromkeys(found, 0)
 
 
 def test_each_server_has_a_turn_at_each_rate_in_every_cycle_in_random_order():
@@ -212,15 +219,14 @@ def turns_measured(disturbed: dict[int, tuple[float, float]], failed: int = 0) -
     order = demand.order_of(2, (1000.0,), 5, "1")
     load = demand.profile(order, [RequestSpec("/a", port=1001), RequestSpec("/a", port=1002)], True)
     sampler = demand.Sampler(len(order), cpus.Reader(Placement(0, 1), {}, []))
-    off, stolen, spent, now = 0.0, 0.0, [0.0, 0.0], 0.0
+    busy, stolen, spent, now = 0.0, 0.0, [0.0, 0.0], 0.0
     for number, turn in enumerate(order):
         for end in (0, 1):
-            sampler.readings[number, end] = Reading(now, 0.0, off, stolen, 0.0, tuple(spent))
+            sampler.readings[number, end] = [Spent(now, busy, own, 0, stolen) for own in spent]
             if not end:
                 more, taken = disturbed.get(number, (0.0, 0.0))
                 cost = (1e-4, 2e-4)[turn.server] * 1000 * COUNTED
-                now, stolen = now + COUNTED, stolen + taken
-                off += COUNTED - cost - more - taken
+                now, stolen, busy = now + COUNTED, stolen + taken, busy + cost + more
                 spent[turn.server] += cost
     due = sum(turn.server == 0 for turn in order) * (LENGTH - demand.PAUSE) * 1000
     good = (round(due) - failed, round(due))

@@ -239,7 +239,7 @@ def test_one_healthy_child_is_remembered_and_forgives(threaded):
 
 @pytest.mark.parametrize("directives", [PREFORK, WORKER, EVENT], ids=MPMS)
 def test_ten_forking_passes_without_doubling_after_a_graceful_restart(directives):
-    before, rates = of.after_graceful_restart(Memory()), []
+    before, rates = Memory().after_graceful_restart(), []
     for _ in range(13):
         decided = decide(directives, "W" * directives.ThreadsPerChild, memory=before)
         assert decided.spawn

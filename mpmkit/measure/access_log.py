@@ -31,17 +31,13 @@ SHOWN, SHOWN_LENGTH = 5, 120  # so many broken lines are shown, with so many cha
 CACHED = 1 << 12  # texts that occur again and again; a cache of the processor has room for them
 
 # Nicknames that distributions give, and what is tried where no format is given.
-NICKNAMES = {
-    "vhost_combined": f"%v:%p {COMBINED}", "combinedio": f"{COMBINED} %I %O", "combined": COMBINED,
-    "common": COMMON,
-}  # fmt: skip
+NICKNAMES = {"vhost_combined": f"%v:%p {COMBINED}", "combinedio": f"{COMBINED} %I %O"}
+NICKNAMES |= {"combined": COMBINED, "common": COMMON}
 
 
 class TraceError(ValueError):
     """A log or a trace that cannot be used. The text names what is wrong and the remedy."""
 
-
-# -- the format ----------------------------------------------------------------------------------
 
 _NUMBER, _WORD, _QUOTED = r"-?[0-9.]*+", r"[^\s]*?", r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
 # What each directive of a LogFormat writes: letter -> pattern. The same letters as server/log_format.py
@@ -54,15 +50,12 @@ PATTERNS |= dict.fromkeys([*"urUqfieoCnRLtxc", "^ti", "^to"], ".*?")
 _CLOCK = dict.fromkeys("mHMSIy", r"\d\d") | dict.fromkeys("ba", "[A-Z][a-z]{2}")
 _CLOCK |= dict.fromkeys("BAp", "[A-Za-z]+")
 _CLOCK |= {"d": r"[ \d]\d", "Y": r"\d{4}", "j": r"\d{3}", "z": r"[-+]\d{4}", "%": "%"}
-_WRITTEN_OUT = {
-    "%T": "%H:%M:%S", "%R": "%H:%M", "%F": "%Y-%m-%d", "%D": "%m/%d/%y", "%e": "%d", "%h": "%b",
-}  # fmt: skip
+_WRITTEN_OUT = {"%T": "%H:%M:%S", "%R": "%H:%M", "%F": "%Y-%m-%d", "%D": "%m/%d/%y"}
+_WRITTEN_OUT |= {"%e": "%d", "%h": "%b"}
 DEFAULT_CLOCK = "[%d/%b/%Y:%H:%M:%S %z]"
 # The numeric forms of %{...}t: units a second; "_frac" is the part of a second.
-_UNITS = {
-    "sec": 1, "%s": 1, "msec": 1000, "usec": 1_000_000, "msec_frac": 1000, "usec_frac": 1_000_000,
-}  # fmt: skip
-
+_UNITS = {"sec": 1, "%s": 1, "msec": 1000, "usec": 1_000_000}
+_UNITS |= {"msec_frac": 1000, "usec_frac": 1_000_000}
 _DURATIONS = {"%D": 1_000_000, "%{us}T": 1_000_000, "%{ms}T": 1000, "%T": 1, "%{s}T": 1}
 # What is wanted of a line: name -> directives that have it, the best one first.
 WANTED = {
@@ -129,46 +122,36 @@ class Clock:
 
 
 class LineFormat:
-    """A LogFormat as a regular expression for lines. Raises TraceError for one that cannot be read.
-
-    text: a format, a nickname of `nicknames`, or a nickname and more, like "combined %D".
-    """
+    """A LogFormat as a regular expression for lines. text: a format, a nickname of `nicknames`, or a nickname and
+    more, like "combined %D". Raises TraceError for one that cannot be read."""
 
     def __init__(self, text: str, nicknames: dict[str, str] = NICKNAMES) -> None:
         word, blank, more = text.partition(" ")
         self.text = nicknames[word] + blank + more if word in nicknames else text
-        self.columns: dict[str, int] = {}  # name of WANTED -> its group, from 0
         try:
             parts = list(pieces(self.text))
             keys = [_key(part) for part in parts]
-            there = keys.__contains__
-            best = {next(filter(there, WANTED[name]), None): name for name in WANTED}
-            clocks: list[tuple[bool, str, int]] = []  # at the end, layout, group
-            captured: list[int] = []  # parts that are groups
-            for number, (part, key) in enumerate(zip(parts, keys, strict=True)):
-                if part.letter == "t":
-                    clocks.append((*_moment(part), len(captured)))
-                elif name := best.pop(key, ""):
-                    self.columns[name] = len(captured)
-                else:
-                    continue
-                captured.append(number)
-            self.pattern, self.fast = (_compiled(parts, captured, fast) for fast in (False, True))
+            best = {next(filter(keys.__contains__, WANTED[name]), None): name for name in WANTED}
+            # Of each part the name of its group, if it is one: a name of WANTED, or that of a time.
+            both = enumerate(zip(parts, keys, strict=True))
+            names = [f"t{n}" if one.letter == "t" else best.pop(key, "") for n, (one, key) in both]
+            self.pattern, self.fast = (_compiled(parts, names, fast) for fast in (False, True))
         except FormatError as error:
             raise TraceError(f"log_format: {error}") from None
+        self.columns = {name: group - 1 for name, group in self.pattern.groupindex.items()}
         self.unit = next((unit for key, unit in _DURATIONS.items() if key in keys), 1)
-        self.begin = Clock([(layout, at) for end, layout, at in clocks if not end])
-        self.end = Clock([(layout, at) for end, layout, at in clocks if end])
+        named = zip(parts, names, strict=True)
+        times = [(*_moment(one), self.columns[name]) for one, name in named if one.letter == "t"]
+        self.begin = Clock([(layout, at) for end, layout, at in times if not end])
+        self.end = Clock([(layout, at) for end, layout, at in times if end])
         self.timed = "seconds" in self.columns or (self.begin.usable and self.end.usable)
         if not self.begin.usable and not self.end.usable:
             raise TraceError(f"log_format: {text!r} has no time of the request; %t is one")
 
     def entries(self, found: Sequence[Sequence[bytes]]) -> Entries:
-        """Of the groups of each line."""
         columns: Columns = tuple(zip(*found, strict=True))
-        lasted = None
-        if "seconds" in self.columns:
-            lasted = _numbers(columns[self.columns["seconds"]], self.unit)
+        at = self.columns.get("seconds")
+        lasted = None if at is None else _numbers(columns[at], self.unit)
         ends = self.end.seconds(columns) if self.end.usable else []
         if self.begin.usable:
             starts = self.begin.seconds(columns)
@@ -177,13 +160,13 @@ class LineFormat:
         return columns, [end - (long if long == long else 0.0) for end, long in pairs], lasted
 
 
-def _compiled(parts: Sequence[Piece], captured: Sequence[int], fast: bool) -> re.Pattern[bytes]:
+def _compiled(parts: Sequence[Piece], names: Sequence[str], fast: bool) -> re.Pattern[bytes]:
     """fast: for lines without a backslash; a match may go on in the next line, so matches are to be counted."""
     made, texts = "", ["", *("" if part.letter else part.text for part in parts), ""]
-    for number, part in enumerate(parts):
-        body = _pattern(part, texts[number][-1:] + texts[number + 2][:1], fast)
-        made += f"({body})" if number in captured else body
-    made += "()" * (len(captured) == 1)  # with a single group, findall gives no tuples
+    for before, part, after, name in zip(texts, parts, texts[2:], names, strict=False):
+        body = _pattern(part, before[-1:] + after[:1], fast)
+        made += f"(?P<{name}>{body})" if name else body
+    made += "()" * (sum(map(bool, names)) == 1)  # with a single group, findall gives no tuples
     return re.compile(rf"^{made}\r?$".encode("latin-1", "replace"), re.MULTILINE)
 
 
@@ -237,9 +220,6 @@ def _clock_pattern(layout: str) -> str:
             raise FormatError(f"%{letter} of %{{{layout}}}t cannot be read; %t can")
         made += re.escape(text) or _CLOCK[letter]
     return made
-
-
-# -- files ---------------------------------------------------------------------------------------
 
 
 def name_of(log: Any) -> str:

@@ -3,9 +3,8 @@
     advice = advise({"event": directives, ...}, trace, costs, growth=1.5, ram="4GiB")
     for case in advice.cases: case.mpm, case.kind, case.run.peak_busy, case.memory, case.reasons
 
-Directives, a trace and lines of memory in, figures out. The numbers of a proposal follow from the demand:
-how many workers would be busy if no request had to wait. They are raised as long as the simulation shows that
-they let clients wait (docs/ADVISE.md).
+The numbers of a proposal follow from the demand: how many workers would be busy if no request had to wait. They
+are raised as long as the simulation shows that they let clients wait (docs/ADVISE.md).
 """
 
 import math
@@ -16,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from heapq import heappop, heappush
 from operator import itemgetter
 from random import Random
 from typing import Any
@@ -75,8 +73,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Case:
-    """What the trace meets under one MPM. kind: "given" or "proposed". reasons: directive -> why it has that
-    number."""
+    """What the trace meets under one MPM. kind: "given" or "proposed". reasons: why a directive has its value."""
 
     kind: str
     directives: Directives
@@ -90,9 +87,8 @@ class Case:
 
     def _memory(self) -> Iterator[tuple[float, float, float]]:
         """`Cost.at` in each second."""
-        threads, series = self.directives.ThreadsPerChild, self.run.series
-        for processes, kept in zip(series["processes"], series["kept"], strict=True):
-            yield self.cost.at(processes * threads, kept)
+        workers = (n * self.directives.ThreadsPerChild for n in self.run.series["processes"])
+        return map(self.cost.at, workers, self.run.series["kept"])
 
     @cached_property
     def memory(self) -> tuple[float, float, float]:
@@ -158,38 +154,32 @@ def holds(d: Directives) -> float:
 
 
 def demand(trace: Trace, keep: float, factor: float = 1.0) -> array:
-    """For each second the most workers that would be busy if no request had to wait.
-
-    keep: seconds for which a kept connection holds a worker. factor: of the durations, which all requests
-    must have.
-    """
+    """For each second the most workers that would be busy if no request had to wait. keep: seconds for which a
+    kept connection holds a worker. factor: of the durations, which all requests must have."""
     following: dict[int, float] = {}
-    until = array("d", bytes(8 * len(trace)))
+    ends = array("d")
     for i in range(len(trace) - 1, -1, -1):
         start, connection = trace.start[i], trace.connection[i]
         end = start + factor * trace.seconds[i]
         if keep and trace.kept[i]:
             end = max(end, min(following.get(connection, math.inf), end + keep))
-        following[connection], until[i] = start, end
-    found, ends = array("L", [0]), list[float]()
-    for start, end in zip(trace.start, until, strict=True):
+        following[connection] = start
+        ends.append(end if end > start else math.nextafter(start, math.inf))
+    ordered, ended, found = sorted(ends), 0, array("L", [0])
+    for begun, start in enumerate(trace.start):  # those that have ended began before
         while len(found) <= start:
-            while ends and ends[0] <= len(found):
-                heappop(ends)
-            found.append(len(ends))
-        while ends and ends[0] <= start:
-            heappop(ends)
-        heappush(ends, end)
-        found[-1] = max(found[-1], len(ends))
+            while ordered[ended] <= len(found):
+                ended += 1
+            found.append(begun - ended)
+        while ordered[ended] <= start:
+            ended += 1
+        found[-1] = max(found[-1], begun + 1 - ended)
     return found
 
 
 class Proposal:
-    """Directives for a trace. reasons: name -> why it has that number.
-
-    given: the present values, kept where there is no reason to change them. most: workers that fit in memory,
-    and `why_most`, for the reason.
-    """
+    """Directives for a trace. reasons: name -> why it has that number. given: the present values, kept where
+    there is no reason to change them. most: workers that fit in memory; why_most: for the reason."""
 
     def __init__(self, given: Directives, trace: Trace, most: int, why_most: str) -> None:
         self.given, self.threads, self.why_most = given, given.ThreadsPerChild, why_most
@@ -228,9 +218,7 @@ class Proposal:
     def raised(self, run: TraceRun) -> bool:
         """Raise what lets most clients wait. False: few wait, or nothing can be raised."""
         binds = {name: count for name, (_, count) in run.binds.items() if name != "ListenBacklog"}
-        name = max(binds, key=binds.__getitem__, default="")
-        if run.waited <= WAITING_SHARE:
-            return False
+        name = max(binds, key=binds.__getitem__, default="") if run.waited > WAITING_SHARE else ""
         if name == f"MinSpare{self.kind}" and self.spare < min(self.wanted, self.most):
             self.spare = min(self._whole(2 * self.spare), self.wanted)
         elif name == "AsyncRequestWorkerFactor":
@@ -244,30 +232,27 @@ class Proposal:
 
     def directives(self) -> Directives:
         """As they are now; fills `reasons`."""
-        given, why, kind, threads = self.given, self.reasons, self.kind, self.threads
+        given, kind, threads = self.given, self.kind, self.threads
         workers = min(self.wanted, self.most)
         spare, children = min(self.spare, workers), workers // threads
         finishing = math.ceil(children / 4) if given.mpm == "event" else 0
         start = min(children, math.ceil((self.mean + min(spare, self.rise)) / threads))
-        values: dict[str, Any] = {
-            "StartServers": max(1, start), f"MinSpare{kind}": spare,
-            f"MaxSpare{kind}": max(2 * spare, spare + threads + 1), "ServerLimit": children + finishing,
-            "MaxRequestWorkers": workers, "AsyncRequestWorkerFactor": self.factor,
-            "KeepAliveTimeout": self.keep,
-        }  # fmt: skip
-        why["StartServers"] = f"{self.mean:.0f} busy on average, plus spares"
-        more = f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
         rise = f"busy workers rise by up to {self.rise} in the {FORK_SECONDS} s that a fork takes"
-        why[f"MinSpare{kind}"] = rise + more
-        why[f"MaxSpare{kind}"] = "twice the minimum, so children do not keep ending and starting"
-        if given.threaded:
-            why["ThreadsPerChild"] = "unchanged"
-        each = "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
-        more = ", plus a quarter for processes that finish gracefully" * bool(finishing)
-        why["ServerLimit"] = each + more
+        rise += f"; with fewer than {spare}, too many wait" * (spare > self._whole(self.rise))
+        limit = "MaxRequestWorkers" + " / ThreadsPerChild" * given.threaded
+        limit += ", plus a quarter for processes that finish gracefully" * bool(finishing)
+        twice = "twice the minimum, so children do not keep ending and starting"
         more = "plus a quarter" if workers == self.wanted else f"but {self.why_most}"
-        why["MaxRequestWorkers"] = f"{self.peak} busy at the peak ({self.when}), {more}"
-        return replace(given, **values)
+        table: dict[str, tuple[Any, str]] = {
+            "StartServers": (max(1, start), f"{self.mean:.0f} busy on average, plus spares"),
+            f"MinSpare{kind}": (spare, rise), f"MaxSpare{kind}": (max(2 * spare, spare + threads + 1), twice),
+            "ServerLimit": (children + finishing, limit),
+            "MaxRequestWorkers": (workers, f"{self.peak} busy at the peak ({self.when}), {more}"),
+        }  # fmt: skip
+        table |= {"ThreadsPerChild": (threads, "unchanged")} if given.threaded else {}
+        self.reasons |= {name: why for name, (_, why) in table.items()}
+        d = replace(given, AsyncRequestWorkerFactor=self.factor, KeepAliveTimeout=self.keep)
+        return replace(d, **{name: value for name, (value, _) in table.items()})
 
 
 def advise(
@@ -275,22 +260,18 @@ def advise(
     ram: str | int = 0, writer: str = "", on_progress: Report = lambda share, text: None,
     calls: Callable[..., list[Any]] = in_turn,
 ) -> Advice:  # fmt: skip
-    """The trace under each MPM of `given`, with those directives and with proposed ones.
-
-    costs: memory, for each MPM. growth: of the number of connections, up to 1000. ram: of the machine, bytes or
-    "4GiB"; a fifth of it and at least 256 MiB are kept back. writer: the MPM that wrote the log ("": not known).
-    on_progress: called with the share that is done, and what is simulated. calls: `parallel.in_turn`, or
-    `parallel.in_processes` for one process a processor.
-
-    Without durations the advice has no cases, and its notes say what to log and what can be said meanwhile.
-    Raises ValueError for an empty trace, one that lacks some durations, a growth or a size that can't be.
-    """
+    """The trace under each MPM of `given`, with those directives and with proposed ones. costs: memory, for
+    each MPM. growth: of the number of connections, up to 1000. ram: of the machine, bytes or "4GiB"; a fifth of
+    it and at least 256 MiB are kept back. writer: the MPM that wrote the log ("": not known). on_progress:
+    called with the share that is done, and what is simulated. calls: `parallel.in_turn`, or
+    `parallel.in_processes` for one process a processor. Without durations the advice has no cases, and its
+    notes say what to log and what can be said meanwhile. Raises ValueError for an empty trace, one that lacks
+    some durations, a growth or a size that can't be."""
     if not 0 < growth <= 1000:
         raise ValueError(f"growth: must be more than 0 and at most 1000, not {growth!r}")
     total, kept_back = room_for(ram) if ram else (0, 0)
     room = total - kept_back
-    trace = trace.complete()
-    check_span(trace)
+    check_span(trace := trace.complete())
     load = grown(trace, growth)
     if not len(load):
         raise ValueError(f"trace: no request is left at growth {growth:g}, of {len(trace):,}")
@@ -331,10 +312,8 @@ def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) 
         more = "hours in which more happens are not in it. Give a whole day, better a week."
         yield f"The log covers {covers}: {more}"
     if writer is None:
-        yield (
-            "Which MPM wrote the log is not known, so whether it ran into its limit is not either: give -f with "
-            "the LoadModule of an MPM, or --status."
-        )
+        unknown = "Which MPM wrote the log is not known, so whether it ran into its limit is not"
+        yield f"{unknown} either: give -f with the LoadModule of an MPM, or --status."
     else:
         limit = writer.process_limit * writer.ThreadsPerChild
         workers = enumerate(demand(trace, holds(writer)))
@@ -350,9 +329,8 @@ def _notes(trace: Trace, writer: Directives | None, load: Trace, growth: float) 
         yield f"Growth {growth:g}: that many times the connections, each whole; {how}."
     if growth > 1:
         usual, slow = max(demand(load, 0.0)), max(demand(load, 0.0, growth))
-        longer = f"With a full processor they are longer: {growth:g} times as long"
-        kept = f"requests would keep {slow} workers busy at the peak, not {usual}"
-        yield f"Durations are the log's. {longer}, {kept}."
+        longer = f"With a full processor they are longer: {growth:g} times as long, requests would"
+        yield f"Durations are the log's. {longer} keep {slow} workers busy at the peak, not {usual}."
 
 
 def _untimed(load: Trace) -> Iterator[str]:

@@ -33,19 +33,13 @@ from mpmkit.measure.stats import t_quantile
 from mpmkit.measure.trace import Trace
 
 RECORDED = "memory-demo"
-OLD_NAMES = ("maxclients", "maxrequestsperchild")
 HTTPD = ("apache2", "httpd")
-HEAD = (
-    "MPM", "numbers", "peak busy", "p99", "of", "waited", "p99 wait", "longest", "overflow", "forks", "ends",
-    "processes", "memory at peak", "binds first",
-)  # fmt: skip
 # Directives that a case depends on, in the order of a block.
 SHOWN = (
     "StartServers", "MinSpareServers", "MaxSpareServers", "MinSpareThreads", "MaxSpareThreads",
     "ThreadsPerChild", "ServerLimit", "MaxRequestWorkers", "AsyncRequestWorkerFactor", "KeepAliveTimeout",
     "MaxConnectionsPerChild", "ThreadLimit", "ListenBacklog", "KeepAlive", "MaxKeepAliveRequests",
 )  # fmt: skip
-COLUMNS = 600  # points of a plot, at most
 # What is drawn: title -> the values of a case, in its unit.
 DRAWN: dict[str, Callable[[Case], Sequence[float]]] = {
     "busy workers": lambda case: case.run.series["busy"],
@@ -59,25 +53,21 @@ PARALLEL = 20_000  # requests, from which on processes of their own are worth th
 def configured(file: str | None, mpm: str | None) -> tuple[str, Directives | None, list[str]]:
     """(MPM, its directives or None, notes) of an httpd.conf as it is for that MPM, by default its own. Without a
     file httpd's defaults. Of the file only what a trace meets is used. Raises ValueError with file and line."""
-    if file is None:
+    conf = read_conf(file, mpm) if file is not None else None
+    mpm = mpm or (conf.mpm if conf else None)
+    if conf is None or not mpm:
         return mpm or "", check(mpm, ())[0] if mpm else None, []
-    conf = read_conf(file, mpm)
-    mpm = mpm or conf.mpm
-    if mpm is None:
-        return "", None, []
-    wanted = {name.lower() for name in SHOWN} | set(OLD_NAMES)
+    wanted = {*map(str.lower, SHOWN), "maxclients", "maxrequestsperchild"}
     for one in conf.settings:  # a module that is not known here may have other names
         known = one.name.lower() in SPECS or foreign(one.name)
         for close in () if known else get_close_matches(one.name.lower(), wanted, 1, 0.85):
             text = f"{one.name} is not a directive: did you mean {SPECS[close].name}?"
             raise DirectiveError.at(one, text)
-    settings = [
-        one for one in conf.settings
-        if one.name.lower() in wanted and mpm in SPECS[one.name.lower()].mpms
-    ]  # fmt: skip
-    d, notes = check(mpm, settings)
-    of_mpm = any(SPECS[one.name.lower()].source == "mpm" for one in settings)
-    said = [] if of_mpm else [f"{file} has no numbers for {mpm}: httpd's defaults."]
+    used = [(one, SPECS[one.name.lower()]) for one in conf.settings if one.name.lower() in wanted]
+    used = [(one, spec) for one, spec in used if mpm in spec.mpms]
+    d, notes = check(mpm, [one for one, _ in used])
+    of_mpm = any(spec.source == "mpm" for _, spec in used)
+    said = [f"{file} has no numbers for {mpm}: httpd's defaults."] * (not of_mpm)
     return mpm, d, [*said, *(str(note) for note in notes if note.level == "warn")]
 
 
@@ -95,11 +85,9 @@ def recorded_costs() -> dict[str, Cost]:
 
 def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
     """The line of a running httpd: what its processes share once, and for each worker a child's own pages /
-    threads (the interval is that of the children's mean).
-
-    threads: ThreadsPerChild. kept: what a kept connection takes, which is not seen from outside. Raises
-    ValueError for a pid that is no parent of httpd's, or whose memory may not be read.
-    """
+    threads (the interval is that of the children's mean). threads: ThreadsPerChild. kept: what a kept
+    connection takes, which is not seen from outside. Raises ValueError for a pid that is no parent of httpd's,
+    or whose memory may not be read."""
     above = (procfs.stat(pid)[1:2] or ["0"])[0]
     name, name_above = (procfs.text_of(f"/proc/{one}/comm").strip() for one in (pid, above))
     if name not in HTTPD:
@@ -107,59 +95,51 @@ def running_cost(pid: int, threads: int, kept: Line | None) -> Cost:
         raise ValueError(f"pid: process {pid} {what}; the PidFile has the right one")
     if name_above in HTTPD:
         raise ValueError(f"pid: process {pid} is a child of httpd; give its parent, {above}")
-    looks = [(procfs.read_smaps(one), procfs.status_numbers(one)) for one in procfs.children(pid)]
-    most = max((said.get("Threads", 1) for _, said in looks), default=0)
-    # Without mod_cgid's daemon, which has one thread.
-    looks = [(memory, said) for memory, said in looks if 2 * said.get("Threads", 1) > most]
-    seen = [(memory, said.get("VmPTE", 0)) for memory, said in looks if memory is not None]
-    own = procfs.read_smaps(pid)
+    own, *looks = map(procfs.read_smaps, (pid, *procfs.children(pid)))
+    seen = [one for one in looks if one is not None]
+    most = max((one.threads for one in seen), default=0)
+    seen = [one for one in seen if 2 * one.threads > most]  # without mod_cgid's daemon
     if own is None or not seen:
         why = "and of its children may not be read; run this as root, while it serves"
         raise ValueError(f"pid: the memory of httpd {pid} {why}")
-    shared = own.pss + sum(memory.pss - memory.uss for memory, _ in seen)
-    each = [(memory.uss + tables) / threads for memory, tables in seen]
-    middle, reach = statistics.fmean(each), math.inf
-    if len(each) > 1:
-        reach = t_quantile(len(each) - 1) * statistics.stdev(each) / math.sqrt(len(each))
-    line = Line(shared, middle, middle - reach, middle + reach, len(each), len(each) * threads)
-    source = f"measured, {len(each)} children of process {pid} as they are now"
-    return Cost(line, source, kept, True)
-
-
-# -- as text, JSON and HTML ----------------------------------------------------------------------
+    shared = own.pss + sum(one.pss - one.uss for one in seen)
+    each, count = [(one.uss + one.page_tables) / threads for one in seen], len(seen)
+    error = statistics.stdev(each) / math.sqrt(count) if count > 1 else math.inf
+    middle, reach = statistics.fmean(each), t_quantile(count - 1) * error
+    line = Line(shared, middle, middle - reach, middle + reach, count, count * threads)
+    return Cost(line, f"measured, {count} children of process {pid} as they are now", kept, True)
 
 
 def _seconds(value: float) -> str:
-    if not math.isfinite(value):
-        return "gave up"
-    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+    return "gave up" if math.isinf(value) else f"{value:.{0 if value >= 10 else 2}f} s"
 
 
 def rows(advice: Advice) -> list[tuple[str, ...]]:
-    """A row of text for each case, below HEAD."""
-    found: list[tuple[str, ...]] = [HEAD]
+    """Of text: a head, and a row for each case."""
+    found: list[dict[str, str]] = []
     for case in advice.cases:
         run, d = case.run, case.directives
         low, middle, high = (f"{kb / 1024:,.0f}" for kb in case.memory)
         reach = "" if math.isnan(case.memory[2]) else f" ({low}-{high})"
         first = next(iter(run.binds.items()), None)
-        found.append((
-            case.mpm, case.kind, f"{run.peak_busy:,}", f"{run.busy_p99:,}",
-            f"{d.process_limit * d.ThreadsPerChild:,}", f"{run.waited:.1%}", _seconds(run.wait_quantile(0.99)),
-            _seconds(max(run.waits)), f"{run.overflow:,}", f"{run.forks:,}", f"{run.ends:,}",
-            f"{run.peak_processes:,}", f"{middle}{reach} MiB{' *' * (not case.cost.measured)}",
+        found.append({
+            "MPM": case.mpm, "numbers": case.kind, "peak busy": f"{run.peak_busy:,}", "p99": f"{run.busy_p99:,}",
+            "of": f"{d.process_limit * d.ThreadsPerChild:,}", "waited": f"{run.waited:.1%}",
+            "p99 wait": _seconds(run.wait_quantile(0.99)), "longest": _seconds(max(run.waits)),
+            "overflow": f"{run.overflow:,}", "forks": f"{run.forks:,}", "ends": f"{run.ends:,}",
+            "processes": f"{run.peak_processes:,}",
+            "memory at peak": f"{middle}{reach} MiB{' *' * (not case.cost.measured)}", "binds first":
             f"{first[0]}, {advice.trace.clock(first[1][0])}, {first[1][1]:,} connections" if first else "-",
-        ))  # fmt: skip
-    return found
+        })  # fmt: skip
+    return [tuple(found[0]), *(tuple(one.values()) for one in found)]
 
 
 def block(case: Case) -> str:
     """The <IfModule> to paste, each number with its reason."""
-    lines = []
-    for name in SHOWN:
-        if why := case.reasons.get(name):
-            lines += [f"    # {why}", f"    {name} {getattr(case.directives, name):g}"]
-    return "\n".join([f"<IfModule mpm_{case.mpm}_module>", *lines, "</IfModule>"])
+    lines = [f"<IfModule mpm_{case.mpm}_module>"]
+    for name in filter(case.reasons.get, SHOWN):
+        lines += [f"    # {case.reasons[name]}", f"    {name} {getattr(case.directives, name):g}"]
+    return "\n".join([*lines, "</IfModule>"])
 
 
 def blocks(advice: Advice) -> list[str]:
@@ -169,20 +149,18 @@ def blocks(advice: Advice) -> list[str]:
 def sources(advice: Advice) -> list[str]:
     """Where memory comes from, and how much there is."""
     found: dict[str, list[str]] = {}
-    for case in advice.cases:
-        mark = "Memory" if case.cost.measured else "* Memory"
-        mpms = found.setdefault(f"{mark} of {{}}: {case.cost.source}.", [])
-        mpms += [case.mpm] * (case.mpm not in mpms)
+    for mpm, cost in {case.mpm: case.cost for case in advice.cases}.items():
+        mark = "Memory" if cost.measured else "* Memory"
+        found.setdefault(f"{mark} of {{}}: {cost.source}.", []).append(mpm)
     room = f"Of {advice.ram / (1 << 30):.2f} GiB, {advice.room / (1 << 30):.2f} are for the server."
     return [text.format(", ".join(of)) for text, of in found.items()] + [room] * bool(advice.room)
 
 
 def text(advice: Advice) -> str:
-    """All of it, for a terminal."""
     parts = [f"{len(advice.trace):,} requests in {advice.trace.span / 3600:.2f} h"]
     parts += [f"* {note}" if advice.cases else note for note in advice.notes]
     if advice.cases:
-        parts += ["", *aligned(rows(advice), left=(0, 1, len(HEAD) - 1)), "", *sources(advice)]
+        parts += ["", *aligned(rows(advice), left=(0, 1, 13)), "", *sources(advice)]
         parts += ["", advice.verdict(), *(f"\n{one}" for one in blocks(advice))]
     return "\n".join(parts)
 
@@ -212,15 +190,14 @@ def _finite(value: float) -> float | None:
 
 
 def plot(cases: Sequence[Case], title: str) -> str:
-    """An SVG of one of DRAWN over time: the cases of an MPM, as given and as proposed. Of several values that
-    fall together the largest is drawn."""
+    """An SVG of one of DRAWN over time, for some cases. Of values that fall together the largest is drawn."""
     width, height = 360, 110
     series = {case.kind: DRAWN[title](case) for case in cases}
     high = max(1.0, *map(max, series.values()))
     peaks = ", ".join(f"{kind} {max(values):,.0f} at most" for kind, values in series.items())
     lines = f"<rect width='{width}' height='{height}'/>"
     for kind, values in series.items():
-        step = max(1, math.ceil(len(values) / COLUMNS))
+        step = max(1, math.ceil(len(values) / 600))  # so many points, at most
         tops = [max(values[i : i + step]) for i in range(0, len(values), step)]
         across, up = width / max(1, len(tops) - 1), height / high
         points = (f"{i * across:.1f},{height - top * up:.1f}" for i, top in enumerate(tops))
@@ -233,7 +210,7 @@ def plot(cases: Sequence[Case], title: str) -> str:
 
 
 def _wide(label: str, inside: str) -> str:
-    """What may be wider than the window scrolls by itself, with the arrow keys, too: it can have the focus."""
+    """It scrolls by itself where it is wider than the window, with the arrow keys, too: it can have the focus."""
     return f"<div class='wide' role='region' aria-label='{label}' tabindex='0'>{inside}</div>"
 
 
@@ -248,22 +225,18 @@ def html(advice: Advice, title: str) -> str:
             table += f"<tr><th scope='row'>{first}</th><td>{'</td><td>'.join(others)}</td></tr>"
         answer = _wide("Under each MPM, as given and as proposed", f"{table}</tbody></table>")
         answer += "".join(f"<p>{escape(line)}</p>" for line in sources(advice))
-        when = f"{advice.trace.clock(0)} to {advice.trace.clock(advice.trace.span)}"
         answer += (
-            f"<p><b>{escape(advice.verdict())}</b></p><p>From {when}: "
-            "<span class='given'>as given</span>, <span class='proposed'>as proposed</span>.</p>"
+            f"<p><b>{escape(advice.verdict())}</b></p><p>From {advice.trace.clock(0)} to "
+            f"{advice.trace.clock(advice.trace.span)}: <span class='given'>as given</span>, "
+            "<span class='proposed'>as proposed</span>.</p>"
         )
-    for case in [one for one in advice.cases if one.kind == "proposed"]:
-        both = [one for one in advice.cases if one.mpm == case.mpm]
-        plots = "".join(plot(both, name) for name in DRAWN)
-        answer += f"<h2>{case.mpm}</h2><div class='plots'>{plots}</div>"
-        answer += _wide(f"Lines for {case.mpm}", f"<pre>{escape(block(case))}</pre>")
+    for given, proposed in zip(advice.cases[::2], advice.cases[1::2], strict=True):
+        plots = "".join(plot((given, proposed), name) for name in DRAWN)
+        answer += f"<h2>{given.mpm}</h2><div class='plots'>{plots}</div>"
+        answer += _wide(f"Lines for {given.mpm}", f"<pre>{escape(block(proposed))}</pre>")
     page = Template(Path(__file__).with_name("advise.html").read_text(encoding="utf-8"))
     notes = "".join(f"<li>{escape(note)}</li>" for note in advice.notes)
     return page.substitute(title=escape(title), notes=notes, answer=answer)
-
-
-# -- the command --------------------------------------------------------------------------------
 
 
 def parser() -> Parser:
@@ -310,8 +283,7 @@ def answer(options: argparse.Namespace, bar: Bar) -> Advice:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: an answer. 1: a log without durations gives no answer. 2: an argument, a log or a file that
-    cannot be used. 130: Ctrl-C."""
+    """0: an answer. 1: none, the log has no durations. 2: an argument or file that can't be used. 130: Ctrl-C."""
     options, bar = parser().parse_args(argv), Bar()
     try:
         advice = answer(options, bar)

@@ -9,7 +9,7 @@ a request counts from when it was due.
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ MOST_STEPS = 14  # of a bisection
 # scale -> rounds, seconds a step, how near the bisection comes
 SCALES = {"smoke": (1, 1.0, 0.3), "demo": (2, 3.0, 0.05), "full": (8, 10.0, 0.03)}
 
-DIRECTIVES = {**demand.DIRECTIVES}  # a hundred workers each
-DIRECTIVES["prefork"] = {**DIRECTIVES["prefork"], "StartServers": 100, "MaxSpareServers": 128}
+_PREFORK = demand.DIRECTIVES["prefork"] | {"StartServers": 100, "MaxSpareServers": 128}
+DIRECTIVES = demand.DIRECTIVES | {"prefork": _PREFORK}  # a hundred workers each
 
 SCRIPT = """import time
 def application(environ, start_response):
@@ -46,12 +46,11 @@ def application(environ, start_response):
 """
 
 
-Steps = Iterable[tuple[float, bool]]  # rates that were tried, and whether the server held each
+Steps = Sequence[tuple[float, bool]]  # rates that were tried, and whether the server held each
 
 
 def bracket(steps: Steps) -> tuple[float, float]:
     """(the highest rate that held below the lowest that did not, that one); 0 and inf for none."""
-    steps = list(steps)
     high = min((rate for rate, held in steps if not held), default=math.inf)
     return max((rate for rate, held in steps if held and rate < high), default=0.0), high
 
@@ -59,7 +58,6 @@ def bracket(steps: Steps) -> tuple[float, float]:
 def next_rate(steps: Steps, first: float, precision: float) -> float | None:
     """What to try next: outwards from `first` by half, until one held and one did not, then their
     middle (of the logarithms); None once they are as near as `precision`, or after `MOST_STEPS`."""
-    steps = list(steps)
     low, high = bracket(steps)
     if len(steps) >= MOST_STEPS or high <= low * (1 + precision):
         return None
@@ -105,13 +103,10 @@ class CapacityTable(Table):
         return sum(len(self.capacities(mpm)) for mpm in MPMS)
 
     def result(self, row: Row) -> str:
-        """What progress says of a step."""
         said = "held" if row["holds"] else "not held"
         return row["flaw"] or f"{row['rate']:,.0f}/s {said}, p99 {row['p99_ms'] or math.nan:.1f} ms"
 
     def _text(self) -> Iterator[str]:
-        """The capacities, the decisions on the time that each request takes (1 / capacity), and what was
-        rejected."""
         costs: dict[str, dict[int, float]] = {}
         lines = [["mpmkit", "requests/s", "95%", "rounds"]]
         for mpm in MPMS:
@@ -125,17 +120,14 @@ class CapacityTable(Table):
             if {a, b} <= costs.keys():
                 yield f"  {a} / {b}, time a request: {decide(costs[a], costs[b])}"
         if flaws := [row["flaw"] for row in self.records if row["flaw"]]:
-            number = f"{len(flaws)} of {len(self.records)} cells"
-            yield f"{number} were rejected; last: {flaws[-1]}"
+            yield f"{len(flaws)} of {len(self.records)} cells were rejected; last: {flaws[-1]}"
         yield from self.footer()
 
     def left(self) -> list[Cell]:
-        """The bisections that are not finished."""
         self.notes += self.place.notes
         return [one for one in super().left() if self.next(one.round, one.mpm) is not None]
 
     def measure(self, cell: Cell, report: Report) -> Figures:
-        """One bisection, on one server."""
         place, rejected = self.place, 0
         same: dict[str, Any] = {"design": self.design, "seed": self.seed, "margin": MARGIN}
         same |= {"cpus": str(place), "limit_ms": self.limit_ms, "cost_us": self.cost_us}
@@ -151,11 +143,11 @@ class CapacityTable(Table):
                     yield [row(**same, **found)]
                     rejected = rejected + 1 if found["flaw"] else 0
                     if rejected == TRIES:
-                        why = f"{TRIES} cells in a row were rejected: {found['flaw']}"
-                        raise RuntimeError(why)
+                        said = f"{TRIES} cells in a row were rejected: {found['flaw']}"
+                        raise RuntimeError(said)
         if not bracket(self.steps(cell.round, cell.mpm))[0]:
-            why = f"{cell.label}: no rate kept p99 within {self.limit_ms:g} ms; raise it"
-            raise RuntimeError(why)
+            limit = f"{self.limit_ms:g} ms"
+            raise RuntimeError(f"{cell.label}: no rate kept p99 within {limit}; raise it")
 
     def _step(self, server: Any, rate: float, awake: Mapping[int, int]) -> dict[str, Any]:
         """Put one rate on the server: the columns of its row. The machine is read whenever the generator reports,
@@ -163,31 +155,26 @@ class CapacityTable(Table):
         how: dict[str, Any] = {"users": USERS, "arrival": "poisson", "warmup_seconds": 0.5}
         how |= {"rate": rate, "duration": max(self.seconds, 1.1 * TAIL / rate)}
         load = LoadProfile(path="/burn.py", expect_length=2, **how)
-        seen: list[tuple[Tick, cpus.Reading]] = []
-        read, spent = cpus.Reader(self.place, awake, [server.pid]), cpus.Spent()
-        found = run_load(server, profile=load, on_tick=lambda now: seen.append((now, read())))
+        seen: list[tuple[Tick, cpus.Spent]] = []
+        read = cpus.Reader(self.place, awake, [server.pid])
+        found = run_load(server, profile=load, on_tick=lambda now: seen.append((now, read()[0])))
         good = sum(len(tick.values) for tick, _ in seen[1:])
         failures = sum(tick.failures.total() for tick, _ in seen[1:])
-        if seen:
-            spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, self.place.shared)
+        spent = seen[-1][1].plus(seen[0][1], -1) if seen else cpus.Spent()
         p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
         held = p99 is not None and p99 <= self.limit_ms and not found.failures and found.complete
-        columns: dict[str, Any] = {"requests": good + failures, "failures": failures, "rate": rate}
-        columns |= {"p99_ms": p99, "unsent": found.errors["unsent"], "holds": held}
-        columns |= spent.columns(good)
+        columns = {
+            "requests": good + failures, "failures": failures, "rate": rate, "p99_ms": p99,
+            "unsent": found.errors["unsent"], "holds": held, **spent.columns(good),
+        }  # fmt: skip
         return {**columns, "flaw": flaw_of(columns)}
 
 
 @experiment.measured
 def capacity_table(
-    mpms: Names = MPMS,
-    limit_ms: float = 50.0,
-    cost_us: float = 300.0,
-    rounds: int | None = None,
-    scale: str | None = None,
-    *,
-    launch: experiment.Launch | None = None,
-) -> CapacityTable:
+    mpms: Names = MPMS, limit_ms: float = 50.0, cost_us: float = 300.0, rounds: int | None = None,
+    scale: str | None = None, *, launch: experiment.Launch | None = None,
+) -> CapacityTable:  # fmt: skip
     """Find the highest Poisson rate at which p99 stays within a limit and nothing is unsent, for a script under
     each MPM of mpmkit on one CPU. Five minutes at the demo scale; an interrupted run resumes with its file.
 
@@ -213,13 +200,12 @@ def capacity_table(
 
 def flaw_of(row: Mapping[str, Any]) -> str:
     """Why a cell is rejected; "" if it counts."""
+    busy, rest = row["generator_u"], 1 - row["budget"]
     if row["budget"] < BUDGET:
-        missing = f"{1 - row['budget']:.0%} of its CPU time was not generator, server or idle"
+        missing = f"{rest:.0%} of its CPU time was not generator, server or idle"
         return f"other work on the machine: {missing}"
-    if row["generator_u"] > GENERATOR_MOST:
-        used = f"it used {row['generator_u']:.0%} of its CPU at {row['rate']:,.0f} requests/s"
-        return f"generator: {used}; make the script cost more"
-    return ""
+    used = f"it used {busy:.0%} of its CPU at {row['rate']:,.0f} requests/s"
+    return f"generator: {used}; make the script cost more" if busy > GENERATOR_MOST else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,11 +34,9 @@ def find_php_fpm() -> str:
 
 
 class PhpFpm(ReferenceServer):
-    """php-fpm with `children` workers, for the length of a `with` block.
-
-    `pm = static`: each of the server's workers can hold one. how: what `ReferenceServer` takes. `address`: the
-    path of its socket. Raises NotInstalled where it is missing, ValueError for a bad number of children.
-    """
+    """php-fpm with `children` workers (`pm = static`: each of the server's workers can hold one), for the length
+    of a `with` block. how: what `ReferenceServer` takes. `address`: the path of its socket. Raises NotInstalled
+    where it is missing, ValueError for a bad number of children."""
 
     name = "php-fpm"
     stop_within = 5.0

@@ -8,6 +8,7 @@ of the looper is exactly the idle time of its CPU.
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -60,8 +61,8 @@ def place(cpus: Iterable[int], siblings: Callable[[int], set[int]]) -> Placement
 
 def cpu_list(text: str) -> set[int]:
     """CPUs as the kernel writes them: 0-1,4 is 0, 1 and 4."""
-    ends = [part.partition("-") for part in text.strip().split(",") if part]
-    return {n for first, _, last in ends for n in range(int(first), int(last or first) + 1)}
+    ends = re.findall(r"(\d+)-?(\d*)", text)
+    return {n for first, last in ends for n in range(int(first), int(last or first) + 1)}
 
 
 def here() -> Placement:
@@ -95,11 +96,10 @@ while os.getppid() == parent:
 @contextlib.contextmanager
 def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
     """Keep these CPUs awake: {CPU: process id of its looper}. They end with this process."""
-    pids = {}
+    pids, command = {}, [sys.executable, "-S", "-E", "-c", LOOPER]
     with contextlib.ExitStack() as stack:
         for cpu in set(cpus):
-            looper = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
-            stack.enter_context(looper)  # waits for it
+            looper = stack.enter_context(subprocess.Popen(command))  # waits for it
             stack.callback(looper.kill)
             pids[cpu] = looper.pid
             os.sched_setaffinity(looper.pid, {cpu})
@@ -107,44 +107,9 @@ def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
         yield pids
 
 
-class Reading(NamedTuple):
-    """Seconds until now."""
-
-    clock: float
-    idle: float  # of all CPUs
-    off: float  # idle time of the server's CPU
-    stolen: float  # of it
-    generator: float  # CPU time, as of each server's processes
-    servers: tuple[float, ...]
-
-
-class Reader:
-    """Takes readings. loopers: {CPU: process id}. groups: the process group of each server. Which processes there
-    are is looked up for the first reading: they neither come nor go."""
-
-    def __init__(self, place: Placement, loopers: Mapping[int, int], groups: Iterable[int]) -> None:
-        self._cpu, self._loopers, self._groups = place.server, loopers, [*groups]
-
-    @cached_property
-    def _pids(self) -> list[list[int]]:
-        """Those of the generator, which are this process and its other children, then each server's."""
-        me, others = os.getpid(), {*self._groups, *self._loopers.values()}
-        mine = [pid for pid in (me, *procfs.children(me)) if pid not in others]
-        return [mine, *map(procfs.members, self._groups)]
-
-    def __call__(self) -> Reading:
-        times = psutil.cpu_times(percpu=True)
-        idle = [one.idle + one.iowait for one in times]
-        for number, looper in self._loopers.items():
-            idle[number] += procfs.clock_ns(looper) / 1e9
-        mine, *theirs = (sum(map(procfs.clock_ns, pids)) / 1e9 for pids in self._pids)
-        off, steal = idle[self._cpu], times[self._cpu].steal
-        return Reading(time.monotonic(), sum(idle), off, steal, mine, tuple(theirs))
-
-
 class Spent(NamedTuple):
-    """Seconds that passed between two readings, and of them those of the server's CPU, of the server's processes,
-    of the generator, stolen, and all that generator, server and idle CPUs make up."""
+    """Seconds since some moment, or between two: of the clock, of the server's CPU, of the server's processes, of
+    the generator, stolen from the server's CPU, and all that generator, server and idle CPUs make up."""
 
     seconds: float = 0.0
     server: float = 0.0
@@ -153,24 +118,44 @@ class Spent(NamedTuple):
     stolen: float = 0.0
     known: float = 0.0
 
-    @classmethod
-    def between(cls, old: Reading, new: Reading, server: int, shared: bool) -> Self:
-        """server: its number among the readings' servers. shared: it has one CPU with the generator. If not, what
-        is neither idle nor stolen on the server's CPU is the server's, softirq included: the kernel knows the
-        time of the looper exactly, and samples kinds of work by its tick."""
-        own = new.servers[server] - old.servers[server]
-        seconds, idle, off, stolen, generator = (
-            b - a for a, b in zip(old[:-1], new[:-1], strict=True)
-        )
-        busy = own if shared else max(0.0, seconds - off - stolen)
-        return cls(seconds, busy, own, generator, stolen, idle + own + generator)
+    def plus(self, other: Self, times: float = 1.0) -> Self:
+        """Added to `times` times the other; -1: what passed since then."""
+        return type(self)(*(a + times * b for a, b in zip(self, other, strict=True)))
 
     def columns(self, good: float) -> dict[str, float]:
         """The columns of a row with so many good answers; zeros if no time passed."""
         names = ("x", "server_u", "group_u", "generator_u", "stolen", "budget")
         values = (good, *self[1:-1], self.known / (os.cpu_count() or 1))
-        each = (value / (self.seconds or 1.0) for value in values)
+        each = (max(0.0, value) / (self.seconds or 1.0) for value in values)
         return {"seconds": self.seconds, **dict(zip(names, each, strict=True))}
+
+
+class Reader:
+    """Reads what was spent so far, for each server. loopers: {CPU: process id}. groups: the servers' process
+    groups. Which processes there are is looked up for the first reading: they neither come nor go."""
+
+    def __init__(self, place: Placement, loopers: Mapping[int, int], groups: Iterable[int]) -> None:
+        self._place, self._loopers, self._groups = place, loopers, [*groups]
+
+    @cached_property
+    def _pids(self) -> list[list[int]]:
+        """Those of the generator, which are this process and its other children, then each server's."""
+        me, others = os.getpid(), {*self._groups, *self._loopers.values()}
+        mine = [pid for pid in (me, *procfs.children(me)) if pid not in others]
+        return [mine, *map(procfs.members, self._groups)]
+
+    def __call__(self) -> list[Spent]:
+        """If the server's CPU is not the generator's, too, what is neither idle nor stolen there is the server's,
+        softirq included: the kernel knows the looper's time exactly, and samples kinds of work by its tick."""
+        times = psutil.cpu_times(percpu=True)
+        idle = [one.idle + one.iowait for one in times]
+        for number, looper in self._loopers.items():
+            idle[number] += procfs.clock_ns(looper) / 1e9
+        mine, *theirs = (sum(map(procfs.clock_ns, pids)) / 1e9 for pids in self._pids)
+        server, now, alone = self._place.server, time.monotonic(), not self._place.shared
+        stolen, rest = times[server].steal, sum(idle) + mine
+        busy = now - idle[server] - stolen
+        return [Spent(now, busy if alone else own, own, mine, stolen, rest + own) for own in theirs]
 
 
 class OtherWork:

@@ -21,7 +21,6 @@ of S = U/X, the CPU time of a request; U against X is a line through the origin.
 
 import contextlib
 import itertools
-import operator
 import threading
 import time
 from bisect import bisect_left
@@ -56,13 +55,12 @@ SCALES: dict[str, tuple[int, int, tuple[float, ...], tuple[str, ...]]] = {
 
 WHO = ("server", "mpm", "control", "work")  # the columns that tell loads apart
 
-_FEW = {"StartServers": 4}  # children, of 25 threads
-_POOLS = {"prefork": {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}}
 DIRECTIVES: dict[str, dict[str, Any]] = {
-    mpm: {**block, **_POOLS.get(mpm, _FEW), "KeepAlive": True, "MaxKeepAliveRequests": 0}
+    mpm: {**block, "StartServers": 4, "KeepAlive": True, "MaxKeepAliveRequests": 0}
     for mpm, block in published.DIRECTIVES.items()
 }
 """The article's, but that no child is forked or ended while it is measured."""
+DIRECTIVES["prefork"] |= {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}
 
 LEAD, COUNTED, PAUSE = 0.03, 0.1, 0.01  # seconds of a turn
 DISTURBED = 0.03  # of the server's CPU, by other work or the host: such a turn does not count
@@ -103,22 +101,20 @@ def profile(turns: Sequence[Turn], lines: Sequence[RequestSpec], keep_alive: boo
 
 
 class Sampler(threading.Thread):
-    """Takes a reading at the begin and at the end of what counts of each of so many turns. `tick` is for
-    `run_load`: it starts with the first report of the generator, which says when the first turn began."""
+    """Reads at the begin and at the end of what counts of each of so many turns. `tick` is for `run_load`: it
+    starts with the first report of the generator, which says when the first turn began."""
 
-    def __init__(self, turns: int, read: Callable[[], cpus.Reading]) -> None:
+    def __init__(self, turns: int, read: Callable[[], list[cpus.Spent]]) -> None:
         super().__init__(daemon=True)
-        self.readings: dict[tuple[int, int], cpus.Reading] = {}  # turn, 0 or 1: begin or end
+        self.readings: dict[tuple[int, int], list[cpus.Spent]] = {}  # turn, 0 or 1: begin or end
         self._turns, self._read, self._origin = turns, read, 0.0
 
     def tick(self, tick: Tick) -> None:
-        """The generator has reported."""
         if not self._origin:
             self._origin = tick.origin
             self.start()
 
     def run(self) -> None:
-        """Read at the times that the turns leave for it."""
         self._read()  # looks up the processes
         for number, end in itertools.product(range(self._turns), (0, 1)):
             wait = self._origin + number * LENGTH + LEAD + end * COUNTED - time.monotonic()
@@ -132,29 +128,27 @@ def of_turns(
 ) -> dict[Turn, dict[str, Any]]:
     """(server, rate) -> the columns of its row: sums over its turns that count. Left out are turns that were
     disturbed, or whose readings are missing or late. shared: generator and server had one CPU."""
-    first = uncounted(len(set(turns)))
+    first, readings = uncounted(len(set(turns))), sampler.readings
     dues = [*itertools.takewhile(lambda due: due < len(turns) * LENGTH, arrivals(load))]
-    counts = Counter[Turn]()
-    sums = dict.fromkeys(turns, cpus.Spent())
+    counts, sums = Counter[Turn](), dict.fromkeys(turns, cpus.Spent())
     for number, turn in enumerate(turns):
-        old, new = (sampler.readings.get((number, end)) for end in (0, 1))
-        if number < first or old is None or new is None:
+        if number < first or not {(number, 0), (number, 1)} <= readings.keys():
             continue
-        spent = cpus.Spent.between(old, new, turn.server, shared)
+        old, new = (readings[number, end][turn.server] for end in (0, 1))
+        spent = new.plus(old, -1)
         disturbed = max(spent.stolen, spent.server - spent.group) > DISTURBED * spent.seconds
-        if not 0.9 < spent.seconds / COUNTED < 1.1 or (disturbed and not shared):
-            continue
-        begin = number * LENGTH + LEAD
-        counts[turn] += bisect_left(dues, begin + COUNTED) - bisect_left(dues, begin)
-        sums[turn] = cpus.Spent(*map(operator.add, sums[turn], spent))
+        if 0.9 < spent.seconds / COUNTED < 1.1 and (shared or not disturbed):
+            begin = number * LENGTH + LEAD
+            counts[turn] += bisect_left(dues, begin + COUNTED) - bisect_left(dues, begin)
+            sums[turn] = sums[turn].plus(spent)
+    # A request due where two turns meet may be of either: so no more are missing than failed.
     due = Counter(turns[int(when / LENGTH)].server for when in dues[bisect_left(dues, 0.0) :])
     good = [len(run.paths.get(line.name, ())) for line in load.mix]
+    missing = [min(run.failures, max(0, due[n] - some)) for n, some in enumerate(good)]
     found = {}
     for turn, spent in sums.items():
-        # A request due where two turns meet may be of either: so no more are missing than failed.
-        missing = min(run.failures, max(0, due[turn.server] - good[turn.server]))
-        counted = {"requests": counts[turn], "failures": missing, "unsent": run.errors["unsent"]}
-        found[turn] = counted | spent.columns(counts[turn])
+        counted = {"requests": counts[turn], "failures": missing[turn.server]}
+        found[turn] = counted | {"unsent": run.errors["unsent"]} | spent.columns(counts[turn])
     return found
 
 
@@ -241,25 +235,21 @@ class DemandTable(Table):
         return len({tuple(row[name] for name in ("round", *WHO)) for row in self.records})
 
     def result(self, row: Row) -> str:
-        """What progress says of a finished load."""
         return row["flaw"] or f"{1e6 * row['server_u'] / row['x']:.1f} µs a request"
 
     def _text(self) -> Iterator[str]:
-        """Demand, R² and decisions for each kind of work, then what a reader should know."""
         yield "service demand S = U/X: CPU time of the server's CPU for a request, 95% intervals"
+        blocks = f"{self.repeats} blocks in random order (seed {self.seed})"
         rates = ", ".join(f"{rate:,.0f}" for rate in self.rates)
-        yield (
-            f"fixed beforehand: margin ±{self.margin:.3g}, {self.repeats} blocks in random order (seed "
-            f"{self.seed}), {rates} requests/s; {self.place}"
-        )
+        yield f"fixed beforehand: margin ±{self.margin:.3g}, {blocks}, {rates} requests/s; {self.place}"
         for work in self.works:
             yield from ["", *self._of_work(work)]
         yield ""
-        if flaws := [row["flaw"] for row in self.records if row["flaw"]]:
+        if flaws := [row["flaw"].partition(":") for row in self.records if row["flaw"]]:
             yield f"{len(flaws)} of {len(self.records)} rows are not used:"
-            for kind, count in Counter(text.partition(":")[0] for text in flaws).most_common():
-                first = next(text for text in flaws if text.startswith(kind))
-                yield f"  {count} for {kind}; the first of them{first.removeprefix(kind)}"
+            first = {kind: text for kind, _, text in reversed(flaws)}
+            for kind, count in Counter(kind for kind, *_ in flaws).most_common():
+                yield f"  {count} for {kind}; the first of them:{first[kind]}"
             yield ""
         yield from self.footer()
 
@@ -289,15 +279,14 @@ class DemandTable(Table):
         self.records = whole_blocks(self.records, self)
         self.resumed = self.measured
         self.notes += self.place.notes
-        have = {row["round"] for row in self.records}
         parts = tuple(f"{cell.label} {work}" for cell in self.cells for work in cell.parts)
-        numbers = (number for number in range(1, self.repeats + 1) if number not in have)
-        return [Cell(number, OURS, "", parts=parts) for number in numbers]
+        left = {*range(1, self.repeats + 1)} - {row["round"] for row in self.records}
+        return [Cell(number, OURS, "", parts=parts) for number in sorted(left)]
 
     def measure(self, block: Cell, report: Report) -> Figures:
         """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
-        place, start = self.place, partial(self._started, self.block(block.round))
-        with cpus.loopers(place[:2]) as awake, cpus.pinned(start, place) as servers:
+        start = partial(self._started, self.block(block.round))
+        with cpus.loopers(self.place[:2]) as awake, cpus.pinned(start, self.place) as servers:
             for work in stats.turns(self.works, block.round, f"{self.seed} works"):
                 report(f"block {block.round}, {work}", 0.0)
                 some = {cell: one for cell, one in servers.items() if work in cell.parts}
@@ -357,25 +346,17 @@ class DemandTable(Table):
             if rows and all((row["flaw"] or "").startswith("generator") for row in rows):
                 fit = min(row["rate"] * GENERATOR_MOST / row["generator_u"] for row in rows)
                 lower = ",".join(f"{0.8 * fit / self.rates[-1] * one:.2g}" for one in self.rates)
-                raise RuntimeError(
-                    f"{rate:,.0f} requests/s are above the generator's limit on this machine, in all "
-                    f"{len(rows)} cells of block {block} ({rows[0]['flaw']}); give lower rates, "
-                    f"--rates {lower}"
-                )
+                what = f"in all {len(rows)} cells of block {block} ({rows[0]['flaw']})"
+                above = f"{rate:,.0f} requests/s are above the generator's limit on this machine"
+                raise RuntimeError(f"{above}, {what}; give lower rates, --rates {lower}")
 
 
 @experiment.measured
 def demand_table(
-    works: Names | None = None,
-    rates: Iterable[float] | None = None,
-    blocks: int | None = None,
-    scale: str | None = None,
-    *,
-    seed: int = 1,
-    margin: float = MARGIN,
-    also: Names = ("httpd",),
+    works: Names | None = None, rates: Iterable[float] | None = None, blocks: int | None = None,
+    scale: str | None = None, *, seed: int = 1, margin: float = MARGIN, also: Names = ("httpd",),
     launch: experiment.Launch | None = None,
-) -> DemandTable:
+) -> DemandTable:  # fmt: skip
     """Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and of httpd if it is
     installed, with a decision on each pair (docs/DEMAND.md). Five minutes at the demo scale; an interrupted run
     resumes with its file, and measures an unfinished block again.
@@ -404,8 +385,7 @@ def demand_table(
     cells += [replace(rival, parts=static) for rival in rivals if static]
     cells += [replace(cell, control=True) for cell in cells if cell.mpm == "prefork"]
     cells = [replace(cell, directives=DIRECTIVES[cell.mpm]) for cell in cells]
-    speeds = tuple(sorted(set(map(float, speeds))))
-    servers = dict.fromkeys(cell.server for cell in cells)
+    speeds, servers = tuple(sorted({*map(float, speeds)})), dict.fromkeys(c.server for c in cells)
     design = experiment.identity(kinds, speeds, cycles, seed, margin, *servers)
     how: dict[str, Any] = {"cells": cells, "repeats": blocks or most, "seed": seed, "scale": chosen}
     how |= {"design": design, "left_out": missing}

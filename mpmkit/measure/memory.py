@@ -75,9 +75,8 @@ def memory_of(server: Any) -> DataFrame:
     """
     pid = server if isinstance(server, int) else server.pid
     rows = [
-        {"pid": one, "role": "parent" if one == pid else "child", "threads": threads}
-        | {**vars(memory), "page_tables": tables}
-        for one, memory, threads, tables in processes_of(pid)
+        {"pid": one, "role": "parent" if one == pid else "child", **vars(memory)}
+        for one, memory in processes_of(pid).items()
     ]
     if not rows:
         raise ValueError(f"no server runs with process {pid}")

@@ -6,8 +6,7 @@
     print(run.event_log())
 
 A server of `mpmkit.launch` gets no request: its scoreboard and /proc are read, in about a millisecond. A real
-httpd is asked for its status page (`?auto`), which keeps one of its workers busy for a moment: that worker is
-subtracted.
+httpd is asked for its status page (`?auto`): the worker that answers is subtracted.
 """
 
 import base64
@@ -33,26 +32,27 @@ MEMORY_EVERY = 2.0  # seconds between readings of memory, at least
 MEMORY_SHARE = 0.01  # of a core that reading memory may take
 KEEP = 36_000  # samples kept: some three hours
 FIRST_ANSWER = 10.0  # seconds in which a status page must come the first time
+_Counts = dict[str, float]  # fields of a Sample
 
 
 class _Look(NamedTuple):
     """What one look finds, before it is compared with the one before."""
 
     children: list[int]  # their pids; empty if nothing but the URL is known
-    counts: dict[str, float]  # fields of a Sample
+    counts: _Counts
     duration_ms: float = NAN  # of all requests together
     lines: Sequence[str] = ()  # new ones of the error log
     board: ScoreboardView | None = None
 
 
-def _counts(letters: str, held: Sequence[int], idle: int, busy: int) -> dict[str, float]:
+def _counts(letters: str, held: Sequence[int], idle: int, busy: int, **more: float) -> _Counts:
     """Of connections without a thread (kept alive, writing, closing), and of workers: fields of a Sample."""
     keep_alive, writing, closing = held
     count = Counter(letters)
     return {
         "workers": idle + busy, "idle": idle, "busy": busy, "without_thread": sum(held),
         "threads": len(letters) - count[LETTERS[0]], "reading": count["R"], "parked": count["K"] + keep_alive,
-        "closing": count["C"] + closing, "writing": count["W"] + count["L"] + writing,
+        "closing": count["C"] + closing, "writing": count["W"] + count["L"] + writing, **more,
     }  # fmt: skip
 
 
@@ -72,21 +72,19 @@ class _Scoreboard:
         board, log = self.server.scoreboard(), self.server.error_log()
         rows = [row for row in board.snapshot.processes if row.pid]
         lines, self._logged = log_lines(log[self._logged :]), len(log)
-        names = ("keep_alive", "write_completion", "lingering_close")
-        held = [sum(getattr(row, name) for row in rows) for name in names]
-        letters, now = "".join(board.letters.values()), board.counts
-        counts = _counts(letters, held, now.idle, now.busy)
-        counts |= {"processes": len(rows), "accesses": board.accesses}
-        counts["generation"] = board.snapshot.generation
+        held = [(row.keep_alive, row.write_completion, row.lingering_close) for row in rows]
+        counts = _counts(
+            "".join(board.letters.values()), [*map(sum, zip((0, 0, 0), *held, strict=True))],
+            board.counts.idle, board.counts.busy, processes=len(rows), accesses=board.accesses,
+            generation=board.snapshot.generation,
+        )  # fmt: skip
         duration = sum(row.duration for row in board.workers) / 1e6
         return _Look([row.pid for row in rows], counts, duration, lines, board)
 
 
 class StatusPage:
-    """A server of another make, by its status page. Raises OSError if that doesn't come.
-
-    Its URL may have a user and a password, which are sent as Basic authentication.
-    """
+    """A server of another make, by its status page. A user and a password in its URL are sent as Basic
+    authentication. Raises OSError if the page doesn't come."""
 
     def __init__(self, server: Any, patience: float) -> None:
         url = server if isinstance(server, str) else server.url
@@ -142,31 +140,27 @@ class StatusPage:
         except (OSError, KeyError, ValueError):
             return _Look(children, known)  # every worker is busy: the page does not come
         letters = auto["Scoreboard"].replace("W", "_", 1)  # one answers us
-        counts = _counts(letters, held, idle + 1, max(0, busy - 1))
-        counts |= {"generation": generation, "accesses": accesses}
-        if not self.pid:
-            one_each = counts["threads"] if self.mpm == "prefork" else NAN
-            known["processes"] = float(auto.get("Processes", one_each))
+        more = {"generation": generation, "accesses": accesses}
+        counts = _counts(letters, held, idle + 1, max(0, busy - 1), **more)
+        one_each = counts["threads"] if self.mpm == "prefork" else NAN
+        counts["processes"] = float(auto.get("Processes", one_each))
         return _Look(children, counts | known, ms)
-
-
-LEVELS = "notice|warn|error|crit|alert|emerg"
-LOG_LINE = re.compile(rf"(?m)^\[[^\]\n]+\] \[\w+:(?:{LEVELS})\] \[pid \d+(?::tid \d+)?\] (.*)")
 
 
 def log_lines(text: str) -> list[str]:
     """The messages of an error log that an operator should see, without date and pid."""
-    return LOG_LINE.findall(text)
+    levels = "notice|warn|error|crit|alert|emerg"
+    line = rf"(?m)^\[[^\]\n]+\] \[\w+:(?:{levels})\] \[pid \d+(?::tid \d+)?\] (.*)"
+    return re.findall(line, text)
 
 
 class Watch(Recording):
     """Watches one server until it is closed or the server ends; a context manager.
 
-    server      from `mpmkit.launch`; or an object with `url` and `pid` whose status page is
-                at /server-status; or the URL of a server or of its status page
+    server      from `mpmkit.launch`; or an object with `url` and `pid` whose status page is at /server-status;
+                or the URL of a server or of its status page
     every       seconds between samples, 0.01 or more
-    on_sample   called in the watching thread with each Sample and its ScoreboardView (None for
-                another kind of server)
+    on_sample   called in the watching thread with each Sample and its ScoreboardView (None without a scoreboard)
     on_end      called there when the server has ended, unless the watch was closed before
 
     It may be read at any time, from any thread. Raises ValueError for a shorter `every`, LaunchError
@@ -180,10 +174,8 @@ class Watch(Recording):
         if every < 0.01:
             raise ValueError(f"every: must be 0.01 s or more, not {every!r}: it would be a load")
         self._reader: _Scoreboard | StatusPage
-        if isinstance(server, Server):
-            self._reader = _Scoreboard(server)
-        else:
-            self._reader = StatusPage(server, max(every, 0.2))
+        ours = isinstance(server, Server)
+        self._reader = _Scoreboard(server) if ours else StatusPage(server, max(every, 0.2))
         super().__init__(self._reader.mpm)
         self.every, self.on_sample, self.on_end = every, on_sample, on_end
         self._began = time.monotonic()
@@ -245,9 +237,9 @@ class Watch(Recording):
 
     def until(self, condition: Callable[[Sample], Any], seconds: float = 30.0) -> Sample:
         """Wait for a sample that fulfils the condition, and return it. Raises TimeoutError."""
-        end = time.monotonic() + seconds
+        end = self.now + seconds
         while not condition(sample := self.last):
-            if time.monotonic() > end:
+            if self.now > end:
                 raise TimeoutError(f"not within {seconds:g} s; the last sample: {sample}")
             time.sleep(self.every / 4)
         return sample
@@ -265,8 +257,7 @@ class Watch(Recording):
         except (LaunchError, OSError, ValueError):
             return None
         with self._lock:
-            now = self.now
-            sample = self._sample(look, waiting, now)
+            sample = self._sample(look, waiting, now := self.now)
             self.events += [Event(now, *one) for one in self._differences(look)]
             self._last = look
             self.samples.append(sample)
@@ -292,10 +283,9 @@ class Watch(Recording):
         return Sample(round(now, 3), **look.counts, **given)
 
     def _differences(self, look: _Look) -> Iterator[tuple[str, str]]:
-        """Kind and text of events: which children came and went, a new generation, new lines in the error log."""
-        now_there, were_there = set(look.children), set(self._last.children)
+        there, before = set(look.children), set(self._last.children)
         one, many = ("a child", "children") if self.mpm == "prefork" else ("a process", "processes")
-        for kind, pids in (("forked", now_there - were_there), ("ended", were_there - now_there)):
+        for kind, pids in (("forked", there - before), ("ended", before - there)):
             if pids:
                 yield kind, f"{kind} {one if len(pids) == 1 else f'{len(pids)} {many}'}"
         generation = look.counts.get("generation", NAN)

@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -30,7 +30,7 @@ def text_of(path: str | os.PathLike[str]) -> str:
 
 def numbers(path: str) -> dict[str, int]:
     """The numbers of a file of lines such as "VmPTE:  48 kB"; empty if it can't be read."""
-    found = re.findall(r"^(\w+):\s+(\d+)", text_of(path), re.MULTILINE | re.ASCII)
+    found = re.findall(r"(?am)^(\w+):\s+(\d+)", text_of(path))
     return {label: int(value) for label, value in found}
 
 
@@ -46,9 +46,10 @@ def alive(pid: int) -> bool:
 
 
 def members(group: int) -> list[int]:
-    """The living processes of a process group."""
+    """The living processes of a process group, the first one first."""
     stats = {int(name): stat(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
-    return [pid for pid, w in stats.items() if w[2:3] == [str(group)] and w[0] not in "ZX"]
+    found = [pid for pid, w in stats.items() if w[2:3] == [str(group)] and w[0] not in "ZX"]
+    return sorted(found, key=lambda pid: (pid != group, pid))
 
 
 def children(pid: int) -> list[int]:
@@ -76,8 +77,8 @@ def ran_for(task: str) -> int:
 
 
 def cpu_ns(pids: Sequence[int]) -> int:
-    """CPU time of `pids` so far, in ns, with that of their children who ended and were waited for
-    (counted in ticks of 10 ms). Threads that have ended are not in it."""
+    """CPU time of `pids` so far, in ns, with that of their children who ended and were waited for (counted in
+    ticks of 10 ms). Threads that have ended are not in it."""
     of_children = sum(int(ticks) for pid in pids for ticks in stat(pid)[13:15])  # cutime and cstime
     return of_children * TICK_NS + sum(ran_for(task) for pid in pids for task in tasks(pid))
 
@@ -91,14 +92,13 @@ def clock_ns(pid: int) -> int:
 
 
 class Meter:
-    """CPU time of a server's process group for each request of one load, in µs: from the first report of
-    requests done, so without start and warm-up, to the end. Less than `LEAST` seconds have no figure: the time
-    between a report and its reading would be too large a part of them."""
+    """CPU time of a server's process group (None: not known) for each request of one load, in µs: from the first
+    report of requests done, so without start and warm-up, to the end. Less than `LEAST` seconds have no figure:
+    the time between a report and its reading would be too large a part of them."""
 
     LEAST = 1.0
 
     def __init__(self, group: int | None) -> None:
-        """group: of the processes; None if it isn't known, and nothing is measured."""
         self.group, self._begun = group, (0, 0, 0.0)
 
     def progress(self, done: int) -> None:
@@ -117,8 +117,9 @@ class Meter:
 
 @dataclass(frozen=True)
 class Footprint:
-    """KiB of one process, or of several added up."""
+    """Threads and KiB of one process, or of several added up."""
 
+    threads: int = 0
     pss: int = 0  # its own pages, and of each shared page the part of one who maps it: adds up
     uss: int = 0  # its own pages alone: what would be free if only this process ended
     rss: int = 0  # every page it has mapped: a page of ten processes counts ten times in a sum
@@ -128,6 +129,7 @@ class Footprint:
     anonymous: int = 0  # of pss: Python's own arenas, malloc's further ones, written copies
     stacks: int = 0  # of pss: the first thread's and the other threads' (see `kind_of`)
     shm: int = 0  # of pss: shared memory, such as the scoreboard
+    page_tables: int = 0  # the kernel's, in no process's pss
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -144,9 +146,7 @@ class Mapping(NamedTuple):
     flags: str
 
 
-_FIRST_LINE = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$", re.A | re.M
-)
+_FIRST_LINE = re.compile(r"^(\w+)-(\w+) ([-rwxsp]{4}) \w+ \w+:\w+ \d+ *(.*)$", re.A | re.M)
 _FIGURE = re.compile(r"^(Rss|Pss|SwapPss|Private_\w+|Referenced): +(\d+) kB$", re.A | re.M)
 GUARD = 65536  # bytes: a guard is one page, 64 KiB where pages are that large
 
@@ -162,12 +162,10 @@ def mappings(smaps: str) -> list[Mapping]:
 
 
 def kind_of(mapping: Mapping, below: Mapping | None) -> str:
-    """The kind of a mapping: code, heap, stacks, shm or anonymous. `below` is the one before it.
-
-    A thread's stack is an anonymous mapping like any other. The C library puts a guard right below it: a mapping
-    of a few pages without any permission (glibc before 2.42, musl), or guard pages inside it, which show as the
-    flag `gu`. An arena of malloc has its reserve *above* it, so it does not count as a stack.
-    """
+    """The kind of a mapping: code, heap, stacks, shm or anonymous. `below` is the one before it. A thread's
+    stack is an anonymous mapping like any other. The C library puts a guard right below it: a mapping of a few
+    pages without any permission (glibc before 2.42, musl), or guard pages inside it, which show as the flag
+    `gu`. An arena of malloc has its reserve *above* it, so it does not count as a stack."""
     name, permissions = mapping.name, mapping.permissions
     if name == "[heap]" or name.startswith("[stack"):
         return "heap" if name == "[heap]" else "stacks"
@@ -187,14 +185,12 @@ def kind_of(mapping: Mapping, below: Mapping | None) -> str:
 
 def parse_smaps(smaps: str) -> Footprint:
     """The mappings of a text added up. Empty text (a process that has ended) gives zeros."""
-    total, kb = Counter[str](), Counter[str]()
-    below: Mapping | None = None
-    for mapping in mappings(smaps):
-        total[kind_of(mapping, below)] += mapping.kb["Pss"]
+    kinds, kb, found = Counter[str](), Counter[str](), mappings(smaps)
+    for mapping, below in zip(found, [None, *found], strict=False):
+        kinds[kind_of(mapping, below)] += mapping.kb["Pss"]
         kb.update(mapping.kb)
-        below = mapping
-    private = kb["Private_Clean"] + kb["Private_Dirty"] + kb["Private_Hugetlb"]
-    return Footprint(kb["Pss"], private, kb["Rss"], kb["SwapPss"], **total)
+    private = sum(kb[f"Private_{kind}"] for kind in ("Clean", "Dirty", "Hugetlb"))
+    return Footprint(pss=kb["Pss"], uss=private, rss=kb["Rss"], swap=kb["SwapPss"], **kinds)
 
 
 def pss_mb(pids: Iterable[int]) -> float:
@@ -205,18 +201,16 @@ def pss_mb(pids: Iterable[int]) -> float:
 
 def read_smaps(pid: int) -> Footprint | None:
     """The memory of a living process; None if it has ended or is another user's and we are not root."""
-    text = text_of(f"/proc/{pid}/smaps")
-    return parse_smaps(text) if text else None  # a zombie has none
+    text, status = text_of(f"/proc/{pid}/smaps"), status_numbers(pid)
+    if not text or not status:  # a zombie has no mappings
+        return None
+    threads, tables = status.get("Threads", 1), status.get("VmPTE", 0)
+    return replace(parse_smaps(text), threads=threads, page_tables=tables)
 
 
-def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
-    """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
-    found = []
-    for one in sorted(members(pid), key=lambda each: (each != pid, each)):
-        memory, status = read_smaps(one), status_numbers(one)
-        if memory is not None and status:
-            found.append((one, memory, status.get("Threads", 1), status.get("VmPTE", 0)))
-    return found
+def processes_of(pid: int) -> dict[int, Footprint]:
+    """The memory of a server's living processes by their pids, parent first."""
+    return {one: memory for one in members(pid) if (memory := read_smaps(one)) is not None}
 
 
 def settle(pid: int) -> None:
@@ -233,46 +227,38 @@ def settle(pid: int) -> None:
 def sample(pid: int) -> dict[str, dict[str, int]]:
     """scope -> the memory columns of a record, for the whole server, its parent, its median child. Empty if
     the server has ended."""
-    looks: list[list[tuple[int, Footprint, int, int]]] = []
+    looks: list[dict[int, Footprint]] = []
     for number in range(SAMPLES):
         time.sleep(BETWEEN if number else 0)
         looks += filter(None, [processes_of(pid)])
     if not looks:
         return {}
-    look = sorted(looks, key=lambda look: sum(one[1].pss for one in look))[len(looks) // 2]
-    children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
-    child = children[len(children) // 2 :][:1]
-    scopes = {"server": look, "parent": [one for one in look if one[0] == pid], "child": child}
+    look = sorted(looks, key=lambda look: sum(one.pss for one in look.values()))[len(looks) // 2]
+    children = sorted((look[one] for one in look if one != pid), key=lambda one: one.pss)
+    child, parent = children[len(children) // 2 :][:1], [look[pid]] if pid in look else []
     found = {}
-    for scope, processes in scopes.items():
-        if processes:
-            _, memory, threads, tables = zip(*processes, strict=True)
-            counts = {"processes": len(processes), "threads": sum(threads)}
-            sizes = {f"{name}_kb": kb for name, kb in vars(sum(memory, Footprint())).items()}
-            found[scope] = {**counts, **sizes, "page_tables_kb": sum(tables)}
+    for scope, some in (("server", [*look.values()]), ("parent", parent), ("child", child)):
+        if some:
+            sizes = {f"{name}_kb": kb for name, kb in vars(sum(some, Footprint())).items()}
+            found[scope] = {"processes": len(some), "threads": sizes.pop("threads_kb"), **sizes}
     return found
 
 
 def ready_tasks() -> int:
     """How many tasks are ready to run now on this machine, the reader among them."""
-    found = re.search(r"^procs_running (\d+)", text_of("/proc/stat"), re.MULTILINE)
-    return int(found[1]) if found else 0
+    return next(map(int, re.findall(r"(?m)^procs_running (\d+)", text_of("/proc/stat"))), 0)
 
 
-LISTENING = "0A"
-TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
-
-
-def listen_queue(port: int, tables: Iterable[str] = TABLES) -> float:
-    """Connections that wait to be accepted on a port of this machine; NaN if no socket listens there. Takes
-    0.1 ms, also with 10,000 connections: listening sockets come first in the table. IPv6 counts only where
-    nothing listens on the port by IPv4."""
+def listen_queue(port: int, tables: Iterable[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> float:
+    """Connections that wait to be accepted on a port of this machine; NaN if no socket listens there. Takes 0.1
+    ms, also with 10,000 connections: listening sockets come first in the table. IPv6 counts only where nothing
+    listens on the port by IPv4."""
     for table in tables:
         found = []
         with contextlib.suppress(OSError), open(table, buffering=8192) as file:
             next(file, None)
             for words in map(str.split, file):
-                if words[3] != LISTENING:
+                if words[3] != "0A":  # listening
                     break
                 if words[1].endswith(f":{port:04X}"):
                     found.append(int(words[4].partition(":")[2], 16))

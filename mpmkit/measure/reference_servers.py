@@ -3,10 +3,9 @@
     with Httpd("event", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as httpd:
         measure(httpd.url)
 
-Each is an installed program in its own directory and process group: it starts, is ready, and ends with the
-process that started it, however that ends. It needs no root and touches no service of the machine: their
-configuration is never read, their ports, logs and pid files are never used. Directives are Apache's own, spelled
-as `mpmkit.launch` takes them.
+Each is an installed program in its own directory and process group, and ends with the process that started it,
+however that ends. It needs no root and uses no configuration, port, log or pid file of the machine's services.
+Directives are Apache's own, spelled as `mpmkit.launch` takes them.
 
 To be comparable, httpd loads only modules whose work mpmkit's servers do, too, and writes an access log in the
 same format with the same buffering.
@@ -33,21 +32,14 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.measure.procfs import members, text_of
 
 READY_WITHIN = 10.0  # seconds from start to the first accepted connection
-STOP_WITHIN = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
 GONE_WITHIN = 10.0  # seconds from KILL until no process is left
 PORT_TRIES = 3  # another process may take the free port between our look and the program's bind
-# A shell that ends the process group it is given if this process dies, however it dies: it waits on a pipe
-# that only we hold, and a SIGKILLed notebook kernel closes it too.
+# A shell that ends the process group it is given when this process dies, however: only we hold the pipe.
 GUARD = "exec >/dev/null 2>&1; read pid; read _; kill -TERM -$pid && sleep 3 && kill -KILL -$pid"
 # Where httpd keeps its modules: Debian and Ubuntu, Fedora, Arch and Alpine, a build from source.
-MODULE_DIRECTORIES = [
-    f"/usr/{place}/modules"
-    for place in ("lib/apache2", "lib64/httpd", "lib/httpd", "local/apache2")
-]
-# unixd is httpd's own change of user; the rest is what our servers do as well. mod_reqtimeout
-# belongs to it: its checks are on the path of every request, as ours are.
+MODULE_PLACES = ("lib/apache2", "lib64/httpd", "lib/httpd", "local/apache2")
+# unixd is httpd's own change of user; the rest is what our servers do as well.
 MODULES = ("unixd", "log_config", "authz_core", "dir", "mime", "reqtimeout")
-LOG_FORMAT = r'"%h %l %u %t \"%r\" %>s %b"'
 
 
 class NotInstalled(RuntimeError):
@@ -62,18 +54,16 @@ class ServerFailed(RuntimeError):
 
 
 class ReferenceServer:
-    """A server of another make, for the length of a `with` block. `given` are its directives.
-
-    Attributes once started: `pid` of its first process, `root` (its directory: configuration, pid, logs), `port`,
-    `url` without a trailing slash, `document_root`: the one that was given, or a copy of it where its children,
-    another user's, may not read it. A program defines `name` ("httpd event"), `version`, `_command`, its command
-    line with the configuration `file`, and `_configuration`, what that holds; `address` that it listens at (a
-    path, or host and port); `_environment`, None for our own.
-    """
+    """A server of another make, for the length of a `with` block. `given` are its directives. Attributes once
+    started: `pid` of its first process, `root` (its directory: configuration, pid, logs), `port`, `url` without
+    a trailing slash, `document_root`: the one that was given, or a copy that its children may read. A program
+    defines `name` ("httpd event"), `version`, `_command`, its command line with the configuration `file`, and
+    `_configuration`, what that holds; `address` that it listens at (a path, or host and port); `_environment`,
+    None for our own."""
 
     name = "server"
     config_name = "server.conf"
-    stop_within = STOP_WITHIN
+    stop_within = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
 
     def __init__(
         self, *, document_root: str | os.PathLike[str] | None = None, access_log: bool = True,
@@ -135,9 +125,8 @@ class ReferenceServer:
     def _spawn(self, held: ExitStack) -> None:
         """Run it in a directory of its own and wait until it is ready; `held` ends it, and removes that. Raises
         ServerFailed with its words."""
-        place = TemporaryDirectory(
-            prefix=f"mpmkit-{self.name.replace(' ', '-')}-", ignore_cleanup_errors=True
-        )
+        prefix = f"mpmkit-{self.name.replace(' ', '-')}-"
+        place = TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
         self.root, self.port = Path(held.enter_context(place)), free_port()
         self.root.chmod(0o755)  # children under another user read what lies there
         if self._asked_for is not None:
@@ -185,15 +174,14 @@ class ReferenceServer:
         self._held.close()
         self.root = Path()
 
-    def __enter__(self) -> Self:
-        return self.start()
+    __enter__ = start
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def processes(self) -> list[int]:
         """The pids of all its processes, the first one first."""
-        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
+        return members(self.pid)
 
     def error_log(self, lines: int = 5) -> str:
         """The last lines of what it printed and logged; its own words."""
@@ -202,8 +190,8 @@ class ReferenceServer:
         return "\n".join(said[-lines:]) or "(it said nothing)"
 
     def _readable(self, root: Path) -> Path:
-        """The document root, or, where the children of root's server are of a user who may not enter it,
-        a copy of it that they may read."""
+        """The document root, or, where the children of root's server are of a user who may not enter it, a copy
+        of it that they may read."""
         path = (root, *root.parents)
         if os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in path):
             return root
@@ -216,15 +204,12 @@ class ReferenceServer:
 
 
 class Httpd(ReferenceServer):
-    """The real Apache httpd with one MPM.
-
-    `given` are directives, as `mpmkit.launch` takes them, and what `ReferenceServer` takes. With `php` the
-    machine's mod_php runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a SetHandler's
-    `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else mod_cgid, as Debian has
-    it). `modules` come on top of the basic ones, by short name: `modules=["status"]`. `extra` ends its
-    configuration. Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an unknown MPM or
-    directive.
-    """
+    """The real Apache httpd with one MPM. `given` are directives, as `mpmkit.launch` takes them, and what
+    `ReferenceServer` takes. With `php` the machine's mod_php runs `*.php` in process (prefork only, as mod_php
+    demands); with `fcgi`, a SetHandler's `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi
+    under prefork, else mod_cgid, as Debian has it). `modules` come on top of the basic ones, by short name:
+    `modules=["status"]`. `extra` ends its configuration. Raises NotInstalled if httpd, the MPM or a module is
+    missing, ValueError for an unknown MPM or directive."""
 
     def __init__(
         self, mpm: str, *, php: bool = False, fcgi: str = "", cgi: bool = False, modules: Iterable[str] = (),
@@ -235,21 +220,18 @@ class Httpd(ReferenceServer):
             raise ValueError(f"no MPM {mpm!r}; choose prefork, worker or event")
         if php and mpm != "prefork":
             raise ValueError("mod_php runs under prefork only; use php-fpm with worker and event")
-        self.mpm = mpm
-        self.name = f"httpd {mpm}" + (" php" if php else "")
-        self._binary = find_httpd()
-        if fcgi:
-            modules = (*modules, "proxy", "proxy_fcgi")
-            extra = f'<Proxy "{fcgi.rpartition("|")[2]}" enablereuse=on>\n</Proxy>\n{extra}'
-        if handler := "application/x-httpd-php" if php else fcgi:
-            extra = f'<FilesMatch "\\.php$">\nSetHandler "{handler}"\n</FilesMatch>\n{extra}'
+        self.mpm, self.name = mpm, f"httpd {mpm}" + " php" * php
+        self._binary, needs, lines = find_httpd(), [f"mpm_{mpm}", *MODULES, *modules], list[str]()
         if cgi:
-            modules = (*modules, "cgi" if mpm == "prefork" else "cgid")
-            socket_line = "" if mpm == "prefork" else 'ScriptSock "cgisock"\n'
-            extra = f"AddHandler cgi-script .cgi\n{socket_line}{extra}"
-        self.extra, self._settings = extra, from_keywords(None, **self.given)
-        self._options = "Options +ExecCGI" if cgi else ""
-        self._loads = load_lines(self._binary, (f"mpm_{mpm}", *MODULES, *modules))
+            needs.append("cgi" if mpm == "prefork" else "cgid")
+            lines += ["AddHandler cgi-script .cgi"] + ['ScriptSock "cgisock"'] * (mpm != "prefork")
+        if handler := "application/x-httpd-php" if php else fcgi:
+            lines += ['<FilesMatch "\\.php$">', f'SetHandler "{handler}"', "</FilesMatch>"]
+        if fcgi:
+            needs += ["proxy", "proxy_fcgi"]
+            lines += [f'<Proxy "{fcgi.rpartition("|")[2]}" enablereuse=on>', "</Proxy>"]
+        self.extra, self._settings = "\n".join([*lines, extra]), from_keywords(None, **self.given)
+        self._loads = load_lines(self._binary, needs)
         if php:
             files = glob.glob(f"{module_directory(self._binary)}/libphp*.so")
             if not files:
@@ -267,11 +249,10 @@ class Httpd(ReferenceServer):
 
     def _configuration(self) -> str:
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
-        log = [f"LogFormat {LOG_FORMAT} common", 'CustomLog "access_log" common']
-        log += ["BufferedLogs On"] * self.buffered_logs
-        loads, settings = "\n".join((*self._loads, *user_lines())), log * self.access_log
+        log = [r'LogFormat "%h %l %u %t \"%r\" %>s %b" common', 'CustomLog "access_log" common']
+        settings = (log + ["BufferedLogs On"] * self.buffered_logs) * self.access_log
         settings += [f"{one.name} {' '.join(one.args)}" for one in self._settings]
-        more = "\n".join(settings)
+        lines = "\n".join((*self._loads, *user_lines(), *settings))
         # Without AllowOverride None, which is in every distribution's file, httpd looks for a .htaccess
         # in each directory from / downwards, at every request, which ours never does.
         return f"""\
@@ -280,7 +261,7 @@ DefaultRuntimeDir "{self.root}"
 PidFile "pid"
 Listen 127.0.0.1:{self.port}
 ServerName 127.0.0.1
-{loads}
+{lines}
 ErrorLog "error_log"
 LogLevel warn
 TypesConfig "mime.types"
@@ -291,9 +272,8 @@ DirectoryIndex index.html
 </Directory>
 <Directory "{self.document_root}">
     Require all granted
-    {self._options}
+    Options +ExecCGI
 </Directory>
-{more}
 {self.extra}"""
 
 
@@ -306,10 +286,10 @@ def find_httpd() -> str:
 def module_directory(binary: str) -> Path:
     """Where this httpd's modules lie: under the root it was built with, or a known place. Raises NotInstalled."""
     built = re.search(r'HTTPD_ROOT="([^"]+)"', output(binary, "-V"))
-    places = [f"{built[1]}/modules"] if built else []
-    for place in (*places, *MODULE_DIRECTORIES):
-        if glob.glob(f"{place}/mod_*.so"):
-            return Path(place)
+    roots = [built[1]] if built else []
+    for root in (*roots, *(f"/usr/{place}" for place in MODULE_PLACES)):
+        if glob.glob(f"{root}/modules/mod_*.so"):
+            return Path(root, "modules")
     raise NotInstalled("the modules of Apache httpd", "apt install apache2-bin")
 
 
@@ -363,6 +343,5 @@ def unprivileged_user() -> tuple[str, str] | None:
 
 def free_port() -> int:
     """A loopback port that no process listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]

@@ -22,7 +22,7 @@ from mpmkit.load import runner
 from mpmkit.load.profile import MAX_SECONDS, MAX_USERS, LoadProfile
 from mpmkit.measure.advise import grown
 from mpmkit.measure.command import say
-from mpmkit.measure.trace import Trace, numbered, read_trace
+from mpmkit.measure.trace import Trace, numbered
 
 GRID = 1.1  # sizes and durations are rounded to powers of it: by 5% at most
 STAY = 30.0  # seconds for which a server keeps a connection, for the number of users
@@ -42,16 +42,13 @@ def rounded(value: float, most: float) -> int:
 Asked = tuple[str, str]  # method and path
 
 
-def with_paths(logs: Sequence[str], log_format: str, conf: str | None) -> tuple[Trace, list[Asked]]:
+def with_paths(logs: Sequence[str], **how: Any) -> tuple[Trace, list[Asked]]:
     """(the requests whose path can be asked for again, those paths); `size` of the trace is the place of its
     path. Raises ValueError where there are none."""
     lines, places = numbered(), numbered()
-    trace = read_trace(logs, log_format, conf, lines)
-    place_of = {
-        number: places[(match[1] or b"GET").decode(), match[2].decode()]
-        for line, number in lines.items()
-        if (match := AGAIN.fullmatch(line))
-    }
+    trace = Trace.read(logs, lines=lines, **how)
+    asked = ((number, AGAIN.fullmatch(line)) for line, number in lines.items())
+    place_of = {n: places[(m[1] or b"GET").decode(), m[2].decode()] for n, m in asked if m}
     good = [i for i, number in enumerate(trace.size) if number in place_of]
     if not good:
         raise ValueError("paths: no request of the log is a GET or HEAD of a path")
@@ -72,10 +69,10 @@ def plan(
     ends: dict[int, float] = {}  # connection -> when its last answer is due
     edges: list[tuple[float, int]] = []  # when there is one connection more, or less
     due = 0.0
-    for i, (connection, start) in enumerate(zip(trace.connection, trace.start, strict=True)):
-        seconds = trace.seconds[i]
+    requests = zip(trace.connection, trace.start, trace.seconds, trace.size, strict=True)
+    for i, (connection, start, seconds, size) in enumerate(requests):
         ms = rounded(1000 * seconds if seconds == seconds else 0.0, LONGEST_MS)
-        key = (trace.size[i], 0) if paths else (rounded(trace.size[i], LARGEST), ms)
+        key = (size, 0) if paths else (rounded(size, LARGEST), ms)
         line = lines.setdefault(key, len(lines)) + 1
         due = start / speed
         edges += [(due, 1)] * (connection not in words)
@@ -129,19 +126,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not 0 < options.speed <= 1000 or not 0 < options.scale <= 1000:
             raise ValueError("speed, scale: must be more than 0 and at most 1000")
-        how = options.log, options.log_format, options.conf
-        trace, paths = with_paths(*how) if options.paths else (read_trace(*how), [])
+        logs, how = options.log, {"log_format": options.log_format, "conf": options.conf}
+        trace, paths = with_paths(logs, **how) if options.paths else (Trace.read(logs, **how), [])
         say("\n".join(f"left out: {line}" for line in trace.broken))
         trace = grown(trace, options.scale)
         with tempfile.TemporaryDirectory(prefix="mpmkit-replay-") as place:
             made = plan(trace, options.speed, options.script, Path(place, "plan"), paths)
-            profile = Path(place, "profile")
-            load = LoadProfile(**made, processes=options.processes)
+            profile, load = Path(place, "profile"), LoadProfile(**made, processes=options.processes)
             profile.write_text(load.to_json(), encoding="utf-8")
             many = f"{len(trace):,} requests on {len(set(trace.connection)):,} connections"
             say(f"{many} in {load.duration:.0f} s, {len(load.mix)} different ones")
-            words = [options.against, "--profile", str(profile)]
-            return runner.main(words + ["--json"] * options.json)
+            more = ["--json"] * options.json
+            return runner.main([options.against, "--profile", str(profile), *more])
     except (ValueError, OSError) as error:
         say(str(error))
         return 2

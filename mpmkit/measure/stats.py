@@ -1,6 +1,6 @@
 """What rounds of measurement support: ratios, decisions, the published order. Pure.
 
-A round (or block) measures every server once, one after the other. Rounds are few (3 to 30).
+A round (or block) measures every server once. Rounds are few (3 to 30).
 
 * Two servers are compared **within a round** (`ratio`), so that a slow minute, which affects both, is not
   mistaken for a difference between them. It is **larger than the noise** if the 95% interval excludes 1.
@@ -15,6 +15,7 @@ import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -67,26 +68,23 @@ def ratio_text(ratio: Interval) -> str:
     return f"{ratio.value:.2f}" + (f" ({ratio.between('.2f')})" if ratio.level else "")
 
 
-def _around(middle: float, reach: float) -> Interval:
-    """The interval of a mean of logarithms, as a ratio."""
+def _around(middle: float, error: float, freedom: int) -> Interval:
+    """A mean of logarithms with its standard error, as a ratio with Student's interval."""
+    reach = t_quantile(freedom) * error
     ends = (math.exp(middle - reach), math.exp(middle + reach))
     return Interval(math.exp(middle), *ends, 0.95 if reach < math.inf else 0.0)
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
-    """one as a multiple of other: the geometric mean of the ratios within the rounds, with
-    its 95% interval (Student's, on the logarithms). A single round has an interval without bounds.
-
-    `one[i]` and `other[i]` come from the same round; the longer of the two is cut. Raises
-    ValueError if there is no round in which both are above 0.
-    """
+    """one as a multiple of other: the geometric mean of the ratios within the rounds, with its 95% interval
+    (Student's, on the logarithms). A single round has an interval without bounds. `one[i]` and `other[i]` come
+    from the same round; the longer of the two is cut. Raises ValueError if there is no round in which both are
+    above 0."""
     logs = [math.log(a / b) for a, b in zip(one, other, strict=False) if a > 0 and b > 0]
     if not logs:
         raise ValueError("rounds: a ratio needs rounds in which both are above 0")
-    reach = math.inf
-    if len(logs) > 1:
-        reach = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return _around(statistics.fmean(logs), reach)
+    error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+    return _around(statistics.fmean(logs), error, len(logs) - 1)
 
 
 def mean(values: Sequence[float]) -> Interval:
@@ -106,13 +104,13 @@ def unpaired(one: Sequence[float], other: Sequence[float]) -> Interval:
     if not all(sides) or min(map(min, sides)) <= 0:
         raise ValueError("costs: both sides need one at least, each above 0")
     logs = [[math.log(cost) for cost in side] for side in sides]
-    reach = math.inf
+    total, freedom = math.inf, 0
     if min(map(len, logs)) > 1:
         errors = [(statistics.variance(side) / len(side), len(side) - 1) for side in logs]
-        total = sum(error for error, _ in errors)
-        weight = sum(error**2 / freedom for error, freedom in errors)
-        reach = t_quantile(round(total**2 / weight) if weight else 1) * math.sqrt(total)
-    return _around(statistics.fmean(logs[0]) - statistics.fmean(logs[1]), reach)
+        total, weight = sum(e for e, _ in errors), sum(e**2 / free for e, free in errors)
+        freedom = round(total**2 / weight) if weight else 1
+    middle, other_middle = map(statistics.fmean, logs)
+    return _around(middle - other_middle, math.sqrt(total), freedom)
 
 
 def slope(points: Sequence[Point]) -> float:
@@ -123,9 +121,9 @@ def slope(points: Sequence[Point]) -> float:
 def r_squared(groups: Sequence[Sequence[Point]]) -> float | None:
     """How well the means of the groups lie on their line through the origin: 1 is exactly, 0 no better than
     a constant, less is worse. None for fewer than two groups."""
-    mean = statistics.fmean
-    means = [(mean(x for x, _ in group), mean(y for _, y in group)) for group in groups]
-    middle, s = mean(y for _, y in means), slope(means)
+    sides = (zip(*group, strict=True) for group in groups)
+    means = [(statistics.fmean(xs), statistics.fmean(ys)) for xs, ys in sides]
+    middle, s = statistics.fmean(y for _, y in means), slope(means)
     around = sum((y - middle) ** 2 for _, y in means)
     return 1 - sum((y - s * x) ** 2 for x, y in means) / around if around else None
 
@@ -146,12 +144,9 @@ def p99(row: Mapping[str, Any]) -> tuple[float, bool]:
 
 
 def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """The bend of a curve that rises and then flattens: beyond it, more x gains little y.
-
-    The point farthest above the straight line from the first point to the highest one, both axes
-    scaled to 1. None if there are fewer than 3 points or no point is more than a twentieth above it:
-    a straight line has no knee.
-    """
+    """The bend of a curve that rises and then flattens: beyond it, more x gains little y. The point farthest
+    above the straight line from the first point to the highest one, both axes scaled to 1. None if there are
+    fewer than 3 points or no point is more than a twentieth above it: a straight line has no knee."""
     points = sorted(zip(xs, ys, strict=True))
     if len(points) < 3:
         return None
@@ -159,9 +154,8 @@ def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     low, high = points[0][1], max(y for _, y in points)
     if right <= left or high <= low:
         return None
-    height, place = max(
-        ((y - low) / (high - low) - (x - left) / (right - left), -x) for x, y in points
-    )
+    above = ((y - low) / (high - low) - (x - left) / (right - left) for x, y in points)
+    height, place = max((height, -x) for height, (x, _) in zip(above, points, strict=True))
     return -place if height > 0.05 else None
 
 
@@ -172,10 +166,8 @@ MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the
 
 
 class Decision(NamedTuple):
-    """A ratio of two costs with its verdict.
-
-    blocks: their number. more: as of `more_blocks`. paired: whether the two were compared block by block.
-    """
+    """A ratio of two costs with its verdict. blocks: their number. more: as of `more_blocks`. paired: whether the
+    two were compared block by block."""
 
     ratio: Interval
     blocks: int
@@ -224,13 +216,11 @@ def more_blocks(ratio: Interval, blocks: int, margin: float) -> int | None:
     `MOST_BLOCKS`, or if one block alone does not show the spread."""
     if not ratio.level:
         return None
-    reach = math.log(ratio.high / ratio.value)
-    spread = reach * math.sqrt(blocks) / t_quantile(blocks - 1)
+    spread = math.log(ratio.high / ratio.value) * math.sqrt(blocks) / t_quantile(blocks - 1)
     room = abs(abs(math.log(ratio.value)) - math.log1p(margin))
-    for more in range(1, MOST_BLOCKS + 1):
-        if t_quantile(blocks + more - 1) * spread / math.sqrt(blocks + more) < room:
-            return more
-    return None
+    counts = range(blocks + 1, blocks + MOST_BLOCKS + 1)
+    few = (n for n in counts if t_quantile(n - 1) * spread / math.sqrt(n) < room)
+    return next((n - blocks for n in few), None)
 
 
 class Limits(NamedTuple):
@@ -242,16 +232,15 @@ class Limits(NamedTuple):
 
     def __str__(self) -> str:
         """ "the generator was the limit in 3 of 9 cells"; "" if the servers were measured."""
-        return self._said(f"the {{}} was the limit in {{}} of {self.cells} cells")
+        found = [(what, n) for what, n in zip(self._fields[1:], self[1:], strict=True) if n]
+        form = "the {} was the limit in {} of {} cells".format
+        return ", ".join(form(what, n, self.cells) for what, n in found)
 
     @property
     def short(self) -> str:
         """ "generator 3/9", "generator 3, machine 1"; "" if the servers were measured."""
-        return self._said("{} {}" if self.generator and self.machine else f"{{}} {{}}/{self.cells}")
-
-    def _said(self, form: str) -> str:
-        both = (("generator", self.generator), ("machine", self.machine))
-        return ", ".join(form.format(what, n) for what, n in both if n)
+        found = [f"{what} {n}" for what, n in zip(self._fields[1:], self[1:], strict=True) if n]
+        return ", ".join(found) + f"/{self.cells}" * (len(found) == 1)
 
 
 class Pair(NamedTuple):
@@ -274,11 +263,8 @@ class Pair(NamedTuple):
 
 
 class OrderVerdict(NamedTuple):
-    """Whether the published order of the MPMs came out.
-
-    Where the generator, or the machine that it shares with the servers, was the limit in a cell, a faster
-    server would not have shown: then there is no verdict on an order.
-    """
+    """Whether the published order of the MPMs came out. Where the generator, or the machine that it shares with
+    the servers, was the limit in a cell, a faster server would not have shown: then there is no verdict."""
 
     published_order: tuple[str, ...]
     limits: Limits
@@ -307,17 +293,14 @@ class OrderVerdict(NamedTuple):
 def verdict(
     rounds: Mapping[str, Rounds], figures: Mapping[str, float], limits: Limits
 ) -> OrderVerdict | None:
-    """Compare what the rounds measured (MPM -> QPS of each round) with the published figures.
-
-    None if fewer than two MPMs are both measured and published, or two neighbours share no round in which
-    both answered.
-    """
-    order = tuple(sorted((mpm for mpm in figures if rounds.get(mpm)), key=lambda m: -figures[m]))
+    """Compare what the rounds measured (MPM -> QPS of each round) with the published figures. None if fewer than
+    two MPMs are both measured and published, or two neighbours share no round in which both answered."""
+    order = sorted(filter(rounds.get, figures), key=figures.__getitem__, reverse=True)
     try:
         pairs = tuple(
-            Pair(one, next_, figures[one] / figures[next_], paired(rounds[one], rounds[next_]))
-            for one, next_ in zip(order, order[1:], strict=False)
+            Pair(one, other, figures[one] / figures[other], paired(rounds[one], rounds[other]))
+            for one, other in pairwise(order)
         )
     except ValueError:
         return None
-    return OrderVerdict(order, limits, pairs) if pairs else None
+    return OrderVerdict(tuple(order), limits, pairs) if pairs else None

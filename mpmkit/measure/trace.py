@@ -86,11 +86,10 @@ class Trace:
             column = getattr(self, name)
             if column is None:
                 column = range(len(self)) if missing is None else [missing] * len(self)
-            if not isinstance(column, array) or column.typecode != code:
-                try:
-                    column = array(code, column)
-                except (TypeError, OverflowError) as error:
-                    raise TraceError(f"{name}: {error}") from None
+            try:
+                column = array(code, column)
+            except (TypeError, OverflowError) as error:
+                raise TraceError(f"{name}: {error}") from None
             setattr(self, name, column)
             if len(column) != len(self):
                 has = f"has {len(column):,} entries, start has {len(self):,}"
@@ -119,10 +118,10 @@ class Trace:
 
     def complete(self) -> Trace:
         """This trace, or if at most 1% of its requests have no duration, one without those, with a note."""
-        lost = sum(map(math.isnan, self.seconds))
+        good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
+        lost = len(self) - len(good)
         if not 0 < lost <= access_log.BROKEN_SHARE * len(self):
             return self
-        good = [i for i, seconds in enumerate(self.seconds) if seconds == seconds]
         text = f"{lost:,} requests have no duration and are left out."
         return self.of(good, notes=(*self.notes, text))
 
@@ -143,8 +142,8 @@ class Trace:
 
     def ends(self) -> Iterator[float]:
         """For each request the second at which its answer ended; its start where no duration is known."""
-        for start, seconds in zip(self.start, self.seconds, strict=True):
-            yield start + seconds if seconds == seconds else start
+        both = zip(self.start, self.seconds, strict=True)
+        return (start + seconds if seconds == seconds else start for start, seconds in both)
 
     def think_times(self) -> array[float]:
         """Seconds from the end of an answer to the start of the next request on the same connection,
@@ -168,23 +167,58 @@ class Trace:
             file.writelines(line.format(*row) for row in zip(*columns, strict=True))
 
     @classmethod
-    def read(cls, logs: Any, *, log_format: str = "", conf: Any = None) -> Trace:
+    def read(cls, logs: Any, *, log_format: str = "", conf: Any = None, lines: Any = None) -> Trace:
         """Read access logs: a path, "-" for standard input, a binary file, or several of them, sorted
         by their first times; .gz is recognised by its first bytes.
 
         log_format  a LogFormat, a nickname (common, combined, combinedio, vhost_combined), or a nickname and
                     more: "combined %D". Without it the first line decides.
         conf        an httpd.conf: its LogFormat and CustomLog, and its KeepAliveTimeout for logs without %k
+        lines       a `numbered` of request lines; `size` is then the number of each
 
         Raises TraceError if more than 1% of the lines are not in that format, or the log has no request
         or cannot be read.
         """
-        return read_trace(logs, log_format, conf)
+        several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
+        nicknames, text, gap = access_log.NICKNAMES, log_format, KEEP_ALIVE_TIMEOUT
+        if conf is not None:
+            nicknames, text, gap = _from_conf(conf, str(several[0]), text)
+        reader, blocks = access_log.in_order(several, LineFormat(text, nicknames) if text else None)
+        form = reader.form
+        if lines is not None and "line" not in form.columns:
+            raise TraceError("paths: the log has no request lines; %r is one")
+        columns = _columns(form, blocks, lines)
+        reader.check()
+        clock, begin = form.begin if form.begin.usable else form.end, columns.start[0]
+        later: Iterable[float] = repeat(0.0)
+        if clock.resolution == 1 and form.begin.usable:  # spread over each second, in their order
+            offsets = lru_cache(CACHED)(lambda count: [1.0 / count * n for n in range(count)])
+            later = chain.from_iterable(map(offsets, Counter(columns.start).values()))
+        known = map(operator.add, columns.start, later)
+        columns.start = array("d", map(operator.sub, known, repeat(begin)))
+        serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
+        numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
+        how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"
+        if serials:
+            guess = joined(columns, gap, 1e-3, serials=False, most=SAMPLE)[0]
+            differ = map(operator.ne, _continues(guess), _continues(numbers[:SAMPLE]))
+            wrong = sum(differ) / len(guess)
+            joins = (
+                f"Connections are those of %k; {lost:,} requests go on with one that began before the log. "
+                f"By {how}, {wrong:.1%} of the requests would be wrongly taken to begin or to go on with one."
+            )
+        else:
+            how += " and %X" * ("kept" in form.columns)
+            error = "without %k the error of that is not known"
+            joins = f"Connections are inferred from {how}; {error}."
+        notes = tuple(_notes(reader, joins, columns, clock))
+        found = columns.start, columns.seconds, columns.size, columns.client, kept, numbers
+        return cls(*found, begin, notes, reader.examples())
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
         """Read a file of `to_csv`. Raises OSError, and TraceError, which names a line that is no request."""
-        said: dict[str, list[str]] = {"note": [], "begin": []}
+        said: dict[str, list[str]] = defaultdict(list)
         columns: dict[str, Any] = {name: array(code) for name, (code, *_) in COLUMNS.items()}
         kinds = [(one, float if one.typecode == "d" else int) for one in columns.values()]
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -193,7 +227,7 @@ class Trace:
                 if not line.startswith("# "):
                     break
                 name, _, value = line[2:].strip().partition(": ")
-                said.setdefault(name, []).append(value)
+                said[name].append(value)
             if line.strip() != ",".join(COLUMNS):
                 raise TraceError(f"{path}: is not a trace: no line {','.join(COLUMNS)}")
             for number, line in lines:
@@ -203,13 +237,8 @@ class Trace:
                 except (ValueError, OverflowError):
                     what = f"is not a request: {line[:80]!r}"
                     raise TraceError(f"{path}, line {number}: {what}") from None
-        begin = 0.0
-        with suppress(ValueError, IndexError):
-            begin = float(said["begin"][0])
+        (begin,) = map(float, said["begin"] or ["0"])
         return cls(**columns, begin=begin, notes=tuple(said["note"]))
-
-
-# -- from access logs -----------------------------------------------------------------------------
 
 
 def _columns(form: LineFormat, blocks: Iterable[Entries], lines: dict[bytes, int] | None) -> Any:
@@ -278,11 +307,9 @@ def joined(
     predecessor). A request goes on with its client's connection that answered last before its start: the one
     whose %k is one less (`serials`), else one that ended at most `gap` seconds ago. A request after which the
     connection was closed repeats the %k of the one before it: httpd counts those after which it was kept. Its 0
-    may also be the first request; only a logged port (`columns.ports`) decides that.
-
-    columns: start, seconds, place, serial and kept, in the order of starts. tolerance: seconds by which times
-    may be wrong. most: only so many of the first requests.
-    """
+    may also be the first request; only a logged port (`columns.ports`) decides that. columns: start, seconds,
+    place, serial and kept, in the order of starts. tolerance: seconds by which times may be wrong. most: only
+    so many of the first requests."""
     ends = array("d", map(operator.add, columns.start, islice(columns.seconds, most)))
     if math.isnan(sum(ends)):
         ends = array("d", [e if e == e else s for e, s in zip(ends, columns.start, strict=False)])
@@ -339,59 +366,21 @@ def _from_conf(conf: Any, log: str, text: str) -> tuple[dict[str, str], str, flo
     CustomLog that writes a file of that name. Raises TraceError for one that cannot be read."""
     found, keep_alive = access_log.read_conf(conf), KEEP_ALIVE_TIMEOUT
     nicknames, logs, last = dict(access_log.NICKNAMES), [], access_log.COMMON
-    for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
-        name, args = one.name.lower(), one.args
-        if name == "logformat" and len(args) > 1:
-            nicknames[args[1]] = args[0]
-        elif name == "logformat" and args:
-            last = args[0]
-        elif name in ("customlog", "transferlog") and args:
-            logs.append((os.path.basename(args[0]), args[1] if len(args) > 1 else last))
-        elif name == "keepalivetimeout" and args:
+    lines = (*found.settings, *(line for host in found.hosts for line in host.settings))
+    for name, first, *more in ((one.name.lower(), *one.args) for one in lines if one.args):
+        if name == "logformat" and more:
+            nicknames[more[0]] = first
+        elif name == "logformat":
+            last = first
+        elif name in ("customlog", "transferlog"):
+            logs.append((os.path.basename(first), more[0] if more else last))
+        elif name == "keepalivetimeout":
             with suppress(ValueError):
-                keep_alive = values.time(args)
+                keep_alive = values.time((first, *more))
     if not text and not logs:
         raise TraceError(f"conf: {conf}: has no CustomLog; give log_format")
     name = os.path.basename(log)
     return nicknames, text or min(logs, key=lambda one: not name.startswith(one[0]))[1], keep_alive
-
-
-def read_trace(logs: Any, log_format: str, conf: Any, lines: Any = None) -> Trace:
-    """See `Trace.read`. lines: a `numbered` of request lines; `size` is then the number of each."""
-    several = list(logs) if isinstance(logs, (list, tuple)) else [logs]
-    nicknames, text, gap = access_log.NICKNAMES, log_format, KEEP_ALIVE_TIMEOUT
-    if conf is not None:
-        nicknames, text, gap = _from_conf(conf, str(several[0]), text)
-    reader, blocks = access_log.in_order(several, LineFormat(text, nicknames) if text else None)
-    form = reader.form
-    if lines is not None and "line" not in form.columns:
-        raise TraceError("paths: the log has no request lines; %r is one")
-    columns = _columns(form, blocks, lines)
-    reader.check()
-    clock, begin = form.begin if form.begin.usable else form.end, columns.start[0]
-    later: Iterable[float] = repeat(0.0)
-    if clock.resolution == 1 and form.begin.usable:  # spread over each second, in their order
-        offsets = lru_cache(CACHED)(lambda count: [1.0 / count * index for index in range(count)])
-        later = chain.from_iterable(map(offsets, Counter(columns.start).values()))
-    known = map(operator.add, columns.start, later)
-    columns.start = array("d", map(operator.sub, known, repeat(begin)))
-    serials, tolerance = "serial" in form.columns, max(1e-3, clock.resolution)
-    numbers, kept, lost = joined(columns, gap, tolerance if serials else 1e-3, serials=serials)
-    how = f"client, and a pause of at most {gap:g} s (KeepAliveTimeout)"
-    signs = " and %X" * ("kept" in form.columns)
-    joins = (
-        f"Connections are inferred from {how}{signs}; without %k the error of that is not known."
-    )
-    if serials:
-        guess = joined(columns, gap, 1e-3, serials=False, most=SAMPLE)[0]
-        wrong = sum(map(operator.ne, _continues(guess), _continues(numbers[:SAMPLE]))) / len(guess)
-        joins = (
-            f"Connections are those of %k; {lost:,} requests go on with one that began before the log. "
-            f"By {how}, {wrong:.1%} of the requests would be wrongly taken to begin or to go on with one."
-        )
-    notes = tuple(_notes(reader, joins, columns, clock))
-    found = columns.start, columns.seconds, columns.size, columns.client, kept, numbers
-    return Trace(*found, begin, notes, reader.examples())
 
 
 def _continues(numbers: array[int]) -> Iterator[bool]:
@@ -411,11 +400,10 @@ def _notes(reader: Reader, joins: str, columns: Any, clock: access_log.Clock) ->
     if not form.timed:
         yield "There are no durations: add %D to the LogFormat."
     else:
-        span = columns.start[-1]
-        longest = max((x for x in columns.seconds if x < math.inf), default=0.0)
+        span, longest = columns.start[-1], max(filter(math.isfinite, columns.seconds), default=0.0)
         more = f", longer than the {span:.3g} s in which requests began" * (longest > span)
-        still = "What still ran when the log ended is not in it"
-        yield f"{still}; the longest request took {longest:.3g} s{more}."
+        took = f"the longest request took {longest:.3g} s{more}"
+        yield f"What still ran when the log ended is not in it; {took}."
     if clock.resolution == 1 and form.begin.usable:
         even = "the requests of a second are spread evenly over it, in the order of their ends"
         yield f"Times are whole seconds: {even}. Log %{{usec}}t to know them."
@@ -425,5 +413,5 @@ def _notes(reader: Reader, joins: str, columns: Any, clock: access_log.Clock) ->
         yield "Times have no zone and are taken as UTC; %t has one."
     if columns.back > STEP_BACK[not form.timed]:
         summer = ", as at the end of summer time where times have no zone" * (not clock.zoned)
-        back = f"The clock goes back by {columns.back:,.0f} s in the log"
-        yield f"{back}: requests of before and after overlap{summer}."
+        overlap = f"requests of before and after overlap{summer}"
+        yield f"The clock goes back by {columns.back:,.0f} s in the log: {overlap}."

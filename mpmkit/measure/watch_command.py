@@ -8,7 +8,6 @@ mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
 import argparse
 import statistics
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,24 +34,19 @@ class Headroom(NamedTuple):
 
 
 def headroom(t: float, letters: str, limit: int, before: Sequence[Headroom]) -> Headroom:
-    """limit: MaxRequestWorkers, or 0: all slots of the scoreboard. before: earlier looks.
-
-    Full is a server with one free worker at most, or where no other than the one that answers us was idle in two
-    looks: idle maintenance, which looks once a second, could not fork. So it is where children that finish
-    gracefully hold all slots.
-    """
+    """limit: MaxRequestWorkers, or 0: all slots of the scoreboard. before: earlier looks. Full is a server with
+    one free worker at most, or where no other than the one that answers us was idle in two looks: idle
+    maintenance could not fork, as where children that finish gracefully hold all slots."""
     letters = letters.replace("W", "_", 1)  # one answers us
     idle = letters.count("_") + letters.count("S")
     busy = len(letters) - idle - letters.count(".")
-    free = max(0, (limit or len(letters)) - busy)
-    full_in, alarm = float("nan"), ""
+    free, slope = max(0, (limit or len(letters)) - busy), 0.0
     if len(before) >= FEWEST:
         slope = statistics.linear_regression([b.t for b in before], [b.busy for b in before]).slope
-        full_in = free / slope / 60 if slope > 0 else full_in
     most = max(ALARMS, key=letters.count)
     full = free <= 1 or (idle <= 1 and bool(before) and before[-1].idle <= 1)
-    if full and 2 * letters.count(most) > busy:
-        alarm = most
+    alarm = most if full and 2 * letters.count(most) > busy else ""
+    full_in = free / slope / 60 if slope > 0 else float("nan")
     return Headroom(t, busy, idle, free, full_in, alarm)
 
 
@@ -75,27 +69,24 @@ def shown(one: Headroom, form: str) -> str:
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="mpmkit watch", description="Read the status page of a running Apache httpd or mpmkit."
-    )
-    add = made.add_argument
+    what = "Read the status page of a running Apache httpd or mpmkit."
+    made = Parser(prog="mpmkit watch", description=what)
+    add, limit = made.add_argument, made.add_mutually_exclusive_group().add_argument
     add("url", metavar="URL", help="of the server, or of its status page (default: /server-status)")
     add("--every", type=_seconds, default=5.0, metavar="S", help="between two looks (default: 5)")
     until = "to run (default: until Ctrl-C or an alarm)"
     add("--seconds", type=_seconds, metavar="S", help=until)
-    limit = made.add_mutually_exclusive_group()
     words = "its MaxRequestWorkers (default: as many as the scoreboard has slots)"
-    limit.add_argument("--limit", type=_workers, default=0, metavar="N", help=words)
-    limit.add_argument("-f", dest="conf", metavar="FILE", help="its httpd.conf, which has that")
+    limit("--limit", type=_workers, default=0, metavar="N", help=words)
+    limit("-f", dest="conf", metavar="FILE", help="its httpd.conf, which has that")
     add("--format", choices=("text", "csv", "prometheus"), default="text")
     return made
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
+    if not 0 <= float(text) < 1e9:
         raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, not {text!r}")
-    return value
+    return float(text)
 
 
 def _workers(text: str) -> int:
@@ -118,16 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.format == "csv":
         print(",".join(Headroom._fields))
-    before: deque[Headroom] = deque()
-    began = time.monotonic()
+    before, began = list[Headroom](), time.monotonic()
     try:
         page = StatusPage(options.url, max(options.every, 5.0))
         limit = options.limit or _limit_of(options.conf, page.mpm.lower())
         while True:
             t = time.monotonic() - began
             letters = page.read(page.patience)["Scoreboard"]
-            while before and before[0].t < t - GROWTH_SECONDS:
-                before.popleft()
+            before = [one for one in before if one.t >= t - GROWTH_SECONDS]
             found = headroom(t, letters, limit, before)
             before.append(found)
             print(shown(found, options.format), flush=True)
@@ -140,4 +129,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError) as error:
         say(str(error))
-    return 1
+        return 1

@@ -40,12 +40,9 @@ flap at the limit. So one idle worker is left out of the sum:
 def connection_limit(
     idle: int, threads_per_child: int, factor: float, listening_disabled: bool = False
 ) -> int:
-    """How many connections (without those in lingering close) keep this child from accepting.
-
-    `idle` is 0..ThreadsPerChild, `factor` is AsyncRequestWorkerFactor as configured (> 0; only its
-    integer part counts, and at least 1). With no idle worker the answer is 0: nothing is accepted,
-    whatever the sum says.
-    """
+    """How many connections (without those in lingering close) keep this child from accepting. `idle` is
+    0..ThreadsPerChild, `factor` is AsyncRequestWorkerFactor as configured (> 0; only its integer part counts,
+    and at least 1). With no idle worker the answer is 0: nothing is accepted, whatever the sum says."""
     if idle <= 0:
         return 0
     return threads_per_child + (idle - listening_disabled) * max(int(factor), 1)
@@ -59,9 +56,7 @@ def connections_above_limit(
     factor: float,
     listening_disabled: bool,
 ) -> bool:
-    """True if this child should not accept now. The listener asks before each accept.
-
-    `connections` are all open ones of this child, `lingering` those of them in lingering close.
-    """
+    """True if this child should not accept now. The listener asks before each accept. `connections` are all
+    open ones of this child, `lingering` those of them in lingering close."""
     limit = connection_limit(idle, threads_per_child, factor, listening_disabled)
     return not limit or 0 < connections - lingering >= limit

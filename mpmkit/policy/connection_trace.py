@@ -12,19 +12,15 @@ from typing import NamedTuple, Self
 
 from mpmkit.policy.states import LETTERS
 
-HEAD = (
-    "# mpmkit trace 1: {mpm}, ThreadsPerChild {threads}\n"
-    "# ns child pid thread connection from to cause line\n"
-)
+HEAD = "# mpmkit trace 1: {mpm}, ThreadsPerChild {threads}\n"
+HEAD += "# ns child pid thread connection from to cause line\n"
 # By number, as policy/states.py has them.
 STATE_NAMES = (
     "PROCESSING", "HANDLER", "WRITE_COMPLETION", "KEEPALIVE", "ASYNC_WAITIO", "SUSPENDED", "LINGER",
     "LINGER_NORMAL", "LINGER_SHORT", "CLOSED",
 )  # fmt: skip
-CAUSE_OF_LETTER = dict(zip(LETTERS, (
-    "ended", "starting", "idle", "reading", "handling", "waiting", "logging", "dns", "closing",
-    "leaving", "idle-kill",
-), strict=True))  # fmt: skip
+_OF_LETTERS = "ended starting idle reading handling waiting logging dns closing leaving idle-kill"
+CAUSE_OF_LETTER = dict(zip(LETTERS, _OF_LETTERS.split(), strict=True))
 # What each means: docs/TRACER.md. `connected` is a client's word, and not in the file.
 CAUSES = frozenset({
     "connected", "accepted", "reserved", "released", "pushed", "popped", "parked", "edge", "claimed",

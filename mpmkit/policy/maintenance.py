@@ -7,9 +7,8 @@ The parent takes a snapshot of the scoreboard, looks at it and makes a plan:
 Both steps are pure functions. The parent carries out the plan; the simulator, notebooks and
 tests call the same functions on their own snapshots. `Memory` is passed from pass to pass.
 
-The decision, in one table (Max and Min are MaxSpareServers and MinSpareServers under prefork,
-MaxSpareThreads and MinSpareThreads under worker and event; L is the process limit,
-MaxRequestWorkers / ThreadsPerChild):
+The decision, in one table (Max and Min are MaxSpareServers and MinSpareServers under prefork, MaxSpareThreads
+and MinSpareThreads under worker and event; L is the process limit, MaxRequestWorkers / ThreadsPerChild):
 
     idle            prefork                 worker                   event
     --------------  ----------------------  -----------------------  -------------------------------
@@ -28,10 +27,9 @@ The rate starts at 1, doubles after each pass that forked, up to 32, and falls b
 any pass that had no reason to fork. The last burst may overshoot. After a graceful restart ten
 forking passes do not double it. Shrinking is gentler: at most one child a second.
 
-The meaning of "idle" is half of the algorithm. A starting child is idle, or a slow start would
-make the parent fork repeatedly for the same need. A leaving child is not idle, nor is one
-of an older generation, nor (event) one that has stopped listening: none of them will take the next
-client.
+The meaning of "idle" is half of the algorithm. A starting child is idle, or a slow start would make the parent
+fork repeatedly for the same need. A leaving child is not idle, nor is one of an older generation, nor (event)
+one that has stopped listening: none of them will take the next client.
 
 Source: httpd 2.4, perform_idle_server_maintenance of prefork.c, worker.c and event.c, with one
 listener bucket (ListenCoresBucketsRatio 0).
@@ -65,10 +63,9 @@ class Memory:
         starts over at one; worker and event ask in the next pass whether any child was ever healthy."""
         return replace(self, idle_spawn_rate=1, sick_child_detected=True)
 
-
-def after_graceful_restart(memory: Memory) -> Memory:
-    """The memory for the new generation: no exponential forking while the old one still leaves."""
-    return replace(memory, hold_off=HOLD_OFF)
+    def after_graceful_restart(self) -> Self:
+        """For the new generation: no exponential forking while the old one still leaves."""
+        return replace(self, hold_off=HOLD_OFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +82,9 @@ class Seen:
     healthy: bool = False  # some child has all its threads up
 
 
-# The decisions, of which a plan names its own.
-DECISIONS = {
-    "enough": "idle workers are within bounds: do nothing",
-    "too many": "more idle workers than allowed: retire one child",
-    "wait": "more idle workers than allowed, but children are still leaving: wait for them",
-    "too few": "fewer idle workers than wanted: fork",
-    "reached": "fewer idle workers than wanted, and MaxRequestWorkers is reached",
-    "near": "fewer idle workers than wanted, some left, and MaxRequestWorkers is reached",
-    "full": "fewer idle workers than wanted, below MaxRequestWorkers, but no slot is free",
-    "at limit": "fewer idle workers than wanted, but all processes that may serve do: don't fork",
-    "sick": "children leave for lack of resources and none was ever healthy: shut down",
-}
+# The decisions: the lines of the table; that all processes that may serve do; that children leave for lack of
+# resources and none was ever healthy.
+DECISIONS = ("enough", "too many", "wait", "too few", "reached", "near", "full", "at limit", "sick")
 ENOUGH, TOO_MANY, WAIT, TOO_FEW, REACHED, NEAR, FULL, AT_LIMIT, SICK = DECISIONS
 
 
@@ -104,7 +92,7 @@ ENOUGH, TOO_MANY, WAIT, TOO_FEW, REACHED, NEAR, FULL, AT_LIMIT, SICK = DECISIONS
 class Plan:
     """What the parent should do now."""
 
-    decision: str  # which line of the table was taken, a key of DECISIONS
+    decision: str  # one of DECISIONS
     memory: Memory  # for the next pass
     notes: tuple[Note, ...] = ()  # for the error log
     retire: int = 0  # or 1: ask a child to leave, the one that reads the byte in the pipe of death
@@ -113,33 +101,22 @@ class Plan:
 
 
 BUSY = "busy"  # no decision: reported with TOO_FEW when many are forked at once
-
 # For each message: its level, Apache's id for it in each MPM, and our words.
 MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
-    BUSY: (
-        "info", {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
-        "load rises fast: forking {forks} children in addition to {s.total} ({leaving} leaving), with "
-        "{s.idle} idle workers. Consider raising StartServers or {spare}",
-    ),
-    REACHED: (
-        "error", {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
-        "MaxRequestWorkers ({d.MaxRequestWorkers}) is reached, {s.idle} idle: no more children may be "
-        "forked, and new clients wait in the listen queue. Consider raising MaxRequestWorkers",
-    ),
-    NEAR: (
-        "error", {"worker": "AH00287", "event": "AH10159"},
+    BUSY: ("info", {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
+        "load rises fast: forking {forks} children in addition to {s.total} ({leaving} leaving), with {s.idle} "
+        "idle workers. Consider raising StartServers or {spare}"),
+    REACHED: ("error", {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
+        "MaxRequestWorkers ({d.MaxRequestWorkers}) is reached, {s.idle} idle: no more children may be forked, "
+        "and new clients wait in the listen queue. Consider raising MaxRequestWorkers"),
+    NEAR: ("error", {"worker": "AH00287", "event": "AH10159"},
         "MaxRequestWorkers ({d.MaxRequestWorkers}) is reached and fewer than MinSpareThreads are left idle "
-        "({s.idle}). Consider raising MaxRequestWorkers",
-    ),
-    FULL: (
-        "error", {"worker": "AH00288", "event": "AH03490"},
-        "no slot of the scoreboard is free, though MaxRequestWorkers ({d.MaxRequestWorkers}) is not "
-        "reached: {s.total} children, {leaving} of them leaving. Consider raising ServerLimit",
-    ),
-    SICK: (
-        "alert", {"worker": "AH02325", "event": "AH02324"},
-        "children leave for lack of resources and none ever had all its threads up: shutting down",
-    ),
+        "({s.idle}). Consider raising MaxRequestWorkers"),
+    FULL: ("error", {"worker": "AH00288", "event": "AH03490"},
+        "no slot of the scoreboard is free, though MaxRequestWorkers ({d.MaxRequestWorkers}) is not reached: "
+        "{s.total} children, {leaving} of them leaving. Consider raising ServerLimit"),
+    SICK: ("alert", {"worker": "AH02325", "event": "AH02324"},
+        "children leave for lack of resources and none ever had all its threads up: shutting down"),
 }  # fmt: skip
 
 
@@ -229,9 +206,7 @@ def plan(seen: Seen, directives: Directives, memory: Memory) -> Plan:
     # MaxRequestWorkers, even while some children are idle.
     reached = seen.active >= d.MaxRequestWorkers
     if not seen.free or (event and reached):
-        what = NEAR if threaded and seen.idle else REACHED
-        if threaded and not reached:
-            what = FULL
+        what = FULL if threaded and not reached else NEAR if threaded and seen.idle else REACHED
         notes = () if what in calm.reported else (_note(what, seen, d),)
         if what != FULL:  # which is said each time
             calm = replace(calm, reported=calm.reported | {what})

@@ -4,13 +4,12 @@
     print(run)
     run.to_frame().plot(x="t", y=["workers", "busy", "idle"])
 
-The decisions are the real ones: `mpmkit.policy.maintenance.look` and `plan`, which the parent of a running
-server calls, and `mpmkit.policy.admission`, which event's listener calls. Only the pool is a simple
-model: forks and requests take no time, a worker serves one client, the rest wait. Under prefork and
-worker a parked client (it has had an answer and stays connected) keeps a worker busy (K); under event it is
-a connection of some child, which takes it if AsyncRequestWorkerFactor allows, and stops listening at that
-limit. The child that is retired is the one in the highest slot: it takes no more work, and its parked clients
-return to the others. One pass is one second; the first is one second after the start.
+The decisions are the real ones: those of policy/maintenance.py, which the parent of a running server asks, and
+of policy/admission.py, which event's listener asks. Only the pool is a simple model: forks and requests take no
+time, a worker serves one client. Under prefork and worker a parked client (it has had an answer and
+stays connected) keeps a worker busy (K); under event it is a connection of some child, which takes it if
+AsyncRequestWorkerFactor allows, and stops listening at that limit. The child that is retired is the one in the
+highest slot: it takes no more work, and its parked clients return to the others. One pass is one second.
 
 A run has the columns of a recording of a real server (`mpmkit.watch`) and a few more:
 
@@ -52,7 +51,7 @@ class Second(NamedTuple):
     spawned: int
     retired: int
     rate: int  # the spawn rate left for the next pass
-    decision: str  # a key of maintenance.DECISIONS; "" at second 0, when the first are forked
+    decision: str  # of maintenance.DECISIONS; "" at second 0, when the first are forked
     notes: tuple[Note, ...]
 
 
@@ -158,8 +157,7 @@ class _Pool:
 
     def seconds(self, wanted: Demand, staying: Demand, last: int) -> Iterator[Second]:
         d, threads = self.d, self.threads
-        first = range(min(d.StartServers, d.process_limit))
-        decided = Plan("", Memory(), spawn=tuple(first))
+        decided = Plan("", Memory(), spawn=tuple(range(min(d.StartServers, d.process_limit))))
         for t in range(last + 1):
             if t:
                 self.remove_dead()
@@ -174,8 +172,7 @@ class _Pool:
                 child.quiescing, child.busy, child.idle = True, threads, 0
             if not t:
                 found = self.work(wanted(t), staying(t))
-            there = len(self.slots) - self.slots.count(None)
-            workers = len(self.serving()) * threads
+            there, workers = sum(map(bool, self.slots)), len(self.serving()) * threads
             done = len(decided.spawn), decided.retire, decided.memory.idle_spawn_rate
             yield Second(t, there, workers, *found, *done, decided.decision, decided.notes)
             if decided.shutdown:
@@ -198,19 +195,14 @@ class _Pool:
         if wanted < 0 or parked < 0:
             raise ValueError(f"busy and parked can't be negative: {min(wanted, parked)}")
         # Under prefork and worker a client that stays connected takes a worker, after those that ask.
-        staying = 0 if self.d.mpm == "event" else parked
-        asking, keeping = wanted, staying
-        for child in self.serving():
-            served = min(asking, self.threads)
-            kept = min(keeping, self.threads - served)
-            asking, keeping = asking - served, keeping - kept
-            child.busy, child.idle = served + kept, self.threads - served - kept
-        idle = sum(child.idle for child in self.serving())
-        busy = wanted - asking + staying - keeping
-        if self.d.mpm != "event":
-            return idle, busy, asking + keeping, staying - keeping
-        held = self._park(parked)
-        return idle, busy, asking + parked - held, held
+        event, children = self.d.mpm == "event", self.serving()
+        capacity, left = len(children) * self.threads, wanted if event else wanted + parked
+        served, busy = min(wanted, capacity), min(left, capacity)
+        for child in children:
+            child.busy = min(left, self.threads)
+            child.idle, left = self.threads - child.busy, left - child.busy
+        held = self._park(parked) if event else busy - served
+        return capacity - busy, busy, wanted + parked - served - held, held
 
     def _park(self, wanted: int) -> int:
         """Event: let so many clients be parked, as far as the children take them; how many are held. Parked
@@ -223,15 +215,12 @@ class _Pool:
             child.connections -= gone
             held -= gone
         for child in children:
-            while held < wanted and self._accepts(child):
-                child.connections += 1
-                held += 1
-            child.listening = self._accepts(child)
+            limit = connection_limit(child.idle, self.threads, self.d.async_factor)
+            room = limit - child.busy - child.connections
+            more = max(0, min(room, wanted - held))
+            child.connections, child.listening = child.connections + more, room > more
+            held += more
         return held
-
-    def _accepts(self, child: Child) -> bool:
-        most = connection_limit(child.idle, self.threads, self.d.async_factor)
-        return child.busy + child.connections < most
 
 
 def settled(d: Directives, busy: float) -> int:

@@ -65,8 +65,6 @@ CLOSED = 9  # gone; ours, so that every path has an end
 # Seconds after which a lingering close gives up: MAX_SECS_TO_LINGER, SECONDS_TO_LINGER.
 LINGER_SECONDS = {LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
 
-# --- A snapshot -----------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
 class ProcessRow:

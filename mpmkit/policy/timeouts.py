@@ -68,11 +68,9 @@ class ReadDeadline:
 
     __slots__ = ("_allowed", "_began", "_most", "_rate", "_timeout")
 
-    def __init__(
-        self, timeout: float, init: float, maximum: float, rate: float, now: float
-    ) -> None:
+    def __init__(self, timeout: float, init: float, most: float, rate: float, now: float) -> None:
         self._timeout, self._began = timeout, now
-        self._allowed, self._most = init, maximum or inf  # seconds so far, and at most
+        self._allowed, self._most = init, most or inf  # seconds so far, and at most
         self._rate = init and rate
 
     def received(self, count: int) -> None:

@@ -65,7 +65,6 @@ class TraceRun:
     seconds: float = 0.0  # length of the run
 
     def bind(self, name: str, now: float) -> None:
-        """A directive lets one more client wait."""
         first, count = self.binds.get(name, (now, 0))
         self.binds[name] = (first, count + 1)
 

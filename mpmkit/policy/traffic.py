@@ -32,7 +32,6 @@ from itertools import accumulate
 from typing import Any
 
 from mpmkit.config.directives import Directives
-from mpmkit.policy import maintenance
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import ENOUGH, TOO_MANY, WAIT, Memory, Seen, look, plan
 from mpmkit.policy.states import Snapshot
@@ -42,6 +41,7 @@ END, NEXT, TIMEOUT, ARRIVAL, RESTART = range(5)  # the kinds of events
 RETRIES = 6  # tcp_syn_retries
 PATIENCE = 3600  # passes without an event, after which a queue that does not move ends the run
 LONGEST = 100 * 86_400.0  # seconds of a trace: each has a pass of idle maintenance
+Event = tuple[float, int, int, Child | None]  # time, kind, request, child
 
 
 def check_span(trace: Any) -> None:
@@ -52,12 +52,9 @@ def check_span(trace: Any) -> None:
 
 
 class Traffic:
-    """One run of a trace (`mpmkit.Trace`, or anything with its columns) under the directives. Events are tuples
-    (time, kind, request, child).
-
-    restarts: seconds of graceful restarts (USR1). Raises ValueError for a trace without requests or without the
-    duration of each, or of over 100 days, and for restarts after it.
-    """
+    """One run of a trace (`mpmkit.Trace`, or anything with its columns) under the directives. restarts: seconds
+    of graceful restarts (USR1). Raises ValueError for a trace without requests or without the duration of each,
+    or of over 100 days, and for restarts after it."""
 
     def __init__(self, directives: Directives, trace: Any, restarts: Iterable[float] = ()) -> None:
         check_span(trace)
@@ -67,7 +64,7 @@ class Traffic:
             raise ValueError(f"restarts: must be seconds from 0 to {last:g}, the last request's")
         if not count:
             raise ValueError("trace: has no requests")
-        if missing := sum(seconds != seconds for seconds in trace.seconds):
+        if missing := sum(map(math.isnan, trace.seconds)):
             lacking = f"{missing:,} of {count:,} have no duration"
             raise ValueError(f"trace: {lacking}: add %D to LogFormat")
         d = self.d = directives
@@ -81,8 +78,7 @@ class Traffic:
         self.number = array("I", bytes(4 * count))  # how many came before it on its connection
         # Requests that wait to be accepted: when they came, and how often ListenBacklog was full.
         self.waiting: dict[int, tuple[float, int]] = {}
-        self.heap: list[tuple[float, int, int, Child | None]]
-        self.heap = [(second, RESTART, 0, None) for second in moments]
+        self.heap: list[Event] = [(second, RESTART, 0, None) for second in moments]
         self.queue: deque[int] = deque()
         self.slots: list[Child | None] = [None] * d.ServerLimit
         self.children: dict[Child, None] = {}  # the oldest first
@@ -98,20 +94,16 @@ class Traffic:
     def _join(self, count: int) -> None:
         """after: request -> the next one of its connection, or -1; think: seconds before each; first:
         those that a connection begins with."""
-        start, seconds = self.trace.start, self.seconds
+        start, before = self.trace.start, dict[int, int]()
         self.after, self.think = array("q", [-1]) * count, array("d", bytes(8 * count))
         self.first = array("q")
-        before: dict[int, int] = {}
         for i, connection in enumerate(self.trace.connection):
-            j = before.get(connection, -1)
-            before[connection] = i
-            if j < 0:
+            if (j := before.get(connection, -1)) < 0:
                 self.first.append(i)
             else:
                 self.after[j] = i
-                self.think[i] = max(0.0, start[i] - start[j] - seconds[j])
-
-    # -- the loop -----------------------------------------------------------------------------------
+                self.think[i] = max(0.0, start[i] - start[j] - self.seconds[j])
+            before[connection] = i
 
     def run(self, on_progress: Callable[[float], object] | None = None) -> TraceRun:
         """on_progress is called now and then with the share that is done."""
@@ -149,10 +141,8 @@ class Traffic:
         for i in self.queue:
             self.waits[i] = math.inf
         out, spent = self.out, self.busy_time
-        out.seconds = self.last
-        # The seconds for which 0, 1, 2, ... workers were busy, and fewer or as many.
-        reached = list(accumulate(spent))
-        out.peak_busy = len(spent) - 1
+        reached = list(accumulate(spent))  # seconds for which so many workers were busy, or fewer
+        out.seconds, out.peak_busy = self.last, len(spent) - 1
         if total := reached[-1]:
             out.mean_busy = sum(n * seconds for n, seconds in enumerate(spent)) / total
             out.mean_kept = self.kept_time / total
@@ -171,8 +161,6 @@ class Traffic:
             self.most = self.busy
             if self.busy >= len(self.busy_time):
                 self.busy_time.append(0.0)
-
-    # -- events ---------------------------------------------------------------------------------------
 
     def arrive(self, now: float, i: int, _: Child | None) -> None:
         """A client connects, and sends request i."""
@@ -266,29 +254,23 @@ class Traffic:
 
     def over(self, now: float, i: int, child: Any) -> None:
         """KeepAliveTimeout."""
-        if not self.parks:
-            self.count(now, 0, -1)
-            child.connections -= 1
-            self.release(now, child)
-        elif i in child.parked:
-            child.parked.remove(i)
-            child.connections -= 1
-            self.count(now, 0, -1)
-            self.take(now, child)
-
-    # -- children ---------------------------------------------------------------------------------------
+        if self.parks and i not in child.parked:
+            return
+        child.parked.discard(i)
+        child.connections -= 1
+        self.count(now, 0, -1)
+        (self.take if self.parks else self.release)(now, child)
 
     def release(self, now: float, child: Child) -> None:
         """A thread has ended its work."""
         self.settled = False
         child.busy -= 1
         self.count(now, -1)
-        leaving = child.quiescing
-        goes_on = child.heir if leaving else child
+        goes_on = child.heir if child.quiescing else child
         if goes_on is not None and goes_on.slot >= 0:
             goes_on.idle += 1
             self.take(now, goes_on)
-        if leaving and not child.busy:
+        if child is not goes_on and not child.busy:
             self.gone(now, child)
 
     def take(self, now: float, child: Child) -> None:
@@ -324,11 +306,10 @@ class Traffic:
 
     def listener(self, now: float) -> Child | None:
         """The child that takes the next connection. One that can't stops listening."""
-        listeners = self.listeners
-        while listeners:
-            child = listeners.popleft()
+        while self.listeners:
+            child = self.listeners.popleft()
             if self.accepts(child):
-                listeners.append(child)
+                self.listeners.append(child)
                 return child
             self.stop_listening(now, child)
         return None
@@ -358,10 +339,10 @@ class Traffic:
         self.count(now, 0, -closed)
 
     def gone(self, now: float, child: Child) -> None:
-        if self.slots[child.slot] is child:
-            self.slots[child.slot] = None
-        del self.children[child]
         slot, child.slot = child.slot, -1
+        if self.slots[slot] is child:
+            self.slots[slot] = None
+        del self.children[child]
         self.out.ends += 1
         if self.to_start and now == self.restarted and slot in self.free():
             self.to_start -= 1
@@ -375,7 +356,7 @@ class Traffic:
     def restart(self, now: float, i: int, _: Child | None) -> None:
         """USR1: the old generation finishes, another takes its slots."""
         self.to_start = min(self.d.StartServers, self.d.process_limit)
-        self.memory, self.settled = maintenance.after_graceful_restart(self.memory), False
+        self.memory, self.settled = self.memory.after_graceful_restart(), False
         self.restarted, old = now, [one for one in self.children if not one.quiescing]
         for child in old:
             self.leave(now, child)

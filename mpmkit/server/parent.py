@@ -25,7 +25,6 @@ from contextlib import suppress
 
 from mpmkit._version import __version__
 from mpmkit.http.target import OwnName
-from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import home, listen
 from mpmkit.server.child import OK, Child, PipeOfDeath, end_with
@@ -183,7 +182,7 @@ class Parent(Pool):
         self.to_start = count - self.start(count)
         old.close()
         self.old_pod = None
-        self.memory = maintenance.after_graceful_restart(self.memory)
+        self.memory = self.memory.after_graceful_restart()
         self._note_running()
 
     def _reconfigure(self) -> PipeOfDeath | None:
