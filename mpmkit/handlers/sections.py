@@ -16,6 +16,7 @@ with its symbolic links unresolved: a section is written for names, not for the 
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 from stat import S_ISLNK
 from typing import Any
@@ -109,25 +110,22 @@ class Sections:
         values["redirects"] = ()  # the server's own come before its aliases (Router.decide)
         values["LimitRequestBody"] = d.LimitRequestBody if limited else None
         self.server = MergedConfig(values, False, access_of(d.closed, d.unknown))
-        self._merged: dict[tuple[SectionRule, ...], MergedConfig] = {(): self.server}
+        self._merged = lru_cache(MERGED_KEPT)(self._merge)
         # Links may be followed everywhere: then no file has to be asked whether it is one.
         all_of_them = [signed(("All",), rule.options) for rule in self._directories if rule.options]
         self._follows = all(map(_follows, (d.Options, *all_of_them)))
 
     def config_for(self, path: str, filename: str) -> MergedConfig:
         """What the sections say about a URL path and the file that it leads to."""
-        rules = tuple([rule for rule in self.rules if rule.is_for(path, filename)])
-        config = self._merged.get(rules)
-        if config is None:
-            config = self.server
-            for rule in rules:
-                said = "SetHandler" in rule.values
-                by_name = rule.kind.startswith("Files") if said else config.by_name
-                values = laid_over(config.values, rule.values)
-                config = MergedConfig(values, by_name, rule.access.over(config.access))
-            if len(self._merged) >= MERGED_KEPT:
-                self._merged = {(): self.server}
-            self._merged[rules] = config
+        return self._merged(tuple([rule for rule in self.rules if rule.is_for(path, filename)]))
+
+    def _merge(self, rules: tuple[SectionRule, ...]) -> MergedConfig:
+        config = self.server
+        for rule in rules:
+            said = "SetHandler" in rule.values
+            by_name = rule.kind.startswith("Files") if said else config.by_name
+            values = laid_over(config.values, rule.values)
+            config = MergedConfig(values, by_name, rule.access.over(config.access))
         return config
 
     def watched(self, filename: str) -> list[tuple[str, bool]]:
