@@ -195,7 +195,7 @@ def heat(*axes, **how):
     return sweep_plots.sweep_heat(swept(), *axes, **how)
 
 
-def test_a_curve_goes_through_the_levels():
+def test_a_curve_of_memory_goes_through_the_levels_and_its_parts_are_drawn():
     figure = memory_plots.memory_curve(MEMORY)
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert list(drawn) == ["prefork", "event", "httpd with event"]
@@ -212,9 +212,7 @@ def test_a_curve_goes_through_the_levels():
     idle = memory_plots.memory_curve(MEMORY, "idle")
     assert [trace.name for trace in idle.data] == ["event", "uvicorn"]
     assert "idle connection costs" in idle.layout.title.text
-
-
-def test_the_parts_of_memory_are_shares_of_pss():
+    # The parts of memory are shares of PSS.
     figure = memory_plots.memory_parts(MEMORY)
     assert [trace.name for trace in figure.data] == list(memory_plots.PARTS.values())
     for place, cost in enumerate((1000, 100, 50)):
@@ -246,7 +244,7 @@ def test_a_map_and_curves_of_a_sweep_mark_limits_and_the_knee():
     assert "knee at 20" in plots.alt_text(figure) and "hollow: " in figure.layout.title.text
 
 
-def test_ours_next_to_the_real_httpd():
+def test_ours_next_to_the_real_httpd_and_yours_next_to_the_recorded():
     def table(name):
         rows = records.read(records.recorded_folder() / f"{name}.csv")
         return QpsTable(rows, published.figures())
@@ -265,9 +263,7 @@ def test_ours_next_to_the_real_httpd():
     assert tables.compared(table("qps-full"))["httpd /s"].isna().all()
     html = tables.styled(made).to_html()
     assert f"{medians[0]:,.0f}" in html and "#" in html.partition("<table")[0]
-
-
-def test_yours_next_to_the_recorded():
+    # Yours next to the recorded
     recorded = mpmkit.recorded("qps")
     mine = recorded.assign(qps=recorded["qps"] * 2)
     made = tables.compared_recorded(mine, recorded, ["server", "mpm", "kind"])

@@ -16,12 +16,9 @@ from mpmkit.server import listen as of
 from mpmkit.server.listen import Listener, ListenError, bind, open_listeners
 
 
-def directives(*listen, **named):
-    return configured(Listen=list(listen) or "8080", **{"AcceptFilter": ("http", "none")} | named)
-
-
-def address() -> str:
-    return f"127.0.0.1:{free_ports(1)[0]}"
+def directives(count=1, **named):
+    listen = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    return configured(**{"Listen": listen, "AcceptFilter": ("http", "none")} | named)
 
 
 @pytest.fixture
@@ -40,10 +37,10 @@ def opened():
 def test_if_one_listen_fails_none_stays_open():
     with closing(bind("127.0.0.1", 0)) as taken:
         taken.listen()
-        port, (other,) = taken.getsockname()[1], free_ports(1)
-        both = directives(f"127.0.0.1:{other}", f"127.0.0.1:{port}")
+        free, port = *free_ports(1), taken.getsockname()[1]
+        both = directives(Listen=[f"127.0.0.1:{free}", f"127.0.0.1:{port}"])
         refused(ListenError, f"{port}", open_listeners, both)
-        bind("127.0.0.1", other).close()  # free again
+        bind("127.0.0.1", free).close()  # free again
     (port,) = free_ports(1)
     with closing(bind("127.0.0.1", port)) as one, closing(bind("127.0.0.1", port)) as other:
         # Both bound, but only one may listen.
@@ -53,7 +50,7 @@ def test_if_one_listen_fails_none_stays_open():
 
 def test_options_that_accepted_sockets_inherit(opened):
     """TCP_NODELAY and the time-outs are set once, on the listening socket."""
-    d = directives(address(), Timeout=7, SendBufferSize=20_000)
+    d = directives(Timeout=7, SendBufferSize=20_000)
     (listener,) = opened(d)
     with socket.create_connection(listener.getsockname()):
         poll_until(lambda: select.select([listener], [], [], 0)[0])
@@ -66,7 +63,7 @@ def test_options_that_accepted_sockets_inherit(opened):
                 assert struct.unpack("ll", raw) == (7, 0)
             assert os.get_blocking(sock.fileno())
     for filter_, least, most in (("data", 30, 99), ("none", 0, 0)):
-        (listener,) = opened(directives(address(), AcceptFilter=("http", filter_)))
+        (listener,) = opened(directives(AcceptFilter=("http", filter_)))
         deferred = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
         assert least <= deferred <= most
 
@@ -97,7 +94,7 @@ def test_the_url_is_one_that_a_client_here_can_use(host, shown):
 ])  # fmt: skip
 def test_a_restart_keeps_the_sockets_it_has(opened, listens):
     """All addresses and all of IPv6's are one socket."""
-    d = directives(*listens.replace("{}", str(*free_ports(1))).split())
+    d = directives(Listen=listens.replace("{}", str(*free_ports(1))).split())
     (first,) = opened(d)
     assert open_listeners(d, [first]) == [first]
 
@@ -105,7 +102,7 @@ def test_a_restart_keeps_the_sockets_it_has(opened, listens):
 @pytest.mark.parametrize("count", [1, 2])
 def test_all_that_wait_come_in_turn_and_before_the_other_descriptor(opened, count):
     """The kernel woke only this process for them: if it left, they would wait."""
-    listeners = opened(directives(*(address() for _ in range(count))))
+    listeners = opened(directives(count))
     read, write = os.pipe()
     with ExitStack() as stack:
         for fd in (read, write):
