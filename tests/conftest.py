@@ -107,8 +107,7 @@ def everything_ends() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_of_the_tests_is_patched() -> Iterator[None]:
-    """Locust's gevent patches the whole process that imports it, and tests would try something else
-    than users run."""
+    """Locust's gevent patches the process that imports it: tests would try what no user runs."""
     yield
     assert not {"locust", "gevent"} & set(sys.modules), "a test, or what it tried, imported it"
 

@@ -81,8 +81,7 @@ BUSY = PID.replace("    body =", "    sum(range(3_000_000_000))\n    body =")
 
 @cache
 def site() -> Path:
-    """A document root for all tests of this process: the recorded one, big.bin, gate.py, busy.py and
-    pid.py."""
+    """A document root for all tests of this process: the recorded one, and big.bin, gate.py, busy.py, pid.py."""
     root = recorded_root(Path(tempfile.mkdtemp(prefix="mpmkit-test-")))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return tree(root, {"big.bin": BIG, "gate.py": GATE, "busy.py": BUSY, "pid.py": PID})

@@ -27,8 +27,7 @@ THREADED = ("worker", "event")
 
 @pytest.fixture(scope="module", params=["prefork", "event"], name="mpm")
 def prefork_and_event(request: pytest.FixtureRequest) -> str:
-    """`mpm` of modules about what becomes of a connection: a thread of worker does there what a process of
-    prefork does, which test_http.py shows."""
+    """A thread of worker does with a connection what a process of prefork does, as test_http.py shows."""
     return request.param
 
 
@@ -91,11 +90,8 @@ def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) ->
 
 @contextmanager
 def serving(mpm: str, **options: Any) -> Iterator[Server]:
-    """A `launched` server; checked, stopped, and checked again.
-
-    Afterwards: every worker was idle before the stop, no child is left, and the error log has no
-    error that the test did not take out of it (`take_errors`).
-    """
+    """A `launched` server. Every worker is idle before the stop; after it no child is left, and the error log has
+    no error that the test did not take out of it (`take_errors`)."""
     server = launched(mpm, **options)
     try:
         yield server
@@ -150,8 +146,7 @@ def open_files(server: Server) -> dict[int, int]:
 
 
 def no_more_files(server: Server, before: dict[int, int]) -> None:
-    """Wait until no child has more descriptors than the one with the most had before: another one may have
-    served nothing until then. New children don't count."""
+    """Wait until no child has more descriptors than the one with the most had before; new ones don't count."""
 
     def none() -> bool:
         now = open_files(server)
@@ -196,11 +191,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Serve:
-    """`mpmkit serve …` as a command in a terminal would be: a session and process group of its own.
-
-    `ready` waits for the line with the URL; `finish` waits for the end and has what was printed in
-    `out` and `err`.
-    """
+    """`mpmkit serve …` as a command in a terminal would be: a session and process group of its own. `ready` waits
+    for the line with the URL, `finish` for the end; what was printed is in `out` and `err`."""
 
     def __init__(self, *args: str, descriptors: int | None = None) -> None:
         self._err = tempfile.TemporaryFile()
