@@ -258,8 +258,7 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 FULL = b"GET /a?b HTTP/1.1\r\nHost: x\r\nUser-Agent: me\r\n"
 
-# What a client sends; how a real httpd 2.4 logs it: module, level, id, and of some the line in the access log.
-# (But for 408: it looks whether the next line continues the last field, so the last one is not in its log.)
+# What a client sends; how httpd logs it: module, level, id, and of some (408: but for the last field) the line.
 REFUSED = [
     (FULL + b"A : b\r\nB: c\r\n\r\n", "core:debug AH02426", "GET /a ?b HTTP/1.1 400 x me - -"),
     (FULL.replace(b"Host: x\r\n", b"") + b"\r\n", "core:debug AH00569",

@@ -282,8 +282,7 @@ def test_httpd_in_the_same_table(quick):
 
 SAMPLES = Path(__file__).resolve().parent / "data" / "smaps"
 NO_PROCESS = 2**22 + 1  # above the kernel's largest pid
-# name -> stacks: one a thread (its `Threads:` line said 1, 7 and 7), and in httpd that of the thread
-# that started the others and has ended, which the C library keeps for the next one.
+# name -> stacks: one a thread, and in httpd that of one that has ended, which the C library keeps.
 STACKS = {"prefork": 1, "event": 7, "httpd-worker": 8}
 
 

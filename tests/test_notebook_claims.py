@@ -37,8 +37,7 @@ def test_a_connection_costs_a_slope_not_a_height():
     each = notebook_helpers.kb_a_connection(run, 80, 160)
     height = 1000 * (run.most("pss_mb") - run.samples[0].pss_mb) / 160
     assert 0 <= each < 5 < height, "the first connections also pay for what threads need at first"
-    # A memory limit is reached near where the slope says: it counts the kernel's memory, too, and not the files
-    # that were in memory before.
+    # A memory limit is reached near there: it counts the kernel's memory, too, not files that were there before.
     costs = lines(records.read(lab.replay.place_of("memory-demo.csv")), ("pss_kb",))
     for row in lab.recorded("06-limit"):
         line = costs["mpmkit", row["mpm"], "busy"]

@@ -48,8 +48,7 @@ def test_the_end_of_a_process_that_was_no_child_changes_nothing(tmp_path):
     assert len(said) == 3 and all("was not in the scoreboard" in line for line in said)
 
 
-# Few children, so that each holds its share of the clients, and a pool that wants all it may have:
-# a killed one is missed.
+# Few children, so that each holds its share of the clients, and a killed one is missed.
 TIGHT = {
     "prefork": pool("prefork", 4, 4, spare=(4, 5)),
     "worker": pool("worker", 2, 4, threads=2, spare=(2, 10)),

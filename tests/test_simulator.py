@@ -191,8 +191,7 @@ def test_any_load_is_answered_within_the_limits_and_accounted_for(mpm, busy, par
         asking = second.busy if mpm == "event" else second.busy - second.parked
         assert asking + second.parked + second.waiting == sum(wanted)
         assert 0 <= asking <= wanted[0] and 0 <= second.parked <= wanted[1]
-    # A load that stays is answered in full, as far as MaxRequestWorkers goes; but for event a parked client has
-    # a worker, too, after those who ask.
+    # A load that stays is answered up to MaxRequestWorkers; then, but for event, parked clients are.
     if parked == [0] or mpm != "event":
         assert run[-1].busy == min(busy[-1] + parked[-1], most)
         assert run[-1].busy - run[-1].parked == min(busy[-1], most)
@@ -268,8 +267,7 @@ def test_think_times_and_what_ends_a_connection():
 
 
 def test_event_closes_parked_connections_when_a_new_one_finds_no_thread_idle():
-    """At 1.5 s all four threads have work, and connection 5 comes: connection 1, parked since 0.1 s, is closed
-    at once. Without connection 5 it is parked until its next request comes."""
+    """At 1.5 s all four threads have work, and connection 5 comes: connection 1, parked since 0.1 s, goes."""
     parked, busy = [(0.0, 0.1, 1), (3.0, 0.1, 1)], [(1.0, 9.0, n) for n in range(10, 14)]
     for new, until in (([], 3.0), ([(1.5, 0.1, 5)], 1.5)):
         run = simulate("event", trace=trace(*parked, *busy, *new, kept=1), **ONE["event"])

@@ -183,8 +183,7 @@ def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root):
 
 
 def test_sections_say_how_files_are_sent_and_hold_for_any_way_to_them(tmp_path):
-    """mod_core's advice is to say EnableMMAP Off for the directory of a network file system. <Files> is about
-    the file, <Location> about the path: whatever the request's spelling."""
+    """<Files> is about the file, <Location> about the path: whatever the request's spelling."""
     names = "a.bin", "sub/b.bin", "c.bin"
     root = tree(recorded_root(tmp_path / "root"), dict.fromkeys((*names, "dir/a"), BIG[:100_000]))
     rules = {f"Directory {root}/sub": "EnableMMAP Off", "Files c.bin": "EnableSendfile On"}
@@ -239,8 +238,7 @@ def test_a_large_file_takes_no_memory(mpm, tmp_path, sendfile):
 
 
 def test_links_below_the_root_lead_nowhere_else(tmp_path):
-    """Nothing below a directory that is a link out of the root; /srv/www-private is next to /srv/www, not
-    below it; a root that is a link is followed."""
+    """/srv/www-private is next to /srv/www, not below it; a root that is a link is followed."""
     private = tmp_path / "www-private"
     links = {"link.txt": private / "secret.txt", "way-out": private, "loop": Path("loop"),
              "dangling": Path("nothing"), "up": Path(".."), "in.txt": Path("file.txt")}  # fmt: skip

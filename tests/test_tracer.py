@@ -184,8 +184,7 @@ def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
         assert page.locator(".tr-code b").inner_text().startswith("mpm/") and not wrong
 
 
-# Moves that the ten clients have not: the first step of a client that is not listened to; a handshake that fails
-# ends without a request, and lingers; the next request, or the end, is there before the connection is kept.
+# Moves that the ten clients have not: not listened to; a handshake that fails; the next request or the end early.
 EARLY = {
     ("-", "ACCEPTED"), ("R", "C"), ("C", "LINGER"), ("LINGER", "LINGER_NORMAL"), ("LINGER_NORMAL", "PROCESSING"),
     ("LINGER", "CLOSED"), ("L", "CLOSED"), ("L", "R"),

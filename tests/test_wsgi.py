@@ -118,8 +118,7 @@ def test_a_mistake_in_the_middle_cuts_the_answer(server, errors, name, said, end
 
 @pytest.mark.parametrize("sendfile", ["On", "Off"])
 def test_files_of_a_script(mpm, document_root, sendfile):
-    """wsgi.file_wrapper: the whole file, from where it was read to, and what is no regular file. What unpacks a
-    file is what it reads, and no longer than its length."""
+    """wsgi.file_wrapper: from where a file was read to, up to its length; what is no regular file."""
     data = bytes(range(256)) * 4000
     write(document_root / "data.bin", data)
     with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server:

@@ -126,8 +126,7 @@ def request(
 
 
 class Client:
-    """A raw connection to a server, a port or an address. `with Client(server) as client: …` closes it; nothing
-    is sent by itself. `wait`: how long connecting, sending and reading may take."""
+    """A raw connection to a server, a port or an address. wait: how long each of its steps may take."""
 
     def __init__(self, server: Any, *, wait: float = 0, receive_buffer: int | None = None) -> None:
         self.wait = wait or patience()

@@ -74,8 +74,7 @@ def application(environ, start_response):
 
 # The pid of the child that serves it.
 PID = GATE[: GATE.index("    end =")] + GATE[GATE.index("    body =") :]
-# One long call of C code that never lets go of the interpreter: no Python signal handler runs
-# meanwhile, in any thread.
+# One long call of C code that never lets go of the interpreter: no Python signal handler runs meanwhile.
 BUSY = PID.replace("    body =", "    sum(range(3_000_000_000))\n    body =")
 
 

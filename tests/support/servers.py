@@ -78,8 +78,7 @@ KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may s
 
 
 def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) -> Server:
-    """A server over the tests' site, unless the options say otherwise; with a small pool, or with
-    this one in its place. It keeps connections for long (KEPT). The test stops it and checks."""
+    """A server over the tests' site, with a small pool, unless the options say otherwise; not checked."""
     conf = options.get("conf")
     if "conf" not in options:
         options = {"document_root": site(), **options}
@@ -162,8 +161,7 @@ GOOD = re.compile(
 # Errors of clients: what was asked for is not to be had.
 CLIENTS = re.compile(r"\[client [^]]+\] (AH00135|AH10244|AH01630|AH00132|AH0003[567]|AH01276): ")
 
-# Every worker was busy in the second in which the parent looked: a report, and not of an error of
-# the server's. Whether a test with as many clients as workers sees it depends on when that was.
+# Every worker was busy when the parent looked, once a second: a report, and not of a server's error.
 FULL = re.compile(r"\] AH00(16[12]|28[67]|48[45]): ")
 
 # Lines of a server's error log that a test has seen.
@@ -171,8 +169,7 @@ _taken: WeakKeyDictionary[Server, int] = WeakKeyDictionary()
 
 
 def take_errors(server: Server) -> list[str]:
-    """The error log's errors since the last call: lines worse than a warning, and lines that are
-    no log lines at all (a traceback, a message of the interpreter)."""
+    """The error log's errors since the last call: what is worse than a warning, and what is no log line."""
     lines = server.error_log().splitlines()
     new, _taken[server] = lines[_taken.get(server, 0) :], len(lines)
     harmless = CLIENTS.search, FULL.search, GOOD.fullmatch
