@@ -28,9 +28,7 @@ from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.watch_command import Headroom, headroom, shown
 from mpmkit.policy.simulator import COLUMNS, simulate
 
-
-def unknown(value: float) -> bool:
-    return math.isnan(value)
+unknown = math.isnan
 
 
 def settled(server, seen: Sample, alone: bool) -> Sample | None:
