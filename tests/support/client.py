@@ -184,7 +184,7 @@ class Client:
                 self.buffer += (data := self.receive())
                 closed = not data
             else:
-                del self.buffer[: reply.size]
+                self.buffer = self.buffer[reply.size :]
                 return reply
 
     def receive(self, cap: float | None = None) -> bytes:
