@@ -1,6 +1,4 @@
-"""Fixtures for tests of running servers: the same tests run against every MPM (`mpm`). A module may say what
-its `server` serves by FILES and OPTIONS, or by its own `document_root` and `directives` (module scope).
-"""
+"""Fixtures for tests of running servers, of every MPM (`mpm`); a module may have FILES and OPTIONS of its own."""
 
 import os
 import sys
@@ -53,8 +51,7 @@ def module_server(mpm: str, document_root: Path, directives: dict[str, Any]) -> 
 
 @pytest.fixture
 def server(module_server: Server) -> Iterator[Server]:
-    """The module's server, one an MPM. After each test every worker must be idle again and the error log without
-    an error; when the module is done, no child may be left (`servers.serving`)."""
+    """The module's server, one an MPM. After each test every worker is idle, and the error log has no error."""
     yield module_server
     assert module_server.running, "the server ended:\n" + module_server.error_log()
     assert_quiet(module_server)
@@ -107,8 +104,7 @@ def everything_ends() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_of_the_tests_is_patched() -> Iterator[None]:
-    """Locust's gevent patches the whole process that imports it, and tests would try something else
-    than users run."""
+    """Locust's gevent patches the process that imports it: tests would try what no user runs."""
     yield
     assert not {"locust", "gevent"} & set(sys.modules), "a test, or what it tried, imported it"
 

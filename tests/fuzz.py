@@ -257,6 +257,7 @@ def seeds() -> list[bytes]:
         post + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc" + get + host,
         b"GET /old\r\n" + get + host, get + b"Range: bytes=0-1\r\nConnection: keep-alive\r\n\r\n",
         b"GET http://y/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2,
+        *(b"GET /" + b"a" * more + b" HTTP/1.1\r\nHost: x\r\n\r\n" for more in (186, 187, 188)),  # at the limit
     ]  # fmt: skip
     return [*own, *made, *raw, *(data for data, _ in REFUSED)]
 

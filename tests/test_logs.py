@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.client import Client, exchange, get, request
+from support.client import Client, exchange, request
 from support.configured import directives
 from support.files import conf, recorded_root, section, write
+from support.load import Load
 from support.servers import serving
 from support.waiting import logged, poll_until
 
@@ -41,7 +42,7 @@ def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **cha
 
 
 def line(text: str, conn=None) -> str:
-    log = compile_format(text + "\n", Site(directives()))
+    log = compile_format(text + "\n", Site(directives(MaxKeepAliveRequests=3)))
     return log(conn or connection(), NOW).removesuffix("\n")
 
 
@@ -61,21 +62,33 @@ def test_the_common_format():
         assert line(COMMON, conn) + "%" == slowly(conn, NOW)
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("%h|%a|%l|%u", "192.0.2.7|192.0.2.7|-|-"), ("%>s %s %b %B %O", "200 200 45 45 300"),
-    ("%D %T %X %k", "1500 0 + 2"), ("%m %U", "GET /a"),
-    ("%{Referer}i %{User-Agent}i %{host}i", "r - x"),
-    ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"), ("", ""), ("plain", "plain"),
-    ("a\\tb\\n\\\\n", "a\tb\n\\n"), ("%<s %>r %>U", "200 GET /a?b HTTP/1.1 /a"),
-    ("%q %H %{c}a %{c}h %{remote}p", "?b HTTP/1.1 192.0.2.7 192.0.2.7 1234"),
-    ("%{ms}T %{us}T %{s}T", "1 1500 0"),
-    ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
-    ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
-    ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
-    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R %{日}o", "- - - - - - -"),
+@pytest.mark.parametrize("text, expected, changes", [
+    *((text, expected, {}) for text, expected in (
+        ("%h|%a|%l|%u", "192.0.2.7|192.0.2.7|-|-"), ("%>s %s %b %B %O", "200 200 45 45 300"),
+        ("%D %T %X %k", "1500 0 - 2"), ("%m %U", "GET /a"),
+        ("%{Referer}i %{User-Agent}i %{host}i", "r - x"),
+        ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"), ("", ""), ("plain", "plain"),
+        ("a\\tb\\n\\\\n", "a\tb\n\\n"), ("%<s %>r %>U", "200 GET /a?b HTTP/1.1 /a"),
+        ("%q %H %{c}a %{c}h %{remote}p", "?b HTTP/1.1 192.0.2.7 192.0.2.7 1234"),
+        ("%{ms}T %{us}T %{s}T", "1 1500 0"),
+        ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
+        ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
+        ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
+        ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R %{日}o", "- - - - - - -"),
+        ("%{pid}P %P %{PATH}e %{tid}P",
+         f"{os.getpid()} {os.getpid()} {os.environ['PATH']} {threading.get_native_id()}"))),
+    ("%b %B", "- 0", {"body_sent": 0}), ("%X", "-", {"keep_alive": False}),
+    # As httpd counts, with MaxKeepAliveRequests 3: the last of four repeats a number if the client closes.
+    *(("%X %k", shown, {"kept": kept, "keep_alive": keep_alive}) for kept, keep_alive, shown in (
+        (0, False, "- 0"), (0, True, "+ 0"), (1, True, "+ 1"), (2, False, "- 1"), (3, False, "- 3"))),
+    # Refused before there was a request: its first line, if one came.
+    ("%r %m %U %{Referer}i", "- - - -", {"request": None}),
+    ("%r", r"BAD \"line\"\x01", {"request": None, "protocol": SimpleNamespace(line=b'BAD "line"\x01')}),
+    ("%{a}C %{b}C %{c}C", r'1 \"2\" -',
+     {"head": b'GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b="2"; c\r\n\r\n'}),
 ])  # fmt: skip
-def test_formats(text, expected):
-    assert line(text) == expected
+def test_formats(text, expected, changes):
+    assert line(text, connection(**changes)) == expected
 
 
 def test_the_program_of_a_hosts_error_log_ends_with_its_configuration(tmp_path):
@@ -85,30 +98,6 @@ def test_the_program_of_a_hosts_error_log_ends_with_its_configuration(tmp_path):
     (fd,) = logs._pipes
     service.logs.close()
     assert fd not in logs._pipes
-
-
-@pytest.mark.parametrize("kept, keep_alive, shown", [
-    (0, False, "- 0"), (0, True, "+ 0"), (1, True, "+ 1"), (2, False, "- 1"), (2, True, "- 2"), (3, False, "- 3"),
-])  # fmt: skip
-def test_kept_connections_are_counted_as_httpd_does(kept, keep_alive, shown):
-    """With MaxKeepAliveRequests 3: four requests, and the last one repeats a number if the client closes."""
-    log = compile_format("%X %k", Site(directives(MaxKeepAliveRequests=3)))
-    assert log(connection(kept=kept, keep_alive=keep_alive), NOW) == shown
-
-
-@pytest.mark.parametrize("text, changes, expected", [
-    ("%b %B", {"body_sent": 0}, "- 0"), ("%X", {"keep_alive": False}, "-"),
-    # Refused before there was a request: its first line, if one came.
-    ("%r %m %U %{Referer}i", {"request": None}, "- - - -"),
-    ("%r", {"request": None, "protocol": SimpleNamespace(line=b'BAD "line"\x01')},
-     r"BAD \"line\"\x01"),
-    ("%{a}C %{b}C %{c}C", {"head": b'GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b="2"; c\r\n\r\n'},
-     r'1 \"2\" -'),
-    ("%{pid}P %P %{PATH}e %{tid}P", {},
-     f"{os.getpid()} {os.getpid()} {os.environ['PATH']} {threading.get_native_id()}"),
-])  # fmt: skip
-def test_formats_of_other_connections(text, changes, expected):
-    assert line(text, connection(**changes)) == expected
 
 
 @pytest.mark.parametrize("text", [
@@ -255,29 +244,10 @@ def test_a_server_s_access_logs(mpm, tmp_path):
     assert [set(column) for column in columns[8:]] == [{"lab.example"}, {str(server.port)}]
 
 
-def test_of_internal_redirects_the_last_is_logged_as_by_httpd(tmp_path):
-    write(tmp_path / "a.html", "a")
-    path = tmp_path / "lab.log"
-    log = (str(path), "%U %q %f %>U %<q %m")
-    more = {"CustomLog": log, "ErrorDocument": (404, "/a.html?e=1")}
-    with serving("worker", document_root=tmp_path, **more) as server:
-        get(server, "/no?x")
-        get(server, "/a.html?y")
-        lines = logged(path, 2)
-    assert sorted(lines, reverse=True) == [
-        f"/no ?e=1 {tmp_path}/a.html /a.html ?x GET", f"/a.html ?y {tmp_path}/a.html /a.html ?y GET",
-    ]  # fmt: skip
-
-
 def test_lines_of_many_processes_never_mix(mpm, tmp_path):
     with serving(mpm, document_root=recorded_root(tmp_path), access_log=True) as server:
-        with ExitStack() as stack:
-            clients = [stack.enter_context(Client(server)) for _ in range(4)]
-            for _ in range(25):
-                for client in clients:
-                    client.send(request() * 4)
-                for client in clients * 4:
-                    client.reply()
+        with Load(server, "/file.txt", clients=4, keep_alive=True, requests=100) as load:
+            load.join()
         poll_until(lambda: len(server.access_log().splitlines()) == 400)
         pattern = rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37'
         assert all(re.fullmatch(pattern, text) for text in server.access_log().splitlines())
@@ -288,8 +258,7 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 FULL = b"GET /a?b HTTP/1.1\r\nHost: x\r\nUser-Agent: me\r\n"
 
-# What a client sends; how a real httpd 2.4 logs it: module, level, id, and of some the line in the access log.
-# (But for 408: it looks whether the next line continues the last field, so the last one is not in its log.)
+# What a client sends; how httpd logs it: module, level, id, and of some (408: but for the last field) the line.
 REFUSED = [
     (FULL + b"A : b\r\nB: c\r\n\r\n", "core:debug AH02426", "GET /a ?b HTTP/1.1 400 x me - -"),
     (FULL.replace(b"Host: x\r\n", b"") + b"\r\n", "core:debug AH00569",

@@ -1,5 +1,4 @@
-"""Watching ours by its scoreboard, a real httpd by its status page, a crowd that makes something to see; and
-`mpmkit watch`: headroom and alarms."""
+"""Watching ours and a real httpd; a crowd that makes something to see; `mpmkit watch` and its alarms."""
 
 import base64
 import math
@@ -14,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 from support.calls import refused
-from support.client import Client, request
+from support.client import Client
+from support.files import write
 from support.servers import SMALL, one_child, pool, serving
 from support.waiting import poll_until
 
@@ -28,9 +28,7 @@ from mpmkit.measure.reference_servers import Httpd
 from mpmkit.measure.watch_command import Headroom, headroom, shown
 from mpmkit.policy.simulator import COLUMNS, simulate
 
-
-def unknown(value: float) -> bool:
-    return math.isnan(value)
+unknown = math.isnan
 
 
 def settled(server, seen: Sample, alone: bool) -> Sample | None:
@@ -44,23 +42,21 @@ def test_who_is_busy_idle_parked_and_waiting(server, mpm):
     workers = 2 * SMALL[mpm].get("ThreadsPerChild", 1)
     poll_until(lambda: server.scoreboard().counts.idle == workers, what="all first children idle")
     with Client(server) as half, Client(server) as parked:
-        half.send(b"GET /file.txt HTTP/1.1\r\nHost: x\r\n")
+        half.send(HALF)
         parked.get()
         poll_until(lambda: server.scoreboard().count("R") == 1)
         poll_until(lambda: watch(server, 0)[0].parked == 1, what="one parked")
         for target in (server, server.url, SimpleNamespace(url=server.url, pid=server.pid)):
             # From its status page alone no one can say how many processes a worker has.
             alone = isinstance(target, str)
-            sample = poll_until(
-                lambda at=target, url=alone: settled(server, watch(at, 0).last, url)
-            )
+            seen = lambda at=target, url=alone: settled(server, watch(at, 0).last, url)  # noqa: E731
+            sample = poll_until(seen)
             assert (sample.parked, sample.reading, sample.waiting) == (1, 1, 0), target
-            assert sample.without_thread == (1 if mpm == "event" else 0), target
-            assert sample.busy == (1 if mpm == "event" else 2), target
+            held = (1, 1) if mpm == "event" else (0, 2)
+            assert (sample.without_thread, sample.busy) == held, target
             assert sample.workers >= workers and sample.idle == sample.workers - sample.busy, target
             assert unknown(sample.pss_mb) if alone else sample.pss_mb > 1
-        half.send(b"\r\n")
-        assert half.reply().status == 200
+        assert half.ask(b"\r\n", "GET").status == 200
 
 
 def test_a_block_is_recorded_and_requests_are_counted(server):
@@ -84,14 +80,20 @@ def test_a_block_is_recorded_and_requests_are_counted(server):
     assert list(measured.columns) == [*Sample._fields, "who"]
 
 
-@pytest.mark.parametrize(("target", "how", "error", "said"), [
-    ("http://127.0.0.1:1", {"every": -1}, ValueError, "every: must be"),
-    ("http://127.0.0.1:1", {"seconds": -1}, ValueError, "seconds: must be"),
-    ("http://127.0.0.1:1", {"seconds": 1}, OSError, "refused"),
-    ("nowhere", {}, ValueError, "not the URL"), ("http://", {}, ValueError, "not the URL"),
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(("call", "given", "how", "error", "said"), [
+    (watch, (NOWHERE,), {"every": -1}, ValueError, "every: must be"),
+    (watch, (NOWHERE,), {"seconds": -1}, ValueError, "seconds: must be"),
+    (watch, (NOWHERE,), {"seconds": 1}, OSError, "refused"),
+    (watch, ("nowhere",), {}, ValueError, "not the URL"), (watch, ("http://",), {}, ValueError, "not the URL"),
+    (KeepAliveClients, ("http://192.0.2.1:80", 1), {}, ValueError, "loopback"),
+    (KeepAliveClients, (NOWHERE, 5000), {}, ValueError, "0 to 2000"),
+    (KeepAliveClients, (NOWHERE, 1), {"think": 0}, ValueError, "0.05 to 3600"),
 ])  # fmt: skip
-def test_what_cannot_be_watched_is_an_error(target, how, error, said):
-    refused(error, said, watch, target, **how)
+def test_what_cannot_be_watched_or_held_is_an_error(call, given, how, error, said):
+    refused(error, said, call, *given, **how)
 
 
 def test_a_snapshot_needs_a_scoreboard(server):
@@ -117,8 +119,7 @@ def test_the_watch_ends_with_the_server(mpm, document_root):
             poll_until(lambda: ended)
             assert len(seen) >= 1
         server.stop()
-    with pytest.raises(mpmkit.LaunchError):
-        watch(server, 0)
+    refused(mpmkit.LaunchError, "ended|stopped|not run", watch, server, 0)
 
 
 def test_a_status_page_that_does_not_come_leaves_the_children_known():
@@ -130,25 +131,6 @@ def test_a_status_page_that_does_not_come_leaves_the_children_known():
             sample = run.look()
         assert sample.processes == 2 and sample.pss_mb > 1 and sample.waiting == 0
         assert all(map(unknown, (sample.busy, sample.parked, sample.threads, sample.accesses)))
-
-
-@pytest.mark.rival
-@pytest.mark.usefixtures("httpd")
-@pytest.mark.parametrize("mpm", mpmkit.MPMS)
-def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
-    lines = ["SetHandler server-status", "</Location>", ""]
-    status = "\n".join(["ExtendedStatus On", '<Location "/server-status">', *lines])
-    how = {"document_root": document_root, "modules": ["status"], "extra": status, **SMALL[mpm]}
-    with Httpd(mpm, **how) as httpd, Client(httpd) as parked:
-        parked.get()
-        run = watch(httpd, 0.2, every=0.1)
-        sample = run.last
-        assert run.mpm == mpm
-        assert sample.processes == 2 or mpm == "prefork"
-        assert sample.workers >= 2 * SMALL[mpm].get("ThreadsPerChild", 1) - 1
-        # Event's own counter lags behind: httpd publishes it when a time-out is due.
-        assert sample.parked == sample.busy == (0 if mpm == "event" else 1)
-        assert sample.accesses >= 1 and sample.qps > 0 and sample.pss_mb > 1
 
 
 @pytest.mark.parametrize("mpm", ("prefork", "event"))
@@ -180,8 +162,7 @@ def test_those_who_wait_are_in_the_listen_queue():
         poll_until(lambda: crowd.states["asking"] == 3, what=lambda: str(crowd.states))
         assert crowd.longest_wait() > 0
         poll_until(lambda: "AH00286" in seen.event_log(), what=seen.event_log)
-        with pytest.raises(TimeoutError, match="the last sample"):
-            seen.until(lambda sample: sample.busy == 3, seconds=0.2)
+        refused(TimeoutError, "the last sample", seen.until, lambda one: one.busy == 3, seconds=0.2)
 
 
 def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
@@ -200,19 +181,9 @@ def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
         assert set(crowd.totals) == {"refused"}
 
 
-@pytest.mark.parametrize(("how", "said"), [
-    ({"url": "http://192.0.2.1:80"}, "loopback"), ({"count": 5000}, "0 to 2000"),
-    ({"think": 0}, "0.05 to 3600"),
-])  # fmt: skip
-def test_a_crowd_refuses_what_it_cannot_do(how, said):
-    refused(ValueError, said, KeepAliveClients, **{"url": "http://127.0.0.1:9", **how})
-
-
 def test_log_lines_for_an_operator_bursts_of_forks_and_what_is_no_recording():
-    text = (
-        "[Tue] [mpm_event:error] [pid 1:tid 1] AH00484: reached\n"
-        "[Tue] [core:debug] [pid 1:tid 1] chatter\nTraceback\n"
-    )
+    text = "[Tue] [mpm_event:error] [pid 1:tid 1] AH00484: reached\n"
+    text += "[Tue] [core:debug] [pid 1:tid 1] chatter\nTraceback\n"
     assert monitor.log_lines(text) == ["AH00484: reached"]
     # Forks within one second are one burst.
     times = ((0.0, "5 children"), (1.1, "a child"), (2.1, "2 children"), (2.4, "2 children"))
@@ -220,12 +191,12 @@ def test_log_lines_for_an_operator_bursts_of_forks_and_what_is_no_recording():
     recording = Recording("prefork", [], events)
     assert recording.forks() == [5, 1, 4, 8]
     assert unknown(recording.most("qps"))
-    with pytest.raises(ValueError, match="no recording"):
-        Recording.from_json({"mpm": "event", "fields": ["t"], "samples": [[1]], "events": []})
+    broken = {"mpm": "event", "fields": ["t"], "samples": [[1]], "events": []}
+    refused(ValueError, "no recording", Recording.from_json, broken)
 
 
 PAGE = '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
-HALF = b"GET / HTTP/1.1\r\n"
+HALF = b"GET /file.txt HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.mark.parametrize("letters, limit, busy, idle, free, alarm", [
@@ -258,22 +229,26 @@ def test_slots_that_no_child_can_take_and_growth_gives_the_minutes_until_it_is_f
     assert math.isnan(headroom(300.0, "W___", 0, looks(*((t, 1, 2) for t in range(5)))).full_in)
 
 
-def test_a_running_server_and_what_is_no_status_page(server, mpm, capsys):
+def test_what_is_no_status_page(server, capsys):
     url = server.url
-    with Client(server) as half:
-        half.send(b"GET /file.txt HTTP/1.1\r\nHost: x\r\n")
-        poll_until(lambda: server.scoreboard().count("R") == 1)
-        # The page's own worker, asked a moment ago, may still be writing.
-        csv = [url, "--seconds", "0", "--format", "csv"]
-        one = lambda: watch_command.main(csv) == 0 and capsys.readouterr().out.split(",")[6] == "1"  # noqa: E731
-        poll_until(one)
-        full = [url, "--seconds", "0", "--limit", "1"]
-        poll_until(lambda: watch_command.main(full) == watch_command.ALARM_STATUS)
-        assert "full of R (reading a request)" in capsys.readouterr().out
-    for bad in (f"{url}/file.txt", f"{url}/nothing", "ftp://x", "http://127.0.0.1:1"):
-        assert watch_command.main([bad, "--seconds", "0"]) == 1
-        said = capsys.readouterr().err
-        assert said.startswith("mpmkit: ") and said.count(bad) == 1
+    with socket.create_server(("127.0.0.1", 0)) as port:
+
+        def greet() -> None:
+            with port.accept()[0] as client:
+                client.sendall(b"SSH-2.0-x\r\n")
+
+        (answer := threading.Thread(target=greet)).start()
+        ssh = f"http://127.0.0.1:{port.getsockname()[1]}"
+        for bad in (f"{url}/file.txt", f"{url}/nothing", "ftp://x", "http://127.0.0.1:1", ssh):
+            assert watch_command.main([bad, "--seconds", "0"]) == 1
+            said = capsys.readouterr().err
+            assert said.startswith("mpmkit: ") and said.count(bad) == 1
+        assert re.search("does not answer in HTTP|reset", said)
+        answer.join()
+
+
+ALARM = watch_command.ALARM_STATUS
+CSV = "--format", "csv", "--limit", "2"  # as many as are busy: no more is free
 
 
 class Login(BaseHTTPRequestHandler):
@@ -303,48 +278,39 @@ def test_a_page_behind_a_login(tmp_path, capsys):
             said = capsys.readouterr()
             assert re.search(says, said.out + said.err)
         full = [f"http://me:p%20w@{there}", "--seconds", "0", "-f", str(conf)]
-        assert watch_command.main(full) == watch_command.ALARM_STATUS
+        assert watch_command.main(full) == ALARM
         assert "1 free; ALARM: full of K (keep-alive)" in capsys.readouterr().out
         refused(SystemExit, "2", watch_command.main, [*full[:-1], "/nothing"])
         assert "/nothing" in capsys.readouterr().err
         page.shutdown()
 
 
-def test_what_does_not_speak_http(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as port:
-
-        def greet() -> None:
-            with port.accept()[0] as client:
-                client.sendall(b"SSH-2.0-x\r\n")
-
-        (answer := threading.Thread(target=greet)).start()
-        url = f"http://127.0.0.1:{port.getsockname()[1]}"
-        assert watch_command.main([url, "--seconds", "0"]) == 1
-        answer.join()
-    assert re.search("does not answer in HTTP|reset", capsys.readouterr().err)
-
-
-@pytest.mark.rival
 @pytest.mark.parametrize("mpm", MPMS)
-def test_alarms_of_the_real_httpd(mpm, httpd, tmp_path, capsys):
+@pytest.mark.parametrize("whose", ["ours", pytest.param("httpd", marks=pytest.mark.rival)])
+def test_alarms(mpm, whose, request, tmp_path, capsys):
     """Two of three workers read half a request, or are kept. Event keeps connections without a worker."""
-    (tmp_path / "index.html").write_text("x")
+    write(tmp_path / "file.txt", "x")
     three = pool(mpm, 3 if mpm == "prefork" else 1, 3, threads=3) | {"KeepAliveTimeout": 60}
-    with Httpd(mpm, document_root=tmp_path, modules=["status"], extra=PAGE, **three) as server:
-        watched = [server.url, "--seconds", "0"]
+    if whose == "ours":
+        made = serving(mpm, pool=three, document_root=tmp_path)
+    else:
+        request.getfixturevalue("httpd")
+        made = Httpd(mpm, document_root=tmp_path, modules=["status"], extra=PAGE, **three)
+    with made as server:
 
-        def status_is(wanted: int, says: str) -> bool:
-            found = watch_command.main(watched)
-            return found == wanted and says in capsys.readouterr().out
+        def status_is(wanted: int, says: str, *more: str) -> bool:
+            found = watch_command.main([server.url, "--seconds", "0", *more])
+            return found == wanted and bool(re.search(says, capsys.readouterr().out))
 
-        for sent, letter in ((HALF, "R"), (request("/"), "K")):
+        for letter, what in (("R", "reading a request"), ("K", "keep-alive")):
             with Client(server) as one, Client(server) as two:
-                one.send(sent), two.send(sent)
-                if letter == "K":
-                    one.reply(), two.reply()
+                for client in (one, two):
+                    client.send(HALF) if letter == "R" else client.get()
                 if (mpm, letter) == ("event", "K"):
                     poll_until(lambda: status_is(0, "0 busy, 3 idle, "))
                 else:
-                    says = f"full of {letter} ("
-                    poll_until(lambda: status_is(watch_command.ALARM_STATUS, says))  # noqa: B023
+                    says = rf"full of {letter} \({what}"
+                    poll_until(lambda: status_is(ALARM, says))  # noqa: B023
+                if letter == "R":  # busy, idle and free, below their names
+                    poll_until(lambda: status_is(ALARM, "^([^,]*,){6}2,1,0,", *CSV))
             poll_until(lambda: status_is(0, "0 busy"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import article, cliffs, notebook_helpers, sweep_plots, theory
 from support.calls import refused
+from support.rows import row as row_of
 
 import mpmkit
 from benchmarks import ratios, works
@@ -36,8 +37,7 @@ def test_a_connection_costs_a_slope_not_a_height():
     each = notebook_helpers.kb_a_connection(run, 80, 160)
     height = 1000 * (run.most("pss_mb") - run.samples[0].pss_mb) / 160
     assert 0 <= each < 5 < height, "the first connections also pay for what threads need at first"
-    # A memory limit is reached near where the slope says: it counts the kernel's memory, too, and not the files
-    # that were in memory before.
+    # A memory limit is reached near there: it counts the kernel's memory, too, not files that were there before.
     costs = lines(records.read(lab.replay.place_of("memory-demo.csv")), ("pss_kb",))
     for row in lab.recorded("06-limit"):
         line = costs["mpmkit", row["mpm"], "busy"]
@@ -73,7 +73,7 @@ def test_beyond_the_knee_the_wait_grows_with_the_users():
 
 def test_the_page_has_what_ab_found_on_httpd():
     case = article.recorded(lab.replay.place_of("article-full.csv"))
-    page = (Path(__file__).parents[1] / "docs" / "MEASURING.md").read_text()
+    page = (ROOT / "docs" / "MEASURING.md").read_text()
     words = article.steps(case).loc["httpd"].xs("requests/s", level=1)
     out = (words == "came out").all()
     assert out[out].index.tolist() == ["cold, kept"]
@@ -85,12 +85,8 @@ def test_the_page_has_what_ab_found_on_httpd():
 
 
 @pytest.mark.parametrize("case", EDGES)
-def test_directives_and_simulator_say_where_a_server_is_full(case):
+def test_newcomers_begin_to_wait_where_directives_and_simulator_say(case):
     assert cliffs.predicted(case) == cliffs.simulated(case) == EDGES[case]
-
-
-@pytest.mark.parametrize("case", EDGES)
-def test_newcomers_begin_to_wait_where_the_directives_say(case):
     rows = [row for row in lab.recorded("03-cliffs") if row["case"] == case]
     assert len(rows) >= 3
     for row in rows:
@@ -107,19 +103,17 @@ def test_below_the_cliff_newcomers_wait_for_a_pool_that_grows():
     assert "of 175 threads" in said and said.endswith("(7 processes, at last 14)")
     late = [row for row in rows if 300 < row["wait_ms"] < 1000 * cliffs.LATE]
     assert [row["kept"] for row in late] == [200], "each such wait has its sentence"
-    assert "full at 1,200" in lab.plots.alt_text(cliffs.cliffs_figure(lab.recorded("03-cliffs")))
-    said = lab.plots.alt_text(cliffs.think_figure(lab.recorded("03-think")))
-    assert said.count(" of ") >= len(EDGES) * len(cliffs.BROWSERS)
-    assert set(mpmkit.MPMS) <= {case.split(",")[0] for case in EDGES}
+    assert "full at 1,200" in alt_text(cliffs.cliffs_figure(rows))
 
 
 def test_browsers_that_think_get_what_the_bound_allows():
-    rates = {}
-    for row in lab.recorded("03-think"):
-        assert row["qps"] <= 1.1 * row["bound"], row
-        rates[row["case"], row["browsers"]] = row["qps"]
+    rows = lab.recorded("03-think")
+    assert all(row["qps"] <= 1.1 * row["bound"] for row in rows)
+    rates = {(row["case"], row["browsers"]): row["qps"] for row in rows}
     most = max(cliffs.BROWSERS)
     assert rates["event, factor 20", most] >= 10 * rates["prefork", most]
+    said = alt_text(cliffs.think_figure(rows))
+    assert said.count(" of ") >= len(EDGES) * len(cliffs.BROWSERS)
 
 
 def test_which_mpm_has_the_recorded_figures():
@@ -143,10 +137,8 @@ def test_which_mpm_has_the_recorded_figures():
 def test_pages_have_the_recorded_service_demand():
     names = ("README.md", "docs/DEMAND.md", "docs/WHICH-MPM.md")
     readme, demand, which = ((ROOT / name).read_text() for name in names)
-    place = records.recorded_folder()
-    rows = {
-        name: records.read(place / f"demand-{name}.csv") for name in ("earlier", "demo", "works")
-    }
+    files = {name: f"demand-{name}.csv" for name in ("earlier", "demo", "works")}
+    rows = {name: records.read(records.recorded_folder() / file) for name, file in files.items()}
     table = DemandTable(rows["demo"])
     table.works = ("page",)
     assert table.text().split("\n\n")[1] in readme
@@ -156,10 +148,9 @@ def test_pages_have_the_recorded_service_demand():
         both = f"{_said(earlier[pair], word)} | {_said(later[pair], later_word)}"
         assert f"| {pair} | {both} |" in demand
         assert word == later_word or stats.UNDECIDED in (word, later_word)
-    kept = comparisons(rows["works"], "keep-alive")
-    scripts = comparisons(rows["works"], "script")
-    for kind, found in {"script": scripts, "keep-alive": kept}.items():
-        for pair, one in found.items():
+    for kind in ("script", "keep-alive"):
+        kept = comparisons(rows["works"], kind)
+        for pair, one in kept.items():
             assert f"| {kind} | {pair} | {_said(one, one.word)} |" in demand
     for what, found in (("new", later), ("kept", kept)):
         for server in ("httpd", "mpmkit"):
@@ -180,12 +171,9 @@ def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int
 
 
 def test_each_cell_is_a_marker_and_an_interval():
-    found = [cell("new", "prefork", 1.5), cell("file-10m", "event", 1.1)]
-    found += [
-        cell("new", "event", 0.4, rival="nginx"),
-        cell("idle-5000", "event", 0.95, rival=works.FREE),
-    ]
-    figure = readme_figures.ratios(found)
+    new, nginx = cell("new", "prefork", 1.5), cell("new", "event", 0.4, rival="nginx")
+    free = cell("idle-5000", "event", 0.95, rival=works.FREE)
+    figure = readme_figures.ratios([new, cell("file-10m", "event", 1.1), nginx, free])
     lines, markers = figure.data[::2], figure.data[1::2]
     assert [marker.x[0] for marker in markers] == [1.5, 1.1]
     both = [1.3, 1.5, 1.5, 1.5, 1.8], [0.9, 1.1, 1.1, 1.1, 1.4]
@@ -194,40 +182,16 @@ def test_each_cell_is_a_marker_and_an_interval():
         assert line.x == pytest.approx((ratio.low, ratio.high))
     assert "new connection each prefork 1.50" in alt_text(figure) and "0.40" not in alt_text(figure)
     assert list(figure.layout.yaxis.ticktext) == ["45 B page<br>new connection each", "10 MB file"]
-    figure = readme_figures.ratios([found[0], cell("new", "event", 1.1, bound=3)])
+    figure = readme_figures.ratios([new, cell("new", "event", 1.1, bound=3)])
     said = [trace.text[1].strip() for trace in figure.data if trace.mode == "lines+text"]
     assert said == ["prefork 1.50", "event 1.10*"] and "at its limit" in figure.layout.title.text
-    with pytest.raises(ValueError, match="mpmkit bench --only bench"):
-        readme_figures.ratios([cell("new", "event", 1.0, rival="nginx")])
-
-
-def level(server: str, mpm: str, against: str, held: int, pss_kb: int, directives="") -> dict:
-    machine = {"cpu_model": "a CPU", "cores": 2, "kernel": "6.1", "python": "3.13.5"}
-    where = {"server": server, "mpm": mpm, "against": against, "directives": directives}
-    what = {"scope": "server", "level": held, "held": held, "pss_kb": pss_kb}
-    return {**dict.fromkeys(vars(records.machine())), **machine, **where, **what}
-
-
-def test_the_pages_have_the_tables_of_what_is_recorded():
-    """After a new recording: python -m docs._tools.readme_figures."""
-    names = ("qps-full", "qps-demo", "qps-scripts", "memory-demo", "bench-demo")
-    rows = {name: records.read(records.recorded_folder() / f"{name}.csv") for name in names}
-    readme, performance = (
-        (ROOT / name).read_text() for name in ("README.md", "docs/PERFORMANCE.md")
-    )
-    tables = QpsTable(rows["qps-full"], published.figures()).text().split("\n\n")[:2]
-    tables += [readme_figures.servers_text(rows["qps-demo"], "static")]
-    tables += [readme_figures.scripts_text(rows["qps-scripts"])]
-    tables += [readme_figures.memory_text(rows["memory-demo"]).partition("\n\n")[0]]
-    for table in tables:
-        assert table in readme, table
-    assert ratios.table(ratios.comparisons(rows["bench-demo"])) in performance
-    refused(ValueError, "no row of cgi", readme_figures.servers_text, rows["qps-demo"], "cgi")
+    refused(ValueError, "mpmkit bench --only bench", readme_figures.ratios, [nginx])
 
 
 def test_a_crowd_has_a_line_for_each_number_of_threads():
     rows = [
-        level(server, "worker", "busy", held, mib * 1024, f"StartServers=3 ThreadsPerChild={threads}")
+        row_of("memory", server=server, mpm="worker", level=held, held=held, pss_kb=mib * 1024,
+            directives=f"StartServers=3 ThreadsPerChild={threads}")
         for server, threads, held, mib in (
             ("mpmkit", 25, 0, 1), ("mpmkit", 25, 400, 70), ("httpd", 25, 400, 30), ("mpmkit", 100, 400, 40),
         )
@@ -236,3 +200,19 @@ def test_a_crowd_has_a_line_for_each_number_of_threads():
     assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
     assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
     refused(ValueError, "mpmkit bench --only memory --record", readme_figures.memory_text, [])
+
+
+def test_the_pages_have_the_tables_of_what_is_recorded():
+    """After a new recording: python -m docs._tools.readme_figures."""
+    names = ("qps-full", "qps-demo", "qps-scripts", "memory-demo", "bench-demo")
+    rows = {name: records.read(records.recorded_folder() / f"{name}.csv") for name in names}
+    pages = "README.md", "docs/PERFORMANCE.md"
+    readme, performance = ((ROOT / name).read_text() for name in pages)
+    tables = QpsTable(rows["qps-full"], published.figures()).text().split("\n\n")[:2]
+    tables += [readme_figures.servers_text(rows["qps-demo"], "static")]
+    tables += [readme_figures.scripts_text(rows["qps-scripts"])]
+    tables += [readme_figures.memory_text(rows["memory-demo"]).partition("\n\n")[0]]
+    for table in tables:
+        assert table in readme, table
+    assert ratios.table(ratios.comparisons(rows["bench-demo"])) in performance
+    refused(ValueError, "no row of cgi", readme_figures.servers_text, rows["qps-demo"], "cgi")

@@ -1,5 +1,4 @@
-"""Which processes live, end and are replaced: children under load, and the end of all of them with the
-end of the process that started them."""
+"""Which processes live, end and are replaced: under load, and with who started them."""
 
 import os
 import signal
@@ -17,7 +16,7 @@ from support.configured import directives
 from support.files import Gate, site
 from support.load import Load
 from support.servers import THREADED, environment, launched, one_child, pool
-from support.waiting import alive, all_gone, children_of, nothing_left, poll_until
+from support.waiting import alive, all_gone, children_of, logged, nothing_left, poll_until
 
 from mpmkit.server.child import CHILD_FATAL, CHILD_SICK, Child, use_batch_scheduling
 from mpmkit.server.core import Service
@@ -49,8 +48,7 @@ def test_the_end_of_a_process_that_was_no_child_changes_nothing(tmp_path):
     assert len(said) == 3 and all("was not in the scoreboard" in line for line in said)
 
 
-# Few children, so that each holds its share of the clients, and a pool that wants all it may have:
-# a killed one is missed.
+# Few children, so that each holds its share of the clients, and a killed one is missed.
 TIGHT = {
     "prefork": pool("prefork", 4, 4, spare=(4, 5)),
     "worker": pool("worker", 2, 4, threads=2, spare=(2, 10)),
@@ -61,14 +59,18 @@ HOLDS = {"prefork": 1, "worker": 2, "event": 4}
 
 
 def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm):
-    keep_alive = mpm != "worker"
     gate = Gate()
+
+    def holder() -> int | None:
+        busy = (row for row in server.scoreboard().workers if row.state == 4)
+        return next((row.pid for row in busy if gate.path[:40] in row.request), None)
+
     with launched(mpm, pool=TIGHT[mpm], KeepAliveTimeout="200ms") as server:
         before = set(server.processes())
-        with Load(server, clients=3, keep_alive=keep_alive, retry=True) as load:
+        with Load(server, clients=3, keep_alive=mpm != "worker", retry=True) as load:
             load.wait_for(20)
             with asked(server, gate.path) as held:
-                victim = poll_until(lambda: holder(server, gate), "the gate's child")
+                victim = poll_until(holder, "the gate's child")
                 os.kill(victim, signal.SIGKILL)
                 with pytest.raises(Lost):
                     held.reply()
@@ -78,40 +80,29 @@ def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm):
         # Every request came through in the end; what failed on the way, the killed child held.
         assert {status for status, _ in load.answers} == {200}
         assert len(load.failures) <= HOLDS[mpm] - 1, load.failures
-        assert "gave up" not in load.failures
         assert before - {victim} <= set(server.processes()), "no other child had to go"
         # SIGKILL is sent on purpose: httpd has no line for it.
         assert "AH00052" not in server.error_log()
 
 
-def holder(server, gate) -> int | None:
-    rows = server.scoreboard().workers
-    return next((row.pid for row in rows if gate.path[:40] in row.request and row.state == 4), None)
-
-
 def test_max_connections_per_child_loses_no_request(mpm, tmp_path):
     keep_alive = mpm != "prefork"
-    limit, log = 10, tmp_path / "access.log"
+    limit, log, each = 10, tmp_path / "access.log", 45 if keep_alive else 15
     options = {"MaxConnectionsPerChild": limit, "MaxKeepAliveRequests": 2}
     lines = ['LogFormat "%P %{remote}p" pids', f"CustomLog {log} pids"]
-    each = 45 if keep_alive else 15
     with launched(mpm, **options, directives=lines) as server:
         with Load(server, clients=4, keep_alive=keep_alive, requests=each) as load:
             load.join()
         assert load.failures == [], server.error_log()
-        assert len(load.answers) == 4 * each
-        poll_until(lambda: log.read_text().count("\n") >= 4 * each, "the last log line")
         # Each port is a connection.
-        counts = Counter(int(line.split()[0]) for line in set(log.read_text().splitlines()))
+        counts = Counter(int(line.split()[0]) for line in set(logged(log, 4 * each)))
         ended = {pid: n for pid, n in counts.items() if pid not in server.processes()}
-        assert sum(counts.values()) >= 60
-        assert len(ended) >= 3, f"children were recycled: {counts}"
-        if mpm == "worker":
-            # It counts connections that have ended, and its listener has accepted more by then.
-            assert all(limit <= n <= limit + 4 + 1 for n in ended.values()), ended
-        else:
-            assert set(ended.values()) == {limit}
-            assert max(counts.values()) == limit
+    assert sum(counts.values()) >= 60
+    assert len(ended) >= 3, f"children were recycled: {counts}"
+    # Worker counts connections that have ended, and its listener has accepted more by then.
+    more = 4 + 1 if mpm == "worker" else 0
+    assert all(limit <= n <= limit + more for n in ended.values()), ended
+    assert max(counts.values()) <= limit + more
 
 
 @pytest.mark.parametrize("mpm", THREADED)
@@ -138,15 +129,12 @@ STATES = {
 def test_no_child_outlives_a_killed_parent(mpm, what):
     with launched(mpm, KeepAliveTimeout=60) as server:
         STATES[what](server)
-        poll_until(
-            lambda: what in ("keep-alive", "half-sent") or server.scoreboard().count("W"), what
-        )
+        idle = what in ("keep-alive", "half-sent")
+        poll_until(lambda: idle or server.scoreboard().count("W"), what)
         if what == "a graceful restart":  # the child with the script is of the old generation
             old = set(server.processes())
             server.graceful()
-            poll_until(
-                lambda: set(server.processes()) & old and set(server.processes()) - old, what
-            )
+            poll_until(lambda: old & (now := set(server.processes())) and now - old, what)
         # Maintenance may fork between the two looks, as clients hold what was spare.
         same = lambda: set(found := children_of(server.pid)) == set(server.processes()) and found  # noqa: E731
         children = poll_until(same, "/proc and the scoreboard with the same children")
@@ -168,11 +156,8 @@ print(server.pid, server.port, *server.processes(), flush=True)
 
 @contextmanager
 def launcher(mpm: str, then: str) -> Iterator[tuple[subprocess.Popen, int, list[int]]]:
-    """A Python program that launches a server and goes on with `then`: (the program, the port, the
-    server's processes). All of them end when the program ends.
-
-    Killed, it cannot remove its server's files: they go with the site.
-    """
+    """A Python program that launches a server and goes on with `then`: (the program, the port, the server's
+    processes). All of them end with it. Killed, it cannot remove its server's files: they go with the site."""
     how = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     how |= {"env": environment(TMPDIR=str(site())), "start_new_session": True}
     process = subprocess.Popen([sys.executable, "-c", LAUNCHER + then, mpm], **how)
@@ -236,10 +221,7 @@ def test_two_servers_of_one_process_end_apart_and_a_port_is_free_at_once():
 def test_children_with_threads_stay_on_one_cpu_each(mpm):
     ours = os.sched_getaffinity(0)
     with launched(mpm, pool={"StartServers": 2}) as server:
-
-        def allowed() -> list[set[int]]:
-            return [os.sched_getaffinity(pid) for pid in server.processes()]
-
+        allowed = lambda: [os.sched_getaffinity(pid) for pid in server.processes()]  # noqa: E731
         if mpm == "prefork":
             assert all(cpus == ours for cpus in allowed())
         else:

@@ -2,6 +2,7 @@
 import whom, read from the source by ast, each failure with file, line and rule; what is loaded by it."""
 
 import ast
+import difflib
 import graphlib
 import hashlib
 import itertools
@@ -23,6 +24,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from support.files import program
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mpmkit"
@@ -71,18 +73,13 @@ def test_the_package_stays_small(capsys):
 
 
 def test_the_lecture_is_short():
-    def lines(name: str) -> list[str]:
-        return (PACKAGE / "mpm" / name).read_text(encoding="utf-8").splitlines()
-
-    for name, most in {"prefork.py": 80, "worker.py": 100, "event.py": 320}.items():
-        assert len(lines(name)) <= most, name
-    files = [str(PACKAGE / "mpm" / name) for name in ("worker.py", "event.py")]
-    diff = subprocess.run(["diff", *files], text=True, capture_output=True).stdout
-    changed = [line for line in diff.splitlines() if line[:1] in "<>"]
+    texts = {}
+    for name, most in {"prefork": 80, "worker": 100, "event": 320}.items():
+        texts[name] = (PACKAGE / "mpm" / f"{name}.py").read_text(encoding="utf-8").splitlines()
+        assert len(texts[name]) <= most, name
+    diff = difflib.ndiff(texts["worker"], texts["event"])
+    changed = [line for line in diff if line[:1] in "+-"]
     assert len(changed) <= 250, "diff worker.py event.py is a lecture"
-
-
-# ---------------------------------------------------------------- one list of dependencies
 
 
 def bounds(requirements: list[str]) -> dict[str, SpecifierSet]:
@@ -113,12 +110,20 @@ def test_environment_and_pyproject_list_the_same_dependencies():
     assert conda == bounds(project()["project"]["dependencies"] + extras["lab"])
 
 
-def test_binder_installs_the_package_at_the_locked_versions():
+def test_binder_installs_the_locked_versions_and_opens_on_the_first_notebook(tmp_path):
     script = ROOT / "binder/postBuild"
     assert script.stat().st_mode & stat.S_IXUSR, "repo2docker wants postBuild executable"
     lines = script.read_text().splitlines()
     assert lines[0].startswith("#!") and "set -e" in lines
     assert any("--constraint requirements.lock '.[lab]'" in line for line in lines)
+    # What it writes, with a python that tells another prefix and a pip that does nothing.
+    program(tmp_path / "python", f'#!/bin/sh\n[ "$1" = -c ] && echo {tmp_path}\nexit 0\n')
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([str(script)], check=True, cwd=ROOT, env=env)
+    said = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text())
+    for app in ("ServerApp", "LabApp"):
+        page = said[app]["default_url"].removeprefix("/lab/tree/")
+        assert (ROOT / page).is_file() and "00-" in page
 
 
 def test_the_lock_file_satisfies_pyproject():
@@ -144,19 +149,6 @@ def test_recorded_runs_are_those_that_were_recorded():
     assert not changed, f"{anew}: {changed}"
 
 
-def test_binder_opens_on_the_first_notebook(tmp_path):
-    # What postBuild writes, with a python that tells another prefix and a pip that does nothing.
-    fake = tmp_path / "python"
-    fake.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo {tmp_path}\nexit 0\n')
-    fake.chmod(0o755)
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    subprocess.run([str(ROOT / "binder/postBuild")], check=True, cwd=ROOT, env=env)
-    said = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text())
-    for app in ("ServerApp", "LabApp"):
-        page = said[app]["default_url"].removeprefix("/lab/tree/")
-        assert (ROOT / page).is_file() and "00-" in page
-
-
 def test_versions_agree():
     import mpmkit._version
 
@@ -165,9 +157,6 @@ def test_versions_agree():
     assert cited["version"] == mpmkit._version.__version__ == notes.partition(" ")[0]
     assert "\nIn short: " in notes.partition("\n## ")[0], "the tag's text"
     assert cited["license"] == project()["project"]["license"]
-
-
-# ---------------------------------------------------------------- notebooks as sources
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -180,9 +169,6 @@ def test_notebook_sources_carry_no_outputs_and_cells_are_short(path: Path):
         length = len("".join(cell["source"]).splitlines())
         assert length <= LONGEST_CELL, f"code cell {number} has {length} lines"
     assert "widgets" not in book["metadata"], "widget state is saved in the notebook"
-
-
-# ---------------------------------------------------------------- the tests
 
 
 def test_no_test_sleeps_to_let_something_happen():
@@ -218,16 +204,12 @@ def test_make_takes_the_newest_interpreter_unless_one_is_chosen(tmp_path, there,
     missing = dict.fromkeys(("python3", *(f"python3.{minor}" for minor in range(11, 15))), False)
     for name, usable in (missing | there).items():
         file = tmp_path / name if "/" in name else tmp_path / "bin" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"#!/bin/sh\nexit {0 if usable else 1}\n")
-        file.chmod(0o755)
+        program(file, f"#!/bin/sh\nexit {0 if usable else 1}\n")
         if "/" in name:
             (file.parent / "pip").touch()
-    done = subprocess.run(
-        ["make", "-n", "venv", *([f"PYTHON={given}"] if given else [])],
-        cwd=tmp_path, text=True, timeout=60, capture_output=True,
-        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
-    )  # fmt: skip
+    how = {"cwd": tmp_path, "env": {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}}
+    command = ["make", "-n", "venv", *([f"PYTHON={given}"] if given else [])]
+    done = subprocess.run(command, text=True, timeout=60, capture_output=True, **how)
     assert f"\n{taken} -c 'import venv, ensurepip'" in done.stdout, done.stdout + done.stderr
 
 

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.calls import refused
 from support.client import Client, Reply
+from support.files import tree
 from support.servers import environment
 from support.waiting import poll_until
 
@@ -23,37 +25,29 @@ ROOT = Path(mpmkit.__file__).parent / "htdocs"
 PAGE = (ROOT / "index.html").read_bytes()
 MPMS = mpmkit.MPMS
 PYTHON_SERVERS = {
-    "gunicorn sync": lambda **how: Gunicorn("sync", document_root=ROOT, **how),
-    "gunicorn gthread": lambda **how: Gunicorn("gthread", document_root=ROOT, **how),
-    "uvicorn": lambda **how: Uvicorn(document_root=ROOT, **how),
-    "waitress": lambda **how: Waitress(document_root=ROOT, **how),
-    "granian": lambda **how: Granian(document_root=ROOT, **how),
-    "fastpysgi": lambda **how: Fastpysgi(document_root=ROOT, **how),
-}
+    "gunicorn sync": partial(Gunicorn, "sync"), "gunicorn gthread": partial(Gunicorn, "gthread"),
+    "uvicorn": Uvicorn, "waitress": Waitress, "granian": Granian, "fastpysgi": Fastpysgi,
+}  # fmt: skip
 SMALL = {"ThreadsPerChild": 4, "MaxRequestWorkers": 8}
 
 
 @pytest.fixture
 def pages():
     with tempfile.TemporaryDirectory(prefix="mpmkit-pages-") as name:
-        root = Path(name)
-        root.chmod(0o755)
-        (root / "index.html").write_bytes(PAGE)
-        (root / "hello.php").write_text('<?php echo "hello world";')
-        yield root
+        Path(name).chmod(0o755)
+        yield tree(Path(name), {"index.html": PAGE, "hello.php": '<?php echo "hello world";'})
 
 
-def made(build):
+def made(build, *given, **how):
     """The server, or a skip that says what is missing."""
     try:
-        return build()
+        return build(*given, **how)
     except NotInstalled as missing:
         pytest.skip(str(missing))
 
 
-@pytest.fixture(params=PYTHON_SERVERS)
-def make(request):
-    return lambda **how: made(lambda: PYTHON_SERVERS[request.param](**{**SMALL, **how}))
+def python_server(name: str, **how):
+    return made(PYTHON_SERVERS[name], document_root=ROOT, **how)
 
 
 def page(server, path: str = "/index.html", *lines: str) -> Reply:
@@ -69,7 +63,7 @@ def logged(server, line: str) -> bool:
 @pytest.mark.parametrize("mpm", MPMS)
 def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
     directives = {"StartServers": 2, "MaxKeepAliveRequests": 7, "KeepAliveTimeout": 3}
-    with made(lambda: Httpd(mpm, document_root=pages, KeepAlive=True, **directives)) as httpd:
+    with made(Httpd, mpm, document_root=pages, KeepAlive=True, **directives) as httpd:
         reply = page(httpd, "/index.html", "Connection: keep-alive")
         assert (reply.status, reply.body) == (200, PAGE) and reply["Server"].startswith("Apache")
         assert reply["Keep-Alive"] == "timeout=3, max=7"
@@ -92,7 +86,7 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
 def test_a_document_root_closed_to_the_servers_user_is_served_all_the_same(pages):
     pages.chmod(0o700)
     (pages / "index.html").chmod(0o600)
-    with made(lambda: Httpd("prefork", document_root=pages, php=True, access_log=False)) as httpd:
+    with made(Httpd, "prefork", document_root=pages, php=True, access_log=False) as httpd:
         assert page(httpd).body == PAGE and not (httpd.root / "access_log").exists()
         reply = page(httpd, "/hello.php")
         assert (reply.status, reply.body) == (200, b"hello world")
@@ -101,7 +95,7 @@ def test_a_document_root_closed_to_the_servers_user_is_served_all_the_same(pages
 @pytest.mark.rival
 def test_nginx_serves_the_page_with_the_directives_counterparts(pages):
     directives = {"KeepAliveTimeout": 3, "MaxKeepAliveRequests": 2, "MaxRequestWorkers": 400}
-    nginx = made(lambda: Nginx(document_root=pages, KeepAlive=True, workers=1, **directives))
+    nginx = made(Nginx, document_root=pages, KeepAlive=True, workers=1, **directives)
     with nginx, Nginx(document_root=pages, KeepAlive=False, workers=1) as closing:
         with Client(nginx) as client:
             answers = [client.get("/") for _ in range(3)]
@@ -115,7 +109,7 @@ def test_nginx_serves_the_page_with_the_directives_counterparts(pages):
 
 @pytest.mark.rival
 def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
-    httpd = made(lambda: Httpd("prefork", document_root=pages, StartServers=1))
+    httpd = made(Httpd, "prefork", document_root=pages, StartServers=1)
     monkeypatch.setattr(httpd, "stop_within", 0.2)
     httpd.start()
     os.kill(httpd.pid, signal.SIGSTOP)  # it will not hear TERM
@@ -125,12 +119,11 @@ def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
 
 @pytest.mark.rival
 def test_a_killed_interpreter_leaves_no_server(pages):
-    made(lambda: Httpd("event", document_root=pages))
-    program = (
-        "import time\nfrom mpmkit.measure.reference_servers import Httpd\n"
-        f"httpd = Httpd('event', document_root={str(pages)!r}).start()\n"
-        "print(httpd.pid, httpd.root, flush=True)\ntime.sleep(60)\n"
-    )
+    made(Httpd, "event", document_root=pages)
+    program = f"""import time
+from mpmkit.measure.reference_servers import Httpd
+httpd = Httpd('event', document_root={str(pages)!r}).start()
+print(httpd.pid, httpd.root, flush=True), time.sleep(60)"""
     pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
     with subprocess.Popen([sys.executable, "-c", program], **pipe) as child:
         pid, directory = child.stdout.readline().split()
@@ -141,15 +134,16 @@ def test_a_killed_interpreter_leaves_no_server(pages):
 
 
 @pytest.mark.rival
-def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
-    with make(KeepAlive=True, KeepAliveTimeout=3) as server:
+@pytest.mark.parametrize("name", PYTHON_SERVERS)
+def test_a_python_server_serves_page_and_script_and_leaves_no_process(name):
+    with python_server(name, **SMALL, KeepAlive=True, KeepAliveTimeout=3) as server:
         paths = ("/index.html", "/hello.py", "/../secret")
         static, script, none = (page(server, path) for path in paths)
         assert (static.status, static.body) == (200, PAGE)
         st = (ROOT / "index.html").stat()
         assert static["ETag"].endswith(f'"{st.st_size:x}-{st.st_mtime_ns // 1000:x}"')
-        for name in ("Date", "Server", "Last-Modified", "Accept-Ranges", "Content-Length"):
-            assert static[name], name
+        for field in ("Date", "Server", "Last-Modified", "Accept-Ranges", "Content-Length"):
+            assert static[field], field
         assert static["Content-Type"] == script["Content-Type"] == "text/html"
         assert (script.status, script.body) == (200, b"hello world") and none.status == 404
         with Client(server) as client:
@@ -164,25 +158,25 @@ def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
 @pytest.mark.rival
 def test_processes_and_threads_are_those_asked_for():
     how = {**SMALL, "KeepAlive": False, "access_log": False}
-    with made(lambda: PYTHON_SERVERS["gunicorn gthread"](processes=2, **how)) as gthread:
+    with python_server("gunicorn gthread", processes=2, **how) as gthread:
         settings = (gthread.root / "gunicorn.conf.py").read_text()
         assert "workers = 2\n" in settings and "threads = 4\n" in settings
         poll_until(lambda: len(gthread.processes()) == 3)
         with Client(gthread) as client:
             assert client.get("/index.html", close=True).body == PAGE
-            assert client.until_closed() == b""
+            client.ended(10)
         assert not (gthread.root / "access_log").exists()
     cores = len(os.sched_getaffinity(0))
-    sync = made(lambda: PYTHON_SERVERS["gunicorn sync"](MaxRequestWorkers=250, ListenBacklog=77))
+    sync = python_server("gunicorn sync", MaxRequestWorkers=250, ListenBacklog=77)
     assert f"workers = {min(250, 2 * cores + 1)}\n" in sync._configuration()
     assert "backlog = 77\n" in sync._configuration()
 
 
 @pytest.mark.rival
 def test_a_server_that_refuses_its_settings_is_cited(pages, monkeypatch):
-    httpd = made(lambda: Httpd("prefork", document_root=pages, ThreadsPerChild=25))
+    httpd = made(Httpd, "prefork", document_root=pages, ThreadsPerChild=25)
     refused(ServerFailed, "Invalid command 'ThreadsPerChild'", httpd.start)
-    broken = made(lambda: PYTHON_SERVERS["gunicorn sync"]())
+    broken = python_server("gunicorn sync")
     monkeypatch.setattr(type(broken), "_configuration", lambda self: "workers = 'many'\n")
     refused(ServerFailed, "many", broken.start)
     assert not procfs.members(httpd.pid) and not procfs.members(broken.pid)
@@ -192,11 +186,11 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
     monkeypatch.setattr(reference_servers.shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     for build, said in (
-        (lambda: Httpd("event", document_root=pages), r"Apache httpd .* installed; apt install"),
-        (lambda: Nginx(document_root=pages), "nginx is not installed; apt install"),
-        (lambda: Waitress(document_root=ROOT), r"waitress is not installed; pip install 'mpmkit\["),
+        (partial(Httpd, "event"), r"Apache httpd .* installed; apt install"),
+        (Nginx, "nginx is not installed; apt install"),
+        (Waitress, r"waitress is not installed; pip install 'mpmkit\["),
     ):
-        refused(NotInstalled, said, build)
+        refused(NotInstalled, said, build, document_root=pages)
     here, missing = experiment.installed(competitors.of(("httpd", "waitress")))
     assert here == [] and len(missing) == 2, "each is named once"
     assert missing[0].startswith("without httpd: Apache httpd") and "apt install" in missing[0]
@@ -204,37 +198,28 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
 
 
 @pytest.mark.parametrize(("build", "error", "said"), [
-    (lambda at: Httpd("event", document_root=at, modules=["no_such"]), NotInstalled,
-     "httpd's module no_such"),
+    (lambda at: Httpd("event", document_root=at, modules=["no_such"]), NotInstalled, "httpd's module no_such"),
     (lambda at: Httpd("threads", document_root=at), ValueError, "choose prefork, worker or"),
     (lambda at: Httpd("event", document_root=at, php=True), ValueError, "prefork only"),
-    (lambda at: Httpd("event", document_root=at / "nowhere").start(), FileNotFoundError,
-     "nowhere"),
-    (lambda at: Gunicorn("eventlet", document_root=at), ValueError,
-     "no workers 'eventlet'; choose sync or gthread"),
+    (lambda at: Httpd("event", document_root=at / "nowhere").start(), FileNotFoundError, "nowhere"),
+    (lambda at: Gunicorn("eventlet", document_root=at), ValueError, "no workers 'eventlet'; choose sync or"),
 ])  # fmt: skip
 def test_wrong_use_is_refused_before_anything_starts(pages, build, error, said):
-    made(lambda: (Httpd("event", document_root=pages), Gunicorn("sync", document_root=pages)))
+    made(Httpd, "event", document_root=pages), made(Gunicorn, "sync", document_root=pages)
     refused(error, said, build, pages)
 
 
-@pytest.mark.parametrize("given", [5, "5", 5.0, "5s", "5000ms"])
-def test_durations_for_nginx(given):
-    assert nginx_seconds(given) == "5000ms"
+def test_durations_for_nginx():
+    assert {nginx_seconds(given) for given in (5, "5", 5.0, "5s", "5000ms")} == {"5000ms"}
     refused(ValueError, "is not a duration", nginx_seconds, "soon")
 
 
 @pytest.mark.parametrize(("mpms", "names", "expected"), [
-    (MPMS, ("httpd", "gunicorn", "uvicorn", "waitress", "granian", "fastpysgi", "nginx"), [
-        ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
-        ("httpd", "event", "event"), ("gunicorn-sync", "", "prefork"),
-        ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
-        ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
-        ("nginx", "", "event"),
-    ]),
-    (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
-    (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),
+    (MPMS, "httpd gunicorn uvicorn waitress granian fastpysgi nginx",
+     "httpd:prefork:prefork httpd:worker:worker httpd:event:event gunicorn-sync::prefork "
+     "gunicorn-gthread::worker uvicorn::event waitress::worker granian::worker fastpysgi::event nginx::event"),
+    (["event"], "gunicorn gunicorn", "gunicorn-gthread::event"), (["prefork"], "uvicorn", "uvicorn::prefork"),
 ])  # fmt: skip
 def test_competitors_of_each_mpm(mpms, names, expected):
-    found = [(one.server, one.mpm, one.stands_for) for one in competitors.of(names, mpms)]
-    assert found == expected
+    found = competitors.of(names.split(), mpms)
+    assert [f"{one.server}:{one.mpm}:{one.stands_for}" for one in found] == expected.split()

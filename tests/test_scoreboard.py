@@ -1,6 +1,4 @@
-"""The scoreboard: what one process writes, another reads, and no process writes into another's record. The status
-page: what it says is true. (Its keys, their order and their formats: tests/fidelity, area status.)
-"""
+"""The scoreboard, and what the status page says of it. (Its keys and formats: tests/fidelity, area status.)"""
 
 import os
 import re
@@ -9,7 +7,7 @@ from contextlib import closing
 from html import unescape
 
 import pytest
-from support.client import FINISH, Client, at_once, get, half_sent, request
+from support.client import FINISH, Client, at_once, exchange, get, half_sent, request
 from support.configured import directives as configured
 from support.servers import SMALL, serving
 from support.waiting import poll_until
@@ -31,19 +29,6 @@ def states(board) -> list[str]:
     return ["".join(LETTERS[s] for s in row.states) for row in board.snapshot().processes]
 
 
-def test_a_new_board_is_empty(board):
-    snapshot = board.snapshot()
-    assert (snapshot.server_limit, snapshot.thread_limit, snapshot.generation) == (4, 5, 0)
-    assert states(board) == ["....."] * 4
-    assert not any(row.pid for row in snapshot.processes)
-    assert board.workers() == [] and board.totals() == (0, 0, 0)
-    assert (board.mpm, board.process_limit, board.threads_per_child) == ("event", 3, 3)
-    assert board.parent_pid == os.getpid() and board.config_generation == 1
-    one = Scoreboard(configured("prefork", ServerLimit=4, MaxRequestWorkers=3))
-    assert (one.thread_limit, one.process_limit, one.threads_per_child) == (1, 3, 1)
-    one.close()
-
-
 def shown(row) -> tuple:
     counts = (row.connections, row.write_completion, row.keep_alive, row.lingering_close)
     return row.pid, row.generation, row.quiescing, row.not_accepting, counts
@@ -62,7 +47,7 @@ def test_birth_and_death_of_a_process(board):
     board.born(1, 4712, 8)  # a new child finds no trace of the last one
     assert shown(board.snapshot().processes[1]) == (4712, 8, 0, 0, (0, 0, 0, 0))
     board.died(1)
-    assert states(board) == ["....."] * 4
+    assert states(board) == ["....."] * 4 and board.workers() == []  # as it was in the beginning
     assert shown(board.snapshot().processes[1]) == (0, 0, 0, 0, (0, 0, 0, 0))
     # Only some states are changed.
     for thread, state in enumerate((READY, BUSY_READ, READY, BUSY_WRITE, READY)):
@@ -71,7 +56,7 @@ def test_birth_and_death_of_a_process(board):
     assert states(board)[0] == "GRGW_"
 
 
-def test_what_is_served_is_counted(board):
+def test_what_is_served_is_counted_for_connection_process_and_slot_until_a_restart(board):
     board.born(0, 100, 0)
     worker = board.worker(0, 1)
     worker.set(READY)
@@ -91,17 +76,12 @@ def test_what_is_served_is_counted(board):
     worker.served(1, 1, 10**18 + 9)
     (row,) = board.workers()
     assert (row.conn_count, row.my_access_count, row.client) == (1, 3, "127.0.0.2")
-
-
-def test_a_slot_s_counts_outlive_its_process_and_a_restart_begins_from_zero(board):
-    board.born(3, 100, 0)
-    board.worker(3, 2).served(10, 1, 1)
-    board.died(3)
-    assert board.totals() == (1, 10, 1)
-    board.born(3, 200, 1)
-    board.worker(3, 2).served(10, 1, 2)
+    board.died(0)
+    assert board.totals() == (3, 1201, 5_000_001)
+    board.born(0, 200, 1)
+    board.worker(0, 1).served(10, 1, 2)
     (row,) = board.workers()
-    assert (row.access_count, row.my_access_count, row.pid) == (2, 1, 200)
+    assert (row.access_count, row.my_access_count, row.pid) == (4, 1, 200)
     before = board.restart_time
     board.generation = 4
     board.restart()
@@ -132,7 +112,8 @@ def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
         board.generation = 3
         board.worker(1, 0).set(READY)
         assert other.snapshot() == board.snapshot()
-        assert (other.mpm, other.process_limit, other.generation) == ("event", 3, 3)
+        assert (other.mpm, other.process_limit, other.threads_per_child) == ("event", 3, 3)
+        assert (other.generation, other.config_generation, other.parent_pid) == (3, 1, os.getpid())
         with pytest.raises(TypeError):
             other.generation = 5  # a reader's picture is for reading
 
@@ -163,9 +144,7 @@ def test_bytes_are_counted_in_both_directions():
     """As by mod_logio, which mod_status asks: head and body of the request, and the response."""
     sent = request("/file.txt", method="POST", body=b"x" * 3000) + request("/file.txt", close=True)
     with serving("event") as server:
-        with Client(server) as client:
-            received = len(client.send(sent).until_closed())
-        both = len(sent) + received
+        both = len(sent) + len(exchange(server, sent))
         poll_until(lambda: server.scoreboard().bytes_served == both, "all is counted")
 
 
@@ -182,24 +161,20 @@ def application(environ, start_response):
 FILES = {"big.txt": b"x" * 600_000, "burn.py": BURN}
 
 
-def auto(server, *lines) -> str:
-    reply = get(server, "/server-status?auto", *lines)
-    assert reply.status == 200 and reply["Content-Type"] == "text/plain; charset=ISO-8859-1"
-    return reply.body.decode("latin-1")
-
-
-def values(text: str) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in text.splitlines()[1:])
-
-
 def page(server, query: str = "") -> str:
     reply = get(server, f"/server-status{query}")
-    assert reply.status == 200 and reply["Content-Type"] == "text/html; charset=ISO-8859-1"
+    kind = "plain" if query else "html"
+    assert (reply.status, reply["Content-Type"]) == (200, f"text/{kind}; charset=ISO-8859-1")
     return reply.body.decode("latin-1")
 
 
-def number(server, key: str) -> float:
-    return float(values(auto(server))[key])
+def values(server) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in page(server, "?auto").splitlines()[1:])
+
+
+def number(server, *keys: str) -> float:
+    found = values(server)
+    return sum(float(found[key]) for key in keys)
 
 
 def test_what_a_scraper_reads(server, mpm):
@@ -208,39 +183,31 @@ def test_what_a_scraper_reads(server, mpm):
         get(server, "/big.txt")
     with half_sent(server), Client(server) as parked:
         assert parked.get().status == 200
-        held = "R" if mpm == "event" else "RK"
 
-        def shown() -> dict[str, str] | None:
-            found = values(auto(server))
-            alone = all(found["Scoreboard"].count(letter) == 1 for letter in held)
-            return found if alone and float(found["Total kBytes"]) > 2900 else None
+        letters = "R" if mpm == "event" else "RK"
 
-        what = "all counted, one R, and one K where a thread holds the connection"
-        seen = poll_until(shown, what)
-
-        def agree() -> bool:
-            v, view = values(auto(server)), server.scoreboard()
-            numbers = int(v["BusyWorkers"]), int(v["IdleWorkers"])
+        def agree() -> dict[str, str] | None:
+            """All is counted, one R, one K where a thread holds the connection; page and launcher agree."""
+            found, view = values(server), server.scoreboard()
+            alone = all(found["Scoreboard"].count(one) == 1 for one in letters)
             # The page is served by a worker of its own, which is idle again when we look.
-            same = numbers == (view.counts.busy + 1, view.counts.idle - 1)
-            return same and len(v["Scoreboard"].strip()) >= len("".join(view.letters.values()))
+            same = number_of(found) == (view.counts.busy + 1, view.counts.idle - 1)
+            counted = 2900 < float(found["Total kBytes"]) < 3700
+            return found if alone and same and counted else None
 
-        poll_until(agree, what="page and launcher agree")
+        number_of = lambda found: tuple(int(found[key]) for key in ("BusyWorkers", "IdleWorkers"))  # noqa: E731
+        seen = poll_until(agree)
         if mpm == "event":  # connections that no thread holds
             poll_until(lambda: number(server, "ConnsAsyncKeepAlive") == 1, cap=5.0)
             assert number(server, "ConnsTotal") >= 2
     poll_until(lambda: server.scoreboard().counts.processes == len(server.processes()), "alike")
     assert float(seen["Total Accesses"]) - before >= 6
-    assert float(seen["Total kBytes"]) < 3700
     assert seen["Uptime"] == seen["ServerUptimeSeconds"]
     board = seen["Scoreboard"]
     assert board.count("W") >= 1  # this very request
-    assert int(seen["BusyWorkers"]) == sum(map(board.count, "RWKCL"))
-    assert int(seen["IdleWorkers"]) == board.count("_")
-    if mpm == "event":
-        assert (seen["Processes"], seen["Stopping"]) == (" 2", " 0")
-    else:
-        assert "ConnsTotal" not in seen
+    assert number_of(seen) == (sum(map(board.count, "RWKCL")), board.count("_"))
+    own = (" 2", " 0", True) if mpm == "event" else (None, None, False)
+    assert (seen.get("Processes"), seen.get("Stopping"), "ConnsTotal" in seen) == own
 
 
 def test_a_status_request_does_not_count_itself_nor_write_markup(server):
@@ -258,20 +225,14 @@ def test_a_status_request_does_not_count_itself_nor_write_markup(server):
 
 def test_the_cpu_figures_are_the_kernels(server, mpm):
     get(server, "/burn.py")
-    v = values(auto(server))
+    shown = number(server, "CPUUser", "CPUSystem")
     of_all = [sum(cpu_of(pid)[:2]) for pid in (server.pid, *server.processes())]
-    shown = float(v["CPUUser"]) + float(v["CPUSystem"])
     assert shown > 0.25 and abs(shown - sum(of_all)) < 0.2, (shown, of_all)
-    assert float(v["CPULoad"]) > 0
+    assert number(server, "CPULoad") > 0
     # A child that ends takes its CPU time to the parent: it moves to the children's, none is lost.
-    busiest = max(server.processes(), key=lambda pid: sum(cpu_of(pid)[:2]))
-    lost = sum(cpu_of(busiest)[:2])
+    lost, busiest = max((sum(cpu_of(pid)[:2]), pid) for pid in server.processes())
     os.kill(busiest, signal.SIGTERM)
-
-    def children() -> float:
-        v = values(auto(server))
-        return float(v["CPUChildrenUser"]) + float(v["CPUChildrenSystem"])
-
+    children = lambda: number(server, "CPUChildrenUser", "CPUChildrenSystem")  # noqa: E731
     poll_until(lambda: children() >= lost - 0.02, what=lambda: f"{children()} of {lost}")
 
 
@@ -313,32 +274,26 @@ def test_old_generations_and_leaving_processes_are_shown(document_root):
             keys = {"Stopping": 1, "Processes": 3}
             poll_until(lambda: all(number(server, key) >= n for key, n in keys.items()), str(keys))
             # Its R is on the scoreboard and in no count: busy is the one that answers us.
-            poll_until(lambda: values(auto(server))["BusyWorkers"] == " 1", what="one is busy")
-            assert "R" in values(auto(server))["Scoreboard"]
+            poll_until(lambda: values(server)["BusyWorkers"] == " 1", what="one is busy")
+            assert "R" in values(server)["Scoreboard"]
             assert half.ask(FINISH).status == 200
-
-
-@pytest.mark.parametrize("function, number, text", [
-    (format_g, 0, "0"), (format_g, 0.8, ".8"), (format_g, 1 / 3, ".333333"),
-    (format_g, 1.666667, "1.66667"), (format_g, 341.3333, "341.333"), (format_g, 3072, "3072"),
-    (format_g, 204.8, "204.8"), (format_g, 12345.678, "12345.7"), (format_g, 160000512, "160001000"),
-    (format_g, 8e7, "80000000"),
-    (format_uptime, 0, ""), (format_uptime, 1, " 1 second"), (format_uptime, 7200, " 2 hours"),
-    (format_uptime, 61, " 1 minute 1 second"),
-    (format_uptime, 93784, " 1 day 2 hours 3 minutes 4 seconds"),
-    (size, 0, "0 B"), (size, 5119, "5119 B"), (size, 5120, "5.0 kB"), (size, 524287, "512.0 kB"),
-    (size, 524288, "0.5 MB"), (size, 512 << 20, "0.5 GB"),
-])  # fmt: skip
-def test_formats_of_numbers(function, number, text):
-    assert function(number) == text
 
 
 def test_a_limit_on_slots_is_on_the_page_and_nothing_beyond():
     limits = {"ThreadsPerChild": 4, "ThreadLimit": 8, "MaxRequestWorkers": 8, "ServerLimit": 4}
-    board = Scoreboard(configured("worker", **limits))
-    try:
+    with closing(Scoreboard(configured("worker", **limits))) as board:
         assert StatusData(board, False, 0.0).letters == "." * 8
         board.worker(3, 6).set(4)
         assert StatusData(board, False, 0.0).letters == "." * 8 + "W"
-    finally:
-        board.close()
+
+
+@pytest.mark.parametrize("function, texts", [
+    (format_g, {0: "0", 0.8: ".8", 1 / 3: ".333333", 1.666667: "1.66667", 341.3333: "341.333", 3072: "3072",
+                204.8: "204.8", 12345.678: "12345.7", 160000512: "160001000", 8e7: "80000000"}),
+    (format_uptime, {0: "", 1: " 1 second", 7200: " 2 hours", 61: " 1 minute 1 second",
+                     93784: " 1 day 2 hours 3 minutes 4 seconds"}),
+    (size, {0: "0 B", 5119: "5119 B", 5120: "5.0 kB", 524287: "512.0 kB", 524288: "0.5 MB",
+            512 << 20: "0.5 GB"}),
+])  # fmt: skip
+def test_formats_of_numbers(function, texts):
+    assert {number: function(number) for number in texts} == texts

@@ -141,13 +141,10 @@ REFUSED = [
 
 
 def test_what_it_cannot_do_is_one_clear_line_and_status_1(tmp_path):
-    commands, expected = [], []
-    for number, (args, text, says) in enumerate(REFUSED):
-        file = str(write(tmp_path / f"{number}.conf", text))
-        commands.append([word.replace("FILE", file) for word in args])
-        expected.append(says.replace("FILE", file))
-    found = refused(*commands)
-    for args, lines, says in zip(commands, found, expected, strict=True):
+    files = [str(write(tmp_path / f"{n}.conf", text)) for n, (_, text, _) in enumerate(REFUSED)]
+    cases = [([word.replace("FILE", file) for word in args], says.replace("FILE", file))
+             for file, (args, _, says) in zip(files, REFUSED, strict=True)]  # fmt: skip
+    for (args, says), lines in zip(cases, refused(*(args for args, _ in cases)), strict=True):
         assert len(lines) == 1 and says in lines[0], args
 
 

@@ -1,6 +1,6 @@
-"""TERM, INT, HUP, USR1 and WINCH, as an administrator sends them: which clients are served on, which are
-cut, what the log says, and that no client is lost where none need be."""
+"""TERM, INT, HUP, USR1 and WINCH: which clients are served on, which are cut, what the log says."""
 
+import itertools
 import os
 import signal
 import time
@@ -9,13 +9,13 @@ import pytest
 from support.client import FINISH, Client, Lost, asked, get, half_sent, parked, refused, request
 from support.files import Gate, site, write
 from support.load import Load
-from support.servers import FULL, MPMS, Serve, free_ports, generation, launched, pool, shows
+from support.servers import FULL, Serve, free_ports, generation, launched, pool, shows
 from support.waiting import alive, all_gone, children_of, patience, poll_until
 
 LOGGED = {
     mpm: dict(zip(("running", "TERM", "WINCH", "USR1", "HUP"), numbers, strict=True))
-    for mpm, numbers in zip(MPMS, ((163, 169, 170, 171, 173), (292, 295, 296, 297, 298),
-                                   (489, 491, 492, 493, 494)), strict=True)
+    for mpm, numbers in (("prefork", (163, 169, 170, 171, 173)), ("worker", (292, 295, 296, 297, 298)),
+                         ("event", (489, 491, 492, 493, 494)))
 }  # fmt: skip
 
 
@@ -172,8 +172,7 @@ def test_the_old_generation_finishes(mpm, what):
 
 
 def test_event_closes_parked_connections_at_once_and_answers_who_asks_again():
-    """Without a break between answer and question no client is cut off: asked all through the restart, the
-    old generation says once that it was the last answer."""
+    """Who asks without a break, all through the restart, learns once that an answer is the last."""
     with launched("event", MaxKeepAliveRequests=0) as server, parked(server) as client:
         idle = [parked(server) for _ in range(5)]
         old, answer, before = set(server.processes()), None, time.monotonic()
@@ -191,19 +190,6 @@ def test_event_closes_parked_connections_at_once_and_answers_who_asks_again():
             client.ended(3.0)
         for one in idle:
             one.ended(8.0)
-        poll_until(lambda: not old & set(server.processes()), "the old generation gone")
-
-
-@pytest.mark.parametrize("mpm", ["prefork", "worker"])
-def test_a_parked_connection_of_the_old_generation_ends_with_its_keep_alive_timeout(mpm):
-    with launched(mpm, KeepAliveTimeout=1) as server:
-        began = time.monotonic()
-        with parked(server) as client:
-            old = set(server.processes())
-            server.graceful()
-            poll_until(lambda: generation(server) == 1, "a new generation")
-            client.ended(9.0)
-            assert time.monotonic() - began > 0.9
         poll_until(lambda: not old & set(server.processes()), "the old generation gone")
 
 
@@ -255,9 +241,7 @@ def test_signals_for_the_parent_do_nothing_to_a_child(mpm):
     """HUP, USR1, WINCH and INT sent to a child by mistake, or by the terminal."""
     with launched(mpm) as server:
         before = server.processes()
-        for pid in before:
-            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGINT):
-                os.kill(pid, number)
-        for _ in range(10):
-            assert get(server).status == 200
+        for pid, name in itertools.product(before, ("HUP", "USR1", "WINCH", "INT")):
+            os.kill(pid, signal.Signals[f"SIG{name}"])
+        assert [get(server).status for _ in range(10)] == [200] * 10
         assert set(before) <= set(server.processes()) and all(map(alive, before))

@@ -1,5 +1,4 @@
-"""The site: built without a warning, every link and anchor leads somewhere, and a browser can use it; and slides
-from the executed notebooks."""
+"""The site: no warning, no dead link, usable in a browser; slides from the executed notebooks."""
 
 import os
 import re
@@ -52,11 +51,9 @@ class Page(HTMLParser):
 def site(tmp_path_factory) -> Path:
     pytest.importorskip("sphinx_book_theme", reason="pip install '.[site]'")
     target = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "docs._tools.site", str(target)],
-        cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "MPMKIT_REPOSITORY": REPOSITORY, "MPMKIT_HUB": HUB},
-    )  # fmt: skip
+    environ = {**os.environ, "MPMKIT_REPOSITORY": REPOSITORY, "MPMKIT_HUB": HUB}
+    command = [sys.executable, "-m", "docs._tools.site", str(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return target
 
@@ -138,9 +135,6 @@ def test_a_browser_opens_and_searches_it(site, tmp_path):
         pytest.skip("npm is missing or has no network: pages were opened, axe did not look at them")
 
 
-RENDERED = Path(__file__).resolve().parent.parent / "notebooks" / "rendered"
-
-
 def cell(kind: str, source: str, **metadata) -> dict:
     return {"cell_type": kind, "source": source, "metadata": metadata, "outputs": []}
 
@@ -169,8 +163,7 @@ def test_the_code_of_a_figure_is_hidden_and_much_code_above_has_a_slide(more, pl
 
 
 def test_notes_become_speaker_notes_and_pictures_are_within(tmp_path):
-    """Notes are in the metadata, and on the slide of their cell, where reveal.js shows them to the speaker
-    alone. A deck can be copied elsewhere."""
+    """Notes are on the slide of their cell, for the speaker alone. A deck can be copied elsewhere."""
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     book = v4.new_notebook(cells=[
         v4.new_markdown_cell("# Heading", metadata={"notes": "Ask first.\nPlan B."}),
@@ -203,7 +196,8 @@ def test_a_deck_shows_without_a_network(tmp_path):
     scripts = slides.fetch(tmp_path)
     if not scripts:
         pytest.skip("npm could not fetch reveal.js: no network")
-    path = slides.write(RENDERED / "01-prefork.ipynb", tmp_path, scripts)
+    rendered = ROOT / "notebooks" / "rendered" / "01-prefork.ipynb"
+    path = slides.write(rendered, tmp_path, scripts)
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 720})
         asked: list[str] = []

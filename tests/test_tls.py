@@ -25,7 +25,7 @@ from support.waiting import logged, patience, poll_until
 
 import mpmkit
 from mpmkit.config.directives import DirectiveError
-from mpmkit.launcher import LaunchError, Server
+from mpmkit.launcher import LaunchError
 from mpmkit.server.home import self_signed
 from mpmkit.server.tls import Session, context_for
 
@@ -39,35 +39,18 @@ SSL_FILES = ("SSLCertificateFile", "SSLCertificateKeyFile")
 SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "70-", "74-", "84-")
 
 
-class RawTlsClient(Client):
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        ends = self.incoming, self.outgoing
-        self.tls = trusting(server).wrap_bio(*ends, server_hostname="127.0.0.1")
+def hello(name: str) -> bytes:
+    """The first message of a client's handshake with the server of this name."""
+    client, outgoing = ssl.create_default_context(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        client.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
 
-    def handshake(self) -> None:
-        while True:
-            with suppress(ssl.SSLWantReadError):
-                self.tls.do_handshake()
-                return self.flush()
-            self.flush()
-            self.incoming.write(super().receive())
 
-    def flush(self) -> None:
-        self.sock.sendall(self.outgoing.read())
-
-    def encrypted(self, data: bytes) -> bytes:
-        self.tls.write(data)
-        return self.outgoing.read()
-
-    def receive(self, cap: float = 10.0) -> bytes:
-        while True:
-            with suppress(ssl.SSLWantReadError):
-                return self.tls.read(65536)
-            if not (data := super().receive(cap)):
-                return b""
-            self.incoming.write(data)
+def send_raw(client: TlsClient, data: bytes) -> None:
+    """Bytes that are not encrypted."""
+    with socket.socket(fileno=os.dup(client.sock.fileno())) as raw:
+        raw.sendall(data)
 
 
 def test_answers_as_in_the_clear(server):
@@ -100,14 +83,8 @@ def test_a_renegotiation_is_refused_at_once(server):
     command = ["openssl", "s_client", "-tls1_2", "-connect", f"127.0.0.1:{server.port}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, **pipes) as client:
-        said = b""
-        while b"Extended master secret" not in said:
-            piece = client.stdout.readline()
-            assert piece, said
-            said += piece
-        client.stdin.write(b"R\n")
-        client.stdin.flush()
-        said, _ = client.communicate(timeout=patience())
+        assert any(b"Extended master secret" in line for line in client.stdout)
+        said, _ = client.communicate(b"R\n", timeout=patience())
     assert b"no renegotiation" in said
 
 
@@ -120,37 +97,21 @@ def test_what_is_not_tls_ends_the_connection(server):
     with TlsClient(server) as client:
         client.get()
         # A record that was tampered with on its way.
-        with socket.socket(fileno=os.dup(client.sock.fileno())) as raw:
-            raw.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)
-            with suppress(ssl.SSLError):
-                assert client.receive(5.0) == b""
+        send_raw(client, b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        with suppress(ssl.SSLError):
+            assert client.receive(5.0) == b""
 
 
 def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
     for count in range(0, 20, 3):
-        with RawTlsClient(server) as client:
-            with pytest.raises(ssl.SSLWantReadError):
-                client.tls.do_handshake()
-            client.sock.sendall(client.outgoing.read()[: 20 * count])
+        with Client(server) as client:
+            client.send(hello("127.0.0.1")[: 20 * count])
         with TlsClient(server) as client:
             client.send(request("/big.bin"))
         with TlsClient(server) as client:
             client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     with TlsClient(server) as client:
         assert client.get().status == 200
-
-
-def test_many_requests_in_one_record_and_one_byte_by_byte(server):
-    """A large body among them. (Records however they are cut: the next but one.)"""
-    post = request("/file.txt", method="POST", body=b"x" * 70_000)
-    with TlsClient(server) as client:
-        client.send(request("/file.txt") * 20 + post + request("/sub/"))
-        assert [client.reply().status for _ in range(22)] == [200] * 22
-    with RawTlsClient(server) as client:
-        client.handshake()
-        for byte in client.encrypted(request("/file.txt")):
-            client.send(bytes([byte]))
-        assert client.reply().body == FILE
 
 
 class Cipher:
@@ -161,29 +122,21 @@ class Cipher:
     def recv_into(self, buffer: Any, size: int, flags: int = 0) -> int:
         if not self.pieces:
             raise BlockingIOError
-        data = self.pieces.pop(0)
-        if len(data) > size:
-            self.pieces.insert(0, data[size:])
-        count = min(size, len(data))
-        buffer[:count] = data[:count]
-        return count
-
-
-@pytest.fixture(scope="module")
-def contexts(pairs) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(*pairs[0])
-    return server, ssl._create_unverified_context()
+        data, rest = self.pieces[0][:size], self.pieces[0][size:]
+        self.pieces[:1] = [rest] if rest else []
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=8), st.lists(st.integers(0, 60_000)))
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
-def test_whatever_the_records_and_however_they_are_cut(contexts, sizes, places):
+def test_whatever_the_records_and_however_they_are_cut(pairs, sizes, places):
     """Every byte comes once and in order, and a read leaves nothing decrypted behind."""
-    cipher = Cipher()
-    session = Session(contexts[0], cipher, 60.0)
+    context, cipher = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Cipher()
+    context.load_cert_chain(*pairs[0])
+    session = Session(context, cipher, 60.0)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = contexts[1].wrap_bio(incoming, outgoing)
+    client = ssl._create_unverified_context().wrap_bio(incoming, outgoing)
     done = False
     while not done:
         with suppress(ssl.SSLWantReadError):
@@ -193,10 +146,9 @@ def test_whatever_the_records_and_however_they_are_cut(contexts, sizes, places):
     with suppress(ssl.SSLWantReadError):
         client.do_handshake()
 
-    sent = b"".join(bytes([65 + number]) * size for number, size in enumerate(sizes))
-    stream, left = b"", sent
-    for size in sizes:
-        message, left = memoryview(left[:size]), left[size:]
+    messages = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    sent, stream = b"".join(messages), b""
+    for message in messages:
         while message:
             message = message[client.write(message) :]
         stream += outgoing.read()
@@ -224,25 +176,18 @@ def test_keep_alive_goes_back_to_the_listener(mpm, document_root):
         for _ in range(count):
             clients.append(stack.enter_context(TlsClient(server)))
             clients[-1].get()
-        for client in clients:
-            assert client.get().body == FILE
-        if mpm == "event":
-            assert_quiet(server)
-        else:
-            shows(server, K=2)
+        assert all(client.get().body == FILE for client in clients)
+        shows(server, K=0 if mpm == "event" else 2, R=0, W=0)
 
 
 def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
     """One worker each, for as long as RequestReadTimeout allows, and no more."""
     rule = {"tls": True, "RequestReadTimeout": "handshake=2"}
     with serving(mpm, document_root=document_root, **rule) as server:
-        with ExitStack() as stack:
-            began = time.monotonic()
-            stalled = [stack.enter_context(RawTlsClient(server)) for _ in range(2)]
+        with Client(server) as one, Client(server) as other:
+            began, stalled = time.monotonic(), (one, other)
             for client in stalled:
-                with pytest.raises(ssl.SSLWantReadError):
-                    client.tls.do_handshake()
-                client.sock.sendall(client.outgoing.read()[:100])
+                client.send(hello("127.0.0.1")[:100])
 
             def late() -> bool:  # the machine stood still, and their time is over
                 return time.monotonic() - began > 1.9
@@ -252,7 +197,7 @@ def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
                 assert client.get().status == 200
             assert all(one.is_open() for one in stalled) or late(), "it was served meanwhile"
             for client in stalled:
-                assert Client.until_closed(client, 6.0) == b""
+                client.ended(6.0)
             assert late()
         assert_quiet(server)
 
@@ -261,22 +206,16 @@ def test_after_the_handshake_a_silent_client_and_a_trickling_record_are_closed(d
     """Each byte of the record comes in time for a read, and the record as a whole does not."""
     rule = {"directives": ("RequestReadTimeout header=1 body=1",)}
     with serving("event", document_root=document_root, tls=True, **rule) as server:
-        with TlsClient(server) as silent, TlsClient(server) as half, RawTlsClient(server) as client:
+        with TlsClient(server) as silent, TlsClient(server) as half, TlsClient(server) as client:
             began = time.monotonic()
             half.send(b"GET / HTTP/1.1\r\nHo")
-            client.handshake()
-            record = client.encrypted(request("/file.txt?" + "x" * 1000))
-            client.sock.settimeout(0.1)
-            for byte in record:
-                try:
-                    client.sock.sendall(bytes([byte]))
-                    if client.sock.recv(65536) == b"":
-                        break
-                except TimeoutError:
-                    pass
-                except OSError:
-                    break
-                assert time.monotonic() - began < patience(8), "the server still waits"
+            with suppress(OSError):  # an alert, the server's end
+                for byte in b"\x17\x03\x03\x04\x00" + b"x" * 1000:
+                    send_raw(client, bytes([byte]))
+                    assert time.monotonic() - began < patience(8), "the server still waits"
+                    with suppress(TimeoutError):
+                        if client.receive(0.1) == b"":
+                            break
             assert time.monotonic() - began > 0.9
             assert silent.until_closed(6.0) == b""
             assert read_reply(half.until_closed(6.0)).status == 408
@@ -387,34 +326,28 @@ def test_the_versions_that_are_spoken_and_what_a_log_counts_as_received(document
 
 @pytest.mark.parametrize("mpm, how", [("prefork", "graceful"), ("event", "restart")])
 def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_path, how):
-    files = [str(tmp_path / "server.crt"), str(tmp_path / "server.key")]
+    files = [str(tmp_path / name) for name in ("server.crt", "server.key")]
 
-    def install(pair) -> None:
-        for source, target in zip(pair, files, strict=True):
-            shutil.copy(source, target)
-
-    def shown(server) -> str:
+    def shown() -> str:
         """The certificate that a new client is shown; "" if it is shown none."""
-        try:
+        with suppress(OSError):
             return ssl.get_server_certificate(("127.0.0.1", server.port), timeout=5)
-        except OSError:
-            return ""
+        return ""
 
-    install(pairs[0])
+    shutil.copy(pairs[0][0], files[0]), shutil.copy(pairs[0][1], files[1])
     used = {"SSLEngine": True, **dict(zip(SSL_FILES, files, strict=True))}
     with serving(mpm, document_root=document_root, **used) as server:
         texts = [Path(pair[0]).read_text() for pair in pairs]
-        assert server.url.startswith("https://")
-        assert shown(server) == texts[0]
+        assert server.url.startswith("https://") and shown() == texts[0]
         # A file that can't be used is reported, and the server goes on with what it has.
         Path(files[1]).write_text("nothing")
         getattr(server, how)()
         poll_until(lambda: "no private key in PEM" in server.error_log(), what="the error")
-        assert shown(server) == texts[0]
+        assert shown() == texts[0]
         servers.take_errors(server)
-        install(pairs[1])
+        shutil.copy(pairs[1][0], files[0]), shutil.copy(pairs[1][1], files[1])
         getattr(server, how)()
-        poll_until(lambda: {shown(server) for _ in range(4)} == {texts[1]}, "the new certificate")
+        poll_until(lambda: {shown() for _ in range(4)} == {texts[1]}, "the new certificate")
 
 
 def test_listeners_of_both_kinds(document_root, pairs):
@@ -439,13 +372,9 @@ def test_a_name_that_is_not_ascii_ends_its_handshake_alone(document_root, pairs)
     host = section(f"VirtualHost *:{port}", "ServerName a.test", *engine)
     file = conf(f"Listen 127.0.0.1:{port} https", *engine, host)
     context = ssl.create_default_context(cafile=pairs[0][0])
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    with pytest.raises(ssl.SSLWantReadError):
-        context.wrap_bio(incoming, outgoing, server_hostname="abcd.test").do_handshake()
-    hello = outgoing.read().replace(b"abcd.test", b"\xff\xfe\x80\x81.test")
     with Serve("event", "-f", str(file), "--document-root", str(document_root)).ready() as server:
         with Client(port) as client:
-            client.sock.sendall(hello)
+            client.send(hello("abcd.test").replace(b"abcd.test", b"\xff\xfe\x80\x81.test"))
             assert client.sock.recv(1) == b"\x15", "an alert"
         with TlsClient(port, context=context) as client:
             assert client.get("/file.txt").body == FILE

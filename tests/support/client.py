@@ -42,45 +42,36 @@ class Reply:
 
 
 class Incomplete(Exception):
-    """The bytes end within a response; at least `missing` more belong to it."""
-
-    def __init__(self, missing: int = 1) -> None:
-        super().__init__(f"{missing} bytes are missing")
-        self.missing = missing
+    """The bytes end within a response."""
 
 
-def read_reply(data: bytes, method: str = "GET", *, closed: bool = True) -> Reply:
-    """The response at the beginning of `data`. Strict: framing must be right to the byte.
-
-    Raises Incomplete when more bytes are needed; `closed`: there will be none.
-    """
+def read_reply(data: bytes | bytearray, method: str = "GET", *, closed: bool = True) -> Reply:
+    """The response at the beginning of `data`. Strict: framing must be right to the byte. Raises Incomplete when
+    more bytes are needed; `closed`: there will be none."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         raise Incomplete
-    head, start = data[:end], end + 4
+    head, start = bytes(data[:end]), end + 4
     assert b"\n" not in head.replace(b"\r\n", b""), f"a bare line feed in {head!r}"
     reply = Reply(head, b"", 0)
+    used, body = 0, b""
     if method == "HEAD" or reply.status in (204, 304) or reply.status < 200:
-        body, used = b"", 0
+        pass
     elif reply["Transfer-Encoding"] is not None:
         assert reply["Transfer-Encoding"] == "chunked" and reply["Content-Length"] is None
-        body, used = read_chunks(data[start:])
-    elif (length := reply["Content-Length"]) is not None:
-        used = int(length)
-        if len(data) < start + used:
-            raise Incomplete(start + used - len(data))
-        body = data[start : start + used]
+        body, used = read_chunks(data, start)
     else:
-        if not closed:
+        length = reply["Content-Length"]
+        used = len(data) - start if length is None else int(length)
+        if len(data) < start + used or (length is None and not closed):
             raise Incomplete
-        body = data[start:]
-        used = len(body)
+        body = bytes(data[start : start + used])
     return Reply(head, body, start + used)
 
 
-def read_chunks(data: bytes) -> tuple[bytes, int]:
+def read_chunks(data: bytes | bytearray, start: int) -> tuple[bytes, int]:
     """(the body, bytes it took in chunks)."""
-    body, at = b"", 0
+    body, at = [], start
     while True:
         end = data.find(b"\r\n", at)
         if end < 0:
@@ -88,11 +79,11 @@ def read_chunks(data: bytes) -> tuple[bytes, int]:
         size = int(data[at:end], 16)
         at = end + 2 + size + 2
         if len(data) < at:
-            raise Incomplete(at - len(data))
+            raise Incomplete
         assert data[at - 2 : at] == b"\r\n", "a chunk does not end where it says"
         if not size:
-            return body, at
-        body += data[end + 2 : at - 2]
+            return b"".join(body), at - start
+        body.append(data[end + 2 : at - 2])
 
 
 def read_replies(data: bytes, *methods: str) -> list[Reply]:
@@ -135,12 +126,11 @@ def request(
 
 
 class Client:
-    """A raw connection to a server, a port or an address. `with Client(server) as client: …` closes it; nothing
-    is sent by itself. `wait`: how long connecting, sending and reading may take."""
+    """A raw connection to a server, a port or an address. wait: how long each of its steps may take."""
 
     def __init__(self, server: Any, *, wait: float = 0, receive_buffer: int | None = None) -> None:
         self.wait = wait or patience()
-        self.buffer = b""
+        self.buffer = bytearray()
         port = getattr(server, "port", server)
         address = server if isinstance(server, tuple) else ("127.0.0.1", port)
         self.sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
@@ -187,23 +177,15 @@ class Client:
         while True:
             try:
                 reply = read_reply(self.buffer, method, closed=closed)
-            except Incomplete as incomplete:
+            except Incomplete:
                 if closed:
                     seen = f"closed within a response: {self.buffer[:200]!r}"
                     raise Lost(seen, started=bool(self.buffer)) from None
-                closed = not self._read_on(incomplete.missing)
+                self.buffer += (data := self.receive())
+                closed = not data
             else:
                 self.buffer = self.buffer[reply.size :]
                 return reply
-
-    def _read_on(self, missing: int) -> bool:
-        """Read that many bytes; False when the server has closed before."""
-        pieces = [self.buffer]
-        while missing > 0 and (data := self.receive()):
-            pieces.append(data)
-            missing -= len(data)
-        self.buffer = b"".join(pieces)
-        return missing <= 0
 
     def receive(self, cap: float | None = None) -> bytes:
         """What comes next; b"" when the server has closed. Raises Late after `cap` seconds."""
@@ -223,16 +205,15 @@ class Client:
         end = time.monotonic() + patience(cap)
         while data := self.receive(max(0.01, end - time.monotonic())):
             self.buffer += data
-        data, self.buffer = self.buffer, b""
+        data, self.buffer = bytes(self.buffer), bytearray()
         return data
 
     def until(self, text: bytes) -> bytes:
         """Read on until `text` has come. Returns all that is not read as a reply, and keeps it."""
         while text not in self.buffer:
-            data = self.receive()
+            self.buffer += (data := self.receive())
             assert data, f"closed before {text!r}: {self.buffer[:200]!r}"
-            self.buffer += data
-        return self.buffer
+        return bytes(self.buffer)
 
     def ended(self, within: float) -> None:
         """Wait for the server's FIN or reset, with no data before it."""

@@ -56,10 +56,7 @@ class FakeServer(Misbehaving):
 
 
 class Launches:
-    """A launch() of fake servers; `made` is what it was called with, `stopped` how many have ended.
-
-    dies: given the number of the launch (from 1), whether that server is dead when it is handed out.
-    """
+    """A launch() of fake servers. dies: whether the server of this launch (from 1) is dead when handed out."""
 
     def __init__(self, dies: Callable[[int], bool] = lambda number: False) -> None:
         self.made: list[tuple[str, dict[str, Any]]] = []

@@ -74,15 +74,13 @@ def application(environ, start_response):
 
 # The pid of the child that serves it.
 PID = GATE[: GATE.index("    end =")] + GATE[GATE.index("    body =") :]
-# One long call of C code that never lets go of the interpreter: no Python signal handler runs
-# meanwhile, in any thread.
+# One long call of C code that never lets go of the interpreter: no Python signal handler runs meanwhile.
 BUSY = PID.replace("    body =", "    sum(range(3_000_000_000))\n    body =")
 
 
 @cache
 def site() -> Path:
-    """A document root for all tests of this process: the recorded one, big.bin, gate.py, busy.py and
-    pid.py."""
+    """A document root for all tests of this process: the recorded one, and big.bin, gate.py, busy.py, pid.py."""
     root = recorded_root(Path(tempfile.mkdtemp(prefix="mpmkit-test-")))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return tree(root, {"big.bin": BIG, "gate.py": GATE, "busy.py": BUSY, "pid.py": PID})

@@ -30,8 +30,7 @@ THEIR_WARNINGS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::
 
 @contextlib.contextmanager
 def jupyter(module: str, root: Path, *options: str, base: str = "", **env: str) -> Iterator[str]:
-    """The address of `python -m MODULE` that serves a folder, under the path `base`: on loopback, without
-    a token, its log next to the folder."""
+    """The address of `python -m MODULE` that serves a folder below `base`; its log is next to the folder."""
     (port,) = free_ports(1)
     path = root.parent / f"{root.name}.log"
     address = f"http://127.0.0.1:{port}{base}"

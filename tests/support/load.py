@@ -9,11 +9,9 @@ from .waiting import patience, poll_until
 
 class Load:
     """Clients in threads, each asking for `path` again and again, until the block ends or `requests` times.
-
     keep_alive: stay on one connection while the server allows it. retry: ask again after a connection error (what
     failed is still counted). answers: (status, body) of all that came whole. failures: what went wrong, in words.
-    A kept connection that ended before the next request does not count: every client asks again then (RFC 9112).
-    """
+    A kept connection that ended before the next request does not count: every client asks again (RFC 9112)."""
 
     def __init__(
         self, server: Any, path: str = "/", *, clients: int = 6,

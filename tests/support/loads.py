@@ -32,8 +32,7 @@ def run(line: str, environ: dict[str, str] | None = None, **how: Any) -> Any:
 
 
 def in_a_network(setup: str, script: str) -> str:
-    """What a Python script prints in a network namespace of its own, after some shell commands. The test is
-    skipped where the system makes none."""
+    """What a script prints in a network namespace, after shell commands; skipped where none can be made."""
     up = f"ip link set lo up && {setup}"
     namespace = ["unshare", "--map-root-user", "--net", "sh", "-c"]
     programs = shutil.which("unshare") and shutil.which("ip")

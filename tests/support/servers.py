@@ -27,8 +27,7 @@ THREADED = ("worker", "event")
 
 @pytest.fixture(scope="module", params=["prefork", "event"], name="mpm")
 def prefork_and_event(request: pytest.FixtureRequest) -> str:
-    """`mpm` of modules about what becomes of a connection: a thread of worker does there what a process of
-    prefork does, which test_http.py shows."""
+    """A thread of worker does with a connection what a process of prefork does, as test_http.py shows."""
     return request.param
 
 
@@ -79,8 +78,7 @@ KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may s
 
 
 def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) -> Server:
-    """A server over the tests' site, unless the options say otherwise; with a small pool, or with
-    this one in its place. It keeps connections for long (KEPT). The test stops it and checks."""
+    """A server over the tests' site, with a small pool, unless the options say otherwise; not checked."""
     conf = options.get("conf")
     if "conf" not in options:
         options = {"document_root": site(), **options}
@@ -91,11 +89,8 @@ def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) ->
 
 @contextmanager
 def serving(mpm: str, **options: Any) -> Iterator[Server]:
-    """A `launched` server; checked, stopped, and checked again.
-
-    Afterwards: every worker was idle before the stop, no child is left, and the error log has no
-    error that the test did not take out of it (`take_errors`).
-    """
+    """A `launched` server. Every worker is idle before the stop; after it no child is left, and the error log has
+    no error that the test did not take out of it (`take_errors`)."""
     server = launched(mpm, **options)
     try:
         yield server
@@ -150,8 +145,7 @@ def open_files(server: Server) -> dict[int, int]:
 
 
 def no_more_files(server: Server, before: dict[int, int]) -> None:
-    """Wait until no child has more descriptors than the one with the most had before: another one may have
-    served nothing until then. New children don't count."""
+    """Wait until no child has more descriptors than the one with the most had before; new ones don't count."""
 
     def none() -> bool:
         now = open_files(server)
@@ -167,8 +161,7 @@ GOOD = re.compile(
 # Errors of clients: what was asked for is not to be had.
 CLIENTS = re.compile(r"\[client [^]]+\] (AH00135|AH10244|AH01630|AH00132|AH0003[567]|AH01276): ")
 
-# Every worker was busy in the second in which the parent looked: a report, and not of an error of
-# the server's. Whether a test with as many clients as workers sees it depends on when that was.
+# Every worker was busy when the parent looked, once a second: a report, and not of a server's error.
 FULL = re.compile(r"\] AH00(16[12]|28[67]|48[45]): ")
 
 # Lines of a server's error log that a test has seen.
@@ -176,8 +169,7 @@ _taken: WeakKeyDictionary[Server, int] = WeakKeyDictionary()
 
 
 def take_errors(server: Server) -> list[str]:
-    """The error log's errors since the last call: lines worse than a warning, and lines that are
-    no log lines at all (a traceback, a message of the interpreter)."""
+    """The error log's errors since the last call: what is worse than a warning, and what is no log line."""
     lines = server.error_log().splitlines()
     new, _taken[server] = lines[_taken.get(server, 0) :], len(lines)
     harmless = CLIENTS.search, FULL.search, GOOD.fullmatch
@@ -196,11 +188,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Serve:
-    """`mpmkit serve …` as a command in a terminal would be: a session and process group of its own.
-
-    `ready` waits for the line with the URL; `finish` waits for the end and has what was printed in
-    `out` and `err`.
-    """
+    """`mpmkit serve …` as a command in a terminal would be: a session and process group of its own. `ready` waits
+    for the line with the URL, `finish` for the end; what was printed is in `out` and `err`."""
 
     def __init__(self, *args: str, descriptors: int | None = None) -> None:
         self._err = tempfile.TemporaryFile()

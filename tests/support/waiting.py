@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mpmkit.measure.procfs import stat, tasks, text_of
+from mpmkit.measure.procfs import children, stat, tasks, text_of
 
 MARK = "MPMKIT_TEST_MARK"  # in the environment of every process that a test starts
 T = TypeVar("T")
+children_of = children  # living ones of a process, read from /proc: no server is asked
 
 open_clients: set[Any] = set()  # connections of the tests, closed at the latest by `nothing_left`
 
 
 def patience(seconds: float = 10.0) -> float:
-    """How long to wait for what takes milliseconds on a quiet machine: longer where other work
-    queues for the CPUs. Every cap of the tests comes from here."""
+    """How long to wait for what takes milliseconds on a quiet machine; every cap of the tests comes from here."""
     return seconds * min(6.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
@@ -50,28 +50,17 @@ def logged(path: Path, count: int) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    """Running or sleeping. A zombie is dead: it only waits for its parent to read its status.
-
-    But the first thread of a process may be a zombie while others still hold its sockets.
-    """
+    """Running or sleeping, no zombie; but the first thread may be one while others still hold sockets."""
     state = stat(pid)[:1]
     return state not in ([], ["X"]) and (state != ["Z"] or len(tasks(pid)) > 1)
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def children_of(parent: int) -> list[int]:
-    """Living children of a process, read from /proc: no server is asked."""
-    return [pid for pid in _pids() if stat(pid)[1:2] == [str(parent)] and alive(pid)]
 
 
 def marked(mark: str) -> list[int]:
     """Living processes that were started with `mark` in their environment."""
     entry = f"{MARK}={mark}"
-    environs = ((pid, text_of(f"/proc/{pid}/environ").split("\0")) for pid in _pids())
-    return [pid for pid, environ in environs if entry in environ and alive(pid)]
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    found = (pid for pid in pids if entry in text_of(f"/proc/{pid}/environ").split("\0"))
+    return list(filter(alive, found))
 
 
 def all_gone(pids: list[int], what: str, cap: float = 5.0) -> None:
@@ -80,11 +69,8 @@ def all_gone(pids: list[int], what: str, cap: float = 5.0) -> None:
 
 @contextmanager
 def nothing_left(cap: float = 5.0) -> Iterator[None]:
-    """Fails when a process that was started within still lives afterwards, and ends it. The mark in
-    the environment finds it even when its parent is gone, and never finds another test's server.
-
-    Also closes the sockets that a test has left open.
-    """
+    """Fails when a process that was started within still lives afterwards, and ends it: its mark finds it when
+    its parent is gone, and never another test's server. Closes the sockets that a test has left open."""
     mark = uuid.uuid4().hex
     before = os.environ.get(MARK)
     os.environ[MARK] = mark

@@ -346,13 +346,6 @@ def case_gated(environ, start_response):
     return [b"", b"last"]
 
 
-def case_meet(environ, start_response):
-    """Waits until another opens the other end of the pipe of the query."""
-    with open(environ["QUERY_STRING"], environ["rest"]):
-        start_response("200 OK", HTML)
-        return [b"met"]
-
-
 def case_endless(environ, start_response):
     start_response("200 OK", HTML)
     return Closing("endless", itertools.repeat(b"x" * 10_000))
