@@ -230,9 +230,8 @@ def memory_table(
         busy_levels = given["busy"] or sorted({round(share * workers) for share in shares})
         levels = {"busy": busy_levels, "idle": _held(mpm, given["idle"] or numbers, workers)}
         if "busy" in kinds and max(busy_levels) > workers:
-            many = f"{max(busy_levels):,} requests can't be busy under {mpm}"
-            limit = f"with MaxRequestWorkers {workers}"
-            problems.append(f"busy: {many} {limit}; raise it with directives, or ask for fewer")
+            many = f"{max(busy_levels):,} requests can't be busy under {mpm} with MaxRequestWorkers"
+            problems.append(f"busy: {many} {workers}; raise it with directives, or ask for fewer")
         servers = [Cell(1, OURS, mpm, stands_for=mpm, start=ours)]
         servers += [one for one in others if one.stands_for == mpm]
         for kind in kinds:

@@ -12,7 +12,7 @@ import itertools
 import math
 import statistics
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -288,36 +288,42 @@ def qps_table(
     load |= {"warmup_seconds": size.warmup, "time_limit": TIME_LIMIT, "requests": requests}
     if requests is None:  # no bound in time cuts short what is given by hand
         load |= {"requests": size.requests, "duration": size.seconds}
-    profiles: dict[str, LoadProfile] = {}
-    for kind in pages:
-        load |= {"path": published.page(kind).path, "expect_length": published.page(kind).length}
-        try:
-            profiles[kind] = LoadProfile(**load)
-        except ProfileError as error:
-            problems += str(error).split("; ")
+    try:
+        profiles = {page: _profile(page, load) for page in pages}
+    except ProfileError as error:
+        problems += str(error).split("; ")
     problems.raise_any()
-    cells = [
-        replace(one, directives={**published.DIRECTIVES[one.stands_for], "KeepAlive": keep_alive})
-        for one in _cells(pages, mpms, others, launch or experiment.launch)
-    ]
+    cells = list(_cells(pages, mpms, others, launch or experiment.launch, keep_alive))
     how: dict[str, Any] = {"cells": cells, "repeats": rounds or size.rounds, "scale": chosen}
     how["seed"] = how["run_id"] = records.new_run_id()
     return QpsTable([], published.figures(), profiles, size.least * (requests is None), **how)
 
 
+def _profile(page: str, load: Mapping[str, Any]) -> LoadProfile:
+    """The load on a page."""
+    there = published.page(page)
+    return LoadProfile(**load, path=there.path, expect_length=there.length)
+
+
 def _cells(
-    pages: Sequence[str], mpms: Sequence[str], also: Sequence[str], launch: experiment.Launch
-) -> Iterator[Cell]:
+    pages: Sequence[str], mpms: Sequence[str], also: Sequence[str], launch: experiment.Launch,
+    keep_alive: bool,
+) -> Iterator[Cell]:  # fmt: skip
     """The cells of a round; one start of a server each."""
     # What programs and php-fpm need would disturb the other pages: they get servers of their own.
     plain = tuple(page for page in pages if page in published.PAGES)
     starts = [(plain, launch)] if plain else []
     starts += [((way,), competitors.ours(way, launch)) for way in pages if way in published.WAYS]
-    for mpm, (parts, start) in itertools.product(mpms, starts):
-        yield Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start)
-    for one in competitors.of(also, mpms, pages):
+    every = itertools.product(mpms, starts)
+    cells = [
+        Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start)
+        for mpm, (parts, start) in every
+    ]
+    cells += competitors.of(also, mpms, pages)
+    for one in cells:
+        directives = {**published.DIRECTIVES[one.stands_for], "KeepAlive": keep_alive}
         if parts := tuple(page for page in pages if page in one.parts):
-            yield replace(one, parts=parts)
+            yield replace(one, parts=parts, directives=directives)
 
 
 def what_decides() -> list[str]:
