@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -361,14 +361,14 @@ def test_a_stale_pid_file_is_overwritten_and_a_stranger_is_left_alone(house):
         os.kill(pid, signal.SIGKILL)
         all_gone([pid, *children], "all processes")
     (log := house.root / "mpmkit").touch()
-    with subprocess.Popen(["tail", "-f", log]) as stranger:
+    with subprocess.Popen(["tail", "-f", log]) as stranger, ExitStack() as stack:
+        stack.callback(stranger.kill)
         for stale in (pid, stranger.pid):
             house.pid_file.write_text(f"{stale}\n")
             assert house.run("-k", "stop") == (0, f"httpd (pid {stale}?) not running\n", "")
             with house.running():
                 assert re.search(rf"\[core:warn\] .* AH00098: .* {stale}, ", house.log)
         assert stranger.poll() is None
-        stranger.kill()
 
 
 def test_another_servers_pid_file_is_not_removed(house):
