@@ -226,12 +226,7 @@ def test_expressions_mean_what_pcre_means(pattern, yes, no):
 
 
 def test_a_directory_is_named_in_one_way_and_a_handler_by_extensions():
-    names = {
-        "/srv": "/srv/",
-        "//srv//a/./b/../c": "/srv/a/c/",
-        "/..": "/",
-        "/srv/*/../a": "/srv/a/",
-    }
+    names = {"/srv": "/srv/", "//srv//./b/../c": "/srv/c/", "/..": "/", "/srv/*/../a": "/srv/a/"}
     assert {arg: canonical(arg) for arg in names} == names
     handlers = {
         "b.CGI": "cgi", "b.cgi": "cgi", "b.Py": "wsgi", "b.cgi.bak": "cgi", "b.cgi.py": "wsgi", "b.txt": None,

@@ -141,10 +141,8 @@ def test_several_files_in_any_order_compressed_or_not_and_empty_ones(tmp_path):
 
 
 def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
-    quoted, host = (
-        COMMON.replace('"', r"\""),
-        section("VirtualHost *:80", "CustomLog logs/access.log timed"),
-    )
+    quoted = COMMON.replace('"', r"\"")
+    host = section("VirtualHost *:80", "CustomLog logs/access.log timed")
     text = f'LogFormat "{quoted} %D" timed\nKeepAliveTimeout 1\nCustomLog logs/other.log "%t"\n{host}\n'
     conf = write(tmp_path / "httpd.conf", text)
     log = write(tmp_path / "access.log.1", common(1, " 500000") + common(4, " 5"))
@@ -286,11 +284,8 @@ def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):
                       (b"\xff\0", "is not a trace")):  # fmt: skip
         file.write_bytes(bad)
         refused(TraceError, says, Trace.from_csv, file)
-    for columns, says in (
-        ({"start": [2, 1]}, "sorted"),
-        ({"start": [1], "size": [1, 2]}, "has 2 entries"),
-    ):
-        refused(TraceError, says, Trace, **columns)
+    refused(TraceError, "sorted", Trace, start=[2, 1])
+    refused(TraceError, "has 2 entries", Trace, start=[1], size=[1, 2])
 
 
 FORMAT = "%{usec}t %D %B %X %k %{remote}p"

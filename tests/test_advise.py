@@ -108,11 +108,9 @@ def test_verdict_compares_what_can_be_compared():
     assert "Under event" in advise(both, day(), costs).verdict()
     costs["event"] = replace(FLAT, measured=False)
     assert "does not decide" in advise(both, day(), costs).verdict()
-    for growth, says in (
-        (-1, "growth: must be more than 0"),
-        (1e-5, "no request is left at growth 1e-05, of 3,000"),
-    ):
-        refused(ValueError, says, advise, both, day(), costs, growth=growth)
+    refused(ValueError, "growth: must be more than 0", advise, both, day(), costs, growth=-1)
+    says = r"no request is left at growth 1e-05, of 3,000"
+    refused(ValueError, says, advise, both, day(), costs, growth=1e-5)
 
 
 def test_memory_is_that_of_the_second_in_which_it_is_most():

@@ -43,7 +43,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """(the address of a JupyterLab that serves the control room's notebook and some more, a mark of its processes)."""
+    """(the address of a JupyterLab with the control room's notebook and some more, a mark of its processes)."""
     place = tmp_path_factory.mktemp("lab")
     books = place / "notebooks"
     books.mkdir()

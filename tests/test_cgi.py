@@ -81,10 +81,8 @@ def site(tmp_path_factory):
         "link.cgi": where / "outside.cgi", "folder.cgi/file.txt": "in a folder", "file.txt": "file\n",
         "says.py": SAYS,
     })  # fmt: skip
-    tree(
-        where / "icons",
-        {"a.txt": "aliased", "sub/index.html": "sub of an alias", "secret.txt": "x"},
-    )
+    icons = {"a.txt": "aliased", "sub/index.html": "sub of an alias", "secret.txt": "x"}
+    tree(where / "icons", icons)
     lines = f"""\
 DocumentRoot "{root}"
 DirectoryIndex index.html index.cgi
@@ -173,12 +171,8 @@ def test_the_server_s_own_name_tls_and_an_error_s_program(site):
     own = {"UseCanonicalName": "On", "ServerName": "own.example:81", "ServerAdmin": "a@b.example"}
     how = {"conf": site / "httpd.conf", "tls": True, "ErrorDocument": errors, **own}
     with serving("event", **how) as server, TlsClient(server) as client:
-        same = {
-            "HTTPS": "on",
-            "REQUEST_SCHEME": "https",
-            "SERVER_NAME": "own.example",
-            "SERVER_PORT": "81",
-        }
+        same = {"HTTPS": "on", "REQUEST_SCHEME": "https"}
+        same |= {"SERVER_NAME": "own.example", "SERVER_PORT": "81"}
         lost = {"REDIRECT_STATUS": "404", "REDIRECT_URL": "/nothing", "REQUEST_URI": "/nothing"}
         for path, status, more in (
             ("/env.cgi", 200, {"SERVER_ADMIN": "a@b.example"}), ("/says.py", 200, {"wsgi.url_scheme": "https"}),

@@ -183,15 +183,8 @@ def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
 def test_what_passed_between_two_readings(shared, busy, monkeypatch):
     """One CPU for both: the server's own time counts, not all that the CPU did."""
     old, new = Reading(100, 10, 4, 1, 5, (0, 1.0)), Reading(102, 13, 5.2, 1.2, 5.5, (0, 1.4))
-    spent = {
-        "server_u": busy,
-        "group_u": 0.2,
-        "generator_u": 0.25,
-        "stolen": 0.1,
-        "seconds": 2.0,
-        "x": 99.0,
-    }
-    spent["budget"] = (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()
+    spent = {"server_u": busy, "group_u": 0.2, "generator_u": 0.25, "stolen": 0.1, "seconds": 2.0}
+    spent |= {"x": 99.0, "budget": (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()}
     assert Spent.between(old, new, 1, shared).columns(198) == pytest.approx(spent)
     assert Spent().columns(0) == dict.fromkeys(spent, 0)
 

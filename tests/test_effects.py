@@ -54,10 +54,10 @@ def test_error_documents(site, root):
         assert text["Content-Type"] == "text/html; charset=iso-8859-1"
         # Conditions were for another; of a script its own page is left alone, and its failure is not.
         conditions = ("Range: bytes=0-1", "If-None-Match: *")
-        for path, more, status in (
-            ("/secret", (), 403),
-            ("/secret", conditions, 403),
-            ("/fail.py", (), 500),
+        for path, status, *more in (
+            ("/secret", 403),
+            ("/secret", 403, *conditions),
+            ("/fail.py", 500),
         ):
             local = get(server, path, *more)
             assert (local.status, local.body, local["Content-Type"]) == (status, gone, "text/html")
@@ -75,13 +75,8 @@ def test_error_documents(site, root):
         assert b"no such thing" not in exchange(server, b"nonsense\r\n\r\n")
         long = read_reply(exchange(server, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"))
         assert (long.status, long.body) == (414, b"too long")
-    lines = (
-        "ErrorDocument 405 /no-such",
-        'ErrorDocument 403 "x"',
-        "ErrorDocument 403 default",
-        SECRET,
-    )
-    with site(*lines) as server:
+    lines = ("ErrorDocument 405 /no-such", 'ErrorDocument 403 "x"', "ErrorDocument 403 default")
+    with site(*lines, SECRET) as server:
         lost = get(server, "/file.txt", method="DELETE")
         assert lost.status == 405 and b"ErrorDocument /no-such: 404 Not Found" in lost.body
         assert b"<h1>Forbidden</h1>" in get(server, "/secret").body
@@ -137,10 +132,7 @@ def test_the_link_of_a_root_is_swapped(tmp_path):
                 assert get(server, path).body.decode() == text.format(release), (path, release)
         # An index file that comes later
         a, b = root / "a.html", root / "b.html"
-        for change, body in (
-            (partial(write, b, "b"), b"b"),
-            (partial(write, a, "a"), b"a"),
-            (a.unlink, b"b"),
-        ):
+        changes = {partial(write, b, "b"): b"b", partial(write, a, "a"): b"a", a.unlink: b"b"}
+        for change, body in changes.items():
             change()
             assert [get(server, "/").body for _ in range(3)] == [body] * 3

@@ -88,7 +88,8 @@ def test_rows_are_on_disk_and_progress_says_how_far_it_is(tmp_path):
 
 @pytest.mark.parametrize(("event", "said"), [
     (KeyboardInterrupt(), "interrupted"), (RuntimeError("port 80:\n taken"), "port 80: taken"),
-    (runner.LoadError("it died"), "it died"), (KeyError("oops"), "'oops'"), (RecordError("a full disk"), "a full disk"),
+    (runner.LoadError("it died"), "it died"), (KeyError("oops"), "'oops'"),
+    (RecordError("a full disk"), "a full disk"),
 ])  # fmt: skip
 def test_what_ends_a_run_carries_the_table(tmp_path, event, said):
     file, measuring = RecordFile(tmp_path / "rows.csv"), Measuring({5: event})
@@ -298,14 +299,9 @@ def test_points_are_the_product_of_the_grid():
     # Another sweep has another design, but not by its rounds.
     first, fewer = plan("event", GRID, LOAD).design, {**GRID, "users": [1, 2]}
     assert plan("event", GRID, LOAD, rounds=5).design == first
-    others = [
-        plan("worker", GRID, LOAD),
-        plan("event", GRID, LOAD.but(users=9)),
-        plan("event", fewer, LOAD),
-    ]
-    assert first not in [
-        one.design for one in (*others, plan("event", GRID, LOAD, directives={"Timeout": 7}))
-    ]
+    timeout = plan("event", GRID, LOAD, directives={"Timeout": 7})
+    others = plan("worker", GRID, LOAD), plan("event", GRID, LOAD.but(users=9)), timeout
+    assert first not in [one.design for one in (*others, plan("event", fewer, LOAD))]
 
 
 @pytest.mark.parametrize(("grid", "said"), [
