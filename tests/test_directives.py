@@ -88,6 +88,12 @@ def test_same_verdict_and_same_messages_as_httpd(mpm, line, status, messages):
     ("worker", "StartServers 0\nThreadLimit 0\nServerLimit 0",
      {"ServerLimit": 1, "ThreadLimit": 1, "ThreadsPerChild": 1, "StartServers": 1},
      "AH00302 AH00307 AH00310 AH00318 AH00320"),
+    # relative names start from ServerRoot, and the machine is not asked
+    ("event", "DocumentRoot docs\nErrorLog syslog:user\nPidFile /run/x.pid\nServerRoot /srv/lab\nAlias /i icons",
+     {"DocumentRoot": "/srv/lab/docs", "ErrorLog": "syslog:user", "PidFile": "/run/x.pid",
+      "aliases": (("Alias", "/i", "/srv/lab/icons"),)}, ""),
+    ("event", "DocumentRoot htdocs", {"DocumentRoot": "htdocs"}, ""),
+    ("event", "CustomLog logs/a %h\nServerRoot /srv/lab", {"CustomLog": (("/srv/lab/logs/a", "%h"),)}, ""),
 ])  # fmt: skip
 def test_corrections(mpm, lines, values, messages):
     directives, notes = check(mpm, settings(*lines.splitlines()))
@@ -234,16 +240,6 @@ def test_repeated_directives_add_up_and_others_replace():
 def test_levels_of_single_modules(lines, level, levels):
     d, notes = check("event", settings(*(f"LogLevel {line}" for line in lines.splitlines())))
     assert (d.LogLevel, d.module_levels, notes) == (level, levels, ())
-
-
-def test_relative_names_start_from_server_root_and_the_machine_is_not_asked():
-    lines = ["DocumentRoot htdocs", "CustomLog logs/a common", "ErrorLog syslog:user",
-             "PidFile /run/x.pid", "ServerRoot /srv/lab", "Alias /i icons"]  # fmt: skip
-    d = effective("event", *lines)
-    assert (d.DocumentRoot, d.CustomLog[0][0]) == ("/srv/lab/htdocs", "/srv/lab/logs/a")
-    assert (d.ErrorLog, d.PidFile) == ("syslog:user", "/run/x.pid")
-    assert d.aliases == (("Alias", "/i", "/srv/lab/icons"),)
-    assert effective("event", "DocumentRoot htdocs").DocumentRoot == "htdocs"
 
 
 def checked(*lines: str) -> tuple[Directives, tuple[Note, ...]]:
