@@ -21,7 +21,7 @@ from support.files import section, tree, write
 from support.waiting import logged, poll_until
 
 import mpmkit
-from mpmkit.config.log_format import COMMON
+from mpmkit.config.values import COMMON
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure import access_log, replay, trace
 from mpmkit.measure.access_log import NICKNAMES, LineFormat, TraceError

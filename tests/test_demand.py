@@ -23,7 +23,7 @@ import mpmkit
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import RequestSpec
 from mpmkit.measure import capacity, cpus, demand, experiment, procfs, records, stats
-from mpmkit.measure.cpus import Placement, Reading, Spent
+from mpmkit.measure.cpus import Placement, Spent
 from mpmkit.measure.demand import COUNTED, LENGTH, DemandTable, Turn, whole_blocks
 from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, decide
 
@@ -176,10 +176,18 @@ def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
 @pytest.mark.parametrize(("shared", "busy"), [(False, 0.3), (True, 0.2)])
 def test_what_passed_between_two_readings(shared, busy, monkeypatch):
     """One CPU for both: the server's own time counts, not all that the CPU did."""
-    old, new = Reading(100, 10, 4, 1, 5, (0, 1.0)), Reading(102, 13, 5.2, 1.2, 5.5, (0, 1.4))
+    reader, readings = cpus.Reader(Placement(int(shared), 1), {1: 7}, [8]), []
+    reader._pids, own = [[1], [8]], {1: 5.0, 7: 2.0, 8: 1.0}
+    monkeypatch.setattr(procfs, "clock_ns", lambda pid: own[pid] * 1e9)
+    for clock, idle, steal in ((100.0, (6.0, 1.8), 1.0), (102.0, (7.8, 2.0), 1.2)):
+        times = [SimpleNamespace(idle=one, iowait=0.2, steal=steal) for one in idle]
+        monkeypatch.setattr("psutil.cpu_times", lambda percpu, times=times: times)
+        monkeypatch.setattr("time.monotonic", lambda now=clock: now)
+        readings += reader()
+        own |= {1: 5.5, 7: 3.0, 8: 1.4}
     spent = {"server_u": busy, "group_u": 0.2, "generator_u": 0.25, "stolen": 0.1, "seconds": 2.0}
     spent |= {"x": 99.0, "budget": (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()}
-    assert Spent.between(old, new, 1, shared).columns(198) == pytest.approx(spent)
+    assert readings[1].plus(readings[0], -1).columns(198) == pytest.approx(spent)
     assert Spent().columns(0) == dict.fromkeys(spent, 0)
 
 
@@ -200,12 +208,12 @@ def turns_measured(disturbed: dict[int, tuple[float, float]], failed: int = 0) -
     sampler = demand.Sampler(len(order), cpus.Reader(Placement(0, 1), {}, []))
     busy, stolen, spent, now = 0.0, 0.0, [0.0, 0.0], 0.0
     for number, turn in enumerate(order):
-        sampler.readings[number, 0] = Reading(now, 0.0, off, stolen, 0.0, tuple(spent))
+        sampler.readings[number, 0] = [Spent(now, busy, own, 0, stolen) for own in spent]
         more, taken = disturbed.get(number, (0.0, 0.0))
         cost = (1e-4, 2e-4)[turn.server] * 1000 * COUNTED
-        now, stolen, off = now + COUNTED, stolen + taken, off + COUNTED - cost - more - taken
+        now, stolen, busy = now + COUNTED, stolen + taken, busy + cost + more
         spent[turn.server] += cost
-        sampler.readings[number, 1] = Reading(now, 0.0, off, stolen, 0.0, tuple(spent))
+        sampler.readings[number, 1] = [Spent(now, busy, own, 0, stolen) for own in spent]
     due = sum(turn.server == 0 for turn in order) * (LENGTH - demand.PAUSE) * 1000
     good = (round(due) - failed, round(due))
     paths = {line.name: Histogram([1] * n) for line, n in zip(load.mix, good, strict=True)}

@@ -146,10 +146,9 @@ def test_a_row_has_the_machine_and_what_happened_meanwhile(monkeypatch):
     own = {*frame, "steal", "load1", "directives", *vars(records.machine())}
     columns = {name: value for name, value in ROW.items() if name not in own}
     rows = []
+    cell = Cell(3, "nginx", "", directives={"A": 1, "B": "x"})
     for _ in range(2):
-        table = Table([], run_id="r", scale="smoke")
-        conditions = experiment.Conditions(table, Cell(3, "nginx", ""))
-        rows.append(conditions.row({"A": 1, "B": "x"}, **columns))
+        rows.append(Table([], run_id="r", scale="smoke").conditions(cell)(**columns))
     assert {name: rows[0][name] for name in frame} == frame and rows[0]["cores"] >= 1
     assert rows[0]["directives"] == "A=1 B=x"
     # Of what has passed; not known where nothing has.
@@ -295,7 +294,7 @@ def test_points_are_the_product_of_the_grid():
     assert cell.directives.items() >= given.items()
     assert (cell.profile.users, cell.profile.path) == (3, "/ok")
     assert plan("event", {"threadsperchild": [5]}, LOAD).names == ("ThreadsPerChild",)
-    assert sum(map(todo.takes, todo.left())) == pytest.approx(2 * 8 * (2.5 + 5))
+    assert sum(cell.seconds for cell in todo.left()) == pytest.approx(2 * 8 * (2.5 + 5))
     # Another sweep has another design, but not by its rounds.
     first, fewer = plan("event", GRID, LOAD).design, {**GRID, "users": [1, 2]}
     assert plan("event", GRID, LOAD, rounds=5).design == first
