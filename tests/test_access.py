@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.calls import refused
 from support.configured import checked
-from support.files import section
+from support.files import section, tree
 
 from mpmkit.cli.configuration import Configuration
 from mpmkit.config import access
@@ -19,7 +20,6 @@ from mpmkit.config.httpd_conf import CONTAINERS, OBEYED, Source
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import DirectiveError, Section, Setting
 from mpmkit.config.unsupported import CLOSED, REFUSED, _table, foreign
-from mpmkit.handlers.access import address
 from mpmkit.handlers.sections import Sections, forbidden_link
 from mpmkit.handlers.static import by_extension
 from mpmkit.measure.reference_servers import module_directory
@@ -41,52 +41,42 @@ def answers(*lines: str, client: str = "203.0.113.9", scheme: str = "http") -> i
     return 0 if admitted else 403
 
 
-# One line, or some, for each directive of httpd that restricts access, by itself or with a Require.
-RESTRICTS = {
-    **{f"Require {kind} x": "" for kind in access.CLOSED_REQUIREMENTS},
-    "Require all denied": "", "Require local": "", "Require ip 10": "", "Require host example.org": "",
-    "Require method PUT": "", "Require env nothing": "", "Require ssl": "",
-    "Order allow,deny\nAllow from 10": "",
-    "Order allow,deny": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
-    "Deny from env=!x": "", "AllowMethods PUT": "", "SSLRequireSSL": "", "AuthMerging And": "Require all denied",
-    "Satisfy All": "Require all denied", "RemoveHandler .x": "", "SSLVerifyClient require": "",
-    "SSLRequire true": "", "AuthType Basic": "",
-    "<Limit GET>\nRequire all denied\n</Limit>": "", "<LimitExcept PUT>\nRequire all denied\n</LimitExcept>": "",
-    "<RequireAll>\nRequire all granted\nRequire not ip 203.0.113.9\n</RequireAll>": "",
-    "<RequireAll>\nRequire all granted\nRequire not user x\n</RequireAll>": "",
-    "<RequireAll>\nRequire all granted\nRequire not expr true\n</RequireAll>": "",
-    "<RequireAll>\nRequire all granted\n<RequireNone>\nRequire user x\n</RequireNone>\n</RequireAll>": "",
-    "<RequireAny>\nRequire valid-user\nRequire local\n</RequireAny>": "",
-    "<If true>\nRequire all granted\n</If>": "", "<ElseIf true>\nDeny from all\n</ElseIf>": "",
-    "<Else>\nAllowMethods GET\n</Else>": "", "<If true>\nRedirect 403 /\n</If>": "",
-    "<If true>\nRedirectMatch gone .\n</If>": "", "<If true>\nAddType application/x-httpd-php .x\n</If>": "",
-    "<If \"%{HTTP_HOST} =~ /[^x]/\">\nRequire all denied\n</If>": "",
-    "<If true>\n<Files x>\nRequire local\n</Files>\n</If>": "",
-    "<Files *.txt>\nRequire all denied\n</Files>": "", "<FilesMatch x>\nRequire user y\n</FilesMatch>": "",
+# Each directive of httpd that restricts access, by itself or with a Require.
+RESTRICTS = [
+    *(f"Require {kind} x" for kind in access.CLOSED_REQUIREMENTS),
+    "Require all denied", "Require local", "Require ip 10", "Require host example.org", "Require method PUT",
+    "Require env nothing", "Require ssl", "Order allow,deny\nAllow from 10", "Order allow,deny",
+    "Order mutual-failure", "Deny from all", "Deny from 203.0.113", "Deny from env=!x", "AllowMethods PUT",
+    "SSLRequireSSL", "AuthMerging And\nRequire all denied", "Satisfy All\nRequire all denied", "RemoveHandler .x",
+    "SSLVerifyClient require", "SSLRequire true", "AuthType Basic", "<Limit GET>\nRequire all denied\n</Limit>",
+    "<LimitExcept PUT>\nRequire all denied\n</LimitExcept>",
+    "<RequireAny>\nRequire valid-user\nRequire local\n</RequireAny>",
+    *(f"<RequireAll>\nRequire all granted\n{line}\n</RequireAll>" for line in (
+        "Require not ip 203.0.113.9", "Require not user x", "Require not expr true",
+        "<RequireNone>\nRequire user x\n</RequireNone>")),
+    "<ElseIf true>\nDeny from all\n</ElseIf>", "<Else>\nAllowMethods GET\n</Else>",
+    *(f"<If true>\n{line}\n</If>" for line in (
+        "Require all granted", "Redirect 403 /", "RedirectMatch gone .", "AddType application/x-httpd-php .x",
+        "<Files x>\nRequire local\n</Files>")),
+    "<If \"%{HTTP_HOST} =~ /[^x]/\">\nRequire all denied\n</If>",
+    "<Files *.txt>\nRequire all denied\n</Files>", "<FilesMatch x>\nRequire user y\n</FilesMatch>",
     # How users are found says nothing by itself: with what asks for one it is closed.
-    **{
-        f"{row.name} some": "" if row.name.lower() in access.CLOSED else "Require valid-user"
-        for row in _table().values() if row.fate == CLOSED and row.where != "server" and row.name[0] != "<"
-    },
-    **{
-        f"{row.name[:-1]} x>\n</{row.name[1:]}": ""
-        for row in _table().values() if row.fate == CLOSED and row.name[0] == "<"
-    },
-}  # fmt: skip
+    *(f"<{row.name[1:-1]} x>\n</{row.name[1:]}" if row.name[0] == "<" else
+      f"{row.name} some" + "\nRequire valid-user" * (row.name.lower() not in access.CLOSED)
+      for row in _table().values() if row.fate == CLOSED and (row.name[0] == "<" or row.where != "server")),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("lines", RESTRICTS, ids=lambda text: text.replace("\n", " "))
 def test_every_directive_that_restricts_does_so_in_each_kind_of_section(lines):
     """Or it is refused at the start, as httpd refuses it: a <Files> in a <Files> or a <Location>."""
-    text = f"{lines}\n{RESTRICTS[lines]}".replace("SSLVerifyClient some", "SSLVerifyClient require")
+    text = lines.replace("SSLVerifyClient some", "SSLVerifyClient require")
     for kind, args in SECTIONS.items():
-        here, elsewhere = (f'<{kind} "{arg}">\n{text}\n</{kind}>' for arg in args)
+        here, elsewhere = (section(f'{kind} "{arg}"', text) for arg in args)
         if lines.startswith("<Files") and not kind.startswith("Directory"):
-            with pytest.raises(DirectiveError, match="is inside the"):
-                answers(here)
+            refused(DirectiveError, "is inside the", answers, here)
         else:
-            assert answers(here) == 403, kind
-            assert answers(elsewhere) == 0, kind
+            assert (answers(here), answers(elsewhere)) == (403, 0), kind
 
 
 # Modules that others need.
@@ -102,9 +92,9 @@ HARMLESS = set(
 @pytest.mark.rival
 def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refused(httpd, tmp_path):
     """Of all modules that are installed: `apache2 -L` names the directives."""
-    folder = Path(module_directory(httpd))
     static = re.findall(r"mod_(\w+)\.c", subprocess.check_output([httpd, "-l"], text=True))
-    there = {file.stem.removeprefix("mod_"): file for file in sorted(folder.glob("mod_*.so"))}
+    files = sorted(Path(module_directory(httpd)).glob("mod_*.so"))
+    there = {file.stem.removeprefix("mod_"): file for file in files}
     names = dict.fromkeys((*FIRST, *(name for name in there if not name.startswith("mpm_"))))
     dynamic = [name for name in names if name in there.keys() - {*static}]
     lines = [f"LoadModule {name}_module {there[name]}" for name in dynamic]
@@ -116,7 +106,7 @@ def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refuse
     assert len(found) > 300 and not unknown
     tried = {name for text in RESTRICTS for name in re.findall(r"(?m)^<?\w+", text.lower())}
     words = (
-        "(?i)mod_(auth|access_compat|allow)|require|verifyclient|hook(acc|auth|check)|stricthost"
+        r"(?i)mod_(auth|access_compat|allow)|require|verifyclient|hook(acc|auth|check)|stricthost"
     )
     some = [name for name, module in found if re.search(words, f"{name} {module}")]
     assert len(some) > 30
@@ -136,12 +126,12 @@ def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refuse
     ("RemoteIPHeader X-Forwarded-For", "Require not local", 403), ("", "Require not host %{HTTP_HOST}", 403),
 ])  # fmt: skip
 def test_what_another_module_would_know_of_a_client_is_not_guessed(variable, rules, status):
-    start = ["<RequireAll>", "Require all granted"] if " not " in rules else ["<RequireAll>"]
-    given = answers(variable, "<Location />", *start, rules, "</RequireAll>", "</Location>")
+    granted = ["Require all granted"] * (" not " in rules)
+    given = answers(variable, section("Location /", section("RequireAll", *granted, rules)))
     assert given == status
     compat = {"bad": "Deny from env=bad", "10": "Deny from 10", "local": "Deny from example.org"}
     if line := compat.get(rules.split()[-1]):
-        assert answers(variable, "<Location />", line, "</Location>") == status
+        assert answers(variable, section("Location /", line)) == status
 
 
 @pytest.mark.parametrize(("line", "status"), [
@@ -155,80 +145,68 @@ def test_what_is_for_tls_alone_and_what_restricts_nothing(line, status):
     assert answers(rule) == status and answers(rule, scheme="https") == 0
     # What closes the whole site.
     for whole in ("SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"):
-        assert answers(whole, "<Location />", "Require all granted", "</Location>") == 403
+        assert answers(whole, section("Location /", "Require all granted")) == 403
         assert any(whole in note and note.startswith("closed: ") for note in answers.notes)
 
 
 def test_the_error_log_says_once_what_is_closed(tmp_path):
-    (tmp_path / "site/a/b").mkdir(parents=True)
-    for place in (".", "a", "a/b"):
-        (tmp_path / "site" / place / ".rules").write_text("Require all denied\n")
-    text = f"""LoadModule mpm_event_module x
-        DocumentRoot {tmp_path}/site
-        ErrorLog {tmp_path}/log
-        AccessFileName .htaccess .rules
-        <Directory {tmp_path}/site/*>
-            AllowOverride AuthConfig
-            Require valid-user
-        </Directory>
-        <DirectoryMatch /a/b>
-            AllowOverride None
-        </DirectoryMatch>"""
-    service = Configuration(Source("f", text)).service()
+    rules = dict.fromkeys((".rules", "a/.rules", "a/b/.rules"), "Require all denied\n")
+    root, log = tree(tmp_path / "site", rules), tmp_path / "log"
+    lines = ["LoadModule mpm_event_module x", f"DocumentRoot {root}", f"ErrorLog {log}",
+             "AccessFileName .htaccess .rules",
+             section(f"Directory {root}/*", "AllowOverride AuthConfig", "Require valid-user"),
+             section("DirectoryMatch /a/b", "AllowOverride None")]  # fmt: skip
+    service = Configuration(Source("f", "\n".join(lines))).service()
     service.logs.close()
-    (line,) = (tmp_path / "log").read_text().splitlines()
+    (line,) = log.read_text().splitlines()
     assert "[authz_core:warn]" in line and line.endswith(
         "closed: Require valid-user admits no client, because mpmkit has no authentication (f:7)"
     )
     (unread,) = [note.text for note in service.notes if note.text.startswith("not read")]
-    assert unread.endswith(f" {tmp_path}/site/a/.rules")
+    assert unread.endswith(f" {root}/a/.rules")
 
 
 @pytest.mark.parametrize(("text", "client", "within"), [
     ("10", "10.9.8.7", True), ("10.", "10.9.8.7", True), ("10.1", "10.10.0.1", False),
     ("10.1.2.3", "10.1.2.3", True), ("10.1.2.3", "10.1.2.4", False),
     ("10.0.0.1/8", "10.255.0.0", True), ("10.0.0.0/255.0.255.0", "10.9.0.9", True),
-    ("10.0.0.0/255.0.255.0", "10.9.1.9", False), ("::1", "::1", True),
-    ("2001:db8::/33", "2001:db8:8000::1", False),
-    ("2001:db8::/32", "2001:db8:8000::1", True), ("10.1.2.3", "::ffff:10.1.2.3", True), ("0", "::1", False),
-    ("010.01", "10.1.0.0", True),
+    ("10.0.0.0/255.0.255.0", "10.9.1.9", False), ("::1", "::1", True), ("010.01", "10.1.0.0", True),
+    ("2001:db8::/33", "2001:db8:8000::1", False), ("2001:db8::/32", "2001:db8:8000::1", True),
+    ("10.1.2.3", "::ffff:10.1.2.3", True), ("0", "::1", False),
     *((text, "", None) for text in (*ADDRESSES[20:], "1e3", "1" * 5000)),  # httpd refuses these, too
 ])  # fmt: skip
 def test_subnets(text, client, within):
+    rule = section("Location /", f"Require ip {text}")
     if within is None:
-        with pytest.raises(DirectiveError):
-            answers(f"<Location />\nRequire ip {text}\n</Location>")
-        return
-    net = access.subnet(text)
-    family, number = address(client)
-    assert (net.family == family and number & net.mask == net.net) == within
+        refused(DirectiveError, "Require", answers, rule)
+    else:
+        assert answers(rule, client=client) == (0 if within else 403)
 
 
-@pytest.mark.parametrize(("kind", "arg", "says"), [
+@pytest.mark.parametrize(("kind", "args", "says"), [
+    *(("FilesMatch", text, text) for text in (
+        r"\Qa\E", r"\h", r"\R", r"(?'n'a)", r"\101", r"\k<n>", "(?#a)", r"\G")),
     ("FilesMatch", r"\p{L}", r"\p"), ("FilesMatch", "(?R)", "(?R"), ("FilesMatch", "(?|a|b)", "(?|"),
     ("FilesMatch", "(*UTF8)a", "(*"), ("FilesMatch", r"a\Kb", r"\K"), ("FilesMatch", "(?x) a", "(?x"),
     ("FilesMatch", "(?m)^a", "(?m"), ("FilesMatch", "a{,2}", "{,"), ("FilesMatch", "(?(1)a|b)", "(?("),
     ("FilesMatch", r"[\d-z]", "a range"), ("FilesMatch", "[a-\\d]", "a range"),
-    ("FilesMatch", r"\x{100}", r"\x{"),
-    ("FilesMatch", "[[:alfa:]]", "[:alfa:]"), ("FilesMatch", "[[.a.]]", "[."), ("FilesMatch", r"\G", r"\G"),
-    *(("FilesMatch", text, text) for text in (r"\Qa\E", r"\h", r"\R", r"(?'n'a)", r"\101", r"\k<n>", "(?#a)")),
+    ("FilesMatch", r"\x{100}", r"\x{"), ("FilesMatch", "[[:alfa:]]", "[:alfa:]"), ("FilesMatch", "[[.a.]]", "[."),
     ("FilesMatch", "[[:^alpha:]]", "[:"), ("FilesMatch", r"[\Qa\E]", r"\Q"), ("FilesMatch", r"(a)\12", r"\12"),
-    ("FilesMatch", "(?<=a|bc)d", "look-behind"),
-    ("LocationMatch", "(", "parenthesis"), ("LocationMatch", "a)", "parenthesis"),
-    ("LocationMatch", "[a", "bracket"),
+    ("FilesMatch", "(?<=a|bc)d", "look-behind"), ("LocationMatch", "(", "parenthesis"),
+    ("LocationMatch", "a)", "parenthesis"), ("LocationMatch", "[a", "bracket"),
     ("FilesMatch", "(?i)a(?-i)b", "twice"), ("FilesMatch", r"\cA", r"\c"), ("DirectoryMatch", "*", "repeat"),
     ("DirectoryMatch", "a\\", "\\"), ("FilesMatch", "[b-a]", "range"),
     ("Directory", "/srv/[]a]", "begins no class"), ("Files", "[[]*", "begins no class"),
     ("Directory", "srv/private", "absolute"), ("Directory", "*", "absolute"),
 ])  # fmt: skip
-def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, arg, says):
+def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, args, says):
     """A rule that matches nothing would protect nothing. `-t` says so, and names the line."""
-    section = Section(kind, arg, (Setting("Require", ("all", "denied")),), "httpd.conf", 7)
-    with pytest.raises(DirectiveError) as refused:
-        check("event", (), [section])
-    text = str(refused.value)
-    assert text.startswith(f"httpd.conf:7: <{kind} {arg}> ") and says in text
-    assert refused.value.directive == kind
+    rule = Section(kind, args, (Setting("Require", ("all", "denied")),), "httpd.conf", 7)
+    with pytest.raises(DirectiveError) as error:
+        check("event", (), [rule])
+    text = str(error.value)
+    assert text.startswith(f"httpd.conf:7: <{kind} {args}> ") and says in text
+    assert error.value.directive == kind
 
 
 @pytest.mark.parametrize(("pattern", "yes", "no"), [
@@ -243,17 +221,12 @@ def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, arg, says):
 def test_expressions_mean_what_pcre_means(pattern, yes, no):
     """Blanks separate the texts."""
     search = section_pattern("FilesMatch", pattern).search
-    assert [text for text in yes.split(" ") if text and not search(os.fsencode(text))] == []
-    assert [text for text in no.split(" ") if text and search(os.fsencode(text))] == []
+    found = [text for text in f"{yes} {no}".split(" ") if text and search(os.fsencode(text))]
+    assert found == [text for text in yes.split(" ") if text]
 
 
 def test_a_directory_is_named_in_one_way_and_a_handler_by_extensions():
-    names = {
-        "/srv": "/srv/",
-        "//srv//a/./b/../c": "/srv/a/c/",
-        "/..": "/",
-        "/srv/*/../a": "/srv/a/",
-    }
+    names = {"/srv": "/srv/", "//srv//./b/../c": "/srv/c/", "/..": "/", "/srv/*/../a": "/srv/a/"}
     assert {arg: canonical(arg) for arg in names} == names
     handlers = {
         "b.CGI": "cgi", "b.cgi": "cgi", "b.Py": "wsgi", "b.cgi.bak": "cgi", "b.cgi.py": "wsgi", "b.txt": None,

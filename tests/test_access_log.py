@@ -3,6 +3,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import math
 import random
@@ -11,14 +12,16 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from support.calls import refused
+from support.calls import printed_by, refused
 from support.client import get
-from support.waiting import poll_until
+from support.files import section, tree, write
+from support.waiting import logged, poll_until
 
 import mpmkit
-from mpmkit.config.values import COMBINED, COMMON
+from mpmkit.config.values import COMMON
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure import access_log, replay, trace
 from mpmkit.measure.access_log import NICKNAMES, LineFormat, TraceError
@@ -27,6 +30,7 @@ from mpmkit.server import log_format
 
 AT = "[17/May/2015:10:05:%02d +0000]"
 BEGIN = 1431857100.0  # 10:05:00
+AGENT = ' "-" "a"'
 NOT_UTC = "%{%Y-%m-%d %H:%M:%S}t %D"
 
 
@@ -38,18 +42,14 @@ def combined(second: int, more: str = "", client: int = 1) -> str:
     return common(second, f' "-" "Agent/1.0 \\"x\\" (y)"{more}', client)
 
 
-def read(text: str | bytes, log_format: str = "", **more) -> mpmkit.Trace:
+def read(text: str | bytes, log_format: str = "", **more) -> Trace:
     data = text if isinstance(text, bytes) else text.encode("latin-1")
-    return mpmkit.Trace.read(io.BytesIO(data), log_format=log_format, **more)
+    return Trace.read(io.BytesIO(data), log_format=log_format, **more)
 
 
 def test_what_is_written_can_be_read():
-    written = {
-        *(key.partition("}")[2] or key for key in log_format.FIELDS),
-        *log_format.WITH_TEXT,
-        *log_format.OF_REQUEST,
-    }
-    assert written <= set(access_log.PATTERNS)
+    fields = {key.partition("}")[2] or key for key in log_format.FIELDS}
+    assert {*fields, *log_format.WITH_TEXT, *log_format.OF_REQUEST} <= set(access_log.PATTERNS)
 
 
 @pytest.mark.parametrize("text, line, start, seconds, size", [
@@ -104,6 +104,9 @@ def test_what_cannot_be_read_is_said(text, form, says):
      r"(?s)out: 4 \(.*line 201; .*line 804\)..*line 402: 'xx'\n.*line 603: 'x{59} \.\.\. x{59}'\n.*804: 'x{4}'"),
     (common(1) * 999 + common(1).replace("17/May", "32/May") * 7, "common", 999,
      r"(?s)left out: 7 \(.*line 1000; .*line 1004, \.\.\.\)..*line 1004: .*32/May"),
+    # Blocks without a backslash have a faster pattern: broken lines must not swallow their neighbours.
+    *((f'{common(1, AGENT) * 300}{line}{common(1, AGENT) * 200}', "combined", 500, "left out: 1") for line in (
+        common(1, ' "- "a"'), "x\n", common(1), common(1)[:20] + "\n")),
     (common(1) + common(2)[:30], "common", 1, "still being written"),
     (common(1) + common(2, target="/" + "x" * 1_000_000), "common", 2, "2 lines"),
     (common(1) * 200 + "x" * (5 << 20) + "\n" + common(2), "common", 201, "left out: 1"),
@@ -127,33 +130,30 @@ def test_odd_logs_are_read_and_said(text, form, count, note):
 
 
 def test_several_files_in_any_order_compressed_or_not_and_empty_ones(tmp_path):
-    (tmp_path / "access.log").write_text(common(40) + common(50))
-    (tmp_path / "access.log.1").write_bytes(gzip.compress((common(1) + common(2)).encode()))
-    (tmp_path / "access.log.2").touch()
-    trace = mpmkit.Trace.read(sorted(tmp_path.iterdir()))
+    packed = gzip.compress((common(1) + common(2)).encode())
+    files = {"access.log": common(40) + common(50), "access.log.1": packed, "access.log.2": ""}
+    trace = Trace.read(sorted(tree(tmp_path, files).iterdir()))
     assert list(trace.start) == [0, 1, 39, 49] and trace.begin == BEGIN + 1
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(common(1).encode() * 999)[:60])
+    write(tmp_path / "cut.gz", gzip.compress(common(1).encode() * 999)[:60])
     bad = {"cut.gz": "damaged or cut short", "none": "No such file", ".": "directory"}
     for name, says in bad.items():
-        refused(TraceError, says, mpmkit.Trace.read, tmp_path / name, log_format="common")
+        refused(TraceError, says, Trace.read, tmp_path / name, log_format="common")
 
 
 def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
-    conf = tmp_path / "httpd.conf"
-    conf.write_text(
-        f'LogFormat "{COMMON.replace(chr(34), chr(92) + chr(34))} %D" timed\nKeepAliveTimeout 1\n'
-        'CustomLog logs/other.log "%t"\n<VirtualHost *:80>\nCustomLog logs/access.log timed\n</VirtualHost>\n'
-    )
-    log = tmp_path / "access.log.1"
-    log.write_text(common(1, " 500000") + common(4, " 5"))
-    trace = mpmkit.Trace.read(log, conf=conf)
+    quoted = COMMON.replace('"', r"\"")
+    host = section("VirtualHost *:80", "CustomLog logs/access.log timed")
+    text = f'LogFormat "{quoted} %D" timed\nKeepAliveTimeout 1\nCustomLog logs/other.log "%t"\n{host}\n'
+    conf = write(tmp_path / "httpd.conf", text)
+    log = write(tmp_path / "access.log.1", common(1, " 500000") + common(4, " 5"))
+    trace = Trace.read(log, conf=conf)
     assert trace.seconds[0] == 0.5 and len(set(trace.connection)) == 2
-    conf.write_text(conf.read_text().replace("Timeout 1", "Timeout 1mi"))
-    assert len(set(mpmkit.Trace.read(log, conf=conf).connection)) == 1
-    for text, says in (("<IfModule\n", "conf: .*:1: the"), ("Listen 80\n", "no CustomLog")):
-        conf.write_text(text)
-        refused(TraceError, says, mpmkit.Trace.read, log, conf=conf)
-    trace = mpmkit.Trace.read(log, conf=conf, log_format="common %D")
+    conf.write_text(text.replace("Timeout 1", "Timeout 1mi"))
+    assert len(set(Trace.read(log, conf=conf).connection)) == 1
+    for bad, says in (("<IfModule\n", "conf: .*:1: the"), ("Listen 80\n", "no CustomLog")):
+        conf.write_text(bad)
+        refused(TraceError, says, Trace.read, log, conf=conf)
+    trace = Trace.read(log, conf=conf, log_format="common %D")
     assert trace.seconds[0] == 0.5, "a given format needs no CustomLog"
 
 
@@ -163,34 +163,35 @@ class Growing:
     name = "growing"
 
     def __init__(self, lines: int) -> None:
-        self.lines = iter(range(lines))
-
-    def read(self, size: int) -> bytes:
-        made = (
+        self.lines = (
             f'10.0.1.{n % 300} - - [17/May/2015:10:{n // 3000 % 60:02}:{n // 50 % 60:02} +0000] "GET /{n % 999} '
             f'HTTP/1.1" 200 {n % 5000} "-" "Agent/{n % 7}" {n % 90_000}\n'
-            for n in self.lines
+            for n in range(lines)
         )
-        return "".join(line for _, line in zip(range(size // 120), made, strict=False)).encode()
+
+    def read(self, size: int) -> bytes:
+        return "".join(itertools.islice(self.lines, size // 120)).encode()
 
 
 def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monkeypatch):
     monkeypatch.setattr(access_log, "BLOCK", 1 << 14)
-    form, used = "combined %D", {}
-    for lines in (2000, 8000):
-        for how in ("lines", "trace"):
+
+    def lines(log: Growing) -> int:
+        reader = access_log.Reader(LineFormat("combined %D"))
+        assert list(map(len, reader.columns("x", access_log.blocks(log))))
+        return reader.lines - reader.broken
+
+    def whole(log: Growing) -> int:
+        return len(Trace.read(log, log_format="combined %D"))
+
+    for read, more in ((lines, 50_000), (whole, 6000 * 160)):
+        used = []
+        for count in (2000, 8000):
             tracemalloc.start()
-            if how == "lines":
-                reader = access_log.Reader(LineFormat(form))
-                for _ in reader.columns("x", access_log.blocks(Growing(lines))):
-                    pass
-                assert (reader.lines, reader.broken) == (lines, 0)
-            else:
-                assert len(mpmkit.Trace.read(Growing(lines), log_format=form)) == lines
-            used[how, lines] = tracemalloc.get_traced_memory()[1]
+            assert read(Growing(count)) == count
+            used.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-    assert used["lines", 8000] < used["lines", 2000] + 50_000
-    assert used["trace", 8000] < used["trace", 2000] + 6000 * 160
+        assert used[1] < used[0] + more, read
 
 
 @pytest.mark.parametrize("serials", [False, True])
@@ -208,13 +209,13 @@ def test_connections_are_those_of_a_search(serials, ports, clients, span, monkey
         return steps[place] if clients > 4 else chance.randrange(4)
 
     places = [chance.randrange(clients) for _ in range(count)]
-    columns = SimpleNamespace(
-        start=sorted(chance.choice((chance.uniform(0, span), chance.randrange(span))) for _ in range(count)),
-        seconds=[chance.choice((math.nan, 0.0, chance.expovariate(1))) for _ in range(count)],
-        place=places, serial=[serial(place) for place in places],
-        kept=[chance.choice((-1, 0, 1)) for _ in range(count)], ports=ports,
-    )  # fmt: skip
-    waiting, numbers, kept = [], [], list(columns.kept)
+    start = sorted(chance.choice((chance.uniform(0, span), chance.randrange(span))) for _ in places)
+    given = {
+        "start": start, "seconds": [chance.choice((math.nan, 0.0, chance.expovariate(1))) for _ in places],
+        "place": places, "serial": [serial(place) for place in places],
+        "kept": [chance.choice((-1, 0, 1)) for _ in places],
+    }  # fmt: skip
+    waiting, numbers, kept = [], [], list(given["kept"])
     limit = (600.0 if serials else gap) + tolerance
 
     def search(place: int, serial: int, start: float):
@@ -222,9 +223,9 @@ def test_connections_are_those_of_a_search(serials, ports, clients, span, monkey
         near = (one for one in there if start - limit <= one[0] <= start + tolerance)
         return max(near, default=None)
 
-    names = ("start", "seconds", "place", "serial", "kept")
-    rows = zip(*(getattr(columns, name) for name in names), strict=True)
-    for index, (start, seconds, place, serial, keeps) in enumerate(rows):
+    for index, (start, seconds, place, serial, keeps) in enumerate(
+        zip(*given.values(), strict=True)
+    ):
         ahead = serials and (serial or ports) and not keeps
         found = last = search(place, serial + 1, start) if ahead else None
         found = found or search(place, serial if serials else 0, start)
@@ -235,6 +236,7 @@ def test_connections_are_those_of_a_search(serials, ports, clients, span, monkey
         if keeps or (serials and serial and not last):
             end = start if math.isnan(seconds) else start + seconds
             waiting.append((end, numbers[-1], index, place, serial + 1 if serials else 0))
+    columns = SimpleNamespace(**given, ports=ports)
     got, signs, _ = joined(columns, gap, tolerance, serials=serials)
     assert (list(got), list(signs)) == (numbers, kept) and len(set(numbers)) < count * 0.95
 
@@ -247,18 +249,20 @@ CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection
 
 
 def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
-    lines = [
-        f"{int(s * 1e6 + BEGIN * 1e6)} 10.0.0.{c} {d} {x} {k}\n" for s, c, d, x, k, _ in CONNECTIONS
-    ]
-    whole = read("".join(lines), "%{usec}t %h %D %X %k")
+    def seen(columns: int) -> Trace:
+        lines = (
+            f"{int((s + BEGIN) * 1e6)} 10.0.0.{c} {d} {x} {k}" for s, c, d, x, k, _ in CONNECTIONS
+        )
+        text = "".join(" ".join(line.split()[:columns]) + "\n" for line in lines)
+        return read(text, " ".join("%{usec}t %h %D %X %k".split()[:columns]))
+
+    whole, signs, alone = seen(5), seen(4), seen(3)
     assert list(whole.connection) == [row[-1] for row in CONNECTIONS]
     assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1]
     assert list(whole.client) == [0, 0, 1, 0, 1, 0, 0, 0]
     assert "1 requests go on with one that began before the log" in whole.notes[1]
     assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491]
-    signs = read("".join(line.rpartition(" ")[0] + "\n" for line in lines), "%{usec}t %h %D %X")
     assert list(signs.connection) == [0, 1, 2, 1, 3, 1, 0, 4], "the last answered one goes on"
-    alone = read("".join(line.rsplit(" ", 2)[0] + "\n" for line in lines), "%{usec}t %h %D")
     assert list(alone.connection) == [0, 1, 2, 1, 2, 1, 1, 3] and set(alone.kept) == {-1, 1}
     assert "without %k the error of that is not known" in alone.notes[1]
 
@@ -266,35 +270,22 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
 def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):
     text = "".join(combined(second, f" {second}00", client=second) for second in range(1, 9))
     last = common(9, ' "-" "b" 5', target="/a.php?q=1").replace("5 ", "- ")
-    trace = read(text + last, "combined %D")
-    trace.to_csv(tmp_path / "trace.csv")
-    again = mpmkit.Trace.from_csv(tmp_path / "trace.csv")
+    trace, file = read(text + last, "combined %D"), tmp_path / "trace.csv"
+    trace.to_csv(file)
+    again = Trace.from_csv(file)
     assert (again.begin, again.notes) == (trace.begin, trace.notes)
     for name in ("start", "seconds", "size", "client", "kept", "connection"):
         theirs, ours = (list(getattr(one, name)) for one in (trace, again))
         assert ours == pytest.approx(theirs, abs=1e-6), name
     assert trace.size[-1] == 0 and trace.timed
-    written = (tmp_path / "trace.csv").read_text()
+    written = file.read_text()
     assert not any(word in written for word in ("10.0.0", "Agent/1", ".php"))
-    (tmp_path / "trace.csv").write_text(written + "1,2,x\n")
-    with pytest.raises(TraceError, match=r"trace.csv, line \d+: is not a request: '1,2,x"):
-        mpmkit.Trace.from_csv(tmp_path / "trace.csv")
-    (tmp_path / "trace.csv").write_bytes(b"\xff\0")
-    refused(TraceError, "is not a trace", mpmkit.Trace.from_csv, tmp_path / "trace.csv")
-    short = {"start": [1], "size": [1, 2]}
-    for columns, says in (({"start": [2, 1]}, "sorted"), (short, "has 2 entries")):
-        refused(TraceError, says, mpmkit.Trace, **columns)
-
-
-def test_a_line_of_the_fast_pattern_is_one_of_the_strict_pattern():
-    """Blocks without a backslash are matched by the fast one; broken lines must not swallow their neighbours."""
-    good = common(1, ' "-" "a"')
-    for line in (combined(1).replace('"-"', '"-'), "x\n", common(1), common(1)[:20] + "\n"):
-        form = LineFormat("combined")
-        reader = access_log.Reader(form)
-        found = list(reader.columns("x", [(good * 3 + line.replace("\\", "") + good * 2).encode()]))
-        assert len(found[0][1]) == 5 and reader.broken == 1, line
-    assert form.text == COMBINED
+    for bad, says in ((written.encode() + b"1,2,x\n", r"trace.csv, line \d+: is not a request: '1,2,x"),
+                      (b"\xff\0", "is not a trace")):  # fmt: skip
+        file.write_bytes(bad)
+        refused(TraceError, says, Trace.from_csv, file)
+    refused(TraceError, "sorted", Trace, start=[2, 1])
+    refused(TraceError, "has 2 entries", Trace, start=[1], size=[1, 2])
 
 
 FORMAT = "%{usec}t %D %B %X %k %{remote}p"
@@ -302,21 +293,19 @@ GOOD = "0.0,2 0.5,1,0.25 close\n"
 
 
 def test_a_plan_has_a_line_for_each_connection(tmp_path):
-    size, nan = [0, 1000, 1000, 1 << 40], float("nan")
     how = {"connection": [7, 3, 7, 3], "kept": [1, 1, -1, 0]}
-    trace = Trace([0, 2, 2, 4], [0.1, 0.1, 2, nan], size, **how)
+    trace = Trace([0, 2, 2, 4], [0.1, 0.1, 2, math.nan], [0, 1000, 1000, 1 << 40], **how)
     made = replay.plan(trace, 2.0, "/x.php", tmp_path / "plan")
-    lines = (tmp_path / "plan").read_text().splitlines()
-    first = "0.000000,1,0.000000 1.000000,3,0.903000"
-    second = "1.000000,2,0.000000 2.000000,4,0.903000 close"
-    assert lines == [first, second]
+    assert (tmp_path / "plan").read_text().splitlines() == [
+        "0.000000,1,0.000000 1.000000,3,0.903000", "1.000000,2,0.000000 2.000000,4,0.903000 close",
+    ]  # fmt: skip
     sizes = [line["expect_length"] for line in made["mix"]]
-    assert sizes[0] == 0 and sizes[1:3] == pytest.approx([1000] * 2, rel=0.05)
+    assert sizes[:3] == pytest.approx([0, 1000, 1000], rel=0.05)
     assert made["mix"][3]["path"].startswith("/x.php?bytes=") and "&ms=0" in made["mix"][3]["path"]
     assert LoadProfile(**made).open_loop and made["duration"] == pytest.approx(2.1, abs=0.01)
     refused(ProfileError, "plan: only the open loop has it", LoadProfile, plan="/x", requests=1)
-    with pytest.raises(ValueError, match="speed: the log takes 4,000 s at 1; a run at most 3,000"):
-        replay.plan(Trace([0, 4000]), 1.0, "/", tmp_path / "plan")
+    says = "speed: the log takes 4,000 s at 1; a run at most 3,000"
+    refused(ValueError, says, replay.plan, Trace([0, 4000]), 1.0, "/", tmp_path / "plan")
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +313,13 @@ def samples(tmp_path_factory):
     log = tmp_path_factory.mktemp("logs") / "log"
     with mpmkit.launch("event", CustomLog=[(str(log), FORMAT)], KeepAliveTimeout=20) as server:
         yield server
+
+
+def replayed(capsys, log: Path, form: str, against, *more: str) -> tuple[Any, str]:
+    """The figures of the command, or its status if it fails; what it says on standard error."""
+    argv = ["--log-format", form, "--against", getattr(against, "url", against), "--json", *more]
+    status, out, err = printed_by(replay.main, [str(log), *argv], capsys)
+    return status or json.loads(out), err
 
 
 def test_the_script(samples):
@@ -335,20 +331,25 @@ def test_the_script(samples):
 
 def test_a_log_is_replayed(samples, tmp_path, capsys):
     stamps = range(1772359200, 1772359200 + 40)
-    log = tmp_path / "log"
-    log.write_text("".join(f"{s} {20_000 + 1000 * (s % 9)} {100 + s % 7}\n" for s in stamps))
-    argv = [str(log), "--log-format", "%{sec}t %D %b", "--against", samples.url, "--json"]
-    assert replay.main([*argv, "--speed", "20", "--scale", "2"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    lines = [f"{s} {20_000 + 1000 * (s % 9)} {100 + s % 7}\n" for s in stamps]
+    log, form = write(tmp_path / "log", "".join(lines)), "%{sec}t %D %b"
+    found, _ = replayed(capsys, log, form, samples, "--speed", "20", "--scale", "2")
     assert (found["requests"], found["failures"]) == (80, 0) and found["mean_ms"] > 20
     assert 8 < found["qps"] < 48  # 40, unless the machine stands still
-    assert replay.main([*argv, "--speed", "0"]) == 2
-    assert "speed, scale: must be more than 0" in capsys.readouterr().err
-    assert replay.main([*argv[:-2], "http://192.0.2.1"]) == 2
+    for against, more, says in (
+        (samples, ["--speed", "0"], "speed, scale: must be more than 0"), ("http://192.0.2.1", [], "loopback"),
+        (samples, ["--paths"], "paths: the log has no request lines; %r is one"),
+        (samples, ["--script", "/x", "--paths"], "not allowed with argument"),
+    ):  # fmt: skip
+        status, said = replayed(capsys, log, form, against, *more)
+        assert status == 2 and says in said
+    posts = write(tmp_path / "posts", "1772359200 5 POST / HTTP/1.1\n")
+    said = replayed(capsys, posts, "%{sec}t %D %r", samples, "--paths")
+    assert said[0] == 2 and "paths: no request of the log is a GET or HEAD" in said[1]
 
 
 def written(file, connections) -> Trace:
-    """A log of connections, each a list of (start, pauses after its requests of 20 ms, whether it is closed)."""
+    """A log of connections, each (start, pauses after its requests of 20 ms, whether it is closed)."""
     rows = []
     for port, (at, pauses, closed) in enumerate(connections):
         for k, pause in enumerate(pauses):
@@ -356,8 +357,7 @@ def written(file, connections) -> Trace:
             serial = max(0, k - closes)  # one that closes repeats the number of the one before it
             rows.append((at, f"{1e15 + 1e6 * at:.0f} 20000 100 {'+-'[closes]} {serial} {port}\n"))
             at += 0.02 + pause
-    file.write_text("".join(line for _, line in sorted(rows)))
-    return Trace.read(file, log_format=FORMAT)
+    return Trace.read(write(file, "".join(line for _, line in sorted(rows))), log_format=FORMAT)
 
 
 def ends(trace: Trace) -> Counter[tuple[int, bool]]:
@@ -368,7 +368,7 @@ def ends(trace: Trace) -> Counter[tuple[int, bool]]:
     return Counter((len(signs), not signs[-1]) for signs in kept.values())
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", ["1", "2"])
 def test_the_servers_log_has_the_connections_of_the_log(samples, tmp_path, capsys, processes):
     chance = random.Random(18)
     trace = written(tmp_path / "log", [
@@ -377,28 +377,26 @@ def test_the_servers_log_has_the_connections_of_the_log(samples, tmp_path, capsy
     ])  # fmt: skip
     log = Path(samples.directives["CustomLog"][0][0])
     before = log.stat().st_size
-    argv = [str(tmp_path / "log"), "--log-format", FORMAT, "--against", samples.url, "--json"]
-    assert replay.main([*argv, "--processes", str(processes)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["requests"], found["failures"]) == (len(trace), 0) == (120, 0)
-    assert (found["retries"], found["reconnects"]) == (0, 0)
+    found, _ = replayed(capsys, tmp_path / "log", FORMAT, samples, "--processes", processes)
+    figures = {"requests": 120, "failures": 0, "retries": 0, "reconnects": 0}
+    assert {name: found[name] for name in figures} == figures and len(trace) == 120
     poll_until(lambda: log.read_bytes()[before:].count(b"\n") == 120)
-    (tmp_path / "server").write_bytes(log.read_bytes()[before:])
-    assert ends(Trace.read(tmp_path / "server", log_format=FORMAT)) == ends(trace)
+    served = write(tmp_path / "server", log.read_bytes()[before:])
+    assert ends(Trace.read(served, log_format=FORMAT)) == ends(trace)
 
 
 def test_what_the_server_closed_earlier_is_counted_and_opened_anew(tmp_path, capsys):
     written(tmp_path / "log", [(0.1 * n, [2.7, 0.1, 0], True) for n in range(5)])
     with mpmkit.launch("worker", KeepAliveTimeout=2) as server:
         argv = [str(tmp_path / "log"), "--log-format", FORMAT, "--against", server.url]
-        assert replay.main(argv) == 0
-    said = capsys.readouterr()
-    assert "15 requests on 5 connections" in said.err
-    assert "5 times the server closed a connection that the plan kept" in said.out
+        status, out, err = printed_by(replay.main, argv, capsys)
+    assert status == 0 and "15 requests on 5 connections" in err
+    assert "5 times the server closed a connection that the plan kept" in out
 
 
-def planned(server, file: Path, text: str, **more) -> mpmkit.LoadRun:
-    file.write_text(text)
+def planned(server, file: Path, text: str | None, **more) -> mpmkit.LoadRun:
+    if text is not None:
+        file.write_text(text)
     mix = [{"path": f"/replay.py?bytes=1&ms={ms}", "expect_length": 1} for ms in (0, 600)]
     how = {"arrival": "constant", "rate": 1, "duration": 1, "keep_alive": True, "mix": mix}
     return mpmkit.run_load(server, profile=LoadProfile(plan=str(file), **how, **more))
@@ -420,50 +418,31 @@ def test_a_late_answer_moves_what_follows_it(samples, tmp_path):
     (GOOD + "1,1,nan\n", "line 2: must be"), (GOOD + "\n" + GOOD, "line 2: must be"),
     (GOOD + "0.5,1 close", "line 2: must be"), ("0.5,1\n" + GOOD, "line 2: begins at 0 s, the one above it"),
     (GOOD + "1,1 2,3,0.5\n", "line 2: there is no line 3 of the mix"), ("é" + GOOD, "line 1: must be"),
+    (None, "No such file"),
 ])  # fmt: skip
 def test_a_bad_line_of_a_plan_is_named_before_anything_is_sent(samples, tmp_path, text, says):
-    refused(ProfileError, f"plan: .*plan, {says}", planned, samples, tmp_path / "plan", text)
-    with pytest.raises(ProfileError, match=r"plan: .*gone: No such file"):
-        due = {"arrival": "constant", "rate": 1, "duration": 1}
-        mpmkit.run_load(samples, profile=LoadProfile(plan=str(tmp_path / "gone"), **due))
+    refused(ProfileError, f"plan: .*plan[,:] {says}", planned, samples, tmp_path / "plan", text)
 
 
 def test_logged_paths_are_asked_again(tmp_path, capsys):
     """Of a server that has them: any status is good. What is no GET or HEAD of a path is left out."""
+    requests = (
+        "GET /a.txt HTTP/1.1", "HEAD /b.txt?q=1%20 HTTP/1.1", "GET /none HTTP/1.0", "POST /a HTTP/1.1", "-",
+        r"GET /\xff HTTP/1.1", "OPTIONS * HTTP/1.0", "GET http://other/ HTTP/1.1",
+    )  # fmt: skip
     lines = [
         f'10.0.0.{n % 5} - - [17/May/2015:10:05:{n // 8:02} +0000] "{line}" 200 5 20000\n'
-        for n, line in enumerate([
-            "GET /a.txt HTTP/1.1", "HEAD /b.txt?q=1%20 HTTP/1.1", "GET /none HTTP/1.0", "POST /a HTTP/1.1", "-",
-            r"GET /\xff HTTP/1.1", "OPTIONS * HTTP/1.0", "GET http://other/ HTTP/1.1",
-        ] * 2)
-    ]  # fmt: skip
-    log, server_log = tmp_path / "log", tmp_path / "server_log"
-    log.write_text("".join(lines))
-    for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("x")
-    argv = [str(log), "--log-format", "common %D", "--paths", "--speed", "4", "--json", "--against"]
-    more = {"document_root": tmp_path, "CustomLog": [(str(server_log), "%r %s")]}
-    with mpmkit.launch("worker", **more) as server:
-        assert replay.main([*argv, server.url]) == 0
-        poll_until(lambda: server_log.read_bytes().count(b"\n") == 6)
-    said = capsys.readouterr()
-    assert "10 requests are no GET or HEAD of a path: they are not sent" in said.err
-    found = json.loads(said.out)
+        for n, line in enumerate(requests * 2)
+    ]
+    tree(tmp_path, {"log": "".join(lines), "a.txt": "x", "b.txt": "x"})
+    log = tmp_path / "server_log"
+    with mpmkit.launch("worker", document_root=tmp_path, CustomLog=[(str(log), "%r %s")]) as server:
+        found, said = replayed(
+            capsys, tmp_path / "log", "common %D", server, "--paths", "--speed", "4"
+        )
+        seen = Counter(logged(log, 6))
+    assert "10 requests are no GET or HEAD of a path: they are not sent" in said
     assert (found["requests"], found["failures"]) == (6, 0)
-    seen = Counter(server_log.read_text().splitlines())
     assert seen == {
         "GET /a.txt HTTP/1.1 200": 2, "HEAD /b.txt?q=1%20 HTTP/1.1 200": 2, "GET /none HTTP/1.1 404": 2,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("text, form, says", [
-    ("1772359200 5\n", "%{sec}t %D", "the log has no request lines; %r is one"),
-    ("1772359200 5 POST / HTTP/1.1\n", "%{sec}t %D %r", "no request of the log is a GET or HEAD"),
-])  # fmt: skip
-def test_logs_without_paths(tmp_path, capsys, text, form, says):
-    (tmp_path / "log").write_text(text)
-    argv = ["--log-format", form, "--paths", "--against", "http://127.0.0.1:1"]
-    assert replay.main([str(tmp_path / "log"), *argv]) == 2
-    assert f"paths: {says}" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        replay.main(["-", "--script", "/x", *argv])

@@ -18,12 +18,8 @@ from mpmkit.policy.connection_trace import STATE_NAMES
 from mpmkit.policy.states import ProcessRow
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
-
-threads = st.integers(1, 64)
-factors = st.floats(0.01, 20, allow_nan=False)
-counts = st.integers(0, 300)
+COUNTS = st.integers(0, 300)
 NUMBERS = range(len(states.LETTERS))
-ARROWS = tables.TRANSITIONS
 
 
 def test_the_docstring_is_true():
@@ -31,19 +27,16 @@ def test_the_docstring_is_true():
     assert tried > 0 == failures
 
 
-@given(threads, counts, counts, threads, factors, st.booleans())
+@given(COUNTS, COUNTS, COUNTS, st.tuples(st.integers(1, 64), st.floats(0.01, 20)))
 def test_an_idle_worker_is_needed_and_connections_that_only_linger_do_not_count(
-    idle, connections, lingering, tpc, factor, disabled
+    idle, connections, lingering, settings
 ):
-    assert connections_above_limit(0, connections, lingering, tpc, factor, disabled)
-    assert not connections_above_limit(idle, connections, connections, tpc, factor, disabled)
-
-
-@given(st.integers(0, 64), counts, counts, threads, factors)
-def test_listening_again_takes_more_room_than_going_on(idle, connections, lingering, tpc, factor):
-    """No flapping: a child that may start again would also have been allowed to go on."""
-    if not connections_above_limit(idle, connections, lingering, tpc, factor, True):
-        assert not connections_above_limit(idle, connections, lingering, tpc, factor, False)
+    for disabled in (False, True):
+        assert connections_above_limit(0, connections, lingering, *settings, disabled)
+        assert not connections_above_limit(1 + idle, connections, connections, *settings, disabled)
+    # No flapping: a child that may start again would also have been allowed to go on.
+    seen = 1 + idle, connections, lingering, *settings
+    assert connections_above_limit(*seen, True) or not connections_above_limit(*seen, False)
 
 
 def decisions(name: str) -> list[tuple[bool, int, int, int]]:
@@ -65,11 +58,8 @@ def test_a_child_stops_and_begins_again_where_httpds_did(name):
     settings = (4, 2)  # ThreadsPerChild, AsyncRequestWorkerFactor
     replayed = decisions(f"event-keepalive-{name}.error.log")
     assert {stops for stops, *_ in replayed} == {True, False}
-    for stops, idle, connections, lingering in replayed:
-        if stops:
-            assert connections_above_limit(idle, connections, lingering, *settings, False)
-        else:
-            assert not connections_above_limit(idle, connections, lingering, *settings, True)
+    for stops, *seen in replayed:
+        assert connections_above_limit(*seen, *settings, not stops) is stops
 
 
 def test_the_order_of_the_numbers_is_what_maintenance_compares_with():
@@ -85,7 +75,7 @@ def test_the_order_of_the_numbers_is_what_maintenance_compares_with():
 @pytest.mark.parametrize("mpm", MPMS)
 def test_every_path_through_the_transitions_can_end(mpm):
     """From PROCESSING every state of the table can be reached, and from each of them CLOSED."""
-    arrows = ARROWS[mpm]
+    arrows = tables.TRANSITIONS[mpm]
     assert len({(a.state, a.event) for a in arrows}) == len(arrows), "an event leads to one state"
     mentioned = {a.state for a in arrows} | {a.next for a in arrows}
 
@@ -93,23 +83,17 @@ def test_every_path_through_the_transitions_can_end(mpm):
         found, todo = {start}, [start]
         while todo:
             here = todo.pop()
-            new = {a.next for a in arrows if a.state == here} - found
+            todo += (new := {a.next for a in arrows if a.state == here} - found)
             found |= new
-            todo.extend(new)
         return found
 
     assert reachable(states.PROCESSING) == mentioned
     assert all(states.CLOSED in reachable(state) for state in mentioned)
     assert not [a for a in arrows if a.state == states.CLOSED]
-    who = {"worker", "listener"} if mpm == "event" else {"worker"}
-    assert {a.who for a in arrows} == who
-
-
-def test_only_event_parks_a_connection_in_a_counter_of_its_process():
-    for mpm in MPMS:
-        parked = [phase for phase in tables.PATHS[mpm] if phase.parked]
-        assert bool(parked) == (mpm == "event")
-        for phase in parked:
-            assert getattr(ProcessRow(0), phase.parked) == 0 and phase.letter == "_"
-        (keeping,) = [p.letter for p in tables.PATHS[mpm] if p.name.startswith("keep-alive")]
-        assert keeping == ("_" if mpm == "event" else "K")
+    assert {a.who for a in arrows} == {"worker", *["listener"] * (mpm == "event")}
+    # Only event parks a connection, in a counter of its process.
+    parked = [phase for phase in tables.PATHS[mpm] if phase.parked]
+    assert bool(parked) == (mpm == "event")
+    assert all(getattr(ProcessRow(0), one.parked) == 0 and one.letter == "_" for one in parked)
+    (keeping,) = [p.letter for p in tables.PATHS[mpm] if p.name.startswith("keep-alive")]
+    assert keeping == ("_" if mpm == "event" else "K")

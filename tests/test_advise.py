@@ -12,18 +12,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
-from support.calls import refused
+from support.calls import printed_by, refused
+from support.configured import checked as configured_by
+from support.files import tree
 from support.rows import trace
 from support.waiting import all_gone, patience, poll_until
 
 from benchmarks import advise as bench
-from mpmkit.config import checks, directives, httpd_conf, keywords
+from mpmkit.config import checks, directives, keywords
 from mpmkit.measure import advise_command, parallel, procfs, reference_servers
 from mpmkit.measure.advise import Cost, advise, demand, grown
-from mpmkit.measure.advise_command import block, configured, recorded_costs, running_cost
+from mpmkit.measure.advise_command import block, configured, main, recorded_costs, running_cost
 from mpmkit.measure.sizing import Line
 from mpmkit.measure.trace import Trace
 
@@ -44,6 +47,10 @@ def day(number: int = 3000, span: float = 4000.0) -> Trace:
 
 def given(mpm: str, **more):
     return checks.check(mpm, keywords.from_keywords(mpm, **more))[0]
+
+
+ALL = {mpm: given(mpm) for mpm in directives.MPMS}
+PREFORK = {"prefork": ALL["prefork"]}
 
 
 def test_demand_counted_by_hand():
@@ -77,9 +84,8 @@ def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
     assert after.memory == pytest.approx([1000 + each * workers for each in (90, 100, 110)])
     assert "ran into the limit" in " ".join(advice.notes) or mpm == "event"
     # What is pasted means what was simulated, and httpd has nothing to correct in it.
-    conf = httpd_conf.read(httpd_conf.Source("pasted", text=block(after), mpm=mpm))
-    pasted, notes = checks.check(mpm, conf.settings)
-    assert not conf.problems and not notes
+    pasted, notes = configured_by(block(after), mpm, strict=True)
+    assert not notes
     assert replace(after.directives, KeepAliveTimeout=pasted.KeepAliveTimeout) == pasted
     lines = block(after).splitlines()[1:-1]
     assert all(line.strip().startswith("#") for line in lines[::2])
@@ -88,7 +94,7 @@ def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
 def test_memory_limits_what_is_proposed():
     ram = 512 << 20  # half of it is kept back
     dear = Cost(Line(50_000, 5_000, 4_000, 6_000, 5, 100), "counted by hand")
-    advice = advise({"prefork": given("prefork")}, day(), {"prefork": dear}, ram=ram)
+    advice = advise(PREFORK, day(), {"prefork": dear}, ram=ram)
     proposed = advice.cases[1]
     assert proposed.directives.MaxRequestWorkers == (256 * 1024 - 50_000) // 6_000
     assert "256 MiB have room for no more" in proposed.reasons["MaxRequestWorkers"]
@@ -97,49 +103,44 @@ def test_memory_limits_what_is_proposed():
 
 
 def test_verdict_compares_what_can_be_compared():
-    both = {mpm: given(mpm) for mpm in ("prefork", "event")}
+    both = {mpm: ALL[mpm] for mpm in ("prefork", "event")}
     costs = {"prefork": replace(FLAT, workers=Line(1000, 300, 290, 310, 5, 100)), "event": FLAT}
     assert "Under event" in advise(both, day(), costs).verdict()
     costs["event"] = replace(FLAT, measured=False)
     assert "does not decide" in advise(both, day(), costs).verdict()
     refused(ValueError, "growth: must be more than 0", advise, both, day(), costs, growth=-1)
-    with pytest.raises(ValueError, match=r"no request is left at growth 1e-05, of 3,000"):
-        advise(both, day(), costs, growth=1e-5)
+    says = r"no request is left at growth 1e-05, of 3,000"
+    refused(ValueError, says, advise, both, day(), costs, growth=1e-5)
 
 
 def test_memory_is_that_of_the_second_in_which_it_is_most():
     """Kept connections and processes need not be most at the same time."""
     cost = replace(recorded_costs()["event"], kept=Line(0, 10_000, 10_000, 10_000, 5, 100))
-    case = advise({"event": given("event")}, day(400), {"event": cost}).cases[0]
-    series = case.run.series
-    assert case.memory[1] == max(case.memory_over_time())
+    case = advise({"event": ALL["event"]}, day(400), {"event": cost}).cases[0]
+    series, memory = case.run.series, case.memory_over_time()
+    assert case.memory[1] == max(memory) and len(memory) == len(series["t"])
     assert case.memory[1] <= cost.at(case.run.peak_processes * 25, max(series["kept"]))[1]
-    assert len(case.memory_over_time()) == len(series["t"])
 
 
-def test_durations_that_cannot_be():
+def test_durations_and_starts_that_cannot_be():
     """Negative, as after the clock went back, infinite, of centuries: missing. A few are left out."""
-    start, bad = list(range(400)), (-3600.0, math.inf, 1e12, math.nan)
+    start, bad, costs = list(range(400)), (-3600.0, math.inf, 1e12, math.nan), {"prefork": FLAT}
     requests = Trace(start, [*bad, *[0.1] * 396])
     assert "3 durations are negative or longer than 100 days" in requests.notes[0]
     assert [s == s for s in requests.seconds[:5]] == [False] * 4 + [True]
-    advice = advise({"prefork": given("prefork")}, requests, {"prefork": FLAT})
+    advice = advise(PREFORK, requests, costs)
     said = "4 requests have no duration and are left out"
     assert len(advice.trace) == 396 and said in " ".join(advice.notes)
     assert advice.cases[0].run.waited == 0
     assert json.dumps(advise_command.data(advice), allow_nan=False)
     few = Trace(start[:300], [*bad, *[0.1] * 296])
-    with pytest.raises(ValueError, match=r"4 of 300 .*add %D"):
-        advise({"prefork": given("prefork")}, few, {"prefork": FLAT})
-
-
-def test_starts_that_cannot_be():
-    """One line of 1970, before the clock was set: a pass a second for 56 years would not end."""
+    refused(ValueError, r"4 of 300 .*add %D", advise, PREFORK, few, costs)
     for starts in ([-1.0, 2.0], [math.nan], [0.0, math.inf]):
         refused(ValueError, "from 0 on, sorted", Trace, starts)
+    # One line of 1970, before the clock was set: a pass a second for 56 years would not end.
+    says = "its requests are 20,486 days apart, 100 at most"
     for seconds in ([0.1, 0.1], None):
-        with pytest.raises(ValueError, match="its requests are 20,486 days apart, 100 at most"):
-            advise({"prefork": given("prefork")}, Trace([0, 1.77e9], seconds), {"prefork": FLAT})
+        refused(ValueError, says, advise, PREFORK, Trace([0, 1.77e9], seconds), costs)
 
 
 @pytest.mark.parametrize("mpm", directives.MPMS)
@@ -153,44 +154,38 @@ def test_recorded_lines(mpm):
 
 
 def test_processes_of_their_own_say_the_same():
-    given_mpms, shares = {mpm: given(mpm) for mpm in directives.MPMS}, []
-    costs = dict.fromkeys(directives.MPMS, FLAT)
-    alone = advise(given_mpms, day(400), costs)
+    costs, shares = dict.fromkeys(ALL, FLAT), []
     how = {"calls": parallel.in_processes, "on_progress": lambda *now: shares.append(now)}
-    both = advise(given_mpms, day(400), costs, **how)
+    alone, both = advise(ALL, day(400), costs), advise(ALL, day(400), costs, **how)
     for one, other in zip(alone.cases, both.cases, strict=True):
         assert block(one) == block(other) and one.memory == other.memory
         assert one.run.waits == other.run.waits and one.run.series == other.run.series
     assert shares[-1][0] == 1 and " as " in shares[-1][1]
-    with pytest.raises(ValueError, match=r"1 of 2 .*add %D"):
-        advise(given_mpms, Trace([0, 1], [1, math.nan]), costs, calls=parallel.in_processes)
+    refused(ValueError, r"1 of 2 .*add %D", advise, ALL, Trace([0, 1], [1, math.nan]), costs, **how)
 
     def kill(*_: object) -> None:
         for pid in procfs.children(os.getpid()):
             if "measure.parallel" in procfs.text_of(f"/proc/{pid}/cmdline"):
                 os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(ChildProcessError, match="ended with status -9"):
-        advise(given_mpms, day(4000), costs, calls=parallel.in_processes, on_progress=kill)
+    how["on_progress"] = kill
+    refused(ChildProcessError, "ended with status -9", advise, ALL, day(4000), costs, **how)
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_command(site, end):
     """Its processes simulate, when the command gets Ctrl-C, or is killed and can't end them."""
     code = "import sys; from mpmkit.measure import advise_command as one; one.PARALLEL = 0; sys.exit(one.main())"
-    argv = ["--log", str(site / "log"), "--log-format", "%h %t %D %X %k", "--growth", "100"]
-    command = subprocess.Popen([sys.executable, "-c", code, *argv])
-    try:
+    argv = ["--log", str(site / "log"), "--log-format", SHORT, "--growth", "100"]
+    with subprocess.Popen([sys.executable, "-c", code, *argv]) as command:
         found = poll_until(lambda: procfs.children(command.pid), what="processes that simulate")
         command.send_signal(end)
         assert command.wait(patience()) == (130 if end == signal.SIGINT else -end)
         all_gone(found, "its processes")
-    finally:
-        command.kill()
-        command.wait()
 
 
-CONF = """
+SHORT = "%h %t %D %X %k"
+CONF = f"""
 LoadModule mpm_worker_module x.so
 LoadModule third_party_module y.so
 KeepAliveTimeout 3
@@ -198,7 +193,7 @@ KeepAliveTimeout 3
 ThreadsPerChild 10
 MaxRequestWorkers 20
 </IfModule>
-LogFormat "%h %t %D %X %k" short
+LogFormat "{SHORT}" short
 CustomLog log short
 """
 
@@ -206,24 +201,21 @@ CustomLog log short
 @pytest.fixture
 def site(tmp_path):
     """An httpd.conf, and the log of a bit more than an hour."""
-    requests = day(400)
-    lines = zip(requests.start, requests.seconds, requests.connection, strict=True)
-    with open(tmp_path / "log", "w") as file:
-        for start, seconds, connection in lines:
-            minute, second = divmod(int(start), 60)
-            stamp = f"[01/Mar/2026:{10 + minute // 60}:{minute % 60:02}:{second:02} +0000]"
-            client = f"10.0.{connection // 200}.{connection % 200}"
-            file.write(f"{client} {stamp} {seconds * 1e6:.0f} + 0\n")
-    (tmp_path / "httpd.conf").write_text(CONF)
-    return tmp_path
+    requests, lines = day(400), []
+    for start, seconds, connection in zip(
+        requests.start, requests.seconds, requests.connection, strict=True
+    ):
+        at, client = time.gmtime(1772359200 + start), f"10.0.{connection // 200}.{connection % 200}"
+        stamp = time.strftime("[%d/%b/%Y:%H:%M:%S +0000]", at)
+        lines.append(f"{client} {stamp} {seconds * 1e6:.0f} + 0\n")
+    return tree(tmp_path, {"log": "".join(lines), "httpd.conf": CONF})
 
 
 def test_the_command(site, capsys, monkeypatch):
     argv = ["-f", str(site / "httpd.conf"), "--log", str(site / "log"), "--growth", "1.5"]
     page = site / "r.html"
-    assert advise_command.main([*argv, "--memory", "4GiB", "--html", str(page)]) == 0
-    out = capsys.readouterr().out
-    assert out.count("<IfModule mpm_") == 3 and "Growth 1.5" in out
+    status, out, _ = printed_by(main, [*argv, "--memory", "4GiB", "--html", str(page)], capsys)
+    assert status == 0 and out.count("<IfModule mpm_") == 3 and "Growth 1.5" in out
     assert "ran into the limit: all 20 workers" in out and "3.20 are for the server" in out
     html = page.read_text()
     assert html.count("<svg") == 12 and "MaxRequestWorkers" in html
@@ -231,61 +223,60 @@ def test_the_command(site, capsys, monkeypatch):
     # What is wider than the window scrolls by keyboard; both colour schemes.
     assert html.count("tabindex='0'") == html.count("role='region' aria-label=") == 4
     assert "prefers-color-scheme:dark" in html and html.count("scope='row'") == 6
-    assert advise_command.main([*argv, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    status, out, _ = printed_by(main, [*argv, "--json"], capsys)
+    found = json.loads(out)["cases"]
     cases = [(mpm, kind) for mpm in directives.MPMS for kind in ("given", "proposed")]
-    assert [(case["mpm"], case["kind"]) for case in found["cases"]] == cases
-    case, given = found["cases"][2], found["cases"][2]["directives"]
+    assert status == 0 and [(case["mpm"], case["kind"]) for case in found] == cases
+    case, given = found[2], found[2]["directives"]
     assert (given["MaxRequestWorkers"], given["KeepAliveTimeout"], case["peak_busy"]) == (20, 3, 20)
     assert case["waited"] > 0 and case["binds"]
     # Standard input, compressed
     packed = gzip.compress((site / "log").read_bytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(packed))))
-    assert advise_command.main(["--log", "-", "--log-format", "%h %t %D %X %k"]) == 0
-    assert capsys.readouterr().out.count("<IfModule mpm_") == 3
+    status, out, _ = printed_by(main, ["--log", "-", "--log-format", SHORT], capsys)
+    assert status == 0 and out.count("<IfModule mpm_") == 3
 
 
 def test_what_a_log_does_not_say_is_not_guessed(site, capsys):
-    log = site / "plain"
-    log.write_text('1.1.1.1 - - [01/Mar/2026:10:00:00 +0000] "GET / HTTP/1.1" 200 5\n' * 30)
-    assert advise_command.main(["--log", str(log)]) == 1
-    out = capsys.readouterr().out
-    assert "%D %X %k" in out and "30 requests in the busiest second" in out
-    assert "keep 3.0 workers busy" in out and "IfModule" not in out
-    log = site / "short"
-    log.write_text("".join(f"1.1.1.{n} [01/Mar/2026:10:00:0{n} +0000] 90000\n" for n in range(9)))
-    assert advise_command.main(["--log", str(log), "--log-format", "%h %t %D"]) == 0
-    out = capsys.readouterr().out
-    assert "covers 8 s" in out and "Which MPM wrote the log is not known" in out
+    plain = '1.1.1.1 - - [01/Mar/2026:10:00:00 +0000] "GET / HTTP/1.1" 200 5\n' * 30
+    short = "".join(f"1.1.1.{n} [01/Mar/2026:10:00:0{n} +0000] 90000\n" for n in range(9))
+    for text, form, status, says in (
+        (plain, "common", 1, ("%D %X %k", "30 requests in the busiest second", "keep 3.0 workers busy")),
+        (short, "%h %t %D", 0, ("covers 8 s", "Which MPM wrote the log is not known", "IfModule")),
+    ):  # fmt: skip
+        (site / "log").write_text(text)
+        argv = ["--log", str(site / "log"), *["--log-format", form] * (form != "common")]
+        found, out, _ = printed_by(main, argv, capsys)
+        assert found == status and all(one in out for one in says), out
+        assert ("IfModule" in out) is (status == 0)
 
 
 @pytest.mark.parametrize("argv, says", [
     (["--log", "{}/nothing"], "nothing: cannot be read"),
-    (["--log", "{}/log", "-f", "{}/nothing.conf"], "nothing.conf"),
-    (["--log", "{}/log", "-f", "{}/bad.conf"], "bad.conf:1: .*httpd -t -f"),
-    (["--log", "{}/log", "-f", "{}/odd.conf"], "odd.conf:1: KeepAliveTimeout takes a time"),
-    (["--log", "{}/log", "-f", "{}/typo.conf"], "typo.conf:1: .*did you mean MaxRequestWorkers"),
-    (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", str(os.getpid())], "not httpd; the PidFile"),
-    (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", "99999999"], "does not run"),
-    (["--log", "{}/log", "--log-format", "%h %t %D %X %k", "--pid", "1"], "pid: give -f, too"),
-    (["--log", "{}/log", "-f", "{}/httpd.conf", "--memory", "4 apples"], "must be a size like 4GiB"),
-    (["--log", "{}/log", "-f", "{}/httpd.conf", "--status", "http://127.0.0.1:1"], "http://127.0.0.1:1/.*refused"),
-    (["--log", "{}/log", "-f", "{}/httpd.conf", "--status", "http://me:p@127.0.0.1:1"], "http://127.0.0.1:1/"),
-    (["--log", "{}/log", "-f", "{}/httpd.conf", "--growth", "nan"], "growth: must be more than 0"),
+    (["--log", "{}/log", "--log-format", SHORT, "--pid", "1"], "pid: give -f, too"),
+    *((["--log", "{}/log", "-f", "{}/" + conf], says) for conf, says in (
+        ("nothing.conf", "nothing.conf"), ("bad.conf", "bad.conf:1: .*httpd -t -f"),
+        ("odd.conf", "odd.conf:1: KeepAliveTimeout takes a time"),
+        ("typo.conf", "typo.conf:1: .*did you mean MaxRequestWorkers"))),
+    *((["--log", "{}/log", "-f", "{}/httpd.conf", *more], says) for *more, says in (
+        ("--pid", str(os.getpid()), "not httpd; the PidFile"), ("--pid", "99999999", "does not run"),
+        ("--memory", "4 apples", "must be a size like 4GiB"), ("--growth", "nan", "growth: must be more than 0"),
+        ("--status", "http://127.0.0.1:1", "http://127.0.0.1:1/.*refused"),
+        ("--status", "http://me:p@127.0.0.1:1", "http://127.0.0.1:1/"))),
 ])  # fmt: skip
 def test_errors_name_the_thing(site, capsys, argv, says):
     (site / "bad.conf").write_text("<IfModule mpm_worker_module>\n")
     (site / "odd.conf").write_text("KeepAliveTimeout -5\n")
     (site / "typo.conf").write_text("MaxRequestWorkerz 5\nSecRuleEngine On\n")
-    assert advise_command.main([word.format(site) for word in argv]) == 2
-    assert re.search(f"mpmkit: .*{says}", capsys.readouterr().err)
+    status, _, err = printed_by(main, [word.format(site) for word in argv], capsys)
+    assert status == 2 and re.search(f"mpmkit: .*{says}", err)
 
 
 def test_status_page_of_another_mpm(site, server, mpm, capsys):
     argv = ["--log", str(site / "log"), "-f", str(site / "httpd.conf"), "--status", server.url]
-    assert advise_command.main(argv) == (0 if mpm == "worker" else 2)
-    said = capsys.readouterr()
-    assert "ran into the limit" in said.out or f"runs {mpm}, but" in said.err
+    status, out, err = printed_by(main, argv, capsys)
+    assert status == (0 if mpm == "worker" else 2)
+    assert "ran into the limit" in out or f"runs {mpm}, but" in err
 
 
 def test_a_conf_under_each_mpm(tmp_path):
@@ -302,22 +293,22 @@ def test_a_conf_under_each_mpm(tmp_path):
 @pytest.mark.parametrize("mpm", directives.MPMS)
 def test_memory_of_a_running_httpd(mpm, tmp_path):
     (tmp_path / "index.html").write_text("x")
-    more = {} if mpm == "prefork" else {"ThreadsPerChild": 5, "MaxRequestWorkers": 20}
+    threads = 1 if mpm == "prefork" else 5
+    more = {} if mpm == "prefork" else {"ThreadsPerChild": threads, "MaxRequestWorkers": 20}
     with reference_servers.Httpd(mpm, document_root=tmp_path, StartServers=3, **more) as httpd:
 
         def whole() -> Cost | None:
             """Once all three children are there, each with its threads."""
             with contextlib.suppress(ValueError):
-                cost = running_cost(httpd.pid, 1 if mpm == "prefork" else 5, None)
+                cost = running_cost(httpd.pid, threads, None)
                 return cost if cost.workers.points == 3 else None
             return None
 
         cost = poll_until(whole, what="three children")
         low, middle, high = cost.at(cost.workers.most, 0)
         assert cost.measured and 500 < low <= middle <= high < 60_000
-        child = advise_command.procfs.children(httpd.pid)[0]
-        with pytest.raises(ValueError, match=f"child of httpd; give its parent, {httpd.pid}"):
-            running_cost(child, 1, None)
+        says = f"child of httpd; give its parent, {httpd.pid}"
+        refused(ValueError, says, running_cost, procfs.children(httpd.pid)[0], 1, None)
 
 
 def test_the_table_of_the_comparison_keeps_rows_of_other_loads(tmp_path):

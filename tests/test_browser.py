@@ -17,10 +17,21 @@ from support import waiting
 from support.jupyter import THEIR_WARNINGS, chromium, jupyter
 from support.waiting import MARK, poll_until
 
-from mpmkit.measure import records
+from mpmkit.measure import procfs, records
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), THEIR_WARNINGS]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), THEIR_WARNINGS]
+IMPORT = "from mpmkit import lab"
+BOOKS = {
+    "sweep": "lab.sweep_panel('worker', 'event', axis='users')", "tracer": "lab.tracer()",
+    "closing": "from mpmkit.lab import panel\npanel.GONE = 8\nlab.control_room()",
+}  # fmt: skip
+WIDGET = "window.jupyterapp?.shell.currentWidget"
+PLACE = f"{WIDGET}.content.activeCellIndex"
+SETTINGS = {
+    "notebook-extension/tracker": {"autoStartDefaultKernel": True},
+    "apputils-extension/notification": {"fetchNews": "false"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,105 +41,93 @@ def browser():
         yield browser.new_context()
 
 
-def write_book(path: Path, *sources: str) -> None:
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    cells = [v4.new_code_cell(source) for source in sources]
-    nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), path)
-
-
-CONTEXT = "window.jupyterapp.shell.currentWidget.sessionContext"
-PLACE = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
-DARK = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
-NO_NEWS = "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
-SETTINGS = {
-    "notebook-extension/tracker": {"autoStartDefaultKernel": True},
-    "apputils-extension/notification": {"fetchNews": "false"},
-}
-
-
 @pytest.fixture(scope="module")
-def books(tmp_path_factory):
-    """A folder with the control room's notebook, and some more for the tests."""
-    books = tmp_path_factory.mktemp("lab") / "notebooks"
+def lab(tmp_path_factory):
+    """(the address of a JupyterLab with the control room's notebook and some more, a mark of its processes)."""
+    place = tmp_path_factory.mktemp("lab")
+    books = place / "notebooks"
     books.mkdir()
     room = Path(shutil.copy(ROOT / "notebooks" / "control-room.ipynb", books))
     last = json.loads(room.read_text())["cells"][-1]["source"]
     (commented,) = [line for line in last if line.startswith("# lab.control_room(")]
-    first, gone = "from mpmkit import lab", "from mpmkit.lab import panel\npanel.GONE = 8"
-    write_book(books / "two-rooms.ipynb", first, commented[2:])
-    write_book(books / "sweep.ipynb", first, "lab.sweep_panel('worker', 'event', axis='users')")
-    write_book(books / "tracer.ipynb", first, "lab.tracer()")
-    write_book(books / "closing.ipynb", first, gone, "lab.control_room()")
-    return books
-
-
-@pytest.fixture(scope="module")
-def lab(books, browser):
-    """(the address of a JupyterLab that serves the copies, a mark of its processes)."""
-    place = books.parent
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    for name, code in {**BOOKS, "two-rooms": commented[2:]}.items():
+        cells = [v4.new_code_cell(source) for source in (IMPORT, code)]
+        nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), books / f"{name}.ipynb")
     for name, values in SETTINGS.items():
         file = place / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
-    word = uuid.uuid4().hex
-    path = f"{ROOT}:{ROOT / 'notebooks'}"
+    word, path = uuid.uuid4().hex, f"{ROOT}:{ROOT / 'notebooks'}"
     environment = {MARK: word, "PYTHONPATH": path, "MPMKIT_SCALE": "smoke"}
     folders = ("JUPYTER_CONFIG", "JUPYTERLAB_SETTINGS", "JUPYTERLAB_WORKSPACES", "JUPYTER_RUNTIME")
     environment |= {f"{one}_DIR": str(place / one.partition("_")[2].lower()) for one in folders}
-    options = ("--expose-app-in-browser", NO_NEWS)
-    with jupyter("jupyterlab", books, *options, **environment) as address:
+    no_news = "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
+    with jupyter("jupyterlab", books, "--expose-app-in-browser", no_news, **environment) as address:
         yield address, word
 
 
-def marked(word: str, what: str) -> bool:
+def marked(word: str, what: str = "mpmkit serve") -> bool:
     """Whether a process that carries the mark has `what` in its command line."""
-    lines = []
-    for pid in waiting.marked(word):
-        with contextlib.suppress(OSError):
-            lines.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" "))
-    return any(what.encode() in line for line in lines)
+    lines = (procfs.text_of(f"/proc/{pid}/cmdline") for pid in waiting.marked(word))
+    return any(what in line.replace("\0", " ") for line in lines)
 
 
-def wait_for(condition, seconds: float = 20, what: str = ""):
+def wait_for(condition, what: str, seconds: float = 20):
     return poll_until(condition, what, seconds)
 
 
 def nothing_serves(word: str, seconds: float = 20) -> None:
-    wait_for(lambda: not marked(word, "mpmkit serve"), seconds, "no server is left")
-    wait_for(lambda: not marked(word, "locust"), seconds, "no generator is left")
+    wait_for(lambda: not marked(word), "no server is left", seconds)
+    wait_for(lambda: not marked(word, "locust"), "no generator is left", seconds)
 
 
 def shot(page, name: str, selector: str = "") -> None:
     """Keep a picture of the page, or of one element, where MPMKIT_SCREENSHOTS says."""
-    folder = os.environ.get("MPMKIT_SCREENSHOTS")
-    if folder:
+    if folder := os.environ.get("MPMKIT_SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         target = page.locator(selector).first if selector else page
         target.screenshot(path=os.path.join(folder, f"{name}.png"))
 
 
-def opened(browser, address: str, book: str, **how):
-    """A page with a notebook open and its kernel idle. All pages share the browser's cache of Lab's scripts."""
-    page = browser.new_page()
-    page.set_viewport_size({"width": 1280, "height": 800})
-    page.emulate_media(**how)
-    page.goto(f"{address}/lab/tree/{book}?reset")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=40_000)
-    # The page's own indicator says idle before the kernel is connected; a run then comes to nothing.
-    kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
-    ready = f"(k => k && k.connectionStatus === 'connected' && k.status === 'idle')({kernel})"
-    page.wait_for_function(ready, timeout=40_000)
-    page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
-    return page
+def command(page, name: str, arguments: str = "{}") -> None:
+    page.evaluate(f"void window.jupyterapp.commands.execute('{name}', {arguments})")
+
+
+def dark(page) -> None:
+    command(page, "apputils:change-theme", "{theme: 'JupyterLab Dark'}")
+
+
+def restart(page) -> None:
+    page.evaluate(f"void {WIDGET}.sessionContext.session.kernel.restart()")
 
 
 def run_all(page) -> None:
-    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    command(page, "notebook:run-all-cells")
 
 
-def left(page) -> None:
-    page.evaluate(f"{CONTEXT}.shutdown().catch(() => null)")
-    page.close()
+@contextlib.contextmanager
+def opened(browser, lab, book: str, selector: str, **how):
+    """(a page with a notebook of which all cells run, once this element is there; the mark of its processes). All
+    pages share the browser's cache of Lab's scripts."""
+    page, (address, word) = browser.new_page(), lab
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.emulate_media(**how)
+    page.goto(f"{address}/lab/tree/{book}.ipynb?reset")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=40_000)
+    # The page's own indicator says idle before the kernel is connected; a run then comes to nothing.
+    kernel = f"{WIDGET}?.sessionContext?.session?.kernel"
+    ready = f"(k => k && k.connectionStatus === 'connected' && k.status === 'idle')({kernel})"
+    page.wait_for_function(ready, timeout=40_000)
+    command(page, "application:toggle-left-area")
+    if how:
+        dark(page)
+    run_all(page)
+    page.wait_for_selector(selector, timeout=40_000)
+    yield page, word
+    if not page.is_closed():
+        page.evaluate(f"{WIDGET}.sessionContext.shutdown().catch(() => null)")
+        page.close()
 
 
 def shown(page, figure: str) -> float:
@@ -145,68 +144,83 @@ def letters(page) -> str:
     return page.locator(".mk-board").first.get_attribute("data-letters") or ""
 
 
-def typed(row, text: str) -> None:
-    box = row.locator('input[type="text"]')
+def typed(page, name: str, text: str) -> None:
+    box = field(page, name).locator('input[type="text"]')
     box.fill(text)
     box.press("Enter")
 
 
-def start(page, number: int = 0) -> None:
+def one_step(handle, key: str) -> None:
+    handle.focus()
+    handle.press(key)
+
+
+def slow_script(page) -> None:
+    """The load of it begins."""
+    field(page, "path").locator("select").select_option(label="slow script, 0.1 s")
+    page.locator(".mk-go").first.click()
+
+
+def start(page, word: str, number: int = 0) -> None:
     page.locator(".mk-start").nth(number).click(timeout=30_000)
     page.locator(".mk-runs").nth(number).wait_for(timeout=20_000)
+    assert marked(word)
 
 
-def stopped(page) -> None:
+def stopped(page, word: str) -> None:
     page.wait_for_function("!document.querySelector('.mk-runs')", timeout=20_000)
-
-
-@pytest.mark.timeout(300)
-def test_the_control_room_by_clicking(browser, lab):
-    address, word = lab
-    page = opened(browser, address, "control-room.ipynb")
-    run_all(page)
-    page.wait_for_selector(".mk-room", timeout=30_000)
-    page.locator(".mk-room").first.scroll_into_view_if_needed()
-    keys_stay_in_the_control_that_has_the_focus(page)
-    assert not marked(word, "mpmkit serve"), "nothing runs before a click"
-
-    # A number that httpd corrects, and its message
-    threads = field(page, "ThreadsPerChild")
-    typed(threads, "100")
-    wait_for(lambda: "AH00507" in threads.inner_text(), what="httpd's correction message")
-    typed(threads, "8")
-    wait_for(lambda: "AH" not in threads.inner_text(), what="the message goes with its reason")
-
-    start(page)
-    wait_for(lambda: "_" in letters(page), what="idle workers on the scoreboard")
-    assert marked(word, "mpmkit serve")
-
-    # Browsers: connections that event keeps without a thread
-    typed(field(page, "browsers"), "40")
-    wait_for(lambda: "40 parked" in page.locator(".mk-legend").inner_text(), what="40 parked")
-
-    field(page, "path").locator("select").select_option(label="slow script, 0.1 s")
-    page.locator(".mk-room .mk-go").click()
-    wait_for(lambda: shown(page, "qps") > 50, 30, "the load shows in the QPS line")
-    wait_for(lambda: set("RWKC") & set(letters(page)), what="busy workers on the scoreboard")
-    before = shown(page, "points")
-    wait_for(lambda: shown(page, "points") >= before + 6, 6, "two to four frames a second")
-    wait_for(lambda: shown(page, "p99") > 0, 40, "the load's p99, live")
-    shot(page, "control-room-event-lab")
-
-    # A directive by its slider, and Graceful brings it in
-    handle = field(page, "StartServers").locator(".noUi-handle")
-    handle.focus()
-    handle.press("ArrowRight")
-    page.wait_for_selector(".mk-graceful.mk-due")
-    page.locator(".mk-graceful").click()
-    wait_for(lambda: "generation 1" in page.locator(".mk-log").inner_text(), what="a generation")
-
-    page.locator(".mk-stop").click()
-    stopped(page)
     nothing_serves(word)
-    another_run_and_the_kernels_end_leave_no_server(page, word)
-    left(page)
+
+
+def test_the_control_room_by_clicking(browser, lab):
+    with opened(browser, lab, "control-room", ".mk-room") as (page, word):
+        page.locator(".mk-room").first.scroll_into_view_if_needed()
+        keys_stay_in_the_control_that_has_the_focus(page)
+        assert not marked(word), "nothing runs before a click"
+
+        # A number that httpd corrects, and its message
+        threads = field(page, "ThreadsPerChild")
+        typed(page, "ThreadsPerChild", "100")
+        wait_for(lambda: "AH00507" in threads.inner_text(), "httpd's correction message")
+        typed(page, "ThreadsPerChild", "8")
+        wait_for(lambda: "AH" not in threads.inner_text(), "the message goes with its reason")
+
+        start(page, word)
+        wait_for(lambda: "_" in letters(page), "idle workers on the scoreboard")
+        # Browsers: connections that event keeps without a thread
+        typed(page, "browsers", "40")
+        wait_for(lambda: "40 parked" in page.locator(".mk-legend").inner_text(), "40 parked")
+
+        slow_script(page)
+        wait_for(lambda: shown(page, "qps") > 50, "the load shows in the QPS line", 30)
+        wait_for(lambda: set("RWKC") & set(letters(page)), "busy workers on the scoreboard")
+        before = shown(page, "points")
+        wait_for(lambda: shown(page, "points") >= before + 6, "two to four frames a second", 6)
+        wait_for(lambda: shown(page, "p99") > 0, "the load's p99, live", 40)
+        shot(page, "control-room-event-lab")
+
+        # A directive by its slider, and Graceful brings it in
+        one_step(field(page, "StartServers").locator(".noUi-handle"), "ArrowRight")
+        page.wait_for_selector(".mk-graceful.mk-due")
+        page.locator(".mk-graceful").click()
+        wait_for(lambda: "generation 1" in page.locator(".mk-log").inner_text(), "a generation")
+        page.locator(".mk-stop").click()
+        stopped(page, word)
+
+        # The cells again: the server of the last run goes, and the new panel stands there stopped
+        start(page, word)
+        run_all(page)
+        stopped(page, word)
+        # The kernel is restarted under the running server, and the room says so
+        start(page, word)
+        restart(page)
+        nothing_serves(word)
+        page.get_by_text("The kernel of this control room has ended").wait_for(timeout=10_000)
+        lamp = page.locator(".mk-lamp").first
+        color = lamp.evaluate("lamp => getComputedStyle(lamp).backgroundColor")
+        assert color == "rgba(0, 0, 0, 0)"
+        assert page.locator(".mk-head").first.evaluate("head => head.inert")
+        shot(page, "control-room-kernel-ended", ".mk-room")
 
 
 CONTROLS = (
@@ -227,161 +241,118 @@ def keys_stay_in_the_control_that_has_the_focus(page) -> None:
         page.evaluate("window.jupyterapp.commands.execute('notebook:deselect-all')")
         assert (cells.count(), page.evaluate(PLACE)) == before, control
         assert page.evaluate("!!document.activeElement.closest('.mk-room')"), control
-    dirty = "window.jupyterapp.shell.currentWidget.context.model.dirty"
+    dirty = f"{WIDGET}.context.model.dirty"
     assert page.evaluate(dirty)
     page.locator(".mk-start").focus()
     page.keyboard.press("Control+s")
-    wait_for(lambda: not page.evaluate(dirty), what="a key with Ctrl passes: the notebook is saved")
-    typed(field(page, "StartServers"), "2")  # it has some of those letters
+    wait_for(lambda: not page.evaluate(dirty), "a key with Ctrl passes: the notebook is saved")
+    typed(page, "StartServers", "2")  # it has some of those letters
 
 
 def test_the_tracer_plays_and_its_keys_are_its_own(browser, lab):
-    address, _ = lab
-    page = opened(browser, address, "tracer.ipynb")
-    run_all(page)
-    page.wait_for_selector(".tr .tr-run", timeout=30_000)
+    with opened(browser, lab, "tracer", ".tr .tr-run") as (page, _):
 
-    def step() -> int:
-        return int(re.search(r"step (\d+) of", page.locator(".tr-bar output").inner_text())[1])
+        def step() -> int:
+            return int(re.search(r"step (\d+) of", page.locator(".tr-bar output").inner_text())[1])
 
-    page.locator(".tr-bar button").nth(1).focus()
-    before, cell = step(), page.evaluate(PLACE)
-    for key, moved in (("ArrowRight", 1), ("PageDown", 21), ("ArrowLeft", 20)):
-        page.keyboard.press(key)
-        wait_for(lambda moved=moved: step() == before + moved, what=f"{key} from {before}")
-    assert page.evaluate(PLACE) == cell
-    page.keyboard.press("Space")
-    wait_for(lambda: step() > before + 20, what="it plays")
-    shot(page, "tracer", ".tr")
-    assert page.locator(".tr-run").count() == 3
-    left(page)
-
-
-def another_run_and_the_kernels_end_leave_no_server(page, word: str) -> None:
-    start(page)
-    assert marked(word, "mpmkit serve")
-
-    # The cells again: the server of the last run goes, and the new panel stands there stopped
-    run_all(page)
-    nothing_serves(word)
-    stopped(page)
-    start(page)
-    assert marked(word, "mpmkit serve")
-
-    # The kernel is restarted under the running server, and the room says so
-    page.evaluate(f"void {CONTEXT}.session.kernel.restart()")
-    nothing_serves(word)
-    page.get_by_text("The kernel of this control room has ended").wait_for(timeout=10_000)
-    lamp = page.locator(".mk-lamp").first
-    assert lamp.evaluate("lamp => getComputedStyle(lamp).backgroundColor") == "rgba(0, 0, 0, 0)"
-    assert page.locator(".mk-head").first.evaluate("head => head.inert")
-    shot(page, "control-room-kernel-ended", ".mk-room")
+        page.locator(".tr-bar button").nth(1).focus()
+        before, cell = step(), page.evaluate(PLACE)
+        for key, moved in (("ArrowRight", 1), ("PageDown", 21), ("ArrowLeft", 20)):
+            page.keyboard.press(key)
+            wait_for(lambda moved=moved: step() == before + moved, f"{key} from {before}")
+        assert page.evaluate(PLACE) == cell
+        page.keyboard.press("Space")
+        wait_for(lambda: step() > before + 20, "it plays")
+        shot(page, "tracer", ".tr")
+        assert page.locator(".tr-run").count() == 3
 
 
 def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
-    address, word = lab
-    page = opened(browser, address, "closing.ipynb")
-    run_all(page)
-    start(page)
-    assert marked(word, "mpmkit serve")
-    page.close()
-    nothing_serves(word, 30)
-    assert marked(word, "ipykernel"), "the kernel goes on"
+    with opened(browser, lab, "closing", ".mk-start") as (page, word):
+        start(page, word)
+        page.close()
+        nothing_serves(word, 30)
+        assert marked(word, "ipykernel"), "the kernel goes on"
 
 
 def test_two_rooms_get_the_same_load(browser, lab):
-    address, word = lab
-    page = opened(browser, address, "two-rooms.ipynb", color_scheme="dark")
-    page.evaluate(DARK)
-    run_all(page)
-    page.wait_for_selector(".mk-room", timeout=30_000)
-    rooms = page.locator(".mk-room")
-    assert rooms.count() == 2
-    boxes = [rooms.nth(number).bounding_box() for number in (0, 1)]
-    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
-    for number in (0, 1):
-        start(page, number)
-    typed(field(rooms.nth(0), "browsers"), "30")
-    wait_for(lambda: "30 keep-alive" in rooms.nth(0).inner_text(), what="worker's threads keep")
-    wait_for(lambda: "30 parked" in rooms.nth(1).inner_text(), what="event's listener keeps")
-    # The load is one, and so are the axis of time and the scale of each strip
-    field(rooms.nth(0), "path").locator("select").select_option(label="slow script, 0.1 s")
-    rooms.nth(0).locator(".mk-go").click()
+    with opened(browser, lab, "two-rooms", ".mk-room", color_scheme="dark") as (page, word):
+        one, other = rooms = page.locator(".mk-room").all()
+        boxes = [room.bounding_box() for room in rooms]
+        assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+        for number in (0, 1):
+            start(page, word, number)
+        typed(one, "browsers", "30")
+        wait_for(lambda: "30 keep-alive" in one.inner_text(), "worker's threads keep")
+        wait_for(lambda: "30 parked" in other.inner_text(), "event's listener keeps")
+        # The load is one, and so are the axis of time and the scale of each strip
+        slow_script(one)
 
-    def seen(name: str) -> list[str]:
-        strips = (page.locator(".mk-strips").nth(number) for number in (0, 1))
-        return [one.get_attribute(name) or "" for one in strips]
+        def seen(name: str) -> list[str]:
+            return [room.locator(".mk-strips").get_attribute(name) or "" for room in rooms]
 
-    def one_axis() -> bool:
-        (begin, end), (other, its_end) = (map(float, text.split()) for text in seen("data-axis"))
-        return begin == other and abs(end - its_end) < 1.5
+        def one_axis() -> bool:
+            (begin, end), (starts, ends) = (map(float, text.split()) for text in seen("data-axis"))
+            return begin == starts and abs(end - ends) < 1.5
 
-    def loaded() -> bool:
-        return all(float(value or 0) > 90 for value in seen("data-p99"))
+        def loaded() -> bool:
+            return all(float(value or 0) > 90 for value in seen("data-p99"))
 
-    wait_for(loaded, 30, "both servers get the slow script's load")
-    wait_for(one_axis, what=f"one axis of time: {seen('data-axis')}")
-    page.locator(".mk-go").first.click()
-    other = page.locator(".mk-go").nth(1)
-    wait_for(lambda: other.inner_text().startswith("Start"), what="the load ends for both")
-    wait_for(lambda: len(set(seen("data-highs"))) == 1, what=f"one scale: {seen('data-highs')}")
-    shot(page, "two-rooms-dark")
-    for number in (0, 1):
-        rooms.nth(number).locator(".mk-stop").click()
-    nothing_serves(word)
-    left(page)
+        wait_for(loaded, "both servers get the slow script's load", 30)
+        wait_for(one_axis, f"one axis of time: {seen('data-axis')}")
+        one.locator(".mk-go").click()
+        begins = other.locator(".mk-go")
+        wait_for(lambda: begins.inner_text().startswith("Start"), "the load ends for both")
+        wait_for(lambda: len(set(seen("data-highs"))) == 1, f"one scale: {seen('data-highs')}")
+        shot(page, "two-rooms-dark")
+        for room in rooms:
+            room.locator(".mk-stop").click()
+        nothing_serves(word)
 
 
-@pytest.mark.timeout(300)
 def test_the_sweep_panel_measures_and_scrubs(browser, lab):
-    address, word = lab
-    page = opened(browser, address, "sweep.ipynb")
-    run_all(page)
-    panel = page.locator(".mk-sweep").first
-    panel.wait_for(timeout=40_000)
-    state = panel.locator(".mk-state")
+    with opened(browser, lab, "sweep", ".mk-sweep") as (page, word):
+        panel = page.locator(".mk-sweep").first
+        state = panel.locator(".mk-state")
 
-    def drawn() -> int:
-        return panel.locator(".scatterlayer path.point").count()
+        def drawn() -> int:
+            return panel.locator(".scatterlayer path.point").count()
 
-    for name, text in {"low": 2, "high": 8, "steps": 2, "seconds": 0.5, "warmup": 0.5}.items():
-        typed(field(page, name), f"{text}")
-    wait_for(lambda: "4 points" in panel.inner_text(), what="points of two MPMs")
-    panel.locator(".mk-go").click()
-    wait_for(lambda: marked(word, "mpmkit serve"), 20, "a server of the sweep")
-    some = lambda: "left)" in state.inner_text() and drawn()  # noqa: E731
-    first = wait_for(some, 60, "a point while it measures")
-    shot(page, "sweep-running")
-    wait_for(lambda: "done: 4 points" in state.inner_text(), 90, "all points")
-    wait_for(lambda: drawn() == 6 > first, what="four points, and two rings at the operating point")
-    nothing_serves(word)
-    scrub(page, panel)
-    left(page)
+        def measuring() -> int:
+            return "left)" in state.inner_text() and drawn()
 
+        for name, text in {"low": 2, "high": 8, "steps": 2, "seconds": 0.5, "warmup": 0.5}.items():
+            typed(page, name, f"{text}")
+        wait_for(lambda: "4 points" in panel.inner_text(), "points of two MPMs")
+        panel.locator(".mk-go").click()
+        wait_for(lambda: marked(word), "a server of the sweep")
+        first = wait_for(measuring, "a point while it measures", 60)
+        shot(page, "sweep-running")
+        wait_for(lambda: "done: 4 points" in state.inner_text(), "all points", 90)
+        wait_for(lambda: drawn() == 6 > first, "four points, and two rings at the operating point")
+        nothing_serves(word)
 
-def scrub(page, panel) -> None:
-    """The recorded grid: no server, the slider moves the operating point."""
-    panel.get_by_role("button", name="Recorded").click()
-    panel.locator(".mk-file select").select_option(label="kept-connections")
-    wait_for(lambda: "points, measured on" in panel.inner_text(), what="the file is open")
-    wait_for(lambda: panel.locator(".mk-boards svg").count() == 3, what="three scoreboards")
-    handle, figures = panel.locator(".mk-at .noUi-handle"), panel.locator(".mk-figures")
-    for _ in range(3):
-        before = figures.inner_text()
-        handle.focus()
-        handle.press("ArrowLeft")
-        wait_for(lambda was=before: figures.inner_text() != was, what="another operating point")
-    shot(page, "sweep-scrubbed", ".mk-sweep")
-    page.evaluate(DARK)
-    page.set_viewport_size({"width": 1000, "height": 900})
-    svgs = "[...document.querySelectorAll('.mk-sweep .main-svg')]"
-    dark = "one => one.style.background.includes('22, 24, 28')"
-    page.wait_for_function(f"{svgs}.some({dark})", timeout=20_000)
-    assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing is cut off"
-    shot(page, "sweep-dark-narrow", ".mk-sweep")
-    page.evaluate(f"void {CONTEXT}.session.kernel.restart()")
-    page.get_by_text("The kernel of this panel has ended").wait_for(timeout=20_000)
-    assert page.locator(".mk-sweep > .mk-head").evaluate("head => head.inert")
+        # The recorded grid: no server, the slider moves the operating point.
+        panel.get_by_role("button", name="Recorded").click()
+        panel.locator(".mk-file select").select_option(label="kept-connections")
+        wait_for(lambda: "points, measured on" in panel.inner_text(), "the file is open")
+        wait_for(lambda: panel.locator(".mk-boards svg").count() == 3, "three scoreboards")
+        handle, figures = panel.locator(".mk-at .noUi-handle"), panel.locator(".mk-figures")
+        for _ in range(3):
+            before = figures.inner_text()
+            one_step(handle, "ArrowLeft")
+            wait_for(lambda was=before: figures.inner_text() != was, "another operating point")
+        shot(page, "sweep-scrubbed", ".mk-sweep")
+        dark(page)
+        page.set_viewport_size({"width": 1000, "height": 900})
+        svgs = "[...document.querySelectorAll('.mk-sweep .main-svg')]"
+        is_dark = "one => one.style.background.includes('22, 24, 28')"
+        page.wait_for_function(f"{svgs}.some({is_dark})", timeout=20_000)
+        assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing is cut off"
+        shot(page, "sweep-dark-narrow", ".mk-sweep")
+        restart(page)
+        page.get_by_text("The kernel of this panel has ended").wait_for(timeout=20_000)
+        assert page.locator(".mk-sweep > .mk-head").evaluate("head => head.inert")
 
 
 def figures_of_notebooks() -> dict:
@@ -398,13 +369,13 @@ def figures_of_notebooks() -> dict:
     memory = mpmkit.recorded("memory-demo")
     memory = memory[memory["server"].isin(["mpmkit", "httpd"])]
     users = SweepTable(records.read(replay.place_of("07-users.csv")), ("users",)).summary()
-    made = {"breathes": of.timeline(of.recorded("01-prefork-breathes"), title="prefork")}
-    made |= {f"memory, {k}": memory_plots.memory_curve(memory, k) for k in ("busy", "idle")}
-    made |= {f"parts, {k}": memory_plots.memory_parts(memory, k) for k in ("busy", "idle")}
+    made = {"breathes": of.timeline(of.recorded("01-prefork-breathes"), title="prefork"),
+            "knee": sweep_plots.sweep_curve(users, "users")}  # fmt: skip
+    for kind, draw in itertools.product(("busy", "idle"), ("memory_curve", "memory_parts")):
+        made[f"{draw}, {kind}"] = getattr(memory_plots, draw)(memory, kind)
     drawn = {"03-cliffs": cliffs.cliffs_figure, "03-think": cliffs.think_figure, "05-gil": regimes.gil_map,
              "01-cold": regimes.cold_figure, "07-starved": regimes.starved_figure}  # fmt: skip
     made |= {name: draw(of.recorded(name)) for name, draw in drawn.items()}
-    made["knee"] = sweep_plots.sweep_curve(users, "users")
     for name in ("qps-full", "qps-demo", "qps-scripts"):
         rows = records.read(replay.place_of(f"{name}.csv"))
         summary = QpsTable(rows, published.figures()).summary()
@@ -429,11 +400,9 @@ CROSSED = """[...document.querySelectorAll('.annotation-text-g')].filter(label =
 }).map(label => label.textContent)"""
 
 
-@pytest.mark.timeout(300)
 def test_no_label_of_a_figure_lies_on_another_or_on_a_line(browser, tmp_path):
     """On a page of 1,000 pixels; and in a cell of that page, next to Lab's side bar."""
-    page, wrong = browser.new_page(), []
-    file = tmp_path / "figure.html"
+    page, wrong, file = browser.new_page(), [], tmp_path / "figure.html"
     for (name, figure), width in itertools.product(figures_of_notebooks().items(), (1000, 584)):
         figure.write_html(file, include_plotlyjs="directory")
         page.set_viewport_size({"width": width, "height": 900})

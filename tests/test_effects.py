@@ -7,6 +7,7 @@ AddDefaultCharset, UseCanonicalName, ExtendedStatus: tests/fidelity.)
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,19 +45,27 @@ def test_error_documents(site, root):
     lines = (
         'ErrorDocument 404 "<p>no such thing as &eacute;"', "ErrorDocument 403 /gone.html",
         "ErrorDocument 405 https://elsewhere.example/x?y", "ErrorDocument 400 /nothing.html",
-        'ErrorDocument 414 "too long"', SECRET,
+        'ErrorDocument 414 "too long"', "ErrorDocument 500 /gone.html", SECRET,
     )  # fmt: skip
+    gone = b"<p>gone, but not forgotten\n"
     with site(*lines) as server:
         text = get(server, "/nope")
         assert (text.status, text.body) == (404, b"<p>no such thing as &eacute;")
         assert text["Content-Type"] == "text/html; charset=iso-8859-1"
-        local = get(server, "/secret")
-        assert (local.status, local.body) == (403, b"<p>gone, but not forgotten\n")
-        assert local["Content-Type"] == "text/html"
-        cached = get(server, "/secret", "Range: bytes=0-1", "If-None-Match: *")
-        assert (cached.status, cached.body) == (403, local.body), "conditions were for another"
+        # Conditions were for another; of a script its own page is left alone, and its failure is not.
+        conditions = ("Range: bytes=0-1", "If-None-Match: *")
+        for path, status, *more in (
+            ("/secret", 403),
+            ("/secret", 403, *conditions),
+            ("/fail.py", 500),
+        ):
+            local = get(server, path, *more)
+            assert (local.status, local.body, local["Content-Type"]) == (status, gone, "text/html")
+        assert local["Connection"] == "close"
+        assert any("RuntimeError: broken" in line for line in take_errors(server))
+        assert get(server, "/fail.py?own").body == b"the script's own page"
         head = get(server, "/secret", method="HEAD")
-        assert (head.status, head["Content-Length"]) == (403, str(len(local.body)))
+        assert (head.status, head["Content-Length"]) == (403, str(len(gone)))
         away = get(server, "/file.txt", method="DELETE")
         assert (away.status, away["Location"]) == (302, "https://elsewhere.example/x?y")
         assert get(server, "/file.txt").status == 200
@@ -66,19 +75,8 @@ def test_error_documents(site, root):
         assert b"no such thing" not in exchange(server, b"nonsense\r\n\r\n")
         long = read_reply(exchange(server, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"))
         assert (long.status, long.body) == (414, b"too long")
-
-
-def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, root):
-    lines = (
-        'ErrorDocument 404 "ours"', "ErrorDocument 500 /gone.html", "ErrorDocument 405 /no-such",
-        'ErrorDocument 403 "x"', "ErrorDocument 403 default", SECRET,
-    )  # fmt: skip
-    with site(*lines) as server:
-        assert get(server, "/fail.py?own").body == b"the script's own page"
-        failed = get(server, "/fail.py")
-        assert (failed.status, failed.body) == (500, b"<p>gone, but not forgotten\n")
-        assert failed["Connection"] == "close"
-        assert any("RuntimeError: broken" in line for line in take_errors(server))
+    lines = ("ErrorDocument 405 /no-such", 'ErrorDocument 403 "x"', "ErrorDocument 403 default")
+    with site(*lines, SECRET) as server:
         lost = get(server, "/file.txt", method="DELETE")
         assert lost.status == 405 and b"ErrorDocument /no-such: 404 Not Found" in lost.body
         assert b"<h1>Forbidden</h1>" in get(server, "/secret").body
@@ -108,25 +106,19 @@ def application(environ, start_response):
 """
 PROGRAM = '#!/bin/sh\nprintf "\\n{release} %s %s" "$CONTEXT_DOCUMENT_ROOT" "$DOCUMENT_ROOT"\n'
 LINES = ("Alias /alias {}/files/", "ScriptAlias /cgi/ {}/cgi/", "WSGIScriptAlias /wsgi {}/app.wsgi",
-         "WSGIScriptAlias /apps {}/apps")  # fmt: skip
+         "WSGIScriptAlias /apps {}/apps", "DirectoryIndex a.html b.html")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def releases(tmp_path_factory) -> Path:
-    where = tmp_path_factory.mktemp("releases")
+def test_the_link_of_a_root_is_swapped(tmp_path):
+    """Each request is for what the link leads to then; DOCUMENT_ROOT keeps the link's name."""
     for release in ("one", "two"):
         pages = dict.fromkeys(("root/a.txt", "files/a.txt"), release)
         app = APP.format(release=release)
         apps = dict.fromkeys(("root/app.py", "app.wsgi", "apps/app.py"), app)
-        root = tree(where / release, pages | apps)
-        program(root / "cgi" / "program", PROGRAM.format(release=release))
-    (where / "current").symlink_to("one")
-    return where
-
-
-def test_the_link_of_a_root_is_swapped(releases):
-    """Each request is for what the link leads to then; DOCUMENT_ROOT keeps the link's name."""
-    current, root = releases / "current", releases / "current" / "root"
+        where = tree(tmp_path / release, pages | apps)
+        program(where / "cgi" / "program", PROGRAM.format(release=release))
+    (current := tmp_path / "current").symlink_to("one")
+    root = current / "root"
     expected = {
         "/a.txt": "{0}", "/alias/a.txt": "{0}", "/cgi/program": f"{{0}} {current}/cgi/ {root}",
         "/app.py": f"{{0}} {root}", "/wsgi/x": f"{{0}} {root}", "/apps/app.py": f"{{0}} {root}",
@@ -134,18 +126,13 @@ def test_the_link_of_a_root_is_swapped(releases):
     lines = [line.format(current) for line in LINES]
     with serving("event", document_root=root, directives=lines) as server:
         for release in ("one", "two", "one"):
-            (releases / "next").symlink_to(release)
-            os.replace(releases / "next", current)
+            (tmp_path / "next").symlink_to(release)
+            os.replace(tmp_path / "next", current)
             for path, text in expected.items():
                 assert get(server, path).body.decode() == text.format(release), (path, release)
-
-
-def test_an_index_file_that_comes_later(tmp_path):
-    write(tmp_path / "b.html", "b")
-    index = "DirectoryIndex a.html b.html"
-    with serving("event", document_root=tmp_path, directives=index) as server:
-        assert [get(server, "/").body for _ in range(3)] == [b"b"] * 3
-        write(tmp_path / "a.html", "a")
-        assert [get(server, "/").body for _ in range(3)] == [b"a"] * 3
-        (tmp_path / "a.html").unlink()
-        assert get(server, "/").body == b"b"
+        # An index file that comes later
+        a, b = root / "a.html", root / "b.html"
+        changes = {partial(write, b, "b"): b"b", partial(write, a, "a"): b"a", a.unlink: b"b"}
+        for change, body in changes.items():
+            change()
+            assert [get(server, "/").body for _ in range(3)] == [body] * 3

@@ -6,12 +6,12 @@ import doctest
 import json
 import re
 import sys
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import checks, counter_tasks, hints, machine_tasks, scoreboard_tasks, tasks
-from support.books import NOTEBOOKS, cells, texts
+from support.books import NOTEBOOKS, cells, headings, texts
 from support.calls import refused
 
 import mpmkit
@@ -19,7 +19,8 @@ from docs._tools import exercises, otter
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = NOTEBOOKS / "exercises"
-SOURCES = sorted((TARGET / "solutions").glob("*.ipynb"))
+SOLUTIONS = TARGET / "solutions"
+SOURCES = sorted(SOLUTIONS.glob("*.ipynb"))
 BOOKS = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 EVENT = {"StartServers": 1, "ServerLimit": 1, "ThreadsPerChild": 8, "MaxRequestWorkers": 8,
          "MinSpareThreads": 1, "MaxSpareThreads": 16}  # fmt: skip
@@ -33,24 +34,21 @@ def executed(path: Path, monkeypatch) -> list[str]:
     shown = []
     for code in texts(path, "code"):
         *first, last = ast.parse(code).body
-        exec(compile(ast.Module(first, []), path.name, "exec"), names)
-        if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), path.name, "eval"), names)
-            shown += [repr(value)] if value is not None else []
-        else:
-            exec(compile(ast.Module([last], []), path.name, "exec"), names)
-    return shown
+        value = isinstance(last, ast.Expr)
+        exec(compile(ast.Module(first if value else [*first, last], []), path.name, "exec"), names)
+        if value:
+            shown.append(eval(compile(ast.Expression(last.value), path.name, "eval"), names))
+    return [repr(verdict) for verdict in shown if verdict is not None]
 
 
 @pytest.mark.timeout(100)
 @BOOKS
 def test_a_solution_passes_its_checks_and_the_students_copy_none_yet(source, monkeypatch):
-    found = executed(source, monkeypatch)
-    assert len(found) == sum("exercise" in exercises.tags(cell) for cell in cells(source)) > 0
-    assert all(verdict.startswith("RIGHT") for verdict in found), "\n".join(found)
-    theirs = executed(TARGET / source.name, monkeypatch)
-    assert len(theirs) == len(found)
-    assert all(verdict.startswith("NOT YET") for verdict in theirs), "\n".join(theirs)
+    count = sum("exercise" in exercises.tags(cell) for cell in cells(source))
+    for path, begins in ((source, "RIGHT"), (TARGET / source.name, "NOT YET")):
+        found = executed(path, monkeypatch)
+        assert len(found) == count > 0
+        assert all(verdict.startswith(begins) for verdict in found), "\n".join(found)
 
 
 @BOOKS
@@ -58,10 +56,8 @@ def test_the_students_copy_is_what_the_command_makes_without_solutions(source, t
     assert exercises.main([str(source.parent), str(tmp_path)]) == 0
     whole = (TARGET / source.name).read_text()
     assert (tmp_path / source.name).read_text() == whole, "run python -m docs._tools.exercises"
-    solutions = [
-        "".join(cell["source"]) for cell in cells(source) if "solution" in exercises.tags(cell)
-    ]
-    assert solutions and not any(json.dumps(answer)[1:-1] in whole for answer in solutions)
+    answers = [cell["source"] for cell in cells(source) if "solution" in exercises.tags(cell)]
+    assert answers and not any(json.dumps("".join(one))[1:-1] in whole for one in answers)
     for path in (source, TARGET / source.name):
         linked(path, "\n".join(texts(path, "markdown")))
 
@@ -87,9 +83,8 @@ def test_points_stars_and_needs_are_shown():
             assert f"\n*{hints.WORTH[shown[-1]]}.*\n" in task, f"{source.stem}: {shown[-1]}"
             (needs,) = re.findall(r"^\*Needs (.+)\.\*$", task, re.MULTILINE)
             for target, sections in re.findall(r'\]\(([^)]+)\)((?:, "[^"]+")+)', needs):
-                lines = "\n".join(texts(source.parent / target))
-                for section in re.findall('"([^"]+)"', sections):
-                    assert re.search(f"^#+ {re.escape(section)}$", lines, re.MULTILINE), section
+                there = headings(source.parent / target)
+                assert {*re.findall('"([^"]+)"', sections)} <= {*there}, target
     assert sorted(shown) == sorted(hints.WORTH)
     assert len(checks.every()) >= 8 and set(checks.every()) <= set(shown), "each has its exercise"
 
@@ -134,13 +129,10 @@ WRONG = [
 
 
 # A function's text would be its address.
-@pytest.mark.parametrize(
-    "name, answer, says", WRONG, ids=lambda v: "f" * callable(v) or f"{v}"[:30]
-)
+@pytest.mark.parametrize("name, answer, says", WRONG, ids=lambda v: "f" * callable(v) or f"{v}"[:30])  # fmt: skip
 def test_a_wrong_answer_gets_its_own_sentence(name, answer, says):
     verdict = checks.every()[name](answer)
-    assert not verdict and says in verdict.says
-    assert repr(verdict).startswith("NOT YET: ")
+    assert not verdict and says in verdict.says and repr(verdict).startswith("NOT YET: ")
 
 
 @pytest.mark.parametrize("name", checks.every())
@@ -185,88 +177,86 @@ def test_solutions_and_outputs_are_taken_out_and_a_source_out_of_order_is_named(
 
 
 def test_the_export_has_a_test_a_task_that_fails_until_the_answer_is_right(tmp_path, capsys):
-    assert otter.main([str(TARGET / "solutions"), str(tmp_path)]) == 0
-    found = {}
+    assert otter.main([str(SOLUTIONS), str(tmp_path)]) == 0
+    found, points = {}, {}
     for path in tmp_path.glob("*/tests/*.py"):
         known: dict = {}
         exec(path.read_text(), known)
         assert known["OK_FORMAT"] and known["test"]["name"] == path.stem
-        found[path.stem] = known["test"]["suites"][0]["cases"][0]
-    assert found.keys() == hints.WORTH.keys()
-    assert all(one["points"] == hints.WORTH[name].points for name, one in found.items())
+        case = known["test"]["suites"][0]["cases"][0]
+        found[path.stem], points[path.stem] = case["code"], case["points"]
+    assert points == {name: worth.points for name, worth in hints.WORTH.items()}
     book = (tmp_path / "e1-pools" / "e1-pools.ipynb").read_text()
     assert all(f'grader.check(\\"{name}\\")' in book for name in ("forks", "twenty_at_once"))
     assert "otter.Notebook('e1-pools.ipynb')" in book and "](" not in book
     runner = doctest.DocTestRunner(verbose=False)
     for answer, failed in (([1, 2], 1), ([1, 2, 4, 8, 16, 32], 0)):
-        code, names = found["forks"]["code"], {"checks": checks, "forked": answer}
-        parsed = doctest.DocTestParser().get_doctest(code, names, "forks", None, 0)
+        names = {"checks": checks, "forked": answer}
+        parsed = doctest.DocTestParser().get_doctest(found["forks"], names, "forks", None, 0)
         assert runner.run(parsed, out=lambda _: None).failed == failed
-    assert "... " in found["twenty_at_once"]["code"]
+    assert "... " in found["twenty_at_once"]
     refused(ValueError, "the last line of a check is its verdict", otter.doctest, "x = 1")
 
 
 def test_every_try_it_of_the_notebooks_has_a_model_answer():
-    page = TARGET / "solutions" / "try-it.md"
+    page, guide = SOLUTIONS / "try-it.md", ROOT / "docs" / "INSTRUCTORS.md"
     parts = dict(re.findall(r"(?ms)^## (\S+)\n(.*?)(?=^## |\Z)", page.read_text()))
+
+    def plain(lines: list[str]) -> list[str]:
+        return [re.sub(r"\]\([^)]*\)", "]", line) for line in lines]
+
     wanted = set()
     for book in sorted(NOTEBOOKS.glob("*.ipynb")):
         found = [re.search(r"(?ms)^## (?:Try it|To try)\n+(.*)", text) for text in texts(book)]
         if asked := [line for one in found if one for line in re.findall(r"(?m)^\* (.+)", one[1])]:
             wanted.add(book.stem)
-            quoted = re.findall(r"^> (.+)\n\n(?!>)(\S.+)", parts[book.stem], re.MULTILINE)
-            plain = [re.sub(r"\]\([^)]*\)", "]", line) for line in asked]
-            assert [re.sub(r"\]\([^)]*\)", "]", one) for one, _ in quoted] == plain, book.stem
+            quoted = re.findall(r"(?m)^> (.+)\n\n(?!>)\S.+", parts[book.stem])
+            assert plain(quoted) == plain(asked), book.stem
     assert wanted == parts.keys() and len(wanted) > 8
     linked(page, page.read_text())
-    guide = ROOT / "docs" / "INSTRUCTORS.md"
     assert linked(guide, guide.read_text()) > 15
 
 
-SOLUTIONS = Path(__file__).resolve().parent.parent / "notebooks" / "exercises" / "solutions"
 STUDENTS = ("ada", "Grace 7", *map(str, range(20)))
-PURE = {make.__name__: make for make in (tasks.paired, tasks.decided, tasks.rounds, tasks.ceiling)}
+# Those that need no server: what makes the task, its book, the name of the answer.
+PURE = {
+    "paired": (tasks.paired, "e4-noise", "ratio"), "decided": (tasks.decided, "e4-noise", "words"),
+    "rounds": (tasks.rounds, "e4-noise", "many"), "ceiling": (tasks.ceiling, "e5-counter", "most"),
+}  # fmt: skip
 NEED = machine_tasks.Need(40, 4, 12)
 
 
-def solution(book: str, name: str) -> str:
-    """The code of the solution of a task."""
-    cells = json.loads((SOLUTIONS / f"{book}.ipynb").read_text())["cells"]
-    for task, (_, answer) in zip(cells, pairwise(cells[1:]), strict=False):
-        if re.match(rf"{name} = ", "".join(task["source"])):
-            return "".join(answer["source"])
-    raise AssertionError(f"no solution of {name} in {book}")
-
-
-def solved(book: str, task: tasks.Task) -> object:
-    """What the solution answers to this student's task."""
+def solution(book: str, task: tasks.Task, answer: str) -> Any:
+    """What the solution makes of this student's task: the value of a name."""
+    whole = texts(SOLUTIONS / f"{book}.ipynb")
+    (place,) = [n for n, code in enumerate(whole) if code.startswith(f"{task.name} = ")]
     known = {task.name: task, "machine_tasks": machine_tasks, "tasks": tasks}
-    exec(solution(book, task.name), known)
-    names = {"paired": "ratio", "decided": "words", "rounds": "many", "ceiling": "most"}
-    return known[names[task.name]]
+    exec(whole[place + 2], known)
+    return known[answer]
 
 
 @pytest.mark.parametrize("name", PURE)
 def test_the_solution_is_right_for_every_student_and_nothing_gives_it_away(name):
-    texts = set()
+    shown, (make, book, variable) = set(), PURE[name]
     for student in STUDENTS:
-        task = PURE[name](student)
-        texts.add(f"{task}")
+        task = make(student)
+        shown.add(f"{task}")
         assert max(map(len, f"{task}".splitlines())) <= 100, "longer lines are broken anywhere"
-        assert f"{PURE[name](f' {student.upper()} ')}" == f"{task}", "the same name and figures"
-        answer = solved("e5-counter" if name == "ceiling" else "e4-noise", task)
+        assert f"{make(f' {student.upper()} ')}" == f"{task}", "the same name and figures"
+        answer = solution(book, task, variable)
+        said = []
         for wrong in (..., None, "x", -1, 1e9, {"A": "x"}, {}, [], float("nan")):
             verdict = task.check(wrong)
             assert not verdict and task.earned == 0
-            if not isinstance(answer, dict):
-                assert not re.search(rf"\b{answer:.4g}\b", f"{verdict.says} {verdict.hint}")
+            said += [verdict.says, verdict.hint]
         assert task.check(answer), f"{student}: {task.check(answer)}"
         assert task.earned == hints.WORTH[name].points
         if not isinstance(answer, dict):
+            assert not re.search(rf"\b{answer:.4g}\b", " ".join(map(str, said)))
             for step in (1, 2):
                 assert not re.search(rf"(?<![\d.]){answer:.4g}(?![\d.])", hints.hint(name, step))
             assert not task.check(answer * 2 + 1) and task.earned, "points stay"
-    assert len(texts) > 0.9 * len(STUDENTS), "every student has other figures"
+    assert len(shown) > 0.9 * len(STUDENTS), "every student has other figures"
 
 
 # What would be the answer, or most of it.
@@ -286,10 +276,9 @@ def test_no_hint_holds_the_answer():
     for name, words in GIVEN_AWAY.items():
         first, second = (hints.hint(name, step) for step in (1, 2))
         assert first != second and len(first) > 20 < len(second)
-        found = re.search(words, f"{first} {second}", re.IGNORECASE)
-        assert not found, f"{name}: {found[0]}"
-    for name, step in (("forks", 3), ("other", 1)):
-        refused(ValueError, "no hint", hints.hint, name, step)
+        assert not re.search(words, f"{first} {second}", re.IGNORECASE), name
+    refused(ValueError, "no hint", hints.hint, "forks", 3)
+    refused(ValueError, "no hint", hints.hint, "other", 1)
 
 
 @pytest.mark.parametrize(("name", "answer", "says"), [
@@ -301,26 +290,22 @@ def test_no_hint_holds_the_answer():
     ("ceiling", lambda given: 1000 / given["page"], "that is one thread"),
 ])  # fmt: skip
 def test_a_slip_has_its_own_sentence(name, answer, says):
-    task = PURE[name]("ada")
+    task = PURE[name][0]("ada")
     assert says in task.check(answer(task.data)).says
 
 
 def test_points_and_a_name(capsys):
     one, other = tasks.ceiling("ada"), tasks.rounds("ada")
-    one.check(solved("e5-counter", one))
+    one.check(solution("e5-counter", one, "most"))
     tasks.score(one, other)
     assert capsys.readouterr().out.endswith("points       2 of 5\n")
     refused(ValueError, "STUDENT is empty", tasks.paired, "  ")
 
 
 def test_a_counter_is_tried_under_worker():
-    task = counter_tasks.locked("ada")
-    fixed = counter_tasks.IN_ONE_PROCESS
-    made = f"    time.sleep({counter_tasks.WORK})       # the page is made: a query to a database\n"
-    late = fixed.replace(made, "")
-    assert late != fixed
-    lock = "    with lock:\n"
-    inside = late.replace(lock, f"{lock}        time.sleep({counter_tasks.WORK})\n")
+    task, fixed = counter_tasks.locked("ada"), counter_tasks.IN_ONE_PROCESS
+    late = re.sub(r"    time.sleep\(.*\n", "", fixed)
+    inside = late.replace("with lock:\n", f"with lock:\n        time.sleep({counter_tasks.WORK})\n")
     for script, says in (
         (counter_tasks.COUNTER, "got a count that another request had got"),
         (inside, "but the rate is"), (late, "the page is not made any more"),
@@ -333,18 +318,16 @@ def test_a_counter_is_tried_under_worker():
         assert not verdict and says in verdict.says, verdict
     assert task.check(fixed) and task.earned == 3
     # A lock of one process is not one of all.
-    task = counter_tasks.across("ada")
-    assert "another request" in task.check(counter_tasks.IN_ONE_PROCESS).says
+    assert "another request" in counter_tasks.across("ada").check(fixed).says
 
 
 @pytest.mark.timeout(120)
 def test_each_case_is_what_the_model_answer_reads_in_it():
-    known: dict = {"boards": tasks.Task("scoreboards", "", [], str)}
-    exec(solution("e6-scoreboards", "boards"), known)
+    cure = solution("e6-scoreboards", tasks.Task("boards", "", [], str), "cure")
     for case in scoreboard_tasks.CASES:
         for mpm in case.mpms:
             board = scoreboard_tasks._run(case._replace(mpms=(mpm,)), tasks.dice("test", mpm), 1)
-            assert known["cure"](board) == case.fix, (mpm, board)
+            assert cure(board) == case.fix, (mpm, board)
             assert case.fix.lower() not in f"{board} {case.asks}".lower().replace("queue=", "")
 
 
@@ -357,10 +340,13 @@ def test_five_boards_and_wrong_answers(monkeypatch):
         fixes = {number: case.fix for number, case in enumerate(task.data, 1)}
         sets.add(tuple(fixes.values()))
         assert len(set(fixes.values())) == 5 and task.check(fixes).right
-        wrong = task.check({**fixes, 2: fixes[1]})
-        assert "4 of 5 are right\nscoreboard 2: " in wrong.says and fixes[2] not in wrong.says
-        assert "no answer for scoreboard 1" in task.check({1: ...}).says
-        assert "scoreboard 1: 'x' is not one of Async" in task.check({1: "x"}).says
+        for wrong, says in (
+            ({**fixes, 2: fixes[1]}, "4 of 5 are right\nscoreboard 2: "),
+            ({1: ...}, "no answer for scoreboard 1"),
+            ({1: "x"}, "scoreboard 1: 'x' is not one of Async"),
+        ):  # fmt: skip
+            said = task.check(wrong).says
+            assert says in said and (len(wrong) < 5 or fixes[2] not in said)
     assert len(sets) > 15
 
 
@@ -377,21 +363,14 @@ def prefork(workers: int, **more: object) -> dict:
     (prefork(26), "26 processes would keep 1,040 MiB of caches alone"),
     ({"mpm": "prefork", "Nonsense": 1}, "could not be tried: "),
     (prefork(21), "the server may take 819"), (prefork(5), "a newcomer waits"),
-    ({**prefork(6), "StartServers": 2}, ""),
+    (prefork(6, StartServers=2, KeepAlive=False), ""),  # the pool grows while the check waits
+    (prefork(4), "MiB are free here"),  # a small machine proves nothing
 ], ids=str)  # fmt: skip
-def test_directives_are_looked_at_then_tried(answer, says):
-    task = machine_tasks._machine("processes", "ada", ("prefork",), NEED, "")
-    if not says:  # the pool grows while the check waits
-        answer = {**answer, "KeepAlive": False}
-    verdict = task.check(answer)
+def test_directives_are_looked_at_then_tried(answer, says, monkeypatch):
+    if "free" in says:
+        monkeypatch.setattr(machine_tasks, "RAM", 10_000_000)
+    verdict = machine_tasks._machine("processes", "ada", ("prefork",), NEED, "").check(answer)
     assert verdict.right == (not says) and says in verdict.says, verdict
     if verdict:
         words = re.search(r"busy workers take ([\d,]+) MiB", verdict.says)[1]
-        taken = float(words.replace(",", ""))
-        assert 6 * 40 <= taken < 6 * 40 + 80
-
-
-def test_a_small_machine_proves_nothing(monkeypatch):
-    monkeypatch.setattr(machine_tasks, "RAM", 10_000_000)
-    task = machine_tasks._machine("processes", "ada", ("prefork",), NEED, "")
-    assert "MiB are free here" in task.check(prefork(4)).says
+        assert 6 * 40 <= float(words.replace(",", "")) < 6 * 40 + 80
