@@ -204,7 +204,7 @@ def test_a_crowd_has_a_line_for_each_number_of_threads():
 
 def test_the_pages_have_the_tables_of_what_is_recorded():
     """After a new recording: python -m docs._tools.readme_figures."""
-    names = ("qps-full", "qps-demo", "qps-scripts", "memory-demo", "bench-demo")
+    names = ("qps-full", "qps-demo", "qps-scripts", "memory-demo", "bench-demo", "bench-314")
     rows = {name: records.read(records.recorded_folder() / f"{name}.csv") for name in names}
     pages = "README.md", "docs/PERFORMANCE.md"
     readme, performance = ((ROOT / name).read_text() for name in pages)
@@ -214,5 +214,6 @@ def test_the_pages_have_the_tables_of_what_is_recorded():
     tables += [readme_figures.memory_text(rows["memory-demo"]).partition("\n\n")[0]]
     for table in tables:
         assert table in readme, table
-    assert ratios.table(ratios.comparisons(rows["bench-demo"])) in performance
+    for name in names[-2:]:
+        assert ratios.table(ratios.comparisons(rows[name])) in performance, name
     refused(ValueError, "no row of cgi", readme_figures.servers_text, rows["qps-demo"], "cgi")

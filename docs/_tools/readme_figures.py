@@ -38,7 +38,7 @@ IMAGES = Path("docs/img")
 QPS, BENCH, MEMORY = "qps-full.csv", "bench-demo.csv", "memory-demo.csv"
 OTHERS, SCRIPTS = "qps-demo.csv", "qps-scripts.csv"
 CLIFFS = "03-cliffs.json"
-FLOOR, CROWD = "bench-floor.csv", "memory-400.csv"
+FLOOR, CROWD, NEWEST = "bench-floor.csv", "memory-400.csv", "bench-314.csv"
 
 # How a script is run, as a reader would say it: column of the table -> words.
 WAYS = {
@@ -222,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows := _print_if_recorded(MEMORY, memory_text):
         _save(_helpers("memory_plots").memory_curve(records.frame(rows, "memory")), "memory")
     _print_if_recorded(CROWD, crowd_text)
+    _print_if_recorded(NEWEST, lambda rows: table(comparisons(rows)))
     _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
 
