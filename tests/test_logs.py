@@ -163,6 +163,11 @@ def test_a_line_of_the_error_log(log):
     assert found == ("mpm_event", "error", "[client 192.0.2.7:80] AH00001: text")
     errors.note(Note("AH00484", "error", "reached"))
     assert read().splitlines()[1].endswith("AH00484: reached")
+    # A message is one line of printable ASCII.
+    raw = 'caf\u00e9 \udcff \ud800 a\nb\r\t\b\v\0\x1b[2J\x7f \x85 \u2028 \\ "quoted"'
+    errors.write("error", raw)
+    escaped = r'caf\xc3\xa9 \xff \xed\xa0\x80 a\nb\r\t\b\v\x00\x1b[2J\x7f \xc2\x85 \xe2\x80\xa8 \\ "quoted"'
+    assert read().splitlines()[2].endswith(f"] {escaped}")
     # Several lines are several lines of the log.
     errors.write_lines("error", "one\ntwo\r\nthree")
     errors.write("error", "")
@@ -170,7 +175,7 @@ def test_a_line_of_the_error_log(log):
         raise RuntimeError("broken\nforged")
     except RuntimeError:
         errors.exception("a script failed", client=("192.0.2.7", 80))
-    texts = [re.fullmatch(LINE, text)[3] for text in read().splitlines()[2:]]
+    texts = [re.fullmatch(LINE, text)[3] for text in read().splitlines()[3:]]
     assert texts[:4] == ["one", "two", "three", ""]
     said = "a script failed", "RuntimeError: broken", "forged"
     assert [texts[4], *texts[-2:]] == [f"[client 192.0.2.7:80] {one}" for one in said]
@@ -188,17 +193,6 @@ def test_levels_also_of_single_modules(log):
         "core:error", "core:notice", "ssl:error", "ssl:notice", "ssl:warn", "ssl:debug",
         "mpm_event:error", "mpm_event:notice", "mpm_event:warn",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("text", "escaped"), [
-    ("caf\u00e9 \udcff \ud800", r"caf\xc3\xa9 \xff \xed\xa0\x80"),
-    ("a\nb\r\t\b\v\0\x1b[2J\x7f", r"a\nb\r\t\b\v\x00\x1b[2J\x7f"),
-    ("\x85 \u2028 \\ \"quoted\"", r'\xc2\x85 \xe2\x80\xa8 \\ "quoted"'),
-])  # fmt: skip
-def test_a_message_is_one_line_of_printable_ascii(log, text, escaped):
-    errors, read = log()
-    errors.write("error", text)
-    assert read().endswith(f" {escaped}\n") and read().count("\n") == 1
 
 
 def test_a_server_s_access_logs(mpm, tmp_path):
@@ -223,6 +217,11 @@ def test_a_server_s_access_logs(mpm, tmp_path):
         *lines, nonsense, last = logged(path, 6)
         rows = [text.split() for text in logged(other, 6)]
         common = server.access_log().splitlines()
+        # Lines of many processes never mix.
+        with Load(server, "/file.txt", clients=4, keep_alive=True, requests=100) as load:
+            load.join()
+        poll_until(lambda: len(server.access_log().splitlines()) == 406)
+        many = server.access_log().splitlines()[6:]
     assert lines == [
         "127.0.0.1 GET /file.txt HTTP/1.1 200 37 + 0 a\\tb",
         f"127.0.0.1 GET /a%0ab HTTP/1.1 404 {page} + 1 -",
@@ -231,8 +230,8 @@ def test_a_server_s_access_logs(mpm, tmp_path):
     ]
     assert re.fullmatch(r"127\.0\.0\.1 nonsense 400 \d+ - 0 -", nonsense)
     assert last == "127.0.0.1 POST /file.txt HTTP/1.1 200 37 - 0 -"
-    assert re.fullmatch(rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', common[0])
-    assert len(common) == 6
+    pattern = rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37'
+    assert all(re.fullmatch(pattern, text) for text in (common[0], *many)) and len(common) == 6
     columns = [*zip(*rows, strict=True)]
     assert [list(map(int, column)) for column in columns[:2]] == [list(map(len, sent)), sizes]
     assert all(int(row[2]) == int(row[0]) + int(row[1]) for row in rows)
@@ -242,15 +241,6 @@ def test_a_server_s_access_logs(mpm, tmp_path):
     names = "file.txt", r"a\nb", "file.txt", "index.html", "file.txt"
     assert [name for name in columns[7] if name != "-"] == [f"{root}/{name}" for name in names]
     assert [set(column) for column in columns[8:]] == [{"lab.example"}, {str(server.port)}]
-
-
-def test_lines_of_many_processes_never_mix(mpm, tmp_path):
-    with serving(mpm, document_root=recorded_root(tmp_path), access_log=True) as server:
-        with Load(server, "/file.txt", clients=4, keep_alive=True, requests=100) as load:
-            load.join()
-        poll_until(lambda: len(server.access_log().splitlines()) == 400)
-        pattern = rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37'
-        assert all(re.fullmatch(pattern, text) for text in server.access_log().splitlines())
 
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -290,9 +280,7 @@ REFUSED = [
         (b"GET / HTTP/1.1\r\n Host: x\r\n\r\n", "core:debug AH03442"),
         (HEAD + b"A: b\x01c\r\n\r\n", "core:debug AH02427"),
         (HEAD + b"A: b\r\n  \r\n\r\n", "core:debug AH03443"),
-        (b"GET http://a!b$c/ HTTP/1.1\r\nHost: x\r\n\r\n", "core:debug AH00550"),
         (POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na", "core:debug AH10242"),
-        (POST + b"Content-Length: x\r\n\r\na", "core:debug AH10242"),
         (POST + b"Transfer-Encoding: gzip\r\n\r\n", "core:debug AH02539"),
         (b"TRACE / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na", "http:info AH01595"),
         (b"GET /a%2fb HTTP/1.0\r\n\r\n", "core:info AH00026"),
