@@ -1,7 +1,7 @@
 """The FastCGI client: records as bytes, a backend that does whatever a test wants, and a real php-fpm.
 
-The backend of most tests reads records with the functions under test, which have their own tests here and a
-real php-fpm's agreement. What does not depend on the MPM is tried under event alone.
+The backend of most tests reads records with the functions under test, which agree with the specification's bytes
+and with a real php-fpm. What does not depend on the MPM is tried under event alone.
 """
 
 import io
@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support import servers
 from support.calls import refused
 from support.client import Client, asked, at_once, exchange, get, request
@@ -35,8 +33,6 @@ from mpmkit.measure.competitors import PhpFpm, find_php_fpm
 from mpmkit.measure.reference_servers import NotInstalled
 
 mpm = servers.prefork_and_event
-LATIN = st.binary(max_size=300).map(lambda data: data.decode("latin-1"))
-PARAMETERS = st.dictionaries(st.text("abcXYZ", max_size=200), LATIN, max_size=5)
 END = record(fcgi.END_REQUEST, struct.pack(">IB3x", 0, 0))
 
 
@@ -68,16 +64,6 @@ def requests_in(pieces: Iterable[bytes]) -> Iterator[tuple[bool, dict[str, str],
                 body += content
             else:
                 yield keep, read_pairs(params), body
-
-
-@given(st.booleans(), PARAMETERS, st.integers(0, 70_000), st.lists(st.integers(0, 140_000)))
-def test_a_request_comes_back_however_it_is_cut(keep, items, size, cuts):
-    """In records with content: one without is the stream's end."""
-    given = pairs((name.encode(), value.encode("latin-1")) for name, value in items.items())
-    whole = fcgi.begin(keep) + fcgi.stream(fcgi.PARAMS, given, end=True)
-    whole += fcgi.stream(fcgi.STDIN, b"x" * size, end=True)
-    pieces = (whole[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(whole) + 140_000]))
-    assert list(requests_in(pieces)) == [(keep, items, b"x" * size)]
 
 
 def test_the_bytes_of_the_specification():
@@ -374,8 +360,3 @@ def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
         assert "closed the connection within its answer" in errors_of(server)
         for _ in range(8):
             assert get(server, "/hello.php").body == b"hello world"
-
-
-def test_php_fpm_s_bounds():
-    for children in (0, 513):
-        refused(ValueError, "children", PhpFpm, children=children)
