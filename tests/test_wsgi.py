@@ -4,9 +4,9 @@ import bz2
 import gzip
 import json
 import os
-import shutil
 import time
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from support import servers
@@ -156,22 +156,23 @@ def test_environ(server, mpm, document_root):
     assert {key: environ.get(key) for key in expected} == expected
     assert not {"HTTP_PROXY", "HTTP_X_LOW", "HTTP_CONTENT_TYPE"} & set(environ)
     # PEP 3333: the path's bytes as latin-1. /environ is reached by a detour.
-    reply = get(server, "/./cases.py/%e2%82%ac/../environ")
-    assert json.loads(reply.body)["PATH_INFO"] == "/environ"
+    file = write(document_root / "\u65e5" / "caf\xe9.py", FILES["cases.py"])
+    path = "/%E6%97%A5/caf%C3%A9.py", "/environ/%E6%97%A5"
+    environ = json.loads(get(server, f"/.{path[0]}/%e2%82%ac/..{path[1]}").body)
+    raw = [environ[name].encode("latin-1") for name in ("SCRIPT_NAME", "PATH_INFO")]
+    assert raw == [unquote_to_bytes(part) for part in path]
+    assert os.fsencode(environ["SCRIPT_FILENAME"]) == os.fsencode(file)
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"):
         assert json.loads(case(server, "environ", method=method).body)["REQUEST_METHOD"] == method
 
 
 def test_flask_runs_unchanged(server, errors):
-    part = b'--B\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n%b\r\n--B--\r\n'
     with Client(server) as client:
         ask = lambda path, *lines, **how: client.get(f"/flaskapp.py/{path}", *lines, **how)  # noqa: E731
         assert ask("?name=%C3%A9").body.decode() == "<p>hello é</p>"
         for path, kind, method, body, answer in (
             ("form", "application/x-www-form-urlencoded", "POST", b"a=1&b=two",
              {"fields": {"a": "1", "b": "two"}, "files": {}}),
-            ("form", "multipart/form-data; boundary=B", "POST", part % (b"x" * 100_000),
-             {"fields": {}, "files": {"f": 100_000}}),
             ("json", "application/json", "PUT", (b'{"a": [1', b', "x"]}'), {"a": [1, "x"]}),
         ):  # fmt: skip
             reply = ask(path, f"Content-Type: {kind}", method=method, body=body)
@@ -283,17 +284,6 @@ def test_a_head_that_is_right():
     assert (head.code, head.after, head.length, head.reason) == (200, b"\r\n", 4, None)
 
 
-def test_paths_of_other_alphabets(mpm, tmp_path):
-    root = tmp_path / "\u65e5\u672c"
-    root.mkdir()
-    shutil.copy(DATA / "scripts" / "cases.py", root / "caf\xe9.py")
-    with serving(mpm, document_root=root) as server:
-        environ = json.loads(get(server, "/caf%C3%A9.py/environ/%E6%97%A5").body)
-    raw = [environ[name].encode("latin-1") for name in ("SCRIPT_NAME", "PATH_INFO")]
-    assert raw == [b"/caf\xc3\xa9.py", b"/environ/\xe6\x97\xa5"]
-    assert os.fsencode(environ["SCRIPT_FILENAME"]) == os.fsencode(root / "caf\xe9.py")
-
-
 def test_iterables_are_closed(mpm, document_root):
     """In any case, also when the client leaves. One child, so that it can be asked."""
     names = ["pieces", "sized_pieces", "no_content_with_body", "raises_before_piece", "raises_after_piece",
@@ -327,9 +317,7 @@ def script(text: str) -> str:
 
 @pytest.mark.parametrize("source, said", [
     ("def application(", "SyntaxError"), ("raise RuntimeError('at load')", "at load"),
-    ("open('/nonexistent')", "FileNotFoundError"), ("app = 1", "no callable named `application`"),
-    ("application = 1", "no callable named `application`"),
-    ("import nonexistent_module", "ModuleNotFoundError"),
+    ("app = 1", "no callable named `application`"), ("application = 1", "no callable named `application`"),
 ])  # fmt: skip
 def test_a_script_that_does_not_load(server, errors, document_root, source, said):
     path = write(document_root / "changing.py", source, time.time())
