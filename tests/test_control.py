@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from support.client import FINISH, get, half_sent
+from support.client import FINISH, get, half_sent, refused
 from support.files import open_to_all, section, write
 from support.servers import command, environment, free_ports
 from support.waiting import alive, all_gone, children_of, logged, patience, poll_until
@@ -235,19 +235,15 @@ def test_start_graceful_restart_stop(house, here, monkeypatch):
         assert not house.pid_file.exists() and "AH00096" in house.log
         assert house.run("-k", "stop") == (0, "httpd (no pid file) not running\n", "")
         assert house.run("-k", "graceful") == (0, "httpd not running, trying to start\n", "")
-        assert house.pid != pid
         house.serves()
-        house.do("-k", "stop")
-
-
-def test_a_graceful_stop_takes_the_pid_file_away_at_once(house):
-    with house.running() as pid, half_sent(house) as client:  # its worker waits
-        poll_until(lambda: children_of(pid), "a child")
-        house.do("-k", "graceful-stop")
-        poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone")
-        assert alive(pid)
-        assert client.ask(FINISH, "GET").status == 200
-        all_gone([pid], "the parent")
+        with half_sent(house) as client:  # its worker waits
+            new = house.pid
+            poll_until(lambda: children_of(new), "a child")
+            house.do("-k", "graceful-stop")
+            poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone at once")
+            assert alive(new) and new != pid
+            assert client.ask(FINISH, "GET").status == 200
+            all_gone([new], "the parent")
 
 
 def descriptors(pid: int) -> int:
@@ -279,16 +275,14 @@ def test_no_file_ends_a_server_that_runs_or_leaves_a_descriptor(house):
             house.logs_by(count, STARTED)
         # What was opened for it is closed after the line.
         poll_until(lambda: descriptors(pid) <= most, "no more are open")
-
-
-def test_a_restart_without_descriptors_leaves_the_server_as_it_was(house):
-    with house.running() as pid:
-        most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        # Nor does a lack of descriptors, wherever it shows.
+        said = house.log.count("is not used") + house.log.count(STARTED)
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         for spare in range(8):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(pid) + spare, most[1]))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(pid) + spare, limits[1]))
             os.kill(pid, signal.SIGUSR1)
-            house.logs_by(spare + 2, "is not used", STARTED)
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, most)
+            house.logs_by(said + spare + 1, "is not used", STARTED)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
             house.serves()
         assert "Too many open files" in house.log
 
@@ -383,14 +377,17 @@ def test_a_stale_pid_file_is_overwritten_and_a_stranger_is_left_alone(house):
         assert stranger.poll() is None
 
 
-def test_another_servers_pid_file_is_not_removed(house):
-    """And a restart moves one's own."""
-    other = house.logs / "other.pid"
+def test_a_restart_moves_to_another_port_and_pid_file_and_removes_only_its_own(house):
+    other, first = house.logs / "other.pid", house.port
     with house.running() as pid:
+        (house.port,) = free_ports(1)
         house.write("PidFile logs/other.pid")
         os.kill(pid, signal.SIGUSR1)
         poll_until(lambda: other.exists() and not house.pid_file.exists(), "the other PidFile")
         assert other.read_text() == f"{pid}\n"
+        poll_until(lambda: not refused(house.port), "the new port")
+        house.serves()
+        poll_until(lambda: refused(first), "the old port closed")
         other.write_text("4194304\n")
         os.kill(pid, signal.SIGTERM)
         all_gone([pid], "the server")

@@ -75,9 +75,8 @@ def test_same_verdict_and_same_messages_as_httpd(mpm, line, status, messages):
     ("prefork", "ServerLimit 999999", {"ServerLimit": 200000}, "AH00175"),
     ("worker", "ThreadLimit 50000", {"ThreadLimit": 20000}, "AH00305"),
     ("event", "ThreadLimit 50000", {"ThreadLimit": 50000}, ""),
-    *(("event", f"AsyncRequestWorkerFactor {given}",  # only the integer part counts
-       {"AsyncRequestWorkerFactor": given, "async_factor": counts}, "")
-      for given, counts in ((0.5, 1), (1.5, 1), (2.0, 2), (2.9, 2), (3.0, 3))),
+    *(("event", f"AsyncRequestWorkerFactor {given}", {"async_factor": counts}, "")
+      for given, counts in ((0.5, 1), (2.9, 2))),
     ("event", "ThreadsPerChild 100", {"ThreadsPerChild": 64, "MaxRequestWorkers": 384}, "AH00507 AH00513"),
     ("event", "MaxRequestWorkers 410", {"MaxRequestWorkers": 400, "process_limit": 16}, "AH00513"),
     ("event", "MaxRequestWorkers 9", {"MaxRequestWorkers": 25, "process_limit": 1, "StartServers": 1}, "AH00511"),
@@ -174,26 +173,22 @@ def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
 
 
 @pytest.mark.parametrize(("line", "value"), [
-    ("Timeout 1m", 1.0), ("Timeout abc", 0.0), ("KeepAliveTimeout 2", 2.0),
-    ("KeepAliveTimeout 2sec", 2.0), ("KeepAliveTimeout 700ms", 0.7), ("KeepAliveTimeout 1H", 3600.0),
+    ("Timeout 1m", 1.0), ("Timeout abc", 0.0), ("KeepAliveTimeout 1H", 3600.0),
     ("KeepAliveTimeout 2min", 120.0), ("KeepAliveTimeout 1000h", 2e6), ("keepalive oFF", False),
+    ("ConnectionFilter line_rate 400", ("LINE_RATE", 400)), ("ConnectionFilter none", None),
     ("ThreadStackSize 0x10", 16), ("ThreadStackSize 010", 8), ("ThreadStackSize 08", 0), ("MaxRanges none", 0),
     ("SendBufferSize 0", 0), ("ServerTokens prod", "ProductOnly"), ("FileETag -MTime", ("-MTime",)),
-    ("FileETag all", ("All",)), ("FileETag None", ("None",)),
+    ("FileETag all", ("All",)), ("ErrorDocument 404 /x", {404: "/x"}),
     ("HttpProtocolOptions require1.0", ("Strict", "LenientMethods", "Require1.0")),
     ("LogLevel info ssl:warn", "info"), ("LogLevel ssl:debug", "warn"),
-    ("RequestReadTimeout header=5", READ_TIMEOUT | {"header": Stage(5)}),
     ("RequestReadTimeout HEADER=1-9,minrate=7 body=0",
      READ_TIMEOUT | {"header": Stage(1, 9, 7), "body": Stage()}),
-    ("Listen 80", (ListenAddress("", 80, "http"),)),
-    ("Listen *:443", (ListenAddress("", 443, "http"),)),
+    ("Listen 443", (ListenAddress("", 443, "http"),)),
     ("Listen *:8443 https", (ListenAddress("", 8443, "https"),)),
     ("Listen [::1]:8080 HTTPS", (ListenAddress("::1", 8080, "https"),)),
     ("Listen 127.0.0.1:auto", (ListenAddress("127.0.0.1", 0, "http"),)),
     ("AddHandler cgi-script cgi .PL", {".cgi": "cgi-script", ".pl": "cgi-script"}),
     ("AcceptFilter http none", {"http": "none", "https": "data"}),
-    ("ErrorDocument 404 /lost.html", {404: "/lost.html"}),
-    ("ScriptAlias /cgi/ /srv/cgi/", (("ScriptAlias", "/cgi/", "/srv/cgi/"),)),
 ])  # fmt: skip
 def test_values(line, value):
     spec = of.spec_for(line.split()[0], "event")
@@ -202,9 +197,8 @@ def test_values(line, value):
 
 @pytest.mark.parametrize("line", [
     "KeepAlive perhaps", "KeepAliveTimeout 2m", "KeepAliveTimeout", "KeepAliveTimeout -5",
-    "KeepAliveTimeout 5y", "LimitRequestBody many", "LimitRequestBody 1e6", "MaxRanges 0",
-    "Listen", "Listen auto:80x", "Listen ::1:80", "Listen 127.0.0.1", "Listen :80",
-    "Listen 65536", "AsyncRequestWorkerFactor inf", "AsyncRequestWorkerFactor 1_0",
+    "LimitRequestBody 1e6", "MaxRanges 0", "ConnectionFilter LINE_RATE 0", "Listen",
+    "Listen auto:80x", "Listen ::1:80", "Listen 127.0.0.1", "AsyncRequestWorkerFactor inf",
     "HttpProtocolOptions Strict Unsafe", "FileETag Digest", "FileETag +All", "LogLevel loud", "LogLevel trace9",
     "RequestReadTimeout header=9-9,MinRate=1", "LimitRequestBody -+5",
     "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
@@ -233,7 +227,7 @@ def test_repeated_directives_add_up_and_others_replace():
 
 
 @pytest.mark.parametrize(("lines", "level", "levels"), [
-    ("info ssl:warn", "info", {"ssl": "warn"}), ("ssl:info\nerror", "error", {}),
+    ("ssl:info\nerror", "error", {}),
     ("warn\nmpm_event:debug core:Trace3", "warn", {"mpm_event": "debug", "core": "trace3"}),
     ("ssl_module:info\nmod_ssl.c:debug", "warn", {"ssl": "debug"}),
 ])  # fmt: skip
@@ -291,15 +285,11 @@ def test_an_error_says_what_to_do(where, line, remedy):
 
 
 def test_all_problems_are_reported_at_once():
-    lines = settings("KeepAlive maybe", "Timeout 5", "Nonsense on", "Listen 0")
-    error = complaint(check, "event", lines)
-    found = [(problem.directive, problem.line) for problem in error.problems]
-    assert found == [("KeepAlive", 1), ("Nonsense", 3), ("Listen", 4)]
-    assert str(error).splitlines() == [str(problem) for problem in error.problems]
-    assert (error.directive, error.file, error.line) == ("KeepAlive", "httpd.conf", 1)
-    error = complaint(check, "event", settings(*["Nonsense on"] * 12))
-    *lines, last = str(error).splitlines()
-    assert (len(error.problems), len(lines), last) == (12, 10, "and 2 more problems like these")
+    error = complaint(check, "event", settings("Timeout 5", *["Nonsense on"] * 12))
+    found = [(one.directive, one.file, one.line) for one in error.problems]
+    assert found == [("Nonsense", "httpd.conf", n) for n in range(2, 14)]
+    shown = "\n".join(map(str, error.problems[:10]))
+    assert str(error) == f"{shown}\nand 2 more problems like these"
 
 
 @given(
@@ -319,17 +309,14 @@ def test_any_words_survive_quoting_and_are_read_or_refused_by_name(key, words):
 @pytest.mark.parametrize(("keywords", "lines"), [
     ({"KeepAlive": False, "ThreadsPerChild": 8}, "KeepAlive Off\nThreadsPerChild 8"),
     ({"ThreadsPerChild": EIGHT}, "ThreadsPerChild 8"),
-    ({"KeepAliveTimeout": 0.5}, "KeepAliveTimeout 500ms"),
-    ({"KeepAliveTimeout": 2.0, "Timeout": 3.0}, "KeepAliveTimeout 2\nTimeout 3"),
+    ({"KeepAliveTimeout": 0.5, "Timeout": 3.0}, "KeepAliveTimeout 500ms\nTimeout 3"),
     ({"AsyncRequestWorkerFactor": 1.5}, "AsyncRequestWorkerFactor 1.5"),
     ({"keepalive": "off", "DocumentRoot": None}, "KeepAlive off"),
     ({"DocumentRoot": Path("/srv/my site")}, "DocumentRoot '/srv/my site'"),
-    ({"DocumentRoot": "/srv/my site"}, "DocumentRoot '/srv/my site'"),
     ({"Listen": [8080, "[::1]:8081"]}, "Listen 8080\nListen [::1]:8081"),
     ({"DirectoryIndex": "a.html b.html"}, "DirectoryIndex a.html b.html"),
     ({"AddHandler": ("cgi-script", ".cgi", ".py")}, "AddHandler cgi-script .cgi .py"),
     ({"CustomLog": [("a b", "common"), "c combined"]}, "CustomLog 'a b' common\nCustomLog c combined"),
-    ({"RequestReadTimeout": "header=5 body=9"}, "RequestReadTimeout header=5 body=9"),
 ])  # fmt: skip
 def test_keywords_are_the_lines_of_a_file(keywords, lines):
     plain = [(setting.name, setting.args) for setting in from_keywords("event", **keywords)]

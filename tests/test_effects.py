@@ -54,11 +54,8 @@ def test_error_documents(site, root):
         assert text["Content-Type"] == "text/html; charset=iso-8859-1"
         # Conditions were for another; of a script its own page is left alone, and its failure is not.
         conditions = ("Range: bytes=0-1", "If-None-Match: *")
-        for path, status, *more in (
-            ("/secret", 403),
-            ("/secret", 403, *conditions),
-            ("/fail.py", 500),
-        ):
+        cases = ("/secret", 403), ("/secret", 403, *conditions), ("/fail.py", 500)
+        for path, status, *more in cases:
             local = get(server, path, *more)
             assert (local.status, local.body, local["Content-Type"]) == (status, gone, "text/html")
         assert local["Connection"] == "close"

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -21,7 +20,6 @@ from mpmkit.cli import httpd, httpd_info
 from mpmkit.config.directives import ROWS, SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.unsupported import FATES, IGNORED, QUIET, REFUSED, Foreign, _table, foreign
-from mpmkit.measure.reference_servers import module_directory
 
 FOREIGN = sorted(_table().values())
 PUBLIC = Path(__file__).parent / "data" / "conf" / "public"
@@ -110,14 +108,14 @@ def test_public_files_start_protect_and_have_a_report(name, tree, capsys):
     assert all(fate in out for fate in ("    served   ", "    ignored  ", "    closed   "))
 
 
-def main_file(kind: str, root: Path, modules: str = "modules") -> tuple[Path, list[str]]:
+def main_file(kind: str, root: Path) -> tuple[Path, list[str]]:
     """A file of that kind, and the words of its first line."""
     for name in ("htdocs", "logs"):
         (root / name).mkdir(exist_ok=True)
     tree_of(root / "conf", {"mime.types": "text/plain txt\n", "magic": ""})
     first, rest = re.match(r"((?:.+\n )*.+)\n((?s:.*))", MAIN[kind]).groups()
     loaded = ["mpm_event", *(word for word in first.split() if word != "closed")]
-    loads = "\n".join(f"LoadModule {one}_module {modules}/mod_{one}.so" for one in loaded)
+    loads = "\n".join(f"LoadModule {one}_module modules/mod_{one}.so" for one in loaded)
     own = f'Define SITE {root}\nServerRoot "{root}"\nServerName main.example\nListen 8080\n'
     (root / "main.conf").write_text(f'{own}{loads}\nDocumentRoot "htdocs"\n{rest}')
     return root / "main.conf", first.split()
@@ -132,23 +130,6 @@ def test_main_files_of_each_kind_start(kind, tmp_path, capsys):
     else:
         assert (status, said.splitlines()[-1]) == (0, "Syntax OK"), said
         assert ("answers 403" in said or "admits no client" in said) is ("closed" in words), said
-
-
-@pytest.mark.rival
-def test_httpd_starts_with_these_files(tmp_path, request):
-    assert len(MAIN) - len(REFUSED_OF) == 45, "nearly all of these start with mpmkit"
-    program = request.getfixturevalue("httpd")
-    where, wrong, count = Path(module_directory(program)), {}, 0
-    static = re.findall(r"mod_(\w+)\.c", subprocess.check_output([program, "-l"], text=True))
-    for kind in MAIN:
-        file = main_file(kind, tmp_path, str(where))[0]
-        text = re.sub(rf"LoadModule ({'|'.join(static)})_module .*\n", "", file.read_text())
-        file.write_text(text)
-        if all(Path(one).exists() for one in re.findall(r"LoadModule \S+ (/.*)", text)):
-            done = subprocess.run([program, "-t", "-f", file], capture_output=True, text=True)
-            count += 1
-            wrong |= {kind: done.stderr} if done.returncode else {}
-    assert not wrong and count > 35
 
 
 @pytest.mark.rival

@@ -4,17 +4,12 @@ import shutil
 import time
 
 import pytest
-from support.calls import refused
 from support.client import Client, TlsClient, request
-from support.configured import directives as configured
 from support.servers import assert_quiet, serving, shows, total
 from support.waiting import poll_until
 
-from mpmkit.config.directives import DirectiveError
-
-PAGE = (
-    bytes(range(256)) * 300
-)  # 75 KiB: more than is kept in memory, so that the kernel could send it
+# 75 KiB: more than is kept in memory, so that the kernel could send it
+PAGE = bytes(range(256)) * 300
 OPTIONS = {"ConnectionFilter": "LINE_RATE 800"}
 FILES = {"page.bin": PAGE, "large.bin": PAGE * 10}
 
@@ -66,11 +61,3 @@ def test_over_tls(mpm, document_root):
         shows(server, K=1)
         assert client.get("/file.txt", "Connection: close").status == 200
         assert client.sock.recv(1) == b""
-
-
-def test_the_directive():
-    words = {"LINE_RATE 400": ("LINE_RATE", 400), "none": None, "line_rate 1": ("LINE_RATE", 1)}
-    for line, value in words.items():
-        assert configured(ConnectionFilter=line).ConnectionFilter == value
-    for bad in ("LINE_RATE", "LINE_RATE 0", "RATE_LIMIT 400", "LINE_RATE x"):
-        refused(DirectiveError, "ConnectionFilter .*LINE_RATE", configured, ConnectionFilter=bad)

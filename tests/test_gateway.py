@@ -56,12 +56,8 @@ def test_lines_and_body_come_back_wherever_the_bytes_are_cut(pairs, end, body):
 
 @pytest.mark.parametrize("lines, said", [
     *((b"Status:" + one, "invalid status") for one in (b" 99 Low", b" 600", b" 100 Continue", b"")),
-    (b"no colon", "Bad header: no colon"), (b"A: b\n c", "Bad header:  c"),
-    (b"A B: c", "Bad header: A B: c"), (b"A: b\rB: c", "Bad header"),
-    (b"Content-Length: -1", "Content-Length"), (b"Content-Length: 1e3", "Content-Length"),
-    (b"\xff\x1b: x", r"\xff\x1b"), (b": x", "Bad header"), (b" A: x", "Bad header"),
-    *((b"A: b%cc" % n, "Bad header") for n in (*range(9), *range(11, 32), 127)),
-    (b"Location: /\x01", "Bad header"), (b"Content-Type: a/b\0", "Bad header"),
+    (b"no colon", "Bad header: no colon"), (b"A: b\rB: c", "Bad header"), (b": x", "Bad header"),
+    (b"Content-Length: -1", "Content-Length"), (b"\xff\x1b: x", r"\xff\x1b"),
 ])  # fmt: skip
 def test_bad_heads(lines, said):
     refused(ScriptFailed, re.escape(said), read_head, lines, "x")
@@ -79,10 +75,9 @@ def test_the_eleventh_internal_redirect_is_refused():
 @pytest.mark.parametrize("prefix, root, path, file", [
     ("/icons/", "/usr/icons/", "/icons/a", "/usr/icons/a"),
     ("/icons/", "/usr/icons", "/icons/a", "/usr/iconsa"),  # as httpd: only the prefix is replaced
-    ("/icons", "/usr/icons", "/icons/a", "/usr/icons/a"),
     ("/icons", "/usr/icons", "/icons", "/usr/icons"), ("/icons", "/usr/icons", "/iconsx", None),
-    ("/icons/", "/usr/icons/", "/icons", None), ("/", "/srv/", "/a", "/srv/a"),
-    ("/icons", "//usr/./share//../icons/.", "/icons/a", "/usr/icons/a"), ("/icons", "/", "/icons/a", "/a"),
+    ("/icons", "/", "/icons/a", "/a"), ("/icons/", "/usr/icons/", "/icons", None),
+    ("/icons", "//usr/./share//../icons/.", "/icons/a", "/usr/icons/a"),
 ])  # fmt: skip
 def test_aliases_stand_for_whole_segments(prefix, root, path, file):
     place = UrlMapping.of("Alias", prefix, root)
@@ -91,7 +86,6 @@ def test_aliases_stand_for_whole_segments(prefix, root, path, file):
 
 @pytest.mark.parametrize("before, line, after", [
     ("FollowSymLinks", "+ExecCGI", {"FollowSymLinks", "ExecCGI"}), ("ExecCGI", "Indexes", {"Indexes"}),
-    ("ExecCGI", "All", ALL_OPTIONS),
     ("All", "-ExecCGI -Indexes -MultiViews", ALL_OPTIONS - {"ExecCGI", "Indexes"}),
     ("ExecCGI", "None", set()),
 ])  # fmt: skip

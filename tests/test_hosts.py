@@ -85,13 +85,11 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
     ("<Directory />\n<VirtualHost *>\n</VirtualHost>\n</Directory>",
      "f:2: <VirtualHost> is inside the <Directory> of line 1"),
     ("<VirtualHost *>\nTimeout 5", "f:1: <VirtualHost> is never closed"),
-    ("<VirtualHost 1.2.3.4:99999>\n</VirtualHost>", "f:1: <VirtualHost 1.2.3.4:99999>: a port is 1..65535"),
-    ("<VirtualHost *:0>\n</VirtualHost>", "a port is 1..65535"),
+    ("<VirtualHost *:99999>\n</VirtualHost>", "f:1: <VirtualHost *:99999>: a port is 1..65535"),
     *((f"<VirtualHost *>\n{line}\n</VirtualHost>", f"f:2: {line.split()[0]} cannot occur within <VirtualHost>")
       for line in ("Listen 80", "PidFile x", "User x", "StartServers 5", "ServerTokens Prod")),
     ("ServerAlias x", "f:1: ServerAlias only used in <VirtualHost>"),
     ("<VirtualHost *>\nNonsense 1\n</VirtualHost>", "f:2: Nonsense is not a directive"),
-    ("<VirtualHost *>\nRLimitCPU 5\n</VirtualHost>", "f:2: RLimitCPU"),
     ("Listen 443\n<VirtualHost 127.0.0.1:443>\nSSLEngine On\n</VirtualHost>\n<VirtualHost *:443>\n"
      "SSLEngine Off\n</VirtualHost>", "f:5: SSLEngine is On in one <VirtualHost> at port 443"),
 ])  # fmt: skip
@@ -111,7 +109,6 @@ def test_addresses():
 
 @pytest.mark.parametrize(("listen", "hosts", "speaks"), [
     ("443", "", False), ("443", "SSLCertificateFile x", True), ("443", "SSLEngine On", True),
-    ("443", "<VirtualHost *:443>\nSSLCertificateFile x\n</VirtualHost>", True),
     ("443", "<VirtualHost *:443>\nSSLEngine On\n</VirtualHost>", True),
     ("443", "<VirtualHost *:443>\nSSLEngine Off\n</VirtualHost>", False),
     ("8443", "<VirtualHost *:8443>\nSSLEngine On\n</VirtualHost>", True),

@@ -5,15 +5,11 @@ import re
 import signal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.client import Client, at_once, exchange, get, read_reply, request
 from support.files import conf, program, section, tree
 from support.malformed import BROKEN_OFF, FIELD, GET, HOST, LINE, NAMED, REFUSED, TARGET
 from support.servers import serving, take_errors
 from support.waiting import poll_until
-
-from mpmkit.http.messages import LONGEST, whole_number
 
 OPTIONS = {"LimitRequestBody": 1_000_000_000, "Timeout": 5}
 # int() refuses more than 4,300 digits: {9}, {0} and {f} are 4,400 of them.
@@ -35,13 +31,6 @@ def test_a_number_of_any_length_ends_no_process(server):
         assert answer.startswith(b"HTTP/1.1 %d " % status), (case, answer[:60])
     assert get(server, "/").status == 200
     assert set(before) <= set(server.processes())
-
-
-@given(st.integers(0, 1 << 70), st.integers(0, LONGEST), st.integers(0, 30))
-def test_whole_numbers(value, most, zeros):
-    text = "0" * zeros + str(value)
-    expected = value if value <= most else None
-    assert whole_number(text, most) == whole_number(text.encode(), most) == expected
 
 
 ENDS = "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError Untold".split()

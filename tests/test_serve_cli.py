@@ -1,6 +1,5 @@
 """`mpmkit serve`: one line when it serves, one line when it can't, and nothing forked before that."""
 
-import json
 import os
 import re
 import signal
@@ -9,30 +8,18 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from support.calls import printed_by
 from support.client import Client, Lost, get, request
 from support.files import conf, site, write
-from support.servers import MPMS, THREADED, Serve, environment, free_ports
+from support.servers import MPMS, THREADED, Serve, free_ports
 from support.waiting import all_gone, children_of, patience, poll_until
 
+from mpmkit.cli import serve
+
 pytestmark = pytest.mark.usefixtures("everything_ends")
-
-
-# Runs commands one after the other, as `python -m mpmkit serve` does: status, standard error, forks.
-WITNESS = """
-import contextlib, io, json, sys
-forks = []
-sys.addaudithook(lambda event, args: forks.append(1) if event == "os.fork" else None)
-from mpmkit.__main__ import main
-for argv in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as errors:
-        try:
-            status = main(["serve", *argv])
-        except SystemExit as end:
-            status = end.code
-    print(json.dumps([status, errors.getvalue().splitlines(), len(forks)]), flush=True)
-"""
 
 
 @pytest.mark.parametrize("args", ["--help", "--version", "memory --help"])
@@ -45,15 +32,18 @@ def test_a_reader_that_has_gone_leaves_no_traceback(args):
     assert not done.stderr
 
 
-def refused(*commands: list[str], status: int = 1) -> list[list[str]]:
-    """The lines of standard error of commands that start nothing and fork nothing; all are their own."""
-    argv = [sys.executable, "-c", WITNESS, json.dumps(commands)]
-    result = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment())
-    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
-    assert len(found) == len(commands), result.stderr
-    assert [(code, forks) for code, _, forks in found] == [(status, 0)] * len(commands)
-    assert all(line.startswith("mpmkit: ") for _, lines, _ in found for line in lines)
-    return [lines for _, lines, _ in found]
+@pytest.fixture
+def says(monkeypatch, capsys):
+    """A function: the one line of a command that starts nothing and forks nothing."""
+    monkeypatch.setattr(os, "fork", Mock(side_effect=AssertionError("it has forked")))
+
+    def run(args: list[str], expected: int = 1) -> str:
+        status, out, err = printed_by(serve.main, args, capsys)
+        assert (status, out) == (expected, ""), args
+        assert re.fullmatch("mpmkit: .+\n", err), (args, err)
+        return err
+
+    return run
 
 
 def test_one_line_says_where_and_term_ends_it(mpm):
@@ -69,17 +59,6 @@ def test_one_line_says_where_and_term_ends_it(mpm):
         shape = rf"\[\w{{3}} \w{{3}} \d\d [\d:]{{8}}\.\d{{6}} \d{{4}}\] \[mpm_{mpm}:notice\] "
         assert re.match(shape + r"\[pid \d+:tid \d+\] AH\d{5}: ", first)
         assert re.match(shape, last)
-
-
-def test_the_witness_sees_a_fork():
-    """Or the tests below, which see none, would say nothing."""
-    argv = json.dumps([["prefork", "--port", "0", "-c", "StartServers 2"]])
-    command = [sys.executable, "-c", WITNESS, argv]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
-    assert process.stdout.readline().startswith(b"ready ")
-    process.terminate()
-    status, _, forks = json.loads(process.communicate(timeout=20)[0])
-    assert (status, forks) == (0, 2)
 
 
 def test_a_given_port_stands_above_the_files_listen_and_what_it_prints_need_not_be_read():
@@ -107,58 +86,45 @@ def test_the_articles_file_serves(mpm):
         assert f"mpm_{mpm}:notice" in line, "no warning about the article's values"
 
 
-@pytest.mark.parametrize(("mpm", "options", "ah", "says", "children"), [
-    ("event", ["ThreadsPerChild 4", "MaxRequestWorkers 10"], "AH00513", "8 is used", 2),
-    ("prefork", ["ServerLimit 3", "MaxRequestWorkers 9"], "AH00180", "3", 3),
-])  # fmt: skip
-def test_a_corrected_value_is_a_warning_and_it_serves(mpm, options, ah, says, children):
-    args = [word for option in options for word in ("-c", option)]
-    with Serve(mpm, "--port", "0", *args).ready() as server:
+def test_a_corrected_value_is_a_warning_and_it_serves():
+    args = ("--port", "0", "-c", "ThreadsPerChild 4", "-c", "MaxRequestWorkers 10")
+    with Serve("event", *args).ready() as server:
         assert get(server, "/").status == 200
-        (line,) = [line for line in server.err.splitlines() if ah in line]
-        assert line.startswith("mpmkit: ") and says in line
-        assert len(children_of(server.pid)) == children
-        assert server.err.index(ah) < server.err.index("resuming normal operations")
+        (line,) = [line for line in server.err.splitlines() if "AH00513" in line]
+        assert line.startswith("mpmkit: ") and "8 is used" in line
+        assert len(children_of(server.pid)) == 2
+        assert server.err.index("AH00513") < server.err.index("resuming normal operations")
 
 
-PORT = ["--port", "0"]
 TWO = "".join(f"LoadModule mpm_{mpm}_module modules/x.so\n" for mpm in MPMS[:2])
 REFUSED = [
-    (PORT, "", "prefork, worker or event"),
-    *((["event", "-c", line, *PORT], "", line.split()[0]) for line in (
+    ([], "", "prefork, worker or event"),
+    *((["event", "-c", line], "", line.split()[0]) for line in (
         "Nonsense 1", "KeepAliveTimeout never", "KeepAliveTimeout", "ErrorLog /does/not/exist/log",
-        "CustomLog /does/not/exist/log common", "ScoreBoardFile /does/not/exist/b")),
-    (["prefork", "-c", "ThreadsPerChild 3", *PORT], "", "ThreadsPerChild"),
-    *((["event", option, file, *PORT], "", file) for option, file in (
+        "CustomLog /does/not/exist/log common")),
+    *((["event", option, file], "", file) for option, file in (
         ("-f", "/does/not/exist.conf"), ("-f", "/"), ("--document-root", "/does/not/exist"),
         ("--document-root", __file__))),
     (["event", "--port", "70000"], "", "70000"), (["event", "-c", "Listen no.invalid:80"], "", "no.invalid"),
     (["event", "-c", "Listen 192.0.2.1:8080"], "", "192.0.2.1:8080; this machine has no such address"),
-    (["-f", "FILE", *PORT], TWO, "MPM"),
-    (["worker", "-f", "FILE", *PORT], "LoadModule mpm_event_module x", "worker was asked for"),
-    (["event", "-f", "FILE", *PORT], "# a comment\nKeepAlive On\nNonsense 1", "FILE:3: Nonsense"),
+    (["-f", "FILE"], TWO, "MPM"),
+    (["worker", "-f", "FILE"], "LoadModule mpm_event_module x", "worker was asked for"),
+    (["event", "-f", "FILE"], "# a comment\nKeepAlive On\nNonsense 1", "FILE:3: Nonsense"),
 ]  # fmt: skip
 
 
-def test_what_it_cannot_do_is_one_clear_line_and_status_1(tmp_path):
-    files = [str(write(tmp_path / f"{n}.conf", text)) for n, (_, text, _) in enumerate(REFUSED)]
-    cases = [([word.replace("FILE", file) for word in args], says.replace("FILE", file))
-             for file, (args, _, says) in zip(files, REFUSED, strict=True)]  # fmt: skip
-    for (args, says), lines in zip(cases, refused(*(args for args, _ in cases)), strict=True):
-        assert len(lines) == 1 and says in lines[0], args
-
-
-def test_a_used_port_is_one_clear_line():
+def test_what_it_cannot_do_is_one_clear_line_and_status_1(tmp_path, says):
+    for args, text, part in REFUSED:
+        file = str(write(tmp_path / "httpd.conf", text))
+        found = says([word.replace("FILE", file) for word in args])
+        assert part.replace("FILE", file) in found, args
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-        ways = (["--port", str(port)], ["-c", f"Listen 127.0.0.1:{port}"])
-        for (line,) in refused(*(["worker", *args] for args in ways)):
-            assert f"127.0.0.1:{port}" in line and "AH00072" in line
-            assert "another server" in line, "and what to do about it"
-    # A mistyped command line, too, and status 2
-    wrong = ["nginx"], ["event", "--bogus"], ["event", "--port", "abc"]
-    for args, (line,) in zip(wrong, refused(*wrong, status=2), strict=True):
-        assert args[-1] in line
+        for args in (["--port", str(port)], ["-c", f"Listen 127.0.0.1:{port}"]):
+            used = says(["worker", *args])
+            assert "AH00072" in used and f"127.0.0.1:{port}; another server" in used
+    for args in (["nginx"], ["event", "--bogus"], ["event", "--port", "abc"]):
+        assert args[-1] in says(args, 2)
 
 
 @pytest.mark.parametrize("mpm", THREADED)

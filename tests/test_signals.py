@@ -9,7 +9,7 @@ import pytest
 from support.client import FINISH, Client, Lost, asked, get, half_sent, parked, refused, request
 from support.files import Gate, site, write
 from support.load import Load
-from support.servers import FULL, Serve, free_ports, generation, launched, pool, shows
+from support.servers import FULL, Serve, generation, launched, pool, shows
 from support.waiting import alive, all_gone, children_of, patience, poll_until
 
 LOGGED = {
@@ -124,18 +124,6 @@ def test_hup_cuts_connections_but_keeps_the_port(mpm):
             load.wait_for(50)
         assert not [text for text in load.failures if "Refused" in text or "gave up" in text]
         assert {status for status, _ in load.answers} == {200}
-
-
-def test_a_restart_moves_to_another_port(tmp_path):
-    first, second = free_ports(2)
-    conf = conf_file(tmp_path, f"Listen 127.0.0.1:{first}")
-    with Serve("event", "-f", str(conf)).ready() as server:
-        assert server.port == first
-        conf_file(tmp_path, f"Listen 127.0.0.1:{second}")
-        os.kill(server.pid, signal.SIGUSR1)
-        poll_until(lambda: not refused(second), "the new port")
-        assert get(second).status == 200
-        poll_until(lambda: refused(first), "the old port closed")
 
 
 # What a child of the old generation finishes: (letter, the clients before, what they send after).
