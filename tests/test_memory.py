@@ -84,6 +84,14 @@ with HoldingProcess({server.url!r}, 'half-sent') as holding:
         refused(RuntimeError, "ended with -9", holding.ask, "report")
 
 
+def test_what_has_been_accepted_and_read():
+    """Not: what is unread, what no process has accepted (no inode), another port, the listening socket."""
+    row = " 0: 0100007F:{} 0100007F:8001 {} 00000000:{:08X} 00:00000000 00000000 0 0 {} 1".format
+    rows = [row("1F90", "01", *one) for one in ((0, 4711), (37, 4712), (0, 0))]
+    rows += [row("8001", "01", 0, 4713), row("1F90", "0A", 2, 4714)]
+    assert connections.taken("\n".join(["head", *rows]), 8080) == 1
+
+
 def test_descriptors_are_foreseen(monkeypatch):
     limits = [(1000, 4000)]
     monkeypatch.setattr("resource.getrlimit", lambda _: limits[-1])
