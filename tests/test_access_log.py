@@ -11,7 +11,6 @@ import re
 import tracemalloc
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +22,9 @@ from support.waiting import logged, poll_until
 import mpmkit
 from mpmkit.config.values import COMMON
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.measure import access_log, replay, trace
-from mpmkit.measure.access_log import NICKNAMES, LineFormat, TraceError
-from mpmkit.measure.trace import Trace, joined
+from mpmkit.measure import access_log, replay
+from mpmkit.measure.access_log import NICKNAMES, TraceError
+from mpmkit.measure.trace import Trace
 from mpmkit.server import log_format
 
 AT = "[17/May/2015:10:05:%02d +0000]"
@@ -176,79 +175,28 @@ class Growing:
 def test_memory_does_not_grow_with_the_lines_but_by_the_columns_of_a_trace(monkeypatch):
     monkeypatch.setattr(access_log, "BLOCK", 1 << 14)
 
-    def lines(log: Growing) -> int:
-        reader = access_log.Reader(LineFormat("combined %D"))
-        assert list(map(len, reader.columns("x", access_log.blocks(log))))
-        return reader.lines - reader.broken
-
-    def whole(log: Growing) -> int:
-        return len(Trace.read(log, log_format="combined %D"))
-
-    for read, more in ((lines, 50_000), (whole, 6000 * 160)):
-        used = []
-        for count in (2000, 8000):
-            tracemalloc.start()
-            assert read(Growing(count)) == count
-            used.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-        assert used[1] < used[0] + more, read
-
-
-@pytest.mark.parametrize("serials", [False, True])
-@pytest.mark.parametrize("ports", [False, True])
-@pytest.mark.parametrize(("clients", "span"), [(4, 900), (150, 200), (500, 20)])
-def test_connections_are_those_of_a_search(serials, ports, clients, span, monkeypatch):
-    """Concurrent, overlapping and late requests of few clients, and requests of many that come one after another,
-    against the rule as docs/LOGS.md has it."""
-    monkeypatch.setattr(trace, "PURGE", 100)
-    chance, count, gap, tolerance = random.Random(serials), 1500, 2.0, 0.01
-    steps: dict[int, int] = {}  # of clients whose %k mostly counts
-
-    def serial(place: int) -> int:
-        steps[place] = chance.choice((steps.get(place, -1) + 1,) * 6 + (0, 0, steps.get(place, 0)))
-        return steps[place] if clients > 4 else chance.randrange(4)
-
-    places = [chance.randrange(clients) for _ in range(count)]
-    start = sorted(chance.choice((chance.uniform(0, span), chance.randrange(span))) for _ in places)
-    given = {
-        "start": start, "seconds": [chance.choice((math.nan, 0.0, chance.expovariate(1))) for _ in places],
-        "place": places, "serial": [serial(place) for place in places],
-        "kept": [chance.choice((-1, 0, 1)) for _ in places],
-    }  # fmt: skip
-    waiting, numbers, kept = [], [], list(given["kept"])
-    limit = (600.0 if serials else gap) + tolerance
-
-    def search(place: int, serial: int, start: float):
-        there = (one for one in waiting if one[3:] == (place, serial))
-        near = (one for one in there if start - limit <= one[0] <= start + tolerance)
-        return max(near, default=None)
-
-    for index, (start, seconds, place, serial, keeps) in enumerate(
-        zip(*given.values(), strict=True)
-    ):
-        ahead = serials and (serial or ports) and not keeps
-        found = last = search(place, serial + 1, start) if ahead else None
-        found = found or search(place, serial if serials else 0, start)
-        numbers.append(found[1] if found else max(numbers, default=-1) + 1)
-        if found:
-            kept[found[2]] = 1
-            waiting.remove(found)
-        if keeps or (serials and serial and not last):
-            end = start if math.isnan(seconds) else start + seconds
-            waiting.append((end, numbers[-1], index, place, serial + 1 if serials else 0))
-    columns = SimpleNamespace(**given, ports=ports)
-    got, signs, _ = joined(columns, gap, tolerance, serials=serials)
-    assert (list(got), list(signs)) == (numbers, kept) and len(set(numbers)) < count * 0.95
+    used = []
+    for count in (2000, 8000):
+        tracemalloc.start()
+        assert len(Trace.read(Growing(count), log_format="combined %D")) == count
+        used.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert used[1] < used[0] + 6000 * 160
 
 
 CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection
-    (1.0, 1, 100_000, "+", 0, 0), (1.0, 1, 200_000, "+", 0, 1), (1.1, 2, 1000, "-", 0, 2),
-    (1.5, 1, 9000, "+", 1, 1),
-    (2.0, 2, 1000, "+", 0, 3), (3.0, 1, 9000, "-", 1, 1), (4.0, 1, 9000, "+", 7, 4), (40.0, 1, 9000, "+", 0, 5),
+    (1.0, 1, 200_000, "+", 0, 0), (1.0, 1, 100_000, "+", 0, 1), (1.1, 2, 1000, "-", 0, 2),
+    (1.5, 1, 9000, "+", 1, 0),
+    (2.0, 2, 1000, "+", 0, 3), (3.0, 1, 9000, "-", 1, 0), (4.0, 1, 9000, "+", 7, 4), (40.0, 1, 9000, "+", 0, 5),
+    # After MaxKeepAliveRequests one more may come; times may be wrong by a millisecond.
+    (41.0, 3, 9000, "-", 4, 6), (42.0, 3, 9000, "-", 5, 6),
+    (43.0, 4, 1_000_500, "+", 0, 7), (44.0, 4, 9000, "+", 1, 7),
 )  # fmt: skip
 
 
-def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
+def test_connections_come_from_k_or_are_inferred_from_client_and_pause(monkeypatch):
+    monkeypatch.setattr("mpmkit.measure.trace.PURGE", 3)
+
     def seen(columns: int) -> Trace:
         lines = (
             f"{int((s + BEGIN) * 1e6)} 10.0.0.{c} {d} {x} {k}" for s, c, d, x, k, _ in CONNECTIONS
@@ -258,12 +206,13 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
 
     whole, signs, alone = seen(5), seen(4), seen(3)
     assert list(whole.connection) == [row[-1] for row in CONNECTIONS]
-    assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1]
-    assert list(whole.client) == [0, 0, 1, 0, 1, 0, 0, 0]
-    assert "1 requests go on with one that began before the log" in whole.notes[1]
-    assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491]
-    assert list(signs.connection) == [0, 1, 2, 1, 3, 1, 0, 4], "the last answered one goes on"
-    assert list(alone.connection) == [0, 1, 2, 1, 2, 1, 1, 3] and set(alone.kept) == {-1, 1}
+    assert list(whole.kept) == [1, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1]
+    assert list(whole.client) == [0, 0, 1, 0, 1, 0, 0, 0, 2, 2, 3, 3]
+    assert "2 requests go on with one that began before the log" in whole.notes[1]
+    assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491, 0.991, 0]
+    assert list(signs.connection) == [0, 1, 2, 0, 3, 0, 1, 4, 5, 6, 7, 7], "last answered first"
+    assert list(alone.connection) == [0, 1, 2, 0, 2, 0, 0, 3, 4, 4, 5, 5]
+    assert set(alone.kept) == {-1, 1}
     assert "without %k the error of that is not known" in alone.notes[1]
 
 
@@ -379,7 +328,8 @@ def test_the_servers_log_has_the_connections_of_the_log(samples, tmp_path, capsy
     before = log.stat().st_size
     found, _ = replayed(capsys, tmp_path / "log", FORMAT, samples, "--processes", processes)
     figures = {"requests": 120, "failures": 0, "retries": 0, "reconnects": 0}
-    assert {name: found[name] for name in figures} == figures and len(trace) == 120
+    assert {name: found[name] for name in figures} == figures
+    assert ends(trace) == Counter((1 + n % 5, n % 3 == 0) for n in range(40))
     poll_until(lambda: log.read_bytes()[before:].count(b"\n") == 120)
     served = write(tmp_path / "server", log.read_bytes()[before:])
     assert ends(Trace.read(served, log_format=FORMAT)) == ends(trace)

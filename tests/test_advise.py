@@ -22,7 +22,6 @@ from support.files import tree
 from support.rows import trace
 from support.waiting import all_gone, patience, poll_until
 
-from benchmarks import advise as bench
 from mpmkit.config import checks, directives, keywords
 from mpmkit.measure import advise_command, parallel, procfs, reference_servers
 from mpmkit.measure.advise import Cost, advise, demand, grown
@@ -309,15 +308,3 @@ def test_memory_of_a_running_httpd(mpm, tmp_path):
         assert cost.measured and 500 < low <= middle <= high < 60_000
         says = f"child of httpd; give its parent, {httpd.pid}"
         refused(ValueError, says, running_cost, procfs.children(httpd.pid)[0], 1, None)
-
-
-def test_the_table_of_the_comparison_keeps_rows_of_other_loads(tmp_path):
-    one, real = bench.Outcome(20, 0.10, 4), bench.Outcome(23, 0.16, 4)
-    assert one.off(real) == ["busy", "waited"] and not one.off(bench.Outcome(22, 0.14, 6))
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n\n{bench.BEGIN}\n{bench.END}\nafter\n")
-    for load in ("browsers", "steady", "browsers"):
-        bench.write(page, bench.table([(load, "event", one, real)]))
-    lines = page.read_text().splitlines()
-    assert (lines[0], lines[-1]) == ("before", "after") and len(lines) == 11
-    assert [line.split(" | ")[0] for line in lines[6:8]] == ["| steady", "| browsers"]

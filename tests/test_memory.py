@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -354,13 +353,7 @@ def test_a_zombie_is_no_living_child():
     child.wait()
 
 
-def test_the_threads_of_a_process_are_summed():
-    before = usage([os.getpid()])
-    with ThreadPoolExecutor(1) as thread:  # which lives until its usage is read
-        thread.submit(sum, range(2_000_000)).result()
-        used = usage([os.getpid()]) - before
-    assert used.cpu_ns > 0 and used.voluntary >= 1
-    # Children that were waited for count in their parent.
+def test_children_that_were_waited_for_count_in_their_parent():
     with Burner("subprocess.run([sys.executable, '-c', 'sum(range(3_000_000))'])") as parent:
         parent.work()
         own = sum(map(procfs.ran_for, procfs.tasks(parent.pid)))
@@ -394,7 +387,6 @@ def test_the_meter_counts_from_the_first_report_to_the_end():
         assert meter.per_request(100) is None, "it took less than a second"
         meter.LEAST = 0.0
         used = meter.per_request(100)
-        assert used is not None and before > 0
         assert used == pytest.approx((procfs.cpu_ns([server.pid]) - before) / 60 / 1000, rel=0.05)
         assert meter.per_request(40) is None, "no request since"
         assert procfs.Meter(None).per_request(100) is None

@@ -1,7 +1,6 @@
 """Rows on disk; what rounds allow to say; two files of rows compared."""
 
 import math
-import random
 import re
 import subprocess
 import sys
@@ -163,17 +162,8 @@ def test_every_claim_holds_on_the_shipped_rows():
     found = [claims.checked(one, records.read(claims.recorded(one))) for one in claims.CLAIMS]
     assert all(inside for inside, _ in found), "\n".join(line for _, line in found)
     assert claims.PAGE.read_text() == claims.markdown(), "run: python -m docs._tools.claims --write"
-    far = claims.CLAIMS[0]._replace(expected=(1.0, 35.4, 32.7))
-    assert claims.checked(far, records.read(claims.recorded(far)))[1].startswith("OUT  qps-full: ")
     # data/README.md describes every column.
-    text = columns_doc.PAGE.read_text()
-    assert columns_doc.wrong(text) == []
-    for old, new in (
-        ("`qps` | number", "`qps` | text"),
-        ("| from 1 |", "| |"),
-        ("| `flaw` |", "|"),
-    ):
-        assert columns_doc.wrong(text.replace(old, new)), f"it does not see {new}"
+    assert columns_doc.wrong(columns_doc.PAGE.read_text()) == []
 
 
 @pytest.mark.parametrize(("group", "files", "limits"), [
@@ -303,39 +293,3 @@ def test_the_points_of_students_t():
     # Rounds that only one has are no pair.
     found = stats.paired({1: 2.0, 2: 9.0, 4: 8.0}, {4: 2.0, 1: 1.0, 3: 7.0})
     assert found.value == pytest.approx(math.sqrt(2 * 4)) and found.level == 0.95
-
-
-@pytest.mark.parametrize("ys, knee", [
-    ([10, 20, 30, 40], None), ([5, 5, 5, 5], None), ([1, 1, 1, 9], None), ([1, 2], None),
-    ([10, 40, 41, 20], 2), ([3, 6, 9, 10, 11], 3),
-])  # fmt: skip
-def test_what_has_a_knee(ys, knee):
-    """Not a straight line, a level one, one that bends upwards, nor two points; one that falls again."""
-    xs = range(1, len(ys) + 1)
-    assert stats.knee(xs, ys) == stats.knee(xs[::-1], ys[::-1]) == knee, "in any order"
-
-
-def test_each_round_measures_all_in_an_order_that_is_random_by_its_seed():
-    blocks = [stats.turns(range(8), number, seed="a1") for number in range(1, 30)]
-    assert all(sorted(block) == list(range(8)) for block in blocks)
-    assert len({tuple(block) for block in blocks}) > 20
-    assert blocks == [stats.turns(range(8), number, seed="a1") for number in range(1, 30)]
-    assert blocks[0] != stats.turns(range(8), 1, seed="a2")
-
-
-def test_noise_is_the_standard_deviation_of_logarithms():
-    source = random.Random(3)
-    few, many = ([math.exp(source.gauss(5, 0.05)) for _ in range(count)] for count in (40, 4000))
-    # Unlike the range over the median, it does not grow with the number of rounds.
-    assert stats.noise(few) == pytest.approx(0.05, rel=0.3)
-    assert stats.noise(many) == pytest.approx(0.05, rel=0.05)
-    assert math.isnan(stats.noise([5.0])) and math.isnan(stats.noise([0, 0, 1]))
-
-
-@pytest.mark.parametrize("p99, requests, value, cut", [
-    (12.0, 999, math.nan, False), (12.0, 1000, 12.0, False), (1810.0, 1000, 1810.0, True),
-    (None, 5000, math.nan, False),
-])  # fmt: skip
-def test_a_99th_percentile_takes_1000_requests_and_a_run_that_is_longer(p99, requests, value, cut):
-    row = {"p99_ms": p99, "requests": requests, "duration_s": 2.0}
-    assert stats.p99(row) == (pytest.approx(value, nan_ok=True), cut)

@@ -1,6 +1,5 @@
 """The simulator, against what httpd 2.4.71 was seen to do; a trace through an MPM, counted by hand."""
 
-import itertools
 import math
 import random
 import re
@@ -19,7 +18,7 @@ from support.servers import SMALL, one_child, pool
 from mpmkit.config.directives import MPMS
 from mpmkit.measure.trace import Trace
 from mpmkit.policy import maintenance, traffic
-from mpmkit.policy.maintenance import ENOUGH, TOO_FEW, TOO_MANY, WAIT
+from mpmkit.policy.maintenance import TOO_FEW, TOO_MANY, WAIT
 from mpmkit.policy.simulator import Simulation, simulate
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
@@ -135,18 +134,13 @@ def test_a_full_scoreboard_is_said_each_second():
     assert leaving == [(second.t, second.retired) for second in run if second.retired]
 
 
-def test_directives_ready_made_or_by_name_and_the_load_in_three_ways():
+def test_directives_ready_made_or_by_name():
     made = configured("prefork", **POOL["prefork"])
     assert simulate("prefork", made) == simulate("prefork", **POOL["prefork"])
     refused(ValueError, "prefork's, not event's", simulate, "event", made)
     refused(ValueError, r"twice.*StartServers", simulate, "prefork", made, StartServers=3)
     for wrong in ({"busy": -1}, {"busy": []}, {"seconds": -1}, {"leaving": -1}, {"parked": -1}):
         refused(ValueError, "busy|parked|seconds", simulate, "event", **wrong)
-    # The load as a number, a sequence or a function
-    loads = (4, [4], lambda t: 4.7)
-    runs = [simulate("prefork", busy=busy, seconds=4, **POOL["prefork"]) for busy in loads]
-    assert runs[0] == runs[1] == runs[2] and runs[0].column("busy") == [3, 3, 4, 4, 4]
-    assert runs[0].column("waiting") == [1, 1, 0, 0, 0]
 
 
 def test_a_run_is_a_sequence_with_a_readable_table_and_a_frame():
@@ -170,11 +164,6 @@ def test_event_keeps_those_who_leave_in_the_slots_above_its_process_limit():
     assert run[1].decision == TOO_MANY and run[2].decision == TOO_FEW
     assert max(run.column("processes")) > run.directives.process_limit
     assert max(run.column("workers")) <= run.directives.MaxRequestWorkers
-    # A load that goes away leaves the spare workers.
-    run = simulate("worker", busy=[12] * 6 + [0], seconds=30, **POOL["worker"])
-    assert run[-1].decision == ENOUGH
-    low, high = run.directives.MinSpareThreads, run.directives.MaxSpareThreads
-    assert low <= run[-1].idle <= high
 
 
 @given(st.sampled_from(MPMS), BUSY, PARKED, st.integers(0, 3))
@@ -321,23 +310,6 @@ def test_forks_double_and_processes_end():
     alone = {"MinSpareServers": 1, "MaxSpareServers": 2, "StartServers": 1}
     ends = simulate("prefork", trace=visits, MaxConnectionsPerChild=5, **alone)
     assert ends.ends == 8 and ends.waited == 0  # of 40 connections, five a child
-
-
-def test_the_busy_time_is_that_of_the_requests():
-    """Without limits, any MPM: Little's law; each wait is 0, and the peak is the log's concurrency."""
-    chance = random.Random(1)
-    requests = [(chance.uniform(0, 200), chance.expovariate(2), n) for n in range(4000)]
-    edges = [(s, 1) for s, _, _ in requests] + [(s + d, -1) for s, d, _ in requests]
-    most = max(itertools.accumulate(step for _, step in sorted(edges)))
-    work = sum(d for _, d, _ in requests)
-    for mpm in MPMS:
-        many = {"StartServers": 16, "MaxSpareThreads": 400}
-        if mpm == "prefork":
-            many = {"StartServers": 200, "MaxSpareServers": 256}
-        run = simulate(mpm, trace=trace(*requests), **many)
-        assert (run.peak_busy, run.waited) == (most, 0)
-        assert run.mean_busy * run.seconds == pytest.approx(work)
-        assert run.mean_busy < run.busy_p99 <= run.peak_busy
 
 
 @pytest.mark.parametrize(("mpm", "more", "waits", "binds"), [
