@@ -45,7 +45,7 @@ MPMKIT-P 100 9000
 """
 
 
-def test_what_ab_and_wrk_print_is_read():
+def test_what_ab_wrk_strace_and_smaps_say_is_read():
     ab, wrk = parse_ab(AB, PERCENTILES, cpu=0.475), parse_wrk(WRK, cpu=0.3)
     assert astuple(ab) == pytest.approx((1980, 20, 0.5, 3960.0, 1.25, 4.5, 0.95))
     assert astuple(wrk) == pytest.approx((2996, 6, 1.5, 2996 / 1.5, 0.64, 2.5, 0.2))
@@ -56,6 +56,12 @@ def test_what_ab_and_wrk_print_is_read():
     # The calls in strace's summary, whose fifth column may be empty
     calls = "66.0 0.942 57 16518 5217 futex\n4.9 0.070 8 8492 write\n100.0 1.4 23 25010 5217 total"
     assert cost.calls_of(calls) == {"futex": 16518, "write": 8492}
+    # Pages that were touched in mappings that are only read, and in writable ones: data
+    parts = (("r-xp", 2, "/usr/bin/python3"), ("rw-p", 33, ""))
+    smaps = "0-1 {} 0 fe:00 0 {}\nReferenced: {} kB\n"
+    kb = touched_pages.PAGE_KB
+    text = "".join(smaps.format(may, name, pages * kb) for may, pages, name in parts)
+    assert touched_pages.referenced(text) == (2, 33)
 
 
 def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
