@@ -4,15 +4,14 @@ import fcntl
 import os
 import signal
 import socket
-import subprocess
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.calls import refused
 from support.configured import directives
 from support.files import write
-from support.servers import Serve, command, environment, free_ports, serving
+from support.servers import Serve, command, free_ports, ran, serving
 from support.waiting import all_gone, children_of, poll_until
 
 from mpmkit.measure.procfs import stat
@@ -25,8 +24,8 @@ VICTIM = "what must stay\n"
 
 def not_started(*argv: str) -> str:
     """What a server says that does not start."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=environment())
-    assert (done.returncode, done.stdout) == (1, "")
+    done = ran(*argv, status=1)
+    assert done.stdout == ""
     return done.stderr
 
 
@@ -79,9 +78,8 @@ def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path)
 
 
 @pytest.mark.parametrize(("line", "server"), [
-    ("tail -f mpmkit.log", False), ("tail -m mpmkit serve", False), ("python3 -c mpmkit -m mpmkit serve", False),
-    ("python3 -m mpmkit bench serve", False), ("python3 mpmkit.py serve", False), ("python3 -m", False),
-    ("", False), ("mpmkit", False), ("python3 -X", False), ("python3 -m pytest mpmkit serve", False),
+    ("tail -m mpmkit serve", False), ("python3 -c mpmkit -m mpmkit serve", False), ("", False),
+    ("python3 -m mpmkit bench serve", False), ("python3 mpmkit.py serve", False), ("python", False),
     ("/usr/bin/python3 -m mpmkit serve event", True), ("python3 /venv/bin/mpmkit httpd", True),
     ("python3.13t -X dev -I -W error -m mpmkit httpd -k start", True),
 ])  # fmt: skip
@@ -101,7 +99,7 @@ sys.exit(main(sys.argv[1:]))
 """
     pid_file = tmp_path / "pid"
     serve = ["serve", "event", "--port", "0", "-c", f"PidFile {pid_file}"]
-    said = not_started(sys.executable, "-c", program, *serve)
+    said = not_started("-c", program, *serve)
     assert "no child process could be started" in said and not pid_file.exists()
 
 
@@ -121,12 +119,10 @@ def test_a_child_that_only_sigkill_ends_is_waited_for():
 
 def own_address() -> str:
     """An address of this machine that is not a loopback one, "" without any."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(("192.0.2.1", 9))  # sends nothing
-        except OSError:
-            return ""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # sends nothing
         return str(sock.getsockname()[0])
+    return ""
 
 
 @pytest.mark.skipif(not own_address(), reason="this machine has loopback addresses only")
@@ -156,6 +152,5 @@ def test_a_launcher_and_its_server_hold_their_folder():
         words = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
         folder = words[words.index("--home") + 1]
         fd = os.open(folder, os.O_RDONLY)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refused(BlockingIOError, "unavailable", fcntl.flock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(fd)

@@ -6,17 +6,16 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import Mock
 
-import pytest
+from support.calls import refused
 from support.client import Client
 from support.configured import directives
-from support.servers import MPMS, environment, launched, pool
+from support.servers import MPMS, launched, pool, ran
 from support.waiting import poll_until
 
 from mpmkit.cli.serve import SAMPLES
@@ -110,11 +109,9 @@ def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
         after = made()
         assert places.isdisjoint(map(id, after))"""
     # `threading` does something in each forked child, in 0.4 MB of its own.
-    light = (
-        "import sys, mpmkit.mpm.prefork, mpmkit.cli.serve; assert 'threading' not in sys.modules"
-    )
-    for text in (program, light):
-        subprocess.run([sys.executable, "-c", text], timeout=60, check=True)
+    light = "import sys, mpmkit.mpm.prefork, mpmkit.cli.serve"
+    for text in (program, f"{light}; assert 'threading' not in sys.modules"):
+        ran("-c", text)
 
 
 KNOWN = sys.version_info[:2] in immortal.VALUES
@@ -171,10 +168,7 @@ root.ends.clear()
 open_ = [os.path.exists(f"/proc/self/fd/{fd}") for fd in fds]
 print(json.dumps([said, kept, words, ends, open_, "ctypes" in sys.modules]))
 """
-    argv = [sys.executable, "-c", program]
-    run = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60)
-    assert (run.returncode, run.stderr) == (0, "")
-    said, kept, words, ends, still_open, loaded = json.loads(run.stdout)
+    said, kept, words, ends, still_open, loaded = json.loads(ran("-c", program).stdout)
     assert ("objects are immortal" in said) is KNOWN
     assert kept == [KNOWN] * 4 and ends == [False] * 3
     value = immortal.VALUES.get(sys.version_info[:2], 0).to_bytes(8, "little").hex()
@@ -184,12 +178,7 @@ print(json.dumps([said, kept, words, ends, open_, "ctypes" in sys.modules]))
 
 def test_a_version_that_is_not_known_is_left_alone(monkeypatch):
     monkeypatch.setattr(immortal, "VALUES", {})
-    memory = os.open("/proc/self/mem", os.O_RDWR)
-    try:
-        with pytest.raises(NoImmortals, match="not known for"):
-            trial(memory)
-    finally:
-        os.close(memory)
+    refused(NoImmortals, "not known for", trial, -1)
 
 
 def test_a_parent_does_not_grow_with_its_restarts():

@@ -58,13 +58,12 @@ def test_logs_say_the_same(shared):
             for one in requests:
                 exchange(side, one)
             logged(side.root / "last", len(requests))
-            texts = {
-                name: (side.root / name).read_text().replace(str(side.root), "") for name in NAMES
-            }
             denied = re.findall(r"AH01630: .*?/refused(.*?)(?:, referer: .*)?\n", side.log())
-            return {"denied": denied} | {
-                name: sorted(text.split("\n")) for name, text in texts.items()
-            }
+            found = {"denied": denied}
+            for name in NAMES:
+                text = (side.root / name).read_text().replace(str(side.root), "")
+                found[name] = sorted(text.split("\n"))
+            return found
 
         theirs, ours = pair.both(what)
         assert ours == theirs and any("/d/second.html" in line for line in ours["where"])
@@ -96,9 +95,8 @@ exec cat >> {folder}/$PPID.$1.log
         def what(side) -> int:
             ask(side, "/first")
             for name in ways:
-                pid = (tmp_path / f"{side.pid}.{name}.pid").read_text()
-                os.kill(int(pid), signal.SIGTERM)
                 started = tmp_path / f"{side.pid}.{name}.pid"
+                os.kill(int(pid := started.read_text()), signal.SIGTERM)
                 poll_until(lambda: started.read_text() not in ("", pid), "again", cap=20)  # noqa: B023
             ask(side, "/second")
             before = set(side.children())

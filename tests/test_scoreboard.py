@@ -7,7 +7,8 @@ from contextlib import closing
 from html import unescape
 
 import pytest
-from support.client import FINISH, Client, at_once, exchange, get, half_sent, request
+from support.calls import refused
+from support.client import FINISH, Client, exchange, get, half_sent, request
 from support.configured import directives as configured
 from support.servers import SMALL, serving
 from support.waiting import poll_until
@@ -105,27 +106,12 @@ def test_neighbours_keep_their_texts(board):
         assert row.bytes_served == number
 
 
-def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
-    path = str(tmp_path / "scoreboard")
-    with closing(Scoreboard(DIRECTIVES, path)) as board, closing(Scoreboard.attach(path)) as other:
-        board.born(1, 42, 3)
-        board.generation = 3
-        board.worker(1, 0).set(READY)
-        assert other.snapshot() == board.snapshot()
-        assert (other.mpm, other.process_limit, other.threads_per_child) == ("event", 3, 3)
-        assert (other.generation, other.config_generation, other.parent_pid) == (3, 1, os.getpid())
-        with pytest.raises(TypeError):
-            other.generation = 5  # a reader's picture is for reading
-
-
 def test_what_is_no_scoreboard(tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(FileNotFoundError):
-        Scoreboard.attach(str(path))
+    refused(FileNotFoundError, "No such file", Scoreboard.attach, str(path))
     for content in (b"", b"\0" * 1000, b"#!/bin/sh\n" * 100):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="not an mpmkit scoreboard"):
-            Scoreboard.attach(str(path))
+        refused(ValueError, "not an mpmkit scoreboard", Scoreboard.attach, str(path))
 
 
 def test_what_the_parent_looks_at_follows_its_children():
@@ -217,10 +203,6 @@ def test_a_status_request_does_not_count_itself_nor_write_markup(server):
         client.get("/<script>alert(1)</script>")
         reply = get(server, "/server-status")
     assert b"<script>" not in reply.body and b"&lt;script&gt;" in reply.body
-    # Pages asked for at the same time
-    queries = ("?auto", "", "?refresh") * 4
-    statuses = at_once(lambda n: get(server, f"/server-status{queries[n]}").status, len(queries))
-    assert set(statuses) == {200}
 
 
 def test_the_cpu_figures_are_the_kernels(server, mpm):

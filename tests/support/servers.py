@@ -187,6 +187,15 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | more
 
 
+def ran(*argv: str, status: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+    """A program, or this Python with options, run to its end; stderr is empty where it succeeds."""
+    command = argv if argv[0][:1] != "-" else (sys.executable, *argv)
+    how = {"capture_output": True, "text": True, "timeout": 60, "env": environment(**more)}
+    done = subprocess.run(command, **how)
+    assert done.returncode == status and (status or not done.stderr), done.stderr
+    return done
+
+
 class Serve:
     """`mpmkit serve …` as a command in a terminal would be: a session and process group of its own. `ready` waits
     for the line with the URL, `finish` for the end; what was printed is in `out` and `err`."""
