@@ -38,7 +38,7 @@ SAID = {
 # What the shell runs.
 PROGRAMS = {name: 'printf "' + text.replace("|", r"\r\n") + '"' for name, text in SAID.items()} | {
     "long": "while :; do echo X: 1234567890123456789012345678901234567890; done",
-    "noisy": "for i in 1 2 3 4; do sleep 0.4; echo still here >&2; done\necho\necho body",
+    "talks": "for i in 1 2 3 4; do sleep 0.4; echo still here >&2; done\necho\necho body",
     "stderr": 'echo "one line" >&2\nprintf "two\\nlines" >&2\necho\necho body',
     "cat": "echo\ncat", "deaf": "exec <&-\necho\necho deaf",
     "hold": 'echo $$ > "$QUERY_STRING"\ntrap "" USR1\nsleep 60 &\nwait',
@@ -314,7 +314,7 @@ def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
                 data = client.until_closed()
             return data if data.startswith(b"HTTP/1.1 200") else b""
 
-        assert get(server, "/cgi-bin/noisy").body == b"body\n", "what it says on stderr counts, too"
+        assert get(server, "/cgi-bin/talks").body == b"body\n", "what it says on stderr counts, too"
         data = poll_until(begun)
         assert not data.endswith(b"0\r\n\r\n")
         other = int(data.partition(b"\r\n\r\n")[2].split()[1])
