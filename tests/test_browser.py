@@ -21,11 +21,8 @@ from mpmkit.measure import procfs, records
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), THEIR_WARNINGS]
-IMPORT = "from mpmkit import lab"
-BOOKS = {
-    "sweep": "lab.sweep_panel('worker', 'event', axis='users')", "tracer": "lab.tracer()",
-    "closing": "from mpmkit.lab import panel\npanel.GONE = 8\nlab.control_room()",
-}  # fmt: skip
+IMPORT = "from mpmkit import lab\nfrom mpmkit.lab import panel\npanel.GONE = 12"
+BOOKS = {"sweep": "lab.sweep_panel('worker', 'event', axis='users')", "tracer": "lab.tracer()"}
 WIDGET = "window.jupyterapp?.shell.currentWidget"
 PLACE = f"{WIDGET}.content.activeCellIndex"
 SETTINGS = {
@@ -102,10 +99,6 @@ def restart(page) -> None:
     page.evaluate(f"void {WIDGET}.sessionContext.session.kernel.restart()")
 
 
-def run_all(page) -> None:
-    command(page, "notebook:run-all-cells")
-
-
 @contextlib.contextmanager
 def opened(browser, lab, book: str, selector: str, **how):
     """(a page with a notebook of which all cells run, once this element is there; the mark of its processes). All
@@ -122,7 +115,7 @@ def opened(browser, lab, book: str, selector: str, **how):
     command(page, "application:toggle-left-area")
     if how:
         dark(page)
-    run_all(page)
+    command(page, "notebook:run-all-cells")
     page.wait_for_selector(selector, timeout=40_000)
     yield page, word
     if not page.is_closed():
@@ -209,7 +202,7 @@ def test_the_control_room_by_clicking(browser, lab):
 
         # The cells again: the server of the last run goes, and the new panel stands there stopped
         start(page, word)
-        run_all(page)
+        command(page, "notebook:run-all-cells")
         stopped(page, word)
         # The kernel is restarted under the running server, and the room says so
         start(page, word)
@@ -267,14 +260,6 @@ def test_the_tracer_plays_and_its_keys_are_its_own(browser, lab):
         assert page.locator(".tr-run").count() == 3
 
 
-def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
-    with opened(browser, lab, "closing", ".mk-start") as (page, word):
-        start(page, word)
-        page.close()
-        nothing_serves(word, 30)
-        assert marked(word, "ipykernel"), "the kernel goes on"
-
-
 def test_two_rooms_get_the_same_load(browser, lab):
     with opened(browser, lab, "two-rooms", ".mk-room", color_scheme="dark") as (page, word):
         one, other = rooms = page.locator(".mk-room").all()
@@ -305,9 +290,10 @@ def test_two_rooms_get_the_same_load(browser, lab):
         wait_for(lambda: begins.inner_text().startswith("Start"), "the load ends for both")
         wait_for(lambda: len(set(seen("data-highs"))) == 1, f"one scale: {seen('data-highs')}")
         shot(page, "two-rooms-dark")
-        for room in rooms:
-            room.locator(".mk-stop").click()
-        nothing_serves(word)
+        # A closed tab stops its servers though the kernel lives.
+        page.close()
+        nothing_serves(word, 30)
+        assert marked(word, "ipykernel"), "the kernel goes on"
 
 
 def test_the_sweep_panel_measures_and_scrubs(browser, lab):

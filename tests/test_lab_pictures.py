@@ -143,12 +143,6 @@ def test_a_machine_that_is_too_small_replays(shelf, monkeypatch, limits, why):
     assert replay.why_recorded(cores=2) == ""
 
 
-def test_source_is_the_text_that_runs():
-    text = notebook_helpers.source("mpm/worker.py", "listener_thread")
-    assert text.startswith("def listener_thread(self)") and "wait_for_idler" in text
-    refused(KeyError, "no function", notebook_helpers.source, "mpm/worker.py", "read_minds")
-
-
 @pytest.mark.parametrize("mpm", ["prefork", "event"])
 def test_a_crash_loses_what_the_process_held(mpm):
     pool = {} if mpm == "prefork" else {"ThreadsPerChild": 4, "MinSpareThreads": 1}

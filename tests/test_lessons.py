@@ -191,9 +191,8 @@ def test_exercises_name_only_what_was_shown_before(heading):
             shown |= {(book, one) for one in own}
     assert len(asked) >= 5
     for book in ("e1-pools", "e2-event", "e3-sizes") if heading == "Half a day" else ():
-        for task in re.findall(
-            r"^## (\d+)\. ", "\n".join(texts(f"exercises/{book}")), re.MULTILINE
-        ):
+        whole = "\n".join(texts(f"exercises/{book}"))
+        for task in re.findall(r"^## (\d+)\. ", whole, re.MULTILINE):
             assert (book, task) in asked and needed(book, task), f"{book}, {task}"
 
 

@@ -16,7 +16,7 @@ from support.servers import environment
 from support.waiting import poll_until
 
 import mpmkit
-from benchmarks.nginx import Nginx, nginx_seconds
+from benchmarks.nginx import Nginx
 from benchmarks.python_servers import Fastpysgi, Granian, Gunicorn, Uvicorn, Waitress
 from mpmkit.measure import competitors, experiment, procfs, reference_servers
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
@@ -207,11 +207,6 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
 def test_wrong_use_is_refused_before_anything_starts(pages, build, error, said):
     made(Httpd, "event", document_root=pages), made(Gunicorn, "sync", document_root=pages)
     refused(error, said, build, pages)
-
-
-def test_durations_for_nginx():
-    assert {nginx_seconds(given) for given in (5, "5", 5.0, "5s", "5000ms")} == {"5000ms"}
-    refused(ValueError, "is not a duration", nginx_seconds, "soon")
 
 
 @pytest.mark.parametrize(("mpms", "names", "expected"), [
