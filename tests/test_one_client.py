@@ -11,6 +11,8 @@ from support.malformed import BROKEN_OFF, FIELD, GET, HOST, LINE, NAMED, REFUSED
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
+from mpmkit.http.messages import whole_number
+
 OPTIONS = {"LimitRequestBody": 1_000_000_000, "Timeout": 5}
 # int() refuses more than 4,300 digits: {9}, {0} and {f} are 4,400 of them.
 LONG_NUMBERS = {
@@ -31,6 +33,7 @@ def test_a_number_of_any_length_ends_no_process(server):
         assert answer.startswith(b"HTTP/1.1 %d " % status), (case, answer[:60])
     assert get(server, "/").status == 200
     assert set(before) <= set(server.processes())
+    assert [whole_number(digits, 70) for digits in ("0070", b"71")] == [70, None]
 
 
 ENDS = "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError Untold".split()
