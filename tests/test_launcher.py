@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import uuid
@@ -13,7 +12,7 @@ import pytest
 from support.calls import refused
 from support.client import Client, get, request
 from support.files import Gate, conf, program, site, write
-from support.servers import environment, generation, launched, pool
+from support.servers import environment, generation, launched, pool, ran
 from support.waiting import MARK, alive, all_gone, children_of, marked, nothing_left, poll_until
 
 import mpmkit
@@ -25,11 +24,6 @@ def everything_ends():
     with nothing_left():
         yield
     assert launcher.running() == []
-
-
-def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
-    how = {"capture_output": True, "text": True, "timeout": 60, "env": environment(**more)}
-    return subprocess.run([sys.executable, *options, "-c", program], **how)
 
 
 def test_a_launched_server_serves_the_samples(mpm):
@@ -103,8 +97,7 @@ assert server.running and str(server.scoreboard().letters) == "{0: '_'}"
 print(server.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    result = run(text, TMPDIR=str(tmp_path))
-    assert result.returncode == -signal.SIGKILL, result.stderr
+    result = ran("-c", text, status=-signal.SIGKILL, TMPDIR=str(tmp_path))
     all_gone([int(result.stdout)], "the server")
     assert list(tmp_path.iterdir()) == []
 
@@ -122,8 +115,7 @@ gc.collect()
 print(*pids, len(list(mpmkit.launcher.running())), flush=True)
 os.kill(pids[0], 0)
 """
-    result = run(text, "-W", "error", "-X", "dev", TMPDIR=str(tmp_path))
-    assert result.returncode == 0 and result.stderr == "", result.stderr
+    result = ran("-W", "error", "-X", "dev", "-c", text, TMPDIR=str(tmp_path))
     *pids, count = map(int, result.stdout.split())
     assert count == 2
     all_gone(pids, "both servers")

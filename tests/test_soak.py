@@ -4,14 +4,13 @@ import gc
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
+from support.files import tree
+from support.servers import serving
 
 from benchmarks import soak
-from benchmarks.socket_fuzz import Sent, fuzzed, is_wrong
+from benchmarks.socket_fuzz import ECHO, Sent, fuzzed, is_wrong
 from mpmkit.config import httpd_conf, values
 from mpmkit.handlers.static import read_types
 from mpmkit.server import connection
@@ -98,43 +97,11 @@ def test_a_parent_keeps_nothing_of_a_configuration_that_was_read(tmp_path):
     assert grown[1] < 8, grown
 
 
-class Confused(BaseHTTPRequestHandler):
-    """Answers each request with an id of its own."""
-
-    def do_POST(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"id=5eed 0 0")
-
-    def finish(self):
-        """Reads to the end: a close with bytes unread is a reset, which may take the answer along."""
-        super().finish()
-        with suppress(OSError):  # the client may be gone
-            self.request.shutdown(socket.SHUT_WR)
-            while self.request.recv(65_536):
-                pass
-
-    def log_message(self, *_):
-        pass
-
-
-def test_an_answer_to_another_request_is_noticed():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Confused) as server, ThreadPoolExecutor(1) as thread:
-        thread.submit(server.serve_forever, 0.02)
-        try:
-            count, *wrong = fuzzed(server.server_port, 8, seed=0)
-            assert "0 wrong" not in count and "b'id=5eed 0 0'" in wrong[0]
-            with soak.Load(SimpleNamespace(port=server.server_port, certificate=None)) as load:
-                soak.until(lambda: load.wrong, "a wrong answer")
-            assert "id=5eed" in load.wrong[0]
-        finally:
-            server.shutdown()
-
-
-@pytest.mark.parametrize(("kept", "kills", "failed"), [
-    (False, (), 1), (False, (1.5,), 0), (False, (3.0,), 1), (True, (), 0),
-])  # fmt: skip
-def test_a_request_may_fail_only_while_a_child_is_killed(kept, kills, failed):
-    load = soak.Load(SimpleNamespace(port=0, certificate=None))
-    load.lost = [(1.0, 2.0, kept)]
-    assert load.result(kills)[1] == failed
+def test_an_answer_to_another_request_is_noticed(tmp_path):
+    confused = tree(tmp_path, {"echo.py": ECHO.replace("environ['QUERY_STRING']", "'5eed'")})
+    with serving("event", document_root=confused, KeepAlive=False) as server:
+        count, *wrong = fuzzed(server.port, 8, seed=0)
+        assert " 0 wrong" not in count and "id=5eed" in wrong[0]
+        with soak.Load(server) as load:
+            soak.until(lambda: load.wrong, "a wrong answer")
+        assert "id=5eed" in load.wrong[0]

@@ -13,11 +13,10 @@ LENGTH = FRAMED % b"Content-Length: %b"
 
 # 400 for each, by what is wrong with it.
 LINES = [
-    b"GARBAGE", b"GET /", b"POST /", b"GET HTTP/1.1", b"/ HTTP/1.1", b"GET / x HTTP/1.1", b"GET  / HTTP/1.1",
-    b"GET /  HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\tHTTP/1.1", b" GET / HTTP/1.1", b"\tGET / HTTP/1.1",
-    b"GET / HTTP/1.1 ", b"GET / HTTP/1.1\t", b"GET / http/1.1", b"GET / HTTP/0.9", b"GET / HTTP/1",
-    b"GET / HTTP/11", b"GET / HTTP/1.10", b"GET / HTTP/1.x", b"GET / HTTP/ 1.1", b"GET / HTTP-1.1",
-    b"GET / HTTPS/1.1", b"G@T / HTTP/1.1", b"G/T / HTTP/1.1", b'"GET" / HTTP/1.1', b"G\0T / HTTP/1.1",
+    b"GARBAGE", b"GET /", b"GET HTTP/1.1", b"/ HTTP/1.1", b"GET / x HTTP/1.1", b"GET  / HTTP/1.1",
+    b"GET /  HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\tHTTP/1.1", b" GET / HTTP/1.1",
+    b"GET / HTTP/1.1 ", b"GET / http/1.1", b"GET / HTTP/0.9", b"GET / HTTP/1", b"GET / HTTP/1.x",
+    b"GET / HTTP/1.10", b"GET / HTTPS/1.1", b"G@T / HTTP/1.1", b"G/T / HTTP/1.1", b"\0 / HTTP/1.1",
     b"G\xc9T / HTTP/1.1", b"GET /\r HTTP/1.1", b"GET / HTTP/1.1\0",
 ]  # fmt: skip
 # Line ends and blank lines that are wrong; other protocols.
@@ -25,28 +24,23 @@ STREAMS = [
     b"GET / HTTP/1.1\n" + HOST + b"\r\n", b"GET / HTTP/1.1\nHost: x\n\n",
     b"GET / HTTP/1.1\rHost: x\r\n\r\n", b"\r\n" * 11 + GET + HOST + b"\r\n",
     b"\r\r\r\n" + GET + HOST + b"\r\n", b"\r" + GET + HOST + b"\r\n", b"\n\n" + GET + HOST + b"\r\n",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2,  # a TLS hello
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"EHLO mail.example\r\n",
-    b"USER anonymous\r\n\r\n", b"() { :; }; echo x\r\n\r\n", b"   \r\n\r\n", b"\0" * 100 + b"\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"EHLO x\r\n", b"   \r\n\r\n", b"\0" * 100 + b"\r\n\r\n",
     bytes(range(128, 256)) + b"\r\n\r\n", "GET / HTTP/1.1\r\n\r\n".encode("utf-16") + b"\r\n\r\n",
     b"\xef\xbb\xbf" + GET + HOST + b"\r\n",
 ]  # fmt: skip
 TARGETS = [
     b"file.txt", b"../file.txt", b"*", b"http:///file.txt", b"http://user:pw@x/", b"ftp://x/",
-    b"javascript:alert(1)", b"x:80", b"/..", b"/../htdocs/file.txt", b"/" + b"../" * 50 + b"etc/passwd",
-    b"/sub/../../etc/passwd", b"/%4", b"/%g1", b"/%2e%2E/x", b"/%2e%2e/etc/passwd", b"/.%2E/etc/passwd",
-    b"/%zz", b"/file%2", b"/100%",
-    b"/%u0041", b"/%-1", b"/file.txt#part", b"/?a#b", b"/\x01", b"/\x7f", b"/caf\xe9", b"/file.txt\0.html",
+    b"x:80", b"/..", b"/" + b"../" * 50 + b"etc/passwd", b"/sub/../../x", b"/%2e%2E/x", b"/.%2E/x",
+    b"/%4", b"/%g1", b"/9%", b"/%-1", b"/a#b", b"/?a#b", b"/\x01", b"/\x7f", b"/\xe9", b"/a\0.html",
 ]  # fmt: skip
 HOSTS = [
     b"", b"   ", b"a b", b"a, b", b"x/../y", b"user@x", b"x:http", b"x:1:2", b"[::1", b"[x]", b'"x"',
-    b"<script>", b"a\\b", b"http://x/", b"x:0", b"x:65536", b"x..y", b"x%41", b"*", b"a~b", b"(x)",
-    b"x;y", b"x$y", b"\xff", b"::1",
+    b"a\\b", b"http://x/", b"x:0", b"x:65536", b"x..y", b"x%41", b"*", b"()", b";", b"\xff", b"::1",
 ]  # fmt: skip
 FIELDS = [
-    b"NoColon", b": value", b"X : y", b"X\t: y", b"X Y: z", b"X/Y: z", b'"X": y', b"X\xe9: y", b"X\0Y: z",
-    b"X: a\0b", b"X: a\x01b", b"X: a\x7f", b"X: a\r\n  \r\n b", b"X: a\nY: b", b"X: a\rY: b",
+    b"NoColon", b": value", b"X : y", b"X\t: y", b"X/Y: z", b"X\xe9: y", b"X\0Y: z", b"X: a\0b",
+    b"X: a\x01b", b"X: a\x7f", b"X: a\r\n  \r\n b", b"X: a\nY: b", b"X: a\rY: b",
     b"X: " + b"y" * 9000, b"X" * 9000 + b": y", b"X: " + b"y" * 4500 + b"\r\nX: " + b"y" * 4500,
     b"X: y" + b"\r\n " + b"y" * 4500 + b"\r\n " + b"y" * 4500,
 ]  # fmt: skip
