@@ -18,7 +18,7 @@ from support.loads import run
 from support.rows import ARTICLE, BENCH, GENERATORS, MEMORY
 from support.servers import MPMS
 
-from benchmarks import article, bench, cost, generators, run_all, touched_pages, versions
+from benchmarks import article, bench, cost, generators, rates, run_all, touched_pages, versions
 from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.clients import begun_each_second, parse_ab, parse_wrk, run_client
 from benchmarks.ratios import comparisons
@@ -357,3 +357,16 @@ def test_the_table_of_generators_has_medians_and_ratios():
 def test_the_command_is_there():
     done = run("mpmkit bench --estimate --scale smoke")
     assert done.returncode == 0 and "scale smoke, about" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_the_same_work_is_measured_by_its_own_time(monkeypatch, capsys):
+    given = os.sched_getaffinity(0)
+    few = {"RATES": (1_000,), "PAUSES": (0.0, 1.0), "SECONDS": 0.1, "COPIES": 5, "ROUNDS": 1}
+    for name, value in few.items():
+        monkeypatch.setattr(rates, name, value)
+    assert rates.main() == (len(given) < 2) and os.sched_getaffinity(0) == given
+    if len(given) > 1:
+        found = re.findall(r"(?m)^([\d,]+) +([\d.]+) ", capsys.readouterr().out)
+        assert [key for key, _ in found] == ["1,000", "0", "1"]
+        assert all(0 < float(us) < 1_000 for _, us in found)

@@ -15,7 +15,7 @@ from support.configured import directives
 from support.files import Gate, site
 from support.load import Load
 from support.servers import THREADED, environment, launched, one_child, pool
-from support.waiting import alive, all_gone, children_of, logged, poll_until
+from support.waiting import alive, all_gone, children_of, logged, nothing_left, poll_until
 
 from mpmkit.server.child import CHILD_FATAL, CHILD_SICK, Child, use_batch_scheduling
 from mpmkit.server.core import Service
@@ -221,3 +221,11 @@ def test_threads_that_take_no_turns_share_no_cpu(monkeypatch):
     use_batch_scheduling()
     Child.stay_on_one_cpu(SimpleNamespace(slot=0))
     assert before == (os.sched_getaffinity(0), os.sched_getscheduler(0))
+
+
+def test_the_check_for_leftovers_finds_one():
+    ends = "every server and child of this test ended"
+    with pytest.raises(AssertionError, match=ends), nothing_left(cap=0.1):
+        left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert left.wait(5) == -signal.SIGKILL
+    left.stdin.close()

@@ -4,6 +4,7 @@ import gc
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from support.files import tree
@@ -105,3 +106,12 @@ def test_an_answer_to_another_request_is_noticed(tmp_path):
         with soak.Load(server) as load:
             soak.until(lambda: load.wrong, "a wrong answer")
         assert "id=5eed" in load.wrong[0]
+
+
+@pytest.mark.parametrize(("kept", "kills", "failed"), [
+    (False, (), 1), (False, (1.5,), 0), (False, (3.0,), 1), (True, (), 0),
+])  # fmt: skip
+def test_a_request_may_fail_only_while_a_child_is_killed(kept, kills, failed):
+    load = soak.Load(SimpleNamespace(port=0, certificate=None))
+    load.lost = [(1.0, 2.0, kept)]
+    assert load.result(kills)[1] == failed
