@@ -212,7 +212,7 @@ NEED = machine_tasks.Need(40, 4, 12)
 
 
 def solution(book: str, task: tasks.Task, answer: str) -> Any:
-    """What the solution makes of this student's task: the value of a name."""
+    """The value that a name has in the solution of this student's task."""
     whole = texts(SOLUTIONS / f"{book}.ipynb")
     (place,) = [n for n, code in enumerate(whole) if code.startswith(f"{task.name} = ")]
     known = {task.name: task, "machine_tasks": machine_tasks, "tasks": tasks}

@@ -150,7 +150,7 @@ def test_a_blank_line_after_a_request_costs_no_worker(server, mpm):
 
 
 def test_a_client_that_stops_in_the_middle(mpm, document_root):
-    """As recorded, with a second for httpd's twenty. A silent one is closed without a word. (TCP_DEFER_ACCEPT
+    """As recorded, with a second for httpd's twenty. A silent one is closed silently. (TCP_DEFER_ACCEPT
     would keep it in the kernel for half a minute.)"""
     names = ("t2-partial-request-line", "t3-partial-headers", "t4-partial-body")
     sent = [b"", *((RAW / f"{name}.req").read_bytes() for name in names)]

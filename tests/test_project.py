@@ -145,8 +145,8 @@ def test_recorded_runs_are_those_that_were_recorded():
     there = sorted(path for path in folder.iterdir() if path.suffix in (".csv", ".gz", ".json"))
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in there]
     changed = sorted(set(sums) ^ set((folder / "SHA256SUMS").read_text().splitlines()))
-    anew = "cd data/recorded && sha256sum *.csv *.gz *.json > SHA256SUMS, if it is meant"
-    assert not changed, f"{anew}: {changed}"
+    again = "cd data/recorded && sha256sum *.csv *.gz *.json > SHA256SUMS, if it is meant"
+    assert not changed, f"{again}: {changed}"
 
 
 def test_versions_agree():

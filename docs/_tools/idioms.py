@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-LIMIT = 8
+LIMIT = 3
 INSTEAD = {
     "told": "reported, shown, named",
     "beside": "next to, compared with, in the same rounds as",

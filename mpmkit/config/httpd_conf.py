@@ -389,7 +389,7 @@ def _refusal(kind: str, around: Setting | Section) -> ValueError:
     return ValueError(f"<{kind}> is inside the <{name}> of line {around.line}: move it out")
 
 
-# What a container makes of the lines in it.
+# How a container reads the lines in it.
 IF = ("ifmodule", "ifdefine", "iffile", "ifdirective", "ifsection", "ifversion")
 GROUPS = ("requireany", "requireall", "requirenone", "limit", "limitexcept")
 CONTAINERS: dict[str, Callable[[_Reader, Setting, _Place], Iterator[_Place]]] = {
