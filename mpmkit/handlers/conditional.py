@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SETTLED = 60  # seconds after a file's change within which its date is too coarse for If-Range
 BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
 PIECE = 65536  # bytes of a large file's range that are read at a time
-MOST = 20  # ranges that overlap, and those that begin before the one ahead of them
+MOST = 20  # ranges that overlap or touch the one ahead of them
 Ranges = list[tuple[int, int]]  # first and last byte of each
 
 
@@ -107,7 +107,7 @@ def parse_ranges(header: bytes, size: int, most: int = 200) -> Ranges | None:
     if not asked or len(asked) > most:
         return None
     ranges: Ranges = []
-    overlaps = reversals = 0
+    joined = 0
     for one in asked:
         first, dash, last = one.strip().partition(b"-")
         if not dash or not (first or last) or not (first + last).isdigit():
@@ -127,12 +127,11 @@ def parse_ranges(header: bytes, size: int, most: int = 200) -> Ranges | None:
         if ranges:
             before, until = ranges[-1]
             if start <= until + 1 and end + 1 >= before:
-                overlaps += 1
-                reversals += start < before  # httpd counts those that it joins alone
+                joined += 1
                 start, end = min(start, before), max(end, until)
                 ranges.pop()
         ranges.append((start, end))
-    if max(overlaps, reversals) > MOST or sum(end + 1 - start for start, end in ranges) > size:
+    if joined > MOST or sum(end + 1 - start for start, end in ranges) > size:
         return None
     return ranges
 
