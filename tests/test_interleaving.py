@@ -175,7 +175,8 @@ def turns(monkeypatch):
 
 
 def test_each_connection_has_one_worker_and_all_end(turns):
-    """A listener reserves, hands over and gives back, or offers; another thread ends the queue at any moment."""
+    """A listener reserves, hands over and gives back, or offers and rouses; another thread ends the queue at any
+    moment."""
 
     def listener(queue: FdQueue, given: list[int]) -> None:
         while len(given) < 4 and queue.wait_for_idler():
@@ -188,9 +189,10 @@ def test_each_connection_has_one_worker_and_all_end(turns):
         for number in (10, 11):  # for a worker that is idle, or for the next
             offered.append(number)
             queue.offer(number)
+            queue.rouse()
 
     for seed in range(3 * SCHEDULES):
-        queue: FdQueue = FdQueue()
+        queue: FdQueue = FdQueue(in_turn=bool(seed % 2))
         given, offered = [0], []
         queue.offer(0)
         workers = [partial(list, iter(queue.pop, None)) for _ in range(2)]
@@ -238,11 +240,12 @@ THEN = {KEEPALIVE: LINGER_SHORT, WRITING: LINGER_NORMAL, LINGER_NORMAL: None, LI
 
 def test_who_becomes_idle_says_so_when_it_counts():
     """A listener that is woken and looks must find the worker: or it would wait forever."""
-    seen: list[tuple[int, bool]] = []
-    queue: FdQueue = FdQueue(lambda: seen.append((queue.idle, queue.offer(3))))
-    assert not any(queue.offer(number) for number in range(3))
+    seen: list[tuple[int, None, int]] = []
+    queue: FdQueue = FdQueue(lambda: seen.append((queue.idle, queue.offer(3), queue.idle)))
+    for number in range(3):
+        queue.offer(number)
     assert [queue.pop() for _ in range(4)] == [0, 1, 2, 3], "what none was idle for comes in turn"
-    assert seen == [(1, True)]
+    assert seen == [(1, None, 0)]
 
 
 def test_a_full_pipe_of_death_does_not_block_and_a_wait_ends_by_a_byte_another_descriptor_or_time():

@@ -105,6 +105,22 @@ def test_a_client_is_not_left_to_a_busy_child_while_another_is_idle(mpm):
             gate.open()
 
 
+@pytest.mark.parametrize("mpm", THREADED)
+def test_a_script_delays_nothing_of_what_came_at_the_same_moment(mpm):
+    """Event's listener calls one worker for all of it."""
+    gate = Gate()
+    with launched(mpm, pool=one_child(mpm, threads=6)) as server:
+        kept = [parked(server) for _ in range(3)]
+        (child,) = server.processes()
+        os.kill(child, signal.SIGSTOP)
+        clients = [*kept, *(Client(server) for _ in range(3))]
+        for number, client in enumerate(clients):
+            client.send(request("/file.txt" if number in (2, 5) else gate.path))
+        os.kill(child, signal.SIGCONT)
+        assert [clients[number].reply().status for number in (2, 5)] == [200, 200]
+        gate.open()
+
+
 # Of children that crash here.
 resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 

@@ -27,9 +27,10 @@ from time import monotonic
 from mpmkit.mpm.threaded import NEVER, ThreadedChild
 from mpmkit.policy import states
 from mpmkit.policy.admission import connections_above_limit
+from mpmkit.server.child import takes_turns
 from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.core import finish_request, process_request
-from mpmkit.server.fdqueue import FdQueue
+from mpmkit.server.fdqueue import PATIENCE, FdQueue
 from mpmkit.server.listen import ListenSocks
 from mpmkit.server.parked import LINGERING, Counters, ParkedConnections
 from mpmkit.server.scoreboard import WorkerSlot
@@ -39,7 +40,7 @@ LAST_REQUEST = 0.5  # seconds that a client has for one more request once its pr
 
 class EventChild(ThreadedChild):
     def prepare(self) -> None:
-        self.queue: FdQueue[Connection] = FdQueue(self.worker_idle)
+        self.queue: FdQueue[Connection] = FdQueue(self.worker_idle, takes_turns())
         self.epoll = select.epoll()
         self.parked = ParkedConnections(self.epoll, self.directives, self.wake_listener)
         self.connections: dict[int, Connection] = {}
@@ -56,7 +57,10 @@ class EventChild(ThreadedChild):
         socks.enable()
         while not self.leaving or self.connections:
             wait = min(self.parked.alarm, self.counters.due) - monotonic()
+            if self.queue.behind:
+                wait = min(wait, PATIENCE)
             events = self.epoll.poll(max(wait, 0) if wait != NEVER else None)
+            self.queue.rouse()
             # New connections first: those that have news must not take the idle worker from them.
             for fd, _ in events:
                 if fd in socks and socks.enabled:
