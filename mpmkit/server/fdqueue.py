@@ -38,53 +38,50 @@ class FdQueue(Generic[T]):
     ) -> None:
         self._became_idle, self._in_turn = became_idle, in_turn
         self._lock = Lock()
-        self._asleep = 0  # workers in pop() that are not called
-        self._called = 0  # those that are, until they look
-        self._reserved = 0  # of both
+        self.idle = 0  # workers in pop(), less those reserved, less the connections that wait
+        self._called = 0  # workers that are to look at what waits, and have not
         self._waiting = False  # the listener waits for an idler
-        self._backlog: deque[T] = deque()  # connections that no worker has taken yet
-        self._calls: SimpleQueue[int] = (
-            SimpleQueue()
-        )  # for workers in pop(): a 1 for each called one
+        self._backlog: deque[T] = deque()  # connections that wait for a worker
+        self._jobs: SimpleQueue[T | None] = SimpleQueue()  # for workers in pop(); None: look
         self.idlers: SimpleQueue[bool] = SimpleQueue()  # for the listener in wait_for_idler()
         self._ended = False
 
     @property
-    def idle(self) -> int:
-        """Workers that have nothing to do, and will get nothing of what is waiting."""
-        return max(self._asleep + self._called - self._reserved - len(self._backlog), 0)
-
-    @property
-    def behind(self) -> bool:
-        """Whether connections wait although workers are asleep."""
-        return bool(self._backlog and self._asleep)
+    def behind(self) -> int:
+        """How many of the connections that wait could have a worker that is asleep: `rouse` will be due."""
+        waiting = len(self._backlog)
+        return max(min(waiting, waiting + self.idle - self._called), 0)
 
     def pop(self) -> T | None:
         """Wait for a connection; None once the queue has ended."""
-        came = 0
+        again = 0
         while True:
             with self._lock:
-                self._called -= came
+                self._called -= again
+                self.idle -= again
                 if self._backlog:
+                    self.idle += 1
                     return self._backlog.popleft()
                 if self._ended:
                     return None
-                self._asleep += 1
                 if self._waiting:
                     self._waiting = False
-                    self._reserved += 1
                     self.idlers.put(True)
+                else:
+                    self.idle += 1
             if self._became_idle is not None:
                 self._became_idle()
-            came = self._calls.get()
+            if (item := self._jobs.get()) is not None:
+                return item
+            again = 1
 
     def wait_for_idler(self) -> bool:
         """Reserve a worker, waiting for one if all are busy. False once the queue has ended."""
         with self._lock:
             if self._ended:
                 return False
-            if self.idle:
-                self._reserved += 1
+            if self.idle > 0:
+                self.idle -= 1
                 return True
             self._waiting = True
         return self.idlers.get()
@@ -92,58 +89,55 @@ class FdQueue(Generic[T]):
     def try_get_idler(self) -> bool:
         """Reserve a worker if one is idle."""
         with self._lock:
-            if not self.idle:
+            if self.idle <= 0:
                 return False
-            self._reserved += 1
+            self.idle -= 1
             return True
 
     def push(self, item: T) -> None:
         """Give `item` to the worker reserved before. Call it once for each reservation."""
+        if not self._in_turn:
+            self._jobs.put(item)
+            return
         with self._lock:
-            self._reserved -= 1
-            calling = self._give(item)
-        if calling:
-            self._calls.put(1)
+            self._line_up(item)
 
     def release(self) -> None:
         """Give a reservation back unused (there was nothing to accept)."""
         with self._lock:
-            self._reserved -= 1
+            self.idle += 1
+            if self._ended:
+                self._wake(1)
 
     def offer(self, item: T) -> None:
         """`item` for an idle worker; if all are busy, for the first that asks."""
         with self._lock:
-            calling = self._give(item)
-        if calling:
-            self._calls.put(1)
+            self.idle -= 1
+            self._line_up(item)
 
-    def _give(self, item: T) -> bool:
-        """With the lock: `item` waits. Whether to call a worker for it."""
+    def _line_up(self, item: T) -> None:
+        """With the lock: `item` waits; a worker is called if one is asleep, and none on its way for all."""
         self._backlog.append(item)
-        if not self._asleep or (self._in_turn and self._called):
-            return False
-        self._asleep -= 1
-        self._called += 1
-        return True
+        if self._ended or not (self._in_turn and self._called):
+            self._wake(min(self.behind, 1))
 
     def rouse(self) -> None:
-        """What waits although no called worker is on its way gets workers of its own, if any are asleep."""
+        """Unless a called worker is on its way: what waits gets workers of its own, if any are asleep."""
         if self._backlog and not self._called:
             with self._lock:
-                count = min(self._asleep, len(self._backlog))
-                self._asleep -= count
-                self._called += count
-            for _ in range(count):
-                self._calls.put(1)
+                self._wake(self.behind)
 
     def end(self) -> None:
         """No more connections: idle workers and a waiting listener return at once."""
         with self._lock:
             self._ended = True
-            count, self._asleep = self._asleep, 0
-            self._called += count
+            self._wake(self.idle + len(self._backlog) - self._called)
             waiting, self._waiting = self._waiting, False
-        for _ in range(count):
-            self._calls.put(1)
         if waiting:
             self.idlers.put(False)
+
+    def _wake(self, count: int) -> None:
+        """With the lock: so many workers that sleep are to look again."""
+        self._called += count
+        for _ in range(count):
+            self._jobs.put(None)
