@@ -62,7 +62,7 @@ class FdQueue(Generic[T]):
                 if self._backlog:
                     self.idle += 1
                     return self._backlog.popleft()
-                if self._ended:
+                if self._ended and self.idle >= 0:  # below 0: a reservation counts on this worker
                     return None
                 if self._waiting:
                     self._waiting = False
