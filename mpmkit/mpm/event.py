@@ -57,7 +57,7 @@ class EventChild(ThreadedChild):
         socks.enable()
         while not self.leaving or self.connections:
             wait = min(self.parked.alarm, self.counters.due) - monotonic()
-            if self.queue.behind:
+            if self.queue.behind:  # its called worker may be held up
                 wait = min(wait, PATIENCE)
             events = self.epoll.poll(max(wait, 0) if wait != NEVER else None)
             self.queue.rouse()
