@@ -138,6 +138,13 @@ def test_a_file_that_stays_mapped(server, document_root):
         assert client.get("/above.bin", method="POST", body=b"x" * 10).body == BIG[: SMALL + 1]
         write(document_root / "new.tmp", BIG[-SMALL - 1 :]).rename(document_root / "above.bin")
         assert {client.get("/above.bin").body for _ in range(3)} == {BIG[-SMALL - 1 :]}
+        os.utime(document_root / "above.bin", (1, 1))
+        get_until_mapped(server, client, "/above.bin")
+        tag = client.get("/above.bin", method="HEAD")["ETag"]
+        with open(document_root / "above.bin", "r+b") as file:
+            file.write(b"in place")
+        reply = client.get("/above.bin", f"If-None-Match: {tag}")
+        assert (reply.status, reply.body[:8]) == (200, b"in place")
 
 
 @pytest.mark.parametrize("mapped", [False, True])
