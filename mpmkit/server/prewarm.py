@@ -17,7 +17,6 @@ import os
 import socket
 import sys
 import time
-from _thread import allocate_lock
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -62,8 +61,11 @@ SITE = (
 # one size, a multiple of 16 up to 512. Larger blocks are the C library's.
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
 LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -16))
-LOCKS = 2000  # of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill
+# Bytes by the C library, which keeps FEW (16) free blocks of each size for a thread, and has small gaps where
+# Python's own blocks don't fit. A thread's start takes blocks of 72, 56, 40 and 24, and some of hundreds.
+SMALL, FEW, MANY = range(504, 23, -16), 20, 2000
 TASKS = "/proc/self/task"
+ROW = 8  # blocks in a row that only a new pool gives away
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
 _filling: list[Any] = []
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
@@ -127,16 +129,19 @@ def fill_gaps() -> None:
             _filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
             rising = rising + 1 if id(_filling[-1]) > highest else 0
             highest = max(highest, id(_filling[-1]))
-    _filling.extend(allocate_lock() for _ in range(LOCKS))
-    for number in range(LOCKS):  # 24 bytes each, which are kept; a thread's start takes as many
-        os.putenv("_", str(1 << 60 | number))
+    for size in SMALL:
+        for number in range(MANY if size <= 40 else FEW):
+            os.putenv("_", f"{number:0{size - 3}}")  # with name, = and end; the C library keeps it
     os.unsetenv("_")
-    makers = [object, lambda: 1 << 40 | len(_filling)]  # of 16 and 32 bytes
-    makers += [partial(bytes, size - sys.getsizeof(b"")) for size in SIZES]
-    for make in makers:
+    makers = {16: object, 32: lambda: 1 << 40 | len(_filling)}
+    for size in (*makers, *SIZES):
+        make = makers.get(size) or partial(bytes, size - sys.getsizeof(b""))
+        row = 0
         for _ in range(MOST_FILLED):
             _filling.append(make())
-            if id(_filling[-1]) % POOL == POOL_HEADER:  # the first of its pool: no other has room
+            place = id(_filling[-1]) % POOL - POOL_HEADER
+            row = row + 1 if place == row * size else place == 0
+            if row == ROW:  # the first of a new pool: no other has room
                 break
 
 
