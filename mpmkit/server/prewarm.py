@@ -61,9 +61,9 @@ SITE = (
 # one size, a multiple of 16 up to 512. Larger blocks are the C library's.
 POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
 LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -16))
-# Bytes by the C library, which keeps FEW (16) free blocks of each size for a thread, and has small gaps where
-# Python's own blocks don't fit. A thread's start takes blocks of 72, 56, 40 and 24, and some of hundreds.
-SMALL, FEW, MANY = range(504, 23, -16), 20, 2000
+# Bytes by the C library: it keeps up to 16 free blocks of each size for a thread, and its small gaps are not
+# filled by Python's own blocks. A thread's start takes blocks of 72, 56, 40 and 24, and some of hundreds.
+SMALL, EACH = range(504, 23, -16), 17
 TASKS = "/proc/self/task"
 ROW = 8  # blocks in a row that only a new pool gives away
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
@@ -129,9 +129,8 @@ def fill_gaps() -> None:
             _filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
             rising = rising + 1 if id(_filling[-1]) > highest else 0
             highest = max(highest, id(_filling[-1]))
-    for size in SMALL:
-        for number in range(MANY if size <= 40 else FEW):
-            os.putenv("_", f"{number:0{size - 3}}")  # with name, = and end; the C library keeps it
+    for size in sorted((*SMALL,) * EACH, reverse=True):
+        os.putenv("_", f"{time.monotonic_ns():0{size - 3}}")  # with name, = and end: a new value, which is kept
     os.unsetenv("_")
     makers = {16: object, 32: lambda: 1 << 40 | len(_filling)}
     for size in (*makers, *SIZES):
