@@ -32,7 +32,7 @@ from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
 from mpmkit.http.target import quote_line, split_target
 from mpmkit.server.connection import Connection, Disconnected
-from mpmkit.server.core import Handler
+from mpmkit.server.core import Handler, method_of
 
 if TYPE_CHECKING:
     from mpmkit.handlers.gateway import Programs
@@ -72,7 +72,7 @@ class Router:
         path = request.path
         decision = self._decisions.get(path)
         if decision is None:
-            decision = self.decide(path)
+            decision = method_of(self.decide(path))
             if len(self._decisions) >= DECISIONS_KEPT:
                 self._decisions.clear()
                 self._static = dict(list(self._static.items())[:1])

@@ -83,18 +83,16 @@ class Protocol:
         """The next request once its head is complete. Raises RequestError: then answer and close."""
         cache = self._cache
         buffer = self.pending
-        try:
-            request = cache.known.get(buffer)
-        except TypeError:  # a GrowingHead, which no dict takes: to ask first would cost more
-            assert isinstance(buffer, GrowingHead)
-            if not buffer.complete(self._directives):
-                return None
-            self.pending = bytes(buffer)
-            return self.next_request()
+        request = cache.known.get(buffer)
         if request is not None:
             self._between = True
             self.pending = b""
             return request
+        if isinstance(buffer, GrowingHead):
+            if not buffer.complete(self._directives):
+                return None
+            self.pending = bytes(buffer)
+            return self.next_request()
         end = buffer.find(b"\r\n\r\n") + 4
         if end == 3:
             return self._incomplete(buffer)
@@ -193,6 +191,9 @@ def check_line(head: bytes, directives: Directives) -> int:
 class GrowingHead(bytearray):
     """A head whose first line is right, and whose end may be still to come. Only what is new is looked at: the
     time is linear, however a client cuts it. LimitRequestFieldSize and LimitRequestFields hold as it grows."""
+
+    __slots__ = ("_fields", "_line", "_seen")
+    __hash__ = object.__hash__  # type: ignore[assignment]  # no cache knows it: an error for that would cost more
 
     def __init__(self, head: bytes) -> None:
         super().__init__(head)

@@ -14,7 +14,6 @@ import os
 import sys
 from _thread import LockType, allocate_lock, get_native_id, start_new_thread
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from mpmkit.policy.states import DEAD, GRACEFUL, READY, STARTING
@@ -37,7 +36,7 @@ class ThreadedChild(Child):
 
     queue: FdQueue[Connection]
     prepare: Callable[[], None]
-    listener_thread: Callable[[], None]
+    listener_thread: Callable[..., None]
     process_connection: Callable[[Connection, WorkerSlot], None]
     idle_state = READY  # what an idle worker shows in the scoreboard
 
@@ -52,7 +51,7 @@ class ThreadedChild(Child):
         self.ended = self.eventfd()
         self.threads: list[LockType] = []  # each is locked until its thread has ended
         self.prepare()
-        self.start(self.listener_thread)
+        self.start(type(self).listener_thread)
         self.start_workers()
         self.pod.wait(self.ended)
         self.drain()
@@ -71,22 +70,24 @@ class ThreadedChild(Child):
             for thread in list(waiting):
                 if self.board.worker(self.slot, thread).get() in (DEAD, STARTING, GRACEFUL):
                     waiting.remove(thread)
-                    self.start(self.worker_thread, thread)
+                    self.start(type(self).worker_thread, thread)
             if waiting and self.pod.wait(self.ended, 1.0):
                 break
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        """By `_thread`: an object of `threading` is 3 KB. A profile (server/prewarm.py) continues in it."""
+        """By `_thread`: an object of `threading` is 3 KB. By functions: methods would take 1 KB more of each thread's
+        stack. A profile (server/prewarm.py) continues in it."""
         running = allocate_lock()
         running.acquire()
-        start_new_thread(partial(self.run, running, sys.getprofile(), main, *args), ())
+        run: Callable[..., None] = type(self).run
+        start_new_thread(run, (self, running, sys.getprofile(), main, *args))
         self.threads.append(running)
 
     def run(self, running: LockType, profile: Any, main: Callable[..., None], *args: int) -> None:
         """A thread. An error in the server's own code ends the process, as a crash of httpd's would."""
         sys.setprofile(profile)
         try:
-            main(*args)
+            main(self, *args)
         except BaseException as error:
             os._exit(self.failed(error))
         running.release()

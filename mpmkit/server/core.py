@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import time_ns
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives, Note
@@ -39,6 +40,13 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 AT_HAND = frozenset((bytes, memoryview, FileBody))  # bodies that need not be made piece by piece
 # What the scoreboard shows of each version.
 _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
+
+
+def method_of(handler: Handler) -> Handler:
+    """The `__call__` of an object of ours: to call that instead is faster, and takes 0.9 KB less of a thread's
+    stack, as the interpreter starts no other loop."""
+    method: Any = getattr(handler, "__call__", None)  # noqa: B004 (it is not asked whether there is one)
+    return method if type(method) is MethodType else handler
 
 
 class ConnectionFactory:
@@ -99,6 +107,7 @@ class Service:
         self.error_page = getattr(
             self.handler, "refusal", lambda code, conn, method="GET": messages.page(code, method, what=conn.hint)
         )  # fmt: skip
+        self.handler = method_of(self.handler)
         # Is this process about to end? Each child sets it; then every response says `Connection: close`.
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(d)
