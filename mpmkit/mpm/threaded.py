@@ -75,8 +75,8 @@ class ThreadedChild(Child):
                 break
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        """By `_thread`: an object of `threading` is 3 KB. By functions: methods would take 1 KB more of each thread's
-        stack. A profile (server/prewarm.py) continues in it."""
+        """By `_thread`: an object of `threading` is 3 KB. By functions: methods would take 1 KB more of each
+        thread's stack. A profile (server/prewarm.py) continues in it."""
         running = allocate_lock()
         running.acquire()
         run: Callable[..., None] = type(self).run

@@ -375,7 +375,8 @@ class Connection:
     def lingering_close(self) -> None:
         """Say that no more is coming, and read until the client has closed, too, for LINGER_MAX at most: a close
         with unread data sends a reset, which could destroy our last response (RFC 9112, 9.6)."""
-        if not self.client_is_done() and self.half_close():
+        # Most have closed already. To set a time-out makes two errors within `setsockopt`, and needs more stack.
+        if not self.client_is_done() and self.half_close() and not self.drained():
             until = monotonic() + LINGER_MAX
             try:
                 self.set_timeout(LINGER_SILENCE)
@@ -400,7 +401,7 @@ class Connection:
         return True
 
     def drained(self) -> bool:
-        """Event: drop what has come since `half_close`, without waiting. True: the client closed."""
+        """Drop what has come since `half_close`, without waiting. True: the client closed."""
         try:
             while receive(self.sock, LINGER_READ, _NOW):
                 pass

@@ -130,7 +130,8 @@ def fill_gaps() -> None:
             rising = rising + 1 if id(_filling[-1]) > highest else 0
             highest = max(highest, id(_filling[-1]))
     for size in sorted((*SMALL,) * EACH, reverse=True):
-        os.putenv("_", f"{time.monotonic_ns():0{size - 3}}")  # a new value: it is kept, with _= and its end
+        # A new value, which is kept, with "_=" and its end.
+        os.putenv("_", f"{time.monotonic_ns():0{size - 3}}")
     os.unsetenv("_")
     makers = {16: object, 32: lambda: 1 << 40 | len(_filling)}
     for size in (*makers, *SIZES):
