@@ -32,6 +32,7 @@ from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
 from mpmkit.server.child import Child, Context, PipeOfDeath
 from mpmkit.server.core import Handler, Service
+from mpmkit.server.immortal import filling
 from mpmkit.server.listen import Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import Scoreboard
@@ -65,7 +66,6 @@ LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -
 LOCKS = 2000  # of 32 bytes each by the C library, whose small gaps Python's own blocks do not fill
 TASKS = "/proc/self/task"
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
-_filling: list[Any] = []
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
 
 
@@ -121,22 +121,22 @@ def fill_gaps() -> None:
     gc.collect()  # empties the interpreter's lists of free objects, too
     highest = 0
     for size in LARGE_SIZES:
-        rising = 0
-        while rising < 2 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
+        rising, most = 0, len(filling) + MOST_FILLED
+        while rising < 2 and len(filling) < most:  # until they come from the heap's end
             # `bytes` is by calloc, which takes none of those up to 1032 that malloc keeps for a thread.
-            _filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
-            rising = rising + 1 if id(_filling[-1]) > highest else 0
-            highest = max(highest, id(_filling[-1]))
-    _filling.extend(allocate_lock() for _ in range(LOCKS))
+            filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
+            rising = rising + 1 if id(filling[-1]) > highest else 0
+            highest = max(highest, id(filling[-1]))
+    filling.extend(allocate_lock() for _ in range(LOCKS))
     for number in range(LOCKS):  # 24 bytes each, which are kept; a thread's start takes as many
         os.putenv("_", str(1 << 60 | number))
     os.unsetenv("_")
-    makers = [object, lambda: 1 << 40 | len(_filling)]  # of 16 and 32 bytes
+    makers = [object, lambda: 1 << 40 | len(filling)]  # of 16 and 32 bytes
     makers += [partial(bytes, size - sys.getsizeof(b"")) for size in SIZES]
     for make in makers:
         for _ in range(MOST_FILLED):
-            _filling.append(make())
-            if id(_filling[-1]) % POOL == POOL_HEADER:  # the first of its pool: no other has room
+            filling.append(make())
+            if id(filling[-1]) % POOL == POOL_HEADER:  # the first of its pool: no other has room
                 break
 
 
