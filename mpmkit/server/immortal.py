@@ -29,7 +29,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from dataclasses import Field
-from types import CodeType, FrameType, FunctionType, MemberDescriptorType, ModuleType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 # The first 8 bytes of an immortal object, by version: its count, and from bit 48 its flags.
@@ -38,20 +38,11 @@ VALUES = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): _FLAGGED, (3, 15): 
 IMMORTAL = 1 << 30  # what `sys.getrefcount` returns for an immortal object is at least this
 OURS = ("mpmkit", "h11")
 filling: list[Any] = []  # fills gaps (prewarm.py): no one uses it
-_METHODS = frozenset(map(type, (str.join, str.__add__, len, int.real)))
 # What refers to nothing, or to nothing that a request uses; and what no request uses: most by far
 # would be the names of files that the finders of modules keep.
-_LEAVES = _METHODS - {type(len)} | {
-    str,
-    bytes,
-    int,
-    float,
-    bool,
-    type(None),
-    ModuleType,
-    MemberDescriptorType,
-}
+_LEAVES = frozenset({str, bytes, int, float, bool, type(None), ModuleType})
 _UNUSED = frozenset({FrameType, Field, *map(type, sys.path_importer_cache.values())})
+_METHODS = frozenset(map(type, (str.join, str.__add__, len, int.real, dict.fromkeys)))
 
 # What a type has whose objects must be freed: the last is a TLS context's, which holds a private key.
 _ENDS = ("close", "__del__", "session_stats")
