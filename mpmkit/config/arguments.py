@@ -17,3 +17,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
+
+    # 3.14 tries each option's help with a formatter, for which it imports colours: 4 ms of a server's start.
+    @property
+    def _get_validation_formatter(self) -> NoReturn:
+        raise AttributeError

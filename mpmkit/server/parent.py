@@ -73,6 +73,7 @@ class Parent(Pool):
             import traceback  # noqa: F401
         if self.directives.ImmortalObjects:
             self.errors.write("info", make_immortal(self))
+        gc.freeze()  # so that no one looks for garbage again
         fill_gaps()
         self.start(self.directives.StartServers)
         try:

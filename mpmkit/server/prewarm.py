@@ -31,6 +31,7 @@ from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
 from mpmkit.server.child import Child, Context, PipeOfDeath
 from mpmkit.server.core import Handler, Service
+from mpmkit.server.immortal import filling
 from mpmkit.server.listen import Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import Scoreboard
@@ -67,7 +68,6 @@ SMALL, EACH = range(504, 23, -16), 17
 TASKS = "/proc/self/task"
 ROW = 8  # blocks in a row that only a new pool gives away
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
-_filling: list[Any] = []
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
 
 
@@ -123,23 +123,23 @@ def fill_gaps() -> None:
     gc.collect()  # empties the interpreter's lists of free objects, too
     highest = 0
     for size in LARGE_SIZES:
-        rising = 0
-        while rising < 2 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
+        rising, most = 0, len(filling) + MOST_FILLED
+        while rising < 2 and len(filling) < most:  # until they come from the heap's end
             # `bytes` is by calloc, which takes none of those up to 1032 that malloc keeps for a thread.
-            _filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
-            rising = rising + 1 if id(_filling[-1]) > highest else 0
-            highest = max(highest, id(_filling[-1]))
+            filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
+            rising = rising + 1 if id(filling[-1]) > highest else 0
+            highest = max(highest, id(filling[-1]))
     for size in sorted((*SMALL,) * EACH, reverse=True):
         # A new value, which is kept, with "_=" and its end.
         os.putenv("_", f"{time.monotonic_ns():0{size - 3}}")
     os.unsetenv("_")
-    makers = {16: object, 32: lambda: 1 << 40 | len(_filling)}
+    makers = {16: object, 32: lambda: 1 << 40 | len(filling)}
     for size in (*makers, *SIZES):
         make = makers.get(size) or partial(bytes, size - sys.getsizeof(b""))
         row = 0
         for _ in range(MOST_FILLED):
-            _filling.append(make())
-            place = id(_filling[-1]) % POOL - POOL_HEADER
+            filling.append(make())
+            place = id(filling[-1]) % POOL - POOL_HEADER
             row = row + 1 if place == row * size else place == 0
             if row == ROW:  # the first of a new pool: no other has room
                 break
