@@ -106,7 +106,14 @@ def test_blocks_that_malloc_keeps_for_a_thread_are_gaps_too():
         del before
         fill_gaps()
         after = made()
-        assert places.isdisjoint(map(id, after))"""
+        assert places.isdisjoint(map(id, after))
+        small = {id(one): one for one in (bytes(79) for _ in range(3000))}
+        first = [one for one in small if one % 16384 == 48]  # of their pools, which have other gaps, too
+        gone = {*first, *list(small)[::50]}
+        for one in gone:
+            del small[one]
+        fill_gaps()
+        assert len(first) > 5 and gone.isdisjoint(map(id, [bytes(79) for _ in range(100)]))"""
     # `threading` does something in each forked child, in 0.4 MB of its own.
     light = "import sys, mpmkit.mpm.prefork, mpmkit.cli.serve"
     for text in (program, f"{light}; assert 'threading' not in sys.modules"):

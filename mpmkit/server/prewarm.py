@@ -29,7 +29,7 @@ from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
-from mpmkit.server.child import Child, Context, PipeOfDeath
+from mpmkit.server.child import Child, Context, PipeOfDeath, takes_turns
 from mpmkit.server.core import Handler, Service
 from mpmkit.server.immortal import filling
 from mpmkit.server.listen import Listener, ListenError, bind, configure
@@ -65,6 +65,7 @@ LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -
 # Bytes by the C library: it keeps up to 16 free blocks of each size for a thread, and its small gaps are not
 # filled by Python's own blocks. A thread's start takes blocks of 72, 56, 40 and 24, and some of hundreds.
 SMALL, EACH = range(504, 23, -16), 17
+M_ARENA_MAX = -8  # malloc.h
 TASKS = "/proc/self/task"
 ROW = 8  # blocks in a row that only a new pool gives away
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
@@ -80,6 +81,8 @@ def rehearse(
     `handler` makes the handler of given directives: the defaults with SITE's from `directives`. Nothing of the
     site's own runs, as this process may be root; without a loopback interface nothing at all."""
     mpm = directives.mpm
+    if directives.threaded and takes_turns():
+        one_arena()
     own: Any = {name: getattr(directives, name) for name in SITE}
     own |= dict.fromkeys(("ServerLimit", "ThreadLimit", "ThreadsPerChild"), 1)
     plain = replace(
@@ -115,6 +118,19 @@ def rehearse(
             stage.pod.close()
             for sock in (*clients, listener):
                 sock.close()
+
+
+def one_arena() -> None:
+    """Let malloc serve all threads from its heap (mallopt(3), M_ARENA_MAX). Else it makes places of their own for
+    most threads, and each touches two pages there; threads that take turns do not need them."""
+    with suppress(ImportError, OSError):  # another C library has no mallopt
+        from _ctypes import FUNCFLAG_CDECL, CFuncPtr, dlopen, dlsym  # a fraction of ctypes
+
+        class Mallopt(CFuncPtr):
+            _flags_ = FUNCFLAG_CDECL
+
+        if "MALLOC_ARENA_MAX" not in os.environ:
+            Mallopt(dlsym(dlopen(None, os.RTLD_NOW), "mallopt"))(M_ARENA_MAX, 1)
 
 
 def fill_gaps() -> None:
@@ -196,6 +212,9 @@ def _serve(stage: Context, child_class: type[Child]) -> None:
     cpus, threads = os.sched_getaffinity(0), len(os.listdir(TASKS))
     child_class(stage, 0).child_main()
     os.sched_setaffinity(0, cpus)  # a child with threads chooses one
+    threading: Any = sys.modules.get("threading")
+    if threading and threading.active_count() == 1:  # what each fork runs, and what changes nothing here
+        getattr(threading, "_after_fork", int)()
     until = time.monotonic() + 1.0
     while len(os.listdir(TASKS)) > threads and time.monotonic() < until:
         time.sleep(0.0001)  # they have run, and the system has yet to end them: a fork comes next
