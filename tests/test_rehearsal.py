@@ -183,7 +183,7 @@ print(json.dumps([said, kept, words, ends, open_, "ctypes" in sys.modules]))
 
 def test_a_version_that_is_not_known_is_left_alone(monkeypatch):
     monkeypatch.setattr(immortal, "VALUES", {})
-    refused(NoImmortals, "not known for", trial, -1)
+    refused(NoImmortals, "not known for", trial)
 
 
 def test_a_parent_does_not_grow_with_its_restarts():

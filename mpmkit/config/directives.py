@@ -318,7 +318,7 @@ class Directives:
         return max(1, int(self.AsyncRequestWorkerFactor))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class VirtualHost:
     """A <VirtualHost>: its (address, port), "" and 0 for any; its own lines merged with the server's."""
 

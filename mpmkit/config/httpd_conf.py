@@ -36,7 +36,7 @@ _ALL = Setting("")  # where a file ends: the end of every container that is open
 KINDS = {kind.lower(): kind for kind in (*settings.SECTIONS, *CONDITIONS)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Source:
     """Where a configuration comes from; in brackets httpd's option.
 
@@ -55,7 +55,7 @@ class Source:
     server_root: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Included:
     """A file that was read: from which line of the file before it, and how deep (0: the first)."""
 
@@ -64,7 +64,7 @@ class Included:
     depth: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Conf:
     """A configuration as it was written, with its conditions resolved."""
 
@@ -95,7 +95,7 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
     return conf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class _Place:
     """Where a line is.
 

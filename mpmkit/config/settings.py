@@ -46,7 +46,7 @@ class Section:
     outer: Section | None = None  # the section that this one is in, without settings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Host:
     """``<VirtualHost *:80> ... </VirtualHost>`` as it was written; ``addresses`` are its words."""
 
@@ -57,7 +57,7 @@ class Host:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Spec:
     """One row of the table: all properties of a single directive. ``where`` is one of
 

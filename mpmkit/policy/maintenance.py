@@ -68,7 +68,7 @@ class Memory:
         return replace(self, hold_off=HOLD_OFF)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Seen:
     """What one look counted. Workers are threads; under prefork, children."""
 

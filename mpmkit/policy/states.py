@@ -66,7 +66,7 @@ CLOSED = 9  # gone; ours, so that every path has an end
 LINGER_SECONDS = {LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class ProcessRow:
     """One process slot of the scoreboard. An empty slot has pid 0. `states` holds one byte for each thread
     slot: there are ThreadLimit of them (prefork: one), of which the first ThreadsPerChild are in use."""
@@ -93,7 +93,7 @@ class Counts(NamedTuple):
     stopping: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Snapshot:
     """The scoreboard at one moment: one row for each slot, in the order of the slots."""
 

@@ -56,40 +56,31 @@ def make_immortal(root: Any) -> str:
     """Make immortal what children will use, `root` included; returns what the log should say."""
     collecting = gc.isenabled()
     gc.disable()
+    count = 0
     try:
-        memory = words()
-        value = trial(memory)
+        memory, value = trial()
         gc.collect()  # what the warm-up has left
-        count = 0
         for address in _addresses(root):
             memory[address >> 3] = value
             count += 1
         return f"{count:,} objects are immortal"
-    except NoImmortals as error:
+    except (NoImmortals, ImportError) as error:
         return f"no immortal objects: {error}"
     finally:
         if collecting:
             gc.enable()
 
 
-def words() -> Any:
-    """The memory of this process as an array of words of 8 bytes. Raises NoImmortals."""
-    try:
-        from _ctypes import _SimpleCData  # without the package, which takes ten times as long
-    except ImportError as error:
-        raise NoImmortals(str(error)) from None
-
-    class Word(_SimpleCData):
-        _type_ = "Q"
-
-    return (Word * (sys.maxsize >> 3)).from_address(0)
-
-
-def trial(memory: Any) -> int:
-    """The word that makes an object immortal, tried with one object. Raises NoImmortals."""
+def trial() -> tuple[Any, int]:
+    """This process' memory, as an array of words of 8 bytes, and the word that makes an object immortal, tried
+    with one object. Raises NoImmortals, and ImportError where Python was built without ctypes."""
     version = sys.version_info[:2]
     if version not in VALUES or sys.implementation.name != "cpython" or sys.maxsize < 2**32:
         raise NoImmortals(f"not known for {sys.implementation.name} {version[0]}.{version[1]}")
+    from _ctypes import _SimpleCData  # without its package, which takes ten times as long
+
+    word: Any = type("word", (_SimpleCData,), {"_type_": "Q"})
+    memory = (word * (sys.maxsize >> 3)).from_address(0)
     probe = object()
     at = id(probe) >> 3
     before = memory[at]
@@ -102,7 +93,7 @@ def trial(memory: Any) -> int:
     kept = memory[at] == VALUES[version] and sys.getrefcount(probe) >= IMMORTAL
     if not kept or not getattr(sys, "_is_immortal", lambda _: True)(probe):
         raise NoImmortals("this build goes on counting")
-    return VALUES[version]
+    return memory, VALUES[version]
 
 
 def _addresses(root: Any) -> Iterator[int]:
