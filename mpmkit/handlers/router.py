@@ -105,7 +105,7 @@ class Router:
             here = self.sections.config_for(path, filename)
             handler = here.handler
             if handler is None:
-                handler = by_extension(here.values["handlers"], filename)
+                handler = by_extension(filename, here.values["handlers"])
             elif not here.by_name:
                 continue
             if handler in self._lacking:

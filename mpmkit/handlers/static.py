@@ -18,11 +18,9 @@ import re
 import stat
 import sys
 import time
-from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from copy import copy
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mpmkit.config.access import METHODS
 from mpmkit.config.alias import expression, quote_path, substituted
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
 
-T = TypeVar("T")
 SMALL = 65536  # bytes of a file that are kept in memory with its version
 FILES_KEPT = 256  # files that are remembered, at most SMALL bytes of each
 MMAP_LIMIT = 4 << 20  # bytes of the largest file that is mapped; httpd maps larger ones in pieces
@@ -101,7 +98,7 @@ class CachedFile:
         self.sendfile = values["EnableSendfile"]
         self.maps = values["EnableMMAP"] and not self.sendfile
         if self.size <= SMALL:
-            with open(filename, "rb") as file:
+            with open(filename, "rb", 0) as file:  # a buffer would take 128 KiB
                 body = file.read(SMALL + 1)
             if len(body) == self.size:
                 self.get = self._whole(body)
@@ -165,13 +162,15 @@ class StaticFiles:
 
     def variant(self, mapping: UrlMapping, values: Mapping[str, Any]) -> StaticFiles:
         """The same handler for an Alias, or with what directives say there, by attribute."""
-        other = copy(self)
+        other = StaticFiles.__new__(StaticFiles)  # not by `copy`, which writes on ten pages
+        other._site, other.types, other._listings = self._site, self.types, self._listings
+        other.ranges, other._own, other.clock = self.ranges, self._own, self.clock
         other.mapping, other.values, other._cached = mapping, values, {}
         return other
 
     def type_of(self, values: Mapping[str, Any], filename: str) -> str | None:
         """The media type of a file, for which directives say `values`."""
-        return values["ForceType"] or by_extension(ChainMap(values["types"], self.types), filename)
+        return values["ForceType"] or by_extension(filename, values["types"], self.types)
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         file = self._cached.get(request.path)
@@ -371,11 +370,11 @@ class UrlMapping(NamedTuple):
         return self._replace(prefix=prefix, root=root, pattern=None)
 
 
-def by_extension(table: Mapping[str, T], filename: str) -> T | None:
-    """What `table` has for a file name's extensions, in any case: of several, the last that it knows
-    (mod_mime: `page.html.en` is text/html, `a.cgi.bak` a program)."""
-    _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
-    return next((table["." + ext] for ext in reversed(extensions) if "." + ext in table), None)
+def by_extension(filename: str, *tables: Mapping[str, str]) -> str | None:
+    """What the first of `tables` has for a file name's extensions, in any case: of several, the last that one
+    knows (mod_mime: `page.html.en` is text/html, `a.cgi.bak` a program)."""
+    names = ["." + ext for ext in os.path.basename(filename).lstrip(".").lower().split(".")[:0:-1]]
+    return next((table[name] for name in names for table in tables if name in table), None)
 
 
 def leads_out(filename: str, root: str) -> bool:

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ CHILD_SICK = 7  # no descriptors or memory left: come back later, start slowly
 CHILD_FATAL = 15  # no child of this configuration can work
 
 F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
+PARENTS_SIGNALS = (_signal.SIGINT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGWINCH)
 # What the system reports when it has no more to give.
 LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 
@@ -39,24 +41,27 @@ class PipeOfDeath:
     when the parent closes its end (a graceful restart or stop) or is killed: children never outlive it."""
 
     def __init__(self) -> None:
-        reading, writing = os.pipe()
+        reading, self._writing = os.pipe()  # no object: to close one writes on six pages of a child
         os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
-        self._read, self._write = open(reading, "rb", 0), open(writing, "wb", 0)
+        os.set_blocking(self._writing, False)
+        self._read = open(reading, "rb", 0)
         self.fileno = self._read.fileno
 
     def retire_one(self) -> None:
         """Writes nothing where 64 Ki requests to leave are waiting already."""
-        self._write.write(b"!")
+        with suppress(BlockingIOError):
+            os.write(self._writing, b"!")
 
     def close(self) -> None:
         """In the parent: ask this whole generation to leave."""
         self._read.close()
-        self._write.close()
+        self.only_read()
 
     def only_read(self) -> None:
         """A child must not hold the writing end, or it would never see its own end of file."""
-        self._write.close()
+        if self._writing >= 0:
+            os.close(self._writing)
+            self._writing = -1
 
     def called(self) -> bool:
         """Is it this child's turn to leave? Takes the byte, if there is one. Never blocks."""
@@ -87,6 +92,20 @@ def end_with(lifeline: int) -> int:
         if not os.read(own, 1):  # the owner was gone before
             os.kill(os.getpid(), signal.SIGTERM)
     return own
+
+
+def begin(pod: PipeOfDeath, lifeline: tuple[int, int], own: Iterable[int] = ()) -> int:
+    """A child's first steps: it leaves the parent's signals, and its descriptors `own` and writing ends. Returns
+    the descriptor that `end_with` takes for the lifeline."""
+    set_child_signals()
+    use_batch_scheduling()
+    reading, writing = lifeline
+    for fd in (*own, writing):
+        os.close(fd)
+    pod.only_read()
+    taken = end_with(reading)
+    os.close(reading)
+    return taken
 
 
 @dataclass(eq=False)
@@ -144,7 +163,7 @@ def set_child_signals() -> None:
     code returns. The others are for the parent alone. By the C module: `signal`'s own functions make an enum of
     each number, and the pages that this writes to would be 0.3 MB of each child's own memory."""
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGWINCH):
+    for number in PARENTS_SIGNALS:
         _signal.signal(number, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 

@@ -17,7 +17,8 @@ parent, but only those of the first configuration.
 
 **Included.** What can be reached from the modules of this package and of h11, and from the parent's
 objects, but not through other modules' functions: argparse, typing and similar modules are most of the
-memory. Methods of built-in types come from the garbage collector's list.
+memory. Of those that the rehearsal ran it is their code, and what that names; of all modules, the dict.
+Methods of built-in types come from the garbage collector's list.
 
 **Where.** In 64-bit CPython 3.12 to 3.15, after a trial with one object. `ImmortalObjects Off` is for comparison.
 """
@@ -27,13 +28,14 @@ from __future__ import annotations
 import builtins
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import Field
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-# The first 8 bytes of an immortal object, by version: its count, and from bit 48 its flags.
-_FLAGGED = 1 << 48 | 3 << 30
+# The first 8 bytes of an immortal object, by version: its count, and from bit 48 its flags. From 3.14 on what the
+# stack holds is still uncounted later, and a count below 3 << 30 would count again.
+_FLAGGED = 1 << 48 | 3 << 30 | 1 << 20
 VALUES = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): _FLAGGED, (3, 15): _FLAGGED}
 IMMORTAL = 1 << 30  # what `sys.getrefcount` returns for an immortal object is at least this
 OURS = ("mpmkit", "h11")
@@ -45,22 +47,21 @@ _UNUSED = frozenset({FrameType, Field, *map(type, sys.path_importer_cache.values
 _METHODS = frozenset(map(type, (str.join, str.__add__, len, int.real, dict.fromkeys)))
 
 # What a type has whose objects must be freed: the last is a TLS context's, which holds a private key.
-_ENDS = ("close", "__del__", "session_stats")
+_ENDS = frozenset({"close", "__del__", "session_stats"})
 
 
 class NoImmortals(Exception):
     """This Python has no immortal objects, or they are not as expected; the text says which."""
 
 
-def make_immortal(root: Any) -> str:
-    """Make immortal what children will use, `root` included; returns what the log should say."""
+def make_immortal(addresses: Iterable[int]) -> str:
+    """Make the objects at `addresses` immortal, which are not so yet; returns what the log should say."""
     collecting = gc.isenabled()
     gc.disable()
     count = 0
     try:
         memory, value = trial()
-        gc.collect()  # what the warm-up has left
-        for address in _addresses(root):
+        for address in addresses:
             memory[address >> 3] = value
             count += 1
         return f"{count:,} objects are immortal"
@@ -96,17 +97,30 @@ def trial() -> tuple[Any, int]:
     return memory, VALUES[version]
 
 
-def _addresses(root: Any) -> Iterator[int]:
-    """Of what a request may use and is not immortal. Each becomes so before the next is asked for: so leaves,
-    which are most of it, need not be remembered, and the parent's memory has fewer gaps afterwards."""
+def constants(codes: Iterable[CodeType]) -> Iterator[int]:
+    """The addresses of those of `codes`, which have not run: from 3.14 on the first run decides for good whether
+    loading a constant counts."""
+    return (id(one) for code in codes for one in code.co_consts if sys.getrefcount(one) < IMMORTAL)
+
+
+def used_by_children(root: Any, ran: Iterable[FunctionType] = ()) -> Iterator[int]:
+    """The addresses of what a request may use and is not immortal, `root` and what the functions that `ran` name
+    included. Each becomes so before the next is asked for: so leaves, which are most of it, need not be
+    remembered, and the parent's memory has fewer gaps afterwards."""
+    gc.collect()  # what the warm-up has left
     modules = [one for one in list(sys.modules.values()) if isinstance(one, ModuleType)]
     ours = [vars(one) for one in modules if one.__name__.partition(".")[0] in OURS]
     followed = {id(one) for one in ours}
     named = {id(one): one for space in ours for one in space.values() if type(one) is ModuleType}
     there = [value for one in (*named.values(), builtins) for value in vars(one).values()]
     there += [*ours, root, *(one for one in gc.get_objects() if type(one) in _METHODS)]
-    found = {id(vars(one)) for one in modules} - followed | {id(filling)}
+    found = {id(vars(one)) for one in modules} - followed
     count, lasting = sys.getrefcount, dict[type, bool]()
+    for function in ran:
+        known = function.__globals__
+        there += [function, function.__code__, *map(known.get, function.__code__.co_names)]
+    yield from found
+    found.add(id(filling))
     while there:
         parts: list[Any] = []
         others = []
@@ -118,7 +132,8 @@ def _addresses(root: Any) -> Iterator[int]:
             elif kind not in _UNUSED and (address := id(one)) not in found:
                 found.add(address)
                 if kind not in lasting:
-                    lasting[kind] = not any(hasattr(kind, name) for name in _ENDS)
+                    # Not by `hasattr`: it would leave its names in the cache that the rehearsal has filled.
+                    lasting[kind] = all(map(_ENDS.isdisjoint, map(vars, kind.__mro__)))
                 if lasting[kind] and count(one) < IMMORTAL:
                     yield address
                 if kind is CodeType:  # not by the collector; its other names are immortal already

@@ -29,10 +29,10 @@ from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import home, listen
 from mpmkit.server.child import OK, Child, PipeOfDeath, end_with
 from mpmkit.server.core import Service
-from mpmkit.server.immortal import make_immortal
+from mpmkit.server.immortal import make_immortal, used_by_children
 from mpmkit.server.logs import start_programs
 from mpmkit.server.pool import Pool
-from mpmkit.server.prewarm import fill_gaps
+from mpmkit.server.prewarm import fill_gaps, rehearsed
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
@@ -72,7 +72,7 @@ class Parent(Pool):
             import calendar  # noqa: F401
             import traceback  # noqa: F401
         if self.directives.ImmortalObjects:
-            self.errors.write("info", make_immortal(self))
+            self.errors.write("info", make_immortal(used_by_children(self, rehearsed)))
         gc.freeze()  # so that no one looks for garbage again
         fill_gaps()
         self.start(self.directives.StartServers)
@@ -161,6 +161,7 @@ class Parent(Pool):
         if (pod := self._reconfigure()) is None:
             return
         self.reclaim()
+        self.pod.close()
         self.note("restart", "caught SIGHUP, restarting")
         self.board.generation += 1
         self.board.restart()

@@ -106,17 +106,9 @@ class Pool(Context):
         """Runs in the child, and does not return."""
         status = child.CHILD_FATAL
         try:
-            child.set_child_signals()
-            child.use_batch_scheduling()
-            for fd in self._own:
-                os.close(fd)
-            self.pod.only_read()
             if self.old_pod is not None:
                 self.old_pod.close()  # or the old generation would not see its end of file
-            reading, writing = self._lifeline
-            os.close(writing)
-            child.end_with(reading)
-            os.close(reading)
+            child.begin(self.pod, self._lifeline, self._own)
             status = self.serve(slot)
         except BaseException as error:
             status = self.failed(error)

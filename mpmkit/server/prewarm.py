@@ -12,12 +12,13 @@ first round finds out which code runs, and that code is copied into adjacent mem
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -29,16 +30,16 @@ from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
-from mpmkit.server.child import Child, Context, PipeOfDeath, takes_turns
+from mpmkit.server.child import PARENTS_SIGNALS, Child, Context, PipeOfDeath, begin, takes_turns
 from mpmkit.server.core import Handler, Service
-from mpmkit.server.immortal import filling
+from mpmkit.server.immortal import OURS, constants, filling, make_immortal
 from mpmkit.server.listen import Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import Scoreboard
 
 # CPython 3.11 specialises a function after 8 runs, later ones sooner. The first round is before the copy.
 ROUNDS = 11
-# What runs in a child or in its parent, and can't be rehearsed: its code is copied whole.
+# What runs in a child or in its parent, and is not all rehearsed: its code is copied whole.
 UNREHEARSED = {f"mpmkit.server.{name}" for name in ("child", "pool", "scoreboard")}
 # What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
 CLIENTS = (
@@ -69,6 +70,7 @@ M_ARENA_MAX = -8  # malloc.h
 TASKS = "/proc/self/task"
 ROW = 8  # blocks in a row that only a new pool gives away
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
+rehearsed: list[FunctionType] = []  # those of other modules whose code was gathered
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
 
 
@@ -114,7 +116,9 @@ def rehearse(
             if number:
                 _serve(stage, child_class)
             else:
-                gather(_code_of(partial(_serve, stage, child_class)))
+                copies = gather(_code_of(partial(_serve, stage, child_class)))
+                if directives.ImmortalObjects:
+                    make_immortal(constants(copies))
             stage.pod.close()
             for sock in (*clients, listener):
                 sock.close()
@@ -152,6 +156,7 @@ def fill_gaps() -> None:
     makers = {16: object, 32: lambda: 1 << 40 | len(filling)}
     for size in (*makers, *SIZES):
         make = makers.get(size) or partial(bytes, size - sys.getsizeof(b""))
+        filling.append(make)  # or it would leave a gap
         row = 0
         for _ in range(MOST_FILLED):
             filling.append(make())
@@ -183,9 +188,9 @@ def _code_of(run: Callable[[], None]) -> set[int]:
     return set(ran)
 
 
-def gather(ran: set[int]) -> None:
+def gather(ran: set[int]) -> Iterable[CodeType]:
     """Copy the code of functions that have run, so that it lies side by side: its count and inline caches are
-    written where it runs. It takes 0.1 MB of the parent."""
+    written where it runs. It takes 0.1 MB of the parent. Returns the copies."""
     every = ((one, one.__code__) for one in gc.get_objects() if type(one) is FunctionType)
     # With the old code, whose place a copy must not take.
     found = [pair for pair in every if id(pair[1]) in ran or pair[0].__module__ in UNREHEARSED]
@@ -204,11 +209,14 @@ def gather(ran: set[int]) -> None:
 
     for function, code in found:
         function.__code__ = copy(code)
+    rehearsed.extend(one for one, _ in found if not str(one.__module__).startswith(OURS))
+    return copies.values()
 
 
 def _serve(stage: Context, child_class: type[Child]) -> None:
     """What CLIENTS have sent, one after the other; then what the parent does once a second."""
     directives = stage.directives
+    _begin()
     cpus, threads = os.sched_getaffinity(0), len(os.listdir(TASKS))
     child_class(stage, 0).child_main()
     os.sched_setaffinity(0, cpus)  # a child with threads chooses one
@@ -221,3 +229,20 @@ def _serve(stage: Context, child_class: type[Child]) -> None:
     memory = maintenance.Memory()
     seen = maintenance.look(stage.board.rows(maintenance.MAX_SPAWN_RATE), directives, memory)
     maintenance.plan(seen, directives, memory)
+
+
+def _begin() -> None:
+    """A child's first steps, and what takes them back in this process."""
+    signals = {number: _signal.getsignal(number) for number in (_signal.SIGTERM, *PARENTS_SIGNALS)}
+    if None in signals.values():  # a handler that Python does not know
+        return
+    mask, policy = _signal.pthread_sigmask(_signal.SIG_BLOCK, ()), os.sched_getscheduler(0)
+    reading, writing = os.pipe()
+    with closing(PipeOfDeath()) as pod:
+        os.close(begin(pod, (reading, os.dup(writing))))
+    os.close(writing)  # not before the other: its end of file would be a SIGTERM
+    for number, handler in signals.items():
+        _signal.signal(number, handler)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    if policy == os.SCHED_OTHER:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
