@@ -134,7 +134,7 @@ def one_arena() -> None:
             _flags_ = FUNCFLAG_CDECL
 
         if "MALLOC_ARENA_MAX" not in os.environ:
-            Mallopt(dlsym(dlopen(None, os.RTLD_NOW), "mallopt"))(M_ARENA_MAX, 1)
+            Mallopt(dlsym(dlopen("", os.RTLD_NOW), "mallopt"))(M_ARENA_MAX, 1)
 
 
 def fill_gaps() -> None:
@@ -221,7 +221,9 @@ def _serve(stage: Context, child_class: type[Child]) -> None:
     child_class(stage, 0).child_main()
     os.sched_setaffinity(0, cpus)  # a child with threads chooses one
     threading: Any = sys.modules.get("threading")
-    if threading and threading.active_count() == 1:  # what each fork runs, and what changes nothing here
+    if (
+        threading and threading.active_count() == 1
+    ):  # what each fork runs, and what changes nothing here
         getattr(threading, "_after_fork", int)()
     until = time.monotonic() + 1.0
     while len(os.listdir(TASKS)) > threads and time.monotonic() < until:
