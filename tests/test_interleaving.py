@@ -178,10 +178,10 @@ def test_each_connection_has_one_worker_and_all_end(turns):
     """A listener reserves, hands over and gives back, or offers and rouses; another thread ends the queue at any
     moment."""
 
-    def listener(queue: FdQueue, given: list[int]) -> None:
+    def listener(queue: FdQueue, give: Callable[[int], None], given: list[int]) -> None:
         while len(given) < 4 and queue.wait_for_idler():
             given.append(len(given))
-            queue.push(given[-1])
+            give(given[-1])
             if queue.try_get_idler():  # and there was nothing to accept
                 queue.release()
 
@@ -193,10 +193,11 @@ def test_each_connection_has_one_worker_and_all_end(turns):
 
     for seed in range(3 * SCHEDULES):
         queue: FdQueue = FdQueue(in_turn=bool(seed % 2))
+        give = partial(queue.offer, reserved=True) if seed % 2 else queue.push
         given, offered = [0], []
         queue.offer(0)
         workers = [partial(list, iter(queue.pop, None)) for _ in range(2)]
-        jobs = [partial(listener, queue, given), partial(offering, queue, offered), queue.end]
+        jobs = [partial(listener, queue, give, given), partial(offering, queue, offered), queue.end]
         *taken, listened, done, ended = interleaved([*workers, *jobs], random.Random(seed))
         late = list(queue._backlog)  # offered when it had ended
         assert sorted(chain(*taken, late)) == given + offered, f"schedule {seed}: {taken}"

@@ -100,7 +100,7 @@ class EventChild(ThreadedChild):
         conn = self.service.connection(*accepted, nonblocking=True)
         conn.state = None  # no worker has had it yet
         self.connections[conn.fd] = conn
-        self.queue.push(conn)
+        self.queue.offer(conn, reserved=True)
         self.connections_left -= 1
         if self.connections_left <= 0:
             self.leave()

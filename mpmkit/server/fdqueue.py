@@ -4,7 +4,7 @@
     listener   wait_for_idler()  reserve an idle worker, or wait for one
                try_get_idler()   the same without waiting
                push(item)        the connection for the reserved worker
-               offer(item)       for an idle worker if there is one, else for the next to become idle
+               offer(item)       event's: for an idle worker if there is one, else for the next to become idle
                rouse()           call a worker for each connection that still waits
 
 A worker is reserved *before* accept: a process whose workers are all busy accepts nothing, and connections wait
@@ -47,18 +47,18 @@ class FdQueue(Generic[T]):
         self._ended = False
 
     @property
-    def behind(self) -> int:
-        """How many of the connections that wait could have a worker that is asleep: `rouse` will be due."""
-        waiting = len(self._backlog)
-        return max(min(waiting, waiting + self.idle - self._called), 0)
+    def behind(self) -> bool:
+        """Whether a connection waits that no worker is called for, while one is asleep: `rouse` will be due."""
+        return len(self._backlog) + min(self.idle, 0) > self._called
 
     def pop(self) -> T | None:
         """Wait for a connection; None once the queue has ended."""
-        again = 0
+        called = False
         while True:
             with self._lock:
-                self._called -= again
-                self.idle -= again
+                if called:
+                    self._called -= 1
+                    self.idle -= 1
                 if self._backlog:
                     self.idle += 1
                     return self._backlog.popleft()
@@ -73,7 +73,7 @@ class FdQueue(Generic[T]):
                 self._became_idle()
             if (item := self._jobs.get()) is not None:
                 return item
-            again = 1
+            called = True
 
     def wait_for_idler(self) -> bool:
         """Reserve a worker, waiting for one if all are busy. False once the queue has ended."""
@@ -96,11 +96,7 @@ class FdQueue(Generic[T]):
 
     def push(self, item: T) -> None:
         """Give `item` to the worker reserved before. Call it once for each reservation."""
-        if not self._in_turn:
-            self._jobs.put(item)
-            return
-        with self._lock:
-            self._line_up(item)
+        self._jobs.put(item)
 
     def release(self) -> None:
         """Give a reservation back unused (there was nothing to accept)."""
@@ -109,23 +105,23 @@ class FdQueue(Generic[T]):
             if self._ended:
                 self._wake(1)
 
-    def offer(self, item: T) -> None:
-        """`item` for an idle worker; if all are busy, for the first that asks."""
+    def offer(self, item: T, reserved: bool = False) -> None:
+        """`item` for an idle worker, which may be reserved before; if all are busy, for the first that asks."""
         with self._lock:
-            self.idle -= 1
-            self._line_up(item)
-
-    def _line_up(self, item: T) -> None:
-        """With the lock: `item` waits; a worker is called if one is asleep, and none on its way for all."""
-        self._backlog.append(item)
-        if self._ended or not (self._in_turn and self._called):
-            self._wake(min(self.behind, 1))
+            if not reserved:
+                self.idle -= 1
+            self._backlog.append(item)
+            if self._called and self._in_turn and not self._ended:
+                return
+            if self.idle + len(self._backlog) > self._called:  # one is asleep
+                self._called += 1
+                self._jobs.put(None)
 
     def rouse(self) -> None:
         """Unless a called worker is on its way: what waits gets workers of its own, if any are asleep."""
         if self._backlog and not self._called:
             with self._lock:
-                self._wake(self.behind)
+                self._wake(max(len(self._backlog) + min(self.idle, 0) - self._called, 0))
 
     def end(self) -> None:
         """No more connections: idle workers and a waiting listener return at once."""
