@@ -69,7 +69,7 @@ SMALL, EACH = range(504, 23, -16), 17
 M_ARENA_MAX = -8  # malloc.h
 TASKS = "/proc/self/task"
 ROW = 8  # blocks in a row that only a new pool gives away
-MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
+MOST_FILLED = 1 << 18  # bytes in blocks of one size, should the memory not be as described here
 rehearsed: list[FunctionType] = []  # those of other modules whose code was gathered
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
 
@@ -142,14 +142,14 @@ def fill_gaps() -> None:
     """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page, which was a
     quarter of its memory. It costs the parent 0.5 MB, once."""
     gc.collect()  # empties the interpreter's lists of free objects, too
-    highest = 0
     for size in LARGE_SIZES:
-        rising, most = 0, len(filling) + MOST_FILLED
-        while rising < 2 and len(filling) < most:  # until they come from the heap's end
+        last = 0
+        for _ in range(max(MOST_FILLED // size, 8)):
             # `bytes` is by calloc, which takes none of those up to 1032 that malloc keeps for a thread.
             filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
-            rising = rising + 1 if id(filling[-1]) > highest else 0
-            highest = max(highest, id(filling[-1]))
+            if id(filling[-1]) - last == (size + 23) & -16:  # two side by side: there is room
+                break
+            last = id(filling[-1])
     for size in sorted((*SMALL,) * EACH, reverse=True):
         # A new value, which is kept, with "_=" and its end.
         os.putenv("_", f"{time.monotonic_ns():0{size - 3}}")
@@ -159,7 +159,7 @@ def fill_gaps() -> None:
         make = makers.get(size) or partial(bytes, size - sys.getsizeof(b""))
         filling.append(make)  # or it would leave a gap
         row = 0
-        for _ in range(MOST_FILLED):
+        for _ in range(MOST_FILLED // size):
             filling.append(make())
             place = id(filling[-1]) % POOL - POOL_HEADER
             row = row + 1 if place == row * size else place == 0
