@@ -142,14 +142,20 @@ def fill_gaps() -> None:
     """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page, which was a
     quarter of its memory. It costs the parent 0.5 MB, once."""
     gc.collect()  # empties the interpreter's lists of free objects, too
+    highest = 0
     for size in LARGE_SIZES:
         last = 0
         for _ in range(max(MOST_FILLED // size, 8)):
             # `bytes` is by calloc, which takes none of those up to 1032 that malloc keeps for a thread.
             filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
-            if id(filling[-1]) - last == (size + 23) & -16:  # two side by side: there is room
+            here = id(filling[-1])
+            if (
+                here > highest and here - last == (size + 23) & -16
+            ):  # side by side, from the heap's end
                 break
-            last = id(filling[-1])
+            last = here
+            if size > 1032:  # a smaller one may be another thread's, from elsewhere
+                highest = max(highest, here)
     for size in sorted((*SMALL,) * EACH, reverse=True):
         # A new value, which is kept, with "_=" and its end.
         os.putenv("_", f"{time.monotonic_ns():0{size - 3}}")
