@@ -73,7 +73,6 @@ class Parent(Pool):
             import traceback  # noqa: F401
         if self.directives.ImmortalObjects:
             self.errors.write("info", make_immortal(used_by_children(self, rehearsed)))
-        gc.freeze()  # so that no one looks for garbage again
         fill_gaps()
         self.start(self.directives.StartServers)
         try:

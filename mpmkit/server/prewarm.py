@@ -141,7 +141,9 @@ def one_arena() -> None:
 def fill_gaps() -> None:
     """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page, which was a
     quarter of its memory. It costs the parent 0.5 MB, once."""
-    gc.collect()  # empties the interpreter's lists of free objects, too
+    gc.freeze()
+    gc.collect()  # empties the interpreter's lists of free objects, and looks for no garbage
+    gc.unfreeze()
     highest = 0
     for size in LARGE_SIZES:
         last = 0
