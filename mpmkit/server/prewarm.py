@@ -151,9 +151,7 @@ def fill_gaps() -> None:
             # `bytes` is by calloc, which takes none of those up to 1032 that malloc keeps for a thread.
             filling.append(b" " * (size - 33) if size <= 1032 else bytes(size - 33))
             here = id(filling[-1])
-            if (
-                here > highest and here - last == (size + 23) & -16
-            ):  # side by side, from the heap's end
+            if here > highest and here - last == (size + 23) & -16:  # in a row, from the heap's end
                 break
             last = here
             if size > 1032:  # a smaller one may be another thread's, from elsewhere
