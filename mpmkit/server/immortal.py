@@ -4,7 +4,7 @@ Using a Python object writes its reference count: after a fork that costs a chil
 Since 3.12 CPython has objects whose count is never written (PEP 683), recognised by the count itself: its low
 32 bits have a value (VALUES) that no real count reaches. From 3.14 on a flag says so, too: without it the
 interpreter's stack goes on counting. So writing that number into an object, at its address (`id`), makes
-it immortal: by ctypes, since a write to /proc/self/mem takes 1.4 µs, a fifth of a start in all.
+it immortal: by ctypes, since a write to /proc/self/mem takes 1.4 µs, a quarter of a start in all.
 
 **Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
 this once, before its first fork, without threads. Children end by `os._exit`, and free nothing. What a
