@@ -142,7 +142,7 @@ def fill_gaps() -> None:
     """Take up the gaps in the parent's memory: a child that uses a free block has a copy of its page, which was a
     quarter of its memory. It costs the parent 0.5 MB, once."""
     gc.freeze()
-    gc.collect()  # empties the interpreter's lists of free objects, and looks for no garbage
+    gc.collect()  # empties the lists of free objects; there is nothing else to collect
     gc.unfreeze()
     highest = 0
     for size in LARGE_SIZES:
