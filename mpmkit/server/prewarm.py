@@ -66,7 +66,6 @@ LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, *range(1032, 512, -
 # Bytes by the C library: it keeps up to 16 free blocks of each size for a thread, and its small gaps are not
 # filled by Python's own blocks. A thread's start takes blocks of 72, 56, 40 and 24, and some of hundreds.
 SMALL, EACH = range(504, 23, -16), 17
-M_ARENA_MAX = -8  # malloc.h
 TASKS = "/proc/self/task"
 ROW = 8  # blocks in a row that only a new pool gives away
 MOST_FILLED = 1 << 18  # bytes in blocks of one size, should the memory not be as described here
@@ -83,7 +82,7 @@ def rehearse(
     `handler` makes the handler of given directives: the defaults with SITE's from `directives`. Nothing of the
     site's own runs, as this process may be root; without a loopback interface nothing at all."""
     mpm = directives.mpm
-    if directives.threaded and takes_turns():
+    if directives.threaded and takes_turns() and "MALLOC_ARENA_MAX" not in os.environ:
         one_arena()
     own: Any = {name: getattr(directives, name) for name in SITE}
     own |= dict.fromkeys(("ServerLimit", "ThreadLimit", "ThreadsPerChild"), 1)
@@ -125,17 +124,13 @@ def rehearse(
 
 
 def one_arena() -> None:
-    """Let malloc serve all threads from its heap (mallopt(3), M_ARENA_MAX). Else it makes places of their own for
-    most threads, and each touches two pages there; threads that take turns do not need them."""
+    """Let malloc serve all threads from its heap (mallopt(3): M_ARENA_MAX is -8). Else it makes places of their
+    own for most threads, and each touches two pages there; threads that take turns do not need them."""
     with suppress(ImportError, OSError):  # another C library has no mallopt
         from _ctypes import FUNCFLAG_CDECL, CFuncPtr, dlopen, dlsym  # a fraction of ctypes
 
-        class Mallopt(CFuncPtr):
-            _flags_ = FUNCFLAG_CDECL
-
-        if "MALLOC_ARENA_MAX" not in os.environ:
-            here: Any = None  # the program and its libraries
-            Mallopt(dlsym(dlopen(here, os.RTLD_NOW), "mallopt"))(M_ARENA_MAX, 1)
+        function = type("Mallopt", (CFuncPtr,), {"_flags_": FUNCFLAG_CDECL})
+        function(dlsym(dlopen("", os.RTLD_NOW), "mallopt"))(-8, 1)
 
 
 def fill_gaps() -> None:
