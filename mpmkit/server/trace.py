@@ -137,9 +137,9 @@ class Tracer:
     def before(self, cause: str, to: str | None = None) -> Callable[..., Any]:
         """A step that is written first: another thread may go on with the connection at once."""
 
-        def step(method: Callable, *given: Any) -> Any:
+        def step(method: Callable, *given: Any, **named: Any) -> Any:
             self.write(cause, given[-1], to)
-            return method(*given)
+            return method(*given, **named)
 
         return step
 
