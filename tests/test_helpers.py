@@ -188,7 +188,7 @@ def test_clients_without_a_server():
 
 def test_a_full_control_group_ends_a_server_and_is_removed():
     try:
-        (row,) = memory_limit.held(["event"], mib=40)
+        (row,) = memory_limit.held(["event"], mib=32)
     except OSError as error:
         pytest.skip(f"no memory control group can be made here: {error}")
     assert 0 < row["held"] < memory_limit.MOST and row["killed"] and row["lost"] > 0

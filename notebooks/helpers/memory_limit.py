@@ -25,7 +25,7 @@ from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import dress
 from mpmkit.measure.monitor import Watch
 
-MIB = 64  # of memory, for a server with all its processes
+MIB = 48  # of memory, for a server with all its processes
 STEP = 5  # busy requests more each time
 MOST = 390  # busy requests: then there are connections enough
 PATIENCE = 15.0  # seconds until a step's requests are busy: prefork doubles its forks every second
