@@ -47,9 +47,9 @@ class FdQueue(Generic[T]):
         self._ended = False
 
     @property
-    def behind(self) -> bool:
-        """Whether a connection waits that no worker is called for, while one is asleep: `rouse` will be due."""
-        return len(self._backlog) + min(self.idle, 0) > self._called
+    def behind(self) -> int:
+        """How many connections wait for which no worker is called, while one is asleep: `rouse` will be due."""
+        return max(len(self._backlog) + min(self.idle, 0) - self._called, 0)
 
     def pop(self) -> T | None:
         """Wait for a connection; None once the queue has ended."""
@@ -121,7 +121,7 @@ class FdQueue(Generic[T]):
         """Unless a called worker is on its way: what waits gets workers of its own, if any are asleep."""
         if self._backlog and not self._called:
             with self._lock:
-                self._wake(max(len(self._backlog) + min(self.idle, 0) - self._called, 0))
+                self._wake(self.behind)
 
     def end(self) -> None:
         """No more connections: idle workers and a waiting listener return at once."""
