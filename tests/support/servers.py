@@ -58,20 +58,20 @@ def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
     return pool(mpm, 1, 1 if mpm == "prefork" else threads, threads=threads)
 
 
-def bound() -> socket.socket:
-    """A socket bound to a free port. The test keeps it, so no other process can take the port."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", 0))
-    return sock
-
-
 def free_ports(count: int) -> list[int]:
-    """Ports that a server of this process's tests may listen on, and nothing else is given: they stay bound."""
-    kept = [bound() for _ in range(count)]
-    for sock in kept:
+    """Ports, free on all addresses, that a server of this process's tests may listen on. They stay bound, so the
+    kernel gives them to nothing else. (A port that is free on 127.0.0.1 may be a client's on [::1] or 127.0.0.2.)"""
+    both = socket.has_dualstack_ipv6()
+    ports = []
+    for _ in range(count):
+        sock = socket.socket(socket.AF_INET6 if both else socket.AF_INET)
         atexit.register(sock.close)
-    return [sock.getsockname()[1] for sock in kept]
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if both:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::" if both else "", 0))
+        ports.append(sock.getsockname()[1])
+    return ports
 
 
 KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may stand still for some seconds
