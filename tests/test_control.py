@@ -19,6 +19,7 @@ from support.servers import command, environment, free_ports
 from support.waiting import alive, all_gone, children_of, logged, patience, poll_until
 
 from mpmkit.cli import httpd
+from mpmkit.load.connections import taken
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -219,7 +220,7 @@ def test_start_graceful_restart_stop(house, here, monkeypatch):
         old = children_of(pid)
         for count, word in enumerate(("graceful", "restart"), 2):
             house.do("-k", word)
-            house.logs_by(count, STARTED)
+            house.logs_by(count, "AH00094")  # the last line of a restart
             all_gone(old, f"the children from before {word}")
             old = children_of(pid)
             assert house.pid == pid
@@ -238,7 +239,8 @@ def test_start_graceful_restart_stop(house, here, monkeypatch):
         house.serves()
         with half_sent(house) as client:  # its worker waits
             new = house.pid
-            poll_until(lambda: children_of(new), "a child")
+            table = Path("/proc/net/tcp")
+            poll_until(lambda: taken(table.read_text(), house.port), "a child has its first half")
             house.do("-k", "graceful-stop")
             poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone at once")
             assert alive(new) and new != pid
@@ -405,7 +407,7 @@ def test_children_are_the_user_that_the_file_names(mpm, shared):
         owners = {pid: "root"} | dict.fromkeys(children_of(pid), "www-data")
         assert len(owners) > 1
         poll_until(lambda: {one: Path(f"/proc/{one}").owner() for one in owners} == owners, "users")
-    assert ":warn]" not in house.log and ":error]" not in house.log
+        assert ":warn]" not in house.log and ":error]" not in house.log
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
