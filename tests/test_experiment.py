@@ -372,13 +372,13 @@ def test_nothing_is_said_of_the_best_where_the_server_was_not_the_limit():
 
 
 def test_ctrl_c_and_on_with_real_servers(tmp_path):
-    path, grid = tmp_path / "rows.csv", "sweep event ThreadsPerChild=5,10 --users 4 --duration 1"
+    path, grid = tmp_path / "rows.csv", "sweep event ThreadsPerChild=5,10 --users 4 --duration 4"
     argv = servers.command(*grid.split(), "--warmup", "0.1", "--out", str(path))
     how = {"text": True, "cwd": tmp_path, "env": servers.environment(), "stdout": subprocess.PIPE}
     with subprocess.Popen(argv, stderr=subprocess.PIPE, **how) as process:
         next(line for line in process.stderr if "[1/2]" in line)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=servers.patience(20))
     assert process.returncode == 130 and "interrupted; the same command resumes" in err
     assert "NOT COMPLETE: 1 of 2 points" in out
     done = subprocess.run(argv, timeout=60, **how)
