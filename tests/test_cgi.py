@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -303,15 +302,12 @@ def leader(path: Path) -> int:
 
 def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
     """TERM, and then KILL for what does not obey it."""
-
-    def late(told: Path) -> int:
-        reply = get(server, f"/cgi-bin/{told.name}?{told}")
-        assert (reply.status, reply["Connection"]) == (504, "close")
-        return int(told.read_text() or 0) if told.exists() else 0
-
     with serving(mpm, conf=site / "httpd.conf", Timeout=1) as server:
         for name in ("hold", "stubborn")[: 1 + (mpm == "prefork")]:
-            pid = poll_until(partial(late, tmp_path / name), "it got as far as to say who it is")
+            replies = (get(server, f"/cgi-bin/{name}?{tmp_path}/{name}") for _ in range(9))
+            reply = next(one for one in replies if text_of(tmp_path / name))  # it got so far
+            assert (reply.status, reply["Connection"]) == (504, "close")
+            pid = leader(tmp_path / name)
             poll_until(lambda pid=pid: not members(pid))
 
         def begun() -> bytes:  # its head came in time
@@ -319,8 +315,7 @@ def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
                 data = client.until_closed()
             return data if data.startswith(b"HTTP/1.1 200") else b""
 
-        said = "what it says on stderr counts, too"
-        poll_until(lambda: get(server, "/cgi-bin/talks").body == b"body\n", said)
+        poll_until(lambda: get(server, "/cgi-bin/talks").body == b"body\n", "stderr counts, too")
         data = poll_until(begun)
         assert not data.endswith(b"0\r\n\r\n")
         other = int(data.partition(b"\r\n\r\n")[2].split()[1])

@@ -214,9 +214,8 @@ def test_bad_command_lines_are_refused_at_once(capsys, monkeypatch, program, arg
 def test_each_option_says_what_it_is(capsys, program):
     _, out, _ = printed_by(program.main, ["--help"], capsys)
     options = re.findall(r"(?m)^  -.*\n(?=  -|\n|\Z)", out)  # those on one line
-    assert (
-        "--out FILE.csv" in out and options and all(re.search(r"\S  +\S", one) for one in options)
-    )
+    assert "--out FILE.csv" in out and options
+    assert all(re.search(r"\S  +\S", one) for one in options)
 
 
 @pytest.mark.parametrize("name", "qps_table demand_table capacity_table memory_table sweep".split())

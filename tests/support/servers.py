@@ -60,7 +60,7 @@ def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
 
 def free_ports(count: int) -> list[int]:
     """Ports, free on all addresses, that a server of this process's tests may listen on. They stay bound, so the
-    kernel gives them to nothing else. (A port that is free on 127.0.0.1 may be a client's on [::1] or 127.0.0.2.)"""
+    kernel gives them to nothing else. (A port that is free on 127.0.0.1 may be a client's on [::1].)"""
     both = socket.has_dualstack_ipv6()
     ports = []
     for _ in range(count):
