@@ -301,7 +301,6 @@ def test_a_counter_is_tried_under_worker():
         verdict = task.check(script)
         assert not verdict and says in verdict.says, verdict
     assert any(task.check(fixed) for _ in range(3)) and task.earned == 3  # beside busy tests
-    # A lock of one process is not one of all.
     assert "another request" in counter_tasks.across("ada").check(fixed).says
 
 
@@ -354,8 +353,9 @@ def test_directives_are_looked_at_then_tried(answer, says, monkeypatch):
     if "free" in says:
         monkeypatch.setattr(machine_tasks, "RAM", 10_000_000)
     task = machine_tasks._machine("processes", "ada", ("prefork",), NEED, "")
-    tries = (task.check(answer) for _ in range(3))  # a second's standstill makes a newcomer wait
-    assert says in (verdict := next(one for one in tries if one.right == (not says))).says
+    tries = map(task.check, [answer] * 3)  # a second's standstill makes a newcomer wait
+    verdict = next(one for one in tries if one.right == (not says))
+    assert says in verdict.says, verdict
     if verdict:
         words = re.search(r"busy workers take ([\d,]+) MiB", verdict.says)[1]
         assert 6 * 40 <= float(words.replace(",", "")) < 6 * 40 + 80
