@@ -211,7 +211,7 @@ TOOLS = [
      lambda data, both, least: data > least > 20 and 50 < both < 5_000),
     (versions, f"{HERE} {sys.executable}@{HERE} --mpm event --work kept,new --pairs 10 --turn 10",
      rf"event +kept .*\nevent +new +{FIGURE} +\S+ +{FIGURE} +{FIGURE} to {FIGURE}",
-     lambda old, ratio, low, high: low < ratio < high and old > 0),
+     lambda old, ratio, low, high: low <= ratio <= high and old > 0),
     (generators, "--url {url}/ok --users 2 --seconds 1 --rounds 1 --work new",
      rf"\nmpmkit \(Locust\) +{FIGURE}(?s:.*)\nFastHttpUser +{FIGURE}", lambda *qps: min(qps) > 0),
 ]  # fmt: skip

@@ -282,9 +282,7 @@ def test_a_block_that_was_interrupted_is_measured_again(tmp_path, monkeypatch):
         mpmkit.demand_table(blocks=8, scale="smoke", also=(), launch=launch, out=file.path)
     table = error.value.table
     first = todo.block(7)[0].mpm
-    assert [made.args[0] for made in launch.mock_calls] == [first], (
-        "on from the beginning of block 7"
-    )
+    assert [made.args[0] for made in launch.mock_calls] == [first], "from block 7 on"
     assert table.records == whole and table.resumed == 24 and table.planned == 32
     assert "NOT COMPLETE: 24 of 32 loads" in table.text()
     assert records.read(file.path) == whole + half, "and what was measured is kept"

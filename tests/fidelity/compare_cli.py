@@ -23,6 +23,7 @@ from typing import Any
 from mpmkit.measure import procfs
 from mpmkit.measure.reference_servers import find_httpd, free_port
 from tests.fidelity.cases import Row, tables
+from tests.fidelity.clients import until
 from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text
 
 # What a line looks like, first match counts.
@@ -183,7 +184,7 @@ def life(p: Program) -> Iterator[tuple[str, str]]:
     pid = p.pid()
     yield "-k graceful", p.run("-k", "graceful")
     yield "-k restart", p.run("-k", "restart")
-    time.sleep(0.5)
+    until(lambda: (p.root / "error_log").read_text().count("resuming") >= 3, 3)  # or two in one
     good = p.conf.read_text()
     p.write("NoSuchDirective on")
     for word in ("graceful", "restart"):

@@ -60,7 +60,7 @@ def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
 
 def free_ports(count: int) -> list[int]:
     """Ports, free on all addresses, that a server of this process's tests may listen on. They stay bound, so the
-    kernel gives them to nothing else. (A port that is free on 127.0.0.1 may be a client's on [::1] or 127.0.0.2.)"""
+    kernel gives them to nothing else. (A port that is free on 127.0.0.1 may be a client's on [::1].)"""
     both = socket.has_dualstack_ipv6()
     ports = []
     for _ in range(count):
@@ -170,7 +170,7 @@ _taken: WeakKeyDictionary[Server, int] = WeakKeyDictionary()
 
 def take_errors(server: Server) -> list[str]:
     """The error log's errors since the last call: what is worse than a warning, and what is no log line."""
-    lines = server.error_log().splitlines()
+    lines = server.error_log().rpartition("\n")[0].splitlines()  # what is whole
     new, _taken[server] = lines[_taken.get(server, 0) :], len(lines)
     harmless = CLIENTS.search, FULL.search, GOOD.fullmatch
     return [line for line in new if not any(matches(line) for matches in harmless)]
