@@ -128,7 +128,7 @@ def test_half_sent_requests_fill_the_server_and_no_client_gets_a_503(mpm):
             assert held.finish() == [200] * most
             answer = one_more.answer()
         assert answer["status"] == 200 and answer["connect_s"] < answer["first_byte_s"]
-        assert answer["first_byte_s"] >= 0.3 and "status 200" in repr(answer)
+        assert "status 200" in repr(answer)
 
 
 def test_slowloris_holds_every_thread_until_the_head_has_a_limit():

@@ -8,7 +8,7 @@ import pytest
 from support.client import Client, at_once, exchange, get, read_reply, request
 from support.files import conf, program, section, tree
 from support.malformed import BROKEN_OFF, FIELD, GET, HOST, LINE, NAMED, REFUSED, TARGET
-from support.servers import serving, take_errors
+from support.servers import SMALL, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.http.messages import whole_number
@@ -116,7 +116,8 @@ def application(environ, start_response):
 """
     site = tree(tmp_path, {"end.py": ending, "index.html": "here"})
     with serving(mpm, document_root=site) as server:
-        idle = server.scoreboard().count("_")
+        idle = 2 * SMALL[mpm].get("ThreadsPerChild", 1)
+        poll_until(lambda: server.scoreboard().count("_") >= idle, "both serve")
         for how in ("exit=15", "exit=7", "exit=1", f"kill={signal.SIGRTMIN + 1}"):
             before = server.processes()
             exchange(server, request(f"/end.py?{how}"))
