@@ -186,7 +186,7 @@ def test_each_request_is_sent_once_and_judged(bad, keep_alive, kinds):
     weight = {path: 1 if path in ("/stall", "/unclosed") else 4 for path in kinds}
     mix = [{"path": path, "expect_length": 45, "weight": weight[path]} for path in kinds]
     how = {"keep_alive": keep_alive, "processes": 1 if keep_alive else 2, "timeout": 4}
-    run = run_load(bad.url, users=8, requests=151, mix=mix, **how)
+    run = run_load(bad.url, users=16, requests=151, mix=mix, **how)
     version, counts = "1.1" if keep_alive else "1.0", bad.counts()
     came = {path: counts.get(f"GET {path} HTTP/{version}", 0) for path in kinds}
     errors = sum((Counter({kind: came[path]}) for path, kind in kinds.items()), Counter())
