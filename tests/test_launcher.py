@@ -129,7 +129,8 @@ def test_the_scoreboard_is_a_frozen_picture(mpm):
     with launched(mpm, pool=pool(mpm, 2, 8, threads=4), access_log=True) as server:
         poll_until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "every worker idle")
         with Client(server).send(request(gate.path)):
-            busy = poll_until(lambda: "gate.py" in str((b := server.scoreboard()).workers) and b)
+            at_gate = lambda b: b.count("W") == 1 and "gate.py" in str(b.workers)  # noqa: E731
+            busy = poll_until(lambda: at_gate(b := server.scoreboard()) and b)
             assert server.access_log() == "", "to read it costs no request"
             gate.open()
             poll_until(lambda: server.scoreboard().accesses == 1, "the script ended")
