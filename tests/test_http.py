@@ -156,7 +156,7 @@ def test_a_client_that_stops_in_the_middle(mpm, document_root):
 
     def stopping(number: int) -> bytes:
         began = time.monotonic()
-        data = exchange(server, sent[number])
+        data = exchange(server, sent[number], 50)
         assert 2.9 < time.monotonic() - began < 50  # Timeout (60 s) is out of the question
         return data
 
