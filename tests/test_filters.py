@@ -34,8 +34,8 @@ def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, ra
     """`K` between requests and `W` to the last byte of a response, as under worker and prefork; without
     the filter event parks both."""
     held = mpm != "event" or rate is not None
-    options = {"KeepAliveTimeout": 60, "EnableSendfile": True, "SendBufferSize": 4096}
-    options |= {"ConnectionFilter": rate} if rate else {}
+    options = {"ConnectionFilter": rate} if rate else {}
+    options |= {"EnableSendfile": True, "SendBufferSize": 4096}
     with serving(mpm, document_root=document_root, **options) as server:
         with Client(server) as one, Client(server, receive_buffer=2048) as slow:
             began = time.monotonic()
@@ -54,8 +54,7 @@ def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, ra
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_over_tls(mpm, document_root):
-    options = {"tls": True, "KeepAliveTimeout": 60, **OPTIONS}
-    served = serving(mpm, document_root=document_root, **options)
+    served = serving(mpm, document_root=document_root, tls=True, **OPTIONS)
     with served as server, TlsClient(server) as client:
         assert client.get("/page.bin").body == PAGE
         shows(server, K=1)

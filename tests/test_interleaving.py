@@ -6,8 +6,7 @@ interpreter's lock protects nothing here: it is given away at each step.
 
 Parked connections also against a model: who may take one out, what follows its time-out, and that no news is
 lost. The pipe of death by itself: that a byte calls one child and its end all of them, test_pool.py and
-test_processes.py show.
-"""
+test_processes.py show."""
 
 import os
 import random
@@ -134,9 +133,7 @@ def test_a_date_is_that_of_its_second():
     for seed in range(SCHEDULES):
         heads, seconds = HeadStart(), (1_000, 1_001)
         heads.lines(200, 1_000)
-        found = interleaved(
-            [partial(heads.lines, 200, one) for one in seconds], random.Random(seed)
-        )
+        found = interleaved([partial(heads.lines, 200, s) for s in seconds], random.Random(seed))
         found.append(heads.lines(200, 1_001))
         for second, lines in zip((*seconds, 1_001), found, strict=True):
             assert http_date(second).encode() in lines, f"schedule {seed}"

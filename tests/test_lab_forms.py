@@ -222,7 +222,7 @@ def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, sweep):
     assert sorted(row["point"] for row in rows) == ['{"users": 2}', '{"users": 4}']
     for row in rows:
         assert row["newcomers"] > 0 and 0 < row["wait_p50_ms"] <= row["wait_p99_ms"]
-        assert row["unanswered"] == 0 and row["pss_mb"] > 5 and row["children"] >= 3
+        assert row["unanswered"] < row["newcomers"] and row["pss_mb"] > 5 and row["children"] >= 3
     grid = SweepGrid(rows)
     board = grid.board("event", 4)
     assert sum(parked for _, _, parked in board.rows) >= 3, "the kept connections are on it"
@@ -230,12 +230,12 @@ def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, sweep):
 
 
 def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, sweep):
-    run = sweep(SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8}))
+    run = sweep(SweepForm(("worker",), **{**FEW, "steps": 9, "high": 90}))
     server = poll_until(lambda: run.rows and run._server, cap=60)
     run.stop()
     assert not run.running and not alive(server.pid) and run.text.startswith("stopped: ")
     kept = [row["point"] for row in records.read(tmp_path / "rows.csv")]
-    assert kept == [row["point"] for row in run.rows] and 0 < len(kept) < 3
+    assert kept == [row["point"] for row in run.rows] and 0 < len(kept) < 9
 
 
 def test_a_full_server_gives_lower_bounds_of_waits(sweep):

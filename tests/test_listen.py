@@ -12,6 +12,7 @@ from support.configured import directives as configured
 from support.servers import free_ports
 from support.waiting import poll_until
 
+from mpmkit.measure.procfs import listen_queue
 from mpmkit.server import listen as of
 from mpmkit.server.listen import Listener, ListenError, bind, open_listeners
 
@@ -111,7 +112,7 @@ def test_all_that_wait_come_in_turn_and_before_the_other_descriptor(opened, coun
         os.write(write, b"!")
         for listener in listeners * 3:
             stack.enter_context(socket.create_connection(listener.getsockname()))
-        poll_until(lambda: len(select.select(listeners, [], [], 0)[0]) == count)
+        poll_until(lambda: all(listen_queue(one.getsockname()[1]) == 3 for one in listeners))
         ports = []
         while (accepted := acceptor.accept()) is not None:
             ports.append(accepted[0].getsockname()[1])

@@ -32,7 +32,6 @@ OPEN = {"arrival": "constant", "rate": 10}
 LONG = {"seconds": 3000, "users": 1}
 ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
 
-
 BAD_PROFILE = '--load-profile {"requests":0}'
 BAD = {
     "path": ["index.html", "/a b", "/ä", None], "users": [0, 20_001, True, 2.0],
@@ -183,9 +182,11 @@ NEW = {"/late-long": "length", "/closes": "closed", "/resets": "reset", "/stall"
 
 @pytest.mark.parametrize(("keep_alive", "kinds"), [(True, EITHER), (False, EITHER | NEW)])
 def test_each_request_is_sent_once_and_judged(bad, keep_alive, kinds):
-    mix = [{"path": path, "expect_length": 45} for path in kinds]
-    how = {"keep_alive": keep_alive, "processes": 1 if keep_alive else 2, "timeout": 0.7}
-    run = run_load(bad.url, users=8, requests=151, mix=mix, **how)
+    # Few of those that take a time-out, which is longer than a machine stands still.
+    weight = {path: 1 if path in ("/stall", "/unclosed") else 4 for path in kinds}
+    mix = [{"path": path, "expect_length": 45, "weight": weight[path]} for path in kinds]
+    how = {"keep_alive": keep_alive, "processes": 1 if keep_alive else 2, "timeout": 4}
+    run = run_load(bad.url, users=16, requests=151, mix=mix, **how)
     version, counts = "1.1" if keep_alive else "1.0", bad.counts()
     came = {path: counts.get(f"GET {path} HTTP/{version}", 0) for path in kinds}
     errors = sum((Counter({kind: came[path]}) for path, kind in kinds.items()), Counter())
@@ -210,10 +211,10 @@ def test_a_kept_connection_that_the_server_ends_is_no_failure(bad):
 
 def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     seen, ticks = [], []
-    how = {"users": 6, "duration": 1.2, "warmup_seconds": 0.3, "keep_alive": True}
+    how = {"users": 6, "duration": 3.5, "warmup_seconds": 0.3, "keep_alive": True}
     calls = {"on_progress": lambda *now: seen.append(now), "on_tick": ticks.append}
     run = run_load(bad.url, "/every/7", **how, **calls)
-    assert run.ended == "duration" and 1.1 < run.duration < 20
+    assert run.ended == "duration" and 3.4 < run.duration < 20
     assert bad.counts()["GET /every/7 HTTP/1.1"] > run.requests  # the warm-up's are not counted
     assert seen == sorted(seen) and len(seen) >= 2 and seen[-1][0] <= run.requests
     assert len(ticks) >= 2 and all(0 <= tick.begin < tick.end for tick in ticks)
@@ -226,7 +227,7 @@ def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     assert [slot.begin for slot in run.seconds][:2] == [0, 1]
     assert sum(slot.requests for slot in run.seconds) == run.requests
     assert sum((slot.errors for slot in run.seconds), Counter()) == run.errors
-    assert all(slot.latency_ms(50) > 0 for slot in run.seconds)
+    assert all(slot.latency_ms(50) > 0 for slot in run.seconds if slot.requests)
     plain = json.loads(run.to_json())
     assert plain["row"]["requests"] == run.requests
     assert sum(count for _, count in plain["histogram"]) == run.succeeded
@@ -286,7 +287,7 @@ def test_ctrl_c_keeps_what_was_measured_and_no_end_of_the_parent_leaves_a_load(b
         asked = time.monotonic()
         process.send_signal(how)
         out, err = process.communicate(timeout=30)
-    assert time.monotonic() - asked < patience(5)  # much less, unless the machine stands still
+    assert time.monotonic() - asked < patience(20)  # much less, unless the machine stands still
     if how == signal.SIGINT:
         assert process.returncode == 130 and err == "mpmkit: interrupted\n"
         row = json.loads(out)
@@ -322,10 +323,7 @@ def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
     assert sum(entry["response_times"].values()) == 40 and entry["total_content_length"] == 36 * 45
     assert done.returncode == 1  # as Locust does when there were failures
     # Alone, too, it refuses other hosts and bad profiles.
-    for more, said in {
-        "--host http://192.0.2.1:80": "loopback",
-        BAD_PROFILE: "requests: must be",
-    }.items():
+    for more, said in ("--host http://192.0.2.1:80", "loopback"), (BAD_PROFILE, "requests: must"):
         done = run(f"{ALONE} --host {bad.url} {more}")
         assert done.returncode == 2 and said in done.stderr
 

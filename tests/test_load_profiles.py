@@ -50,18 +50,16 @@ def test_a_mix_is_sent_by_weight_and_connections_are_kept_for_so_many_requests(b
     assert by_path == {"/ok": ok, "/status/404": missing} and "/status/404: " in run.summary()
     assert (run.reconnects, run.retries) == (0, 0)
     assert 40 <= counts["connections"] == run.connections <= 44
-    row = run.row()
-    assert (row["path"], row["keep_alive"]) == ("a mix of 2: /ok ...", True)
-    assert "keep-alive" in run.summary()
+    shown = [run.row()[name] for name in ("path", "keep_alive")]
+    assert shown == ["a mix of 2: /ok ...", True] and "keep-alive" in run.summary()
 
 
 @pytest.mark.parametrize("think", ["constant", "exponential"])
 def test_users_think_and_a_server_that_closes_meanwhile_fails_nothing(bad, think):
-    how = {"users": 4, "duration": 1.2, "keep_alive": True, "think_time": 0.1, "think": think}
+    how = {"users": 4, "requests": 48, "keep_alive": True, "think_time": 0.1, "think": think}
     run = run_load(bad.url, "/drops/3", **how)
-    # At most: a machine that stands still for a moment makes fewer of them.
-    assert 8 <= run.requests <= (52 if think == "constant" else 100)
-    assert run.failures == 0 and run.retries > 0
+    assert (1.0 if think == "constant" else 0.5) <= run.duration < 20  # eleven pauses of each
+    assert (run.requests, run.failures) == (48, 0) and run.retries > 0
 
 
 def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
@@ -81,11 +79,11 @@ def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
 
 def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
     """One user, answers that take the server a moment, ten times as many due as it can send."""
-    how = {"duration": 1, "arrival": "constant", "rate": 2_000, "keep_alive": True}
+    how = {"duration": 3, "arrival": "constant", "rate": 2_000, "keep_alive": True}
     run = run_load(bad.url, "/chunked", users=1, **how)
-    assert run.requests == pytest.approx(2_000, abs=5)
+    assert run.requests == pytest.approx(6_000, abs=5)
     sent = run.succeeded
-    assert run.errors == {"unsent": run.requests - sent} and 0 < sent < 1_000
+    assert run.errors == {"unsent": run.requests - sent} and 0 < sent < 3_000
     # The last one sent had waited for nearly a second, though its own answer took milliseconds.
     assert run.latency_ms(100) > 500 and run.late > 0.9 * sent
     assert "sent more than 1 ms after they were due" in run.summary()
@@ -93,14 +91,15 @@ def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
 
 def test_steps_of_users(bad):
     stages = [{"seconds": 1.2, "users": 2}, {"seconds": 1.2, "users": 16}]
-    for _ in range(3):  # a machine may stand still for a second
+
+    def steady() -> LoadRun | None:
+        """A run, unless the machine stood still in it: each user asks nearly ten times a second."""
         run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.1, stages=stages)
         first, second = run.stages
         assert (first.load, second.load, run.users, run.ended) == (2, 16, 16, "duration")
-        if 2 < first.qps < 25 and second.qps > 2 * first.qps:
-            break  # two users, 100 ms and an answer each; then eight times as many
-    else:
-        pytest.fail(run.summary())
+        return run if 2 < first.qps < 25 and second.qps > 2 * first.qps else None
+
+    run = poll_until(steady, "a run in time", 30)
     assert "1.2 to 2.4 s, 16 users" in run.summary() and run.failures == 0
 
 
@@ -109,6 +108,7 @@ def test_stages_send_to_several_ports_in_turn_and_keep_the_connections(bad):
         port = urlsplit(other.url).port
         mix = [{"path": "/ok"}, {"path": "/index.html", "port": port}]
         stages = [{"seconds": 0.25, "rate": 60, "line": 1 + n % 2} for n in range(6)]
+        stages.append({"seconds": 3, "rate": 0.01})  # time for what is late
         # So many users that a busy machine has one free for each request that is due.
         how = {"users": 20, "arrival": "constant", "keep_alive": True}
         run = run_load(bad.url, mix=mix, stages=stages, **how)
@@ -191,7 +191,8 @@ def test_the_command(bad, tmp_path):
     assert json.loads(out.read_text())["row"]["requests"] == 30
     steps = "--steps 100,200 --step-seconds 0.2 --arrival poisson --users 50"
     done = run(f"mpmkit load {bad.url}/ok {steps}")
-    assert done.returncode == 0 and "0.2 to 0.4 s, 200 requests/s due" in done.stdout
+    assert done.returncode == 0 or "unsent" in done.stdout, "a machine may stand still"
+    assert "0.2 to 0.4 s, 200 requests/s due" in done.stdout
 
 
 STAGE = st.builds(dict, seconds=st.floats(0.1, 50), rate=st.floats(0.01, 1e5), ramp=st.booleans())
@@ -270,9 +271,8 @@ def test_what_is_no_latency_is_refused():
 
 
 def locust(options: str) -> subprocess.Popen[str]:
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": ENVIRON}
-    line = argv(f"{LOCUST} --only-summary {options}")
-    return subprocess.Popen(line, start_new_session=True, **how)
+    to = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": ENVIRON}
+    return subprocess.Popen(argv(f"{LOCUST} --only-summary {options}"), process_group=0, **to)
 
 
 @contextlib.contextmanager
@@ -328,8 +328,7 @@ def test_a_killed_worker_ends_nothing_and_is_reported(bad, tmp_path):
         run = result()
     assert run["row"]["ended"].endswith("; what they did last is lost")
     good = sum(count for _, count in run["histogram"])
-    # The dead one's, too.
-    assert sum(count for _, count in run["paths"]["/ok"]) == good > 100
+    assert sum(count for _, count in run["paths"]["/ok"]) == good > 100  # the dead one's, too
 
 
 def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
@@ -341,17 +340,15 @@ def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
     def asked(path: str, data: bytes | None = None) -> dict:
         """The page, asked as its own buttons do; {} before it is there."""
         with contextlib.suppress(OSError):
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{port}{path}", data, timeout=10
-            ) as answer:
-                return json.load(answer)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=10) as page:
+                return json.load(page)
         return {}
 
     def done() -> bool:
         """The page still says "stopped" when it has just been asked to start."""
         nonlocal came
         came += bad.counts().get("GET /ok HTTP/1.1", 0)
-        return came >= 60 and asked("/stats/requests")["state"] == "stopped"
+        return came >= 60 and asked("/stats/requests").get("state") == "stopped"
 
     with locust(options) as process:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.calls import printed_by, refused
 from support.experiments import memory_rows as rows
-from support.servers import environment, pool
+from support.servers import environment, free_ports, pool
 from support.waiting import poll_until
 
 import mpmkit
@@ -35,13 +35,13 @@ def quick(monkeypatch):
     """Looks only as long as a test needs it."""
     monkeypatch.setattr(procfs, "STEADY", 0.2)
     monkeypatch.setattr(procfs, "BETWEEN", 0.01)
-    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
+    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "3")
     monkeypatch.setattr(published, "DIRECTIVES", SMALL)
 
 
 @pytest.mark.parametrize("mpm", ("worker", "event"))
 def test_what_is_held_keeps_workers_busy_but_idle_connections_under_event(mpm, monkeypatch):
-    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
+    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "3")
     with mpmkit.launch(mpm, **SMALL[mpm], **PATIENT) as server:
         with connections.HoldingProcess(server.url, "half-sent") as holding:
             assert holding.ask("hold", 4)["held"] == 4
@@ -384,7 +384,8 @@ def test_the_meter_counts_from_the_first_report_to_the_end():
         meter.progress(40)
         server.work()
         meter.progress(50)
-        assert meter.per_request(100) is None, "it took less than a second"
+        meter.LEAST = 60.0
+        assert meter.per_request(100) is None, "it took less than that"
         meter.LEAST = 0.0
         used = meter.per_request(100)
         assert used == pytest.approx((procfs.cpu_ns([server.pid]) - before) / 60 / 1000, rel=0.05)
@@ -395,10 +396,11 @@ def test_the_meter_counts_from_the_first_report_to_the_end():
 
 @pytest.mark.parametrize("family, host", [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_clients_that_no_one_accepts_wait_in_the_queue(family, host, tmp_path):
+    (port,) = free_ports(1)  # on all addresses: the queue of another's would count
     with socket.socket(family) as listener:
-        listener.bind((host, 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
         listener.listen(16)
-        port = listener.getsockname()[1]
         assert procfs.listen_queue(port) == 0
         clients = [socket.create_connection((host, port)) for _ in range(3)]
         poll_until(lambda: procfs.listen_queue(port) == 3, what="three wait")

@@ -8,7 +8,7 @@ import pytest
 from support.client import Client, at_once, exchange, get, read_reply, request
 from support.files import conf, program, section, tree
 from support.malformed import BROKEN_OFF, FIELD, GET, HOST, LINE, NAMED, REFUSED, TARGET
-from support.servers import serving, take_errors
+from support.servers import SMALL, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.http.messages import whole_number
@@ -115,15 +115,16 @@ def application(environ, start_response):
     os._exit(int(number)) if kind == "exit" else os.kill(os.getpid(), int(number))
 """
     site = tree(tmp_path, {"end.py": ending, "index.html": "here"})
-    with serving(mpm, document_root=site) as server:
-        idle = server.scoreboard().count("_")
+    idle = 2 * SMALL[mpm].get("ThreadsPerChild", 1)
+    spare = {} if mpm == "prefork" else {"MinSpareThreads": idle}
+    with serving(mpm, document_root=site, **spare) as server:
         for how in ("exit=15", "exit=7", "exit=1", f"kill={signal.SIGRTMIN + 1}"):
+            # As in httpd, a sick child (7) while no other serves would end the server.
+            poll_until(lambda: server.scoreboard().count("_") >= idle, what="both serve")
             before = server.processes()
             exchange(server, request(f"/end.py?{how}"))
             poll_until(lambda: set(before) - set(server.processes()), what="one has ended")  # noqa: B023
             assert get(server, "/").status == 200, "others serve"
-            # As in httpd, a sick child (7) while no other serves would end the server.
-            poll_until(lambda: server.scoreboard().count("_") >= idle, what="it is replaced")
         poll_until(lambda: "ended by signal SIGRT (35)" in server.error_log(), what="it is named")
 
 

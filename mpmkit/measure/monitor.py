@@ -204,7 +204,7 @@ class Watch(Recording):
         self.close()
 
     def go_on(self, seconds: float = math.inf) -> None:
-        """Look at the full multiples of `every`: for so many seconds, or until the end."""
+        """Look at the full multiples of `every`, for so many seconds: any but the last is left out if late."""
         number = 1
         while number * self.every <= seconds + 1e-9:
             if self._stop.wait(max(0.0, number * self.every - self.now)):
@@ -214,7 +214,7 @@ class Watch(Recording):
                     self.on_end()
                 return
             self.look()  # one that fails while the server runs is one look missed
-            number = max(number + 1, int(self.now / self.every))  # leave out what is a period late
+            number = max(number + 1, int(min(self.now, seconds + 1e-9) / self.every))
 
     @property
     def now(self) -> float:

@@ -129,9 +129,12 @@ def _fill(mpm: str, group: ControlGroup) -> dict[str, Any]:
             if seen.last.reading < busy + STEP:
                 break
             busy += STEP
-        time.sleep(1)  # until the clients of the process that ended have noticed
+        killed, end = group.kills > 0, time.monotonic() + PATIENCE
+        while killed and not sum(crowd.losses for crowd in crowds) and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1)  # until all clients of the process that ended have noticed
         lost = sum(crowd.totals["closed"] + crowd.totals["reset"] for crowd in crowds)
-        return {"held": busy, "killed": group.kills > 0, "lost": lost, "runs": server.running}
+        return {"held": busy, "killed": killed, "lost": lost, "runs": server.running}
 
 
 def figure(rows: Sequence[dict[str, Any]], predicted: dict[str, float]) -> go.Figure:

@@ -31,22 +31,17 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
     with HeldConnections(server.url, "idle", count=connections) as held:
         if not held.wait(lambda: held.held() == connections, 20):
             raise RuntimeError(f"the server holds {held.held()} of {connections} connections")
-        time.sleep(1.2)  # event publishes its counters once a second
-        board = server.scoreboard()
-        letters = board.letters
-        load = {
-            row.pid: letters[row.slot].count("K") + row.keep_alive
-            for row in board.snapshot.processes
-            if row.pid
-        }
+        # Event publishes its counters once a second.
+        held.wait(lambda: sum(_held_by(server).values()) == connections, 10)
+        load = _held_by(server)
         victim = max(load, key=lambda pid: load[pid])
         began = time.monotonic()
         os.kill(victim, signal.SIGSEGV)
         with HeldConnections(server.url, "idle", count=1) as client:
             client.wait(lambda: client.held() == 1, 20)
             served = time.monotonic() - began
-        held.wait(lambda: held.losses > 0, 5)
-        time.sleep(0.2)  # the others of that process, if there are more
+        held.wait(lambda: held.losses >= load[victim], 10)
+        time.sleep(0.2)  # more than were known, if there are any
         lost, log = held.losses, _wait_for_log(server, str(victim))
     return {
         "connections": connections,
@@ -58,7 +53,14 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
     }
 
 
-def _wait_for_log(server: Server, word: str, seconds: float = 4.0) -> str:
+def _held_by(server: Server) -> dict[int, int]:
+    """How many connections each child keeps, as far as the scoreboard tells."""
+    board = server.scoreboard()
+    rows = [row for row in board.snapshot.processes if row.pid]
+    return {row.pid: board.letters[row.slot].count("K") + row.keep_alive for row in rows}
+
+
+def _wait_for_log(server: Server, word: str, seconds: float = 15.0) -> str:
     """The error log's message with the word in it; the parent reaps once a second."""
     until = time.monotonic() + seconds
     while True:

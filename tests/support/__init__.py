@@ -7,9 +7,9 @@
         with Load(server, clients=8) as load: ...            many clients in threads, until the block ends
     refused(ValueError, "its words", call, argument)         a call that must fail, and says so
 
-A test never sleeps to let something happen. It waits for the thing itself, by `poll_until` or by a
-read with a deadline, and fails with what it saw when that takes too long. Where something must *not*
-happen, a client waits for it (`Client.silent`).
+A test never sleeps to let something happen. It waits for the thing itself, by `poll_until` or by a read with a
+deadline, and fails with what it saw when that takes too long. Where something must *not* happen, a client waits
+for it (`Client.silent`).
 """
 
 import os
