@@ -102,8 +102,7 @@ def test_the_last_connection_of_a_child_is_not_kept_alive(mpm):
         said, reply = defaultdict(list), None  # by child: worker's may end between two
         while not (reply and reply.closes) and sum(map(len, said.values())) < 40:
             with Client(server) as client:
-                reply = client.get("/pid.py")
-                said[reply.body].append(reply.closes)
+                said[(reply := client.get("/pid.py")).body].append(reply.closes)
     # Event knows at the accept which is the last; worker counts those that have ended: one or two more.
     assert said[reply.body].index(True) in ([2] if mpm == "event" else [3, 4, 5]), said
 

@@ -1,6 +1,5 @@
 """Before the first fork: a rehearsal serves pages, and leaves nothing behind; objects become immortal where
-Python has such, so that children share more, and nothing grows or stays open.
-"""
+Python has such, so that children share more, and nothing grows or stays open."""
 
 import dataclasses
 import json

@@ -7,7 +7,7 @@ import pytest
 from support.calls import refused
 from support.client import at_once
 from support.jupyter import jupyter
-from support.waiting import alive, patience, poll_until
+from support.waiting import alive, poll_until
 
 import mpmkit
 from mpmkit.config.directives import SPECS, DirectiveError
@@ -221,8 +221,7 @@ def test_a_changed_field_reaches_a_running_load_and_a_wrong_one_does_not(panel):
     put(panel, "arrival", "poisson")
     assert "rate" in shown(panel.load) and "think_time" not in shown(panel.load)
     put(panel, "rate", "40")
-    now = lambda: (load := panel.room._load) and load.running and load.profile.rate  # noqa: E731
-    poll_until(lambda: now() == 40, cap=40)
+    poll_until(lambda: panel.room.loading and panel.room._load.profile.rate == 40, cap=40)
     assert "open loop: Poisson" in panel.more.titles[0]
     # And Stop is the last word, though a change is under way
     put(panel, "rate", "50")
@@ -296,6 +295,5 @@ def test_the_proxied_link_opens_the_status_page(server, monkeypatch, tmp_path):
     link = proxy.status_link(server)
     (tmp_path / "root").mkdir()
     with jupyter("jupyter_server", tmp_path / "root", base="/user/ann") as address:
-        url = address.removesuffix("/user/ann") + link
-        with urllib.request.urlopen(url, timeout=patience(20)) as page:
+        with urllib.request.urlopen(address.removesuffix("/user/ann") + link, timeout=30) as page:
             assert b"Server Version" in page.read()

@@ -17,8 +17,6 @@ LOGGED = {
     for mpm, numbers in (("prefork", (163, 169, 170, 171, 173)), ("worker", (292, 295, 296, 297, 298)),
                          ("event", (489, 491, 492, 493, 494)))
 }  # fmt: skip
-
-
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
 

@@ -4,7 +4,6 @@ import os
 import random
 import re
 import time
-from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,8 +32,6 @@ BIG = random.Random(1).randbytes(3_000_000)
 SAME, BEFORE = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
 TEXT = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 MANY = "bytes=" + ",".join(f"{i}-{i}" for i in range(0, 600, 2))
-
-
 FILES = {
     "big.bin": BIG, "py.secret.txt": "not a script", ".hidden": "hidden", "sp ace.txt": "space",
     "caf\u00e9.html": "coffee", os.fsdecode(b"latin\xe9.txt"): "latin", "100%.txt": "percent",
@@ -102,8 +99,8 @@ def test_slow_readers_and_those_that_leave(mpm, document_root, way, values):
         poll_until(lambda: len(open_files(server, "big.bin")) <= most, what="they are closed")
 
 
-def open_files(server, name: str) -> list[str]:
-    links = (link for pid in server.processes() for link in glob(f"/proc/{pid}/fd/*"))
+def open_files(server, name: str) -> list[Path]:
+    links = (link for pid in server.processes() for link in Path(f"/proc/{pid}/fd").iterdir())
     return [link for link in links if os.path.realpath(link).endswith("/" + name)]
 
 
