@@ -33,10 +33,11 @@ def test_a_pool_grows_by_1_2_4_8_children_a_second_apart(mpm):
         poll_until(lambda: len(server.processes()) == expected[-1], "all are there", 30.0)
         births = sorted(born(pid) for pid in server.processes())
         passes = [births[low:high] for low, high in itertools.pairwise([0, *expected])]
+        # All of a pass at once, the next pass a second later; the machine may stand still once or twice.
+        within = [b - a for each in passes for a, b in itertools.pairwise(each)]
+        assert sum(gap > patience(0.9) for gap in within) <= 2, passes
         for before, after in itertools.pairwise(passes):
-            # All of a pass at once, the next pass a second later; the machine may be slow.
-            assert after[-1] - after[0] < patience(0.9), passes
-            assert 0.9 < after[0] - before[-1] < patience(4), passes
+            assert 0.9 < after[0] - before[-1] < patience(6), passes
         # Enough: within its bounds a pool is left alone.
         level = server.processes()
         # Two passes of idle maintenance go by while a client is idle for so long.
@@ -149,7 +150,7 @@ def test_children_that_crash_in_series_are_reported_and_not_replaced_at_once(mpm
         poll_until(lambda: not any(map(alive, before[:4])), "four have died")
         os.kill(server.pid, signal.SIGCONT)
         ah = {"worker": "AH10393", "event": "AH10392"}[mpm]
-        poll_until(lambda: f"{ah}: " in server.error_log(), "a warning", 3.0)
+        poll_until(lambda: f"{ah}: " in server.error_log(), "a warning")
         poll_until(lambda: server.error_log().count("AH00052") == 4, "four are reported")
         poll_until(lambda: len(server.processes()) == 3, "two of four are replaced")
         assert get(server).status == 200
@@ -167,8 +168,8 @@ def test_parked_clients_stay_while_half_sent_heads_take_the_workers():
             waiting = []
             for _ in range(clients):
                 shows(server, idle=4)
+                since = time.monotonic()
                 waiting.append(parked(server))
-            since = time.monotonic()
             busy = [half_sent(server) for _ in range(14)]
             shows(server, R=readers)
             for client in waiting:
@@ -244,15 +245,13 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
 # Worker's thread does what prefork's child does.
 @pytest.mark.parametrize("mpm", ["prefork", "event"])
 def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
-    options = {"Timeout": 1, "EnableSendfile": True, **SMALL_BUFFERS}
+    options = {"Timeout": 1, "EnableSendfile": True, "access_log": True, **SMALL_BUFFERS}
     with launched(mpm, pool=one_child(mpm, 4), **options) as server:
         with Client(server, receive_buffer=8192) as client:
             client.send(request("/big.bin"))
-            # Under event the counter follows the worker's last W: it alone shows that the client waits.
-            waits = lambda: total(server, "write_completion")  # noqa: E731
-            poll_until(waits if mpm == "event" else lambda: server.scoreboard().count("W"), "begun")
-            # A second for each write that takes nothing, then two of lingering.
-            poll_until(lambda: not waits(), "the thread is free", 15)
+            # A second for each write that takes nothing; then prefork logs the request, event lingers.
+            lingers = lambda: total(server, "lingering_close")  # noqa: E731
+            poll_until(lingers if mpm == "event" else server.access_log, "it is dropped", 15)
             shows(server, idle=1 if mpm == "prefork" else 4)
             with pytest.raises((Lost, TimeoutError)):
                 client.reply()

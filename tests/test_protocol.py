@@ -118,8 +118,6 @@ PLAIN = (
     b"GET /a?b=1 HTTP/1.1\r\nHost: x:80\r\nUser-Agent: a b (c)\r\nAccept: */*\r\n"
     b"Connection: keep-alive\r\nCookie: a=1; b=\xe4\r\nIf-Match: *\r\nX:\r\n\r\n"
 )
-
-
 ADDED = st.sampled_from(PARTS) | st.binary(min_size=1, max_size=1)
 CHANGE = st.tuples(st.integers(0, len(PLAIN) - 1), st.integers(0, 2), ADDED)
 

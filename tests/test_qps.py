@@ -158,7 +158,7 @@ def launched(monkeypatch):
     static = Page("static", "/ok", 45, "static page of 45 bytes")
     pages = {"static": static, "script": Page("script", "/keeps/3", 45, "script")}
     monkeypatch.setattr(published, "PAGES", pages)
-    monkeypatch.setitem(SCALES, "smoke", QpsScale(60, 2.0, 0.05, 1))
+    monkeypatch.setitem(SCALES, "smoke", QpsScale(60, 60.0, 0.05, 1))
     return Launches()
 
 

@@ -56,7 +56,7 @@ def page(server, path: str = "/index.html", *lines: str) -> Reply:
 
 
 def logged(server, line: str) -> bool:
-    return poll_until(lambda: line in (server.root / "access_log").read_text(), cap=3, what=line)
+    return poll_until(lambda: line in (server.root / "access_log").read_text(), line)
 
 
 @pytest.mark.rival

@@ -1,6 +1,5 @@
 """Before the first fork: a rehearsal serves pages, and leaves nothing behind; objects become immortal where
-Python has such, so that children share more, and nothing grows or stays open.
-"""
+Python has such, so that children share more, and nothing grows or stays open."""
 
 import dataclasses
 import json
@@ -62,10 +61,10 @@ def test_pages_are_served_and_nothing_is_left(tmp_path, mpm):
     immortal.make_immortal(())  # loads libffi, which may keep its own file open
     before, threads = os.listdir("/proc/self/fd"), threading.active_count()
     rehearse(given, handlers, SAMPLES, CHILDREN[mpm])
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= set(before)  # others' may be collected
     assert handlers.served == ANSWERS * ROUNDS
     assert handlers.made == ROUNDS, "each round begins with nothing remembered"
-    assert threading.active_count() == threads, "a fork must not come upon a thread"
+    assert threading.active_count() <= threads, "a fork must not come upon a thread"
     assert not log.exists(), "a rehearsal is no client's request"
     assert handlers.given.DocumentRoot == SAMPLES
     assert handlers.given.SetHandler is None and site not in handlers.given.sections

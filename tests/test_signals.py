@@ -17,8 +17,6 @@ LOGGED = {
     for mpm, numbers in (("prefork", (163, 169, 170, 171, 173)), ("worker", (292, 295, 296, 297, 298)),
                          ("event", (489, 491, 492, 493, 494)))
 }  # fmt: skip
-
-
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
@@ -208,7 +206,7 @@ def test_a_graceful_stop_ends_at_once_with_its_timeout_or_by_term(mpm):
             server.signal("graceful-stop")
             client.ended(8.0)
             assert mpm == "event" or time.monotonic() - began > 1.9
-        assert exit_status(server, 3.0) == 0
+        assert exit_status(server) == 0
         assert "AH00045" not in server.error_log()
     with launched(mpm, GracefulShutdownTimeout=1) as server, half_sent(server) as never:
         poll_until(lambda: server.scoreboard().count("R"), "a worker reads")

@@ -22,7 +22,7 @@ from mpmkit.handlers.static import MMAP_LIMIT, SMALL, StaticFiles
 from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
-from mpmkit.measure.procfs import status_numbers
+from mpmkit.measure.procfs import status_numbers, text_of
 from mpmkit.server.logs import ErrorLog
 
 mpm = prefork_and_event
@@ -32,8 +32,6 @@ BIG = random.Random(1).randbytes(3_000_000)
 SAME, BEFORE = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
 TEXT = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 MANY = "bytes=" + ",".join(f"{i}-{i}" for i in range(0, 600, 2))
-
-
 FILES = {
     "big.bin": BIG, "py.secret.txt": "not a script", ".hidden": "hidden", "sp ace.txt": "space",
     "caf\u00e9.html": "coffee", os.fsdecode(b"latin\xe9.txt"): "latin", "100%.txt": "percent",
@@ -107,7 +105,7 @@ def open_files(server, name: str) -> list[Path]:
 
 
 def is_mapped(server, name: str) -> bool:
-    maps = (Path(f"/proc/{pid}/maps").read_text() for pid in server.processes())
+    maps = (text_of(f"/proc/{pid}/maps") for pid in server.processes())
     return any(re.search(rf"/{re.escape(name)}$", text, re.MULTILINE) for text in maps)
 
 
@@ -291,15 +289,15 @@ def test_a_change_is_seen_at_once(server, document_root):
 
 def test_a_fresh_file_has_a_weak_tag(tmp_path):
     """It may change again within the same tick of the clock (and then it is strong)."""
-    files = files_with(tmp_path)
-    now = time.time()
+    files, now = files_with(tmp_path), time.time()
+    files.clock = lambda: now
     for age, weak in [(0, True), (0.5, True), (5, False)]:
         write(tmp_path / "file.txt", "text", now - age)
         assert (b'ETag: W/"' in answer(files, "/file.txt").fields) is weak
     # Nor does a date name its version.
     write(tmp_path / "file.txt", "hello")
     for age, status in ((59, 200), (61, 206)):
-        files = files_with(tmp_path, RECORDED + age - time.time())
+        files.clock = lambda at=RECORDED + age: at
         lines = ("Range: bytes=0-1", f"If-Range: {http_date(RECORDED)}")
         assert answer(files, "/file.txt", *lines).status == status
 

@@ -13,6 +13,7 @@ for it (`Client.silent`).
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -22,3 +23,6 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.pycache_prefix = str(Path(__file__).parents[2] / "build" / "bytecode")
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     sys.dont_write_bytecode = False
+# In the background of a shell SIGINT is ignored, and programs would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
