@@ -233,7 +233,7 @@ def test_a_lock_that_is_missing_is_noticed(turns, monkeypatch):
 
 NUMBER = st.integers(0, 5)  # of a connection
 STATES = {KEEPALIVE: 5.0, WRITING: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
-THEN = {KEEPALIVE: LINGER_SHORT, WRITING: LINGER_NORMAL, LINGER_NORMAL: None, LINGER_SHORT: None}
+THEN = {KEEPALIVE: LINGER_SHORT, WRITING: WRITING, LINGER_NORMAL: None, LINGER_SHORT: None}
 
 
 def test_who_becomes_idle_says_so_when_it_counts():
@@ -263,7 +263,8 @@ def test_a_full_pipe_of_death_does_not_block_and_a_wait_ends_by_a_byte_another_d
 
 def Conn(fd: int) -> SimpleNamespace:
     """What ParkedConnections looks at of a connection; one is itself alone."""
-    return type("Conn", (), {"fd": fd, "state": PROCESSING, "edge": False, "watching": 0})()
+    what = {"fd": fd, "state": PROCESSING, "edge": False, "watching": 0, "left": 9}
+    return type("Conn", (), what)()
 
 
 class Epoll(dict):
@@ -336,8 +337,10 @@ class AgainstAList(RuleBasedStateMachine):
     def expire(self) -> None:
         over = {one: THEN[self.since[one][1]] for one, at in self.due().items() if at <= self.now}
         assert dict(self.parked.expired()) == over
-        for conn in over:
+        for conn, then in over.items():
             del self.since[conn]
+            if then == WRITING:  # a worker has yet to claim it
+                self.since[conn] = self.now, then
 
     @invariant()
     def the_alarm_is_never_late_and_all_are_counted(self) -> None:

@@ -35,7 +35,7 @@ def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **cha
     """What a log sees of a connection."""
     values = {
         "request": parse_head(head, directives()), "peer": ("192.0.2.7", 1234), "status": 200,
-        "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
+        "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "unsent": 0, "keep_alive": True, "kept": 2,
         "protocol": SimpleNamespace(line=b""), "scheme": "http", "response": None,
     }  # fmt: skip
     return SimpleNamespace(**(values | changes))

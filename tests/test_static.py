@@ -71,7 +71,7 @@ def test_names(server, path, body, kind):
     ("read", {"EnableMMAP": "Off"}), ("sendfile", {"EnableSendfile": "On"}),
     ("mapped", {"EnableMMAP": "On", "EnableSendfile": "Off"}),
 ])  # fmt: skip
-def test_slow_readers_and_those_that_leave(mpm, document_root, way, values):
+def test_slow_readers_and_those_that_leave(mpm, document_root, way, values, tmp_path):
     """The answer takes many turns to send, and is whole. Who leaves early leaves no descriptor open."""
     big = asking("/big.bin")
     # Left to itself the kernel widens its buffer, up to where it takes the whole file at once.
@@ -97,6 +97,17 @@ def test_slow_readers_and_those_that_leave(mpm, document_root, way, values):
                 client.until_closed()
         most = len(server.processes()) if way == "mapped" else 0
         poll_until(lambda: len(open_files(server, "big.bin")) <= most, what="they are closed")
+    # One that takes nothing is left after Timeout; as by httpd, %X says so, and %O is what was sent.
+    log, values = tmp_path / "log", {"Timeout": 2, "FlushMaxThreshold": 2 * len(BIG), **values}
+    values |= {"CustomLog": f'{log} "%X %B %O %T"', "SendBufferSize": 65536}
+    with serving(mpm, document_root=document_root, **values) as server, Client(server) as client:
+        if way == "mapped":
+            get_until_mapped(server, client, "/big.bin")
+        with Client(server, receive_buffer=4096) as full:
+            full.send(big)
+            poll_until(lambda: "X" in log.read_text(), "it is logged")
+    whole, sent, seconds = log.read_text().split()[-3:]
+    assert int(whole) == len(BIG) > int(sent) > 0 and 2 <= int(seconds) < 6
 
 
 def open_files(server, name: str) -> list[Path]:

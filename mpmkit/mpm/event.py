@@ -118,10 +118,12 @@ class EventChild(ThreadedChild):
                 self.close(conn)
 
     def expire(self) -> None:
-        """Close the lingering connections whose time is over; let the others linger."""
+        """Close the lingering connections whose time is over; let the others linger, or a worker end them."""
         for conn, then in self.parked.expired():
             if then is None:
                 self.close(conn)
+            elif then == states.WRITE_COMPLETION:
+                self.queue.offer(conn)
             else:
                 self.linger(conn, then)
 
@@ -156,7 +158,7 @@ class EventChild(ThreadedChild):
             while conn.async_safe:
                 if conn.pending is not None:
                     slot.set(states.BUSY_WRITE)
-                    if not conn.flush():
+                    if not conn.unsent and not conn.flush():
                         if self.parked.park(conn, states.WRITE_COMPLETION):
                             return
                         continue
@@ -180,6 +182,8 @@ class EventChild(ThreadedChild):
                 while process_request(conn, slot, service):
                     slot.set(states.BUSY_KEEPALIVE)
         except Disconnected:
+            if conn.unsent:
+                finish_request(conn, slot, service)
             self.close(conn)
             return
         slot.set(states.CLOSING)

@@ -1,7 +1,7 @@
 """A connection: a socket, its protocol, and unsent bytes.
 
-Waits happen in the kernel, with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO): a read is one
-system call, where Python's `settimeout` would poll before each. A time-out shows as BlockingIOError.
+A read waits in the kernel, with the socket's own time-out (SO_RCVTIMEO): it is one system call, where Python's
+`settimeout` would poll before each. A time-out shows as BlockingIOError.
 
 Under prefork and worker one thread holds a connection to its end. Under event a thread holds it only while
 there is work to do; `nonblocking` is set, a thread waits only while more than FlushMaxThreshold is left to be
@@ -11,6 +11,7 @@ sent, as in httpd, and the rest stays in `pending`: `flush` continues when the s
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable, Iterable
 from mmap import MAP_PRIVATE, mmap
@@ -75,12 +76,11 @@ class Connection:
     __slots__ = (
         "_directives", "_local", "_timeout", "answering", "async_safe", "body_sent", "direct", "edge", "fd",
         "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "received", "recv", "request",
-        "response", "sent", "sock", "started", "state", "status", "watching",
+        "response", "sent", "sock", "started", "state", "status", "unsent", "watching",
     )  # fmt: skip
 
     # How the request is being answered; the response is the handler's, until it is logged.
     body_sent: int
-    sent: int
     started: int  # ns since the epoch
     status: int
     keep_alive: bool
@@ -107,6 +107,9 @@ class Connection:
         self.kept = 0  # responses after which the connection was kept alive
         self.received = 0  # bytes of the request: its head, and of its body what was read
         self.request: Request | None = None
+        self.sent = self.unsent = (
+            0  # bytes of the response; of these, what a client that is gone has not taken
+        )
         self.edge = False  # event's: news came since a thread last looked
         self.watching = 0  # event's: what epoll watches it for
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
@@ -253,64 +256,61 @@ class Connection:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._timeout = seconds
 
-    # -- sending: each waits in the kernel until the client has taken it, for Timeout at most ------
+    # -- sending: each waits until the client has taken it, for Timeout at most while it takes nothing -----------
 
     def send(self, data: bytes) -> None:
         """Send a head, or a head and its body. Raises Disconnected."""
         try:
-            if not self.nonblocking or len(data) > self._directives.FlushMaxThreshold:
-                sent = self.sock.send(data)
-                if sent < len(data):
-                    self._send_blocking(memoryview(data)[sent:])
-                return
             sent = self.sock.send(data, _NOW)
-        except OSError as error:
-            if not (self.nonblocking and isinstance(error, BlockingIOError)):
-                raise Disconnected from None
+        except BlockingIOError:
             sent = 0
+        except OSError:
+            raise self._gone(len(data)) from None
         if sent < len(data):
-            self.pending = memoryview(data)[sent:]
+            self._send_rest(memoryview(data)[sent:])
 
     def send_mapped(self, head: bytes, body: memoryview) -> None:
         """Send `head` and a mapped file in one call, where `direct`; event as `send`. Raises Disconnected. Only
         the kernel reads the mapping: where the file has become shorter it answers EFAULT, not SIGBUS."""
+        left = len(head) + len(body)
         try:
-            sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
-        except OSError as error:
-            if not (self.nonblocking and isinstance(error, BlockingIOError)):
-                raise Disconnected from None
-            sent = 0
-        if not (left := len(head) + len(body) - sent):
-            return
+            left -= self.sock.sendmsg((head, body), (), _NOW)
+        except BlockingIOError:
+            pass
+        except OSError:
+            raise self._gone(left) from None
         if left > len(body):
-            self._send_blocking(memoryview(head)[sent:])
+            self._send_blocking(memoryview(head)[len(body) - left :], more=len(body))
             left = len(body)
-        waiting = left - self._directives.FlushMaxThreshold if self.nonblocking else left
-        if waiting > 0:
-            self._send_blocking(body[-left:][:waiting])
-            left -= waiting
         if left:
-            self.pending = body[-left:]
+            self._send_rest(body[-left:])
+
+    def _send_rest(self, data: memoryview) -> None:
+        """What found no room: event waits until FlushMaxThreshold is left, which stays in `pending`."""
+        keeps = min(len(data), self._directives.FlushMaxThreshold) if self.nonblocking else 0
+        waits = len(data) - keeps
+        self._send_blocking(data[:waits], more=keeps)
+        if keeps:
+            self.pending = data[waits:]
 
     def send_file(self, head: bytes, body: FileBody) -> None:
         """Send `head` and a file's bytes; closes the file. Raises Disconnected. EnableSendfile On: the kernel
         copies file to socket; under event a slow client's rest waits in `pending`. Off: read, and `send`."""
         try:
-            self._write(memoryview(head), _MORE)
+            self._write(memoryview(head), _MORE, body.count)
             if body.sendfile and self.direct:
-                if self.nonblocking:
-                    os.set_blocking(self.fd, False)
+                os.set_blocking(self.fd, False)
                 self.pending = body
-                if not self.flush() and not self.nonblocking:
-                    raise Disconnected
+                while not self.flush() and not self.nonblocking:
+                    self._wait_for_room(body.count)
                 return
             while body.count:
                 if not (data := os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)):
-                    raise Disconnected("the file became shorter while it was sent")
+                    raise self._gone(body.count)  # the file became shorter while it was sent
                 body.offset += len(data)
                 body.count -= len(data)
                 if body.count:
-                    self._write(memoryview(data))
+                    self._write(memoryview(data), 0, body.count)
                 else:
                     self.send(data)
         finally:
@@ -321,13 +321,13 @@ class Connection:
 
     def send_pieces(
         self, head: bytes, pieces: Iterable[bytes], chunked: bool, last: bool = True
-    ) -> int:
-        """Send what a script yields, and (last) the body's end; returns the body's bytes. Raises Disconnected."""
-        count = 0
+    ) -> None:
+        """Send what a script yields, and (last) the body's end; counts its bytes. Raises Disconnected."""
         for piece in pieces:
             if not piece:
                 continue
-            count += len(piece)
+            self.body_sent += len(piece)
+            self.sent += len(piece)
             data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
             self._write(memoryview(head + data if head else data))
             head = b""
@@ -335,38 +335,56 @@ class Connection:
         if end := head + (b"0\r\n\r\n" if chunked and last else b""):
             self._write(memoryview(end))
             self.answering = True
-        return count
 
     def flush(self) -> bool:
-        """Send more of `pending`, under event without waiting. True when all is sent. Raises Disconnected."""
+        """Send more of `pending`, without waiting. True when all is sent. Raises Disconnected."""
         pending = self.pending
         try:
             if isinstance(pending, FileBody):
                 while pending.count:  # by the kernel, from file to socket
                     sent = os.sendfile(self.fd, pending.fd, pending.offset, pending.count)
                     if not sent:
-                        raise Disconnected("the file became shorter while it was sent")
+                        raise self._gone(pending.count)  # the file became shorter while it was sent
                     pending.offset += sent
                     pending.count -= sent
                 pending.close()
-                if self.nonblocking:
-                    os.set_blocking(self.fd, True)
+                os.set_blocking(self.fd, True)
             elif pending is not None:
                 while pending:
                     pending = self.pending = pending[self.sock.send(pending, _NOW) :]
         except BlockingIOError:
             return False
         except OSError:
-            raise Disconnected from None
+            raise self._gone(self.left) from None
         self.pending = None
         return True
 
-    def _send_blocking(self, data: memoryview, flags: int = 0) -> None:
-        try:
-            while data:
-                data = data[self.sock.send(data, flags) :]
-        except OSError:
-            raise Disconnected from None
+    @property
+    def left(self) -> int:
+        """The bytes of `pending`."""
+        pending = self.pending
+        return pending.count if isinstance(pending, FileBody) else len(pending or b"")
+
+    def _send_blocking(self, data: memoryview, flags: int = 0, more: int = 0) -> None:
+        """more: bytes that are to follow."""
+        while data:
+            try:
+                data = data[self.sock.send(data, flags | _NOW) :]
+            except BlockingIOError:
+                self._wait_for_room(len(data) + more)
+            except OSError:
+                raise self._gone(len(data) + more) from None
+
+    def _wait_for_room(self, left: int) -> None:
+        """Not by SO_SNDTIMEO: a call that has sent a part waits for as long again, and so do the next ones."""
+        room = select.poll()
+        room.register(self.fd, select.POLLOUT)
+        if not room.poll(self._directives.Timeout * 1000):
+            raise self._gone(left)
+
+    def _gone(self, unsent: int) -> Disconnected:
+        self.unsent = min(unsent, self.sent)  # over TLS its bytes are more
+        return Disconnected()
 
     _write = _send_blocking  # over TLS: encrypt, then send
 

@@ -245,8 +245,10 @@ class Begun:
     def write(self, piece: bytes) -> None:
         """Send a piece now. Raises Disconnected."""
         head, self.head = self.head, b""
-        self._conn.send_pieces(head, (piece,), self.chunked, last=False)
+        conn = self._conn
+        conn.body_sent, conn.sent = self.count, self.size + self.count
         self.count += len(piece)
+        conn.send_pieces(head, (piece,), self.chunked, last=False)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.rest)
@@ -254,13 +256,12 @@ class Begun:
     def finish(self, response: Response) -> None:
         """Send the rest as it is yielded. Raises Disconnected."""
         conn = self._conn
-        conn.body_sent = conn.sent = 0
+        conn.body_sent, conn.sent = self.count, self.size + self.count
         try:
-            conn.body_sent = self.count + conn.send_pieces(self.head, self.rest, self.chunked)
+            conn.send_pieces(self.head, self.rest, self.chunked)
         finally:
             conn.answering = False
             self.close()
-        conn.sent = self.size + conn.body_sent
         if response.length is not None and conn.body_sent != response.length:
             conn.keep_alive = False  # the client waits for bytes that will not come
         if conn.keep_alive and conn.protocol.body is not None:
@@ -288,7 +289,7 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
         except Exception:
             service.errors.exception("the access log has no line of a request", client=conn.peer)
     conn.response = None  # nothing is kept for a connection that waits
-    slot.served(conn.received + conn.sent, now - conn.started, now)
+    slot.served(conn.received + conn.sent - conn.unsent, now - conn.started, now)
     if conn.keep_alive:
         conn.kept += 1
         return True

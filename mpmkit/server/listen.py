@@ -48,7 +48,7 @@ class ListenError(Exception):
 
 
 def timeval(seconds: float) -> bytes:
-    """A struct timeval for SO_RCVTIMEO and SO_SNDTIMEO; at least 1 µs, as 0 would mean forever."""
+    """A struct timeval for SO_RCVTIMEO; at least 1 µs, as 0 would mean forever."""
     micro = max(1, round(seconds * 1_000_000))
     return _timeval(micro // 1_000_000, micro % 1_000_000)
 
@@ -110,7 +110,7 @@ def configure(sock: Listener, directives: Directives, protocol: str = "") -> Non
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, value in (
         (socket.SO_KEEPALIVE, 1), (socket.SO_SNDBUF, d.SendBufferSize), (socket.SO_RCVBUF, d.ReceiveBufferSize),
-        (socket.SO_RCVTIMEO, timeval(first_timeout(d))), (socket.SO_SNDTIMEO, timeval(d.Timeout)),
+        (socket.SO_RCVTIMEO, timeval(first_timeout(d))),
     ):  # fmt: skip
         if value:
             sock.setsockopt(socket.SOL_SOCKET, option, value)

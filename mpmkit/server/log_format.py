@@ -146,6 +146,14 @@ def _kept(conn: Connection, site: Site) -> int:
     return max(0, conn.kept - repeats)
 
 
+def _connection_after(conn: Connection, site: Site) -> str:
+    """%X: it ended before the client had the response, goes on, or ends."""
+    if conn.unsent:
+        return "X"
+    last = conn.kept + 1 == site.directives.MaxKeepAliveRequests
+    return "+" if conn.keep_alive and not last else "-"
+
+
 # %LETTER, and %{word}LETTER with one of a few words.
 FIELDS: dict[str, Field] = {
     "h": lambda conn, now, site: conn.peer[0],
@@ -159,8 +167,8 @@ FIELDS: dict[str, Field] = {
     "b": lambda conn, now, site: str(conn.body_sent or "-"),
     "B": lambda conn, now, site: str(conn.body_sent),
     "I": lambda conn, now, site: str(conn.received),
-    "O": lambda conn, now, site: str(conn.sent),
-    "S": lambda conn, now, site: str(conn.received + conn.sent),
+    "O": lambda conn, now, site: str(conn.sent - conn.unsent),
+    "S": lambda conn, now, site: str(conn.received + conn.sent - conn.unsent),
     "D": lambda conn, now, site: str((now - conn.started) // 1000),
     "T": lambda conn, now, site: str((now - conn.started) // 1_000_000_000),
     "{ms}T": lambda conn, now, site: str((now - conn.started) // 1_000_000),
@@ -173,9 +181,7 @@ FIELDS: dict[str, Field] = {
     "p": lambda conn, now, site: site.place(conn)[1],
     "{local}p": lambda conn, now, site: _local(1, conn),
     "{remote}p": lambda conn, now, site: str(conn.peer[1]),
-    "X": lambda conn, now, site: (
-        "+" if conn.keep_alive and conn.kept + 1 != site.directives.MaxKeepAliveRequests else "-"
-    ),
+    "X": lambda conn, now, site: _connection_after(conn, site),
     "k": lambda conn, now, site: str(_kept(conn, site)),
     "%": lambda conn, now, site: "%",
 }

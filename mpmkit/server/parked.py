@@ -3,7 +3,7 @@
     state               the connection waits for    time-out          and then
     ------------------  --------------------------  ----------------  ------------------------
     KEEPALIVE           its next request            KeepAliveTimeout  lingers, LINGER_SHORT
-    WRITE_COMPLETION    room for more response      Timeout           lingers, LINGER_NORMAL
+    WRITE_COMPLETION    room for more response      Timeout           a worker logs it; LINGER_NORMAL
     LINGER_NORMAL       the close of its client     30 s              is closed
     LINGER_SHORT        the close of its client     2 s               is closed
 
@@ -41,8 +41,8 @@ NEVER = float("inf")
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT | select.EPOLLET
 LINGERING = (LINGER_NORMAL, LINGER_SHORT)
-# What follows when the time of a connection is over: it lingers so, or (None) is closed.
-THEN: dict[int | None, int | None] = {KEEPALIVE: LINGER_SHORT, WRITE_COMPLETION: LINGER_NORMAL}
+# What follows when the time of a connection is over: it lingers so, waits so for a worker, or (None) is closed.
+THEN: dict[int | None, int | None] = {KEEPALIVE: LINGER_SHORT, WRITE_COMPLETION: WRITE_COMPLETION}
 THEN |= dict.fromkeys(LINGERING)
 
 
@@ -99,13 +99,18 @@ class ParkedConnections:
             return conn.state
 
     def expired(self) -> list[tuple[Connection, int | None]]:
-        """Take out the connections whose time is over, each with what follows (THEN)."""
+        """Take out the connections whose time is over, each with what follows (THEN). One that has a response to
+        send goes back, with its rest as `unsent`, until a worker claims it."""
         now = self._clock()
         with self._lock:
             late = [(queue.expired(now), THEN[state]) for state, queue in self._queues.items()]
             due = [(conn, then) for conns, then in late for conn in conns]
-            for conn, _ in due:
-                conn.state = PROCESSING
+            for conn, then in due:
+                if then == WRITE_COMPLETION:
+                    conn.unsent, conn.keep_alive = conn.left, False
+                    self._queues[then].append(conn, now)
+                else:
+                    conn.state = PROCESSING
             self.alarm = self._first_expiry()
         return due
 

@@ -212,10 +212,10 @@ class TlsConnection(Connection):
     def send(self, data: bytes) -> None:
         super().send(data if self.session is None else self.session.encrypt(data))
 
-    def _write(self, data: memoryview, flags: int = 0) -> None:
+    def _write(self, data: memoryview, flags: int = 0, more: int = 0) -> None:
         if self.session is not None:
             data = memoryview(self.session.encrypt(data))
-        self._send_blocking(data, flags)
+        self._send_blocking(data, flags, more)
 
     def client_is_done(self) -> bool:
         return False  # its close_notify may be on its way

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from tests.fidelity.clients import (
 from tests.fidelity.server_pair import Pair, Side, pools
 
 AGAIN = 2
+LARGE = "large.bin"  # more than the buffers of a connection take
 BEFORE = 100  # requests before a signal: more than come after it, so that the counter tells
 
 GROW = pools(
@@ -186,6 +188,28 @@ def never_closes(server: Side) -> str:
     return " ".join(seen)
 
 
+def cut_off(server: Side) -> dict[str, str]:
+    """What the log says of responses that a client does not take, or leaves. Each has its own line."""
+    found: dict[str, str] = {}
+    for end in ("takes nothing", "resets", "closes"):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", server.port))
+            client.sendall(GET.replace(b"file.txt", LARGE.encode()))
+            client.recv(1)
+            if end == "resets":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if end != "takes nothing":
+                client.close()
+            until(lambda: len(server.lines("cut_log")) == len(found) + 1, 15)
+        mark, whole, sent, seconds = server.lines("cut_log")[-1].split()
+        took = "within three times Timeout" if int(seconds) < 6 else "later"
+        found[end] = (
+            f"{mark}, {whole} bytes, {'a part' if int(sent) < int(whole) else 'all'} sent, {took}"
+        )
+    return found
+
+
 def parked_and_busy(server: Side, count: int) -> str:
     """Event: so many parked, then fourteen half-sent on four threads. What becomes of the parked?"""
     idle = [parked(server) for _ in range(count)]
@@ -263,6 +287,7 @@ class Scenario(NamedTuple):
 def scenarios() -> Iterator[Scenario]:
     most, kept, idle = "MaxConnectionsPerChild 4", "MaxKeepAliveRequests 3", "KeepAliveTimeout 2"
     waits = "KeepAliveTimeout 3\nGracefulShutdownTimeout 5"
+    full = 'Timeout 2\nSendBufferSize 65536\nCustomLog cut_log "%X %B %O %T"'
     for mpm in MPMS:
         yield Scenario(f"growth ({mpm})", mpm, grow, pool=GROW[mpm])
         yield Scenario(f"shrinking ({mpm})", mpm, shrink, pool=SHRINK[mpm])
@@ -270,6 +295,7 @@ def scenarios() -> Iterator[Scenario]:
         yield Scenario(f"{most} ({mpm})", mpm, connections_per_child, most, ONE[mpm])
         yield Scenario(f"{kept} ({mpm})", mpm, keep_alive_max, kept)
         yield Scenario(f"idle client that never closes ({mpm})", mpm, never_closes, idle)
+        yield Scenario(f"response cut off ({mpm})", mpm, cut_off, full)
         for number in (signal.SIGSEGV, signal.SIGKILL, signal.SIGTERM):
             yield Scenario(f"{number.name} to a child ({mpm})", mpm, crash, args=(number,))
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
@@ -297,6 +323,7 @@ def rows(site: Path, only: Iterable[str] = ()) -> list[Row]:
     will be there each time.
     """
     wanted = tuple(only)
+    (site / LARGE).write_bytes(bytes(3_000_000))
     chosen = [s for s in scenarios() if not wanted or any(word in s.case for word in wanted)]
     before = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, before[1]))  # a crash on purpose leaves no file

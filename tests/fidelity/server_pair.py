@@ -27,7 +27,7 @@ T = TypeVar("T")
 Case = tuple[str, Callable[["Side"], object]]  # a name, and what is done to each server
 
 MPMKIT = [sys.executable, "-m", "mpmkit", "httpd"]  # what answers to httpd on the command line
-MODULES = "unixd log_config authz_core authz_host dir mime alias reqtimeout status".split()
+MODULES = "unixd log_config logio authz_core authz_host dir mime alias reqtimeout status".split()
 
 
 def pools(prefork: str, threaded: str) -> dict[str, str]:
@@ -116,7 +116,11 @@ class Side(ReferenceServer):
         return self._text("console") + self._text("error_log")
 
     def access_lines(self) -> list[str]:
-        return self._text("access_log").splitlines()
+        return self.lines("access_log")
+
+    def lines(self, log: str) -> list[str]:
+        """Of one of its logs."""
+        return self._text(log).splitlines()
 
     def _text(self, name: str) -> str:
         with contextlib.suppress(OSError):
