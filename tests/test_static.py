@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from support.client import Client, asked, get
 from support.client import request as asking
 from support.configured import directives as configured
 from support.files import RECORDED, conf, recorded_root, section, tree, write
-from support.servers import prefork_and_event, serving
+from support.servers import prefork_and_event, serving, shows
 from support.waiting import poll_until
 
 import mpmkit
@@ -99,15 +100,21 @@ def test_slow_readers_and_those_that_leave(mpm, document_root, way, values, tmp_
         poll_until(lambda: len(open_files(server, "big.bin")) <= most, what="they are closed")
     # One that takes nothing is left after Timeout; as by httpd, %X says so, and %O is what was sent.
     log, values = tmp_path / "log", {"Timeout": 2, "FlushMaxThreshold": 2 * len(BIG), **values}
-    values |= {"CustomLog": f'{log} "%X %B %O %T"', "SendBufferSize": 65536}
+    values |= {"CustomLog": f'{log} "%X %>s %B %O %T"', "SendBufferSize": 65536}
     with serving(mpm, document_root=document_root, **values) as server, Client(server) as client:
         if way == "mapped":
             get_until_mapped(server, client, "/big.bin")
         with Client(server, receive_buffer=4096) as full:
             full.send(big)
             poll_until(lambda: "X" in log.read_text(), "it is logged")
-    whole, sent, seconds = log.read_text().split()[-3:]
-    assert int(whole) == len(BIG) > int(sent) > 0 and 2 <= int(seconds) < 6
+        whole, sent, seconds = log.read_text().split()[-3:]
+        assert int(whole) == len(BIG) > int(sent) > 0 and 2 <= int(seconds) < 6
+        with asked(server, "/big.bin", "Content-Length: 9", method="POST") as gone:
+            shows(server, W=1)
+            gone.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, (1).to_bytes(8, "little"))
+        poll_until(
+            lambda: re.search(r"X 400 \d+ 0 ", log.read_text()), "a reset within a body, too"
+        )
 
 
 def open_files(server, name: str) -> list[Path]:

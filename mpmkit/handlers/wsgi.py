@@ -23,7 +23,7 @@ from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Redirected, Script, Var
 from mpmkit.handlers.static import leads_out, signature_of
 from mpmkit.http import messages
 from mpmkit.http.messages import BODYLESS_STATUSES, LONGEST, FileBody, Request, Response, page
-from mpmkit.server.connection import Connection, Disconnected
+from mpmkit.server.connection import Connection
 from mpmkit.server.core import Begun, Service
 from mpmkit.server.logs import ErrorLog
 
@@ -246,7 +246,7 @@ class _Call:
                 pieces.close()
                 raise
         except BaseException as error:
-            if self._begun is None or isinstance(error, Disconnected):
+            if self._begun is None:
                 raise
             return self._response(_raising(error), None)
 

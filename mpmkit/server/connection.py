@@ -198,7 +198,7 @@ class Connection:
 
     def read_body(self) -> bytes:
         """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due. Raises
-        Disconnected, RequestError (408 as for a head; 400, 413: see Protocol; 400 for an early close)."""
+        RequestError: 408 as for a head; 400, 413: see Protocol; 400 if the client closes or resets."""
         protocol = self.protocol
         if (body := protocol.body) is None:
             return b""
@@ -207,16 +207,16 @@ class Connection:
             if body.deadline is None:
                 body.deadline = self.deadline("body")
             waits = self.request is not None and self.request.expect_continue
-            if waits and not body.continued and not self.answering:
-                body.continued = True
-                self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
             try:
+                if waits and not body.continued and not self.answering:
+                    body.continued = True
+                    self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
                 data = self._read_by(body.deadline, BODY_SIZE)
             except TimeoutError:
                 why = "the request's body did not come in time"
                 raise RequestError(408, why, ah="AH01382") from None
-            except OSError:
-                raise Disconnected from None
+            except (OSError, Disconnected):
+                data = b""
             if not data:
                 raise RequestError(400, "the client closed within the request's body", ah="AH01590")
             protocol.feed_body(data)

@@ -3,7 +3,6 @@
 import atexit
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import pytest
 
 import mpmkit
 from mpmkit.launcher import Server
+from mpmkit.server.listen import bind
 
 from .files import site
 from .waiting import all_gone, patience, poll_until
@@ -61,17 +61,10 @@ def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
 def free_ports(count: int) -> list[int]:
     """Ports, free on all addresses, that a server of this process's tests may listen on. They stay bound, so the
     kernel gives them to nothing else. (A port that is free on 127.0.0.1 may be a client's on [::1].)"""
-    both = socket.has_dualstack_ipv6()
-    ports = []
-    for _ in range(count):
-        sock = socket.socket(socket.AF_INET6 if both else socket.AF_INET)
+    kept = [bind("", 0) for _ in range(count)]
+    for sock in kept:
         atexit.register(sock.close)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if both:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(("::" if both else "", 0))
-        ports.append(sock.getsockname()[1])
-    return ports
+    return [sock.getsockname()[1] for sock in kept]
 
 
 KEPT = 60  # KeepAliveTimeout where a test does not say another: a machine may stand still for some seconds
