@@ -107,9 +107,8 @@ class Connection:
         self.kept = 0  # responses after which the connection was kept alive
         self.received = 0  # bytes of the request: its head, and of its body what was read
         self.request: Request | None = None
-        self.sent = self.unsent = (
-            0  # bytes of the response; of these, what a client that is gone has not taken
-        )
+        # Bytes of the response; of these, what a client that is gone has not taken.
+        self.sent = self.unsent = 0
         self.edge = False  # event's: news came since a thread last looked
         self.watching = 0  # event's: what epoll watches it for
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
@@ -383,7 +382,7 @@ class Connection:
             raise self._gone(left)
 
     def _gone(self, unsent: int) -> Disconnected:
-        self.unsent = min(unsent, self.sent)  # over TLS its bytes are more
+        self.unsent = min(self.unsent + unsent, self.sent)  # over TLS there are more
         return Disconnected()
 
     _write = _send_blocking  # over TLS: encrypt, then send
