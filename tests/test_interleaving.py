@@ -37,7 +37,7 @@ from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server import fdqueue, parked
 from mpmkit.server.child import PipeOfDeath
 from mpmkit.server.fdqueue import FdQueue
-from mpmkit.server.parked import NEVER, ParkedConnections
+from mpmkit.server.parked import LINGERING, NEVER, ParkedConnections
 
 FILES = {module.__file__ for module in (fastpath, messages, timeouts, fdqueue, parked)}
 SCHEDULES = 100
@@ -309,10 +309,11 @@ class AgainstAList(RuleBasedStateMachine):
         if not edge:
             self.since[conn] = self.now, state
 
-    @rule(number=NUMBER)
-    def claim(self, number: int) -> None:
+    @rule(number=NUMBER, lingering=st.booleans())
+    def claim(self, number: int, lingering: bool) -> None:
         conn = self.conns[number]
-        assert self.parked.claim(conn) == (self.since.pop(conn, None) is not None)
+        there = conn in self.since and lingering == (self.since[conn][1] in LINGERING)
+        assert self.parked.claim(conn, lingering) == (there and bool(self.since.pop(conn)))
 
     @rule(number=NUMBER)
     def news(self, number: int) -> None:
@@ -347,7 +348,6 @@ class AgainstAList(RuleBasedStateMachine):
         assert self.parked.alarm <= min(self.due().values(), default=NEVER)
         states = Counter(state for _, state in self.since.values())
         lingering = states[LINGER_NORMAL] + states[LINGER_SHORT]
-        assert self.parked.lingering == lingering
         assert self.parked.counts() == (states[WRITING], lingering, states[KEEPALIVE])
 
 

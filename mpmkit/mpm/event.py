@@ -114,7 +114,7 @@ class EventChild(ThreadedChild):
         if state == states.KEEPALIVE or state == states.WRITE_COMPLETION:
             self.queue.offer(conn)
         elif state in LINGERING and conn.drained():
-            if self.parked.claim(conn):
+            if self.parked.claim(conn, lingering=True):
                 self.close(conn)
 
     def expire(self) -> None:

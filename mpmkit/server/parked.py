@@ -84,10 +84,12 @@ class ParkedConnections:
             self._due_earlier()
         return True
 
-    def claim(self, conn: Connection) -> bool:
-        """Take a connection out. False: another thread has it, or its time was over."""
+    def claim(self, conn: Connection, lingering: bool = False) -> bool:
+        """Take a connection out, which lingers or does not. False: another thread has it, its time was over, or
+        it waits for something else by now: news that came twice offered it twice."""
         with self._lock:
-            if (queue := self._queues.get(conn.state)) is None or not queue.pop(conn):
+            queue = self._queues.get(conn.state)
+            if queue is None or lingering != (conn.state in LINGERING) or not queue.pop(conn):
                 return False
             conn.state = PROCESSING
             return True
