@@ -244,9 +244,11 @@ class Pool(Context):
                     self.errors.write(level, text, ah=f"AH000{ah}")
                 with suppress(ProcessLookupError):  # it has ended by itself
                     os.kill(pid, number)
-            while self.alive and time.monotonic() - began < until:
+            waits = True
+            while self.alive and waits:
                 time.sleep(pause)
                 pause = min(2 * pause, 0.05)
+                waits = time.monotonic() - began < until  # asked before the look, which may be late
                 self.reap()
         for pid in self.alive:
             text = f"could not make child process {pid} exit"

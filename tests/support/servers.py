@@ -129,20 +129,20 @@ def total(server: Server, field: str = "connections") -> int:
 
 
 def open_files(server: Server) -> dict[int, int]:
-    """How many descriptors each of its children has."""
+    """How many descriptors its parent has, and each of its children."""
     found = {}
-    for pid in server.processes():
+    for pid in (server.pid, *server.processes()):
         with suppress(OSError):  # it has ended meanwhile
             found[pid] = len(os.listdir(f"/proc/{pid}/fd"))
     return found
 
 
 def no_more_files(server: Server, before: dict[int, int]) -> None:
-    """Wait until no child has more descriptors than the one with the most had before; new ones don't count."""
+    """Wait until the parent has as few as before, and no child that is still there more than any had before."""
 
     def none() -> bool:
-        now = open_files(server)
-        return max((now[pid] for pid in before if pid in now), default=0) <= max(before.values())
+        now, own, most = open_files(server), server.pid, max(before.values())
+        return now[own] <= before[own] and all(now.get(pid, 0) <= most for pid in before)
 
     poll_until(none, lambda: f"no more descriptors than {before}: {open_files(server)}")
 
