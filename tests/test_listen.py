@@ -59,8 +59,7 @@ def test_options_that_accepted_sockets_inherit(opened):
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000  # Linux doubles
-            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
-            assert struct.unpack("ll", raw) == (7, 0)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16) == of.timeval(7)
             assert os.get_blocking(sock.fileno())
     for filter_, least, most in (("data", 30, 99), ("none", 0, 0)):
         (listener,) = opened(directives(AcceptFilter=("http", filter_)))

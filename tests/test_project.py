@@ -45,7 +45,7 @@ LONGEST_FUNCTION = 60
 LISTED = 12  # names that `ls mpmkit` shows, but for README.md and Python's own files
 TESTS = sorted((ROOT / "tests").glob("*.py")) + sorted((ROOT / "tests" / "support").glob("*.py"))
 # Of Python in tests/; the comparison with httpd (tests/fidelity) is not counted.
-MOST_TEST_LINES = 18_000
+MOST_TEST_LINES = 17_998
 
 
 def fits(sizes: Counter[str], most: int, capsys) -> bool:

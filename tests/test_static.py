@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.client import Client, asked, get
+from support.client import Client, asked, get, half_sent
 from support.client import request as asking
 from support.configured import directives as configured
 from support.files import RECORDED, conf, recorded_root, section, tree, write
@@ -109,12 +109,12 @@ def test_slow_readers_and_those_that_leave(mpm, document_root, way, values, tmp_
             poll_until(lambda: "X" in log.read_text(), "it is logged")
         whole, sent, seconds = log.read_text().split()[-3:]
         assert int(whole) == len(BIG) > int(sent) > 0 and 2 <= int(seconds) < 6
-        with asked(server, "/big.bin", "Content-Length: 9", method="POST") as gone:
-            shows(server, W=1)
+        cut = asked(server, "/file.txt", "Content-Length: 9", method="POST"), half_sent(server)
+        shows(server, W=1, R=1)
+        for gone in cut:
             gone.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, (1).to_bytes(8, "little"))
-        poll_until(
-            lambda: re.search(r"X 400 \d+ 0 ", log.read_text()), "a reset within a body, too"
-        )
+            gone.sock.close()
+        poll_until(lambda: len(re.findall(r"X 400 \d+ 0 ", log.read_text())) == 2, "resets")
 
 
 def open_files(server, name: str) -> list[Path]:

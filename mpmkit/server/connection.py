@@ -186,7 +186,7 @@ class Connection:
                 why = "the request's head did not come in time"
                 raise RequestError(408, why, silent=silent, ah="AH01382") from None
             except OSError:
-                return None
+                data = b""
             if not data:
                 if self.protocol.line:  # a request line came, and may still be answered
                     raise RequestError(400, "the client closed within the request's head")

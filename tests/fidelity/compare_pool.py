@@ -192,12 +192,13 @@ def cut_off(server: Side) -> dict[str, str]:
     """What the log says of responses that a client does not take, or leaves."""
     found: dict[str, str] = {}
     large, post = GET.replace(b"file.txt", LARGE.encode()), GET.replace(b"GET", b"POST", 1)
-    for end in ("takes nothing", "resets", "closes", "resets within its body"):
+    for end in ("takes nothing", "resets", "closes", "resets in its body", "resets in its head"):
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", server.port))
-            if end.endswith("body"):
-                client.sendall(post.replace(b"\r\n\r\n", b"\r\nContent-Length: 99\r\n\r\nabc"))
+            if end.startswith("resets in"):
+                body = post.replace(b"\r\n\r\n", b"\r\nContent-Length: 99\r\n\r\nabc")
+                client.sendall(body if "body" in end else HALF)
                 time.sleep(0.3)  # else it may be gone before it is accepted
             else:
                 client.sendall(large)

@@ -59,8 +59,7 @@ def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports, free on all addresses, that a server of this process's tests may listen on. They stay bound, so the
-    kernel gives them to nothing else. (A port that is free on 127.0.0.1 may be a client's on [::1].)"""
+    """Ports free on all addresses, as on [::1]. They stay bound, so the kernel gives them to no other process."""
     kept = [bind("", 0) for _ in range(count)]
     for sock in kept:
         atexit.register(sock.close)
