@@ -300,7 +300,7 @@ def test_a_counter_is_tried_under_worker():
     ):  # fmt: skip
         verdict = task.check(script)
         assert not verdict and says in verdict.says, verdict
-    assert any(task.check(fixed) for _ in range(3)) and task.earned == 3  # beside busy tests
+    assert any(task.check(fixed) for _ in range(3)) and task.earned == 3  # next to busy tests
     assert "another request" in counter_tasks.across("ada").check(fixed).says
 
 

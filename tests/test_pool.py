@@ -249,7 +249,7 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
     with launched(mpm, pool=one_child(mpm, 4), **options) as server:
         with Client(server, receive_buffer=8192) as client:
             client.send(request("/big.bin"))
-            # A second for each write that takes nothing; then prefork logs the request, event lingers.
+            # After a second without room prefork logs the request, event lingers.
             lingers = lambda: total(server, "lingering_close")  # noqa: E731
             poll_until(lingers if mpm == "event" else server.access_log, "it is dropped", 15)
             shows(server, idle=1 if mpm == "prefork" else 4)

@@ -39,13 +39,13 @@ LONGEST_CELL = 25
 
 # Of Python in the package, comments and docstrings included. The aim is 23,500: a change that removes
 # lines lowers this number.
-MOST_LINES = 25_885
+MOST_LINES = 25_883
 LONGEST_FILE = 450
 LONGEST_FUNCTION = 60
 LISTED = 12  # names that `ls mpmkit` shows, but for README.md and Python's own files
 TESTS = sorted((ROOT / "tests").glob("*.py")) + sorted((ROOT / "tests" / "support").glob("*.py"))
 # Of Python in tests/; the comparison with httpd (tests/fidelity) is not counted.
-MOST_TEST_LINES = 17_998
+MOST_TEST_LINES = 17_999
 
 
 def fits(sizes: Counter[str], most: int, capsys) -> bool:

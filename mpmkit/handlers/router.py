@@ -31,7 +31,7 @@ from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, page, text
 from mpmkit.http.target import quote_line, split_target
-from mpmkit.server.connection import Connection, Disconnected
+from mpmkit.server.connection import Connection
 from mpmkit.server.core import Handler, method_of
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ class ErrorPages:
     def __call__(self, request: Request, conn: Connection) -> Response:
         try:
             response = self._router(request, conn)
-        except (RequestError, Disconnected):
+        except RequestError:
             raise
         except BaseException:  # as core.process_request, but a path may be ErrorDocument's
             self._errors.exception(f"the handler of {request.path} failed", client=conn.peer)

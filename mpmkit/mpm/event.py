@@ -158,6 +158,7 @@ class EventChild(ThreadedChild):
             while conn.async_safe:
                 if conn.pending is not None:
                     slot.set(states.BUSY_WRITE)
+                    # With `unsent` its time is over (parked.py): all that is left is to log it.
                     if not conn.unsent and not conn.flush():
                         if self.parked.park(conn, states.WRITE_COMPLETION):
                             return

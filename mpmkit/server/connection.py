@@ -375,7 +375,8 @@ class Connection:
                 raise self._gone(len(data) + more) from None
 
     def _wait_for_room(self, left: int) -> None:
-        """Not by SO_SNDTIMEO: a call that has sent a part waits for as long again, and so do the next ones."""
+        """For Timeout at most; then it raises Disconnected, with `left` bytes unsent. Not by SO_SNDTIMEO: a
+        call that has sent a part waits for as long again, and so do the next ones."""
         room = select.poll()
         room.register(self.fd, select.POLLOUT)
         if not room.poll(self._directives.Timeout * 1000):

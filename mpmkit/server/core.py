@@ -160,10 +160,6 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
     except RequestError as error:
         drop(response, conn, service)
         return refuse(conn, slot, service, error)
-    except Disconnected:
-        drop(response, conn, service)
-        conn.keep_alive = False
-        return False
     except BaseException:
         # Also SystemExit: an application may raise anything, and other clients have no part in it.
         if conn.request is None:

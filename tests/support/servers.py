@@ -162,7 +162,8 @@ _taken: WeakKeyDictionary[Server, int] = WeakKeyDictionary()
 
 def take_errors(server: Server) -> list[str]:
     """The error log's errors since the last call: what is worse than a warning, and what is no log line."""
-    lines = server.error_log().rpartition("\n")[0].splitlines()  # what is whole
+    text = server.error_log() + "\n" * (not server.running)  # else its last line may be half
+    lines = text.rpartition("\n")[0].splitlines()
     new, _taken[server] = lines[_taken.get(server, 0) :], len(lines)
     harmless = CLIENTS.search, FULL.search, GOOD.fullmatch
     return [line for line in new if not any(matches(line) for matches in harmless)]
